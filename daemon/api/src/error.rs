@@ -1,0 +1,84 @@
+//! Why a request was refused.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a program can branch on; the text form is part of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request's values make no sense (400).
+    Invalid,
+    /// What is named does not exist (404).
+    NotFound,
+    /// What is to be made exists already, or collides with something (409).
+    Conflict,
+    /// It cannot be done in the present state (422), for instance a ping of a peer that is not connected.
+    Unavailable,
+    /// It took too long (504).
+    Timeout,
+    /// punchd itself failed, for instance to write its state (500).
+    Internal,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with the code.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Unavailable => 422,
+            Self::Internal => 500,
+            Self::Timeout => 504,
+        }
+    }
+}
+
+/// An error as it stands in the answer: `{"error": {"code": "...", "message": "..."}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct ApiError {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what happened and what to do.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error with this message.
+    pub fn new(code: ErrorCode, message: impl fmt::Display) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+        }
+    }
+
+    /// [`ErrorCode::Invalid`].
+    pub fn invalid(message: impl fmt::Display) -> Self {
+        Self::new(ErrorCode::Invalid, message)
+    }
+
+    /// [`ErrorCode::NotFound`].
+    pub fn not_found(message: impl fmt::Display) -> Self {
+        Self::new(ErrorCode::NotFound, message)
+    }
+
+    /// [`ErrorCode::Conflict`].
+    pub fn conflict(message: impl fmt::Display) -> Self {
+        Self::new(ErrorCode::Conflict, message)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The envelope around an [`ApiError`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ApiError,
+}

@@ -1,0 +1,24 @@
+//! What punchctl and punchd say to each other: HTTP/1.1 with JSON over the control socket (DESIGN.md §9).
+//!
+//! [`noun`] holds the validated nouns (a text that is not one is refused with an error for people), [`view`] what punchd
+//! shows, [`request`] what it is asked, [`error`] why it says no.
+
+pub mod error;
+pub mod event;
+pub mod noun;
+pub mod request;
+pub mod view;
+
+pub use error::{ApiError, ErrorCode};
+pub use event::{Event, EventKind};
+pub use noun::{
+    ForwardKey, NounError, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target,
+};
+pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
+pub use view::{
+    CandidateView, ForwardView, IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView, PeerState,
+    PeerView, PingView, ProbeView, ServerState, ServerView, Status,
+};
+
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/punch/punchd.sock";

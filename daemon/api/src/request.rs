@@ -1,0 +1,88 @@
+//! What punchd is asked; each is the JSON body of one call.
+
+use std::net::{IpAddr, SocketAddr};
+
+use punch_signal_protocol::PeerId;
+use serde::{Deserialize, Serialize};
+
+use crate::{PeerName, PortRange, Protocol, ServerKind, Target};
+
+/// `POST /v1/peers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddPeer {
+    /// The local name.
+    pub name: PeerName,
+    /// Who it is.
+    #[serde(flatten)]
+    pub key: PeerKey,
+}
+
+/// A Punch peer or a plain WireGuard one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerKey {
+    /// A machine that runs Punch.
+    Punch {
+        /// Its identity, `punch1…`.
+        key: PeerId,
+        /// Use no IPv4 with this peer: the way out of a collision of overlay addresses.
+        #[serde(default)]
+        ipv6_only: bool,
+    },
+    /// An unmodified WireGuard implementation with a fixed endpoint.
+    Wireguard {
+        /// Its public key, base64.
+        key: String,
+        /// Where it listens.
+        endpoint: SocketAddr,
+        /// Its address inside the tunnel.
+        address: IpAddr,
+        /// A preshared key, base64; kept in the state directory only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        preshared: Option<String>,
+    },
+}
+
+/// `POST /v1/peers/NAME/rename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// The new name.
+    pub to: PeerName,
+}
+
+/// `POST /v1/peers/NAME/up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Up {
+    /// Answer only when connected, or after so many milliseconds (at most 60,000); 0 answers at once.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// `POST /v1/forwards`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddForward {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The ports that peers use.
+    pub ports: PortRange,
+    /// Where they lead; `127.0.0.1` and the same port unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Who may use it; all peers when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerName>,
+}
+
+/// `POST /v1/servers` and `DELETE /v1/servers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddServer {
+    /// What it is for.
+    pub kind: ServerKind,
+    /// `ws(s)://…` or `HOST[:PORT]`.
+    pub address: String,
+}

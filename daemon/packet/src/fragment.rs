@@ -1,0 +1,140 @@
+//! Reassembly of fragmented packets for the forwards, bounded in memory and time (RFC 791 §3.2, RFC 8200 §4.5).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::build::ip_packet;
+use crate::{Fragment, Packet, Protocol};
+
+/// The longest packet that is put together, in bytes.
+pub const MAX_REASSEMBLED: usize = 65_535;
+/// RFC 8200 §4.5 allows 60 s; a sender that still cares has sent again by then.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Worst case memory: this many times [`MAX_REASSEMBLED`], 4 MiB.
+const MAX_PACKETS: usize = 64;
+const MAX_PARTS: usize = 64;
+
+/// The table is full of packets that still wait; the fragment was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many fragmented packets at once")]
+pub struct ReassemblyFull;
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: Protocol,
+    id: u32,
+}
+
+#[derive(Debug)]
+struct Pieces {
+    since: Instant,
+    parts: Vec<(usize, Vec<u8>)>,
+    total: Option<usize>,
+    spoiled: bool,
+}
+
+/// Packets of which not all fragments have come.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    packets: HashMap<Key, Pieces>,
+}
+
+impl Reassembly {
+    /// Takes a fragment and returns the whole packet when it was the last one missing. Overlapping fragments spoil their
+    /// packet (RFC 5722).
+    ///
+    /// # Errors
+    /// [`ReassemblyFull`].
+    pub fn add(
+        &mut self,
+        packet: &Packet<'_>,
+        fragment: Fragment,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, ReassemblyFull> {
+        let key = Key {
+            source: packet.source(),
+            destination: packet.destination(),
+            protocol: packet.protocol(),
+            id: fragment.id,
+        };
+        if !self.packets.contains_key(&key) && self.packets.len() >= MAX_PACKETS {
+            self.packets
+                .retain(|_, pieces| now.saturating_duration_since(pieces.since) < PATIENCE);
+            if self.packets.len() >= MAX_PACKETS {
+                return Err(ReassemblyFull);
+            }
+        }
+        let pieces = self.packets.entry(key).or_insert_with(|| Pieces {
+            since: now,
+            parts: Vec::new(),
+            total: None,
+            spoiled: false,
+        });
+        if now.saturating_duration_since(pieces.since) >= PATIENCE {
+            *pieces = Pieces {
+                since: now,
+                parts: Vec::new(),
+                total: None,
+                spoiled: false,
+            };
+        }
+        pieces.add(fragment, packet.segment());
+        if !pieces.complete() {
+            return Ok(None);
+        }
+        let number = match packet.protocol() {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Icmp if packet.source().is_ipv4() => 1,
+            Protocol::Icmp => 58,
+            Protocol::Other(number) => number,
+        };
+        let segment = pieces.join();
+        let (source, destination) = (packet.source(), packet.destination());
+        self.packets.retain(|key, _| {
+            (key.source, key.destination, key.id) != (source, destination, fragment.id)
+        });
+        Ok(Some(ip_packet(source, destination, number, &segment)))
+    }
+}
+
+impl Pieces {
+    fn add(&mut self, fragment: Fragment, bytes: &[u8]) {
+        let end = fragment.offset + bytes.len();
+        let wrong_length = bytes.is_empty() || (fragment.more && !bytes.len().is_multiple_of(8));
+        let overlaps = self
+            .parts
+            .iter()
+            .any(|(start, part)| fragment.offset < start + part.len() && *start < end);
+        if wrong_length
+            || overlaps
+            || end > MAX_REASSEMBLED - 40
+            || self.parts.len() == MAX_PARTS
+            || (!fragment.more && self.total.is_some())
+        {
+            self.spoiled = true;
+            self.parts = Vec::new();
+        }
+        if self.spoiled {
+            return;
+        }
+        if !fragment.more {
+            self.total = Some(end);
+        }
+        self.parts.push((fragment.offset, bytes.to_vec()));
+    }
+
+    fn complete(&self) -> bool {
+        // Parts never overlap, so their lengths add up to the total only when there is no hole.
+        let have: usize = self.parts.iter().map(|(_, part)| part.len()).sum();
+        !self.spoiled && self.total == Some(have)
+    }
+
+    fn join(&mut self) -> Vec<u8> {
+        self.parts.sort_by_key(|(offset, _)| *offset);
+        self.parts.drain(..).flat_map(|(_, part)| part).collect()
+    }
+}

@@ -1,0 +1,418 @@
+//! A read-only view of one IP packet (RFC 791, RFC 8200) and of the transport header inside.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Why bytes are not a packet that we handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Neither IPv4 nor IPv6.
+    #[error("neither IPv4 nor IPv6")]
+    Version,
+    /// Shorter than its headers say.
+    #[error("shorter than its headers say")]
+    Truncated,
+    /// A header length or extension chain that is impossible or too long.
+    #[error("an impossible header")]
+    Header,
+}
+
+/// The protocol above IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 792 or RFC 4443, by the packet's version.
+    Icmp,
+    /// Any other number.
+    Other(u8),
+}
+
+/// The bits of a TCP header that decisions need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// FIN is set.
+    pub fn fin(self) -> bool {
+        self.0 & 0x01 != 0
+    }
+    /// SYN is set.
+    pub fn syn(self) -> bool {
+        self.0 & 0x02 != 0
+    }
+    /// RST is set.
+    pub fn rst(self) -> bool {
+        self.0 & 0x04 != 0
+    }
+    /// ACK is set.
+    pub fn ack(self) -> bool {
+        self.0 & 0x10 != 0
+    }
+    /// The first segment of a connection: SYN without ACK.
+    pub fn opens(self) -> bool {
+        self.syn() && !self.ack() && !self.rst()
+    }
+}
+
+/// Where a fragment belongs (RFC 791 §3.2, RFC 8200 §4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// The identification that all fragments of a packet share.
+    pub id: u32,
+    /// In bytes.
+    pub offset: usize,
+    /// Whether more follow.
+    pub more: bool,
+}
+
+/// What stands in the transport header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Ports and flags.
+    Tcp {
+        /// Of the sender.
+        source: u16,
+        /// Of the receiver.
+        destination: u16,
+        /// SYN, ACK, FIN, RST.
+        flags: TcpFlags,
+    },
+    /// Ports.
+    Udp {
+        /// Of the sender.
+        source: u16,
+        /// Of the receiver.
+        destination: u16,
+    },
+    /// Echo request or reply.
+    Echo {
+        /// Request or reply.
+        request: bool,
+        /// The identifier.
+        id: u16,
+    },
+    /// An ICMP error message about a packet that was sent earlier.
+    IcmpError,
+    /// Any other ICMP message or protocol, or a later fragment.
+    Opaque,
+}
+
+/// Both ends of a conversation as its packets name them; [`Flow::reversed`] is the other direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// TCP, UDP or ICMP.
+    pub protocol: Protocol,
+    /// The sender; for an echo its port is the identifier.
+    pub source: SocketAddr,
+    /// The receiver; for an echo its port is the identifier too.
+    pub destination: SocketAddr,
+}
+
+impl Flow {
+    /// The flow of the packets that answer this one's.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            protocol: self.protocol,
+            source: self.destination,
+            destination: self.source,
+        }
+    }
+}
+
+/// One IP packet, its headers checked for length.
+#[derive(Debug, Clone, Copy)]
+pub struct Packet<'a> {
+    bytes: &'a [u8],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: Protocol,
+    transport_at: usize,
+    fragment: Option<Fragment>,
+    transport: Transport,
+}
+
+/// IPv6 extension headers beyond this number are an attack, not a packet.
+const MAX_EXTENSIONS: usize = 8;
+
+impl<'a> Packet<'a> {
+    /// Reads the headers; bytes behind the packet's own length are cut off.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        match bytes.first().ok_or(Malformed::Truncated)? >> 4 {
+            4 => Self::parse_v4(bytes, true),
+            6 => Self::parse_v6(bytes, true),
+            _ => Err(Malformed::Version),
+        }
+    }
+
+    /// Reads the start of a packet as an ICMP error quotes it: the payload may be cut off.
+    fn parse_quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        match bytes.first().ok_or(Malformed::Truncated)? >> 4 {
+            4 => Self::parse_v4(bytes, false),
+            6 => Self::parse_v6(bytes, false),
+            _ => Err(Malformed::Version),
+        }
+    }
+
+    fn parse_v4(bytes: &'a [u8], whole: bool) -> Result<Self, Malformed> {
+        let header: &[u8; 20] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let header_length = usize::from(header[0] & 0x0F) * 4;
+        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if header_length < 20 || total < header_length {
+            return Err(Malformed::Header);
+        }
+        let bytes = clip(bytes, total, header_length, whole)?;
+        let word = u16::from_be_bytes([header[6], header[7]]);
+        let (offset, more) = (usize::from(word & 0x1FFF) * 8, word & 0x2000 != 0);
+        let fragment = (offset > 0 || more).then_some(Fragment {
+            id: u32::from(u16::from_be_bytes([header[4], header[5]])),
+            offset,
+            more,
+        });
+        let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
+        let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+        let protocol = match header[9] {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            1 => Protocol::Icmp,
+            other => Protocol::Other(other),
+        };
+        Ok(Self {
+            bytes,
+            source: source.into(),
+            destination: destination.into(),
+            protocol,
+            transport_at: header_length,
+            fragment,
+            transport: transport(protocol, false, &bytes[header_length..], fragment)?,
+        })
+    }
+
+    fn parse_v6(bytes: &'a [u8], whole: bool) -> Result<Self, Malformed> {
+        let header: &[u8; 40] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let bytes = clip(bytes, total, 40, whole)?;
+        let address = |at: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&header[at..at + 16]);
+            IpAddr::from(Ipv6Addr::from(octets))
+        };
+        let (mut next, mut at, mut fragment) = (header[6], 40, None);
+        for extension in 0.. {
+            if extension == MAX_EXTENSIONS {
+                return Err(Malformed::Header);
+            }
+            // Hop-by-hop, routing, destination options; then the fragment header, which has a fixed length.
+            match next {
+                0 | 43 | 60 if fragment.is_none_or(|f: Fragment| f.offset == 0) => {
+                    let &[following, length] = bytes
+                        .get(at..)
+                        .and_then(|rest| rest.first_chunk::<2>())
+                        .ok_or(Malformed::Truncated)?;
+                    next = following;
+                    at += 8 + usize::from(length) * 8;
+                }
+                44 if fragment.is_none() => {
+                    let &[following, _, o0, o1, i0, i1, i2, i3] = bytes
+                        .get(at..)
+                        .and_then(|rest| rest.first_chunk::<8>())
+                        .ok_or(Malformed::Truncated)?;
+                    let word = u16::from_be_bytes([o0, o1]);
+                    next = following;
+                    at += 8;
+                    fragment = Some(Fragment {
+                        id: u32::from_be_bytes([i0, i1, i2, i3]),
+                        offset: usize::from(word & 0xFFF8),
+                        more: word & 1 != 0,
+                    });
+                }
+                _ => break,
+            }
+        }
+        let protocol = match next {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            58 => Protocol::Icmp,
+            other => Protocol::Other(other),
+        };
+        let payload = bytes.get(at..).ok_or(Malformed::Truncated)?;
+        Ok(Self {
+            bytes,
+            source: address(8),
+            destination: address(24),
+            protocol,
+            transport_at: at,
+            fragment,
+            transport: transport(protocol, true, payload, fragment)?,
+        })
+    }
+
+    /// The whole packet.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The sender's address.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// The receiver's address.
+    pub fn destination(&self) -> IpAddr {
+        self.destination
+    }
+
+    /// The protocol above IP and its extension headers.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The transport header's essence.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Set when this is not a whole packet.
+    pub fn fragment(&self) -> Option<Fragment> {
+        self.fragment
+    }
+
+    /// Everything before the transport header.
+    pub fn ip_header(&self) -> &'a [u8] {
+        &self.bytes[..self.transport_at]
+    }
+
+    /// The transport header and what follows it.
+    pub fn segment(&self) -> &'a [u8] {
+        &self.bytes[self.transport_at..]
+    }
+
+    /// The payload of a UDP packet, by its own length field.
+    pub fn udp_payload(&self) -> Option<&'a [u8]> {
+        let segment = self.segment();
+        match self.transport {
+            Transport::Udp { .. } => {
+                let length = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
+                segment.get(8..length)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the checksum of a TCP, UDP or ICMP packet that is no fragment is right; a UDP checksum of zero over IPv4
+    /// means that there is none (RFC 768).
+    pub fn checksum_is_right(&self) -> bool {
+        let segment = self.segment();
+        let (number, covered) = match self.protocol {
+            Protocol::Tcp => (6, segment),
+            Protocol::Udp => {
+                let Some(&[_, _, _, _, l0, l1, c0, c1]) = segment.first_chunk::<8>() else {
+                    return false;
+                };
+                if (c0, c1) == (0, 0) {
+                    return self.source.is_ipv4();
+                }
+                let length = usize::from(u16::from_be_bytes([l0, l1]));
+                match segment.get(..length) {
+                    Some(covered) => (17, covered),
+                    None => return false,
+                }
+            }
+            Protocol::Icmp if self.source.is_ipv4() => {
+                return crate::Checksum::default().add(segment).finish() == 0;
+            }
+            Protocol::Icmp => (58, segment),
+            Protocol::Other(_) => return true,
+        };
+        crate::transport_checksum(self.source, self.destination, number, covered) == 0
+    }
+
+    /// The conversation that this packet belongs to; `None` for what has no ports.
+    pub fn flow(&self) -> Option<Flow> {
+        let (source, destination) = match self.transport {
+            Transport::Tcp {
+                source,
+                destination,
+                ..
+            }
+            | Transport::Udp {
+                source,
+                destination,
+            } => (source, destination),
+            Transport::Echo { id, .. } => (id, id),
+            Transport::IcmpError | Transport::Opaque => return None,
+        };
+        Some(Flow {
+            protocol: self.protocol,
+            source: SocketAddr::new(self.source, source),
+            destination: SocketAddr::new(self.destination, destination),
+        })
+    }
+
+    /// For an ICMP error: the flow of the packet that it is about.
+    pub fn quoted_flow(&self) -> Option<Flow> {
+        if self.transport != Transport::IcmpError {
+            return None;
+        }
+        Self::parse_quoted(self.segment().get(8..)?).ok()?.flow()
+    }
+}
+
+fn clip(bytes: &[u8], total: usize, header: usize, whole: bool) -> Result<&[u8], Malformed> {
+    match bytes.get(..total) {
+        Some(exact) => Ok(exact),
+        None if !whole && bytes.len() >= header => Ok(bytes),
+        None => Err(Malformed::Truncated),
+    }
+}
+
+fn transport(
+    protocol: Protocol,
+    v6: bool,
+    segment: &[u8],
+    fragment: Option<Fragment>,
+) -> Result<Transport, Malformed> {
+    if fragment.is_some_and(|fragment| fragment.offset > 0) {
+        return Ok(Transport::Opaque);
+    }
+    let ports = |at: &[u8; 8]| {
+        (
+            u16::from_be_bytes([at[0], at[1]]),
+            u16::from_be_bytes([at[2], at[3]]),
+        )
+    };
+    let Some(first) = segment.first_chunk::<8>() else {
+        return match protocol {
+            Protocol::Other(_) => Ok(Transport::Opaque),
+            _ => Err(Malformed::Truncated),
+        };
+    };
+    let (source, destination) = ports(first);
+    Ok(match protocol {
+        Protocol::Tcp => Transport::Tcp {
+            source,
+            destination,
+            // An ICMP error quotes only the first eight bytes; the flags stand behind them.
+            flags: TcpFlags(segment.get(13).copied().unwrap_or(0)),
+        },
+        Protocol::Udp => Transport::Udp {
+            source,
+            destination,
+        },
+        Protocol::Icmp => {
+            let id = u16::from_be_bytes([first[4], first[5]]);
+            match (v6, first[0]) {
+                (false, 8) | (true, 128) => Transport::Echo { request: true, id },
+                (false, 0) | (true, 129) => Transport::Echo { request: false, id },
+                (false, 3 | 4 | 5 | 11 | 12) | (true, 1..=4) => Transport::IcmpError,
+                _ => Transport::Opaque,
+            }
+        }
+        Protocol::Other(_) => Transport::Opaque,
+    })
+}

@@ -1,0 +1,419 @@
+//! Connectivity checks with one peer, and the path that they select (RFC 8445 §7, §8).
+//!
+//! Both ends probe every pair; the one that made the offer (controlling) picks among those that answer and names its
+//! choice with USE-CANDIDATE in every check on it, so that both ends send over the same path. Checks go on for as long
+//! as the agent lives: they are the keepalives, they measure the round trip, and they notice that a path has died.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+use punch_stun_protocol::{Class, Message, Writer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::gather::usable;
+use crate::pair::{Pair, PairStatus};
+use crate::request::transaction;
+use crate::{Family, Path, Plan, SocketId, Step, Transmit};
+
+/// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
+pub const MAX_PAIRS: usize = 48;
+/// Between the first checks of two pairs (RFC 8445 §14.2 allows 5 ms).
+const PACING: Duration = Duration::from_millis(5);
+/// Keepalive of an idle path.
+const KEEPALIVE: Duration = Duration::from_secs(25);
+/// Check interval while traffic flows.
+const ACTIVE: Duration = Duration::from_secs(3);
+/// Traffic "flows" for this long after the last packet.
+const ACTIVITY: Duration = Duration::from_secs(6);
+
+/// Who picks the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The one who made the offer.
+    Controlling,
+    /// The one who answered it.
+    Controlled,
+}
+
+/// What an agent has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// The peer has proven, for the first time, that it holds this exchange's credentials.
+    Proven,
+    /// Packets go this way from now on.
+    Selected(Path),
+    /// The path died and no other answers.
+    Lost,
+    /// Nothing that could be tried has answered.
+    Failed,
+}
+
+/// What status shows of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// The selected path and its kind and round trip.
+    pub selected: Option<PairStatus>,
+    /// All pairs.
+    pub pairs: Vec<PairStatus>,
+}
+
+/// The checks with one peer under one pair of credentials.
+#[derive(Debug)]
+pub struct Agent {
+    role: Role,
+    local: Credentials,
+    remote: Credentials,
+    rng: ChaCha8Rng,
+    plan: Plan,
+    pairs: Vec<Pair>,
+    selected: Option<Path>,
+    proven: bool,
+    failed: bool,
+    last_traffic: Option<Instant>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<AgentEvent>,
+}
+
+impl Agent {
+    /// Starts checking at once.
+    pub fn new(
+        role: Role,
+        local: Credentials,
+        remote: Credentials,
+        candidates: Vec<Candidate>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let mut agent = Self {
+            role,
+            local,
+            remote,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            plan: Plan::new(candidates),
+            pairs: Vec::new(),
+            selected: None,
+            proven: false,
+            failed: false,
+            last_traffic: None,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        agent.next_step(now);
+        agent
+    }
+
+    /// The peer has named more candidates.
+    pub fn handle_candidates(&mut self, candidates: Vec<Candidate>, now: Instant) {
+        self.failed = false;
+        self.add_candidates(&candidates, now);
+    }
+
+    /// Whether a check request with this USERNAME is for this agent (RFC 8445 §7.2.2: `receiver:sender`).
+    pub fn is_addressed(&self, username: &[u8]) -> bool {
+        username == self.username(&self.local, &self.remote)
+    }
+
+    /// Whether a response with this transaction answers one of this agent's checks.
+    pub fn owns(&self, message: &Message<'_>) -> bool {
+        self.pairs
+            .iter()
+            .any(|pair| pair.owns(message.transaction))
+    }
+
+    /// A check request for this agent. Unauthenticated ones get silence.
+    pub fn handle_request(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) {
+        if message.class != Class::Request || !message.verify_integrity(&self.local.password) {
+            return;
+        }
+        self.prove();
+        self.transmits.push_back(Transmit {
+            socket,
+            to: from,
+            source: local,
+            bytes: Writer::new(Class::Success, message.transaction)
+                .xor_mapped(from)
+                .finish_with_integrity(&self.local.password),
+        });
+        let index = match self.pairs.iter().position(|pair| pair.is(socket, from)) {
+            Some(index) => index,
+            None => {
+                let kind = CandidateKind::PeerReflexive;
+                let priority = message
+                    .priority
+                    .unwrap_or_else(|| Candidate::new(kind, from).priority());
+                let path = Path {
+                    socket,
+                    remote: from,
+                };
+                if !self.make_room() {
+                    return;
+                }
+                self.pairs.push(Pair::new(path, kind, priority, now));
+                self.pairs.len() - 1
+            }
+        };
+        let pair = &mut self.pairs[index];
+        if message.nominated {
+            pair.nominated = Some(now);
+        }
+        // A triggered check (RFC 8445 §7.3.1.4): what has just opened our NAT's filter will let the answer in.
+        if !pair.is_valid() {
+            if pair.exhausted() {
+                pair.start_over(now);
+            }
+            self.check(index, now);
+        }
+        self.select(now);
+    }
+
+    /// A response to one of this agent's checks.
+    pub fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) {
+        let owner = self
+            .pairs
+            .iter()
+            .position(|pair| pair.owns(message.transaction));
+        let Some(index) = owner else { return };
+        // RFC 8445 §7.2.5.2.1: an answer from elsewhere shows no path.
+        if message.class != Class::Success
+            || !self.pairs[index].is(socket, from)
+            || !message.verify_integrity(&self.remote.password)
+        {
+            return;
+        }
+        self.prove();
+        self.failed = false;
+        self.pairs[index].answered(message.transaction, now);
+        let chosen = self.selected == Some(self.pairs[index].path);
+        self.pairs[index].next_check = Some(now + self.interval(chosen, now));
+        self.select(now);
+    }
+
+    /// Packets of the tunnel go over the path, in either direction.
+    pub fn handle_traffic(&mut self, now: Instant) {
+        let flowing = self.is_active(now);
+        self.last_traffic = Some(now);
+        if flowing {
+            return;
+        }
+        // From keepalives to the close watch that traffic deserves.
+        let selected = self.selected;
+        for pair in &mut self.pairs {
+            if Some(pair.path) == selected {
+                pair.next_check = pair.next_check.map(|at| at.min(now + ACTIVE));
+            }
+        }
+    }
+
+    /// Checks the path now instead of at the next keepalive: the peer may be gone.
+    pub fn verify_path(&mut self, now: Instant) {
+        let selected = self.selected;
+        for pair in &mut self.pairs {
+            if Some(pair.path) == selected {
+                pair.next_check = Some(now);
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for index in 0..self.pairs.len() {
+            if self.pairs[index].next_check.is_none_or(|at| at > now) {
+                continue;
+            }
+            if self.pairs[index].exhausted() {
+                self.pairs[index].give_up();
+                if self.selected == Some(self.pairs[index].path) {
+                    self.selected = None;
+                    self.select(now);
+                    if self.selected.is_none() {
+                        self.events.push_back(AgentEvent::Lost);
+                    }
+                }
+            } else {
+                self.check(index, now);
+            }
+        }
+        let hopeless = self.pairs.iter().all(|pair| pair.next_check.is_none());
+        if hopeless && !self.failed && self.selected.is_none() && !self.next_step(now) {
+            self.failed = true;
+            self.events.push_back(AgentEvent::Failed);
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to know.
+    pub fn poll_event(&mut self) -> Option<AgentEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.pairs.iter().filter_map(|pair| pair.next_check).min()
+    }
+
+    /// The path that packets take.
+    pub fn path(&self) -> Option<Path> {
+        self.selected
+    }
+
+    /// What status shows.
+    pub fn status(&self) -> AgentStatus {
+        let show = |pair: &Pair| PairStatus {
+            remote: pair.path.remote,
+            kind: pair.kind,
+            valid: pair.is_valid(),
+            rtt: pair.rtt,
+        };
+        AgentStatus {
+            selected: self
+                .pairs
+                .iter()
+                .find(|pair| Some(pair.path) == self.selected)
+                .map(show),
+            pairs: self.pairs.iter().map(show).collect(),
+        }
+    }
+
+    fn next_step(&mut self, now: Instant) -> bool {
+        match self.plan.next_step() {
+            Some(Step::Checks(candidates)) => {
+                self.add_candidates(&candidates, now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn add_candidates(&mut self, candidates: &[Candidate], now: Instant) {
+        let mut first_check = now;
+        for candidate in candidates {
+            let remote = candidate.address;
+            if remote.port() == 0 || !usable(remote.ip()) {
+                continue;
+            }
+            let socket = SocketId::main(Family::of(remote.ip()));
+            let known = self.pairs.iter().any(|pair| pair.is(socket, remote));
+            if known || !self.make_room() {
+                continue;
+            }
+            let path = Path { socket, remote };
+            let pair = Pair::new(path, candidate.kind, candidate.priority(), first_check);
+            self.pairs.push(pair);
+            first_check += PACING;
+        }
+    }
+
+    /// Whether there is room for one more pair, if need be in place of one that failed.
+    fn make_room(&mut self) -> bool {
+        if self.pairs.len() < MAX_PAIRS {
+            return true;
+        }
+        let failed = self.pairs.iter().position(|pair| pair.next_check.is_none());
+        failed.map(|index| self.pairs.remove(index)).is_some()
+    }
+
+    fn prove(&mut self) {
+        if !self.proven {
+            self.proven = true;
+            self.events.push_back(AgentEvent::Proven);
+        }
+    }
+
+    fn check(&mut self, index: usize, now: Instant) {
+        let id = transaction(&mut self.rng);
+        let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
+        let username = self.username(&self.remote, &self.local);
+        let pair = &mut self.pairs[index];
+        let prflx = Candidate::new(CandidateKind::PeerReflexive, pair.path.remote);
+        let mut writer = Writer::new(Class::Request, id)
+            .username(&username)
+            .priority(prflx.priority());
+        if self.role == Role::Controlling && self.selected == Some(pair.path) {
+            writer = writer.nominate();
+        }
+        pair.sent(id, now, jitter);
+        self.transmits.push_back(Transmit {
+            socket: pair.path.socket,
+            to: pair.path.remote,
+            source: None,
+            bytes: writer.finish_with_integrity(&self.remote.password),
+        });
+    }
+
+    /// Picks the path among the pairs that answer.
+    fn select(&mut self, now: Instant) {
+        let valid = || self.pairs.iter().filter(|pair| pair.is_valid());
+        let named = valid()
+            .filter(|pair| self.role == Role::Controlled && pair.nominated.is_some())
+            .max_by_key(|pair| pair.nominated);
+        let current = valid().find(|pair| Some(pair.path) == self.selected);
+        let best = named.or_else(|| {
+            valid().fold(current, |best, pair| match best {
+                Some(best) if !pair.better_than(best) => Some(best),
+                _ => Some(pair),
+            })
+        });
+        let Some(best) = best.map(|pair| pair.path) else {
+            return;
+        };
+        if self.selected == Some(best) {
+            return;
+        }
+        self.selected = Some(best);
+        self.events.push_back(AgentEvent::Selected(best));
+        // Names the choice to the peer, or makes sure that a path which served as reserve is still alive.
+        if let Some(index) = self.pairs.iter().position(|pair| pair.path == best) {
+            self.check(index, now);
+        }
+    }
+
+    fn is_active(&self, now: Instant) -> bool {
+        self.last_traffic
+            .is_some_and(|at| now.saturating_duration_since(at) < ACTIVITY)
+    }
+
+    fn interval(&mut self, chosen: bool, now: Instant) -> Duration {
+        let interval = if chosen && self.is_active(now) {
+            ACTIVE
+        } else {
+            KEEPALIVE
+        };
+        let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
+        interval.mul_f64(0.9 + 0.1 * jitter)
+    }
+
+    fn username(&self, receiver: &Credentials, sender: &Credentials) -> [u8; 33] {
+        let mut name = [b':'; 33];
+        hex(&receiver.fragment, &mut name[..16]);
+        hex(&sender.fragment, &mut name[17..]);
+        name
+    }
+}
+
+fn hex(bytes: &[u8; 8], out: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}

@@ -1,0 +1,243 @@
+//! Where this machine may be reached: its own addresses, and those that STUN servers see (RFC 8445 §5.1.1).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, CandidateKind};
+use punch_stun_protocol::{Class, Message, Writer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::request::{Requests, transaction};
+use crate::{Family, SocketId, Transmit};
+
+/// The mapping at the NAT is kept alive, and a change of it noticed, this often (RFC 4787 REQ-5 asks NATs for 120 s, many
+/// keep 30).
+const REFRESH: Duration = Duration::from_secs(20);
+/// How often one request is sent in all.
+const SENDS: u32 = 5;
+/// A server that has not answered for this many refreshes no longer vouches for an address.
+const PATIENCE: u32 = 3;
+/// Servers asked, for each family.
+const MAX_SERVERS: usize = 4;
+/// Host candidates offered.
+const MAX_HOST: usize = 16;
+
+/// Keeps this machine's candidates fresh.
+#[derive(Debug)]
+pub struct Gatherer {
+    rng: ChaCha8Rng,
+    ports: BTreeMap<SocketId, u16>,
+    addresses: Vec<IpAddr>,
+    servers: Vec<SocketAddr>,
+    reflexive: BTreeMap<(SocketId, SocketAddr), Reflexive>,
+    requests: Requests<(SocketId, SocketAddr)>,
+    next_refresh: Option<Instant>,
+    transmits: VecDeque<Transmit>,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Reflexive {
+    mapped: SocketAddr,
+    missed: u32,
+}
+
+impl Gatherer {
+    /// A gatherer that knows nothing yet.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            ports: BTreeMap::new(),
+            addresses: Vec::new(),
+            servers: Vec::new(),
+            reflexive: BTreeMap::new(),
+            requests: Requests::new(),
+            next_refresh: None,
+            transmits: VecDeque::new(),
+            changed: false,
+        }
+    }
+
+    /// A main socket is open on this local port.
+    pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
+        self.ports.insert(socket, port);
+        self.changed = true;
+        self.restart(now);
+    }
+
+    /// The machine's addresses are now these; returns whether they are others than before.
+    pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) -> bool {
+        addresses.retain(|ip| usable(*ip));
+        addresses.sort();
+        addresses.dedup();
+        if addresses == self.addresses {
+            return false;
+        }
+        self.addresses = addresses;
+        self.reflexive.clear();
+        self.changed = true;
+        self.restart(now);
+        true
+    }
+
+    /// The STUN servers are now these.
+    pub fn handle_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+        if servers == self.servers {
+            return;
+        }
+        self.reflexive
+            .retain(|(_, server), _| servers.contains(server));
+        self.servers = servers;
+        self.changed = true;
+        self.restart(now);
+    }
+
+    /// A STUN response has come; returns whether it answered one of our requests.
+    pub fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let Some(((socket, server), _)) =
+            self.requests
+                .answered(message.transaction, socket, from, |_| false, now)
+        else {
+            return false;
+        };
+        let mapped = match (message.class, message.mapped) {
+            // An address that nobody can send to is a lie or a mistake.
+            (Class::Success, Some(mapped)) if mapped.port() != 0 && usable(mapped.ip()) => mapped,
+            _ => return true,
+        };
+        let before = self
+            .reflexive
+            .insert((socket, server), Reflexive { mapped, missed: 0 });
+        self.changed |= before.is_none_or(|before| before.mapped != mapped);
+        true
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let (again, lost) = self.requests.handle_timeout(now);
+        self.transmits.extend(again);
+        for key in lost {
+            if let Some(reflexive) = self.reflexive.get_mut(&key) {
+                reflexive.missed += 1;
+                if reflexive.missed >= PATIENCE {
+                    self.reflexive.remove(&key);
+                    self.changed = true;
+                }
+            }
+        }
+        if self.next_refresh.is_some_and(|at| at <= now) {
+            self.refresh(now);
+        }
+    }
+
+    /// Asks all servers again now, for instance after a sleep.
+    pub fn restart(&mut self, now: Instant) {
+        self.requests.clear();
+        self.refresh(now);
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 4000));
+        self.next_refresh = Some(now + REFRESH + jitter);
+        for family in [Family::V4, Family::V6] {
+            let socket = SocketId::main(family);
+            // Without an address of the family there is nobody to ask for: the packets could not leave.
+            let present = self.addresses.iter().any(|ip| Family::of(*ip) == family);
+            if !present || !self.ports.contains_key(&socket) {
+                continue;
+            }
+            let servers: Vec<_> = self
+                .servers
+                .iter()
+                .copied()
+                .filter(|server| Family::of(server.ip()) == family)
+                .take(MAX_SERVERS)
+                .collect();
+            for server in servers {
+                if self.requests.tags().any(|tag| *tag == (socket, server)) {
+                    continue;
+                }
+                let id = transaction(&mut self.rng);
+                let transmit = Transmit {
+                    socket,
+                    to: server,
+                    source: None,
+                    bytes: Writer::new(Class::Request, id).finish(),
+                };
+                let first = self
+                    .requests
+                    .start(id, transmit, (socket, server), SENDS, now);
+                self.transmits.push_back(first);
+            }
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Whether [`Self::candidates`] has changed since the last call.
+    pub fn poll_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.next_refresh, self.requests.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// This machine's candidates.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (index, ip) in self.addresses.iter().enumerate().take(MAX_HOST) {
+            if let Some(port) = self.ports.get(&SocketId::main(Family::of(*ip))) {
+                let address = SocketAddr::new(*ip, *port);
+                let mut candidate = Candidate::new(CandidateKind::Host, address);
+                candidate.preference -= u16::try_from(index).unwrap_or(0);
+                candidates.push(candidate);
+            }
+        }
+        for reflexive in self.reflexive.values() {
+            let known = |candidate: &Candidate| candidate.address == reflexive.mapped;
+            if !candidates.iter().any(known) && candidates.len() < 2 * MAX_HOST {
+                let kind = CandidateKind::ServerReflexive;
+                candidates.push(Candidate::new(kind, reflexive.mapped));
+            }
+        }
+        candidates
+    }
+
+    /// The addresses that STUN servers see, with the server that said so.
+    pub fn reflexive(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.reflexive
+            .iter()
+            .map(|((_, server), reflexive)| (*server, reflexive.mapped))
+    }
+}
+
+/// Whether a peer could send to this address at all (RFC 8445 §5.1.1.1).
+pub(crate) fn usable(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => {
+            ip.is_unicast_link_local()
+                || ip.to_ipv4_mapped().is_some()
+                // Deprecated site-local addresses.
+                || ip.segments()[0] & 0xffc0 == 0xfec0
+                || ip == Ipv6Addr::UNSPECIFIED
+        }
+    };
+    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}

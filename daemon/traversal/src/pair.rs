@@ -1,0 +1,165 @@
+//! One candidate pair: a local socket, a remote address, and what checks have shown about it (RFC 8445 §6.1.2).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::CandidateKind;
+use punch_stun_protocol::TransactionId;
+
+use crate::{Path, SocketId};
+
+/// An address that has not yet answered is probed at most this often in one attempt: a peer that names a third party's
+/// address cannot make a flood of us.
+pub const MAX_PROBES: u32 = 20;
+/// Intervals between probes of an address that has not answered, in milliseconds; the last one repeats.
+const PROBE_INTERVALS: [u64; 7] = [50, 100, 150, 250, 400, 700, 1000];
+/// A check on a proven path that goes unanswered is repeated after these, in milliseconds, and then the path is dead:
+/// with a check every 3 s while traffic flows, a dead path is left within 7 s.
+const REPEATS: [u64; 4] = [400, 600, 1000, 1400];
+/// A response that is later than the check's last few successors is no longer recognized.
+const REMEMBERED_CHECKS: usize = 8;
+
+/// What a pair's checks have shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No answer yet; so many probes sent.
+    Probing { sent: u32 },
+    /// It answers; so many checks since the last answer are open.
+    Valid { unanswered: u32 },
+    /// Given up.
+    Failed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) path: Path,
+    pub(crate) kind: CandidateKind,
+    pub(crate) priority: u32,
+    pub(crate) state: State,
+    /// Smoothed round trip.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) next_check: Option<Instant>,
+    /// When the peer last asked for this pair.
+    pub(crate) nominated: Option<Instant>,
+    checks: VecDeque<(TransactionId, Instant)>,
+}
+
+/// A pair as status shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairStatus {
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// What kind of candidate it is.
+    pub kind: CandidateKind,
+    /// Whether it answers.
+    pub valid: bool,
+    /// Its smoothed round trip.
+    pub rtt: Option<Duration>,
+}
+
+impl Pair {
+    pub(crate) fn new(path: Path, kind: CandidateKind, priority: u32, first_check: Instant) -> Self {
+        Self {
+            path,
+            kind,
+            priority,
+            state: State::Probing { sent: 0 },
+            rtt: None,
+            next_check: Some(first_check),
+            nominated: None,
+            checks: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn is(&self, socket: SocketId, remote: SocketAddr) -> bool {
+        self.path.socket == socket && self.path.remote == remote
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        matches!(self.state, State::Valid { .. })
+    }
+
+    /// Notes that a check leaves now and plans the next one. `jitter` is 0 to 1.
+    pub(crate) fn sent(&mut self, id: TransactionId, now: Instant, jitter: f64) {
+        if self.checks.len() == REMEMBERED_CHECKS {
+            self.checks.pop_front();
+        }
+        self.checks.push_back((id, now));
+        let interval = match &mut self.state {
+            State::Probing { sent } => {
+                let index = (*sent as usize).min(PROBE_INTERVALS.len() - 1);
+                *sent += 1;
+                PROBE_INTERVALS[index]
+            }
+            State::Valid { unanswered } => {
+                let index = (*unanswered as usize).min(REPEATS.len() - 1);
+                *unanswered += 1;
+                // On a long path an answer may simply still be under way.
+                let rtt = self.rtt.map_or(0, |rtt| 2 * rtt.as_millis() as u64);
+                REPEATS[index].max(rtt.min(2000))
+            }
+            State::Failed => return,
+        };
+        let interval = Duration::from_millis(interval);
+        self.next_check = Some(now + interval + interval.mul_f64(0.1 * jitter));
+    }
+
+    /// Whether the check that is due now would be one too many.
+    pub(crate) fn exhausted(&self) -> bool {
+        match self.state {
+            State::Probing { sent } => sent >= MAX_PROBES,
+            State::Valid { unanswered } => unanswered as usize >= REPEATS.len(),
+            State::Failed => true,
+        }
+    }
+
+    /// The peer is heard on a pair that was given up.
+    pub(crate) fn start_over(&mut self, now: Instant) {
+        self.state = State::Probing { sent: 0 };
+        self.next_check = Some(now);
+    }
+
+    pub(crate) fn give_up(&mut self) {
+        self.state = State::Failed;
+        self.next_check = None;
+    }
+
+    /// Whether `id` is one of this pair's checks.
+    pub(crate) fn owns(&self, id: TransactionId) -> bool {
+        self.checks.iter().any(|(check, _)| *check == id)
+    }
+
+    /// A check was answered; returns whether the pair was not valid before.
+    pub(crate) fn answered(&mut self, id: TransactionId, now: Instant) -> bool {
+        let Some(index) = self.checks.iter().position(|(check, _)| *check == id) else {
+            return false;
+        };
+        let (_, sent_at) = self.checks[index];
+        self.checks.drain(..=index);
+        let sample = now.saturating_duration_since(sent_at);
+        // RFC 6298 §2.3's smoothing.
+        self.rtt = Some(match self.rtt {
+            Some(rtt) => (rtt * 7 + sample) / 8,
+            None => sample,
+        });
+        let fresh = !self.is_valid();
+        self.state = State::Valid { unanswered: 0 };
+        fresh
+    }
+
+    /// RFC 8445 prefers by priority; but a pair of higher priority that is clearly slower is not the better one.
+    pub(crate) fn better_than(&self, other: &Self) -> bool {
+        let (Some(mine), Some(others)) = (self.rtt, other.rtt) else {
+            return self.rtt.is_some();
+        };
+        let clearly_slower = |a: Duration, b: Duration| a > b.mul_f64(1.5) + Duration::from_millis(10);
+        if clearly_slower(mine, others) {
+            false
+        } else if clearly_slower(others, mine) {
+            true
+        } else {
+            self.priority > other.priority
+        }
+    }
+}

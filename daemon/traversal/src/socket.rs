@@ -1,0 +1,69 @@
+//! The nouns that everything here shares; this module imports nothing of its crate.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// An address family of the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// One UDP socket of this machine. The two long-lived ones are [`SocketId::MAIN_V4`] and [`SocketId::MAIN_V6`]; others are
+/// opened for a purpose and closed after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+impl SocketId {
+    /// The long-lived IPv4 socket.
+    pub const MAIN_V4: Self = Self(0);
+    /// The long-lived IPv6 socket.
+    pub const MAIN_V6: Self = Self(1);
+
+    /// The long-lived socket of a family.
+    pub fn main(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::MAIN_V4,
+            Family::V6 => Self::MAIN_V6,
+        }
+    }
+}
+
+/// A local socket and a remote address: how packets get to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Path {
+    /// Of this machine.
+    pub socket: SocketId,
+    /// Of the peer, as seen from here.
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.remote)
+    }
+}
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// From which socket.
+    pub socket: SocketId,
+    /// To where.
+    pub to: SocketAddr,
+    /// From which of the machine's addresses; `None` leaves it to the routing table. An answer leaves from the address
+    /// that the question came to, or it would not pass the asker's NAT.
+    pub source: Option<IpAddr>,
+    /// The payload.
+    pub bytes: Vec<u8>,
+}

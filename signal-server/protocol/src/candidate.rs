@@ -1,0 +1,78 @@
+//! Addresses at which a machine may be reached (RFC 8445 §5.1).
+
+use std::net::SocketAddr;
+
+use crate::codec::{DecodeError, Reader, put_socket_addr};
+
+/// Where a candidate comes from. The numbers are on the wire for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CandidateKind {
+    /// An address of one of the machine's own interfaces.
+    Host = 1,
+    /// The address that a STUN server saw.
+    ServerReflexive = 2,
+    /// The address that the peer saw in a connectivity check.
+    PeerReflexive = 3,
+}
+
+impl CandidateKind {
+    /// The type preference of RFC 8445 §5.1.2.2.
+    fn preference(self) -> u32 {
+        match self {
+            Self::Host => 126,
+            Self::PeerReflexive => 110,
+            Self::ServerReflexive => 100,
+        }
+    }
+}
+
+/// One address at which a machine may be reached over UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Candidate {
+    /// Where it comes from.
+    pub kind: CandidateKind,
+    /// The address itself.
+    pub address: SocketAddr,
+    /// The local preference of RFC 8445 §5.1.2.1: larger is better among candidates of one kind.
+    pub preference: u16,
+}
+
+impl Candidate {
+    /// A candidate whose local preference puts IPv6 before IPv4 (RFC 8421 §4).
+    pub fn new(kind: CandidateKind, address: SocketAddr) -> Self {
+        let preference = if address.is_ipv6() { 0xFFFF } else { 0x7FFF };
+        Self {
+            kind,
+            address,
+            preference,
+        }
+    }
+
+    /// RFC 8445 §5.1.2.1, component 1.
+    pub fn priority(&self) -> u32 {
+        (self.kind.preference() << 24) | (u32::from(self.preference) << 8) | 255
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.kind as u8);
+        out.extend_from_slice(&self.preference.to_be_bytes());
+        put_socket_addr(out, self.address);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let kind = match reader.u8()? {
+            1 => CandidateKind::Host,
+            2 => CandidateKind::ServerReflexive,
+            3 => CandidateKind::PeerReflexive,
+            _ => return Err(DecodeError::BadValue("candidate kind")),
+        };
+        let preference = reader.u16()?;
+        let address = reader.socket_addr()?;
+        Ok(Self {
+            kind,
+            address,
+            preference,
+        })
+    }
+}

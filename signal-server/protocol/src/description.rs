@@ -1,0 +1,192 @@
+//! What a sealed envelope contains once it is open: an offer's or answer's description, or a later note.
+//!
+//! Fields are `tag, u16 length, value`; unknown tags are passed over, so that a later version can add some.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use zeroize::Zeroize;
+
+use crate::codec::{DecodeError, Reader, put_field};
+use crate::{Candidate, Ipv4Range};
+
+const VERSION: u8 = 1;
+/// A description with more candidates than this is refused.
+pub const MAX_CANDIDATES: usize = 32;
+
+mod tag {
+    pub(super) const STAMP: u8 = 1;
+    pub(super) const CREDENTIALS: u8 = 2;
+    pub(super) const CANDIDATES: u8 = 3;
+    pub(super) const KEM: u8 = 4;
+    pub(super) const IPV4_RANGE: u8 = 5;
+}
+
+/// Short-term credentials for connectivity checks (RFC 8445 §5.3), one set per offer or answer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Names the agent that a check is for; not secret.
+    pub fragment: [u8; 8],
+    /// The MESSAGE-INTEGRITY key of checks sent to the one who made it.
+    pub password: [u8; 32],
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        self.password.zeroize();
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("fragment", &self.fragment)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an offer or an answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Milliseconds since 1970 at the sender, strictly growing: a smaller or equal one is a replay.
+    pub stamp: u64,
+    /// How checks to the sender are authenticated.
+    pub credentials: Credentials,
+    /// Where the sender may be reached, at most [`MAX_CANDIDATES`].
+    pub candidates: Vec<Candidate>,
+    /// The ML-KEM-768 encapsulation key (offer, 1,184 bytes) or ciphertext (answer, 1,088 bytes).
+    pub kem: Vec<u8>,
+    /// The range of the sender's overlay IPv4 address; `None` when it has none.
+    pub ipv4_range: Option<Ipv4Range>,
+}
+
+impl Description {
+    /// The bytes to seal.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.kem.len() + 24 * self.candidates.len() + 80);
+        out.push(VERSION);
+        put_field(&mut out, tag::STAMP, &self.stamp.to_be_bytes());
+        let mut credentials = [0; 40];
+        credentials[..8].copy_from_slice(&self.credentials.fragment);
+        credentials[8..].copy_from_slice(&self.credentials.password);
+        put_field(&mut out, tag::CREDENTIALS, &credentials);
+        credentials.zeroize();
+        put_field(
+            &mut out,
+            tag::CANDIDATES,
+            &encode_candidates(&self.candidates),
+        );
+        put_field(&mut out, tag::KEM, &self.kem);
+        if let Some(range) = self.ipv4_range {
+            let mut value = [0; 5];
+            value[..4].copy_from_slice(&range.network().octets());
+            value[4] = range.prefix();
+            put_field(&mut out, tag::IPV4_RANGE, &value);
+        }
+        out
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else; never panics.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let (mut stamp, mut credentials, mut kem) = (None, None, None);
+        let (mut candidates, mut ipv4_range) = (Vec::new(), None);
+        while !reader.is_empty() {
+            let tag = reader.u8()?;
+            let length = usize::from(reader.u16()?);
+            let mut value = Reader::new(reader.bytes(length)?);
+            match tag {
+                tag::STAMP => stamp = Some(value.u64()?),
+                tag::CREDENTIALS => {
+                    credentials = Some(Credentials {
+                        fragment: value.array()?,
+                        password: value.array()?,
+                    });
+                }
+                tag::CANDIDATES => candidates = decode_candidates(&mut value)?,
+                tag::KEM => kem = Some(value.rest().to_vec()),
+                tag::IPV4_RANGE => {
+                    let network = Ipv4Addr::from(value.array::<4>()?);
+                    let range = Ipv4Range::new(network, value.u8()?)
+                        .map_err(|_| DecodeError::BadValue("IPv4 range"))?;
+                    ipv4_range = Some(range);
+                }
+                _ => {
+                    value.rest();
+                }
+            }
+            value.finish()?;
+        }
+        Ok(Self {
+            stamp: stamp.ok_or(DecodeError::Missing("stamp"))?,
+            credentials: credentials.ok_or(DecodeError::Missing("credentials"))?,
+            candidates,
+            kem: kem.ok_or(DecodeError::Missing("key encapsulation"))?,
+            ipv4_range,
+        })
+    }
+}
+
+/// What follows an offer and its answer, on the same sealed exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// More candidates, found since.
+    Candidates(Vec<Candidate>),
+    /// The sender has closed the connection (`punchctl down`, or it is stopping).
+    Bye,
+}
+
+impl Note {
+    /// The bytes to seal.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Candidates(candidates) => {
+                let mut out = vec![1];
+                out.extend(encode_candidates(candidates));
+                out
+            }
+            Self::Bye => vec![2],
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else; never panics.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let note = match reader.u8()? {
+            1 => Self::Candidates(decode_candidates(&mut reader)?),
+            2 => Self::Bye,
+            other => return Err(DecodeError::UnknownMessage(other)),
+        };
+        reader.finish()?;
+        Ok(note)
+    }
+}
+
+fn encode_candidates(candidates: &[Candidate]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for candidate in candidates.iter().take(MAX_CANDIDATES) {
+        candidate.encode(&mut out);
+    }
+    out
+}
+
+fn decode_candidates(reader: &mut Reader<'_>) -> Result<Vec<Candidate>, DecodeError> {
+    let mut candidates = Vec::new();
+    while !reader.is_empty() {
+        if candidates.len() == MAX_CANDIDATES {
+            return Err(DecodeError::TooLong("candidates"));
+        }
+        candidates.push(Candidate::decode(reader)?);
+    }
+    Ok(candidates)
+}

@@ -1,0 +1,23 @@
+//! Every signalling byte of Punch, and nothing else: no clock, no socket, no global randomness.
+//!
+//! * [`Identity`] and [`PeerId`]: who a machine is (DESIGN.md §4),
+//! * [`Candidate`]: where it may be reached (RFC 8445 §5.1),
+//! * [`Frame`]: what a client and punch-signal say to each other,
+//! * [`seal`]: what two peers say to each other past the server, sealed end to end.
+
+mod candidate;
+mod codec;
+mod description;
+mod frame;
+mod identity;
+mod range;
+pub mod seal;
+
+pub use candidate::{Candidate, CandidateKind};
+pub use codec::DecodeError;
+pub use description::{Credentials, Description, MAX_CANDIDATES, Note};
+pub use frame::{
+    Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
+};
+pub use identity::{Identity, PeerId, PeerIdError};
+pub use range::{Ipv4Range, Ipv4RangeError};

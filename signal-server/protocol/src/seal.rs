@@ -1,0 +1,366 @@
+//! The end-to-end seal: Noise `IK_25519_AESGCM_SHA256` with an ML-KEM-768 exchange inside (DESIGN.md §5).
+//!
+//! An offer is Noise message 1 and carries the initiator's encapsulation key; an answer is message 2 and carries the
+//! ciphertext; later notes are transport messages with an explicit nonce, so that they survive loss, reordering and
+//! several servers. Both ends derive the WireGuard preshared key from the Noise chaining key, the ML-KEM secret and the
+//! handshake hash.
+
+use hkdf::Hkdf;
+use ml_kem::kem::{Decapsulate, Key, KeyExport};
+use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use sha2::Sha256;
+use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use snow::{Builder, HandshakeState, StatelessTransportState};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{DecodeError, Description, Identity, Note, PeerId};
+
+const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
+const PROLOGUE: &[u8] = b"punch envelope v1";
+const TAG: usize = 16;
+/// How far back a note may come late, in nonces.
+const WINDOW: u64 = 64;
+
+/// A WireGuard preshared key; wiped when dropped.
+pub type PresharedKey = Zeroizing<[u8; 32]>;
+
+/// Why an envelope was not opened or not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Not an envelope, or of the wrong kind for where it came.
+    #[error("not an envelope of this kind")]
+    Malformed,
+    /// Not sealed for us by the one who is said to have sent it, or changed on the way.
+    #[error("the envelope does not open: wrong sender, wrong receiver or changed on the way")]
+    NotAuthentic,
+    /// A nonce that was seen before or is too old.
+    #[error("the envelope was seen before")]
+    Replayed,
+    /// The ML-KEM part has the wrong length or value.
+    #[error("the envelope's key encapsulation is invalid")]
+    BadKem,
+    /// Opened, but the contents make no sense.
+    #[error("the envelope's contents are invalid: {0}")]
+    Contents(#[from] DecodeError),
+    /// Our own side could not build the message.
+    #[error("the envelope could not be made")]
+    Internal,
+}
+
+/// What kind of envelope some bytes claim to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Starts an exchange.
+    Offer,
+    /// Answers an offer.
+    Answer,
+    /// Follows both.
+    Note,
+}
+
+impl Kind {
+    /// Reads the first byte.
+    pub fn of(envelope: &[u8]) -> Option<Self> {
+        match envelope.first()? {
+            1 => Some(Self::Offer),
+            2 => Some(Self::Answer),
+            3 => Some(Self::Note),
+            _ => None,
+        }
+    }
+}
+
+/// Why an answer was refused, and the offer if it is still pending.
+pub type AnswerRefused = (Option<Box<PendingOffer>>, SealError);
+
+/// An offer that we sent and whose answer is awaited.
+pub struct PendingOffer {
+    noise: HandshakeState,
+    kem: DecapsulationKey768,
+}
+
+impl PendingOffer {
+    /// Seals `description` for `to`; its `kem` field is filled in here. `seed` must be fresh randomness.
+    ///
+    /// # Errors
+    /// [`SealError::Internal`] when the description is too large to seal.
+    pub fn seal(
+        identity: &Identity,
+        to: &PeerId,
+        mut description: Description,
+        seed: [u8; 32],
+    ) -> Result<(Self, Vec<u8>), SealError> {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut kem_seed = Zeroizing::new([0; 64]);
+        rng.fill_bytes(&mut *kem_seed);
+        let kem = DecapsulationKey768::from_seed(Seed::from(*kem_seed));
+        description.kem = kem.encapsulation_key().to_bytes().to_vec();
+
+        let secret = identity.x25519_secret();
+        let mut noise = builder(rng)?
+            .local_private_key(secret.as_bytes())
+            .and_then(|b| b.remote_public_key(to.x25519()))
+            .and_then(|b| b.prologue(PROLOGUE))
+            .and_then(Builder::build_initiator)
+            .map_err(|_| SealError::Internal)?;
+        let envelope = write(&mut noise, 1, description)?;
+        Ok((Self { noise, kem }, envelope))
+    }
+
+    /// Opens the answer. A wrong one leaves the offer pending, so that a forged answer costs nothing: the caller gets
+    /// itself back.
+    ///
+    /// # Errors
+    /// [`SealError`], with the still pending offer.
+    pub fn open_answer(
+        mut self,
+        envelope: &[u8],
+    ) -> Result<(Exchange, Description), AnswerRefused> {
+        // snow rolls its state back when a message does not authenticate, so the offer stays usable.
+        let description = match read(&mut self.noise, Kind::Answer, envelope) {
+            Ok(description) => description,
+            Err(error) => return Err((Some(Box::new(self)), error)),
+        };
+        let Some(mut shared) = ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(
+            description.kem.as_slice(),
+        )
+        .ok()
+        .map(|ciphertext| self.kem.decapsulate(&ciphertext)) else {
+            return Err((None, SealError::BadKem));
+        };
+        let exchange = Exchange::new(self.noise, shared.as_slice());
+        shared.as_mut_slice().zeroize();
+        exchange
+            .map(|exchange| (exchange, description))
+            .map_err(|error| (None, error))
+    }
+}
+
+/// A peer's offer, opened; from here one can look at it and answer, or let it go.
+pub struct OpenedOffer {
+    noise: HandshakeState,
+    /// What the offer says.
+    pub description: Description,
+}
+
+impl OpenedOffer {
+    /// Opens an offer that `from` is said to have sent. `seed` must be fresh randomness.
+    ///
+    /// # Errors
+    /// [`SealError`]; [`SealError::NotAuthentic`] also when it comes from somebody else than `from`.
+    pub fn open(
+        identity: &Identity,
+        from: &PeerId,
+        envelope: &[u8],
+        seed: [u8; 32],
+    ) -> Result<Self, SealError> {
+        let secret = identity.x25519_secret();
+        let mut noise = builder(ChaCha20Rng::from_seed(seed))?
+            .local_private_key(secret.as_bytes())
+            .and_then(|b| b.prologue(PROLOGUE))
+            .and_then(Builder::build_responder)
+            .map_err(|_| SealError::Internal)?;
+        let description = read(&mut noise, Kind::Offer, envelope)?;
+        if noise.get_remote_static() != Some(from.x25519()) {
+            return Err(SealError::NotAuthentic);
+        }
+        Ok(Self { noise, description })
+    }
+
+    /// Seals the answer; its `kem` field is filled in here. `seed` must be fresh randomness.
+    ///
+    /// # Errors
+    /// [`SealError::BadKem`] when the offer's encapsulation key is invalid (FIPS 203 §7.2).
+    pub fn answer(
+        mut self,
+        mut description: Description,
+        seed: [u8; 32],
+    ) -> Result<(Exchange, Vec<u8>), SealError> {
+        let key = Key::<EncapsulationKey768>::try_from(self.description.kem.as_slice())
+            .map_err(|_| SealError::BadKem)?;
+        let key = EncapsulationKey768::new(&key).map_err(|_| SealError::BadKem)?;
+        // FIPS 203 §7.2 with the randomness `m` handed in: this crate has no random source of its own.
+        let seed = Zeroizing::new(seed);
+        let (ciphertext, mut shared) = key.encapsulate_deterministic(&(*seed).into());
+        description.kem = ciphertext.to_vec();
+        let envelope = write(&mut self.noise, 2, description)?;
+        let exchange = Exchange::new(self.noise, shared.as_slice());
+        shared.as_mut_slice().zeroize();
+        Ok((exchange?, envelope))
+    }
+}
+
+/// A finished exchange: the preshared key, and notes in both directions.
+pub struct Exchange {
+    transport: StatelessTransportState,
+    preshared: PresharedKey,
+    next: u64,
+    /// The highest nonce received, and which of the [`WINDOW`] before it.
+    highest: Option<u64>,
+    seen: u64,
+}
+
+impl Exchange {
+    fn new(mut noise: HandshakeState, kem_secret: &[u8]) -> Result<Self, SealError> {
+        let (mut one, mut two) = noise.dangerously_get_raw_split();
+        let mut secrets = Zeroizing::new(Vec::with_capacity(96));
+        secrets.extend_from_slice(&one);
+        secrets.extend_from_slice(&two);
+        secrets.extend_from_slice(kem_secret);
+        one.zeroize();
+        two.zeroize();
+        let mut preshared = Zeroizing::new([0; 32]);
+        Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &secrets)
+            .expand(b"punch wireguard preshared key v1", &mut *preshared)
+            .map_err(|_| SealError::Internal)?;
+        Ok(Self {
+            transport: noise
+                .into_stateless_transport_mode()
+                .map_err(|_| SealError::Internal)?,
+            preshared,
+            next: 0,
+            highest: None,
+            seen: 0,
+        })
+    }
+
+    /// The preshared key of the WireGuard session that this exchange starts.
+    pub fn preshared_key(&self) -> &PresharedKey {
+        &self.preshared
+    }
+
+    /// Seals a note.
+    ///
+    /// # Errors
+    /// [`SealError::Internal`] when it is too large.
+    pub fn seal(&mut self, note: &Note) -> Result<Vec<u8>, SealError> {
+        let plain = note.encode();
+        let mut envelope = vec![0; 9 + plain.len() + TAG];
+        envelope[0] = 3;
+        envelope[1..9].copy_from_slice(&self.next.to_be_bytes());
+        self.transport
+            .write_message(self.next, &plain, &mut envelope[9..])
+            .map_err(|_| SealError::Internal)?;
+        self.next += 1;
+        Ok(envelope)
+    }
+
+    /// Opens a note, each once.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn open(&mut self, envelope: &[u8]) -> Result<Note, SealError> {
+        let Some((&[3, ref nonce @ ..], sealed)) = envelope.split_first_chunk::<9>() else {
+            return Err(SealError::Malformed);
+        };
+        let nonce = u64::from_be_bytes(*nonce);
+        if self.was_seen(nonce) {
+            return Err(SealError::Replayed);
+        }
+        let mut plain = vec![0; sealed.len()];
+        let length = self
+            .transport
+            .read_message(nonce, sealed, &mut plain)
+            .map_err(|_| SealError::NotAuthentic)?;
+        self.mark_seen(nonce);
+        Ok(Note::decode(&plain[..length])?)
+    }
+
+    fn was_seen(&self, nonce: u64) -> bool {
+        match self.highest {
+            None => false,
+            Some(highest) if nonce > highest => false,
+            Some(highest) => {
+                let back = highest - nonce;
+                back >= WINDOW || self.seen & (1 << back) != 0
+            }
+        }
+    }
+
+    fn mark_seen(&mut self, nonce: u64) {
+        let highest = self.highest.unwrap_or(nonce);
+        if nonce >= highest {
+            let ahead = nonce - highest;
+            self.seen = if ahead >= WINDOW { 0 } else { self.seen << ahead };
+            self.seen |= 1;
+            self.highest = Some(nonce);
+        } else {
+            self.seen |= 1 << (highest - nonce);
+        }
+    }
+}
+
+fn write(
+    noise: &mut HandshakeState,
+    kind: u8,
+    description: Description,
+) -> Result<Vec<u8>, SealError> {
+    let plain = Zeroizing::new(description.encode());
+    // Ephemeral key, encrypted static key and two tags at the most.
+    let mut envelope = vec![0; 1 + 32 + 32 + TAG + plain.len() + TAG];
+    envelope[0] = kind;
+    let length = noise
+        .write_message(&plain, &mut envelope[1..])
+        .map_err(|_| SealError::Internal)?;
+    envelope.truncate(1 + length);
+    Ok(envelope)
+}
+
+fn read(
+    noise: &mut HandshakeState,
+    kind: Kind,
+    envelope: &[u8],
+) -> Result<Description, SealError> {
+    if Kind::of(envelope) != Some(kind) {
+        return Err(SealError::Malformed);
+    }
+    let mut plain = Zeroizing::new(vec![0; envelope.len()]);
+    let length = noise
+        .read_message(&envelope[1..], &mut plain)
+        .map_err(|_| SealError::NotAuthentic)?;
+    Ok(Description::decode(&plain[..length])?)
+}
+
+fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {
+    let params: NoiseParams = PATTERN.parse().map_err(|_| SealError::Internal)?;
+    Ok(Builder::with_resolver(
+        params,
+        Box::new(SeededResolver { rng }),
+    ))
+}
+
+/// snow's default primitives with a random source that is handed in.
+struct SeededResolver {
+    rng: ChaCha20Rng,
+}
+
+impl CryptoResolver for SeededResolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(SeededRandom(self.rng.clone())))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+struct SeededRandom(ChaCha20Rng);
+
+impl Random for SeededRandom {
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
+        self.0.fill_bytes(out);
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! STUN (RFC 8489), as much of it as Punch uses: Binding requests and responses, NAT behaviour discovery (RFC 5780),
+//! and connectivity checks (RFC 8445 §7). Pure: bytes in, bytes out.
+//!
+//! [`Message::parse`] reads, [`Writer`] writes, and [`respond`] is the whole of a STUN server's logic.
+
+mod attribute;
+mod message;
+mod rule;
+mod writer;
+
+pub use attribute::{ChangeRequest, ErrorCode};
+pub use message::{Class, Message, ParseError, TransactionId, is_stun};
+pub use rule::{Answer, Endpoint, MAX_AMPLIFICATION, respond};
+pub use writer::Writer;

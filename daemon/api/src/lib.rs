@@ -14,6 +14,7 @@ pub use event::{Event, EventKind};
 pub use noun::{
     ForwardKey, NounError, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target,
 };
+pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use view::{
     CandidateView, ForwardView, IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView, PeerState,

@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PeerName, PortRange, Protocol, ServerKind, Target};
 
-/// `POST /v1/peers`.
+/// `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AddPeer {
     /// The local name.
     pub name: PeerName,

@@ -1,1 +1,19 @@
-//! stub
+//! Forward rules and the streams behind them (DESIGN.md §8). Pure: packets, target bytes, time and seeds come in; packets
+//! and orders to the one who owns the target sockets go out.
+//!
+//! [`Rules`] says which forward a packet meets, [`Stack`] turns its packets into streams and datagrams.
+
+mod device;
+mod rules;
+mod stack;
+mod tcp;
+mod udp;
+
+pub use rules::{Access, Rule, Rules};
+pub use stack::{MAX_STREAMS, MAX_STREAMS_PER_PEER, Order, Refused, Stack, StreamId, TargetEvent};
+pub use tcp::BUFFER;
+pub use udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER};
+
+/// The engine's number for a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerHandle(pub u32);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
 
-/// How long an idle mapping lives unless a spec says otherwise (the least that RFC 4787 REQ-5 allows).
+/// How long an idle mapping lives unless a spec says otherwise: RFC 4787 REQ-5's least.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How many mappings fit into a table unless a spec says otherwise.
@@ -40,7 +40,7 @@ pub enum Filtering {
 pub enum Allocation {
     /// The inside port; a random free port when another mapping already holds it.
     Preserving,
-    /// The last port plus `step`, over 1024 to 65535, skipping ports in use; the first one is random.
+    /// The last port plus `step`, from 1024 to 65535, skipping those in use; the first is random.
     Sequential {
         /// The distance, read as two's complement: `u16::MAX` counts down by one.
         step: u16,
@@ -128,19 +128,6 @@ impl NatSpec {
     }
 }
 
-/// Why a middlebox did not pass a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// The NAT has no public address of the packet's family.
-    NoPublicAddress,
-    /// No mapping, or no port, is left for a new flow.
-    TableFull,
-    /// Nothing is mapped at the destination.
-    NoMapping,
-    /// A mapping or a host is there, but the sender has no permission.
-    Filtered,
-}
-
 /// The state of one NAT. Only outbound packets keep a mapping alive (RFC 4787 REQ-6).
 ///
 /// Filtering looks at what was sent *through the mapping that receives*, as symmetric NATs do;
@@ -194,56 +181,50 @@ impl Nat {
     }
 
     /// Passes a packet from inside `src` to outside `dst`; answers with the source that the
-    /// outside sees.
+    /// outside sees, or nothing if there is no room, port or public address for a new mapping.
     pub fn outbound(
         &mut self,
         now: Instant,
         src: SocketAddr,
         dst: SocketAddr,
         rng: &mut impl RngCore,
-    ) -> Result<SocketAddr, Refused> {
+    ) -> Option<SocketAddr> {
         self.expire(now);
         let key = (src, scope(self.spec.mapping as u8, dst));
         let expires = now + self.spec.timeout;
         if !self.entries.contains_key(&key) {
             let public = self.allocate((src, dst), rng)?;
             self.slots.insert(self.slot(public, dst), key);
-            self.entries.insert(
-                key,
-                Entry {
-                    public,
-                    expires,
-                    permits: BTreeMap::new(),
-                },
-            );
+            let permits = BTreeMap::new();
+            let entry = Entry {
+                public,
+                expires,
+                permits,
+            };
+            self.entries.insert(key, entry);
         }
-        let entry = self.entries.get_mut(&key).ok_or(Refused::NoMapping)?;
+        let entry = self.entries.get_mut(&key)?;
         self.deadlines.remove(&(entry.expires, key));
         self.deadlines.insert((expires, key));
         entry.expires = expires;
         let permit = scope(self.spec.filtering as u8, dst);
         entry.permits.insert(permit, expires);
-        Ok(entry.public)
+        Some(entry.public)
     }
 
-    /// Passes a packet from outside `from` to public `to`; answers with the inside destination.
-    pub fn inbound(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> Result<SocketAddr, Refused> {
+    /// Passes a packet from outside `src` to public `to`; answers with the inside destination.
+    pub fn inbound(&mut self, now: Instant, src: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
         self.expire(now);
-        if !self.is_mapped(to) {
-            return Err(Refused::NoMapping);
-        }
-        let slot = self.slot(to, from);
-        let key = self.slots.get(&slot).ok_or(Refused::Filtered)?;
-        let entry = self.entries.get(key).ok_or(Refused::Filtered)?;
-        match entry.permits.get(&scope(self.spec.filtering as u8, from)) {
-            Some(expires) if *expires > now => Ok(key.0),
-            _ => Err(Refused::Filtered),
-        }
+        let key = self.slots.get(&self.slot(to, src))?;
+        let permit = scope(self.spec.filtering as u8, src);
+        let expires = self.entries.get(key)?.permits.get(&permit)?;
+        (*expires > now).then_some(key.0)
+    }
+
+    /// Whether a public endpoint leads inside, if only for some; those behind a firewall do.
+    pub fn is_mapped(&self, public: SocketAddr) -> bool {
+        let mut slots = self.slots.range((public, ANY)..=(public, LAST));
+        self.spec.is_transparent() || slots.next().is_some()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -257,15 +238,15 @@ impl Nat {
         }
     }
 
-    fn allocate(&mut self, flow: Flow, rng: &mut impl RngCore) -> Result<SocketAddr, Refused> {
+    fn allocate(&mut self, flow: Flow, rng: &mut impl RngCore) -> Option<SocketAddr> {
         let (src, dst) = flow;
         if self.entries.len() >= self.spec.capacity {
-            return Err(Refused::TableFull);
+            return None;
         }
         if self.spec.is_transparent() {
-            return Ok(src);
+            return Some(src);
         }
-        let ip = self.pair(src.ip()).ok_or(Refused::NoPublicAddress)?;
+        let ip = self.pair(src.ip())?;
         let at = |port| SocketAddr::new(ip, port);
         let free = |port: &u16| !self.slots.contains_key(&self.slot(at(*port), dst));
         let port = match (self.spec.allocation, self.last_port) {
@@ -275,7 +256,7 @@ impl Nat {
             _ => draw((LOW, HIGH), free, rng),
         };
         self.last_port = port.or(self.last_port);
-        port.map(at).ok_or(Refused::TableFull)
+        port.map(at)
     }
 
     fn pair(&mut self, inside: IpAddr) -> Option<IpAddr> {
@@ -289,17 +270,10 @@ impl Nat {
         Some(pool[turn])
     }
 
-    fn is_mapped(&self, public: SocketAddr) -> bool {
-        let mut slots = self.slots.range((public, ANY)..=(public, LAST));
-        slots.next().is_some()
-    }
-
     fn slot(&self, public: SocketAddr, remote: SocketAddr) -> Flow {
-        if self.spec.filtering as u8 >= self.spec.mapping as u8 {
-            (public, scope(self.spec.mapping as u8, remote))
-        } else {
-            (public, ANY)
-        }
+        let (mapping, filtering) = (self.spec.mapping as u8, self.spec.filtering as u8);
+        let strictness = if filtering >= mapping { mapping } else { 0 };
+        (public, scope(strictness, remote))
     }
 }
 
@@ -308,7 +282,6 @@ const LOW: u16 = 1024;
 const HIGH: u16 = u16::MAX;
 const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const ANY: SocketAddr = SocketAddr::new(UNSPECIFIED, 0);
-/// The greatest remote in the order of slots, where `ANY` is the least.
 const LAST: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX);
 
 /// The part of a remote endpoint that matters to a mapping or filtering behaviour.
@@ -363,12 +336,12 @@ mod tests {
             Self::new(NatSpec::symmetric(allocation, PUBLIC))
         }
 
-        fn out(&mut self, src: &str, dst: &str) -> Result<SocketAddr, Refused> {
+        fn out(&mut self, src: &str, dst: &str) -> Option<SocketAddr> {
             let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
             self.0.outbound(self.1, src, dst, &mut self.2)
         }
 
-        fn back(&mut self, from: &str, to: SocketAddr) -> Result<String, Refused> {
+        fn back(&mut self, from: &str, to: SocketAddr) -> Option<String> {
             let inside = self.0.inbound(self.1, from.parse().unwrap(), to);
             inside.map(|inside| inside.to_string())
         }
@@ -395,8 +368,8 @@ mod tests {
 
             let mut lab = Lab::new(NatSpec::new(EIM, filtering, PUBLIC));
             let mapped = lab.out(HOST, PEER).unwrap();
-            assert_eq!(lab.back(PEER, mapped), Ok(HOST.into()));
-            let admitted = OTHERS.map(|peer| lab.back(peer, mapped).is_ok());
+            assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
+            let admitted = OTHERS.map(|peer| lab.back(peer, mapped).is_some());
             assert_eq!(admitted, [reach > 0, reach > 1]);
         }
     }
@@ -425,6 +398,7 @@ mod tests {
         let mut block = Lab::hard(Allocation::RandomIn { low, high });
         assert_eq!(BTreeSet::from_iter(block.ports(40)), [low, high].into());
         assert_ne!(block.out(HOST, PEER), block.out(OTHER_HOST, PEER));
+        assert_eq!(block.out("192.168.1.4:1", PEER), None);
         let ports = Lab::hard(Allocation::Random).ports(2000);
         assert!(ports.iter().all(|port| *port >= LOW) && ports.iter().any(|port| *port > 60_000));
     }
@@ -434,30 +408,24 @@ mod tests {
         let mut lab = Lab::new(NatSpec::port_restricted(PUBLIC));
         let mapped = lab.out(HOST, PEER).unwrap();
         lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
-        assert!(lab.back(PEER, mapped).is_ok());
-        assert_eq!(lab.out(HOST, OTHERS[1]), Ok(mapped));
+        assert!(lab.back(PEER, mapped).is_some());
+        assert_eq!(lab.out(HOST, OTHERS[1]), Some(mapped));
         lab.1 += Duration::from_secs(1);
-        assert_eq!(lab.back(PEER, mapped), Err(Refused::Filtered));
-        assert!(lab.back(OTHERS[1], mapped).is_ok());
+        assert_eq!(lab.back(PEER, mapped), None);
+        assert!(lab.back(OTHERS[1], mapped).is_some());
         lab.1 += DEFAULT_TIMEOUT;
         assert_eq!(lab.0.mappings(lab.1), 0);
-        assert_eq!(lab.back(PEER, mapped), Err(Refused::NoMapping));
+        assert_eq!(lab.back(PEER, mapped), None);
     }
 
     #[test]
-    fn a_full_table_or_block_refuses_new_mappings_until_old_ones_expire() {
-        let (low, high) = (7000, 7001);
-        for (capacity, allocation) in [
-            (2, Allocation::Random),
-            (9, Allocation::RandomIn { low, high }),
-        ] {
-            let mut lab = Lab::hard(allocation);
-            lab.0.spec.capacity = capacity;
-            assert!(lab.out(HOST, PEER).is_ok() && lab.out(OTHER_HOST, PEER).is_ok());
-            assert_eq!(lab.out("192.168.1.4:1", PEER), Err(Refused::TableFull));
-            lab.1 += DEFAULT_TIMEOUT;
-            assert!(lab.out("192.168.1.4:1", PEER).is_ok());
-        }
+    fn a_full_table_refuses_new_mappings_until_old_ones_expire() {
+        let mut lab = Lab::hard(Allocation::Random);
+        lab.0.spec.capacity = 2;
+        lab.ports(2);
+        assert_eq!(lab.out(HOST, PEER), None);
+        lab.1 += DEFAULT_TIMEOUT;
+        assert!(lab.out(HOST, PEER).is_some());
     }
 
     #[test]
@@ -467,7 +435,15 @@ mod tests {
         let first = lab.out(HOST, PEER).unwrap().ip();
         assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().ip(), first);
         assert_eq!(lab.out(HOST, OTHERS[1]).unwrap().ip(), first);
-        let refused = lab.out("[fd00::1]:1", "[fd00::2]:1");
-        assert_eq!(refused, Err(Refused::NoPublicAddress));
+        assert_eq!(lab.out("[fd00::1]:1", "[fd00::2]:1"), None);
+    }
+
+    #[test]
+    fn a_firewall_translates_nothing_and_admits_only_answers() {
+        let mut lab = Lab::new(NatSpec::firewall(DEFAULT_TIMEOUT));
+        let mapped = lab.out(HOST, PEER).unwrap();
+        assert_eq!(mapped.to_string(), HOST);
+        assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
+        assert_eq!(lab.back(OTHERS[0], mapped), None);
     }
 }

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::nat::{Nat, NatSpec, Refused};
+use crate::nat::{DEFAULT_TIMEOUT, Nat, NatSpec};
 
 /// The public internet, the zone in which every topology is rooted.
 pub const INTERNET: ZoneId = ZoneId(0);
 
-/// How many routers a packet passes in the public internet: with a smaller TTL it opens the
-/// sender's gateways and never reaches the other side's.
+/// How many routers the internet has: a packet with less TTL opens only its sender's gateways.
 pub const INTERNET_HOPS: u8 = 8;
 
 /// A network in which addresses reach each other directly.
@@ -30,8 +29,8 @@ pub struct HostId(usize);
 pub enum Gateway {
     /// Translates; its public addresses belong to the parent zone.
     Nat(NatSpec),
-    /// Filters, with this timeout; the addresses behind it are valid in the parent zone too.
-    Firewall(Duration),
+    /// Filters ([`NatSpec::firewall`]); the addresses behind it are valid in the parent zone too.
+    Firewall,
 }
 
 /// What one direction of a link does to a packet; by default, nothing.
@@ -88,7 +87,7 @@ pub enum Dropped {
     NoMapping,
     /// A gateway had no permission for the sender.
     Filtered,
-    /// A gateway had no room or no port for a new mapping.
+    /// A gateway had no room, port or public address for a new mapping.
     TableFull,
     /// It was meant for a NAT's own public address, from inside, and the NAT does not do that.
     NoHairpinning,
@@ -106,6 +105,7 @@ pub struct Network {
     clock: Instant,
     zones: Vec<Zone>,
     hosts: Vec<Host>,
+    owners: BTreeMap<(ZoneId, IpAddr), HostId>,
     events: BTreeMap<(Instant, u64), (Stage, Datagram)>,
     sequence: u64,
     drops: BTreeMap<Dropped, u64>,
@@ -117,7 +117,6 @@ struct Zone {
     parent: ZoneId,
     gate: Nat,
     link: LinkSpec,
-    hosts: BTreeMap<IpAddr, HostId>,
 }
 
 #[derive(Debug, Default)]
@@ -129,11 +128,10 @@ struct Host {
 /// Where a packet is about to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// In a zone, sent there or on its way up.
+    /// Sent there, or on its way up.
     InZone(ZoneId),
-    /// In front of a zone's gateway, on its way down.
+    /// On its way down.
     AtGateway(ZoneId),
-    /// With its receiver.
     AtHost(HostId),
 }
 
@@ -145,26 +143,21 @@ impl Network {
             clock: start,
             zones: Vec::new(),
             hosts: Vec::new(),
+            owners: BTreeMap::new(),
             events: BTreeMap::new(),
             sequence: 0,
             drops: BTreeMap::new(),
         };
-        let unused = Gateway::Firewall(Duration::ZERO);
-        network.add_zone(INTERNET, unused, LinkSpec::default());
+        network.add_zone(INTERNET, Gateway::Firewall, LinkSpec::default());
         network
     }
 
     /// Creates a zone behind a gateway; `link` joins the gateway to the parent zone.
     pub fn add_zone(&mut self, parent: ZoneId, gateway: Gateway, link: LinkSpec) -> ZoneId {
-        let (gate, hosts) = (gateway.build(), BTreeMap::new());
+        let gate = gateway.build();
         let public = gate.spec().public.iter();
         public.for_each(|ip| self.assert_free(parent, *ip));
-        self.zones.push(Zone {
-            parent,
-            gate,
-            link,
-            hosts,
-        });
+        self.zones.push(Zone { parent, gate, link });
         ZoneId(self.zones.len() - 1)
     }
 
@@ -179,20 +172,16 @@ impl Network {
     /// Gives a host one more address, in the same zone or another.
     pub fn add_address(&mut self, host: HostId, zone: ZoneId, address: IpAddr) {
         self.assert_free(zone, address);
-        self.zones[zone.0].hosts.insert(address, host);
+        self.owners.insert((zone, address), host);
         self.hosts[host.0].addresses.push((zone, address));
     }
 
-    /// Takes a host off the network; packets that are under way to it find nobody.
-    pub fn remove_addresses(&mut self, host: HostId) {
-        for (zone, address) in take(&mut self.hosts[host.0].addresses) {
-            self.zones[zone.0].hosts.remove(&address);
-        }
-    }
-
-    /// Moves a host to other addresses.
+    /// Moves a host to other addresses, or with none off the network; packets that are under way
+    /// to the old ones find nobody.
     pub fn set_addresses(&mut self, host: HostId, zone: ZoneId, addresses: &[IpAddr]) {
-        self.remove_addresses(host);
+        for place in take(&mut self.hosts[host.0].addresses) {
+            self.owners.remove(&place);
+        }
         for address in addresses {
             self.add_address(host, zone, *address);
         }
@@ -238,16 +227,14 @@ impl Network {
     pub fn send(&mut self, now: Instant, host: HostId, mut datagram: Datagram) {
         self.clock = self.clock.max(now);
         let (src, dst) = (datagram.src.ip(), datagram.dst.ip());
+        let meant = |ip: IpAddr| ip == src || src.is_unspecified();
+        let fits = |ip: IpAddr| meant(ip) && ip.is_ipv4() == dst.is_ipv4();
         let Host { addresses, access } = &self.hosts[host.0];
-        let mut fitting = addresses
-            .iter()
-            .filter(|(_, ip)| ip.is_ipv4() == dst.is_ipv4());
-        match fitting.find(|(_, ip)| *ip == src || src.is_unspecified()) {
-            Some(&(zone, ip)) => {
-                datagram.src.set_ip(ip);
-                self.carry(self.clock, *access, Stage::InZone(zone), datagram);
-            }
-            None => self.count(Dropped::NoSourceAddress),
+        if let Some(&(zone, ip)) = addresses.iter().find(|(_, ip)| fits(*ip)) {
+            datagram.src.set_ip(ip);
+            self.carry(*access, Stage::InZone(zone), datagram);
+        } else {
+            self.count(Dropped::NoSourceAddress);
         }
     }
 
@@ -262,7 +249,8 @@ impl Network {
             && event.key().0 <= now
         {
             let ((at, _), (stage, packet)) = event.remove_entry();
-            match self.step(at, stage, packet) {
+            self.clock = at;
+            match self.step(stage, packet) {
                 Ok(None) => {}
                 Ok(delivery) => return delivery,
                 Err(reason) => self.count(reason),
@@ -273,40 +261,189 @@ impl Network {
 
     /// Where a zone sends packets for this address, if not up.
     pub(crate) fn resolve(&self, zone: ZoneId, ip: IpAddr) -> Option<Stage> {
-        if let Some(host) = self.zones[zone.0].hosts.get(&ip) {
-            return Some(Stage::AtHost(*host));
-        }
+        let host = self.owners.get(&(zone, ip));
         let has = |child: &ZoneId| match self.gate(*child).spec() {
-            firewall if firewall.is_transparent() => self.resolve(*child, ip).is_some(),
-            nat => nat.public.contains(&ip),
+            _ if self.parent(*child) != zone => false,
+            spec if spec.is_transparent() => self.resolve(*child, ip).is_some(),
+            spec => spec.public.contains(&ip),
         };
-        let mut children = (1..self.zones.len())
-            .map(ZoneId)
-            .filter(|id| self.parent(*id) == zone);
-        children.find(has).map(Stage::AtGateway)
+        let mut others = (1..self.zones.len()).map(ZoneId);
+        let below = || others.find(has).map(Stage::AtGateway);
+        host.map(|host| Stage::AtHost(*host)).or_else(below)
     }
 
-    fn step(
-        &mut self,
-        at: Instant,
-        stage: Stage,
-        mut packet: Datagram,
-    ) -> Result<Option<Delivery>, Dropped> {
+    fn step(&mut self, stage: Stage, mut packet: Datagram) -> Outcome {
+        let dst = packet.dst.ip();
         match stage {
             Stage::InZone(INTERNET) => {
                 spend(&mut packet, INTERNET_HOPS)?;
-                self.route(at, INTERNET, packet)?;
+                self.forward(INTERNET, self.zones[0].link, packet)
             }
-            Stage::InZone(zone) if self.resolve(zone, packet.dst.ip()).is_none() => {
-                self.leave(at, zone, packet)?
-            }
-            Stage::InZone(zone) => self.route(at, zone, packet)?,
+            Stage::InZone(zone) if self.resolve(zone, dst).is_none() => self.leave(zone, packet),
+            Stage::InZone(zone) => self.forward(zone, LinkSpec::default(), packet),
             Stage::AtGateway(zone) => {
                 spend(&mut packet, 1)?;
-                self.enter(at, zone, packet)?;
+                self.enter(zone, packet)
             }
-            Stage::AtHost(host) => return self.receive(host, packet).map(Some),
+            Stage::AtHost(host) => {
+                let (from, to, payload) = (packet.src, packet.dst, packet.payload);
+                let mut own = self.addresses(host).iter();
+                own.find(|(_, ip)| *ip == dst).ok_or(Dropped::NoRoute)?;
+                Ok(Some(Delivery {
+                    host,
+                    from,
+                    to,
+                    payload,
+                }))
+            }
         }
+    }
+
+    /// Through a zone's gateway to the outside, or straight back in.
+    fn leave(&mut self, zone: ZoneId, mut packet: Datagram) -> Outcome {
+        spend(&mut packet, 1)?;
+        let Zone { parent, gate, link } = &mut self.zones[zone.0];
+        let hairpin = gate.spec().public.contains(&packet.dst.ip());
+        if hairpin && !gate.spec().hairpinning {
+            return Err(Dropped::NoHairpinning);
+        }
+        let public = gate.outbound(self.clock, packet.src, packet.dst, &mut self.rng);
+        packet.src = public.ok_or(Dropped::TableFull)?;
+        if hairpin {
+            return self.enter(zone, packet);
+        }
+        let (link, next) = (*link, Stage::InZone(*parent));
+        self.carry(link, next, packet);
         Ok(None)
+    }
+
+    /// Through a zone's gateway to the inside.
+    fn enter(&mut self, zone: ZoneId, mut packet: Datagram) -> Outcome {
+        let gate = &mut self.zones[zone.0].gate;
+        packet.dst = match gate.inbound(self.clock, packet.src, packet.dst) {
+            Some(inside) => inside,
+            None if gate.is_mapped(packet.dst) => return Err(Dropped::Filtered),
+            None => return Err(Dropped::NoMapping),
+        };
+        self.forward(zone, LinkSpec::default(), packet)
+    }
+
+    fn forward(&mut self, zone: ZoneId, link: LinkSpec, packet: Datagram) -> Outcome {
+        let next = self.resolve(zone, packet.dst.ip());
+        self.carry(link, next.ok_or(Dropped::NoRoute)?, packet);
+        Ok(None)
+    }
+
+    /// Over a link, and over that which leads to the next stage.
+    fn carry(&mut self, link: LinkSpec, next: Stage, packet: Datagram) {
+        let last = match next {
+            Stage::InZone(_) => LinkSpec::default(),
+            Stage::AtGateway(zone) => self.zones[zone.0].link,
+            Stage::AtHost(host) => self.hosts[host.0].access,
+        };
+        for at in self.cross(self.clock, link) {
+            for at in self.cross(at, last) {
+                self.sequence += 1;
+                let key = (at, self.sequence);
+                self.events.insert(key, (next, packet.clone()));
+            }
+        }
+    }
+
+    /// When the copies of a packet come out of a link.
+    fn cross(&mut self, at: Instant, link: LinkSpec) -> Vec<Instant> {
+        if self.dice() < link.loss {
+            self.count(Dropped::Loss);
+            return Vec::new();
+        }
+        let copies = if self.dice() < link.duplicate { 2 } else { 1 };
+        let mut late = || at + link.delay + link.jitter.mul_f64(self.dice());
+        (0..copies).map(|_| late()).collect()
+    }
+
+    /// Evenly from 0 to 1, without 1.
+    fn dice(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn count(&mut self, reason: Dropped) {
+        *self.drops.entry(reason).or_default() += 1;
+    }
+
+    fn assert_free(&self, zone: ZoneId, ip: IpAddr) {
+        assert_eq!(self.resolve(zone, ip), None, "{ip} is taken in {zone:?}");
+    }
+}
+
+type Outcome = Result<Option<Delivery>, Dropped>;
+
+impl Gateway {
+    fn build(self) -> Nat {
+        Nat::new(match self {
+            Self::Nat(spec) => spec,
+            Self::Firewall => NatSpec::firewall(DEFAULT_TIMEOUT),
+        })
+    }
+}
+
+fn spend(packet: &mut Datagram, hops: u8) -> Result<(), Dropped> {
+    packet.ttl = packet.ttl.saturating_sub(hops);
+    let alive = (packet.ttl > 0).then_some(());
+    alive.ok_or(Dropped::TtlExpired)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUGH: LinkSpec = LinkSpec {
+        loss: 0.2,
+        delay: Duration::from_millis(20),
+        jitter: Duration::from_millis(30),
+        duplicate: 0.1,
+    };
+
+    /// Sends 2,000 packets, 1 ms apart; answers with their numbers and delays as they arrive.
+    fn trace(seed: u64, link: LinkSpec) -> Vec<(u64, u128)> {
+        let start = Instant::now();
+        let mut network = Network::new(seed, start);
+        let [a, b] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let [sender, _] = [a, b].map(|ip| network.add_host(INTERNET, &[ip]));
+        network.set_link(INTERNET, link);
+        for number in 0..2000_u64 {
+            let datagram = Datagram {
+                src: SocketAddr::new(a, 1),
+                dst: SocketAddr::new(b, 2),
+                ttl: INTERNET_HOPS + 1,
+                payload: number.to_be_bytes().to_vec(),
+            };
+            network.send(start + Duration::from_millis(number), sender, datagram);
+        }
+        let mut arrivals = Vec::new();
+        while let Some(now) = network.next_event() {
+            while let Some(packet) = network.poll_delivery(now) {
+                let number = u64::from_be_bytes(packet.payload.try_into().unwrap());
+                arrivals.push((number, (now - start).as_millis() - u128::from(number)));
+            }
+        }
+        arrivals
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+        assert_eq!(trace(7, ROUGH), trace(7, ROUGH));
+        assert_ne!(trace(7, ROUGH), trace(8, ROUGH));
+    }
+
+    #[test]
+    fn packets_are_lost_doubled_delayed_and_overtaken_as_the_link_says() {
+        let mut arrivals = trace(7, ROUGH);
+        assert!(arrivals.iter().all(|(_, late)| (20..=50).contains(late)));
+        assert!(!arrivals.is_sorted_by_key(|(number, _)| *number));
+        assert!((1700..1820).contains(&arrivals.len()));
+        arrivals.sort();
+        arrivals.dedup_by_key(|(number, _)| *number);
+        assert!((1560..1640).contains(&arrivals.len()));
+        assert!(trace(7, LinkSpec::default()).is_sorted());
     }
 }

@@ -83,6 +83,28 @@ fn fragments(
         .collect()
 }
 
+/// What the echo requests that punchd itself sends carry, so that their replies are told from the host's.
+const ECHO_PAYLOAD: &[u8; 16] = b"punch echo probe";
+
+/// An ICMP echo request of punchd's own; `None` when the families differ.
+pub fn echo_request(source: IpAddr, destination: IpAddr, id: u16) -> Option<Vec<u8>> {
+    if source.is_ipv4() != destination.is_ipv4() {
+        return None;
+    }
+    let mut segment = vec![if source.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
+    segment.extend_from_slice(&id.to_be_bytes());
+    segment.extend_from_slice(&[0, 0]);
+    segment.extend_from_slice(ECHO_PAYLOAD);
+    Some(icmp_packet(source, destination, segment))
+}
+
+/// Whether an echo reply answers an [`echo_request`].
+pub fn is_our_echo(packet: &Packet<'_>) -> bool {
+    matches!(packet.transport(), Transport::Echo { request: false, .. })
+        && packet.segment().get(8..) == Some(ECHO_PAYLOAD)
+        && packet.checksum_is_right()
+}
+
 /// The answer to an ICMP echo request (RFC 792, RFC 4443 §4.2); `None` for any other packet and for fragments.
 pub fn echo_reply(packet: &Packet<'_>) -> Option<Vec<u8>> {
     if !matches!(packet.transport(), Transport::Echo { request: true, .. })
@@ -104,7 +126,7 @@ pub fn echo_reply(packet: &Packet<'_>) -> Option<Vec<u8>> {
 pub(crate) fn icmp_packet(source: IpAddr, destination: IpAddr, mut segment: Vec<u8>) -> Vec<u8> {
     segment[2..4].fill(0);
     let (protocol, checksum) = if source.is_ipv4() {
-        (1, Checksum::default().add(&segment).finish())
+        (1, Checksum::default().with(&segment).finish())
     } else {
         (58, transport_checksum(source, destination, 58, &segment))
     };
@@ -149,6 +171,6 @@ pub(crate) fn ip_packet(
 
 fn set_ipv4_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
-    let checksum = Checksum::default().add(&packet[..20]).finish();
+    let checksum = Checksum::default().with(&packet[..20]).finish();
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }

@@ -9,7 +9,7 @@ pub struct Checksum(u64);
 impl Checksum {
     /// Adds bytes; every call but the last must add an even number of them.
     #[must_use]
-    pub fn add(mut self, bytes: &[u8]) -> Self {
+    pub fn with(mut self, bytes: &[u8]) -> Self {
         // Four bytes at a time: a sum of 32-bit words folds to the same 16 bits (RFC 1071 §2(B)), and 2^32 of them fit.
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
@@ -36,15 +36,15 @@ impl Checksum {
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Checksum {
     let sum = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => Checksum::default()
-            .add(&source.octets())
-            .add(&destination.octets()),
+            .with(&source.octets())
+            .with(&destination.octets()),
         (IpAddr::V6(source), IpAddr::V6(destination)) => Checksum::default()
-            .add(&source.octets())
-            .add(&destination.octets()),
+            .with(&source.octets())
+            .with(&destination.octets()),
         _ => Checksum::default(),
     };
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    sum.add(&length.to_be_bytes()).add(&[0, protocol])
+    sum.with(&length.to_be_bytes()).with(&[0, protocol])
 }
 
 /// The checksum of a whole transport segment whose checksum field is zero; a UDP result of 0 is sent as 0xFFFF.
@@ -55,6 +55,6 @@ pub fn transport_checksum(
     segment: &[u8],
 ) -> u16 {
     pseudo_header(source, destination, protocol, segment.len())
-        .add(segment)
+        .with(segment)
         .finish()
 }

@@ -324,7 +324,7 @@ impl<'a> Packet<'a> {
                 }
             }
             Protocol::Icmp if self.source.is_ipv4() => {
-                return crate::Checksum::default().add(segment).finish() == 0;
+                return crate::Checksum::default().with(segment).finish() == 0;
             }
             Protocol::Icmp => (58, segment),
             Protocol::Other(_) => return true,

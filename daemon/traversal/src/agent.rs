@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::gather::usable;
-use crate::pair::{Pair, PairStatus};
+use crate::pair::{Pair, PairStatus, State};
 use crate::request::transaction;
 use crate::{Family, Path, Plan, SocketId, Step, Transmit};
 
@@ -228,6 +228,13 @@ impl Agent {
                 pair.next_check = Some(now);
             }
         }
+    }
+
+    /// Whether the last check on the path was answered.
+    pub fn is_answering(&self) -> bool {
+        self.pairs.iter().any(|pair| {
+            Some(pair.path) == self.selected && pair.state == State::Valid { unanswered: 0 }
+        })
     }
 
     /// Does what is due.

@@ -21,7 +21,7 @@ impl Family {
 
 /// One UDP socket of this machine. The two long-lived ones are [`SocketId::MAIN_V4`] and [`SocketId::MAIN_V6`]; others are
 /// opened for a purpose and closed after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u32);
 
 impl SocketId {

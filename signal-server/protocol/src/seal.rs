@@ -115,7 +115,7 @@ impl PendingOffer {
     /// itself back.
     ///
     /// # Errors
-    /// [`SealError`], with the still pending offer.
+    /// [`SealError`], with the still pending offer; with `None` when the true peer's answer is itself invalid.
     pub fn open_answer(
         mut self,
         envelope: &[u8],
@@ -123,6 +123,8 @@ impl PendingOffer {
         // snow rolls its state back when a message does not authenticate, so the offer stays usable.
         let description = match read(&mut self.noise, Kind::Answer, envelope) {
             Ok(description) => description,
+            // The handshake was complete before the contents were read: no second answer could open.
+            Err(error @ SealError::Contents(_)) => return Err((None, error)),
             Err(error) => return Err((Some(Box::new(self)), error)),
         };
         let Some(mut shared) = ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(

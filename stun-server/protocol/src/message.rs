@@ -8,8 +8,8 @@ use subtle::ConstantTimeEq;
 
 use crate::attribute::{
     CHANGE_REQUEST, ERROR_CODE, FINGERPRINT, FINGERPRINT_XOR, MAPPED_ADDRESS, MESSAGE_INTEGRITY,
-    OTHER_ADDRESS, PRIORITY, RESPONSE_ORIGIN, USE_CANDIDATE, USERNAME, XOR_MAPPED_ADDRESS,
-    decode_address,
+    OTHER_ADDRESS, PRIORITY, RESPONSE_ORIGIN, UNKNOWN_ATTRIBUTES, USE_CANDIDATE, USERNAME,
+    XOR_MAPPED_ADDRESS, decode_address,
 };
 use crate::{ChangeRequest, ErrorCode};
 
@@ -204,6 +204,7 @@ impl<'a> Message<'a> {
             }
             MESSAGE_INTEGRITY if value.len() == 20 => self.integrity_at = Some(at),
             USERNAME | USE_CANDIDATE | MESSAGE_INTEGRITY => return None,
+            UNKNOWN_ATTRIBUTES => {}
             0x0000..=0x7FFF => self.unknown.push(kind),
             _ => {}
         }

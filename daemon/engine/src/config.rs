@@ -1,0 +1,90 @@
+//! What the desk tells the engine.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use punch_forward::{PeerHandle, Rules};
+use punch_signal_protocol::{Identity, Ipv4Range, PeerId};
+use zeroize::Zeroizing;
+
+/// What an engine is made from; fixed for its life.
+pub struct EngineConfig {
+    /// Who this machine is.
+    pub identity: Identity,
+    /// The range of overlay IPv4 addresses; `None` switches IPv4 off.
+    pub ipv4_range: Option<Ipv4Range>,
+    /// The longest packet inside the tunnel, in bytes.
+    pub mtu: usize,
+    /// Fresh randomness from the operating system.
+    pub seed: [u8; 32],
+}
+
+/// What may change while the engine runs; always given as a whole.
+#[derive(Clone, Default)]
+pub struct Configuration {
+    /// All peers.
+    pub peers: Vec<PeerConfig>,
+    /// All forwards.
+    pub rules: Rules,
+    /// STUN servers, their names resolved.
+    pub stun_servers: Vec<SocketAddr>,
+}
+
+/// One peer. Its handle stays the same as long as it is the same peer.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// The desk's number for it.
+    pub handle: PeerHandle,
+    /// What it is.
+    pub kind: PeerKind,
+    /// Whether the user wants a connection.
+    pub up: bool,
+    /// Whether it may reach this whole machine.
+    pub host: bool,
+    /// The newest stamps of offers that were exchanged with it, from before the last restart.
+    pub stamps: (u64, u64),
+}
+
+/// A Punch peer or a plain WireGuard one.
+#[derive(Clone)]
+pub enum PeerKind {
+    /// Found by signalling and checks.
+    Punch {
+        /// Its identity.
+        id: PeerId,
+        /// Its overlay IPv4 address, where IPv4 may be used with it.
+        ipv4: Option<Ipv4Addr>,
+    },
+    /// An unmodified WireGuard implementation.
+    Wireguard {
+        /// Its X25519 key.
+        public: [u8; 32],
+        /// Where it listens.
+        endpoint: SocketAddr,
+        /// Its only address inside the tunnel.
+        address: IpAddr,
+        /// Mixed into the handshake when given.
+        preshared: Option<Zeroizing<[u8; 32]>>,
+    },
+}
+
+impl PeerConfig {
+    /// The WireGuard public key.
+    pub fn public(&self) -> &[u8; 32] {
+        match &self.kind {
+            PeerKind::Punch { id, .. } => id.x25519(),
+            PeerKind::Wireguard { public, .. } => public,
+        }
+    }
+
+    /// The addresses that this peer may send from and is reached at.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        match &self.kind {
+            PeerKind::Punch { id, ipv4 } => ipv4
+                .map(IpAddr::from)
+                .into_iter()
+                .chain([id.overlay_ipv6().into()])
+                .collect(),
+            PeerKind::Wireguard { address, .. } => vec![*address],
+        }
+    }
+}

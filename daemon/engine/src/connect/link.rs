@@ -1,0 +1,494 @@
+//! What the connector knows of one peer: the offer that is out, the attempt that is under way, the one that serves.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_forward::PeerHandle;
+use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::{
+    Candidate, Credentials, Description, Ipv4Range, MAX_CANDIDATES, Note, PeerId,
+};
+use punch_stun_protocol::Message;
+use punch_traversal::{Agent, AgentEvent, Path, Role, SocketId, Transmit};
+use rand_core::RngCore;
+
+use super::{ConnectorEvent, LinkStatus, ServerId};
+
+/// An unanswered offer is made anew after this, then at doubled intervals up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(3);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A path that is in doubt gets this long to answer before a new offer goes out beside it.
+const DOUBT: Duration = Duration::from_millis(600);
+/// A peer that had connected to us and is gone is looked for this long.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Offers of one peer that are opened: each costs half a millisecond.
+const OFFER_INTERVAL: Duration = Duration::from_millis(100);
+const OFFER_BURST: u32 = 10;
+/// Two exchanges under way: the one that serves and its successor.
+const ATTEMPTS: usize = 2;
+
+/// How a link does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// Nobody wants it.
+    Down,
+    /// Wanted, but the peer is on no signalling server, or none is reached.
+    Waiting,
+    /// Offer, answer, checks.
+    Connecting,
+    /// There is a path.
+    Connected,
+}
+
+/// An offer that is out.
+pub(super) struct Offered {
+    pending: Option<PendingOffer>,
+    local: Credentials,
+}
+
+impl Offered {
+    pub(super) fn new(pending: PendingOffer, local: Credentials) -> Self {
+        Self {
+            pending: Some(pending),
+            local,
+        }
+    }
+}
+
+/// One exchange and its checks.
+struct Attempt {
+    role: Role,
+    exchange: Exchange,
+    agent: Agent,
+    peer_range: Option<Ipv4Range>,
+    told: Vec<Candidate>,
+}
+
+pub(super) struct Link {
+    pub(super) id: PeerId,
+    pub(super) up: bool,
+    /// No server knows the peer.
+    pub(super) offline: bool,
+    /// Newest stamp sent, newest stamp seen.
+    pub(super) stamps: (u64, u64),
+    /// The peer has connected to us, and until when it is looked for once it is gone.
+    engaged: bool,
+    engaged_until: Option<Instant>,
+    offer: Option<(Offered, Instant)>,
+    unreachable_at: BTreeSet<ServerId>,
+    retry_at: Option<Instant>,
+    retries: u32,
+    offer_tokens: (u32, Option<Instant>),
+    /// The one that serves, if it has a path, stands first; its successor behind it.
+    attempts: VecDeque<Attempt>,
+    /// The candidates of the last description, so that later ones can be told.
+    described: Vec<Candidate>,
+    announced: LinkState,
+}
+
+impl Link {
+    pub(super) fn new(id: PeerId, stamps: (u64, u64)) -> Self {
+        Self {
+            id,
+            up: false,
+            offline: false,
+            stamps,
+            engaged: false,
+            engaged_until: None,
+            offer: None,
+            unreachable_at: BTreeSet::new(),
+            retry_at: None,
+            retries: 0,
+            offer_tokens: (OFFER_BURST, None),
+            attempts: VecDeque::new(),
+            described: Vec::new(),
+            announced: LinkState::Down,
+        }
+    }
+
+    pub(super) fn wanted(&self) -> bool {
+        self.up || self.engaged
+    }
+
+    pub(super) fn path(&self) -> Option<Path> {
+        self.attempts
+            .front()
+            .and_then(|attempt| attempt.agent.path())
+    }
+
+    /// Checks the path at once instead of at the next keepalive; if there is no answer soon, a new offer goes out while
+    /// the checks go on.
+    pub(super) fn verify(&mut self, now: Instant) {
+        for attempt in &mut self.attempts {
+            attempt.agent.verify_path(now);
+        }
+        if self.path().is_some() {
+            self.retry_at = Some(now + DOUBT);
+        }
+    }
+
+    fn is_answering(&self) -> bool {
+        self.attempts
+            .front()
+            .is_some_and(|attempt| attempt.agent.is_answering())
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        LinkStatus {
+            state: self.state(),
+            agent: self.attempts.front().map(|attempt| attempt.agent.status()),
+            peer_range: self.attempts.back().map(|attempt| attempt.peer_range),
+        }
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        if self.path().is_some() {
+            LinkState::Connected
+        } else if !self.attempts.is_empty() {
+            LinkState::Connecting
+        } else if !self.wanted() {
+            LinkState::Down
+        } else if self.offer.is_some() && !self.offline {
+            LinkState::Connecting
+        } else {
+            LinkState::Waiting
+        }
+    }
+
+    /// The state, if it is another than at the last call.
+    pub(super) fn changed_state(&mut self) -> Option<LinkState> {
+        let state = self.state();
+        let changed = state != self.announced;
+        self.announced = state;
+        changed.then_some(state)
+    }
+
+    // --- offers ---
+
+    /// Describes this machine with fresh credentials and a stamp that is larger than any before.
+    pub(super) fn describe(
+        &mut self,
+        wall_ms: u64,
+        mut candidates: Vec<Candidate>,
+        ipv4_range: Option<Ipv4Range>,
+        rng: &mut impl RngCore,
+    ) -> Description {
+        candidates.truncate(MAX_CANDIDATES);
+        self.stamps.0 = wall_ms.max(self.stamps.0 + 1);
+        self.described.clone_from(&candidates);
+        let mut credentials = Credentials {
+            fragment: [0; 8],
+            password: [0; 32],
+        };
+        rng.fill_bytes(&mut credentials.fragment);
+        rng.fill_bytes(&mut credentials.password);
+        Description {
+            stamp: self.stamps.0,
+            credentials,
+            candidates,
+            kem: Vec::new(),
+            ipv4_range,
+        }
+    }
+
+    pub(super) fn offered(&mut self, offered: Offered, rng: &mut impl RngCore, now: Instant) {
+        self.offer = Some((offered, now));
+        self.unreachable_at.clear();
+        let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5)).min(RETRY_MAX);
+        let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
+        self.retry_at = Some(now + interval.mul_f64(0.75 + 0.5 * jitter));
+        self.retries += 1;
+    }
+
+    /// No server is at hand; the next one that comes brings the watch, and that the offer.
+    pub(super) fn postpone(&mut self, now: Instant) {
+        self.offline = true;
+        self.retry_at = Some(now + RETRY_MAX);
+    }
+
+    /// Whether an offer went out so lately that its answer may still come.
+    pub(super) fn offer_is_fresh(&self, now: Instant) -> bool {
+        self.offer.as_ref().is_some_and(|(_, sent)| {
+            now.saturating_duration_since(*sent) < RETRY_MIN && self.unreachable_at.is_empty()
+        })
+    }
+
+    pub(super) fn handle_unreachable(
+        &mut self,
+        server: ServerId,
+        offline: bool,
+        servers: &BTreeSet<ServerId>,
+    ) {
+        if offline {
+            self.unreachable_at.insert(server);
+        }
+        self.offline = servers
+            .iter()
+            .all(|server| self.unreachable_at.contains(server));
+    }
+
+    /// Whether one more offer of this peer may be opened now.
+    pub(super) fn admits_offer(&mut self, now: Instant) -> bool {
+        let (tokens, last) = &mut self.offer_tokens;
+        let since = *last.get_or_insert(now);
+        let gained = now.saturating_duration_since(since).as_millis() / OFFER_INTERVAL.as_millis();
+        if gained > 0 {
+            *tokens = OFFER_BURST.min(*tokens + u32::try_from(gained).unwrap_or(OFFER_BURST));
+            *last = Some(now);
+        }
+        let admitted = *tokens > 0;
+        *tokens -= u32::from(admitted);
+        admitted
+    }
+
+    pub(super) fn handle_answer(&mut self, envelope: &[u8], seed: u64, now: Instant) -> bool {
+        let Some((offered, sent)) = &mut self.offer else {
+            return false;
+        };
+        let Some(pending) = offered.pending.take() else {
+            return false;
+        };
+        let local = offered.local.clone();
+        match pending.open_answer(envelope) {
+            Ok((exchange, theirs)) => {
+                self.begin(exchange, Role::Controlling, local, theirs, seed, now);
+                true
+            }
+            Err((Some(pending), _)) => {
+                offered.pending = Some(*pending);
+                false
+            }
+            Err((None, _)) => {
+                // Authentic but unusable: ask again at the next retry.
+                *sent = now;
+                false
+            }
+        }
+    }
+
+    /// An exchange is complete: its checks begin, beside those of the path that serves.
+    pub(super) fn begin(
+        &mut self,
+        exchange: Exchange,
+        role: Role,
+        local: Credentials,
+        theirs: Description,
+        seed: u64,
+        now: Instant,
+    ) {
+        self.offer = None;
+        self.offline = false;
+        let agent = Agent::new(
+            role,
+            local,
+            theirs.credentials,
+            theirs.candidates,
+            seed,
+            now,
+        );
+        let serving = usize::from(self.path().is_some());
+        self.attempts.truncate(serving.min(ATTEMPTS - 1));
+        self.attempts.push_back(Attempt {
+            role,
+            exchange,
+            agent,
+            peer_range: theirs.ipv4_range,
+            told: self.described.clone(),
+        });
+    }
+
+    // --- notes ---
+
+    pub(super) fn open_note(&mut self, envelope: &[u8]) -> Option<(usize, Note)> {
+        self.attempts
+            .iter_mut()
+            .enumerate()
+            .find_map(|(index, attempt)| Some((index, attempt.exchange.open(envelope).ok()?)))
+    }
+
+    pub(super) fn handle_candidates(
+        &mut self,
+        attempt: usize,
+        candidates: Vec<Candidate>,
+        now: Instant,
+    ) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
+            attempt.agent.handle_candidates(candidates, now);
+        }
+    }
+
+    /// A note about candidates that the peer has not heard of.
+    pub(super) fn tell(&mut self, candidates: &[Candidate]) -> Option<Vec<u8>> {
+        let attempt = self.attempts.back_mut()?;
+        let fresh: Vec<_> = candidates
+            .iter()
+            .filter(|candidate| !attempt.told.contains(candidate))
+            .copied()
+            .take(MAX_CANDIDATES)
+            .collect();
+        if fresh.is_empty() {
+            return None;
+        }
+        attempt.told.extend_from_slice(&fresh);
+        let keep = attempt.told.len().saturating_sub(4 * MAX_CANDIDATES);
+        attempt.told.drain(..keep);
+        attempt.exchange.seal(&Note::Candidates(fresh)).ok()
+    }
+
+    /// Ends everything; the envelope, if any, says goodbye.
+    pub(super) fn close(&mut self) -> Option<Vec<u8>> {
+        let bye = self
+            .attempts
+            .back_mut()
+            .and_then(|attempt| attempt.exchange.seal(&Note::Bye).ok());
+        self.attempts.clear();
+        self.offer = None;
+        self.engaged = false;
+        self.engaged_until = None;
+        self.retry_at = None;
+        self.retries = 0;
+        bye
+    }
+
+    /// The peer has said goodbye. If the user wants it, it is looked for again.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.attempts.clear();
+        self.offer = None;
+        self.engaged = false;
+        self.engaged_until = None;
+        self.offline = true;
+        self.retries = 3;
+        self.retry_at = self.up.then(|| now + RETRY_MAX / 2);
+    }
+
+    // --- checks ---
+
+    pub(super) fn handle_request(
+        &mut self,
+        name: &[u8],
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let found = self
+            .attempts
+            .iter_mut()
+            .find(|attempt| attempt.agent.is_addressed(name));
+        found
+            .map(|attempt| {
+                attempt
+                    .agent
+                    .handle_request(socket, local, from, message, now);
+            })
+            .is_some()
+    }
+
+    pub(super) fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let found = self
+            .attempts
+            .iter_mut()
+            .find(|attempt| attempt.agent.owns(message));
+        found
+            .map(|attempt| attempt.agent.handle_response(socket, from, message, now))
+            .is_some()
+    }
+
+    pub(super) fn handle_traffic(&mut self, now: Instant) {
+        if let Some(attempt) = self.attempts.front_mut() {
+            attempt.agent.handle_traffic(now);
+        }
+    }
+
+    /// Does what is due; returns whether a new offer is.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        for attempt in &mut self.attempts {
+            attempt.agent.handle_timeout(now);
+        }
+        if self.engaged_until.is_some_and(|until| until <= now) {
+            self.engaged = false;
+            self.engaged_until = None;
+        }
+        let due = self.retry_at.is_some_and(|at| at <= now);
+        if due {
+            self.retry_at = None;
+        }
+        due && self.wanted() && !self.is_answering()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.attempts
+            .iter()
+            .filter_map(|attempt| attempt.agent.poll_timeout())
+            .chain(self.retry_at)
+            .chain(self.engaged_until)
+            .min()
+    }
+
+    /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
+    pub(super) fn drain(
+        &mut self,
+        peer: PeerHandle,
+        transmits: &mut VecDeque<Transmit>,
+        events: &mut VecDeque<ConnectorEvent>,
+        now: Instant,
+    ) -> bool {
+        let mut again = false;
+        let mut index = 0;
+        while index < self.attempts.len() {
+            let attempt = &mut self.attempts[index];
+            while let Some(transmit) = attempt.agent.poll_transmit() {
+                transmits.push_back(transmit);
+            }
+            let mut selected = None;
+            while let Some(event) = attempt.agent.poll_event() {
+                match event {
+                    AgentEvent::Proven => {
+                        if attempt.role == Role::Controlled {
+                            self.engaged = true;
+                        }
+                        events.push_back(ConnectorEvent::Proven {
+                            peer,
+                            preshared: attempt.exchange.preshared_key().clone(),
+                            initiator: attempt.role == Role::Controlling,
+                        });
+                    }
+                    AgentEvent::Selected(path) => selected = Some(path),
+                    AgentEvent::Lost if index == 0 => {
+                        events.push_back(ConnectorEvent::Lost { peer });
+                        self.retries = 0;
+                        again = self.offer.is_none();
+                    }
+                    AgentEvent::Lost => {}
+                    AgentEvent::Failed => {
+                        let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
+                        let retry = now + interval.min(RETRY_MAX);
+                        self.retry_at = Some(self.retry_at.map_or(retry, |at| at.min(retry)));
+                    }
+                }
+            }
+            if let Some(path) = selected {
+                // The successor has a path: it serves from now on.
+                self.attempts.drain(..index);
+                index = 0;
+                self.engaged_until = None;
+                self.retry_at = None;
+                self.retries = 0;
+                events.push_back(ConnectorEvent::Selected { peer, path });
+            }
+            index += 1;
+        }
+        if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
+            self.engaged_until = Some(now + PATIENCE);
+        }
+        self.wanted() && again
+    }
+}

@@ -1,0 +1,697 @@
+//! How peers are reached: signalling, candidates, checks. Deterministic: time, wall clock and seed come in.
+//!
+//! For every peer that is wanted (the user said `up`, or the peer has connected to us) the connector keeps one [`Link`]
+//! alive: an offer goes to every signalling server at hand, the answer starts an agent that finds a path, and when the path
+//! dies, the network changes or the peer comes back, a new offer starts over, while the old path goes on serving.
+
+mod link;
+mod netchecks;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_forward::PeerHandle;
+use punch_signal_protocol::{
+    Candidate, Frame, Identity, Ipv4Range, Note, PeerId, Unreachable, seal,
+};
+use punch_stun_protocol::{Class, Message};
+use punch_traversal::{
+    AgentStatus, Family, Gatherer, NatProfile, Path, Role, SocketId, Transmit,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::report::{DropReason, Drops};
+use link::{Link, Offered};
+use netchecks::Netchecks;
+
+pub use link::LinkState;
+
+/// An offer whose stamp differs from our wall clock by more than this is refused.
+pub const MAX_STALE: Duration = Duration::from_secs(600);
+
+/// A signalling server's number, given by the one who holds the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub u32);
+
+/// A frame for a signalling server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    /// Which server.
+    pub server: ServerId,
+    /// What to send.
+    pub frame: Frame,
+}
+
+/// What a connector is made from.
+pub struct ConnectorConfig {
+    /// Who this machine is.
+    pub identity: Identity,
+    /// The range of its overlay IPv4 address, told to peers.
+    pub ipv4_range: Option<Ipv4Range>,
+    /// Randomness; the same seed and the same inputs give the same outputs.
+    pub seed: [u8; 32],
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+/// What a connector has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectorEvent {
+    /// A peer has proven a new exchange: a session with this preshared key may begin.
+    Proven {
+        /// Who.
+        peer: PeerHandle,
+        /// For the new session.
+        preshared: seal::PresharedKey,
+        /// Whether this machine starts the handshake.
+        initiator: bool,
+    },
+    /// Packets for the peer go this way now.
+    Selected {
+        /// Who.
+        peer: PeerHandle,
+        /// Where.
+        path: Path,
+    },
+    /// No path to the peer is left.
+    Lost {
+        /// Who.
+        peer: PeerHandle,
+    },
+    /// The peer has said goodbye, or we have.
+    Closed {
+        /// Who.
+        peer: PeerHandle,
+    },
+    /// The link's state is another.
+    State {
+        /// Who.
+        peer: PeerHandle,
+        /// How it does.
+        state: LinkState,
+    },
+    /// The newest stamps with a peer, to be kept across restarts.
+    Stamps {
+        /// Who.
+        peer: PeerHandle,
+        /// Of the newest offer or answer sent.
+        sent: u64,
+        /// Of the newest offer accepted.
+        seen: u64,
+    },
+    /// An offer that opened was refused because its clock is off by this many seconds (the peer's minus ours).
+    Stale {
+        /// Whose.
+        peer: PeerHandle,
+        /// How far off.
+        seconds: i64,
+    },
+    /// A socket for one purpose is needed.
+    OpenSocket {
+        /// Its number.
+        socket: SocketId,
+        /// Its family.
+        family: Family,
+    },
+    /// It is no longer needed.
+    CloseSocket {
+        /// Its number.
+        socket: SocketId,
+    },
+    /// A netcheck is finished.
+    Netcheck(Vec<NatProfile>),
+    /// This machine's addresses changed.
+    NetworkChanged,
+}
+
+/// What status shows of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// How it does.
+    pub state: LinkState,
+    /// The checks, when there are any.
+    pub agent: Option<AgentStatus>,
+    /// The range of the peer's overlay IPv4 address, once it has said so.
+    pub peer_range: Option<Option<Ipv4Range>>,
+}
+
+/// See the module.
+pub struct Connector {
+    identity: Identity,
+    id: PeerId,
+    ipv4_range: Option<Ipv4Range>,
+    rng: ChaCha20Rng,
+    wall: (Instant, u64),
+    gatherer: Gatherer,
+    netchecks: Netchecks,
+    addresses: Vec<IpAddr>,
+    stun_servers: Vec<SocketAddr>,
+    links: BTreeMap<PeerHandle, Link>,
+    by_id: HashMap<PeerId, PeerHandle>,
+    servers: BTreeSet<ServerId>,
+    drops: Drops,
+    transmits: VecDeque<Transmit>,
+    signals: VecDeque<Signal>,
+    events: VecDeque<ConnectorEvent>,
+}
+
+impl Connector {
+    /// A connector without peers, servers and sockets.
+    pub fn new(config: ConnectorConfig, now: Instant) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(config.seed);
+        Self {
+            id: config.identity.id(),
+            identity: config.identity,
+            ipv4_range: config.ipv4_range,
+            gatherer: Gatherer::new(rng.next_u64()),
+            netchecks: Netchecks::new(rng.next_u64()),
+            rng,
+            wall: (now, config.wall_ms),
+            addresses: Vec::new(),
+            stun_servers: Vec::new(),
+            links: BTreeMap::new(),
+            by_id: HashMap::new(),
+            servers: BTreeSet::new(),
+            drops: Drops::default(),
+            transmits: VecDeque::new(),
+            signals: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    // --- configuration ---
+
+    /// Adds a peer, or takes note of its stamps if it is there. `stamps` are the newest sent and seen before a restart.
+    pub fn add_peer(&mut self, peer: PeerHandle, id: PeerId, stamps: (u64, u64)) {
+        self.by_id.insert(id, peer);
+        self.links
+            .entry(peer)
+            .or_insert_with(|| Link::new(id, stamps));
+    }
+
+    /// Forgets a peer: goodbye, and silence from now on.
+    pub fn remove_peer(&mut self, peer: PeerHandle) {
+        self.close(peer);
+        if let Some(link) = self.links.remove(&peer) {
+            self.by_id.remove(&link.id);
+            self.signal_all(&Frame::Unwatch(link.id));
+        }
+    }
+
+    /// Whether the user wants a connection.
+    pub fn set_up(&mut self, peer: PeerHandle, up: bool, now: Instant) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        if link.up == up {
+            return;
+        }
+        link.up = up;
+        let id = link.id;
+        if up {
+            self.signal_all(&Frame::Watch(id));
+            self.offer(peer, now);
+        } else {
+            self.signal_all(&Frame::Unwatch(id));
+            self.close(peer);
+        }
+        self.note_state(peer);
+    }
+
+    /// The STUN servers are now these.
+    pub fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+        self.stun_servers.clone_from(&servers);
+        self.gatherer.handle_servers(servers, now);
+        self.settle(now);
+    }
+
+    // --- the machine ---
+
+    /// A main socket is open, or one that was asked for with [`ConnectorEvent::OpenSocket`].
+    pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
+        if socket == SocketId::MAIN_V4 || socket == SocketId::MAIN_V6 {
+            self.gatherer.handle_socket(socket, port, now);
+        } else {
+            let servers = self.stun_servers.clone();
+            self.netchecks
+                .handle_socket(socket, port, &self.addresses, &servers, now);
+        }
+        self.settle(now);
+    }
+
+    /// A socket that was asked for could not be opened.
+    pub fn handle_socket_failed(&mut self, socket: SocketId, now: Instant) {
+        self.netchecks.handle_socket_failed(socket);
+        self.settle(now);
+    }
+
+    /// The machine's addresses are now these.
+    pub fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
+        self.addresses.clone_from(&addresses);
+        if self.gatherer.handle_addresses(addresses, now) {
+            self.events.push_back(ConnectorEvent::NetworkChanged);
+            let wanted: Vec<_> = self.wanted().collect();
+            for peer in wanted {
+                self.offer(peer, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The machine has slept: every path is doubtful, every mapping at a NAT may be gone.
+    pub fn handle_resume(&mut self, now: Instant) {
+        self.gatherer.restart(now);
+        for link in self.links.values_mut() {
+            link.verify(now);
+        }
+        self.settle(now);
+    }
+
+    /// Milliseconds since 1970, told now and then: the wall clock may be set, and goes on while the machine sleeps.
+    pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
+        self.wall = (now, wall_ms);
+    }
+
+    // --- signalling ---
+
+    /// A signalling server has welcomed us.
+    pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
+        self.servers.insert(server);
+        let wanted: Vec<_> = self.wanted().collect();
+        for peer in wanted {
+            let Some(link) = self.links.get(&peer) else {
+                continue;
+            };
+            let frame = Frame::Watch(link.id);
+            self.signals.push_back(Signal { server, frame });
+            // Those who are online are announced by the watch; that is also when an offer can reach them.
+        }
+        self.settle(now);
+    }
+
+    /// A signalling server is gone.
+    pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
+        self.servers.remove(&server);
+        self.settle(now);
+    }
+
+    /// A frame has come from a server.
+    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
+        match frame {
+            Frame::Deliver { from, envelope } => {
+                self.handle_envelope(server, from, &envelope, now);
+            }
+            Frame::Appeared(id) => {
+                if let Some(peer) = self.by_id.get(&id).copied() {
+                    self.handle_appeared(peer, now);
+                }
+            }
+            Frame::Unreachable { to, why } => {
+                if let Some(peer) = self.by_id.get(&to).copied()
+                    && let Some(link) = self.links.get_mut(&peer)
+                {
+                    link.handle_unreachable(server, why == Unreachable::Offline, &self.servers);
+                    self.note_state(peer);
+                }
+            }
+            // The client that holds the connection deals with these.
+            Frame::Proof { .. }
+            | Frame::Send { .. }
+            | Frame::Watch(_)
+            | Frame::Unwatch(_)
+            | Frame::Challenge(_)
+            | Frame::Welcome
+            | Frame::Refused(_) => {}
+        }
+        self.settle(now);
+    }
+
+    fn handle_appeared(&mut self, peer: PeerHandle, now: Instant) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        link.offline = false;
+        if !link.wanted() {
+            return;
+        }
+        if link.path().is_some() {
+            // It may have restarted and know nothing of the path.
+            link.verify(now);
+        } else if !link.offer_is_fresh(now) {
+            self.offer(peer, now);
+        }
+        self.note_state(peer);
+    }
+
+    fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
+        let Some(peer) = self.by_id.get(&from).copied() else {
+            self.drops.count(DropReason::Stranger);
+            return;
+        };
+        let taken = match seal::Kind::of(envelope) {
+            Some(seal::Kind::Offer) => self.handle_offer(server, peer, from, envelope, now),
+            Some(seal::Kind::Answer) => self.handle_answer(peer, envelope, now),
+            Some(seal::Kind::Note) => self.handle_note(peer, envelope, now),
+            None => false,
+        };
+        if !taken {
+            self.drops.count(DropReason::BadEnvelope);
+        }
+    }
+
+    fn handle_offer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        from: PeerId,
+        envelope: &[u8],
+        now: Instant,
+    ) -> bool {
+        let wall = self.wall_ms(now);
+        let Some(link) = self.links.get_mut(&peer) else {
+            return false;
+        };
+        if !link.admits_offer(now) {
+            return false;
+        }
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let Ok(opened) = seal::OpenedOffer::open(&self.identity, &from, envelope, seed) else {
+            return false;
+        };
+        let stamp = opened.description.stamp;
+        if stamp <= link.stamps.1 {
+            return false;
+        }
+        if stamp.abs_diff(wall) > MAX_STALE.as_millis() as u64 {
+            let ahead = i64::try_from(stamp).unwrap_or(i64::MAX) - wall as i64;
+            self.events.push_back(ConnectorEvent::Stale {
+                peer,
+                seconds: ahead / 1000,
+            });
+            return false;
+        }
+        link.stamps.1 = stamp;
+        // Both have offered at once: the larger key's offer counts.
+        if link.offer_is_fresh(now) && self.id > from {
+            return true;
+        }
+        let description = link.describe(
+            wall,
+            self.gatherer.candidates(),
+            self.ipv4_range,
+            &mut self.rng,
+        );
+        let local = description.credentials.clone();
+        let theirs = opened.description.clone();
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let Ok((exchange, answer)) = opened.answer(description, seed) else {
+            return false;
+        };
+        let agent_seed = self.rng.next_u64();
+        link.begin(exchange, Role::Controlled, local, theirs, agent_seed, now);
+        let frame = Frame::Send {
+            to: from,
+            envelope: answer,
+        };
+        self.signals.push_back(Signal { server, frame });
+        self.note_stamps(peer);
+        true
+    }
+
+    fn handle_answer(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return false;
+        };
+        let seed = self.rng.next_u64();
+        link.handle_answer(envelope, seed, now)
+    }
+
+    fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return false;
+        };
+        match link.open_note(envelope) {
+            Some((attempt, Note::Candidates(candidates))) => {
+                link.handle_candidates(attempt, candidates, now);
+                true
+            }
+            Some((_, Note::Bye)) => {
+                link.reset(now);
+                self.events.push_back(ConnectorEvent::Closed { peer });
+                true
+            }
+            None => false,
+        }
+    }
+
+    // --- the network ---
+
+    /// A STUN message has come in on `socket`; `local` is the address it came to.
+    pub fn handle_stun(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Ok(message) = Message::parse(datagram) else {
+            return false;
+        };
+        let taken = match message.class {
+            Class::Request => match message.username {
+                Some(name) => self
+                    .links
+                    .values_mut()
+                    .any(|link| link.handle_request(name, socket, local, from, &message, now)),
+                None => false,
+            },
+            Class::Success | Class::Error => {
+                self.links
+                    .values_mut()
+                    .any(|link| link.handle_response(socket, from, &message, now))
+                    || self.netchecks.handle_response(socket, from, &message, now)
+                    || self.gatherer.handle_response(socket, from, &message, now)
+            }
+            Class::Indication => false,
+        };
+        self.settle(now);
+        taken
+    }
+
+    /// Packets of the tunnel with this peer flow.
+    pub fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.handle_traffic(now);
+        }
+    }
+
+    /// Finds out how the NAT behaves; ends with [`ConnectorEvent::Netcheck`]. Joins a run that is under way.
+    pub fn start_netcheck(&mut self, now: Instant) {
+        let families = [Family::V4, Family::V6].into_iter().filter(|family| {
+            self.addresses
+                .iter()
+                .any(|ip| Family::of(*ip) == *family && !ip.is_loopback())
+        });
+        self.netchecks.start(families);
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.gatherer.handle_timeout(now);
+        self.netchecks.handle_timeout(now);
+        let mut again = Vec::new();
+        for (peer, link) in &mut self.links {
+            if link.handle_timeout(now) {
+                again.push(*peer);
+            }
+        }
+        for peer in again {
+            self.offer(peer, now);
+        }
+        self.settle(now);
+    }
+
+    /// Says goodbye to every peer: punchd stops.
+    pub fn shut_down(&mut self) {
+        let peers: Vec<_> = self.links.keys().copied().collect();
+        for peer in peers {
+            self.close(peer);
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next frame for a signalling server.
+    pub fn poll_signal(&mut self) -> Option<Signal> {
+        self.signals.pop_front()
+    }
+
+    /// The next thing to know.
+    pub fn poll_event(&mut self) -> Option<ConnectorEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.links
+            .values()
+            .filter_map(Link::poll_timeout)
+            .chain(self.gatherer.poll_timeout())
+            .chain(self.netchecks.poll_timeout())
+            .min()
+    }
+
+    /// What status shows of one link.
+    pub fn link_status(&self, peer: PeerHandle) -> Option<LinkStatus> {
+        self.links.get(&peer).map(Link::status)
+    }
+
+    /// How one link does.
+    pub fn link_state(&self, peer: PeerHandle) -> LinkState {
+        self.links.get(&peer).map_or(LinkState::Down, Link::state)
+    }
+
+    /// This machine's candidates.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.gatherer.candidates()
+    }
+
+    /// STUN servers that have answered, and what they saw.
+    pub fn reflexive(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.gatherer.reflexive().collect()
+    }
+
+    /// What was not let through.
+    pub fn drops(&self) -> Drops {
+        self.drops
+    }
+
+    // --- inside ---
+
+    fn wall_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.wall.0).as_millis();
+        self.wall.1 + u64::try_from(elapsed).unwrap_or(0)
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = PeerHandle> {
+        self.links
+            .iter()
+            .filter(|(_, link)| link.wanted())
+            .map(|(peer, _)| *peer)
+    }
+
+    /// Sends a fresh offer to the peer over every server at hand.
+    fn offer(&mut self, peer: PeerHandle, now: Instant) {
+        let wall = self.wall_ms(now);
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        if self.servers.is_empty() {
+            link.postpone(now);
+            return;
+        }
+        let description = link.describe(
+            wall,
+            self.gatherer.candidates(),
+            self.ipv4_range,
+            &mut self.rng,
+        );
+        let local = description.credentials.clone();
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let sealed = seal::PendingOffer::seal(&self.identity, &link.id, description, seed);
+        let Ok((pending, envelope)) = sealed else {
+            link.postpone(now);
+            return;
+        };
+        link.offered(Offered::new(pending, local), &mut self.rng, now);
+        let to = link.id;
+        self.signal_all(&Frame::Send { to, envelope });
+        self.note_stamps(peer);
+        self.note_state(peer);
+    }
+
+    fn close(&mut self, peer: PeerHandle) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        if let Some(envelope) = link.close() {
+            let to = link.id;
+            self.signal_all(&Frame::Send { to, envelope });
+        }
+        self.events.push_back(ConnectorEvent::Closed { peer });
+        self.note_state(peer);
+    }
+
+    fn signal_all(&mut self, frame: &Frame) {
+        for server in &self.servers {
+            self.signals.push_back(Signal {
+                server: *server,
+                frame: frame.clone(),
+            });
+        }
+    }
+
+    fn note_stamps(&mut self, peer: PeerHandle) {
+        if let Some(link) = self.links.get(&peer) {
+            let (sent, seen) = link.stamps;
+            self.events
+                .push_back(ConnectorEvent::Stamps { peer, sent, seen });
+        }
+    }
+
+    fn note_state(&mut self, peer: PeerHandle) {
+        if let Some(link) = self.links.get_mut(&peer)
+            && let Some(state) = link.changed_state()
+        {
+            self.events.push_back(ConnectorEvent::State { peer, state });
+        }
+    }
+
+    /// Drains the children: their datagrams, and what they have to say.
+    fn settle(&mut self, now: Instant) {
+        if self.gatherer.poll_changed() {
+            self.tell_candidates();
+        }
+        while let Some(transmit) = self.gatherer.poll_transmit() {
+            self.transmits.push_back(transmit);
+        }
+        self.netchecks.drain(&mut self.transmits, &mut self.events);
+        let mut again = Vec::new();
+        for (peer, link) in &mut self.links {
+            if link.drain(*peer, &mut self.transmits, &mut self.events, now) {
+                again.push(*peer);
+            }
+        }
+        for peer in again {
+            self.offer(peer, now);
+        }
+        let peers: Vec<_> = self.links.keys().copied().collect();
+        for peer in peers {
+            self.note_state(peer);
+        }
+    }
+
+    /// Peers with whom checks are under way hear of new candidates (RFC 8838).
+    fn tell_candidates(&mut self) {
+        let candidates = self.gatherer.candidates();
+        let mut notes = Vec::new();
+        for link in self.links.values_mut() {
+            if let Some(envelope) = link.tell(&candidates) {
+                notes.push((link.id, envelope));
+            }
+        }
+        for (to, envelope) in notes {
+            self.signal_all(&Frame::Send { to, envelope });
+        }
+    }
+}

@@ -1,0 +1,605 @@
+//! The value that the driver owns: packets, datagrams, frames and target bytes in; the same out.
+//!
+//! The loop is: `handle_*` for what came in, [`Engine::flush`] once per batch, then `poll_*` until nothing is left, then
+//! sleep until [`Engine::poll_timeout`].
+
+mod data;
+mod views;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use punch_forward::{Order, PeerHandle, Rules, Stack, StreamId, TargetEvent};
+use punch_packet::{Batch, Reassembly};
+use punch_signal_protocol::{Frame, Ipv4Range};
+use punch_traversal::{Family, NatProfile, Path, SocketId};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::config::{Configuration, EngineConfig, PeerConfig, PeerKind};
+use crate::connect::{
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal,
+};
+use crate::flows::FlowTable;
+use crate::outbox::{Burst, Outbox};
+use crate::report::{DropReason, Drops};
+use crate::session::{Gate, Session};
+use crate::tunnel::Tunnel;
+
+/// boringtun wants its timers looked at this often.
+const TICK: Duration = Duration::from_millis(250);
+/// An unmodified WireGuard peer's mapping is kept alive this often, in seconds.
+const FIXED_KEEPALIVE: u16 = 25;
+/// Segments of unknown connections are not reset for so long after the start: ours may only have been forgotten.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What the engine has to say to the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// A peer's connection does otherwise now.
+    State {
+        /// Who.
+        peer: PeerHandle,
+        /// How it does.
+        state: LinkState,
+    },
+    /// A peer's packets take another path.
+    Selected {
+        /// Who.
+        peer: PeerHandle,
+        /// Where.
+        path: Path,
+    },
+    /// The newest stamps with a peer, to be kept across restarts.
+    Stamps {
+        /// Who.
+        peer: PeerHandle,
+        /// Sent and seen.
+        stamps: (u64, u64),
+    },
+    /// A peer's offer was refused: its clock is off by so many seconds.
+    Stale {
+        /// Whose.
+        peer: PeerHandle,
+        /// The peer's clock minus ours.
+        seconds: i64,
+    },
+    /// Open a socket and report with [`Engine::handle_socket`].
+    OpenSocket {
+        /// Its number.
+        socket: SocketId,
+        /// Its family.
+        family: Family,
+    },
+    /// Close a socket.
+    CloseSocket {
+        /// Its number.
+        socket: SocketId,
+    },
+    /// A netcheck is finished.
+    Netcheck(Vec<NatProfile>),
+    /// This machine's addresses changed.
+    NetworkChanged,
+    /// A peer answered a ping.
+    Pong {
+        /// Who.
+        peer: PeerHandle,
+        /// Which ping.
+        id: u16,
+        /// The address that answered.
+        address: IpAddr,
+        /// How long it took.
+        rtt: Duration,
+    },
+}
+
+struct Peer {
+    config: PeerConfig,
+    addresses: Vec<IpAddr>,
+    tunnel: Tunnel,
+    path: Option<Path>,
+    flows: FlowTable,
+    received: u64,
+    sent: u64,
+    busy: bool,
+    announced: LinkState,
+}
+
+/// See the module.
+pub struct Engine {
+    ipv4_range: Option<Ipv4Range>,
+    own: Vec<IpAddr>,
+    started: Instant,
+    rng: ChaCha20Rng,
+    gate: Gate,
+    connector: Connector,
+    peers: HashMap<PeerHandle, Peer>,
+    by_key: HashMap<[u8; 32], PeerHandle>,
+    by_index: HashMap<u32, PeerHandle>,
+    routes: HashMap<IpAddr, PeerHandle>,
+    rules: Rules,
+    stack: Stack,
+    reassembly: Reassembly,
+    pings: HashMap<u16, (PeerHandle, Instant)>,
+    next_tick: Option<Instant>,
+    drops: Drops,
+    scratch: Vec<u8>,
+    busy: Vec<PeerHandle>,
+    outbox: Outbox,
+    to_tun: Batch,
+    events: VecDeque<EngineEvent>,
+}
+
+impl Engine {
+    /// An engine without peers. `wall_ms` is the time since 1970.
+    pub fn new(config: EngineConfig, wall_ms: u64, now: Instant) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(config.seed);
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let id = config.identity.id();
+        let ipv4 = config.ipv4_range.map(|range| id.overlay_ipv4(range));
+        Self {
+            ipv4_range: config.ipv4_range,
+            own: ipv4
+                .map(IpAddr::from)
+                .into_iter()
+                .chain([id.overlay_ipv6().into()])
+                .collect(),
+            started: now,
+            gate: Gate::new(&config.identity),
+            stack: Stack::new(config.mtu, rng.next_u64()),
+            rng,
+            connector: Connector::new(
+                ConnectorConfig {
+                    identity: config.identity,
+                    ipv4_range: config.ipv4_range,
+                    seed,
+                    wall_ms,
+                },
+                now,
+            ),
+            peers: HashMap::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            routes: HashMap::new(),
+            rules: Rules::default(),
+            reassembly: Reassembly::default(),
+            pings: HashMap::new(),
+            next_tick: None,
+            drops: Drops::default(),
+            scratch: Vec::new(),
+            busy: Vec::new(),
+            outbox: Outbox::default(),
+            to_tun: Batch::with_capacity(64, 1500),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// This machine's overlay addresses.
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        &self.own
+    }
+
+    /// The configuration is now this; only what differs from before is touched.
+    pub fn configure(&mut self, configuration: Configuration, now: Instant) {
+        let Configuration {
+            peers,
+            rules,
+            stun_servers,
+        } = configuration;
+        let gone: Vec<_> = self
+            .peers
+            .keys()
+            .filter(|handle| !peers.iter().any(|peer| peer.handle == **handle))
+            .copied()
+            .collect();
+        for handle in gone {
+            self.remove_peer(handle);
+        }
+        for config in peers {
+            self.apply_peer(config, now);
+        }
+        self.route_peers();
+        self.rules = rules;
+        let (rules, peers) = (&self.rules, &self.peers);
+        self.stack.retain(
+            |peer, forward, flow| {
+                peers.contains_key(&peer)
+                    && rules
+                        .find(forward.protocol, flow.destination.port(), peer)
+                        .is_some_and(|rule| rule.key == forward)
+            },
+            now,
+        );
+        self.connector.set_stun_servers(stun_servers, now);
+        self.flush(now);
+    }
+
+    fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
+        let handle = config.handle;
+        if !self.peers.contains_key(&handle) {
+            let (tunnel, path) = match &config.kind {
+                PeerKind::Punch { id, .. } => {
+                    self.connector.add_peer(handle, *id, config.stamps);
+                    (Tunnel::default(), None)
+                }
+                PeerKind::Wireguard {
+                    public,
+                    endpoint,
+                    preshared,
+                    ..
+                } => {
+                    let keepalive = config.up.then_some(FIXED_KEEPALIVE);
+                    let preshared = preshared.as_ref().map(|key| **key);
+                    let index = self.free_index(handle);
+                    let session = Session::new(&self.gate, public, preshared, keepalive, index);
+                    (Tunnel::fixed(session), Some(fixed_path(*endpoint)))
+                }
+            };
+            self.by_key.insert(*config.public(), handle);
+            self.next_tick.get_or_insert(now + TICK);
+            self.peers.insert(
+                handle,
+                Peer {
+                    addresses: config.addresses(),
+                    config: PeerConfig {
+                        up: false,
+                        ..config.clone()
+                    },
+                    tunnel,
+                    path,
+                    flows: FlowTable::default(),
+                    received: 0,
+                    sent: 0,
+                    busy: false,
+                    announced: LinkState::Down,
+                },
+            );
+        }
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let turned = peer.config.up != config.up;
+        peer.config = config;
+        self.agree_on_ipv4(handle);
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        if !turned {
+            return;
+        }
+        let up = peer.config.up;
+        match &peer.config.kind {
+            PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
+            PeerKind::Wireguard {
+                public, preshared, ..
+            } => {
+                // The keepalive is part of a boringtun session, and a session that is wanted no longer must forget its keys.
+                let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
+                let keepalive = up.then_some(FIXED_KEEPALIVE);
+                for index in peer.tunnel.indices() {
+                    self.by_index.remove(&index);
+                }
+                let index = self.free_index(handle);
+                let mut session = Session::new(&self.gate, &public, preshared, keepalive, index);
+                if let Some(peer) = self.peers.get_mut(&handle) {
+                    if let (true, Some(path)) = (up, peer.path) {
+                        self.outbox.push_with(path, |out| session.initiate(out));
+                    }
+                    peer.tunnel = Tunnel::fixed(session);
+                }
+            }
+        }
+    }
+
+    fn route_peers(&mut self) {
+        self.routes = self
+            .peers
+            .iter()
+            .flat_map(|(handle, peer)| peer.addresses.iter().map(|ip| (*ip, *handle)))
+            .collect();
+    }
+
+    /// Where the two ends take their IPv4 addresses from different ranges, the pair uses IPv6 only (DESIGN.md §4).
+    fn agree_on_ipv4(&mut self, handle: PeerHandle) {
+        let differs = self.ipv4_differs(handle);
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            peer.addresses = peer.config.addresses();
+            peer.addresses.retain(|ip| ip.is_ipv6() || !differs);
+        }
+        self.route_peers();
+    }
+
+    fn remove_peer(&mut self, handle: PeerHandle) {
+        self.connector.remove_peer(handle);
+        if let Some(peer) = self.peers.remove(&handle) {
+            self.by_key.remove(peer.config.public());
+            for index in peer.tunnel.indices() {
+                self.by_index.remove(&index);
+            }
+        }
+    }
+
+    fn free_index(&mut self, handle: PeerHandle) -> u32 {
+        loop {
+            let index = self.rng.next_u32() >> 8;
+            if let std::collections::hash_map::Entry::Vacant(free) = self.by_index.entry(index) {
+                free.insert(handle);
+                return index;
+            }
+        }
+    }
+
+    // --- the machine and signalling: passed on to the connector ---
+
+    /// A socket is open on this port.
+    pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
+        self.connector.handle_socket(socket, port, now);
+        self.flush(now);
+    }
+
+    /// A socket could not be opened.
+    pub fn handle_socket_failed(&mut self, socket: SocketId, now: Instant) {
+        self.connector.handle_socket_failed(socket, now);
+        self.flush(now);
+    }
+
+    /// The machine's underlay addresses are now these.
+    pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) {
+        addresses.retain(|ip| !self.own.contains(ip));
+        self.connector.handle_addresses(addresses, now);
+        self.flush(now);
+    }
+
+    /// The machine has slept.
+    pub fn handle_resume(&mut self, now: Instant) {
+        self.connector.handle_resume(now);
+        self.flush(now);
+    }
+
+    /// Milliseconds since 1970, told now and then.
+    pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
+        self.connector.handle_wall_clock(wall_ms, now);
+    }
+
+    /// A signalling server has welcomed us, or is gone.
+    pub fn handle_server(&mut self, server: ServerId, up: bool, now: Instant) {
+        if up {
+            self.connector.handle_server_up(server, now);
+        } else {
+            self.connector.handle_server_down(server, now);
+        }
+        self.flush(now);
+    }
+
+    /// A frame has come from a signalling server.
+    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
+        self.connector.handle_frame(server, frame, now);
+        self.flush(now);
+    }
+
+    /// Finds out how the NAT behaves; ends with [`EngineEvent::Netcheck`].
+    pub fn start_netcheck(&mut self, now: Instant) {
+        self.connector.start_netcheck(now);
+        self.flush(now);
+    }
+
+    /// Says goodbye to every peer; poll once more and then stop.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.connector.shut_down();
+        self.flush(now);
+    }
+
+    // --- targets: passed on to the stack ---
+
+    /// Something happened at a forward's target.
+    pub fn handle_target(&mut self, stream: StreamId, event: TargetEvent, now: Instant) {
+        self.stack.handle_target(stream, event, now);
+    }
+
+    /// Takes bytes that a client sent.
+    pub fn read_stream(&mut self, stream: StreamId, max: usize) -> Bytes {
+        self.stack.read(stream, max)
+    }
+
+    /// Gives a client the target's bytes; returns how many were taken.
+    pub fn write_stream(&mut self, stream: StreamId, bytes: &[u8]) -> usize {
+        self.stack.write(stream, bytes)
+    }
+
+    /// Gives a client the target's datagram.
+    pub fn write_datagram(&mut self, stream: StreamId, payload: &[u8], now: Instant) {
+        self.stack.write_datagram(stream, payload, now);
+    }
+
+    // --- time ---
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_tick.is_some_and(|at| at <= now) {
+            self.next_tick = (!self.peers.is_empty()).then_some(now + TICK);
+            self.tick(now);
+        }
+        if self.connector.poll_timeout().is_some_and(|at| at <= now) {
+            self.connector.handle_timeout(now);
+        }
+        self.stack.handle_timeout(now);
+        self.flush(now);
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.gate.handle_timeout();
+        let outbox = &mut self.outbox;
+        for (handle, peer) in &mut self.peers {
+            let rtt = self
+                .connector
+                .link_status(*handle)
+                .and_then(|link| link.agent?.selected?.rtt);
+            let path = peer.path;
+            let gone = peer.tunnel.handle_timeout(rtt, now, |fill| {
+                // Timers run without a path too; what they would send is lost like any packet.
+                match path {
+                    Some(path) => outbox.push_with(path, |out| fill(out)),
+                    None => {
+                        fill(&mut Vec::new());
+                    }
+                }
+            });
+            for index in gone {
+                self.by_index.remove(&index);
+            }
+        }
+        self.pings
+            .retain(|_, (_, sent)| now.saturating_duration_since(*sent) < Duration::from_secs(60));
+    }
+
+    /// Ends a batch: lets streams and the connector work, and collects what they have to say.
+    pub fn flush(&mut self, now: Instant) {
+        for handle in std::mem::take(&mut self.busy) {
+            if let Some(peer) = self.peers.get_mut(&handle) {
+                peer.busy = false;
+                self.connector.handle_traffic(handle, now);
+            }
+        }
+        self.stack.flush(now);
+        while let Some((peer, packet)) = self.stack.poll_packet() {
+            self.send(peer, &packet);
+        }
+        while let Some(event) = self.connector.poll_event() {
+            self.handle_connector(event, now);
+        }
+        while let Some(transmit) = self.connector.poll_transmit() {
+            self.outbox.push(transmit);
+        }
+        self.announce();
+    }
+
+    fn handle_connector(&mut self, event: ConnectorEvent, now: Instant) {
+        let event = match event {
+            ConnectorEvent::Proven {
+                peer,
+                preshared,
+                initiator,
+            } => {
+                let index = self.free_index(peer);
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    let public = entry.config.public();
+                    let session = Session::new(&self.gate, public, Some(*preshared), None, index);
+                    for gone in entry.tunnel.prepare(session, initiator) {
+                        self.by_index.remove(&gone);
+                    }
+                }
+                return;
+            }
+            ConnectorEvent::Selected { peer, path } => {
+                self.agree_on_ipv4(peer);
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.path = Some(path);
+                    let tunnel = &mut entry.tunnel;
+                    self.outbox.push_with(path, |out| tunnel.start(now, out));
+                }
+                EngineEvent::Selected { peer, path }
+            }
+            ConnectorEvent::Lost { peer } => {
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.path = None;
+                }
+                return;
+            }
+            ConnectorEvent::Closed { peer } => {
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.path = None;
+                    for index in entry.tunnel.indices() {
+                        self.by_index.remove(&index);
+                    }
+                    entry.tunnel = Tunnel::default();
+                }
+                return;
+            }
+            ConnectorEvent::State { .. } => return,
+            ConnectorEvent::Stamps { peer, sent, seen } => EngineEvent::Stamps {
+                peer,
+                stamps: (sent, seen),
+            },
+            ConnectorEvent::Stale { peer, seconds } => EngineEvent::Stale { peer, seconds },
+            ConnectorEvent::OpenSocket { socket, family } => {
+                EngineEvent::OpenSocket { socket, family }
+            }
+            ConnectorEvent::CloseSocket { socket } => EngineEvent::CloseSocket { socket },
+            ConnectorEvent::Netcheck(profiles) => EngineEvent::Netcheck(profiles),
+            ConnectorEvent::NetworkChanged => EngineEvent::NetworkChanged,
+        };
+        self.events.push_back(event);
+    }
+
+    fn announce(&mut self) {
+        for (handle, peer) in &mut self.peers {
+            let state = views::state(&self.connector, *handle, peer);
+            if state != peer.announced {
+                peer.announced = state;
+                self.events.push_back(EngineEvent::State {
+                    peer: *handle,
+                    state,
+                });
+            }
+        }
+    }
+
+    // --- what goes out ---
+
+    /// The next datagrams to send; give them back with [`Self::recycle`].
+    pub fn poll_burst(&mut self) -> Option<Burst> {
+        self.outbox.pop()
+    }
+
+    /// Takes back a burst that was sent, for its memory.
+    pub fn recycle(&mut self, burst: Burst) {
+        self.outbox.recycle(burst);
+    }
+
+    /// The packets for the TUN since the last call; give the batch back, cleared or not, with the next call.
+    pub fn swap_tun(&mut self, batch: &mut Batch) {
+        batch.clear();
+        std::mem::swap(&mut self.to_tun, batch);
+    }
+
+    /// The next frame for a signalling server.
+    pub fn poll_signal(&mut self) -> Option<Signal> {
+        self.connector.poll_signal()
+    }
+
+    /// The next order for the owner of the target sockets.
+    pub fn poll_order(&mut self) -> Option<Order> {
+        self.stack.poll_order()
+    }
+
+    /// The next thing to know.
+    pub fn poll_event(&mut self) -> Option<EngineEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.next_tick,
+            self.connector.poll_timeout(),
+            self.stack.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn drop_packet(&mut self, reason: DropReason) {
+        self.drops.count(reason);
+    }
+}
+
+fn fixed_path(endpoint: SocketAddr) -> Path {
+    Path {
+        socket: SocketId::main(Family::of(endpoint.ip())),
+        remote: endpoint,
+    }
+}

@@ -1,0 +1,354 @@
+//! The packet path: from the TUN into a session, from a datagram through a session and the inbound decision.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use punch_forward::{PeerHandle, Refused};
+use punch_packet::{
+    Packet, Transport, Unreachable, echo_reply, refuse, tcp_reset, unreachable,
+};
+use punch_stun_protocol::is_stun;
+use punch_traversal::{Path, SocketId, Transmit};
+
+use super::{Engine, EngineEvent, GRACE};
+use crate::config::PeerKind;
+use crate::connect::LinkState;
+use crate::inbound::{Refusal, Sender, Verdict, decide};
+use crate::report::DropReason;
+use crate::session::{Admission, Message, Opened};
+
+impl Engine {
+    /// A packet of this host.
+    pub fn handle_tun(&mut self, bytes: &[u8], now: Instant) {
+        let Ok(packet) = Packet::parse(bytes) else {
+            self.drop_packet(DropReason::Malformed);
+            return;
+        };
+        let Some(handle) = self.routes.get(&packet.destination()).copied() else {
+            self.drop_packet(DropReason::NoPeer);
+            self.refuse_host(&packet, Unreachable::Address);
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        if peer.path.is_none() {
+            let hopeless = peer.announced == LinkState::Down;
+            self.drop_packet(DropReason::NoPath);
+            if hopeless {
+                self.refuse_host(&packet, Unreachable::Address);
+            }
+            return;
+        }
+        if let Some(flow) = packet.flow() {
+            peer.flows.outbound(flow, now);
+        }
+        self.send(handle, packet.bytes());
+    }
+
+    /// Seals a packet for a peer.
+    pub(super) fn send(&mut self, handle: PeerHandle, packet: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+            self.drop_packet(DropReason::NoPath);
+            return;
+        };
+        peer.sent += packet.len() as u64;
+        self.outbox.push_with(path, |out| session.seal(packet, out));
+        if !peer.busy {
+            peer.busy = true;
+            self.busy.push(handle);
+        }
+    }
+
+    /// A datagram has come in on `socket`; `local` is the address it came to, where the kernel says so.
+    pub fn handle_datagram(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) {
+        if is_stun(datagram) {
+            if !self
+                .connector
+                .handle_stun(socket, local, from, datagram, now)
+            {
+                self.drop_packet(DropReason::NotForUs);
+            }
+            return;
+        }
+        let message = match self.gate.admit(from.ip(), datagram) {
+            Admission::Admitted(message) => message,
+            Admission::Cookie(bytes) => {
+                self.drop_packet(DropReason::UnderLoad);
+                self.outbox.push(Transmit {
+                    socket,
+                    to: from,
+                    source: local,
+                    bytes,
+                });
+                return;
+            }
+            Admission::Refused => {
+                self.drop_packet(DropReason::NotForUs);
+                return;
+            }
+        };
+        let handle = match message {
+            Message::Initiation { public } => self.by_key.get(&public).copied(),
+            Message::For { index, .. } => self.by_index.get(&index).copied(),
+        };
+        let Some(handle) = handle else {
+            self.drop_packet(DropReason::NotForUs);
+            return;
+        };
+        let path = Path {
+            socket,
+            remote: from,
+        };
+        self.open(handle, message, path, local, datagram, now);
+    }
+
+    fn open(
+        &mut self,
+        handle: PeerHandle,
+        message: Message,
+        path: Path,
+        local: Option<IpAddr>,
+        datagram: &[u8],
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let session = match message {
+            Message::Initiation { .. } => peer.tunnel.responder(),
+            Message::For { index, .. } => peer.tunnel.by_index(index),
+        };
+        let Some(session) = session else {
+            self.drop_packet(DropReason::NotForUs);
+            return;
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let opened = session.open(path.remote.ip(), datagram, &mut scratch);
+        if matches!(opened, Opened::Refused) {
+            self.drop_packet(DropReason::NotForUs);
+            self.scratch = scratch;
+            return;
+        }
+        // Authentic. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once it has made one.
+        if peer.path.is_none() || matches!(peer.config.kind, PeerKind::Wireguard { .. }) {
+            peer.path = Some(path);
+        }
+        let data = matches!(message, Message::For { data: true, .. });
+        match opened {
+            Opened::Packet(packet) => {
+                peer.received += packet.len() as u64;
+                if !peer.busy {
+                    peer.busy = true;
+                    self.busy.push(handle);
+                }
+                self.after_handshake(handle, false, now);
+                self.handle_inner(handle, packet, now);
+            }
+            Opened::Reply(reply) => {
+                self.outbox.push(Transmit {
+                    socket: path.socket,
+                    to: path.remote,
+                    source: local,
+                    bytes: reply.to_vec(),
+                });
+                self.after_handshake(handle, true, now);
+            }
+            Opened::Nothing => self.after_handshake(handle, data, now),
+            Opened::Refused => {}
+        }
+        self.scratch = scratch;
+    }
+
+    /// New keys may be there: move to them, and send what waited for them.
+    fn after_handshake(&mut self, handle: PeerHandle, flush: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let (moved, gone) = peer.tunnel.promote(now);
+        for index in gone {
+            self.by_index.remove(&index);
+        }
+        let Some(path) = peer.path else { return };
+        if (moved || flush)
+            && let Some(session) = peer.tunnel.sealer()
+            && session.established()
+        {
+            let mut more = true;
+            while more {
+                self.outbox.push_with(path, |out| {
+                    let length = session.seal_waiting(out);
+                    more = length > 0;
+                    length
+                });
+            }
+        }
+    }
+
+    /// A decrypted packet.
+    fn handle_inner(&mut self, handle: PeerHandle, bytes: &[u8], now: Instant) {
+        let Ok(packet) = Packet::parse(bytes) else {
+            self.drop_packet(DropReason::Malformed);
+            return;
+        };
+        let Some(fragment) = packet.fragment() else {
+            self.handle_whole(handle, &packet, now);
+            return;
+        };
+        // Only what the peer may send at all takes room in the reassembly.
+        let peer = self.peers.get(&handle);
+        if peer.is_none_or(|peer| !peer.addresses.contains(&packet.source())) {
+            self.drop_packet(DropReason::WrongSource);
+            return;
+        }
+        match self.reassembly.add(&packet, fragment, now) {
+            Err(_) => self.drop_packet(DropReason::Full),
+            Ok(None) => {}
+            Ok(Some(whole)) => match Packet::parse(&whole) {
+                Ok(packet) => self.handle_whole(handle, &packet, now),
+                Err(_) => self.drop_packet(DropReason::Malformed),
+            },
+        }
+    }
+
+    fn handle_whole(&mut self, handle: PeerHandle, packet: &Packet<'_>, now: Instant) {
+        if self.take_pong(handle, packet, now) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let sender = Sender {
+            peer: handle,
+            addresses: &peer.addresses,
+            host: peer.config.host,
+            flows: &mut peer.flows,
+        };
+        match decide(packet, sender, &self.own, &self.rules, now) {
+            Verdict::Tun => self.to_tun.push(packet.bytes()),
+            Verdict::Echo => {
+                if let Some(reply) = echo_reply(packet) {
+                    self.send(handle, &reply);
+                }
+            }
+            Verdict::Forward => {
+                let refused = self.stack.handle_packet(handle, packet, &self.rules, now);
+                if let Err(refused) = refused {
+                    self.refuse_peer(handle, packet, refused, now);
+                }
+            }
+            Verdict::Refuse(Refusal::WrongSource) => self.drop_packet(DropReason::WrongSource),
+            Verdict::Refuse(Refusal::WrongDestination) => {
+                self.drop_packet(DropReason::WrongDestination);
+            }
+            Verdict::Refuse(Refusal::NotAllowed) => {
+                self.refuse_peer(handle, packet, Refused::NoForward, now);
+            }
+        }
+    }
+
+    /// Tells a peer at once that its packet goes nowhere, as this host's kernel would.
+    fn refuse_peer(
+        &mut self,
+        handle: PeerHandle,
+        packet: &Packet<'_>,
+        refused: Refused,
+        now: Instant,
+    ) {
+        let opens = match packet.transport() {
+            Transport::Tcp { flags, .. } => flags.opens(),
+            _ => true,
+        };
+        let young = now.saturating_duration_since(self.started) < GRACE;
+        let answer = match refused {
+            Refused::NoForward | Refused::NoConnection if !opens && young => {
+                self.drop_packet(DropReason::Unknown);
+                return;
+            }
+            Refused::NoForward => {
+                self.drop_packet(DropReason::Refused);
+                refuse(packet, Unreachable::Port)
+            }
+            Refused::NoConnection => {
+                self.drop_packet(DropReason::Unknown);
+                tcp_reset(packet)
+            }
+            Refused::Full => {
+                self.drop_packet(DropReason::Full);
+                if !opens {
+                    return;
+                }
+                refuse(packet, Unreachable::Prohibited)
+            }
+            Refused::Malformed => {
+                self.drop_packet(DropReason::Malformed);
+                return;
+            }
+        };
+        if let Some(answer) = answer {
+            self.send(handle, &answer);
+        }
+    }
+
+    /// Tells this host at once that its packet goes nowhere.
+    fn refuse_host(&mut self, packet: &Packet<'_>, reason: Unreachable) {
+        let v4 = packet.source().is_ipv4();
+        let own = self.own.iter().find(|ip| ip.is_ipv4() == v4).copied();
+        if let Some(own) = own
+            && let Some(error) = unreachable(packet, own, reason)
+        {
+            self.to_tun.push(&error);
+        }
+    }
+
+    // --- ping ---
+
+    /// Sends an echo request to a peer; [`EngineEvent::Pong`] with the returned number tells of the answer. `None` when the
+    /// peer is not connected.
+    pub fn ping(&mut self, handle: PeerHandle, now: Instant) -> Option<u16> {
+        const MAX_PINGS: usize = 256;
+        let peer = self.peers.get(&handle)?;
+        let to = *peer.addresses.last()?;
+        let from = *self.own.iter().find(|ip| ip.is_ipv4() == to.is_ipv4())?;
+        if peer.path.is_none() || self.pings.len() >= MAX_PINGS {
+            return None;
+        }
+        let id = (0..=u16::MAX).find(|id| !self.pings.contains_key(id))?;
+        self.pings.insert(id, (handle, now));
+        let packet = punch_packet::echo_request(from, to, id)?;
+        self.send(handle, &packet);
+        self.flush(now);
+        Some(id)
+    }
+
+    fn take_pong(&mut self, handle: PeerHandle, packet: &Packet<'_>, now: Instant) -> bool {
+        let Transport::Echo { request: false, id } = packet.transport() else {
+            return false;
+        };
+        let expected = self.pings.get(&id).is_some_and(|(peer, _)| *peer == handle);
+        let peer = self.peers.get(&handle);
+        let from_it = peer.is_some_and(|peer| peer.addresses.contains(&packet.source()));
+        if !expected || !from_it || !punch_packet::is_our_echo(packet) {
+            return false;
+        }
+        if let Some((peer, sent)) = self.pings.remove(&id) {
+            self.events.push_back(EngineEvent::Pong {
+                peer,
+                id,
+                address: packet.source(),
+                rtt: now.saturating_duration_since(sent),
+            });
+        }
+        true
+    }
+}

@@ -1,0 +1,85 @@
+//! What the desk may ask the engine.
+
+use punch_api::ForwardKey;
+use punch_forward::PeerHandle;
+use punch_signal_protocol::{Candidate, Ipv4Range};
+
+use super::{Engine, Peer};
+use crate::config::PeerKind;
+use crate::connect::{Connector, LinkState, LinkStatus};
+use crate::report::{DropReason, PeerReport};
+
+/// A Punch peer is connected when it has a path *and* keys; a plain WireGuard peer has a path from the start.
+pub(super) fn state(connector: &Connector, handle: PeerHandle, peer: &Peer) -> LinkState {
+    let established = peer.tunnel.established();
+    match &peer.config.kind {
+        PeerKind::Punch { .. } => match connector.link_state(handle) {
+            LinkState::Connected if !established => LinkState::Connecting,
+            state => state,
+        },
+        PeerKind::Wireguard { .. } if established => LinkState::Connected,
+        PeerKind::Wireguard { .. } if peer.config.up => LinkState::Connecting,
+        PeerKind::Wireguard { .. } => LinkState::Down,
+    }
+}
+
+impl Engine {
+    /// How the connection to a peer does.
+    pub fn peer_state(&self, handle: PeerHandle) -> Option<LinkState> {
+        let peer = self.peers.get(&handle)?;
+        Some(state(&self.connector, handle, peer))
+    }
+
+    /// What is known of a peer's tunnel.
+    pub fn peer_report(&self, handle: PeerHandle) -> Option<PeerReport> {
+        let peer = self.peers.get(&handle)?;
+        Some(PeerReport {
+            path: peer.path,
+            established: peer.tunnel.established(),
+            since_handshake: peer.tunnel.since_handshake(),
+            received: peer.received,
+            sent: peer.sent,
+        })
+    }
+
+    /// What is known of the way to a Punch peer.
+    pub fn link_status(&self, handle: PeerHandle) -> Option<LinkStatus> {
+        self.connector.link_status(handle)
+    }
+
+    /// Whether a peer takes its IPv4 address from another range than this machine, as its offer or answer said.
+    pub fn ipv4_differs(&self, handle: PeerHandle) -> bool {
+        let link = self.connector.link_status(handle);
+        link.and_then(|link| link.peer_range)
+            .is_some_and(|range| range != self.ipv4_range)
+    }
+
+    /// This machine's candidates.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.connector.candidates()
+    }
+
+    /// STUN servers that answer, and what they see.
+    pub fn reflexive(&self) -> Vec<(std::net::SocketAddr, std::net::SocketAddr)> {
+        self.connector.reflexive()
+    }
+
+    /// The range of this machine's overlay IPv4 address.
+    pub fn ipv4_range(&self) -> Option<Ipv4Range> {
+        self.ipv4_range
+    }
+
+    /// Streams of a forward: open now, and in all.
+    pub fn forward_counts(&self, forward: ForwardKey) -> (u64, u64) {
+        self.stack.counts(forward)
+    }
+
+    /// How many packets, datagrams and envelopes were not let through.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let connector = self.connector.drops();
+        DropReason::ALL
+            .into_iter()
+            .map(|reason| (reason, self.drops.get(reason) + connector.get(reason)))
+            .collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! Datagrams on their way out, those that follow each other to the same place together, so that the kernel can be given
+//! many at once (UDP_SEGMENT).
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use punch_traversal::{Path, SocketId, Transmit};
+
+/// UDP_SEGMENT takes at most this many datagrams (older kernels) and 65,507 bytes at once.
+const MAX_SEGMENTS: usize = 44;
+const MAX_BYTES: usize = 65_000;
+
+/// Datagrams for one destination, back to back: all of `segment` bytes, the last one possibly shorter.
+#[derive(Debug, Default)]
+pub struct Burst {
+    /// From which socket.
+    pub socket: SocketId,
+    /// To where; meaningless while `bytes` is empty.
+    pub to: Option<SocketAddr>,
+    /// From which of the machine's addresses, if it matters.
+    pub source: Option<IpAddr>,
+    /// The length of each datagram but the last.
+    pub segment: usize,
+    /// The datagrams.
+    pub bytes: Vec<u8>,
+    /// No more may follow.
+    closed: bool,
+}
+
+/// The queue of bursts; emptied ones are kept for their memory.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    bursts: VecDeque<Burst>,
+    spare: Vec<Burst>,
+}
+
+impl Outbox {
+    /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
+    pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Vec<u8>) -> usize) {
+        let fits = self.bursts.back().is_some_and(|last| {
+            !last.closed
+                && last.socket == path.socket
+                && last.to == Some(path.remote)
+                && last.bytes.len() + last.segment <= MAX_BYTES
+                && last.bytes.len() < MAX_SEGMENTS * last.segment
+        });
+        if !fits {
+            self.start(path.socket, path.remote, None);
+        }
+        let Some(last) = self.bursts.back_mut() else {
+            return;
+        };
+        let start = last.bytes.len();
+        let length = fill(&mut last.bytes);
+        if start == 0 {
+            last.segment = length;
+        } else if length < last.segment {
+            last.closed = true;
+        }
+        if length > last.segment {
+            // Longer than those before it: it starts a burst of its own.
+            let datagram = last.bytes.split_off(start);
+            last.closed = true;
+            self.start(path.socket, path.remote, None);
+            if let Some(last) = self.bursts.back_mut() {
+                last.segment = length;
+                last.bytes.extend_from_slice(&datagram);
+            }
+        }
+        if self.bursts.back().is_some_and(|last| last.bytes.is_empty()) {
+            self.spare.extend(self.bursts.pop_back());
+        }
+    }
+
+    pub(crate) fn push(&mut self, transmit: Transmit) {
+        self.start(transmit.socket, transmit.to, transmit.source);
+        if let Some(last) = self.bursts.back_mut() {
+            last.segment = transmit.bytes.len();
+            last.bytes.extend_from_slice(&transmit.bytes);
+            last.closed = true;
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Burst> {
+        self.bursts.pop_front()
+    }
+
+    pub(crate) fn recycle(&mut self, mut burst: Burst) {
+        const KEPT: usize = 16;
+        if self.spare.len() < KEPT {
+            burst.bytes.clear();
+            self.spare.push(burst);
+        }
+    }
+
+    fn start(&mut self, socket: SocketId, to: SocketAddr, source: Option<IpAddr>) {
+        let mut burst = self.spare.pop().unwrap_or_default();
+        burst.socket = socket;
+        burst.to = Some(to);
+        burst.source = source;
+        burst.segment = 0;
+        burst.closed = false;
+        self.bursts.push_back(burst);
+    }
+}

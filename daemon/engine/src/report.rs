@@ -1,0 +1,103 @@
+//! What the engine counts.
+
+use std::fmt;
+use std::time::Duration;
+
+use punch_traversal::Path;
+
+/// Why a packet was not let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// From outside: neither STUN nor WireGuard, or not authentic.
+    NotForUs,
+    /// From outside: a handshake while too many come.
+    UnderLoad,
+    /// From a peer: not an IP packet.
+    Malformed,
+    /// From a peer: the source is not the peer's own address.
+    WrongSource,
+    /// From a peer: the destination is not this machine's overlay address.
+    WrongDestination,
+    /// From a peer: no forward, no flow of ours, no grant.
+    Refused,
+    /// From a peer: a segment of a connection from before the restart, which our side may still continue.
+    Unknown,
+    /// From a peer: too many connections, flows or fragments.
+    Full,
+    /// From this machine: no peer has that address.
+    NoPeer,
+    /// From this machine: the peer is not connected.
+    NoPath,
+    /// An envelope from somebody who is no peer.
+    Stranger,
+    /// An envelope that does not open, is replayed or stale.
+    BadEnvelope,
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::NotForUs,
+        Self::UnderLoad,
+        Self::Malformed,
+        Self::WrongSource,
+        Self::WrongDestination,
+        Self::Refused,
+        Self::Unknown,
+        Self::Full,
+        Self::NoPeer,
+        Self::NoPath,
+        Self::Stranger,
+        Self::BadEnvelope,
+    ];
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotForUs => "not_for_us",
+            Self::UnderLoad => "under_load",
+            Self::Malformed => "malformed",
+            Self::WrongSource => "wrong_source",
+            Self::WrongDestination => "wrong_destination",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown_connection",
+            Self::Full => "full",
+            Self::NoPeer => "no_peer",
+            Self::NoPath => "no_path",
+            Self::Stranger => "stranger",
+            Self::BadEnvelope => "bad_envelope",
+        })
+    }
+}
+
+/// A counter for each [`DropReason`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    /// Counts one more.
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// How many there were.
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
+/// What the engine knows of a peer's tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerReport {
+    /// Where its packets go.
+    pub path: Option<Path>,
+    /// Whether keys are established.
+    pub established: bool,
+    /// Since the last handshake.
+    pub since_handshake: Option<Duration>,
+    /// Bytes received inside the tunnel.
+    pub received: u64,
+    /// Bytes sent inside the tunnel.
+    pub sent: u64,
+}

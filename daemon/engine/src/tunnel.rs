@@ -1,0 +1,151 @@
+//! The WireGuard sessions with one peer: the one in use, the one that a new exchange has brought (new preshared key, so a
+//! new session), and the one that is being left. A packet is never lost to the change: the old one receives until the new
+//! one carries data.
+
+use std::time::{Duration, Instant};
+
+use crate::session::Session;
+
+/// The session that was left still opens what is under way.
+const LINGER: Duration = Duration::from_secs(10);
+/// A first handshake that goes unanswered is repeated after this, or three round trips if that is longer. (boringtun's own
+/// repetition, after 5 s, is WireGuard's; before there is a tunnel at all, that is long.)
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(crate) struct Tunnel {
+    current: Option<Session>,
+    next: Option<Next>,
+    previous: Option<(Session, Instant)>,
+}
+
+struct Next {
+    session: Session,
+    initiator: bool,
+    retry_at: Option<Instant>,
+}
+
+impl Tunnel {
+    /// A session that stays: a plain WireGuard peer's.
+    pub(crate) fn fixed(session: Session) -> Self {
+        Self {
+            current: Some(session),
+            ..Self::default()
+        }
+    }
+
+    /// A new exchange has been proven. Returns the indices that are no longer in use.
+    pub(crate) fn prepare(&mut self, session: Session, initiator: bool) -> Vec<u32> {
+        let replaced = self.next.replace(Next {
+            session,
+            initiator,
+            retry_at: None,
+        });
+        replaced
+            .map(|next| next.session.index())
+            .into_iter()
+            .collect()
+    }
+
+    /// The new exchange has a path: the initiator starts the handshake.
+    pub(crate) fn start(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+        match &mut self.next {
+            Some(next) if next.initiator && !next.session.established() => {
+                next.retry_at = Some(now + RETRY);
+                next.session.initiate(out)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The session that seals.
+    pub(crate) fn sealer(&mut self) -> Option<&mut Session> {
+        match (&mut self.current, &mut self.next) {
+            (Some(current), _) => Some(current),
+            (None, Some(next)) => Some(&mut next.session),
+            (None, None) => None,
+        }
+    }
+
+    /// The session that a handshake initiation is for.
+    pub(crate) fn responder(&mut self) -> Option<&mut Session> {
+        match (&mut self.next, &mut self.current) {
+            (Some(next), _) => Some(&mut next.session),
+            (None, current) => current.as_mut(),
+        }
+    }
+
+    /// The session with this index.
+    pub(crate) fn by_index(&mut self, index: u32) -> Option<&mut Session> {
+        let previous = self.previous.as_mut().map(|(session, _)| session);
+        let next = self.next.as_mut().map(|next| &mut next.session);
+        [self.current.as_mut(), next, previous]
+            .into_iter()
+            .flatten()
+            .find(|session| session.index() == index)
+    }
+
+    /// Moves on to the new session once it is sure that the peer has it too: the initiator when the handshake is complete,
+    /// the responder when something came through it. Returns whether it moved, and the indices that went out of use.
+    pub(crate) fn promote(&mut self, now: Instant) -> (bool, Vec<u32>) {
+        let ready = |next: &mut Next| {
+            next.session.has_received() || (next.initiator && next.session.established())
+        };
+        let Some(next) = self.next.take_if(ready) else {
+            return (false, Vec::new());
+        };
+        let left = self.current.replace(next.session);
+        let gone = match left {
+            Some(left) => self.previous.replace((left, now + LINGER)),
+            None => None,
+        };
+        let gone = gone.map(|(session, _)| session.index());
+        (true, gone.into_iter().collect())
+    }
+
+    /// Timers of all sessions; `rtt` is the path's. Returns the indices that went out of use.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        rtt: Option<Duration>,
+        now: Instant,
+        mut send: impl FnMut(&mut dyn FnMut(&mut Vec<u8>) -> usize),
+    ) -> Vec<u32> {
+        if let Some(current) = &mut self.current {
+            send(&mut |out| current.handle_timeout(out));
+        }
+        if let Some(next) = &mut self.next {
+            let due = next.retry_at.is_some_and(|at| at <= now);
+            if due && !next.session.established() {
+                next.retry_at = Some(now + RETRY.max(rtt.unwrap_or_default() * 3));
+                send(&mut |out| next.session.initiate(out));
+            } else {
+                send(&mut |out| next.session.handle_timeout(out));
+            }
+        }
+        let over = self.previous.take_if(|(_, until)| *until <= now);
+        over.map(|(session, _)| session.index())
+            .into_iter()
+            .collect()
+    }
+
+    /// Whether packets can be sealed right now.
+    pub(crate) fn established(&self) -> bool {
+        self.current.as_ref().is_some_and(Session::established)
+    }
+
+    /// Since the last handshake of the session in use.
+    pub(crate) fn since_handshake(&self) -> Option<Duration> {
+        self.current.as_ref().and_then(Session::since_handshake)
+    }
+
+    /// The indices of all sessions.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        let next = self.next.as_ref().map(|next| &next.session);
+        let previous = self.previous.as_ref().map(|(session, _)| session);
+        [self.current.as_ref(), next, previous]
+            .into_iter()
+            .flatten()
+            .map(Session::index)
+            .collect()
+    }
+}

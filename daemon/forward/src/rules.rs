@@ -1,0 +1,78 @@
+//! Which ports are shared, with whom, and where they lead.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use punch_api::{ForwardKey, Protocol, Target};
+
+use crate::PeerHandle;
+
+/// Who may use a forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Every peer of mine.
+    AllPeers,
+    /// These.
+    Peers(BTreeSet<PeerHandle>),
+}
+
+impl Access {
+    /// Whether `peer` may.
+    pub fn admits(&self, peer: PeerHandle) -> bool {
+        match self {
+            Self::AllPeers => true,
+            Self::Peers(peers) => peers.contains(&peer),
+        }
+    }
+}
+
+/// One forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Protocol and shared ports.
+    pub key: ForwardKey,
+    /// Where the first of the ports leads.
+    pub target: Target,
+    /// Who may use it.
+    pub access: Access,
+}
+
+/// All forwards; no two share a port. A look-up costs the logarithm of their number.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    by_first_port: BTreeMap<(Protocol, u16), Rule>,
+}
+
+impl Rules {
+    /// The rules in this list; of two that share a port the first one counts (the desk refuses the second).
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let mut all = Self::default();
+        for rule in rules {
+            if all.overlapping(rule.key).is_none() {
+                all.by_first_port
+                    .insert((rule.key.protocol, rule.key.ports.first()), rule);
+            }
+        }
+        all
+    }
+
+    /// The rule for a packet from `peer` to `port`.
+    pub fn find(&self, protocol: Protocol, port: u16, peer: PeerHandle) -> Option<&Rule> {
+        let (_, rule) = self
+            .by_first_port
+            .range((protocol, 0)..=(protocol, port))
+            .next_back()?;
+        (rule.key.ports.contains(port) && rule.access.admits(peer)).then_some(rule)
+    }
+
+    /// A rule that shares a port with `key`.
+    pub fn overlapping(&self, key: ForwardKey) -> Option<&Rule> {
+        self.by_first_port
+            .values()
+            .find(|rule| rule.key.protocol == key.protocol && rule.key.ports.overlaps(key.ports))
+    }
+
+    /// All rules, by protocol and port.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.by_first_port.values()
+    }
+}

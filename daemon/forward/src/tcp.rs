@@ -1,0 +1,203 @@
+//! One forwarded TCP connection: its own smoltcp interface with one socket, so that a packet's cost does not grow with the
+//! number of connections.
+//!
+//! The client's SYN is held until the target has answered, so that the client sees what it would see locally: a refusal
+//! where the target refuses, an established connection only where there is one.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use punch_packet::Flow;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+
+use crate::device::Queues;
+
+/// Bytes buffered in each direction of a connection; the memory is taken from the system as it is first used.
+pub const BUFFER: usize = 512 * 1024;
+/// Data that the client does not acknowledge for this long ends the connection (RFC 9293 §3.8.3 suggests at least 100 s;
+/// a laptop that sleeps through its lunch should keep its connections).
+const GIVE_UP: Duration = Duration::from_secs(3600);
+/// More packets of one connection than this in one batch are dropped, as a router's full queue would.
+const MAX_QUEUED: usize = 1024;
+
+pub(crate) struct Connection {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    device: Queues,
+    epoch: Instant,
+    /// Tells smoltcp's `Closed` after a reset from the one after both FINs.
+    client_finished: bool,
+    told_finished: bool,
+    target_finished: bool,
+    want_writable: bool,
+    progress: Instant,
+    unsent: usize,
+}
+
+/// What a turn of the connection has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Turn {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    pub(crate) finished: bool,
+    pub(crate) reset: bool,
+    pub(crate) over: bool,
+}
+
+impl Connection {
+    /// A connection that listens for exactly the SYN of `flow`.
+    pub(crate) fn new(flow: Flow, mtu: usize, seed: u64, now: Instant) -> Self {
+        let mut device = Queues::new(mtu);
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
+        let local = IpAddress::from(flow.destination.ip());
+        interface.update_ip_addrs(|addresses| {
+            // A prefix of no bits: every client is "on the link", no route is needed. The one address always fits.
+            let _ = addresses.push(IpCidr::new(local, 0));
+        });
+        let buffer = || SocketBuffer::new(vec![0; BUFFER]);
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket.set_nagle_enabled(false);
+        // Listening on an address and a port other than 0 in a fresh socket cannot fail.
+        let _ = socket.listen(IpListenEndpoint {
+            addr: Some(local),
+            port: flow.destination.port(),
+        });
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self {
+            interface,
+            sockets,
+            handle,
+            device,
+            epoch: now,
+            client_finished: false,
+            told_finished: false,
+            target_finished: false,
+            want_writable: false,
+            progress: now,
+            unsent: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, packet: &[u8]) -> bool {
+        let room = self.device.incoming.len() < MAX_QUEUED;
+        if room {
+            self.device.incoming.push_back(packet.to_vec());
+        }
+        room
+    }
+
+    /// Lets smoltcp work on what was pushed, written and closed since; packets for the client are appended to `out`.
+    pub(crate) fn turn(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) -> Turn {
+        let stamp = self.stamp(now);
+        self.interface
+            .poll(stamp, &mut self.device, &mut self.sockets);
+        let unsent = self.socket().send_queue();
+        if unsent != self.unsent || unsent == 0 {
+            self.unsent = unsent;
+            self.progress = now;
+        } else if now.saturating_duration_since(self.progress) >= GIVE_UP {
+            self.socket_mut().abort();
+            self.interface
+                .poll(stamp, &mut self.device, &mut self.sockets);
+        }
+        out.append(&mut self.device.outgoing);
+
+        let socket = self.sockets.get::<Socket<'_>>(self.handle);
+        let state = socket.state();
+        let readable = socket.can_recv();
+        self.client_finished |= matches!(
+            state,
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        let closed = matches!(state, State::Closed | State::TimeWait);
+        let reset = state == State::Closed && !(self.client_finished && self.target_finished);
+        let writable = self.want_writable && socket.can_send();
+        self.want_writable &= !writable;
+        let finished = self.client_finished && !readable && !self.told_finished && !reset;
+        self.told_finished |= finished;
+        Turn {
+            readable,
+            writable,
+            finished,
+            reset,
+            over: closed && !readable,
+        }
+    }
+
+    /// When smoltcp wants the next turn.
+    pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Instant> {
+        let stamp = self.stamp(now);
+        let at = self.interface.poll_at(stamp, &self.sockets)?;
+        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+        Some(self.epoch + Duration::from_micros(micros))
+    }
+
+    /// Takes up to `max` bytes that the client sent.
+    pub(crate) fn read(&mut self, max: usize) -> Bytes {
+        let mut bytes = Vec::new();
+        while bytes.len() < max {
+            let room = max - bytes.len();
+            let taken = self.socket_mut().recv(|chunk| {
+                let length = chunk.len().min(room);
+                bytes.extend_from_slice(&chunk[..length]);
+                (length, length)
+            });
+            if !taken.is_ok_and(|length| length > 0) {
+                break;
+            }
+        }
+        bytes.into()
+    }
+
+    /// Gives bytes to the client; returns how many there was room for. Once it was not all, a turn tells when there is more.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.socket_mut().send_slice(&bytes[written..]) {
+                Ok(length) if length > 0 => written += length,
+                _ => break,
+            }
+        }
+        self.want_writable = written < bytes.len();
+        written
+    }
+
+    /// The target has sent all it will.
+    pub(crate) fn finish(&mut self) {
+        self.target_finished = true;
+        self.socket_mut().close();
+    }
+
+    /// The target is gone: the client gets a reset.
+    pub(crate) fn abort(&mut self) {
+        self.client_finished = true;
+        self.target_finished = true;
+        self.told_finished = true;
+        self.socket_mut().abort();
+    }
+
+    /// Both directions are closed; only late packets are still awaited.
+    pub(crate) fn lingers(&self) -> bool {
+        self.socket().state() == State::TimeWait
+    }
+
+    fn stamp(&self, now: Instant) -> smoltcp::time::Instant {
+        let micros = now.saturating_duration_since(self.epoch).as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+}

@@ -1,0 +1,69 @@
+//! Forwarded UDP: one flow per client address and port, each with a target socket of its own, expiring when idle.
+//!
+//! Datagrams need no TCP stack: they are taken out of their packets and put into packets here.
+
+use std::time::{Duration, Instant};
+
+use punch_packet::{Flow, Packet, UdpReply, Unreachable, udp_packets, unreachable};
+
+/// A flow without traffic ends after this (RFC 4787 REQ-5 asks NATs for at least two minutes).
+pub const IDLE: Duration = Duration::from_secs(180);
+/// Flows at once.
+pub const MAX_FLOWS: usize = 4096;
+/// Flows at once of one peer.
+pub const MAX_FLOWS_PER_PEER: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) struct UdpFlow {
+    last_used: Instant,
+    next_id: u32,
+}
+
+impl UdpFlow {
+    pub(crate) fn new(now: Instant, first_id: u32) -> Self {
+        Self {
+            last_used: now,
+            next_id: first_id,
+        }
+    }
+
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.last_used = now;
+    }
+
+    pub(crate) fn expires(&self) -> Instant {
+        self.last_used + IDLE
+    }
+
+    /// The target's datagram as packets for the client.
+    pub(crate) fn reply(
+        &mut self,
+        flow: Flow,
+        payload: &[u8],
+        mtu: usize,
+        now: Instant,
+    ) -> Vec<Vec<u8>> {
+        self.touch(now);
+        self.next_id = self.next_id.wrapping_add(1);
+        let reply = UdpReply {
+            source: flow.destination,
+            destination: flow.source,
+            payload,
+            id: self.next_id,
+        };
+        udp_packets(reply, mtu)
+    }
+}
+
+/// What the client sees when the target's port is closed: an ICMP error that quotes its datagram's header.
+pub(crate) fn refusal(flow: Flow, reason: Unreachable) -> Option<Vec<u8>> {
+    let asked = UdpReply {
+        source: flow.source,
+        destination: flow.destination,
+        payload: &[],
+        id: 0,
+    };
+    let packet = udp_packets(asked, usize::MAX).pop()?;
+    let packet = Packet::parse(&packet).ok()?;
+    unreachable(&packet, flow.destination.ip(), reason)
+}

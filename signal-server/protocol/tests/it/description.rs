@@ -1,0 +1,243 @@
+//! What a sealed envelope contains once it is open.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::prelude::*;
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Credentials, DecodeError, Description, Ipv4Range, MAX_CANDIDATES, Note,
+};
+
+use crate::hex;
+
+const STAMP: &str = "01 0008 0102030405060708";
+const CREDENTIALS: &str = "02 0028 f1f2f3f4f5f6f7f8 abababababababababababababababababababababababababababababababab";
+const CANDIDATES: &str = "03 002a
+    01 7fff 04 c0a80102 ca6c
+    02 ffff 06 20010db8000000000000000000000002 1092
+    03 0001 04 cb007107 0001";
+const KEM: &str = "04 0003 eeefee";
+const RANGE: &str = "05 0005 64400000 0a";
+
+fn golden() -> Description {
+    let candidate = |kind, address: &str, preference| Candidate { kind, address: address.parse().unwrap(), preference };
+    Description {
+        stamp: 0x0102_0304_0506_0708,
+        credentials: Credentials {
+            fragment: [0xF1, 0xF2, 0xF3, 0xF4, 0xF5, 0xF6, 0xF7, 0xF8],
+            password: [0xAB; 32],
+        },
+        candidates: vec![
+            candidate(CandidateKind::Host, "192.168.1.2:51820", 0x7FFF),
+            candidate(CandidateKind::ServerReflexive, "[2001:db8::2]:4242", 0xFFFF),
+            candidate(CandidateKind::PeerReflexive, "203.0.113.7:1", 1),
+        ],
+        kem: vec![0xEE, 0xEF, 0xEE],
+        ipv4_range: Some(Ipv4Range::DEFAULT),
+    }
+}
+
+fn decode(parts: &[&str]) -> Result<Description, DecodeError> {
+    Description::decode(&hex(&parts.concat()))
+}
+
+#[test]
+fn a_description_has_its_bytes_for_ever() {
+    let bytes = hex(&["01", STAMP, CREDENTIALS, CANDIDATES, KEM, RANGE].concat());
+
+    assert_eq!(golden().encode(), bytes);
+    assert_eq!(Description::decode(&bytes), Ok(golden()));
+}
+
+#[test]
+fn each_note_has_its_bytes_for_ever() {
+    let candidates = Note::Candidates(golden().candidates[..1].to_vec());
+
+    assert_eq!(candidates.encode(), hex("01 01 7fff 04 c0a80102 ca6c"));
+    assert_eq!(Note::Candidates(Vec::new()).encode(), hex("01"));
+    assert_eq!(Note::Bye.encode(), hex("02"));
+    for note in [candidates, Note::Candidates(Vec::new()), Note::Bye] {
+        assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+}
+
+#[test]
+fn a_machine_without_ipv4_overlay_says_nothing_of_it() {
+    let without = Description { ipv4_range: None, ..golden() };
+
+    assert_eq!(without.encode(), hex(&["01", STAMP, CREDENTIALS, CANDIDATES, KEM].concat()));
+    assert_eq!(Description::decode(&without.encode()), Ok(without));
+}
+
+#[test]
+fn unknown_fields_are_passed_over_wherever_they_stand() {
+    let unknown = "c8 0004 deadbeef 00 0000";
+
+    let description = decode(&["01", unknown, STAMP, CREDENTIALS, unknown, CANDIDATES, KEM, RANGE, unknown]);
+
+    assert_eq!(description, Ok(golden()));
+}
+
+#[test]
+fn the_order_of_the_fields_means_nothing() {
+    assert_eq!(decode(&["01", RANGE, KEM, CANDIDATES, CREDENTIALS, STAMP]), Ok(golden()));
+}
+
+#[test]
+fn a_required_field_that_is_missing_is_named() {
+    assert_eq!(decode(&["01", CREDENTIALS, KEM]), Err(DecodeError::Missing("stamp")));
+    assert_eq!(decode(&["01", STAMP, KEM]), Err(DecodeError::Missing("credentials")));
+    assert_eq!(decode(&["01", STAMP, CREDENTIALS]), Err(DecodeError::Missing("key encapsulation")));
+    assert!(decode(&["01", STAMP, CREDENTIALS, KEM]).is_ok());
+}
+
+#[test]
+fn a_field_of_the_wrong_length_is_refused() {
+    let rest = [CREDENTIALS, KEM].concat();
+
+    assert_eq!(decode(&["01", "01 0007 01020304050607", &rest]), Err(DecodeError::Truncated));
+    assert_eq!(decode(&["01", "01 0009 010203040506070809", &rest]), Err(DecodeError::Trailing(1)));
+    assert_eq!(decode(&["01", STAMP, &rest, "05 0004 64400000"]), Err(DecodeError::Truncated));
+    assert_eq!(decode(&["01", STAMP, &rest, "03 0001 01"]), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn impossible_values_are_named() {
+    let with = |field: &str| decode(&["01", STAMP, CREDENTIALS, KEM, field]);
+
+    assert_eq!(with("05 0005 64400000 07"), Err(DecodeError::BadValue("IPv4 range")));
+    assert_eq!(with("05 0005 64400001 0a"), Err(DecodeError::BadValue("IPv4 range")));
+    assert_eq!(with("03 000a 00 7fff 04 c0a80102 ca6c"), Err(DecodeError::BadValue("candidate kind")));
+    assert_eq!(with("03 000a 04 7fff 04 c0a80102 ca6c"), Err(DecodeError::BadValue("candidate kind")));
+    assert_eq!(with("03 000a 01 7fff 05 c0a80102 ca6c"), Err(DecodeError::BadValue("address family")));
+}
+
+#[test]
+fn another_version_is_named_in_the_error() {
+    assert_eq!(decode(&["02", STAMP]), Err(DecodeError::Version(2)));
+    assert_eq!(Description::decode(&[]), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn a_description_cut_inside_a_field_is_refused() {
+    let bytes = golden().encode();
+    let after_kem = bytes.len() - 8;
+
+    for length in (0..bytes.len()).filter(|length| *length != after_kem) {
+        assert!(Description::decode(&bytes[..length]).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn more_candidates_than_allowed_are_never_sent_and_never_read() {
+    let candidate = golden().candidates[1];
+    let many = vec![candidate; MAX_CANDIDATES + 1];
+    let one = hex("02 ffff 06 20010db8000000000000000000000002 1092");
+    let note = [vec![1], one.repeat(MAX_CANDIDATES + 1)].concat();
+
+    let sent = Description { candidates: many.clone(), ..golden() }.encode();
+
+    assert_eq!(Description::decode(&sent).unwrap().candidates.len(), MAX_CANDIDATES);
+    assert_eq!(Note::decode(&Note::Candidates(many).encode()), Ok(Note::Candidates(vec![candidate; MAX_CANDIDATES])));
+    assert_eq!(Note::decode(&note), Err(DecodeError::TooLong("candidates")));
+}
+
+#[test]
+fn a_note_that_is_none_is_refused() {
+    assert_eq!(Note::decode(&[]), Err(DecodeError::Truncated));
+    assert_eq!(Note::decode(&[0]), Err(DecodeError::UnknownMessage(0)));
+    assert_eq!(Note::decode(&[3]), Err(DecodeError::UnknownMessage(3)));
+    assert_eq!(Note::decode(&[2, 0]), Err(DecodeError::Trailing(1)));
+}
+
+#[test]
+fn priorities_are_those_of_rfc_8445() {
+    let candidate = |kind, address: &str| Candidate::new(kind, address.parse().unwrap()).priority();
+
+    assert_eq!(candidate(CandidateKind::Host, "[2001:db8::1]:1"), 2_130_706_431);
+    assert_eq!(candidate(CandidateKind::Host, "192.0.2.1:1"), 126 << 24 | 0x7FFF << 8 | 255);
+    assert_eq!(candidate(CandidateKind::PeerReflexive, "192.0.2.1:1"), 110 << 24 | 0x7FFF << 8 | 255);
+    assert_eq!(candidate(CandidateKind::ServerReflexive, "192.0.2.1:1"), 100 << 24 | 0x7FFF << 8 | 255);
+}
+
+#[test]
+fn debug_never_prints_the_password() {
+    let description = golden();
+
+    for text in [format!("{description:?}"), format!("{description:#?}"), format!("{:?}", description.credentials)] {
+        assert!(!text.contains("171"), "{text}");
+        assert!(!text.to_lowercase().contains("abab"), "{text}");
+        assert!(text.contains("241"), "the fragment is no secret: {text}");
+    }
+}
+
+fn any_candidate() -> impl Strategy<Value = Candidate> {
+    let kind = prop::sample::select(vec![
+        CandidateKind::Host,
+        CandidateKind::ServerReflexive,
+        CandidateKind::PeerReflexive,
+    ]);
+    (kind, any::<IpAddr>(), any::<u16>(), any::<u16>()).prop_map(|(kind, ip, port, preference)| Candidate {
+        kind,
+        address: SocketAddr::new(ip, port),
+        preference,
+    })
+}
+
+fn any_description() -> impl Strategy<Value = Description> {
+    let range = prop::option::of((8..=24_u8).prop_map(|prefix| Ipv4Range::new([0, 0, 0, 0].into(), prefix).unwrap()));
+    let candidates = proptest::collection::vec(any_candidate(), 0..=MAX_CANDIDATES);
+    let kem = proptest::collection::vec(any::<u8>(), 0..1300);
+    (any::<u64>(), any::<[u8; 8]>(), any::<[u8; 32]>(), candidates, kem, range).prop_map(
+        |(stamp, fragment, password, candidates, kem, ipv4_range)| Description {
+            stamp,
+            credentials: Credentials { fragment, password },
+            candidates,
+            kem,
+            ipv4_range,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn every_description_survives_the_wire(description in any_description()) {
+        prop_assert_eq!(Description::decode(&description.encode()), Ok(description));
+    }
+
+    #[test]
+    fn every_note_survives_the_wire(candidates in proptest::collection::vec(any_candidate(), 0..=MAX_CANDIDATES)) {
+        let note = Note::Candidates(candidates);
+
+        prop_assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_make_the_readers_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        fields in proptest::collection::vec((0..8_u8, proptest::collection::vec(any::<u8>(), 0..50)), 0..8),
+    ) {
+        let mut framed = vec![1];
+        for (tag, value) in fields {
+            framed.extend([tag, 0, value.len() as u8]);
+            framed.extend(value);
+        }
+
+        for bytes in [bytes.clone(), [vec![1], bytes.clone()].concat(), framed] {
+            let _ = Description::decode(&bytes);
+            let _ = Note::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_changed_description_never_makes_the_reader_panic(
+        description in any_description(), at: prop::sample::Index, byte: u8,
+    ) {
+        let mut bytes = description.encode();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+
+        let _ = Description::decode(&bytes);
+    }
+}

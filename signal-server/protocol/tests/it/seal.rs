@@ -1,0 +1,397 @@
+//! The end-to-end seal, told as the life of an exchange.
+
+use proptest::prelude::*;
+use punch_signal_protocol::seal::{AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError};
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE, Note,
+};
+
+use crate::{description, machine};
+
+/// An offer from `a` to `b`; `n` is the randomness.
+fn offer(a: &Identity, b: &Identity, n: u8) -> (PendingOffer, Vec<u8>) {
+    PendingOffer::seal(a, &b.id(), description(n.into()), [n; 32]).unwrap()
+}
+
+/// The answer of `b` to an offer from `a`.
+fn answer(a: &Identity, b: &Identity, offer: &[u8], n: u8) -> (Exchange, Vec<u8>) {
+    let opened = OpenedOffer::open(b, &a.id(), offer, [n; 32]).unwrap();
+    opened.answer(description(n.into()), [n + 100; 32]).unwrap()
+}
+
+/// Both ends of a finished exchange between machines 1 and 2.
+fn exchange() -> (Exchange, Exchange) {
+    let (a, b) = (machine(1), machine(2));
+    let (pending, offer) = offer(&a, &b, 3);
+    let (at_b, answer) = answer(&a, &b, &offer, 4);
+    let (at_a, _) = pending.open_answer(&answer).ok().unwrap();
+    (at_a, at_b)
+}
+
+fn note(port: u16) -> Note {
+    let address = ([192, 0, 2, 1], port).into();
+    Note::Candidates(vec![Candidate::new(CandidateKind::PeerReflexive, address)])
+}
+
+fn refused(result: Result<(Exchange, Description), AnswerRefused>) -> (PendingOffer, SealError) {
+    let (pending, error) = result.err().expect("the answer is refused");
+    (*pending.expect("the offer is still pending"), error)
+}
+
+#[test]
+fn an_offer_and_its_answer_give_both_ends_the_same_preshared_key() {
+    let (a, b) = (machine(1), machine(2));
+    let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(10), [3; 32]).unwrap();
+
+    let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
+    let offered = opened.description.clone();
+    let (at_b, answer) = opened.answer(description(20), [5; 32]).unwrap();
+    let (at_a, answered) = pending.open_answer(&answer).ok().unwrap();
+
+    assert_eq!((offered.stamp, offered.kem.len()), (10, 1184));
+    assert_eq!(Description { kem: Vec::new(), ..offered }, description(10));
+    assert_eq!((answered.stamp, answered.kem.len()), (20, 1088));
+    assert_eq!(Description { kem: Vec::new(), ..answered }, description(20));
+    assert_eq!(at_a.preshared_key(), at_b.preshared_key());
+    assert_ne!(**at_a.preshared_key(), [0; 32]);
+}
+
+#[test]
+fn an_envelope_shows_its_kind_and_nothing_else_is_one() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, offer) = offer(&a, &b, 3);
+    let (mut at_b, answer) = answer(&a, &b, &offer, 4);
+    let bye = at_b.seal(&Note::Bye).unwrap();
+
+    assert_eq!((offer[0], Kind::of(&offer)), (1, Some(Kind::Offer)));
+    assert_eq!((answer[0], Kind::of(&answer)), (2, Some(Kind::Answer)));
+    assert_eq!((bye[0], Kind::of(&bye)), (3, Some(Kind::Note)));
+    assert_eq!(Kind::of(&[]), None);
+    assert!([0].into_iter().chain(4..=255).all(|byte| Kind::of(&[byte]).is_none()));
+}
+
+#[test]
+fn notes_pass_both_ways_in_any_order() {
+    let (mut a, mut b) = exchange();
+    let to_b = [a.seal(&note(1)).unwrap(), a.seal(&note(2)).unwrap(), a.seal(&Note::Bye).unwrap()];
+    let to_a = b.seal(&note(3)).unwrap();
+
+    assert_eq!(b.open(&to_b[2]), Ok(Note::Bye));
+    assert_eq!(b.open(&to_b[0]), Ok(note(1)));
+    assert_eq!(a.open(&to_a), Ok(note(3)));
+    assert_eq!(b.open(&to_b[1]), Ok(note(2)));
+}
+
+#[test]
+fn a_duplicated_note_is_refused() {
+    let (mut a, mut b) = exchange();
+    let bye = a.seal(&Note::Bye).unwrap();
+    assert_eq!(b.open(&bye), Ok(Note::Bye));
+
+    assert_eq!(b.open(&bye), Err(SealError::Replayed));
+}
+
+#[test]
+fn a_note_older_than_the_window_is_refused() {
+    let (mut a, mut b) = exchange();
+    let notes: Vec<_> = (0..65).map(|port| a.seal(&note(port)).unwrap()).collect();
+    assert_eq!(b.open(&notes[64]), Ok(note(64)));
+
+    assert_eq!(b.open(&notes[1]), Ok(note(1)), "63 behind the newest");
+    assert_eq!(b.open(&notes[0]), Err(SealError::Replayed), "64 behind the newest");
+    assert_eq!(b.open(&notes[1]), Err(SealError::Replayed), "seen");
+}
+
+#[test]
+fn the_window_moves_on_over_a_great_loss() {
+    let (mut a, mut b) = exchange();
+    let notes: Vec<_> = (0..300).map(|port| a.seal(&note(port)).unwrap()).collect();
+    assert_eq!(b.open(&notes[0]), Ok(note(0)));
+
+    assert_eq!(b.open(&notes[299]), Ok(note(299)));
+
+    assert_eq!(b.open(&notes[298]), Ok(note(298)));
+    assert_eq!(b.open(&notes[236]), Ok(note(236)));
+    assert_eq!(b.open(&notes[235]), Err(SealError::Replayed));
+    assert_eq!(b.open(&notes[299]), Err(SealError::Replayed));
+}
+
+#[test]
+fn a_forged_nonce_does_not_move_the_window() {
+    let (mut a, mut b) = exchange();
+    let genuine = a.seal(&note(1)).unwrap();
+    for nonce in [1, 64, 1 << 32, u64::MAX - 1, u64::MAX] {
+        let mut forged = genuine.clone();
+        forged[1..9].copy_from_slice(&nonce.to_be_bytes());
+        assert_eq!(b.open(&forged), Err(SealError::NotAuthentic), "{nonce}");
+    }
+
+    assert_eq!(b.open(&genuine), Ok(note(1)));
+}
+
+#[test]
+fn a_note_reflected_to_its_sender_is_refused() {
+    let (mut a, _) = exchange();
+    let bye = a.seal(&Note::Bye).unwrap();
+
+    assert_eq!(a.open(&bye), Err(SealError::NotAuthentic));
+}
+
+#[test]
+fn a_note_of_another_exchange_is_refused() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, mut first) = exchange();
+    let (_, offer) = offer(&a, &b, 13);
+    let (mut other, _) = answer(&a, &b, &offer, 14);
+
+    assert_eq!(first.open(&other.seal(&Note::Bye).unwrap()), Err(SealError::NotAuthentic));
+}
+
+#[test]
+fn a_note_cut_or_changed_anywhere_is_refused_and_the_true_one_still_opens() {
+    let (mut a, mut b) = exchange();
+    let genuine = a.seal(&note(1)).unwrap();
+
+    for index in 0..genuine.len() {
+        let mut flipped = genuine.clone();
+        flipped[index] ^= 0x80;
+        assert!(b.open(&flipped).is_err(), "byte {index} flipped");
+        assert!(b.open(&genuine[..index]).is_err(), "cut to {index}");
+    }
+
+    assert!(b.open(&[&genuine[..], &[0]].concat()).is_err());
+    assert_eq!(b.open(&genuine), Ok(note(1)));
+}
+
+#[test]
+fn a_forged_answer_leaves_the_offer_pending_and_the_true_answer_still_opens() {
+    let (a, b, mallory) = (machine(1), machine(2), machine(9));
+    let (pending, to_b) = offer(&a, &b, 3);
+    let (_, to_mallory) = offer(&a, &mallory, 5);
+    let (_, forged) = answer(&a, &mallory, &to_mallory, 6);
+    let (at_b, genuine) = answer(&a, &b, &to_b, 4);
+
+    let (pending, error) = refused(pending.open_answer(&forged));
+
+    assert_eq!(error, SealError::NotAuthentic);
+    let (at_a, _) = pending.open_answer(&genuine).ok().unwrap();
+    assert_eq!(at_a.preshared_key(), at_b.preshared_key());
+}
+
+#[test]
+fn an_answer_to_another_offer_is_refused() {
+    let (a, b) = (machine(1), machine(2));
+    let (first, offer_1) = offer(&a, &b, 3);
+    let (second, offer_2) = offer(&a, &b, 5);
+    let (_, answer_1) = answer(&a, &b, &offer_1, 4);
+    let (_, answer_2) = answer(&a, &b, &offer_2, 6);
+
+    let (first, error) = refused(first.open_answer(&answer_2));
+
+    assert_eq!(error, SealError::NotAuthentic);
+    assert!(first.open_answer(&answer_1).is_ok());
+    assert!(second.open_answer(&answer_2).is_ok());
+}
+
+#[test]
+fn an_answer_cut_or_changed_anywhere_is_refused_and_the_true_one_still_opens() {
+    let (a, b) = (machine(1), machine(2));
+    let (mut pending, offer) = offer(&a, &b, 3);
+    let (at_b, genuine) = answer(&a, &b, &offer, 4);
+
+    for index in 0..genuine.len() {
+        let mut flipped = genuine.clone();
+        flipped[index] ^= 0x80;
+        let expected = if index == 0 { SealError::Malformed } else { SealError::NotAuthentic };
+        let (still, error) = refused(pending.open_answer(&flipped));
+        assert_eq!(error, expected, "byte {index} flipped");
+        let (still, error) = refused(still.open_answer(&genuine[..index]));
+        assert_eq!(error, expected, "cut to {index}");
+        pending = still;
+    }
+
+    let (at_a, _) = pending.open_answer(&genuine).ok().unwrap();
+    assert_eq!(at_a.preshared_key(), at_b.preshared_key());
+}
+
+#[test]
+fn an_offer_cut_or_changed_anywhere_is_refused() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, genuine) = offer(&a, &b, 3);
+    let open = |envelope: &[u8]| OpenedOffer::open(&b, &a.id(), envelope, [4; 32]).map(|opened| opened.description);
+
+    for index in 0..genuine.len() {
+        let mut flipped = genuine.clone();
+        flipped[index] ^= 0x80;
+        let expected = if index == 0 { SealError::Malformed } else { SealError::NotAuthentic };
+        assert_eq!(open(&flipped), Err(expected), "byte {index} flipped");
+        assert_eq!(open(&genuine[..index]), Err(expected), "cut to {index}");
+    }
+
+    assert_eq!(open(&[&genuine[..], &[0]].concat()), Err(SealError::NotAuthentic));
+    assert!(open(&genuine).is_ok());
+}
+
+#[test]
+fn an_offer_from_a_stranger_is_refused() {
+    let (friend, stranger, b) = (machine(1), machine(9), machine(2));
+    let (_, envelope) = offer(&stranger, &b, 3);
+
+    let opened = OpenedOffer::open(&b, &friend.id(), &envelope, [4; 32]);
+
+    assert_eq!(opened.err(), Some(SealError::NotAuthentic));
+}
+
+#[test]
+fn an_offer_for_somebody_else_does_not_open() {
+    let (a, b, other) = (machine(1), machine(2), machine(9));
+    let (_, envelope) = offer(&a, &b, 3);
+
+    let opened = OpenedOffer::open(&other, &a.id(), &envelope, [4; 32]);
+
+    assert_eq!(opened.err(), Some(SealError::NotAuthentic));
+}
+
+#[test]
+fn an_envelope_of_the_wrong_kind_is_malformed() {
+    let (a, b) = (machine(1), machine(2));
+    let (pending, offer) = offer(&a, &b, 3);
+    let (mut at_b, answer) = answer(&a, &b, &offer, 4);
+    let bye = at_b.seal(&Note::Bye).unwrap();
+
+    for envelope in [&answer, &bye, &Vec::new()] {
+        let opened = OpenedOffer::open(&b, &a.id(), envelope, [4; 32]);
+        assert_eq!(opened.err(), Some(SealError::Malformed));
+    }
+    for envelope in [&offer, &answer, &Vec::new()] {
+        assert_eq!(at_b.open(envelope), Err(SealError::Malformed));
+    }
+    let (pending, first) = refused(pending.open_answer(&offer));
+    let (pending, second) = refused(pending.open_answer(&bye));
+    assert_eq!((first, second), (SealError::Malformed, SealError::Malformed));
+    assert!(pending.open_answer(&answer).is_ok());
+}
+
+#[test]
+fn an_offer_whose_encapsulation_key_has_a_bad_length_or_value_is_not_answered() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, envelope) = offer(&a, &b, 3);
+    // FIPS 203 §7.2: coefficients of 4,095 are not below q = 3,329.
+    for kem in [vec![], vec![0; 1183], vec![0; 1185], vec![0xFF; 1184]] {
+        let mut opened = OpenedOffer::open(&b, &a.id(), &envelope, [4; 32]).unwrap();
+        opened.description.kem = kem;
+
+        assert_eq!(opened.answer(description(4), [5; 32]).err(), Some(SealError::BadKem));
+    }
+}
+
+#[test]
+fn two_offers_have_different_keys() {
+    let (a, b) = (machine(1), machine(2));
+    let keys: Vec<_> = [3, 5]
+        .map(|n| {
+            let (_, offer) = offer(&a, &b, n);
+            answer(&a, &b, &offer, 4).0.preshared_key().to_vec()
+        })
+        .into();
+
+    assert_ne!(keys[0], keys[1]);
+}
+
+#[test]
+fn two_answers_to_one_offer_have_different_keys() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, offer) = offer(&a, &b, 3);
+
+    let (one, _) = answer(&a, &b, &offer, 4);
+    let (two, _) = answer(&a, &b, &offer, 5);
+
+    assert_ne!(one.preshared_key(), two.preshared_key());
+}
+
+#[test]
+fn the_same_seeds_give_the_same_bytes_and_others_do_not() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, offer_1) = offer(&a, &b, 3);
+    let (_, offer_2) = offer(&a, &b, 3);
+    let (mut exchange_1, answer_1) = answer(&a, &b, &offer_1, 4);
+    let (mut exchange_2, answer_2) = answer(&a, &b, &offer_2, 4);
+    let (_, other) = PendingOffer::seal(&a, &b.id(), description(3), [99; 32]).unwrap();
+
+    assert_eq!(offer_1, offer_2);
+    assert_eq!(answer_1, answer_2);
+    assert_eq!(exchange_1.preshared_key(), exchange_2.preshared_key());
+    assert_eq!(exchange_1.seal(&Note::Bye), exchange_2.seal(&Note::Bye));
+    assert_ne!(offer_1, other);
+}
+
+#[test]
+fn the_kem_field_is_filled_in_whatever_stood_there() {
+    let (a, b) = (machine(1), machine(2));
+    let junk = Description { kem: vec![1; 70_000], ..description(3) };
+
+    let (_, envelope) = PendingOffer::seal(&a, &b.id(), junk, [3; 32]).unwrap();
+
+    assert_eq!(envelope, offer(&a, &b, 3).1);
+}
+
+#[test]
+fn the_largest_envelopes_fit_the_server_s_limit() {
+    let (a, b) = (machine(1), machine(2));
+    let candidate = Candidate::new(CandidateKind::Host, "[2001:db8::1]:65535".parse().unwrap());
+    let candidates = vec![candidate; MAX_CANDIDATES];
+    let largest = Description { candidates: candidates.clone(), ..description(1) };
+
+    let (pending, offer) = PendingOffer::seal(&a, &b.id(), largest.clone(), [3; 32]).unwrap();
+    let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
+    let offered = opened.description.candidates.len();
+    let (_, answer) = opened.answer(largest, [5; 32]).unwrap();
+    let (mut at_a, _) = pending.open_answer(&answer).ok().unwrap();
+    let note = at_a.seal(&Note::Candidates(candidates)).unwrap();
+
+    assert_eq!(offered, MAX_CANDIDATES);
+    assert!([&offer, &answer, &note].iter().all(|envelope| envelope.len() <= MAX_ENVELOPE));
+}
+
+#[test]
+fn an_envelope_does_not_contain_what_it_says_nor_who_says_it() {
+    let (a, b) = (machine(1), machine(2));
+    let (_, offer) = offer(&a, &b, 3);
+    let contains = |needle: &[u8]| offer.windows(needle.len()).any(|window| window == needle);
+
+    assert!(!contains(b"fragment"));
+    assert!(!contains(&[0xAB; 8]));
+    assert!(!contains(a.id().x25519()));
+    assert!(!contains(b.id().x25519()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn notes_within_the_window_open_once_in_whatever_order_they_come(
+        order in Just((0..64_u16).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        let (mut a, mut b) = exchange();
+        let notes: Vec<_> = (0..64).map(|port| a.seal(&note(port)).unwrap()).collect();
+
+        for &port in &order {
+            prop_assert_eq!(b.open(&notes[usize::from(port)]), Ok(note(port)));
+        }
+        for &port in &order {
+            prop_assert_eq!(b.open(&notes[usize::from(port)]), Err(SealError::Replayed));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_open_nowhere(kind in 0..5_u8, bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+        let (a, b) = (machine(1), machine(2));
+        let envelope = [vec![kind], bytes].concat();
+        let (pending, _) = offer(&a, &b, 3);
+        let (mut at_a, _) = exchange();
+
+        prop_assert!(OpenedOffer::open(&b, &a.id(), &envelope, [4; 32]).is_err());
+        prop_assert!(pending.open_answer(&envelope).is_err());
+        prop_assert!(at_a.open(&envelope).is_err());
+    }
+}

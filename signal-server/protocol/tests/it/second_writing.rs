@@ -1,0 +1,149 @@
+//! The seal written a second time from its documentation: it keeps the first writing honest, and plays the peer that
+//! knows its keys but not its manners.
+
+use hkdf::Hkdf;
+use ml_kem::kem::{Decapsulate, Key, KeyExport};
+use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
+use punch_signal_protocol::seal::{OpenedOffer, PendingOffer, SealError};
+use punch_signal_protocol::{DecodeError, Description, Identity, PeerId};
+use sha2::Sha256;
+use snow::params::{CipherChoice, DHChoice, HashChoice};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use snow::{Builder, HandshakeState};
+
+use crate::{description, machine};
+
+struct Resolver;
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Sevens))
+    }
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+struct Sevens;
+
+impl Random for Sevens {
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
+        out.fill(7);
+        Ok(())
+    }
+}
+
+fn noise(me: &Identity, to: Option<&PeerId>) -> HandshakeState {
+    let secret = me.x25519_secret();
+    let builder = Builder::with_resolver("Noise_IK_25519_AESGCM_SHA256".parse().unwrap(), Box::new(Resolver))
+        .prologue(b"punch envelope v1")
+        .and_then(|builder| builder.local_private_key(secret.as_bytes()))
+        .unwrap();
+    match to {
+        Some(peer) => builder.remote_public_key(peer.x25519()).and_then(Builder::build_initiator),
+        None => builder.build_responder(),
+    }
+    .unwrap()
+}
+
+fn write(noise: &mut HandshakeState, kind: u8, plain: &[u8]) -> Vec<u8> {
+    let mut envelope = vec![kind; 1 + plain.len() + 200];
+    let length = noise.write_message(plain, &mut envelope[1..]).unwrap();
+    envelope.truncate(1 + length);
+    envelope
+}
+
+fn read(noise: &mut HandshakeState, envelope: &[u8]) -> Description {
+    let mut plain = vec![0; envelope.len()];
+    let length = noise.read_message(&envelope[1..], &mut plain).unwrap();
+    Description::decode(&plain[..length]).unwrap()
+}
+
+/// HKDF-SHA-256 over both transport keys and the ML-KEM secret, salted with the handshake hash.
+fn preshared_key(mut noise: HandshakeState, kem_secret: &[u8]) -> [u8; 32] {
+    let (one, two) = noise.dangerously_get_raw_split();
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &[&one, &two, kem_secret].concat())
+        .expand(b"punch wireguard preshared key v1", &mut key)
+        .unwrap();
+    key
+}
+
+#[test]
+fn a_responder_written_from_the_documentation_reaches_the_same_preshared_key() {
+    let (a, b) = (machine(1), machine(2));
+    let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(1), [3; 32]).unwrap();
+
+    let mut noise = noise(&b, None);
+    let kem = Key::<EncapsulationKey768>::try_from(&read(&mut noise, &offer).kem[..]).unwrap();
+    let (ciphertext, secret) = EncapsulationKey768::new(&kem).unwrap().encapsulate_deterministic(&[8; 32].into());
+    let answer = write(&mut noise, 2, &Description { kem: ciphertext.to_vec(), ..description(2) }.encode());
+
+    let (exchange, answered) = pending.open_answer(&answer).ok().unwrap();
+    assert_eq!(answered.stamp, 2);
+    assert_eq!(**exchange.preshared_key(), preshared_key(noise, &secret));
+}
+
+#[test]
+fn an_initiator_written_from_the_documentation_reaches_the_same_preshared_key() {
+    let (a, b) = (machine(1), machine(2));
+    let kem = DecapsulationKey768::from_seed(Seed::from([9; 64]));
+    let mut noise = noise(&a, Some(&b.id()));
+    let key = kem.encapsulation_key().to_bytes().to_vec();
+    let offer = write(&mut noise, 1, &Description { kem: key, ..description(1) }.encode());
+
+    let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
+    let (exchange, answer) = opened.answer(description(2), [5; 32]).unwrap();
+
+    let ciphertext = read(&mut noise, &answer).kem;
+    let secret = kem.decapsulate_slice(&ciphertext).unwrap();
+    assert_eq!(**exchange.preshared_key(), preshared_key(noise, &secret));
+}
+
+#[test]
+fn an_answer_whose_ciphertext_has_a_bad_length_is_refused_and_ends_the_offer() {
+    let (a, b) = (machine(1), machine(2));
+    for kem in [vec![], vec![0; 1087], vec![0; 1089]] {
+        let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(1), [3; 32]).unwrap();
+        let mut noise = noise(&b, None);
+        read(&mut noise, &offer);
+        let answer = write(&mut noise, 2, &Description { kem, ..description(2) }.encode());
+
+        let (pending, error) = pending.open_answer(&answer).err().unwrap();
+
+        assert_eq!(error, SealError::BadKem);
+        assert!(pending.is_none());
+    }
+}
+
+#[test]
+fn an_answer_from_the_true_peer_that_makes_no_sense_ends_the_offer() {
+    // Its handshake is complete, so that no second answer could open.
+    let (a, b) = (machine(1), machine(2));
+    let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(1), [3; 32]).unwrap();
+    let mut noise = noise(&b, None);
+    read(&mut noise, &offer);
+    let answer = write(&mut noise, 2, &[99]);
+
+    let (pending, error) = pending.open_answer(&answer).err().unwrap();
+
+    assert_eq!(error, SealError::Contents(DecodeError::Version(99)));
+    assert!(pending.is_none());
+}
+
+#[test]
+fn an_offer_that_makes_no_sense_is_refused() {
+    let (a, b) = (machine(1), machine(2));
+    let offer = write(&mut noise(&a, Some(&b.id())), 1, &[1]);
+
+    let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]);
+
+    assert_eq!(opened.err(), Some(SealError::Contents(DecodeError::Missing("stamp"))));
+}

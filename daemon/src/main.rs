@@ -1,2 +1,64 @@
-//! x
-fn main(){}
+//! punchd: opens WireGuard tunnels to peers behind any NAT, and lets each reach exactly what this machine shares.
+
+mod config;
+mod control;
+mod desk;
+mod driver;
+mod run;
+mod signalling;
+mod snapshot;
+mod store;
+mod targets;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+
+/// The Punch daemon: owns the TUN device, the tunnels and the forwards, and serves the control socket.
+#[derive(Debug, Parser)]
+#[command(name = "punchd", version, after_help = "punchd runs in the foreground and logs to standard error. It needs CAP_NET_ADMIN and /dev/net/tun.\nControl it with punchctl.")]
+struct Arguments {
+    /// The configuration file; without this option /etc/punch/punchd.toml, if it exists
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where identity, peers, servers and forwards are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/punch")]
+    state_dir: PathBuf,
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = punch_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// What to log: error, warn, info, debug or trace, also per module
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&arguments.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let places = run::Places {
+        state_dir: arguments.state_dir,
+        socket: arguments.socket,
+    };
+    let result =
+        Config::load(arguments.config.as_deref()).and_then(|config| run::run(config, places));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word, also when logs are filtered")]
+            {
+                eprintln!("punchd: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,2 +1,101 @@
-//! x
-fn main(){}
+//! punch-stun: tells a client how its NAT behaves (RFC 8489, RFC 5780).
+
+mod limit;
+mod net;
+
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// A STUN server: answers Binding requests (RFC 8489) and, with two addresses, NAT behaviour discovery (RFC 5780).
+#[derive(Debug, Parser)]
+#[command(name = "punch-stun", version, after_help = "Examples:\n  punch-stun --listen 203.0.113.1:3478\n  punch-stun --listen 203.0.113.1:3478 --alternate 203.0.113.2 --sample-ports 40000-40063\n  punch-stun --listen 203.0.113.1:3478 --listen '[2001:db8::1]:3478'")]
+struct Arguments {
+    /// Where to listen; once for each address
+    #[arg(long, value_name = "ADDR:PORT", required = true, env = "PUNCH_STUN_LISTEN", value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+    /// A second address of this machine, for RFC 5780; its second port is the first one plus 1. Once for each family
+    #[arg(long, value_name = "ADDR", env = "PUNCH_STUN_ALTERNATE", value_delimiter = ',')]
+    alternate: Vec<IpAddr>,
+    /// Further ports to answer on, so that a client can sample many mappings at once
+    #[arg(long, value_name = "FROM-TO", env = "PUNCH_STUN_SAMPLE_PORTS", value_parser = parse_ports)]
+    sample_ports: Option<(u16, u16)>,
+    /// Answers per second to one source address (an IPv6 /64 counts as one)
+    #[arg(long, value_name = "N", default_value_t = 400, env = "PUNCH_STUN_RATE")]
+    rate: u32,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
+    log: String,
+}
+
+/// Ports beyond this number are a mistake.
+const MAX_SAMPLE_PORTS: u16 = 1024;
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || "write FROM-TO, for instance 40000-40063".to_owned();
+    let (from, to) = text.split_once('-').ok_or_else(wrong)?;
+    let from: u16 = from.parse().map_err(|_| wrong())?;
+    let to: u16 = to.parse().map_err(|_| wrong())?;
+    if from == 0 || to < from {
+        return Err(wrong());
+    }
+    if to - from >= MAX_SAMPLE_PORTS {
+        return Err(format!("{MAX_SAMPLE_PORTS} ports are the most"));
+    }
+    Ok((from, to))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&arguments.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match check(&arguments).and_then(|()| {
+        net::run(&net::Config {
+            listen: arguments.listen,
+            alternate: arguments.alternate,
+            sample_ports: arguments.sample_ports,
+            rate: arguments.rate,
+        })
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word, also when logs are filtered")]
+            {
+                eprintln!("punch-stun: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(arguments: &Arguments) -> Result<()> {
+    for alternate in &arguments.alternate {
+        let primaries = || {
+            arguments
+                .listen
+                .iter()
+                .filter(|address| address.is_ipv4() == alternate.is_ipv4())
+        };
+        if primaries().count() != 1 {
+            bail!("--alternate {alternate} needs exactly one --listen address of its family");
+        }
+        if primaries().any(|address| address.ip() == *alternate) {
+            bail!("--alternate {alternate} is the --listen address itself; it must be another one");
+        }
+        if primaries().any(|address| address.ip().is_unspecified()) {
+            bail!("with --alternate, --listen must name one address, not all of them");
+        }
+        if primaries().any(|address| address.port() == u16::MAX) {
+            bail!("with --alternate, the port after the --listen port is needed too");
+        }
+    }
+    Ok(())
+}

@@ -1,30 +1,26 @@
 //! What ordinary ICE must achieve between two hosts, judged from the topology alone.
 //!
-//! Ordinary means: host, server-reflexive and peer-reflexive candidates (RFC 8445 sections
-//! 5.1.1.1, 5.1.1.2 and 7.3.1.3), a STUN server in the public internet, checks in both directions
-//! and triggered checks (7.3.1.4). It means no port prediction, no birthday search and no relay.
-//! So `Direct` is a duty, while `Impossible` may yet be beaten by those.
+//! Ordinary means: host, server-reflexive and peer-reflexive candidates (RFC 8445 sections 5.1.1
+//! and 7.3.1.3), a STUN server in the internet, checks from both sides, triggered checks (7.3.1.4);
+//! no port prediction, birthday search or relay, which may yet beat an `Impossible`.
 //!
-//! A path is a pair of outside endpoints X and Y so that what A sends to Y leaves from X, and what B
-//! sends to X leaves from Y: an answer must come back the way the check went (7.2.5.2.1). What
-//! decides is whether either side can learn the other's half:
+//! A path is a pair of outside endpoints X and Y such that what A sends to Y leaves from X, and what
+//! B sends to X leaves from Y: an answer must come back the way the check went (7.2.5.2.1). What
+//! decides is whether each side can learn the other's half:
 //!
 //! - EIM (RFC 4787 section 4.1) has one outside endpoint, which STUN tells. Two such sides open
-//!   whatever filters they have (section 5) by sending to each other. A firewall translates
-//!   nothing, and is EIM in this sense; so IPv6 behind two of them works (RFC 6092).
-//! - APDM makes X only when A sends to Y, and no STUN server sees it. B learns it from A's check,
-//!   if that passes B's filter: EIF lets it in, ADF too, since B has sent to A's address before;
-//!   APDF wants the port that is not known yet.
+//!   any filters (section 5) by sending to each other. So do firewalls, which translate nothing.
+//! - APDM makes X when A sends to Y, unseen by STUN. B learns it from A's check if B's filter lets
+//!   it in: EIF does, ADF too, since B has sent to A's address before; APDF wants the very port.
 //! - APDM on both sides never ends: X is made for a Y that is not made before X is known.
-//! - ADM is like APDM against EIM. But ADM has one X for all ports of an address, so ADM against
-//!   ADM or APDM needs only one check to get through: to a server-reflexive endpoint behind EIF,
-//!   with a filter on the other side that admits the answer from a new port, EIF or ADF.
-//! - Several gateways in a row map as their most dependent one does; each filters by what was sent
-//!   through the mapping as it is there.
-//! - Behind a common outer NAT, server-reflexive endpoints lead back to that NAT, so hairpinning
-//!   decides (section 6), unless a host candidate is within reach.
+//! - ADM against EIM is like APDM. But it has one X for all ports of an address, so against ADM or
+//!   APDM one check must get through, to a server-reflexive endpoint behind EIF, and the answer
+//!   from a new port must be admitted by the other side's EIF or ADF.
+//! - Gateways in a row map as the most dependent one does; each filters by what it has seen sent.
+//! - Behind a common NAT, server-reflexive endpoints lead back to that NAT, so hairpinning decides
+//!   (section 6), unless a host candidate is within reach.
 //!
-//! Below, this is not a table: both sides are played with idealized gateways until nothing new is
+//! This is not a table below: both sides are played with idealized gateways until nothing new is
 //! learned. Links are taken as good, tables as large enough, mappings as long-lived.
 
 use std::collections::BTreeSet;
@@ -84,29 +80,29 @@ pub enum Why {
 /// Whether ordinary ICE finds a direct path between two hosts: the best verdict over all pairs of
 /// their addresses, which are tried independently (RFC 8445 section 6.1.2.2, RFC 8421).
 pub fn can_connect(network: &Network, a: HostId, b: HostId) -> Verdict {
-    let ends = |host| {
-        let places = network.addresses(host).iter();
-        places.map(move |&(zone, ip)| End { host, zone, ip })
-    };
-    let pairs = ends(a).flat_map(|a| ends(b).map(move |b| (a, b)));
-    let same_family = pairs.filter(|(a, b)| a.ip.is_ipv4() == b.ip.is_ipv4());
-    match same_family.map(|(a, b)| judge(network, a, b)).min() {
-        Some(Ok(via)) => Verdict::Direct { via },
-        Some(Err(why)) => Verdict::Impossible { why },
-        None => Verdict::Impossible {
-            why: Why::NoCommonFamily,
-        },
+    let mut best = Err(Why::NoCommonFamily);
+    for &(zone, ip) in network.addresses(a) {
+        let a = End { host: a, zone, ip };
+        for &(zone, ip) in network.addresses(b) {
+            best = best.min(judge(network, &a, &End { host: b, zone, ip }));
+        }
+    }
+    match best {
+        Ok(via) => Verdict::Direct { via },
+        Err(why) => Verdict::Impossible { why },
     }
 }
 
-#[derive(Clone, Copy)]
 struct End {
     host: HostId,
     zone: ZoneId,
     ip: IpAddr,
 }
 
-fn judge(network: &Network, a: End, b: End) -> Result<Via, Why> {
+fn judge(network: &Network, a: &End, b: &End) -> Result<Via, Why> {
+    if a.ip.is_ipv4() != b.ip.is_ipv4() {
+        return Err(Why::NoCommonFamily);
+    }
     let (up_a, up_b) = (gateways(network, a.zone), gateways(network, b.zone));
     let pairs = up_a.iter().rev().zip(up_b.iter().rev());
     let shared = pairs.take_while(|(a, b)| a.0 == b.0).count();
@@ -116,26 +112,24 @@ fn judge(network: &Network, a: End, b: End) -> Result<Via, Why> {
     if a.zone == b.zone {
         return Ok(Via::SameZone);
     }
-    if is_blocked(own_a) || is_blocked(own_b) {
-        return Err(Why::UdpBlocked);
-    }
 
-    // In the lowest zone above both. An end that nothing below translates is seen there as it is,
-    // and its address must not mean somebody else to the other. That of a translated end is known
-    // if STUN is within reach and no NAT further up makes it see another.
+    // In the lowest zone above both: a bare address is known, but must not mean somebody else to
+    // the other side; a translated one is known if STUN sees it, with no NAT further up.
     let meets = (!is_bare(own_a) || leads_to(network, b.zone, a))
-        && (!is_bare(own_b) || leads_to(network, a.zone, b));
+        && (!is_bare(own_b) || leads_to(network, a.zone, b))
+        && !(is_blocked(own_a) || is_blocked(own_b));
     let is_seen = |up: &[Gate<'_>]| outermost.is_none() && !is_blocked(up);
     let mut side_a = Side::new(1, own_a, is_bare(own_a) || is_seen(&up_a));
     let mut side_b = Side::new(2, own_b, is_bare(own_b) || is_seen(&up_b));
+    let is_open = |side: &Side| side.gates.iter().all(|gate| *gate == OPEN);
     if meets && converge(&mut side_a, &mut side_b) {
         return Ok(match (side_a.mapping(), side_b.mapping()) {
-            _ if side_a.is_open() || side_b.is_open() => Via::OpenSide,
+            _ if is_open(&side_a) || is_open(&side_b) => Via::OpenSide,
             (EIM, EIM) => Via::BothKnown,
             _ => Via::PeerReflexive,
         });
     }
-    if is_blocked(common) {
+    if is_blocked(&up_a) || is_blocked(&up_b) {
         return Err(Why::UdpBlocked);
     }
 
@@ -169,7 +163,6 @@ fn gateways(network: &Network, zone: ZoneId) -> Vec<Gate<'_>> {
     below.map(gate).collect()
 }
 
-/// Whether addresses behind these gateways are the same before them.
 fn is_bare(gates: &[Gate<'_>]) -> bool {
     gates.iter().all(|(_, spec)| spec.is_transparent())
 }
@@ -179,7 +172,7 @@ fn is_blocked(gates: &[Gate<'_>]) -> bool {
 }
 
 /// Whether packets from a zone to an address reach this end, not another with the same address.
-fn leads_to(network: &Network, mut zone: ZoneId, end: End) -> bool {
+fn leads_to(network: &Network, mut zone: ZoneId, end: &End) -> bool {
     loop {
         zone = match network.resolve(zone, end.ip) {
             Some(Stage::AtHost(host)) => return host == end.host,
@@ -191,6 +184,7 @@ fn leads_to(network: &Network, mut zone: ZoneId, end: End) -> bool {
 }
 
 const EIM: Mapping = Mapping::EndpointIndependent;
+const OPEN: (Mapping, Filtering) = (EIM, Filtering::EndpointIndependent);
 const STUN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0)), 3478);
 
 /// More than any two sides need to learn all that they ever will: see the tests.
@@ -205,9 +199,7 @@ struct Side {
     /// By public port: the part of the destinations on which the mapping depends.
     ports: Vec<SocketAddr>,
     sent: BTreeSet<SocketAddr>,
-    /// Where to reach this side, before any check.
     advertised: Option<SocketAddr>,
-    /// Where to reach the other side.
     remotes: BTreeSet<SocketAddr>,
 }
 
@@ -223,18 +215,12 @@ impl Side {
             gates: gates.iter().map(dependence).collect(),
             ..Self::default()
         };
-        let mapped = side.send(STUN);
-        side.advertised = is_known.then_some(mapped);
+        side.advertised = Some(side.send(STUN)).filter(|_| is_known);
         side
     }
 
     fn mapping(&self) -> Mapping {
         self.gates.last().map_or(EIM, |(mapping, _)| *mapping)
-    }
-
-    fn is_open(&self) -> bool {
-        let open = (EIM, Filtering::EndpointIndependent);
-        self.advertised.is_some() && self.gates.iter().all(|gate| *gate == open)
     }
 
     /// Answers with the source that the destination sees.
@@ -243,9 +229,7 @@ impl Side {
         let part = scope(self.mapping() as u8, dst);
         let known = self.ports.iter().position(|port| *port == part);
         let port = known.unwrap_or(self.ports.len());
-        if known.is_none() {
-            self.ports.push(part);
-        }
+        self.ports.extend(known.is_none().then_some(part));
         SocketAddr::from(([192, 0, 2, self.number], port as u16))
     }
 
@@ -255,15 +239,12 @@ impl Side {
     }
 
     fn admits(&self, src: SocketAddr, dst: SocketAddr) -> bool {
-        let Some(part) = self.ports.get(usize::from(dst.port())) else {
-            return false;
-        };
-        let permits = |(mapping, filtering): &(Mapping, Filtering), sent: &SocketAddr| {
-            scope(*mapping as u8, *sent) == scope(*mapping as u8, *part)
-                && scope(*filtering as u8, *sent) == scope(*filtering as u8, src)
-        };
-        let gates = &mut self.gates.iter();
-        gates.all(|gate| self.sent.iter().any(|sent| permits(gate, sent)))
+        let part = self.ports[usize::from(dst.port())];
+        let alike = |rank, x, y| scope(rank, x) == scope(rank, y);
+        self.gates.iter().all(|&(mapping, filtering)| {
+            let permits = |to| alike(mapping as u8, to, part) && alike(filtering as u8, to, src);
+            self.sent.iter().any(|to| permits(*to))
+        })
     }
 }
 
@@ -285,36 +266,33 @@ fn converge(a: &mut Side, b: &mut Side) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
 mod tests {
     use super::*;
-    use crate::nat::{Allocation::Random, DEFAULT_TIMEOUT};
-    use crate::network::{Datagram, Delivery, Dropped, Gateway, LinkSpec};
+    use crate::nat::DEFAULT_TIMEOUT;
+    use crate::network::{Datagram, Dropped, Gateway, LinkSpec};
+    use Filtering::EndpointIndependent as EIF;
+    use Filtering::{AddressAndPortDependent as APDF, AddressDependent as ADF};
+    use Mapping::{AddressAndPortDependent as APDM, AddressDependent as ADM};
     use rand_chacha::ChaCha8Rng;
     use rand_core::{RngCore, SeedableRng};
     use std::time::Instant;
 
-    const MAPPINGS: [Mapping; 3] = [EIM, Mapping::AddressDependent, APDM];
-    const APDM: Mapping = Mapping::AddressAndPortDependent;
-    const FILTERINGS: [Filtering; 3] = [EIF, ADF, APDF];
-    const EIF: Filtering = Filtering::EndpointIndependent;
-    const ADF: Filtering = Filtering::AddressDependent;
-    const APDF: Filtering = Filtering::AddressAndPortDependent;
-
-    /// An internet without delays, and its STUN server.
-    struct World(Network, Instant, HostId);
+    /// An internet without delays, and its STUN server's addresses.
+    struct World(Network, Instant, [SocketAddr; 2]);
 
     impl World {
         fn new() -> Self {
-            let now = Instant::now();
+            let (now, servers) = (Instant::now(), ["198.51.100.9:3478", "[2001:db8::9]:3478"]);
+            let servers = servers.map(|server| server.parse().unwrap());
             let mut network = Network::new(1, now);
-            let addresses = ["198.51.100.9", "2001:db8::9"].map(|ip| ip.parse().unwrap());
-            let stun = network.add_host(INTERNET, &addresses);
-            Self(network, now, stun)
+            network.add_host(INTERNET, &servers.map(|server: SocketAddr| server.ip()));
+            Self(network, now, servers)
         }
 
         fn zone(&mut self, parent: ZoneId, spec: NatSpec) -> ZoneId {
-            let link = LinkSpec::default();
-            self.0.add_zone(parent, Gateway::Nat(spec), link)
+            self.0
+                .add_zone(parent, Gateway::Nat(spec), LinkSpec::default())
         }
 
         fn host(&mut self, zone: ZoneId, address: &str) -> HostId {
@@ -335,16 +313,11 @@ mod tests {
             self.0.send(self.1, host, datagram);
         }
 
-        fn next(&mut self) -> Option<Delivery> {
-            self.0.poll_delivery(self.1)
-        }
-
         /// Where the STUN server sees a host.
         fn reflexive(&mut self, host: HostId) -> Option<SocketAddr> {
-            let is_ipv4 = self.base(host).is_ipv4();
-            let server = self.0.addresses(self.2)[usize::from(!is_ipv4)].1;
-            self.send(host, SocketAddr::new(server, 3478), 64, "");
-            self.next().map(|packet| packet.from)
+            let server = self.2[usize::from(self.base(host).is_ipv6())];
+            self.send(host, server, 64, "");
+            self.0.poll_delivery(self.1).map(|packet| packet.from)
         }
 
         /// Plays ICE with real packets.
@@ -355,24 +328,18 @@ mod tests {
                 for dst in &remotes[side] {
                     self.send(hosts[side], *dst, 64, &format!("{side} check {dst}"));
                 }
-                while let Some(packet) = self.next() {
-                    let side = usize::from(packet.host == hosts[1]);
+                while let Some(packet) = self.0.poll_delivery(self.1) {
+                    let (side, from) = (usize::from(packet.host == hosts[1]), packet.from);
                     let text = String::from_utf8(packet.payload).unwrap();
                     let words = Vec::from_iter(text.split(' '));
-                    let from = packet.from;
-                    if !hosts.contains(&packet.host) || words[0] == side.to_string() {
-                        continue;
-                    }
-                    remotes[side].insert(from);
-                    if words[1] == "check" {
-                        self.send(
-                            hosts[side],
-                            from,
-                            64,
-                            &format!("{side} answer {}", words[2]),
-                        );
-                    } else if words[2] == from.to_string() {
-                        return true;
+                    if hosts.contains(&packet.host) && words[0] != side.to_string() {
+                        remotes[side].insert(from);
+                        if words[1] == "check" {
+                            let answer = format!("{side} answer {}", words[2]);
+                            self.send(packet.host, from, 64, &answer);
+                        } else if words[2] == from.to_string() {
+                            return true;
+                        }
                     }
                 }
             }
@@ -391,18 +358,17 @@ mod tests {
     }
 
     fn nat(mapping: Mapping, filtering: Filtering, number: usize) -> NatSpec {
-        let mut spec = NatSpec::new(mapping, filtering, [10, 0, 0, number as u8].into());
-        spec.allocation = Random;
-        spec
+        NatSpec::new(mapping, filtering, [10, 0, 0, number as u8].into())
     }
 
     #[test]
     fn every_pair_of_nats_is_judged_as_the_rfcs_imply_and_as_packets_prove() {
-        for n in 0..81 {
-            let a = (MAPPINGS[n % 3], FILTERINGS[n / 3 % 3]);
-            let b = (MAPPINGS[n / 9 % 3], FILTERINGS[n / 27]);
+        let kinds = [EIM, ADM, APDM].map(|m| [EIF, ADF, APDF].map(|f| (m, f)));
+        let kinds = kinds.as_flattened();
+        for (a, b) in (0..81).map(|n| (kinds[n / 9], kinds[n % 9])) {
             let mut world = World::new();
-            let homes = [nat(a.0, a.1, 1), nat(b.0, b.1, 2)].map(|spec| world.zone(INTERNET, spec));
+            let specs = [nat(a.0, a.1, 1), nat(b.0, b.1, 2)];
+            let homes = specs.map(|spec| world.zone(INTERNET, spec));
             let [x, y] = homes.map(|home| world.host(home, "192.168.1.2"));
             let expected = match (a, b) {
                 ((EIM, EIF), _) | (_, (EIM, EIF)) => Ok(Via::OpenSide),
@@ -424,69 +390,41 @@ mod tests {
             let mut pick = |below: usize| rng.next_u32() as usize % below;
             let (mut world, mut zones) = (World::new(), vec![INTERNET]);
             for number in 1..=pick(6) {
-                let parent = zones[pick(number)];
-                let mut spec = nat(MAPPINGS[pick(3)], FILTERINGS[pick(3)], number);
+                let kind = ([EIM, ADM, APDM][pick(3)], [EIF, ADF, APDF][pick(3)]);
+                let firewall = NatSpec::firewall(DEFAULT_TIMEOUT);
+                let mut spec = [nat(kind.0, kind.1, number), firewall][pick(4) / 3].clone();
                 spec.hairpinning = pick(2) == 0;
                 spec.capacity *= pick(20).min(1);
-                if pick(4) == 0 {
-                    spec.public.clear();
-                    spec.mapping = EIM;
-                    spec.filtering = APDF;
-                }
-                zones.push(world.zone(parent, spec));
+                zones.push(world.zone(zones[pick(number)], spec));
             }
             let [zone, other] = [(); 2].map(|()| zones[pick(zones.len())]);
-            let a = world.host(zone, "192.168.1.2");
-            let same = End {
-                zone,
-                ip: [192, 168, 1, 2].into(),
-                host: a,
-            };
-            let clash = leads_to(&world.0, other, same);
-            let b = world.host(other, ["192.168.1.2", "192.168.1.3"][usize::from(clash)]);
-            let _ = world.judge(a, b);
+            let (host, ip) = (world.host(zone, "192.168.1.2"), [192, 168, 1, 2].into());
+            let is_taken = leads_to(&world.0, other, &End { host, zone, ip });
+            let b = world.host(other, ["192.168.1.2", "192.168.1.3"][usize::from(is_taken)]);
+            let _ = world.judge(host, b);
         }
     }
 
     #[test]
-    fn behind_a_common_nat_hairpinning_decides_unless_a_host_candidate_leads_there() {
-        for hairpinning in [false, true] {
-            let mut world = World::new();
-            let outer = NatSpec {
-                hairpinning,
-                ..nat(EIM, APDF, 1)
-            };
-            let outer = world.zone(INTERNET, outer);
-            let homes = [2, 3].map(|number| world.zone(outer, nat(EIM, APDF, number)));
-            let [a, b] = homes.map(|home| world.host(home, "192.168.1.2"));
-            let (c, d) = (
-                world.host(homes[0], "192.168.1.3"),
-                world.host(outer, "10.0.0.9"),
-            );
-            let expected = if hairpinning {
-                Ok(Via::Hairpinning)
-            } else {
-                Err(Why::NoHairpinning)
-            };
-            assert_eq!(world.judge(a, b), expected);
-            assert_eq!(
-                world.0.drops().contains_key(&Dropped::NoHairpinning),
-                !hairpinning
-            );
-            assert_eq!(world.judge(a, c), Ok(Via::SameZone));
-            assert_eq!(world.judge(a, d), Ok(Via::OpenSide));
-        }
-    }
-
-    #[test]
-    fn ipv6_firewalls_open_for_each_other_but_no_family_reaches_the_other() {
+    fn lans_carriers_firewalls_and_families_are_judged_as_expected() {
         let mut world = World::new();
-        let firewalls = [(); 2].map(|()| NatSpec::firewall(DEFAULT_TIMEOUT));
-        let homes = firewalls.map(|spec| world.zone(INTERNET, spec));
-        let [a, b] = [0, 1].map(|n| world.host(homes[n], ["2001:db8::1", "2001:db8::2"][n]));
-        let c = world.host(INTERNET, "198.51.100.3");
-        assert_eq!(world.judge(a, b), Ok(Via::BothKnown));
-        assert_eq!(world.judge(a, c), Err(Why::NoCommonFamily));
+        let mut carriers = [nat(EIM, APDF, 1), nat(EIM, APDF, 2)];
+        carriers[1].hairpinning = true;
+        let [deaf, kind] = carriers.map(|spec| world.zone(INTERNET, spec));
+        let homes = [(deaf, 3), (deaf, 4), (kind, 5), (kind, 6)];
+        let homes = homes.map(|(carrier, n)| world.zone(carrier, nat(EIM, APDF, n)));
+        let [a, b, c, d] = homes.map(|home| world.host(home, "192.168.1.2"));
+        let lan = world.host(homes[0], "192.168.1.3");
+        let walls = [(); 2].map(|()| world.zone(INTERNET, NatSpec::firewall(DEFAULT_TIMEOUT)));
+        let e = world.host(walls[0], "2001:db8::1");
+        let f = world.host(walls[1], "2001:db8::2");
+        assert_eq!(world.judge(a, lan), Ok(Via::SameZone));
+        assert_eq!(world.judge(a, b), Err(Why::NoHairpinning));
+        assert_eq!(world.judge(a, c), Ok(Via::BothKnown));
+        assert_eq!(world.judge(c, d), Ok(Via::Hairpinning));
+        assert_eq!(world.judge(e, f), Ok(Via::BothKnown));
+        assert_eq!(world.judge(e, a), Err(Why::NoCommonFamily));
+        assert!(world.0.drops()[&Dropped::NoHairpinning] > 0);
     }
 
     #[test]
@@ -494,23 +432,18 @@ mod tests {
         let mut world = World::new();
         let outer = world.zone(INTERNET, nat(EIM, APDF, 1));
         let inner = world.zone(outer, nat(EIM, APDF, 2));
-        let (a, b) = (
-            world.host(inner, "192.168.1.2"),
-            world.host(INTERNET, "198.51.100.3"),
-        );
+        let a = world.host(inner, "192.168.1.2");
+        let b = world.host(INTERNET, "198.51.100.3");
         world.send(a, world.base(b), 3, "");
-        assert_eq!(world.next(), None);
+        assert_eq!(world.0.poll_delivery(world.1), None);
         assert_eq!(world.0.drops()[&Dropped::TtlExpired], 1);
-        assert_eq!(
-            [outer, inner].map(|zone| world.0.gate(zone).mappings(world.1)),
-            [1, 1]
-        );
         let seen = world.reflexive(a).unwrap();
         world.send(b, seen, 64, "");
-        assert_eq!(world.next().map(|packet| packet.to), Some(world.base(a)));
+        let answer = world.0.poll_delivery(world.1);
+        assert_eq!(answer.map(|packet| packet.host), Some(a));
         world.0.set_addresses(a, outer, &[]);
         world.send(b, seen, 64, "");
-        assert_eq!(world.next(), None);
+        assert_eq!(world.0.poll_delivery(world.1), None);
         assert_eq!(world.0.drops()[&Dropped::NoRoute], 1);
     }
 }

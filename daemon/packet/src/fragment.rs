@@ -81,7 +81,8 @@ impl Reassembly {
                 spoiled: false,
             };
         }
-        pieces.add(fragment, packet.segment());
+        let header = if packet.source().is_ipv4() { 20 } else { 40 };
+        pieces.add(fragment, packet.segment(), MAX_REASSEMBLED - header);
         if !pieces.complete() {
             return Ok(None);
         }
@@ -95,14 +96,15 @@ impl Reassembly {
         let segment = pieces.join();
         let (source, destination) = (packet.source(), packet.destination());
         self.packets.retain(|key, _| {
-            (key.source, key.destination, key.id) != (source, destination, fragment.id)
+            (key.source, key.destination, key.protocol, key.id)
+                != (source, destination, packet.protocol(), fragment.id)
         });
         Ok(Some(ip_packet(source, destination, number, &segment)))
     }
 }
 
 impl Pieces {
-    fn add(&mut self, fragment: Fragment, bytes: &[u8]) {
+    fn add(&mut self, fragment: Fragment, bytes: &[u8], longest: usize) {
         let end = fragment.offset + bytes.len();
         let wrong_length = bytes.is_empty() || (fragment.more && !bytes.len().is_multiple_of(8));
         let overlaps = self
@@ -111,9 +113,11 @@ impl Pieces {
             .any(|(start, part)| fragment.offset < start + part.len() && *start < end);
         if wrong_length
             || overlaps
-            || end > MAX_REASSEMBLED - 40
+            || end > longest
             || self.parts.len() == MAX_PARTS
             || (!fragment.more && self.total.is_some())
+            || self.total.is_some_and(|total| end > total)
+            || (!fragment.more && self.parts.iter().any(|(start, _)| *start >= end))
         {
             self.spoiled = true;
             self.parts = Vec::new();

@@ -51,6 +51,9 @@ pub fn tcp_reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
         segment[13] = 0x14;
     }
     let (source, destination) = (packet.destination(), packet.source());
+    if source.is_multicast() || destination.is_multicast() {
+        return None;
+    }
     let checksum = transport_checksum(source, destination, 6, &segment);
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
     Some(ip_packet(source, destination, 6, &segment))
@@ -63,6 +66,7 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, reason: Unreachable) -> Op
         || to.is_unspecified()
         || packet.destination().is_multicast()
         || packet.transport() == Transport::IcmpError
+        || (to.is_ipv6() && packet.protocol() == Protocol::Icmp && packet.segment().first() == Some(&137))
         || packet.fragment().is_some_and(|fragment| fragment.offset > 0)
         || from.is_ipv4() != to.is_ipv4();
     if silent {

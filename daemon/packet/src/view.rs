@@ -204,7 +204,7 @@ impl<'a> Packet<'a> {
         };
         let (mut next, mut at, mut fragment) = (header[6], 40, None);
         for extension in 0.. {
-            if extension == MAX_EXTENSIONS {
+            if extension > MAX_EXTENSIONS {
                 return Err(Malformed::Header);
             }
             // Hop-by-hop, routing, destination options; then the fragment header, which has a fixed length.
@@ -409,7 +409,7 @@ fn transport(
             match (v6, first[0]) {
                 (false, 8) | (true, 128) => Transport::Echo { request: true, id },
                 (false, 0) | (true, 129) => Transport::Echo { request: false, id },
-                (false, 3 | 4 | 5 | 11 | 12) | (true, 1..=4) => Transport::IcmpError,
+                (false, 3 | 4 | 5 | 11 | 12) | (true, 0..=127) => Transport::IcmpError,
                 _ => Transport::Opaque,
             }
         }

@@ -1,1 +1,20 @@
-//! stub
+//! Linux: the TUN device, UDP sockets, netlink, the clock, randomness. The only room that touches a descriptor of its own
+//! making or has `unsafe`.
+
+pub mod clock;
+pub mod netlink;
+mod tun;
+mod udp;
+
+pub use tun::{Tun, TunError};
+pub use udp::{Datagrams, Udp};
+
+/// Fresh randomness from the operating system.
+///
+/// # Errors
+/// Only where the kernel offers none.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| std::io::Error::other("no random source"))?;
+    Ok(bytes)
+}

@@ -1,7 +1,7 @@
 //! What the desk may ask the engine.
 
 use punch_api::ForwardKey;
-use punch_forward::PeerHandle;
+use punch_forward::{PeerHandle, Rules};
 use punch_signal_protocol::{Candidate, Ipv4Range};
 
 use super::{Engine, Peer};
@@ -24,6 +24,16 @@ pub(super) fn state(connector: &Connector, handle: PeerHandle, peer: &Peer) -> L
 }
 
 impl Engine {
+    /// All peers.
+    pub fn peers(&self) -> impl Iterator<Item = PeerHandle> {
+        self.peers.keys().copied()
+    }
+
+    /// All forwards.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// How the connection to a peer does.
     pub fn peer_state(&self, handle: PeerHandle) -> Option<LinkState> {
         let peer = self.peers.get(&handle)?;

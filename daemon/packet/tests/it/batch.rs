@@ -13,7 +13,10 @@ fn packets_come_out_in_the_order_in_which_they_went_in() {
     batch.push(b"third");
 
     assert_eq!((batch.len(), batch.is_empty()), (3, false));
-    assert_eq!(batch.iter().collect::<Vec<_>>(), [&b"first"[..], b"", b"third"]);
+    assert_eq!(
+        batch.iter().collect::<Vec<_>>(),
+        [&b"first"[..], b"", b"third"]
+    );
 }
 
 #[test]
@@ -29,7 +32,10 @@ fn a_packet_is_written_in_place() {
     batch.push(b"after");
 
     assert!(added);
-    assert_eq!(batch.iter().collect::<Vec<_>>(), [&b"before"[..], b"abc", b"after"]);
+    assert_eq!(
+        batch.iter().collect::<Vec<_>>(),
+        [&b"before"[..], b"abc", b"after"]
+    );
 }
 
 #[test]

@@ -3,13 +3,23 @@
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use punch_packet::{Packet, Transport, UdpReply, echo_reply, udp_packets};
+use punch_packet::{
+    Packet, Transport, UdpReply, echo_reply, echo_request, is_our_echo, udp_packets,
+};
 
 use crate::{alice, assert_sound, bob, fragment, hex, icmp, ping, tcp};
 
 fn reply(v6: bool, payload: &[u8]) -> UdpReply<'_> {
-    let (source, destination) = (SocketAddr::new(bob(v6), 53), SocketAddr::new(alice(v6), 40_000));
-    UdpReply { source, destination, payload, id: 0x0102_0304 }
+    let (source, destination) = (
+        SocketAddr::new(bob(v6), 53),
+        SocketAddr::new(alice(v6), 40_000),
+    );
+    UdpReply {
+        source,
+        destination,
+        payload,
+        id: 0x0102_0304,
+    }
 }
 
 #[test]
@@ -25,8 +35,10 @@ fn a_datagram_over_ipv4_has_these_bytes() {
 fn a_datagram_over_ipv6_has_these_bytes() {
     let packets = udp_packets(reply(true, b"abc"), 1500);
 
-    let expected = hex("60000000 000b 11 40 fd70756e636800000000000000000002 fd70756e636800000000000000000001
-        0035 9c40 000b f26d 616263");
+    let expected = hex(
+        "60000000 000b 11 40 fd70756e636800000000000000000002 fd70756e636800000000000000000001
+        0035 9c40 000b f26d 616263",
+    );
     assert_eq!(packets, [expected]);
 }
 
@@ -48,7 +60,10 @@ fn a_datagram_that_fits_is_one_packet_and_one_byte_more_makes_two() {
     for (v6, headers) in [(false, 28), (true, 48)] {
         let data = vec![7; 1400 - headers + 1];
 
-        let (one, two) = (udp_packets(reply(v6, &data[1..]), 1400), udp_packets(reply(v6, &data), 1400));
+        let (one, two) = (
+            udp_packets(reply(v6, &data[1..]), 1400),
+            udp_packets(reply(v6, &data), 1400),
+        );
 
         assert_eq!((one.len(), one[0].len()), (1, 1400));
         assert_eq!(Packet::parse(&one[0]).unwrap().fragment(), None);
@@ -59,14 +74,21 @@ fn a_datagram_that_fits_is_one_packet_and_one_byte_more_makes_two() {
 #[test]
 fn fragments_share_an_id_and_follow_each_other_without_gap() {
     for v6 in [false, true] {
-        let packets = udp_packets(reply(v6, &[7; 5000]), 1400);
+        // What remains of this MTU behind the headers is a multiple of eight.
+        let mtu = if v6 { 1400 } else { 1404 };
 
+        let packets = udp_packets(reply(v6, &[7; 5000]), mtu);
+
+        assert_eq!(packets[0].len(), mtu);
         let mut next = 0;
         for (index, bytes) in packets.iter().enumerate() {
             let packet = Packet::parse(bytes).unwrap();
             let fragment = packet.fragment().unwrap();
             assert_eq!(fragment.id, if v6 { 0x0102_0304 } else { 0x0304 });
-            assert_eq!((fragment.offset, fragment.more), (next, index + 1 < packets.len()));
+            assert_eq!(
+                (fragment.offset, fragment.more),
+                (next, index + 1 < packets.len())
+            );
             next += packet.segment().len();
         }
         assert_eq!(next, 5008);
@@ -74,9 +96,23 @@ fn fragments_share_an_id_and_follow_each_other_without_gap() {
 }
 
 #[test]
+fn a_fragment_over_ipv6_has_these_bytes_behind_its_header() {
+    let packets = udp_packets(reply(true, &[7; 5000]), 1400);
+
+    assert_eq!(packets[1][40..48], hex("11 00 0549 01020304"));
+    assert_eq!(packets[1][6], 44);
+}
+
+#[test]
 fn an_mtu_below_1280_is_taken_as_1280() {
     for v6 in [false, true] {
-        assert_eq!(udp_packets(reply(v6, &[7; 3000]), 0), udp_packets(reply(v6, &[7; 3000]), 1280));
+        assert_eq!(
+            udp_packets(reply(v6, &[7; 3000]), 0),
+            udp_packets(reply(v6, &[7; 3000]), 1280)
+        );
+        let data = vec![7; 1280 - if v6 { 48 } else { 28 } + 1];
+        assert_eq!(udp_packets(reply(v6, &data[1..]), 0).len(), 1);
+        assert_eq!(udp_packets(reply(v6, &data), 0).len(), 2);
     }
 }
 
@@ -87,17 +123,26 @@ fn the_longest_datagrams_are_made_and_longer_ones_are_not() {
         for mtu in [1280, 65_535, 65_570, usize::MAX] {
             let packets = udp_packets(reply(v6, &payload[..longest]), mtu);
 
-            let data: usize = packets.iter().map(|packet| Packet::parse(packet).unwrap().segment().len()).sum();
+            let data: usize = packets
+                .iter()
+                .map(|packet| Packet::parse(packet).unwrap().segment().len())
+                .sum();
             assert_eq!(data, longest + 8);
             assert!(packets.iter().all(|packet| packet.len() <= mtu));
-            assert_eq!(udp_packets(reply(v6, &payload[..longest + 1]), mtu).len(), 0);
+            assert_eq!(
+                udp_packets(reply(v6, &payload[..longest + 1]), mtu).len(),
+                0
+            );
         }
     }
 }
 
 #[test]
 fn a_datagram_between_two_families_is_not_made() {
-    let mixed = UdpReply { destination: SocketAddr::new(alice(true), 1), ..reply(false, b"abc") };
+    let mixed = UdpReply {
+        destination: SocketAddr::new(alice(true), 1),
+        ..reply(false, b"abc")
+    };
 
     assert_eq!(udp_packets(mixed, 1500).len(), 0);
 }
@@ -112,9 +157,21 @@ fn an_echo_is_answered_with_the_same_identifier_number_and_data() {
 
             assert_sound(&reply);
             let packet = Packet::parse(&reply).unwrap();
-            assert_eq!((packet.source(), packet.destination()), (bob(v6), alice(v6)));
-            assert_eq!(packet.transport(), Transport::Echo { request: false, id: 0x1D1D });
-            assert_eq!(packet.segment()[4..], Packet::parse(&request).unwrap().segment()[4..]);
+            assert_eq!(
+                (packet.source(), packet.destination()),
+                (bob(v6), alice(v6))
+            );
+            assert_eq!(
+                packet.transport(),
+                Transport::Echo {
+                    request: false,
+                    id: 0x1D2E
+                }
+            );
+            assert_eq!(
+                packet.segment()[4..],
+                Packet::parse(&request).unwrap().segment()[4..]
+            );
         }
     }
 }
@@ -136,7 +193,69 @@ fn only_a_whole_and_right_echo_request_is_answered() {
             fragment(v6, protocol, 1, 0, true, segment),
             fragment(v6, protocol, 1, 8, false, segment),
         ] {
-            assert_eq!(echo_reply(&Packet::parse(&bytes).unwrap()), None, "{bytes:02x?}");
+            assert_eq!(
+                echo_reply(&Packet::parse(&bytes).unwrap()),
+                None,
+                "{bytes:02x?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn our_own_echo_requests_have_these_bytes() {
+    let payload = b"punch echo probe";
+    for (v6, kind) in [(false, 8), (true, 128)] {
+        let request = echo_request(alice(v6), bob(v6), 0x1D2E).unwrap();
+
+        let segment = Packet::parse(&request).unwrap().segment().to_vec();
+        assert_eq!(segment[..2], [kind, 0]);
+        assert_eq!(segment[4..8], hex("1d2e 0000"));
+        assert_eq!(&segment[8..], payload);
+    }
+}
+
+#[test]
+fn the_reply_to_our_own_echo_request_is_known_again() {
+    for v6 in [false, true] {
+        let request = echo_request(alice(v6), bob(v6), 0x1D2E).unwrap();
+        assert_sound(&request);
+        let request = Packet::parse(&request).unwrap();
+
+        let reply = echo_reply(&request).unwrap();
+
+        let reply = Packet::parse(&reply).unwrap();
+        assert_eq!(
+            reply.transport(),
+            Transport::Echo {
+                request: false,
+                id: 0x1D2E
+            }
+        );
+        assert!(is_our_echo(&reply));
+        assert!(!is_our_echo(&request), "the request itself is not");
+    }
+    assert_eq!(echo_request(alice(false), bob(true), 1), None);
+}
+
+#[test]
+fn the_reply_to_an_echo_request_of_the_host_is_not_taken_for_ours() {
+    for v6 in [false, true] {
+        let reply = if v6 { 129 } else { 0 };
+        let mut damaged = icmp(v6, reply, b"punch echo probe");
+        assert!(is_our_echo(&Packet::parse(&damaged).unwrap()));
+        damaged[if v6 { 43 } else { 23 }] ^= 1;
+
+        for bytes in [
+            icmp(v6, reply, b"punch echo probe!"),
+            icmp(v6, reply, b"punch echo prob"),
+            icmp(v6, reply, b""),
+            damaged,
+        ] {
+            assert!(
+                !is_our_echo(&Packet::parse(&bytes).unwrap()),
+                "{bytes:02x?}"
+            );
         }
     }
 }

@@ -9,27 +9,38 @@ use crate::{alice, bob, hex, ip, slow_checksum, slow_transport_checksum};
 
 #[test]
 fn the_example_of_rfc_1071_comes_out_right() {
-    assert_eq!(Checksum::default().add(&hex("0001 f203 f4f5 f6f7")).finish(), !0xDDF2);
+    assert_eq!(
+        Checksum::default()
+            .with(&hex("0001 f203 f4f5 f6f7"))
+            .finish(),
+        !0xDDF2
+    );
+}
+
+#[test]
+fn a_carry_out_of_the_last_fold_is_added_again() {
+    assert_eq!(Checksum::default().with(&hex("ffff 0001")).finish(), !1);
+    assert_eq!(slow_checksum(&hex("ffff 0001")), !1);
 }
 
 #[test]
 fn a_known_ipv4_header_comes_out_right() {
     let header = hex("4500 0073 0000 4000 4011 0000 c0a80001 c0a800c7");
 
-    assert_eq!(Checksum::default().add(&header).finish(), 0xB861);
+    assert_eq!(Checksum::default().with(&header).finish(), 0xB861);
 }
 
 #[test]
 fn nothing_sums_to_nothing() {
     assert_eq!(Checksum::default().finish(), 0xFFFF);
-    assert_eq!(Checksum::default().add(&[]).add(&[0; 7]).finish(), 0xFFFF);
+    assert_eq!(Checksum::default().with(&[]).with(&[0; 7]).finish(), 0xFFFF);
 }
 
 #[test]
 fn the_largest_sums_do_not_overflow() {
     let ones = vec![0xFF; 1 << 20];
 
-    assert_eq!(Checksum::default().add(&ones).finish(), 0);
+    assert_eq!(Checksum::default().with(&ones).finish(), 0);
 }
 
 #[test]
@@ -44,7 +55,7 @@ proptest! {
 
     #[test]
     fn every_checksum_is_the_slow_one(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert_eq!(Checksum::default().add(&bytes).finish(), slow_checksum(&bytes));
+        prop_assert_eq!(Checksum::default().with(&bytes).finish(), slow_checksum(&bytes));
     }
 
     #[test]
@@ -53,7 +64,7 @@ proptest! {
     ) {
         let cut = cut.index(bytes.len() + 1) & !1;
 
-        let pieces = Checksum::default().add(&bytes[..cut]).add(&bytes[cut..]).finish();
+        let pieces = Checksum::default().with(&bytes[..cut]).with(&bytes[cut..]).finish();
 
         prop_assert_eq!(pieces, slow_checksum(&bytes));
     }

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use punch_packet::{
-    Fragment, Packet, Reassembly, Transport, Unreachable, echo_reply, refuse, tcp_reset, transport_checksum, unreachable,
+    Fragment, Packet, Reassembly, Transport, Unreachable, echo_reply, is_our_echo, refuse,
+    tcp_reset, transport_checksum, unreachable,
 };
 
 use crate::{ACK, SYN, alice, assert_sound, bob, fragment, icmp, ip, ping, tcp, udp};
@@ -15,8 +16,17 @@ fn try_everything(bytes: &[u8]) {
         return;
     };
     assert!(packet.bytes().len() <= bytes.len());
-    assert_eq!([packet.ip_header(), packet.segment()].concat(), packet.bytes());
-    let _ = (packet.udp_payload(), packet.flow(), packet.quoted_flow(), packet.checksum_is_right());
+    assert_eq!(
+        [packet.ip_header(), packet.segment()].concat(),
+        packet.bytes()
+    );
+    let _ = (
+        packet.udp_payload(),
+        packet.flow(),
+        packet.quoted_flow(),
+        packet.checksum_is_right(),
+    );
+    let _ = is_our_echo(&packet);
     let _ = transport_checksum(packet.source(), packet.destination(), 6, packet.segment());
     let answers = [
         tcp_reset(&packet),
@@ -29,10 +39,17 @@ fn try_everything(bytes: &[u8]) {
         assert_sound(&answer);
         let answer = Packet::parse(&answer).expect("an answer is a packet");
         assert_eq!(answer.destination(), packet.source());
-        assert_eq!(refuse(&answer, Unreachable::Port).is_some(), matches!(answer.transport(), Transport::Echo { .. }));
+        assert_eq!(
+            refuse(&answer, Unreachable::Port).is_some(),
+            matches!(answer.transport(), Transport::Echo { .. })
+        );
     }
     let mut table = Reassembly::default();
-    for fragment in packet.fragment().into_iter().chain([Fragment { id: 1, offset: 0, more: false }]) {
+    for fragment in packet.fragment().into_iter().chain([Fragment {
+        id: 1,
+        offset: 0,
+        more: false,
+    }]) {
         if let Ok(Some(whole)) = table.add(&packet, fragment, Instant::now()) {
             let _ = Packet::parse(&whole);
         }
@@ -49,8 +66,25 @@ fn any_valid_packet() -> impl Strategy<Value = Vec<u8>> {
         4 => ping(v6, &data),
         5 => icmp(v6, if v6 { 1 } else { 3 }, &udp(v6, &data)),
         6 => icmp(v6, byte, &tcp(!v6, SYN, 1, 2, &data)),
-        7 => fragment(v6, 17, 7, 8 * usize::from(byte), byte & 1 == 0, &[&[0; 8], &data[..]].concat()),
-        _ => ip(true, 0, &[&[44, 0, 1, 4, 0, 0, 0, 0, 60, 0, 0, 1, 0, 0, 0, 9, 6, 0, 1, 4, 0, 0, 0, 0], &tcp(true, SYN, 1, 2, &data)[40..]].concat()),
+        7 => fragment(
+            v6,
+            17,
+            7,
+            8 * usize::from(byte),
+            byte & 1 == 0,
+            &[&[0; 8], &data[..]].concat(),
+        ),
+        _ => ip(
+            true,
+            0,
+            &[
+                &[
+                    44, 0, 1, 4, 0, 0, 0, 0, 60, 0, 0, 1, 0, 0, 0, 9, 6, 0, 1, 4, 0, 0, 0, 0,
+                ],
+                &tcp(true, SYN, 1, 2, &data)[40..],
+            ]
+            .concat(),
+        ),
     })
 }
 
@@ -58,7 +92,12 @@ fn any_valid_packet() -> impl Strategy<Value = Vec<u8>> {
 fn packets_cut_at_every_length_are_harmless() {
     for v6 in [false, true] {
         let quoted = icmp(v6, if v6 { 1 } else { 3 }, &tcp(v6, SYN, 1, 2, b"abc"));
-        for whole in [tcp(v6, SYN, 1, 2, b"abc"), udp(v6, b"abc"), ping(v6, b"abc"), quoted] {
+        for whole in [
+            tcp(v6, SYN, 1, 2, b"abc"),
+            udp(v6, b"abc"),
+            ping(v6, b"abc"),
+            quoted,
+        ] {
             for length in 0..=whole.len() {
                 // Once as it was cut, and once with a length that fits, so that the reader gets beyond the IP header.
                 let mut cut = whole[..length].to_vec();

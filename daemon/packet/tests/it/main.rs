@@ -20,22 +20,39 @@ const PSH: u8 = 0x08;
 /// Reads hexadecimal digits; spaces are for the eye.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+    digits
+        .chunks(2)
+        .map(|pair| (pair[0] << 4 | pair[1]) as u8)
+        .collect()
 }
 
 /// The sender of all packets that are made here.
 fn alice(v6: bool) -> IpAddr {
-    if v6 { "fd70:756e:6368::1" } else { "100.64.0.1" }.parse().unwrap()
+    if v6 {
+        "fd70:756e:6368::1"
+    } else {
+        "100.64.0.1"
+    }
+    .parse()
+    .unwrap()
 }
 
 /// Their receiver.
 fn bob(v6: bool) -> IpAddr {
-    if v6 { "fd70:756e:6368::2" } else { "100.64.0.2" }.parse().unwrap()
+    if v6 {
+        "fd70:756e:6368::2"
+    } else {
+        "100.64.0.2"
+    }
+    .parse()
+    .unwrap()
 }
 
 /// The checksum word by word with end-around carry, as RFC 1071 §4.1 has it.
 fn slow_checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
     !words.fold(0_u16, |sum, word| {
         let (sum, carry) = sum.overflowing_add(word);
         sum + u16::from(carry)
@@ -45,8 +62,11 @@ fn slow_checksum(bytes: &[u8]) -> u16 {
 /// The checksum of the TCP, UDP or ICMP segment of a packet without options or extension headers; 0 where it is right.
 fn slow_transport_checksum(packet: &[u8]) -> u16 {
     let v6 = packet[0] >> 4 == 6;
-    let (addresses, protocol, segment) =
-        if v6 { (&packet[8..40], packet[6], &packet[40..]) } else { (&packet[12..20], packet[9], &packet[20..]) };
+    let (addresses, protocol, segment) = if v6 {
+        (&packet[8..40], packet[6], &packet[40..])
+    } else {
+        (&packet[12..20], packet[9], &packet[20..])
+    };
     if (v6, protocol) == (false, 1) {
         return slow_checksum(segment);
     }
@@ -57,7 +77,9 @@ fn slow_transport_checksum(packet: &[u8]) -> u16 {
 /// A packet from Alice to Bob around `payload`.
 fn ip(v6: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
     if v6 {
-        let mut packet = hex("60000000 0000 00 40 fd70756e636800000000000000000001 fd70756e636800000000000000000002");
+        let mut packet = hex(
+            "60000000 0000 00 40 fd70756e636800000000000000000001 fd70756e636800000000000000000002",
+        );
         packet[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
         packet[6] = protocol;
         [packet, payload.to_vec()].concat()
@@ -98,9 +120,9 @@ fn udp(v6: bool, data: &[u8]) -> Vec<u8> {
     sealed(v6, 17, 6, &segment)
 }
 
-/// Identifier 0x1D1D, sequence number 7.
+/// Identifier 0x1D2E, sequence number 7.
 fn icmp(v6: bool, kind: u8, data: &[u8]) -> Vec<u8> {
-    let segment = [&[kind, 0, 0, 0, 0x1D, 0x1D, 0, 7], data].concat();
+    let segment = [&[kind, 0, 0, 0, 0x1D, 0x2E, 0, 7], data].concat();
     sealed(v6, if v6 { 58 } else { 1 }, 2, &segment)
 }
 
@@ -115,7 +137,11 @@ fn fragment(v6: bool, protocol: u8, id: u16, offset: usize, more: bool, data: &[
     if v6 {
         let [high, low] = (word << 3 | u16::from(more)).to_be_bytes();
         let [i0, i1] = id.to_be_bytes();
-        ip(true, 44, &[&[protocol, 0, high, low, 0, 0, i0, i1], data].concat())
+        ip(
+            true,
+            44,
+            &[&[protocol, 0, high, low, 0, 0, i0, i1], data].concat(),
+        )
     } else {
         let mut packet = ip(false, protocol, data);
         packet[4..6].copy_from_slice(&id.to_be_bytes());
@@ -128,9 +154,16 @@ fn fragment(v6: bool, protocol: u8, id: u16, offset: usize, more: bool, data: &[
 #[track_caller]
 fn assert_sound(packet: &[u8]) {
     let v6 = packet[0] >> 4 == 6;
-    let length = usize::from(u16::from_be_bytes(if v6 { [packet[4], packet[5]] } else { [packet[2], packet[3]] }));
+    let length = usize::from(u16::from_be_bytes(if v6 {
+        [packet[4], packet[5]]
+    } else {
+        [packet[2], packet[3]]
+    }));
     assert_eq!(length + if v6 { 40 } else { 0 }, packet.len());
     assert_eq!(packet[if v6 { 7 } else { 8 }], 64, "hop limit");
-    assert!(v6 || slow_checksum(&packet[..20]) == 0, "IPv4 header checksum");
+    assert!(
+        v6 || slow_checksum(&packet[..20]) == 0,
+        "IPv4 header checksum"
+    );
     assert_eq!(slow_transport_checksum(packet), 0, "transport checksum");
 }

@@ -2,7 +2,10 @@
 
 use punch_packet::{Packet, Unreachable, refuse, tcp_reset, unreachable};
 
-use crate::{ACK, FIN, PSH, RST, SYN, alice, assert_sound, bob, fragment, hex, icmp, ip, ping, sealed, tcp, udp};
+use crate::{
+    ACK, FIN, PSH, RST, SYN, alice, assert_sound, bob, fragment, hex, icmp, ip, ping, sealed, tcp,
+    udp,
+};
 
 /// The address of packet `bytes` at `at` becomes that of a group.
 fn with_address(v6: bool, mut bytes: Vec<u8>, destination: bool, address: &str) -> Vec<u8> {
@@ -15,21 +18,24 @@ fn with_address(v6: bool, mut bytes: Vec<u8>, destination: bool, address: &str) 
 const GROUP: [&str; 2] = ["e00000fb", "ff0200000000000000000000000000fb"];
 const NOBODY: [&str; 2] = ["00000000", "00000000000000000000000000000000"];
 
+/// Flags, sequence number and data; the reset's sequence and acknowledgement numbers and its flags.
+type Case = (u8, u32, &'static [u8], [u32; 2], u8);
+
 #[test]
 fn a_reset_has_the_numbers_that_its_receiver_accepts() {
     // RFC 9293 §3.10.7.1: the sequence number of a reset is the segment's acknowledgement; without one it is 0, and the
     // reset acknowledges all that the segment occupies.
-    let (seq, ack) = (1000, 5000);
-    let segments: [(u8, u32, &[u8], [u32; 2], u8); 9] = [
-        (SYN, seq, b"", [0, 1001], RST | ACK),
-        (SYN, seq, b"early", [0, 1006], RST | ACK),
+    let (seq, ack) = (0x0102_03FF, 0x0506_0708);
+    let segments: [Case; 9] = [
+        (SYN, seq, b"", [0, 0x0102_0400], RST | ACK),
+        (SYN, seq, b"early", [0, 0x0102_0405], RST | ACK),
         (SYN, u32::MAX, b"", [0, 0], RST | ACK),
-        (ACK, seq, b"", [5000, 0], RST),
-        (ACK | PSH, seq, b"data", [5000, 0], RST),
-        (SYN | ACK, seq, b"", [5000, 0], RST),
-        (FIN | ACK, seq, b"", [5000, 0], RST),
-        (FIN, seq, b"last", [0, 1005], RST | ACK),
-        (0, seq, b"data", [0, 1004], RST | ACK),
+        (ACK, seq, b"", [ack, 0], RST),
+        (ACK | PSH, seq, b"data", [ack, 0], RST),
+        (SYN | ACK, seq, b"", [ack, 0], RST),
+        (FIN | ACK, seq, b"", [ack, 0], RST),
+        (FIN, seq, b"last", [0, 0x0102_0404], RST | ACK),
+        (0, seq, b"data", [0, 0x0102_0403], RST | ACK),
     ];
     for v6 in [false, true] {
         for (flags, sequence, data, expected, expected_flags) in segments {
@@ -39,11 +45,26 @@ fn a_reset_has_the_numbers_that_its_receiver_accepts() {
 
             assert_sound(&reset);
             let packet = Packet::parse(&reset).unwrap();
-            assert_eq!((packet.source(), packet.destination()), (bob(v6), alice(v6)));
-            let words: Vec<u32> = packet.segment().chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
+            assert_eq!(
+                (packet.source(), packet.destination()),
+                (bob(v6), alice(v6))
+            );
+            let words: Vec<u32> = packet
+                .segment()
+                .chunks(4)
+                .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
+                .collect();
             assert_eq!(words[0], 5432 << 16 | 40_000, "the ports change sides");
-            assert_eq!(words[1..3], expected, "flags {flags:#04x}, {} bytes", data.len());
-            assert_eq!((packet.segment().len(), words[3] >> 16), (20, 0x5000 | u32::from(expected_flags)));
+            assert_eq!(
+                words[1..3],
+                expected,
+                "flags {flags:#04x}, {} bytes",
+                data.len()
+            );
+            assert_eq!(
+                (packet.segment().len(), words[3] >> 16),
+                (20, 0x5000 | u32::from(expected_flags))
+            );
         }
     }
 }
@@ -65,7 +86,11 @@ fn there_is_no_reset_for_a_reset() {
         let packet = Packet::parse(&segment).unwrap();
 
         assert_eq!(tcp_reset(&packet), None);
-        assert_eq!(refuse(&packet, Unreachable::Port), None, "and no ICMP error instead");
+        assert_eq!(
+            refuse(&packet, Unreachable::Port),
+            None,
+            "and no ICMP error instead"
+        );
     }
 }
 
@@ -81,7 +106,11 @@ fn there_is_no_reset_for_what_is_no_whole_segment() {
 
     assert_eq!(reset(&fragment(false, 6, 1, 0, true, &whole[20..])), None);
     assert_eq!(reset(&fragment(false, 6, 1, 24, false, &whole[20..])), None);
-    assert_eq!(reset(&ip(false, 6, &whole[20..39])), None, "the header is cut");
+    assert_eq!(
+        reset(&ip(false, 6, &whole[20..39])),
+        None,
+        "the header is cut"
+    );
     assert_eq!(reset(&with_offset(4)), None);
     assert_eq!(reset(&with_offset(8)), None);
     assert!(reset(&with_offset(7)).is_some());
@@ -93,7 +122,12 @@ fn there_is_no_reset_to_or_from_a_group() {
     // RFC 9293 §3.9.2.3: such a segment is discarded silently.
     for v6 in [false, true] {
         for destination in [false, true] {
-            let segment = with_address(v6, tcp(v6, SYN, 1, 2, b""), destination, GROUP[usize::from(v6)]);
+            let segment = with_address(
+                v6,
+                tcp(v6, SYN, 1, 2, b""),
+                destination,
+                GROUP[usize::from(v6)],
+            );
             let packet = Packet::parse(&segment).unwrap();
 
             assert_eq!(tcp_reset(&packet), None);
@@ -118,10 +152,17 @@ fn each_reason_has_its_icmp_numbers() {
 
             assert_sound(&error);
             let error = Packet::parse(&error).unwrap();
-            assert_eq!((error.source(), error.destination()), (bob(is_v6), alice(is_v6)));
+            assert_eq!(
+                (error.source(), error.destination()),
+                (bob(is_v6), alice(is_v6))
+            );
             assert_eq!(error.segment()[..2], numbers);
             assert_eq!(error.segment()[4..8], [0; 4]);
-            assert_eq!(error.segment()[8..], original, "a small packet is quoted whole");
+            assert_eq!(
+                error.segment()[8..],
+                original,
+                "a small packet is quoted whole"
+            );
         }
     }
 }
@@ -130,16 +171,27 @@ fn each_reason_has_its_icmp_numbers() {
 fn an_error_is_as_long_as_the_smallest_mtu_and_no_longer() {
     for (v6, limit) in [(false, 576), (true, 1280)] {
         let headers = if v6 { 40 + 8 + 48 } else { 20 + 8 + 28 };
-        for (data, length) in [(0, headers), (limit - headers, limit), (limit - headers + 1, limit), (9000, limit)] {
+        for (data, length) in [
+            (0, headers),
+            (limit - headers, limit),
+            (limit - headers + 1, limit),
+            (9000, limit),
+        ] {
             let original = udp(v6, &vec![7; data]);
             let packet = Packet::parse(&original).unwrap();
 
-            let error = unreachable(&packet, bob(v6), Unreachable::Port).unwrap();
+            for reason in [
+                Unreachable::Port,
+                Unreachable::Prohibited,
+                Unreachable::Address,
+            ] {
+                let error = unreachable(&packet, bob(v6), reason).unwrap();
 
-            assert_sound(&error);
-            assert_eq!(error.len(), length, "{data} bytes of data");
-            let quote = &error[if v6 { 48 } else { 28 }..];
-            assert_eq!(quote, &original[..quote.len()]);
+                assert_sound(&error);
+                assert_eq!(error.len(), length, "{reason:?}, {data} bytes of data");
+                let quote = &error[if v6 { 48 } else { 28 }..];
+                assert_eq!(quote, &original[..quote.len()]);
+            }
         }
     }
 }
@@ -151,13 +203,19 @@ fn an_error_may_come_from_another_address_of_the_same_family_only() {
 
     let error = unreachable(&packet, "100.64.9.9".parse().unwrap(), Unreachable::Address).unwrap();
 
-    assert_eq!(Packet::parse(&error).unwrap().source().to_string(), "100.64.9.9");
+    assert_eq!(
+        Packet::parse(&error).unwrap().source().to_string(),
+        "100.64.9.9"
+    );
     assert_eq!(unreachable(&packet, bob(true), Unreachable::Address), None);
 }
 
 #[test]
 fn there_is_no_error_about_an_error() {
-    for (v6, kinds) in [(false, &[3, 4, 5, 11, 12][..]), (true, &[1, 2, 3, 4, 100, 127, 137])] {
+    for (v6, kinds) in [
+        (false, &[3, 4, 5, 11, 12][..]),
+        (true, &[1, 2, 3, 4, 100, 127, 137]),
+    ] {
         for &kind in kinds {
             let original = icmp(v6, kind, &udp(v6, b"quoted"));
             let packet = Packet::parse(&original).unwrap();
@@ -188,7 +246,10 @@ fn there_is_no_error_about_a_later_fragment() {
         let later = fragment(v6, 17, 5, 16, false, &[0; 16]);
 
         assert!(refuse(&Packet::parse(&first).unwrap(), Unreachable::Port).is_some());
-        assert_eq!(refuse(&Packet::parse(&later).unwrap(), Unreachable::Port), None);
+        assert_eq!(
+            refuse(&Packet::parse(&later).unwrap(), Unreachable::Port),
+            None
+        );
     }
 }
 
@@ -197,10 +258,20 @@ fn tcp_is_refused_with_a_reset_and_all_else_with_an_error_from_its_destination()
     for v6 in [false, true] {
         let segment = tcp(v6, SYN, 1, 0, b"");
         let segment = Packet::parse(&segment).unwrap();
-        assert_eq!(refuse(&segment, Unreachable::Prohibited), tcp_reset(&segment));
-        for original in [udp(v6, b"x"), ping(v6, b"x"), ip(v6, 132, b"an SCTP packet")] {
+        assert_eq!(
+            refuse(&segment, Unreachable::Prohibited),
+            tcp_reset(&segment)
+        );
+        for original in [
+            udp(v6, b"x"),
+            ping(v6, b"x"),
+            ip(v6, 132, b"an SCTP packet"),
+        ] {
             let packet = Packet::parse(&original).unwrap();
-            assert_eq!(refuse(&packet, Unreachable::Port), unreachable(&packet, bob(v6), Unreachable::Port));
+            assert_eq!(
+                refuse(&packet, Unreachable::Port),
+                unreachable(&packet, bob(v6), Unreachable::Port)
+            );
         }
     }
 }
@@ -208,7 +279,13 @@ fn tcp_is_refused_with_a_reset_and_all_else_with_an_error_from_its_destination()
 #[test]
 fn the_flow_that_an_error_is_about_is_found_in_its_quote() {
     for v6 in [false, true] {
-        for original in [udp(v6, b""), udp(v6, &[7; 9000]), tcp(v6, SYN, 1, 0, b""), tcp(v6, ACK, 1, 0, &[7; 3000]), ping(v6, b"x")] {
+        for original in [
+            udp(v6, b""),
+            udp(v6, &[7; 9000]),
+            tcp(v6, SYN, 1, 0, b""),
+            tcp(v6, ACK, 1, 0, &[7; 3000]),
+            ping(v6, b"x"),
+        ] {
             let packet = Packet::parse(&original).unwrap();
             let error = unreachable(&packet, bob(v6), Unreachable::Address).unwrap();
 
@@ -249,9 +326,18 @@ fn what_is_no_error_quotes_nothing() {
             icmp(v6, error, &icmp(v6, error, &udp(v6, b""))),
             icmp(v6, error, &later),
             icmp(v6, error, b"\xffgarbage"),
-            sealed(v6, if v6 { 58 } else { 1 }, 2, &[error, 0, 0, 0, 0, 0, 0, 0]),
+            sealed(
+                v6,
+                if v6 { 58 } else { 1 },
+                2,
+                &[error, 0, 0, 0, 0, 0, 0, 0],
+            ),
         ] {
-            assert_eq!(Packet::parse(&bytes).unwrap().quoted_flow(), None, "{bytes:02x?}");
+            assert_eq!(
+                Packet::parse(&bytes).unwrap().quoted_flow(),
+                None,
+                "{bytes:02x?}"
+            );
         }
     }
 }

@@ -31,44 +31,85 @@ fn a_tcp_packet_over_ipv4_is_seen() {
 
     assert_eq!(packet.source().to_string(), "192.168.1.2");
     assert_eq!(packet.destination().to_string(), "10.0.0.1");
-    assert_eq!((packet.protocol(), packet.fragment()), (Protocol::Tcp, None));
-    let Transport::Tcp { source, destination, flags } = packet.transport() else { panic!("TCP") };
+    assert_eq!(
+        (packet.protocol(), packet.fragment()),
+        (Protocol::Tcp, None)
+    );
+    let Transport::Tcp {
+        source,
+        destination,
+        flags,
+    } = packet.transport()
+    else {
+        panic!("TCP")
+    };
     assert_eq!((source, destination, flags), (54_321, 443, TcpFlags(0x18)));
-    assert_eq!((packet.bytes(), packet.ip_header(), packet.segment()), (&bytes[..], &bytes[..20], &bytes[20..]));
+    assert_eq!(
+        (packet.bytes(), packet.ip_header(), packet.segment()),
+        (&bytes[..], &bytes[..20], &bytes[20..])
+    );
 }
 
 #[test]
 fn a_udp_packet_over_ipv6_is_seen() {
-    let bytes = hex("6 01 23456 000b 11 3f 20010db8000000000000000000000001 20010db8000000000000000000000002
-        1f90 0035 000b 0000 616263");
+    let bytes = hex(
+        "6 01 23456 000b 11 3f 20010db8000000000000000000000001 20010db8000000000000000000000002
+        1f90 0035 000b 0000 616263",
+    );
 
     let packet = Packet::parse(&bytes).unwrap();
 
     assert_eq!(packet.source().to_string(), "2001:db8::1");
     assert_eq!(packet.destination().to_string(), "2001:db8::2");
-    assert_eq!(packet.transport(), Transport::Udp { source: 8080, destination: 53 });
+    assert_eq!(
+        packet.transport(),
+        Transport::Udp {
+            source: 8080,
+            destination: 53
+        }
+    );
     assert_eq!(packet.udp_payload(), Some(&b"abc"[..]));
     assert_eq!(packet.segment().len(), 11);
 }
 
 #[test]
 fn every_kind_of_icmp_message_is_told_apart() {
-    let seen = |v6, kind| Packet::parse(&icmp(v6, kind, &[0; 40])).unwrap().transport();
+    let seen = |v6, kind| {
+        Packet::parse(&icmp(v6, kind, &[0; 40]))
+            .unwrap()
+            .transport()
+    };
     for kind in 0..=255 {
         let v4 = match kind {
-            0 => Transport::Echo { request: false, id: 0x1D1D },
-            8 => Transport::Echo { request: true, id: 0x1D1D },
+            0 => Transport::Echo {
+                request: false,
+                id: 0x1D2E,
+            },
+            8 => Transport::Echo {
+                request: true,
+                id: 0x1D2E,
+            },
             3 | 4 | 5 | 11 | 12 => Transport::IcmpError,
             _ => Transport::Opaque,
         };
         // RFC 4443 §2.1: the high bit is clear in all error messages.
         let v6 = match kind {
             0..=127 => Transport::IcmpError,
-            128 => Transport::Echo { request: true, id: 0x1D1D },
-            129 => Transport::Echo { request: false, id: 0x1D1D },
+            128 => Transport::Echo {
+                request: true,
+                id: 0x1D2E,
+            },
+            129 => Transport::Echo {
+                request: false,
+                id: 0x1D2E,
+            },
             _ => Transport::Opaque,
         };
-        assert_eq!((seen(false, kind), seen(true, kind)), (v4, v6), "type {kind}");
+        assert_eq!(
+            (seen(false, kind), seen(true, kind)),
+            (v4, v6),
+            "type {kind}"
+        );
     }
 }
 
@@ -92,20 +133,55 @@ fn ipv4_options_are_passed_over() {
 
     let packet = Packet::parse(&bytes).unwrap();
 
-    assert_eq!((packet.ip_header().len(), packet.udp_payload()), (28, Some(&b"abc"[..])));
+    assert_eq!(
+        (packet.ip_header().len(), packet.udp_payload()),
+        (28, Some(&b"abc"[..]))
+    );
 }
 
 #[test]
 fn extension_headers_are_passed_over() {
     // Hop-by-hop options of 8 bytes, routing of 24, destination options of 8, then UDP.
-    let chain = [&hex("2b 00 010400000000")[..], &[&hex("3c 02")[..], &[0; 22]].concat(), &hex("11 00 010400000000")].concat();
+    let chain = [
+        &hex("2b 00 010400000000")[..],
+        &[&hex("3c 02")[..], &[0; 22]].concat(),
+        &hex("11 00 010400000000"),
+    ]
+    .concat();
     let bytes = ip(true, 0, &[&chain, &udp(true, b"abc")[40..]].concat());
 
     let packet = Packet::parse(&bytes).unwrap();
 
     assert_eq!(packet.protocol(), Protocol::Udp);
-    assert_eq!((packet.ip_header().len(), packet.udp_payload()), (80, Some(&b"abc"[..])));
+    assert_eq!(
+        (packet.ip_header().len(), packet.udp_payload()),
+        (80, Some(&b"abc"[..]))
+    );
     assert!(packet.checksum_is_right());
+}
+
+#[test]
+fn extension_headers_behind_the_fragment_header_are_passed_over_in_the_first_fragment_only() {
+    let segment = [&[17, 0, 1, 4, 0, 0, 0, 0], &udp(true, b"abcdefgh")[40..]].concat();
+    let first = fragment(true, 60, 1, 0, true, &segment);
+    let later = fragment(true, 60, 1, 24, false, &segment);
+
+    let (first, later) = (
+        Packet::parse(&first).unwrap(),
+        Packet::parse(&later).unwrap(),
+    );
+
+    assert_eq!(
+        first.transport(),
+        Transport::Udp {
+            source: 40_000,
+            destination: 53
+        }
+    );
+    assert_eq!(
+        (later.protocol(), later.transport()),
+        (Protocol::Other(60), Transport::Opaque)
+    );
 }
 
 #[test]
@@ -116,7 +192,12 @@ fn eight_extension_headers_are_a_packet_and_nine_are_an_attack() {
         ip(true, 60, &[&chain, &udp(true, b"")[40..]].concat())
     };
 
-    assert_eq!(Packet::parse(&chained(8)).map(|packet| packet.protocol()).ok(), Some(Protocol::Udp));
+    assert_eq!(
+        Packet::parse(&chained(8))
+            .map(|packet| packet.protocol())
+            .ok(),
+        Some(Protocol::Udp)
+    );
     assert_eq!(Packet::parse(&chained(9)).err(), Some(Malformed::Header));
 }
 
@@ -126,7 +207,10 @@ fn what_hides_behind_unknown_headers_is_another_protocol() {
         let bytes = ip(true, next, &[0; 24]);
         let packet = Packet::parse(&bytes).unwrap();
 
-        assert_eq!((packet.protocol(), packet.transport()), (Protocol::Other(next), Transport::Opaque));
+        assert_eq!(
+            (packet.protocol(), packet.transport()),
+            (Protocol::Other(next), Transport::Opaque)
+        );
         assert_eq!(packet.flow(), None);
     }
 }
@@ -136,14 +220,43 @@ fn only_the_first_fragment_has_ports() {
     for v6 in [false, true] {
         let whole = udp(v6, &[9; 40]);
         let segment = &whole[if v6 { 40 } else { 20 }..];
-        let (first, last) = (fragment(v6, 17, 77, 0, true, &segment[..24]), fragment(v6, 17, 77, 24, false, &segment[24..]));
+        let (first, last) = (
+            fragment(v6, 17, 77, 0, true, &segment[..24]),
+            fragment(v6, 17, 77, 24, false, &segment[24..]),
+        );
 
-        let (first, last) = (Packet::parse(&first).unwrap(), Packet::parse(&last).unwrap());
+        let (first, last) = (
+            Packet::parse(&first).unwrap(),
+            Packet::parse(&last).unwrap(),
+        );
 
-        assert_eq!(first.fragment(), Some(Fragment { id: 77, offset: 0, more: true }));
-        assert_eq!(first.transport(), Transport::Udp { source: 40_000, destination: 53 });
-        assert_eq!(last.fragment(), Some(Fragment { id: 77, offset: 24, more: false }));
-        assert_eq!((last.protocol(), last.transport(), last.flow()), (Protocol::Udp, Transport::Opaque, None));
+        assert_eq!(
+            first.fragment(),
+            Some(Fragment {
+                id: 77,
+                offset: 0,
+                more: true
+            })
+        );
+        assert_eq!(
+            first.transport(),
+            Transport::Udp {
+                source: 40_000,
+                destination: 53
+            }
+        );
+        assert_eq!(
+            last.fragment(),
+            Some(Fragment {
+                id: 77,
+                offset: 24,
+                more: false
+            })
+        );
+        assert_eq!(
+            (last.protocol(), last.transport(), last.flow()),
+            (Protocol::Udp, Transport::Opaque, None)
+        );
         assert_eq!(last.segment(), &segment[24..]);
     }
 }
@@ -160,7 +273,10 @@ fn do_not_fragment_is_no_fragment() {
 fn a_second_fragment_header_is_another_protocol() {
     let bytes = fragment(true, 44, 1, 0, true, &[17; 16]);
 
-    assert_eq!(Packet::parse(&bytes).unwrap().protocol(), Protocol::Other(44));
+    assert_eq!(
+        Packet::parse(&bytes).unwrap().protocol(),
+        Protocol::Other(44)
+    );
 }
 
 #[test]
@@ -176,22 +292,46 @@ fn bytes_behind_the_packet_are_cut_off() {
 fn a_packet_cut_anywhere_is_truncated() {
     for bytes in every_kind() {
         for length in 0..bytes.len() {
-            assert_eq!(Packet::parse(&bytes[..length]).err(), Some(Malformed::Truncated), "{length} of {bytes:02x?}");
+            assert_eq!(
+                Packet::parse(&bytes[..length]).err(),
+                Some(Malformed::Truncated),
+                "{length} of {bytes:02x?}"
+            );
         }
     }
 }
 
 #[test]
 fn a_packet_whose_transport_header_does_not_fit_is_truncated() {
-    for (v6, protocol) in [(false, 6), (false, 17), (false, 1), (true, 6), (true, 17), (true, 58)] {
+    for (v6, protocol) in [
+        (false, 6),
+        (false, 17),
+        (false, 1),
+        (true, 6),
+        (true, 17),
+        (true, 58),
+    ] {
         for length in 0..8 {
-            assert_eq!(Packet::parse(&ip(v6, protocol, &vec![0; length])).err(), Some(Malformed::Truncated));
+            assert_eq!(
+                Packet::parse(&ip(v6, protocol, &vec![0; length])).err(),
+                Some(Malformed::Truncated)
+            );
         }
     }
+    assert!(Packet::parse(&ip(false, 47, &[])).is_ok());
     assert!(Packet::parse(&ip(true, 47, &[])).is_ok());
-    assert_eq!(Packet::parse(&ip(true, 0, &[17])).err(), Some(Malformed::Truncated));
-    assert_eq!(Packet::parse(&ip(true, 0, &[59, 1, 0, 0, 0, 0, 0, 0])).err(), Some(Malformed::Truncated));
-    assert_eq!(Packet::parse(&ip(true, 44, &[17, 0, 0, 0])).err(), Some(Malformed::Truncated));
+    assert_eq!(
+        Packet::parse(&ip(true, 0, &[17])).err(),
+        Some(Malformed::Truncated)
+    );
+    assert_eq!(
+        Packet::parse(&ip(true, 0, &[59, 1, 0, 0, 0, 0, 0, 0])).err(),
+        Some(Malformed::Truncated)
+    );
+    assert_eq!(
+        Packet::parse(&ip(true, 44, &[17, 0, 0, 0])).err(),
+        Some(Malformed::Truncated)
+    );
 }
 
 #[test]
@@ -207,7 +347,11 @@ fn impossible_headers_are_told_apart() {
     assert_eq!(with(0, 0x00), Some(Malformed::Version));
     assert_eq!(with(0, 0x44), Some(Malformed::Header));
     assert_eq!(with(3, 19), Some(Malformed::Header));
-    assert_eq!(with(0, 0x4F), Some(Malformed::Header), "a header of 60 bytes in a packet of 31");
+    assert_eq!(
+        with(0, 0x4F),
+        Some(Malformed::Header),
+        "a header of 60 bytes in a packet of 31"
+    );
 }
 
 #[test]
@@ -217,14 +361,22 @@ fn a_udp_payload_ends_where_its_own_length_says() {
         let payload = |length: u8| {
             let mut bytes = udp(v6, b"abcdef");
             bytes[at + 1] = length;
-            Packet::parse(&bytes).unwrap().udp_payload().map(<[u8]>::to_vec)
+            Packet::parse(&bytes)
+                .unwrap()
+                .udp_payload()
+                .map(<[u8]>::to_vec)
         };
 
         assert_eq!(payload(14), Some(b"abcdef".to_vec()));
         assert_eq!(payload(11), Some(b"abc".to_vec()));
         assert_eq!(payload(8), Some(Vec::new()));
         assert_eq!((payload(7), payload(0), payload(15)), (None, None, None));
-        assert_eq!(Packet::parse(&tcp(v6, ACK, 0, 0, b"abc")).unwrap().udp_payload(), None);
+        assert_eq!(
+            Packet::parse(&tcp(v6, ACK, 0, 0, b"abc"))
+                .unwrap()
+                .udp_payload(),
+            None
+        );
     }
 }
 
@@ -239,7 +391,10 @@ fn a_checksum_is_right_until_a_bit_flips() {
         for bit in 8 * packet.ip_header().len()..8 * bytes.len() {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(!Packet::parse(&flipped).unwrap().checksum_is_right(), "bit {bit} of {bytes:02x?}");
+            assert!(
+                !Packet::parse(&flipped).unwrap().checksum_is_right(),
+                "bit {bit} of {bytes:02x?}"
+            );
         }
     }
 }
@@ -262,16 +417,38 @@ fn a_flow_names_both_ends_and_turns_round() {
     for v6 in [false, true] {
         let flow = |bytes: &[u8]| Packet::parse(bytes).unwrap().flow();
         let between = |protocol, source, destination| {
-            let (source, destination) = (SocketAddr::new(alice(v6), source), SocketAddr::new(bob(v6), destination));
-            Flow { protocol, source, destination }
+            let (source, destination) = (
+                SocketAddr::new(alice(v6), source),
+                SocketAddr::new(bob(v6), destination),
+            );
+            Flow {
+                protocol,
+                source,
+                destination,
+            }
         };
 
-        assert_eq!(flow(&tcp(v6, SYN, 0, 0, b"")), Some(between(Protocol::Tcp, 40_000, 5432)));
-        assert_eq!(flow(&udp(v6, b"")), Some(between(Protocol::Udp, 40_000, 53)));
-        assert_eq!(flow(&ping(v6, b"")), Some(between(Protocol::Icmp, 0x1D1D, 0x1D1D)));
+        assert_eq!(
+            flow(&tcp(v6, SYN, 0, 0, b"")),
+            Some(between(Protocol::Tcp, 40_000, 5432))
+        );
+        assert_eq!(
+            flow(&udp(v6, b"")),
+            Some(between(Protocol::Udp, 40_000, 53))
+        );
+        assert_eq!(
+            flow(&ping(v6, b"")),
+            Some(between(Protocol::Icmp, 0x1D2E, 0x1D2E))
+        );
         assert_eq!(flow(&ip(v6, 47, b"12345678")), None);
         let reversed = between(Protocol::Udp, 40_000, 53).reversed();
-        assert_eq!((reversed.source, reversed.destination), (SocketAddr::new(bob(v6), 53), SocketAddr::new(alice(v6), 40_000)));
+        assert_eq!(
+            (reversed.source, reversed.destination),
+            (
+                SocketAddr::new(bob(v6), 53),
+                SocketAddr::new(alice(v6), 40_000)
+            )
+        );
         assert_eq!(reversed.reversed(), between(Protocol::Udp, 40_000, 53));
     }
 }
@@ -284,6 +461,9 @@ fn a_reply_belongs_to_the_reversed_flow_of_its_request() {
 
         let reply = punch_packet::echo_reply(&request).unwrap();
 
-        assert_eq!(Packet::parse(&reply).unwrap().flow(), request.flow().map(Flow::reversed));
+        assert_eq!(
+            Packet::parse(&reply).unwrap().flow(),
+            request.flow().map(Flow::reversed)
+        );
     }
 }

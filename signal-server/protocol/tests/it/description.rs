@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, DecodeError, Description, Ipv4Range, MAX_CANDIDATES, Note,
+    Candidate, CandidateKind, Credentials, DecodeError, Description, Ipv4Range, MAX_CANDIDATES,
+    Note,
 };
 
 use crate::hex;
 
 const STAMP: &str = "01 0008 0102030405060708";
-const CREDENTIALS: &str = "02 0028 f1f2f3f4f5f6f7f8 abababababababababababababababababababababababababababababababab";
+const CREDENTIALS: &str =
+    "02 0028 f1f2f3f4f5f6f7f8 abababababababababababababababababababababababababababababababab";
 const CANDIDATES: &str = "03 002a
     01 7fff 04 c0a80102 ca6c
     02 ffff 06 20010db8000000000000000000000002 1092
@@ -19,7 +21,11 @@ const KEM: &str = "04 0003 eeefee";
 const RANGE: &str = "05 0005 64400000 0a";
 
 fn golden() -> Description {
-    let candidate = |kind, address: &str, preference| Candidate { kind, address: address.parse().unwrap(), preference };
+    let candidate = |kind, address: &str, preference| Candidate {
+        kind,
+        address: address.parse().unwrap(),
+        preference,
+    };
     Description {
         stamp: 0x0102_0304_0506_0708,
         credentials: Credentials {
@@ -62,9 +68,15 @@ fn each_note_has_its_bytes_for_ever() {
 
 #[test]
 fn a_machine_without_ipv4_overlay_says_nothing_of_it() {
-    let without = Description { ipv4_range: None, ..golden() };
+    let without = Description {
+        ipv4_range: None,
+        ..golden()
+    };
 
-    assert_eq!(without.encode(), hex(&["01", STAMP, CREDENTIALS, CANDIDATES, KEM].concat()));
+    assert_eq!(
+        without.encode(),
+        hex(&["01", STAMP, CREDENTIALS, CANDIDATES, KEM].concat())
+    );
     assert_eq!(Description::decode(&without.encode()), Ok(without));
 }
 
@@ -72,21 +84,43 @@ fn a_machine_without_ipv4_overlay_says_nothing_of_it() {
 fn unknown_fields_are_passed_over_wherever_they_stand() {
     let unknown = "c8 0004 deadbeef 00 0000";
 
-    let description = decode(&["01", unknown, STAMP, CREDENTIALS, unknown, CANDIDATES, KEM, RANGE, unknown]);
+    let description = decode(&[
+        "01",
+        unknown,
+        STAMP,
+        CREDENTIALS,
+        unknown,
+        CANDIDATES,
+        KEM,
+        RANGE,
+        unknown,
+    ]);
 
     assert_eq!(description, Ok(golden()));
 }
 
 #[test]
 fn the_order_of_the_fields_means_nothing() {
-    assert_eq!(decode(&["01", RANGE, KEM, CANDIDATES, CREDENTIALS, STAMP]), Ok(golden()));
+    assert_eq!(
+        decode(&["01", RANGE, KEM, CANDIDATES, CREDENTIALS, STAMP]),
+        Ok(golden())
+    );
 }
 
 #[test]
 fn a_required_field_that_is_missing_is_named() {
-    assert_eq!(decode(&["01", CREDENTIALS, KEM]), Err(DecodeError::Missing("stamp")));
-    assert_eq!(decode(&["01", STAMP, KEM]), Err(DecodeError::Missing("credentials")));
-    assert_eq!(decode(&["01", STAMP, CREDENTIALS]), Err(DecodeError::Missing("key encapsulation")));
+    assert_eq!(
+        decode(&["01", CREDENTIALS, KEM]),
+        Err(DecodeError::Missing("stamp"))
+    );
+    assert_eq!(
+        decode(&["01", STAMP, KEM]),
+        Err(DecodeError::Missing("credentials"))
+    );
+    assert_eq!(
+        decode(&["01", STAMP, CREDENTIALS]),
+        Err(DecodeError::Missing("key encapsulation"))
+    );
     assert!(decode(&["01", STAMP, CREDENTIALS, KEM]).is_ok());
 }
 
@@ -94,21 +128,48 @@ fn a_required_field_that_is_missing_is_named() {
 fn a_field_of_the_wrong_length_is_refused() {
     let rest = [CREDENTIALS, KEM].concat();
 
-    assert_eq!(decode(&["01", "01 0007 01020304050607", &rest]), Err(DecodeError::Truncated));
-    assert_eq!(decode(&["01", "01 0009 010203040506070809", &rest]), Err(DecodeError::Trailing(1)));
-    assert_eq!(decode(&["01", STAMP, &rest, "05 0004 64400000"]), Err(DecodeError::Truncated));
-    assert_eq!(decode(&["01", STAMP, &rest, "03 0001 01"]), Err(DecodeError::Truncated));
+    assert_eq!(
+        decode(&["01", "01 0007 01020304050607", &rest]),
+        Err(DecodeError::Truncated)
+    );
+    assert_eq!(
+        decode(&["01", "01 0009 010203040506070809", &rest]),
+        Err(DecodeError::Trailing(1))
+    );
+    assert_eq!(
+        decode(&["01", STAMP, &rest, "05 0004 64400000"]),
+        Err(DecodeError::Truncated)
+    );
+    assert_eq!(
+        decode(&["01", STAMP, &rest, "03 0001 01"]),
+        Err(DecodeError::Truncated)
+    );
 }
 
 #[test]
 fn impossible_values_are_named() {
     let with = |field: &str| decode(&["01", STAMP, CREDENTIALS, KEM, field]);
 
-    assert_eq!(with("05 0005 64400000 07"), Err(DecodeError::BadValue("IPv4 range")));
-    assert_eq!(with("05 0005 64400001 0a"), Err(DecodeError::BadValue("IPv4 range")));
-    assert_eq!(with("03 000a 00 7fff 04 c0a80102 ca6c"), Err(DecodeError::BadValue("candidate kind")));
-    assert_eq!(with("03 000a 04 7fff 04 c0a80102 ca6c"), Err(DecodeError::BadValue("candidate kind")));
-    assert_eq!(with("03 000a 01 7fff 05 c0a80102 ca6c"), Err(DecodeError::BadValue("address family")));
+    assert_eq!(
+        with("05 0005 64400000 07"),
+        Err(DecodeError::BadValue("IPv4 range"))
+    );
+    assert_eq!(
+        with("05 0005 64400001 0a"),
+        Err(DecodeError::BadValue("IPv4 range"))
+    );
+    assert_eq!(
+        with("03 000a 00 7fff 04 c0a80102 ca6c"),
+        Err(DecodeError::BadValue("candidate kind"))
+    );
+    assert_eq!(
+        with("03 000a 04 7fff 04 c0a80102 ca6c"),
+        Err(DecodeError::BadValue("candidate kind"))
+    );
+    assert_eq!(
+        with("03 000a 01 7fff 05 c0a80102 ca6c"),
+        Err(DecodeError::BadValue("address family"))
+    );
 }
 
 #[test]
@@ -130,14 +191,25 @@ fn a_description_cut_inside_a_field_is_refused() {
 #[test]
 fn more_candidates_than_allowed_are_never_sent_and_never_read() {
     let candidate = golden().candidates[1];
+    assert_eq!(MAX_CANDIDATES, 32);
     let many = vec![candidate; MAX_CANDIDATES + 1];
     let one = hex("02 ffff 06 20010db8000000000000000000000002 1092");
     let note = [vec![1], one.repeat(MAX_CANDIDATES + 1)].concat();
 
-    let sent = Description { candidates: many.clone(), ..golden() }.encode();
+    let sent = Description {
+        candidates: many.clone(),
+        ..golden()
+    }
+    .encode();
 
-    assert_eq!(Description::decode(&sent).unwrap().candidates.len(), MAX_CANDIDATES);
-    assert_eq!(Note::decode(&Note::Candidates(many).encode()), Ok(Note::Candidates(vec![candidate; MAX_CANDIDATES])));
+    assert_eq!(
+        Description::decode(&sent).unwrap().candidates.len(),
+        MAX_CANDIDATES
+    );
+    assert_eq!(
+        Note::decode(&Note::Candidates(many).encode()),
+        Ok(Note::Candidates(vec![candidate; MAX_CANDIDATES]))
+    );
     assert_eq!(Note::decode(&note), Err(DecodeError::TooLong("candidates")));
 }
 
@@ -153,17 +225,33 @@ fn a_note_that_is_none_is_refused() {
 fn priorities_are_those_of_rfc_8445() {
     let candidate = |kind, address: &str| Candidate::new(kind, address.parse().unwrap()).priority();
 
-    assert_eq!(candidate(CandidateKind::Host, "[2001:db8::1]:1"), 2_130_706_431);
-    assert_eq!(candidate(CandidateKind::Host, "192.0.2.1:1"), 126 << 24 | 0x7FFF << 8 | 255);
-    assert_eq!(candidate(CandidateKind::PeerReflexive, "192.0.2.1:1"), 110 << 24 | 0x7FFF << 8 | 255);
-    assert_eq!(candidate(CandidateKind::ServerReflexive, "192.0.2.1:1"), 100 << 24 | 0x7FFF << 8 | 255);
+    assert_eq!(
+        candidate(CandidateKind::Host, "[2001:db8::1]:1"),
+        2_130_706_431
+    );
+    assert_eq!(
+        candidate(CandidateKind::Host, "192.0.2.1:1"),
+        126 << 24 | 0x7FFF << 8 | 255
+    );
+    assert_eq!(
+        candidate(CandidateKind::PeerReflexive, "192.0.2.1:1"),
+        110 << 24 | 0x7FFF << 8 | 255
+    );
+    assert_eq!(
+        candidate(CandidateKind::ServerReflexive, "192.0.2.1:1"),
+        100 << 24 | 0x7FFF << 8 | 255
+    );
 }
 
 #[test]
 fn debug_never_prints_the_password() {
     let description = golden();
 
-    for text in [format!("{description:?}"), format!("{description:#?}"), format!("{:?}", description.credentials)] {
+    for text in [
+        format!("{description:?}"),
+        format!("{description:#?}"),
+        format!("{:?}", description.credentials),
+    ] {
         assert!(!text.contains("171"), "{text}");
         assert!(!text.to_lowercase().contains("abab"), "{text}");
         assert!(text.contains("241"), "the fragment is no secret: {text}");
@@ -176,26 +264,38 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
         CandidateKind::ServerReflexive,
         CandidateKind::PeerReflexive,
     ]);
-    (kind, any::<IpAddr>(), any::<u16>(), any::<u16>()).prop_map(|(kind, ip, port, preference)| Candidate {
-        kind,
-        address: SocketAddr::new(ip, port),
-        preference,
+    (kind, any::<IpAddr>(), any::<u16>(), any::<u16>()).prop_map(|(kind, ip, port, preference)| {
+        Candidate {
+            kind,
+            address: SocketAddr::new(ip, port),
+            preference,
+        }
     })
 }
 
 fn any_description() -> impl Strategy<Value = Description> {
-    let range = prop::option::of((8..=24_u8).prop_map(|prefix| Ipv4Range::new([0, 0, 0, 0].into(), prefix).unwrap()));
+    let range = prop::option::of(
+        (8..=24_u8).prop_map(|prefix| Ipv4Range::new([0, 0, 0, 0].into(), prefix).unwrap()),
+    );
     let candidates = proptest::collection::vec(any_candidate(), 0..=MAX_CANDIDATES);
     let kem = proptest::collection::vec(any::<u8>(), 0..1300);
-    (any::<u64>(), any::<[u8; 8]>(), any::<[u8; 32]>(), candidates, kem, range).prop_map(
-        |(stamp, fragment, password, candidates, kem, ipv4_range)| Description {
-            stamp,
-            credentials: Credentials { fragment, password },
-            candidates,
-            kem,
-            ipv4_range,
-        },
+    (
+        any::<u64>(),
+        any::<[u8; 8]>(),
+        any::<[u8; 32]>(),
+        candidates,
+        kem,
+        range,
     )
+        .prop_map(
+            |(stamp, fragment, password, candidates, kem, ipv4_range)| Description {
+                stamp,
+                credentials: Credentials { fragment, password },
+                candidates,
+                kem,
+                ipv4_range,
+            },
+        )
 }
 
 proptest! {

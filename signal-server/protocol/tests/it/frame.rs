@@ -11,16 +11,35 @@ const KEY: &str = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d
 
 fn every_frame() -> Vec<(Frame, Vec<u8>)> {
     let id = machine(7).id();
-    let proof = Frame::Proof { id, signature: [0x5A; 64], server: "a.example:443".to_owned() };
-    let send = Frame::Send { to: id, envelope: vec![0xDE, 0xAD] };
-    let deliver = Frame::Deliver { from: id, envelope: vec![0xBE, 0xEF] };
+    let proof = Frame::Proof {
+        id,
+        signature: [0x5A; 64],
+        server: "a.example:443".to_owned(),
+    };
+    let send = Frame::Send {
+        to: id,
+        envelope: vec![0xDE, 0xAD],
+    };
+    let deliver = Frame::Deliver {
+        from: id,
+        envelope: vec![0xBE, 0xEF],
+    };
     let unreachable = |why| Frame::Unreachable { to: id, why };
     [
-        (proof, format!("01 01 {KEY} {} 61 2e 65 78 61 6d 70 6c 65 3a 34 34 33", "5a".repeat(64))),
+        (
+            proof,
+            format!(
+                "01 01 {KEY} {} 61 2e 65 78 61 6d 70 6c 65 3a 34 34 33",
+                "5a".repeat(64)
+            ),
+        ),
         (send, format!("02 {KEY} dead")),
         (Frame::Watch(id), format!("03 {KEY}")),
         (Frame::Unwatch(id), format!("04 {KEY}")),
-        (Frame::Challenge([0xC5; 32]), format!("40 01 {}", "c5".repeat(32))),
+        (
+            Frame::Challenge([0xC5; 32]),
+            format!("40 01 {}", "c5".repeat(32)),
+        ),
         (Frame::Welcome, "41".to_owned()),
         (deliver, format!("42 {KEY} beef")),
         (unreachable(Unreachable::Offline), format!("43 {KEY} 01")),
@@ -50,7 +69,10 @@ fn each_frame_has_its_bytes_for_ever() {
 
 #[test]
 fn the_limits_are_part_of_the_protocol() {
-    assert_eq!((MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME), (4096, 4160, 261));
+    assert_eq!(
+        (MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME),
+        (4096, 4160, 261)
+    );
 }
 
 #[test]
@@ -62,7 +84,11 @@ fn a_frame_cut_anywhere_is_refused_unless_its_end_is_free() {
             _ => 0,
         };
         for length in 0..bytes.len() - free {
-            assert_eq!(Frame::decode(&bytes[..length]), Err(DecodeError::Truncated), "{frame:?} {length}");
+            assert_eq!(
+                Frame::decode(&bytes[..length]),
+                Err(DecodeError::Truncated),
+                "{frame:?} {length}"
+            );
         }
     }
 }
@@ -70,12 +96,19 @@ fn a_frame_cut_anywhere_is_refused_unless_its_end_is_free() {
 #[test]
 fn a_byte_behind_a_frame_of_fixed_length_is_refused() {
     for (frame, mut bytes) in every_frame() {
-        if matches!(frame, Frame::Proof { .. } | Frame::Send { .. } | Frame::Deliver { .. }) {
+        if matches!(
+            frame,
+            Frame::Proof { .. } | Frame::Send { .. } | Frame::Deliver { .. }
+        ) {
             continue;
         }
         bytes.push(0);
 
-        assert_eq!(Frame::decode(&bytes), Err(DecodeError::Trailing(1)), "{frame:?}");
+        assert_eq!(
+            Frame::decode(&bytes),
+            Err(DecodeError::Trailing(1)),
+            "{frame:?}"
+        );
     }
 }
 
@@ -84,7 +117,10 @@ fn every_other_message_number_is_unknown() {
     let known = [1, 2, 3, 4, 64, 65, 66, 67, 68, 69];
 
     for number in (0..=255).filter(|number| !known.contains(number)) {
-        assert_eq!(Frame::decode(&[number, 0, 0]), Err(DecodeError::UnknownMessage(number)));
+        assert_eq!(
+            Frame::decode(&[number, 0, 0]),
+            Err(DecodeError::UnknownMessage(number))
+        );
     }
 }
 
@@ -94,8 +130,14 @@ fn every_other_reason_is_refused() {
     for reason in (0..=255).filter(|reason| !(1..=8).contains(reason)) {
         let unreachable = [&[67], &id[..], &[reason]].concat();
 
-        assert_eq!(Frame::decode(&[69, reason]), Err(DecodeError::BadValue("reason")));
-        assert_eq!(Frame::decode(&unreachable), Err(DecodeError::BadValue("reason")));
+        assert_eq!(
+            Frame::decode(&[69, reason]),
+            Err(DecodeError::BadValue("reason"))
+        );
+        assert_eq!(
+            Frame::decode(&unreachable),
+            Err(DecodeError::BadValue("reason"))
+        );
     }
 }
 
@@ -117,24 +159,39 @@ fn a_weak_identity_is_refused_in_every_frame_that_has_one() {
         };
         bytes[at..at + 32].copy_from_slice(&hex(&format!("01{}", "00".repeat(31))));
 
-        assert_eq!(Frame::decode(&bytes), Err(DecodeError::BadValue("identity")));
+        assert_eq!(
+            Frame::decode(&bytes),
+            Err(DecodeError::BadValue("identity"))
+        );
     }
 }
 
 #[test]
 fn an_envelope_may_be_as_long_as_the_limit_and_no_longer() {
     let id = machine(7).id();
-    let send = |length| Frame::Send { to: id, envelope: vec![0xEE; length] };
-    let deliver = |length| Frame::Deliver { from: id, envelope: vec![0xEE; length] };
+    let send = |length| Frame::Send {
+        to: id,
+        envelope: vec![0xEE; length],
+    };
+    let deliver = |length| Frame::Deliver {
+        from: id,
+        envelope: vec![0xEE; length],
+    };
 
     for frame in [send(0), send(MAX_ENVELOPE), deliver(MAX_ENVELOPE)] {
         assert!(frame.encode().len() <= MAX_FRAME);
         assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
     }
     for frame in [send(MAX_ENVELOPE + 1), deliver(MAX_ENVELOPE + 1)] {
-        assert_eq!(Frame::decode(&frame.encode()), Err(DecodeError::TooLong("envelope")));
+        assert_eq!(
+            Frame::decode(&frame.encode()),
+            Err(DecodeError::TooLong("envelope"))
+        );
     }
-    assert_eq!(Frame::decode(&vec![2; MAX_FRAME + 1]), Err(DecodeError::TooLong("frame")));
+    assert_eq!(
+        Frame::decode(&vec![2; MAX_FRAME + 1]),
+        Err(DecodeError::TooLong("frame"))
+    );
 }
 
 #[test]
@@ -144,7 +201,10 @@ fn a_server_name_may_be_as_long_as_the_limit_and_no_longer() {
     let longer = Frame::proof(&machine(7), &challenge, &"x".repeat(MAX_SERVER_NAME + 1));
 
     assert_eq!(Frame::decode(&longest.encode()), Ok(longest));
-    assert_eq!(Frame::decode(&longer.encode()), Err(DecodeError::TooLong("server name")));
+    assert_eq!(
+        Frame::decode(&longer.encode()),
+        Err(DecodeError::TooLong("server name"))
+    );
 }
 
 #[test]
@@ -152,15 +212,21 @@ fn a_server_name_that_is_no_text_is_refused() {
     let mut bytes = Frame::proof(&machine(7), &[0; 32], "x").encode();
     *bytes.last_mut().unwrap() = 0xFF;
 
-    assert_eq!(Frame::decode(&bytes), Err(DecodeError::BadValue("server name")));
+    assert_eq!(
+        Frame::decode(&bytes),
+        Err(DecodeError::BadValue("server name"))
+    );
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
     let id = || (0..4_u8).prop_map(|n| machine(n).id());
     let envelope = || proptest::collection::vec(any::<u8>(), 0..200);
     prop_oneof![
-        (id(), any::<[u8; 32]>(), ".{0,60}")
-            .prop_map(|(id, half, server)| Frame::Proof { id, signature: [half, half].concat().try_into().unwrap(), server }),
+        (id(), any::<[u8; 32]>(), ".{0,60}").prop_map(|(id, half, server)| Frame::Proof {
+            id,
+            signature: [half, half].concat().try_into().unwrap(),
+            server
+        }),
         (id(), envelope()).prop_map(|(to, envelope)| Frame::Send { to, envelope }),
         (id(), envelope()).prop_map(|(from, envelope)| Frame::Deliver { from, envelope }),
         id().prop_map(Frame::Watch),
@@ -207,6 +273,9 @@ fn identities_in_frames_are_those_that_were_sent() {
     let ids: Vec<PeerId> = (0..5).map(|n| machine(n).id()).collect();
 
     for id in ids {
-        assert_eq!(Frame::decode(&Frame::Appeared(id).encode()), Ok(Frame::Appeared(id)));
+        assert_eq!(
+            Frame::decode(&Frame::Appeared(id).encode()),
+            Ok(Frame::Appeared(id))
+        );
     }
 }

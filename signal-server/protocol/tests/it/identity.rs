@@ -28,8 +28,14 @@ fn an_identity_has_its_overlay_addresses_for_ever() {
     let id = machine(7).id();
     let small: Ipv4Range = "10.9.8.0/24".parse().unwrap();
 
-    assert_eq!(id.overlay_ipv6().to_string(), "fd70:756e:6368:fe81:2c12:f3ab:4ce6:ac5d");
-    assert_eq!(id.overlay_ipv4(Ipv4Range::DEFAULT).to_string(), "100.109.166.176");
+    assert_eq!(
+        id.overlay_ipv6().to_string(),
+        "fd70:756e:6368:fe81:2c12:f3ab:4ce6:ac5d"
+    );
+    assert_eq!(
+        id.overlay_ipv4(Ipv4Range::DEFAULT).to_string(),
+        "100.109.166.176"
+    );
     assert_eq!(id.overlay_ipv4(small).to_string(), "10.9.8.182");
 }
 
@@ -52,7 +58,13 @@ fn mixed_case_is_refused_where_it_starts_as_bech32_demands() {
     let mut text = TEXT.to_owned();
     text.replace_range(10..11, &TEXT[10..11].to_uppercase());
 
-    assert_eq!(text.parse::<PeerId>(), Err(PeerIdError::Character { position: 11, found: 'C' }));
+    assert_eq!(
+        text.parse::<PeerId>(),
+        Err(PeerIdError::Character {
+            position: 11,
+            found: 'C'
+        })
+    );
 }
 
 #[test]
@@ -67,7 +79,14 @@ fn a_substituted_character_is_located_and_corrected_at_every_position() {
         let error = String::from_utf8(text).unwrap().parse::<PeerId>();
 
         let (found, expected) = (char::from(wrong), char::from(right));
-        assert_eq!(error, Err(PeerIdError::Typo { position: index + 1, found, expected }));
+        assert_eq!(
+            error,
+            Err(PeerIdError::Typo {
+                position: index + 1,
+                found,
+                expected
+            })
+        );
     }
 }
 
@@ -83,7 +102,12 @@ fn exchanged_neighbours_are_located_at_every_position() {
 
         let error = String::from_utf8(text).unwrap().parse::<PeerId>();
 
-        assert_eq!(error, Err(PeerIdError::Exchanged { position: index + 1 }));
+        assert_eq!(
+            error,
+            Err(PeerIdError::Exchanged {
+                position: index + 1
+            })
+        );
     }
 }
 
@@ -97,25 +121,45 @@ fn several_typos_are_not_explained_away() {
 #[test]
 fn a_text_of_another_length_tells_its_length() {
     assert_eq!(TEXT[..63].parse::<PeerId>(), Err(PeerIdError::Length(63)));
-    assert_eq!(format!("{TEXT}q").parse::<PeerId>(), Err(PeerIdError::Length(65)));
+    assert_eq!(
+        format!("{TEXT}q").parse::<PeerId>(),
+        Err(PeerIdError::Length(65))
+    );
     assert_eq!("punch1".parse::<PeerId>(), Err(PeerIdError::Length(6)));
 }
 
 #[test]
 fn a_character_that_no_key_contains_is_shown_with_its_position() {
-    for found in ['b', 'i', 'o', '1', '!', ' ', 'é', '\u{1F980}', '\u{0441}'] {
+    let strange = ['b', 'i', 'o', '1', '!', ' ', 'é', '\u{1F980}', '\u{0441}'];
+    for (found, index) in strange
+        .into_iter()
+        .flat_map(|found| [6, 20, 62].map(|index| (found, index)))
+    {
         let mut text: Vec<char> = TEXT.chars().collect();
-        text[20] = found;
+        text[index] = found;
 
         let error = text.into_iter().collect::<String>().parse::<PeerId>();
 
-        assert_eq!(error, Err(PeerIdError::Character { position: 21, found }));
+        assert_eq!(
+            error,
+            Err(PeerIdError::Character {
+                position: index + 1,
+                found
+            })
+        );
     }
 }
 
 #[test]
 fn what_does_not_begin_like_a_key_is_not_one() {
-    for text in ["", "punch", "punсh1qqq", "npub1qqq", "Punch1qqq", "\u{130}unch1"] {
+    for text in [
+        "",
+        "punch",
+        "punсh1qqq",
+        "npub1qqq",
+        "Punch1qqq",
+        "\u{130}unch1",
+    ] {
         assert_eq!(text.parse::<PeerId>(), Err(PeerIdError::NotAKey), "{text}");
     }
 }
@@ -136,7 +180,11 @@ fn weak_points_and_bytes_that_are_no_point_are_refused() {
     ];
     for key in weak {
         let bytes = hex(key).try_into().unwrap();
-        assert_eq!(PeerId::from_bytes(&bytes), Err(PeerIdError::NotAPoint), "{key}");
+        assert_eq!(
+            PeerId::from_bytes(&bytes),
+            Err(PeerIdError::NotAPoint),
+            "{key}"
+        );
     }
     let text = "punch1qyqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqkwe9dz";
     assert_eq!(text.parse::<PeerId>(), Err(PeerIdError::NotAPoint));
@@ -165,7 +213,12 @@ fn the_x25519_key_of_an_id_belongs_to_the_x25519_secret() {
 fn a_login_is_signed_for_one_challenge_and_one_server() {
     let (challenge, other) = ([0xC5; 32], [0xC6; 32]);
 
-    let Frame::Proof { id, signature, server } = Frame::proof(&machine(7), &challenge, "signal.example:443") else {
+    let Frame::Proof {
+        id,
+        signature,
+        server,
+    } = Frame::proof(&machine(7), &challenge, "signal.example:443")
+    else {
         panic!("a proof is a proof");
     };
 
@@ -173,14 +226,23 @@ fn a_login_is_signed_for_one_challenge_and_one_server() {
     assert!(id.verify(&login_message(&challenge, "signal.example:443"), &signature));
     assert!(!id.verify(&login_message(&other, "signal.example:443"), &signature));
     assert!(!id.verify(&login_message(&challenge, "signal.example:444"), &signature));
-    assert!(!machine(8).id().verify(&login_message(&challenge, "signal.example:443"), &signature));
+    assert!(
+        !machine(8)
+            .id()
+            .verify(&login_message(&challenge, "signal.example:443"), &signature)
+    );
 }
 
 #[test]
 fn a_login_has_its_bytes_for_ever() {
     let message = login_message(&[0xC5; 32], "signal.example:443");
 
-    let expected = [b"punch-signal login v1\0".as_slice(), &[0xC5; 32], b"signal.example:443"].concat();
+    let expected = [
+        b"punch-signal login v1\0".as_slice(),
+        &[0xC5; 32],
+        b"signal.example:443",
+    ]
+    .concat();
     assert_eq!(message, expected);
     let signature = "cf72db7c592fbd2c077f758fdb3015f35340f3e64fbaf73d0fc0be396a485dd8
                      f491d82c66225545765a72889d32e560612b50b62c9d5bec7d1c5ce9eaccd107";
@@ -210,8 +272,13 @@ fn serde_writes_and_reads_the_text_form() {
     };
 
     assert_eq!(read(&id.to_string()).unwrap(), id);
-    let error = read(&TEXT.replacen("af9", "af8", 1)).unwrap_err().to_string();
-    assert_eq!(error, "character 9 of the key is wrong: it says `8`, probably `9`");
+    let error = read(&TEXT.replacen("af9", "af8", 1))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "character 9 of the key is wrong: it says `8`, probably `9`"
+    );
 }
 
 #[test]

@@ -9,7 +9,10 @@ use punch_signal_protocol::{Ipv4Range, Ipv4RangeError};
 fn the_default_is_the_shared_address_space() {
     assert_eq!(Ipv4Range::DEFAULT.to_string(), "100.64.0.0/10");
     assert_eq!("100.64.0.0/10".parse(), Ok(Ipv4Range::DEFAULT));
-    assert_eq!(Ipv4Range::new(Ipv4Addr::new(100, 64, 0, 0), 10), Ok(Ipv4Range::DEFAULT));
+    assert_eq!(
+        Ipv4Range::new(Ipv4Addr::new(100, 64, 0, 0), 10),
+        Ok(Ipv4Range::DEFAULT)
+    );
 }
 
 #[test]
@@ -25,14 +28,31 @@ fn prefixes_from_8_to_24_are_accepted_and_no_other() {
     for prefix in 0..=255 {
         let range = Ipv4Range::new(Ipv4Addr::UNSPECIFIED, prefix);
 
-        assert_eq!(range.err(), (!(8..=24).contains(&prefix)).then_some(Ipv4RangeError::Prefix(prefix)));
+        assert_eq!(
+            range.err(),
+            (!(8..=24).contains(&prefix)).then_some(Ipv4RangeError::Prefix(prefix))
+        );
     }
 }
 
 #[test]
 fn a_text_of_another_form_is_malformed() {
-    for text in ["", "/", "100.64.0.0", "100.64.0.0/", "/10", "100.64.0/10", "100.64.0.0/256", "fd00::/10", "1.0.0.0/8/8"] {
-        assert_eq!(text.parse::<Ipv4Range>(), Err(Ipv4RangeError::Malformed), "{text}");
+    for text in [
+        "",
+        "/",
+        "100.64.0.0",
+        "100.64.0.0/",
+        "/10",
+        "100.64.0/10",
+        "100.64.0.0/256",
+        "fd00::/10",
+        "1.0.0.0/8/8",
+    ] {
+        assert_eq!(
+            text.parse::<Ipv4Range>(),
+            Err(Ipv4RangeError::Malformed),
+            "{text}"
+        );
     }
 }
 

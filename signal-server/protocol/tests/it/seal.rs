@@ -1,7 +1,11 @@
 //! The end-to-end seal, told as the life of an exchange.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
-use punch_signal_protocol::seal::{AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError};
+use punch_signal_protocol::seal::{
+    AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError,
+};
 use punch_signal_protocol::{
     Candidate, CandidateKind, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE, Note,
 };
@@ -49,9 +53,21 @@ fn an_offer_and_its_answer_give_both_ends_the_same_preshared_key() {
     let (at_a, answered) = pending.open_answer(&answer).ok().unwrap();
 
     assert_eq!((offered.stamp, offered.kem.len()), (10, 1184));
-    assert_eq!(Description { kem: Vec::new(), ..offered }, description(10));
+    assert_eq!(
+        Description {
+            kem: Vec::new(),
+            ..offered
+        },
+        description(10)
+    );
     assert_eq!((answered.stamp, answered.kem.len()), (20, 1088));
-    assert_eq!(Description { kem: Vec::new(), ..answered }, description(20));
+    assert_eq!(
+        Description {
+            kem: Vec::new(),
+            ..answered
+        },
+        description(20)
+    );
     assert_eq!(at_a.preshared_key(), at_b.preshared_key());
     assert_ne!(**at_a.preshared_key(), [0; 32]);
 }
@@ -67,13 +83,21 @@ fn an_envelope_shows_its_kind_and_nothing_else_is_one() {
     assert_eq!((answer[0], Kind::of(&answer)), (2, Some(Kind::Answer)));
     assert_eq!((bye[0], Kind::of(&bye)), (3, Some(Kind::Note)));
     assert_eq!(Kind::of(&[]), None);
-    assert!([0].into_iter().chain(4..=255).all(|byte| Kind::of(&[byte]).is_none()));
+    assert!(
+        [0].into_iter()
+            .chain(4..=255)
+            .all(|byte| Kind::of(&[byte]).is_none())
+    );
 }
 
 #[test]
 fn notes_pass_both_ways_in_any_order() {
     let (mut a, mut b) = exchange();
-    let to_b = [a.seal(&note(1)).unwrap(), a.seal(&note(2)).unwrap(), a.seal(&Note::Bye).unwrap()];
+    let to_b = [
+        a.seal(&note(1)).unwrap(),
+        a.seal(&note(2)).unwrap(),
+        a.seal(&Note::Bye).unwrap(),
+    ];
     let to_a = b.seal(&note(3)).unwrap();
 
     assert_eq!(b.open(&to_b[2]), Ok(Note::Bye));
@@ -98,7 +122,11 @@ fn a_note_older_than_the_window_is_refused() {
     assert_eq!(b.open(&notes[64]), Ok(note(64)));
 
     assert_eq!(b.open(&notes[1]), Ok(note(1)), "63 behind the newest");
-    assert_eq!(b.open(&notes[0]), Err(SealError::Replayed), "64 behind the newest");
+    assert_eq!(
+        b.open(&notes[0]),
+        Err(SealError::Replayed),
+        "64 behind the newest"
+    );
     assert_eq!(b.open(&notes[1]), Err(SealError::Replayed), "seen");
 }
 
@@ -114,6 +142,33 @@ fn the_window_moves_on_over_a_great_loss() {
     assert_eq!(b.open(&notes[236]), Ok(note(236)));
     assert_eq!(b.open(&notes[235]), Err(SealError::Replayed));
     assert_eq!(b.open(&notes[299]), Err(SealError::Replayed));
+}
+
+#[test]
+fn the_window_moves_by_any_step() {
+    for step in [1, 62, 63, 64, 65, 128] {
+        let (mut a, mut b) = exchange();
+        let notes: Vec<_> = (0..=step)
+            .map(|port| a.seal(&note(port)).unwrap())
+            .collect();
+        assert_eq!(b.open(&notes[0]), Ok(note(0)));
+
+        assert_eq!(b.open(&notes[usize::from(step)]), Ok(note(step)));
+
+        assert_eq!(b.open(&notes[0]), Err(SealError::Replayed), "step {step}");
+        assert_eq!(
+            b.open(&notes[usize::from(step)]),
+            Err(SealError::Replayed),
+            "step {step}"
+        );
+        if step > 1 {
+            assert_eq!(
+                b.open(&notes[usize::from(step) - 1]),
+                Ok(note(step - 1)),
+                "step {step}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -144,7 +199,10 @@ fn a_note_of_another_exchange_is_refused() {
     let (_, offer) = offer(&a, &b, 13);
     let (mut other, _) = answer(&a, &b, &offer, 14);
 
-    assert_eq!(first.open(&other.seal(&Note::Bye).unwrap()), Err(SealError::NotAuthentic));
+    assert_eq!(
+        first.open(&other.seal(&Note::Bye).unwrap()),
+        Err(SealError::NotAuthentic)
+    );
 }
 
 #[test]
@@ -202,7 +260,11 @@ fn an_answer_cut_or_changed_anywhere_is_refused_and_the_true_one_still_opens() {
     for index in 0..genuine.len() {
         let mut flipped = genuine.clone();
         flipped[index] ^= 0x80;
-        let expected = if index == 0 { SealError::Malformed } else { SealError::NotAuthentic };
+        let expected = if index == 0 {
+            SealError::Malformed
+        } else {
+            SealError::NotAuthentic
+        };
         let (still, error) = refused(pending.open_answer(&flipped));
         assert_eq!(error, expected, "byte {index} flipped");
         let (still, error) = refused(still.open_answer(&genuine[..index]));
@@ -218,17 +280,26 @@ fn an_answer_cut_or_changed_anywhere_is_refused_and_the_true_one_still_opens() {
 fn an_offer_cut_or_changed_anywhere_is_refused() {
     let (a, b) = (machine(1), machine(2));
     let (_, genuine) = offer(&a, &b, 3);
-    let open = |envelope: &[u8]| OpenedOffer::open(&b, &a.id(), envelope, [4; 32]).map(|opened| opened.description);
+    let open = |envelope: &[u8]| {
+        OpenedOffer::open(&b, &a.id(), envelope, [4; 32]).map(|opened| opened.description)
+    };
 
     for index in 0..genuine.len() {
         let mut flipped = genuine.clone();
         flipped[index] ^= 0x80;
-        let expected = if index == 0 { SealError::Malformed } else { SealError::NotAuthentic };
+        let expected = if index == 0 {
+            SealError::Malformed
+        } else {
+            SealError::NotAuthentic
+        };
         assert_eq!(open(&flipped), Err(expected), "byte {index} flipped");
         assert_eq!(open(&genuine[..index]), Err(expected), "cut to {index}");
     }
 
-    assert_eq!(open(&[&genuine[..], &[0]].concat()), Err(SealError::NotAuthentic));
+    assert_eq!(
+        open(&[&genuine[..], &[0]].concat()),
+        Err(SealError::NotAuthentic)
+    );
     assert!(open(&genuine).is_ok());
 }
 
@@ -268,7 +339,10 @@ fn an_envelope_of_the_wrong_kind_is_malformed() {
     }
     let (pending, first) = refused(pending.open_answer(&offer));
     let (pending, second) = refused(pending.open_answer(&bye));
-    assert_eq!((first, second), (SealError::Malformed, SealError::Malformed));
+    assert_eq!(
+        (first, second),
+        (SealError::Malformed, SealError::Malformed)
+    );
     assert!(pending.open_answer(&answer).is_ok());
 }
 
@@ -281,7 +355,10 @@ fn an_offer_whose_encapsulation_key_has_a_bad_length_or_value_is_not_answered() 
         let mut opened = OpenedOffer::open(&b, &a.id(), &envelope, [4; 32]).unwrap();
         opened.description.kem = kem;
 
-        assert_eq!(opened.answer(description(4), [5; 32]).err(), Some(SealError::BadKem));
+        assert_eq!(
+            opened.answer(description(4), [5; 32]).err(),
+            Some(SealError::BadKem)
+        );
     }
 }
 
@@ -328,7 +405,10 @@ fn the_same_seeds_give_the_same_bytes_and_others_do_not() {
 #[test]
 fn the_kem_field_is_filled_in_whatever_stood_there() {
     let (a, b) = (machine(1), machine(2));
-    let junk = Description { kem: vec![1; 70_000], ..description(3) };
+    let junk = Description {
+        kem: vec![1; 70_000],
+        ..description(3)
+    };
 
     let (_, envelope) = PendingOffer::seal(&a, &b.id(), junk, [3; 32]).unwrap();
 
@@ -340,7 +420,10 @@ fn the_largest_envelopes_fit_the_server_s_limit() {
     let (a, b) = (machine(1), machine(2));
     let candidate = Candidate::new(CandidateKind::Host, "[2001:db8::1]:65535".parse().unwrap());
     let candidates = vec![candidate; MAX_CANDIDATES];
-    let largest = Description { candidates: candidates.clone(), ..description(1) };
+    let largest = Description {
+        candidates: candidates.clone(),
+        ..description(1)
+    };
 
     let (pending, offer) = PendingOffer::seal(&a, &b.id(), largest.clone(), [3; 32]).unwrap();
     let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
@@ -350,7 +433,11 @@ fn the_largest_envelopes_fit_the_server_s_limit() {
     let note = at_a.seal(&Note::Candidates(candidates)).unwrap();
 
     assert_eq!(offered, MAX_CANDIDATES);
-    assert!([&offer, &answer, &note].iter().all(|envelope| envelope.len() <= MAX_ENVELOPE));
+    assert!(
+        [&offer, &answer, &note]
+            .iter()
+            .all(|envelope| envelope.len() <= MAX_ENVELOPE)
+    );
 }
 
 #[test]
@@ -380,6 +467,23 @@ proptest! {
         }
         for &port in &order {
             prop_assert_eq!(b.open(&notes[usize::from(port)]), Err(SealError::Replayed));
+        }
+    }
+
+    #[test]
+    fn a_note_opens_if_it_is_new_and_not_older_than_the_window(
+        arrivals in proptest::collection::vec(0..200_u16, 0..150),
+    ) {
+        let (mut a, mut b) = exchange();
+        let notes: Vec<_> = (0..200).map(|port| a.seal(&note(port)).unwrap()).collect();
+        let (mut seen, mut highest) = (HashSet::new(), 0);
+
+        for port in arrivals {
+            let opened = b.open(&notes[usize::from(port)]);
+
+            let expected = port + 64 > highest && seen.insert(port);
+            prop_assert_eq!(opened, if expected { Ok(note(port)) } else { Err(SealError::Replayed) });
+            highest = highest.max(port);
         }
     }
 

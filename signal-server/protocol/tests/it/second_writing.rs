@@ -42,12 +42,17 @@ impl Random for Sevens {
 
 fn noise(me: &Identity, to: Option<&PeerId>) -> HandshakeState {
     let secret = me.x25519_secret();
-    let builder = Builder::with_resolver("Noise_IK_25519_AESGCM_SHA256".parse().unwrap(), Box::new(Resolver))
-        .prologue(b"punch envelope v1")
-        .and_then(|builder| builder.local_private_key(secret.as_bytes()))
-        .unwrap();
+    let builder = Builder::with_resolver(
+        "Noise_IK_25519_AESGCM_SHA256".parse().unwrap(),
+        Box::new(Resolver),
+    )
+    .prologue(b"punch envelope v1")
+    .and_then(|builder| builder.local_private_key(secret.as_bytes()))
+    .unwrap();
     match to {
-        Some(peer) => builder.remote_public_key(peer.x25519()).and_then(Builder::build_initiator),
+        Some(peer) => builder
+            .remote_public_key(peer.x25519())
+            .and_then(Builder::build_initiator),
         None => builder.build_responder(),
     }
     .unwrap()
@@ -70,9 +75,12 @@ fn read(noise: &mut HandshakeState, envelope: &[u8]) -> Description {
 fn preshared_key(mut noise: HandshakeState, kem_secret: &[u8]) -> [u8; 32] {
     let (one, two) = noise.dangerously_get_raw_split();
     let mut key = [0; 32];
-    Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &[&one, &two, kem_secret].concat())
-        .expand(b"punch wireguard preshared key v1", &mut key)
-        .unwrap();
+    Hkdf::<Sha256>::new(
+        Some(noise.get_handshake_hash()),
+        &[&one, &two, kem_secret].concat(),
+    )
+    .expand(b"punch wireguard preshared key v1", &mut key)
+    .unwrap();
     key
 }
 
@@ -83,8 +91,18 @@ fn a_responder_written_from_the_documentation_reaches_the_same_preshared_key() {
 
     let mut noise = noise(&b, None);
     let kem = Key::<EncapsulationKey768>::try_from(&read(&mut noise, &offer).kem[..]).unwrap();
-    let (ciphertext, secret) = EncapsulationKey768::new(&kem).unwrap().encapsulate_deterministic(&[8; 32].into());
-    let answer = write(&mut noise, 2, &Description { kem: ciphertext.to_vec(), ..description(2) }.encode());
+    let (ciphertext, secret) = EncapsulationKey768::new(&kem)
+        .unwrap()
+        .encapsulate_deterministic(&[8; 32].into());
+    let answer = write(
+        &mut noise,
+        2,
+        &Description {
+            kem: ciphertext.to_vec(),
+            ..description(2)
+        }
+        .encode(),
+    );
 
     let (exchange, answered) = pending.open_answer(&answer).ok().unwrap();
     assert_eq!(answered.stamp, 2);
@@ -97,7 +115,15 @@ fn an_initiator_written_from_the_documentation_reaches_the_same_preshared_key() 
     let kem = DecapsulationKey768::from_seed(Seed::from([9; 64]));
     let mut noise = noise(&a, Some(&b.id()));
     let key = kem.encapsulation_key().to_bytes().to_vec();
-    let offer = write(&mut noise, 1, &Description { kem: key, ..description(1) }.encode());
+    let offer = write(
+        &mut noise,
+        1,
+        &Description {
+            kem: key,
+            ..description(1)
+        }
+        .encode(),
+    );
 
     let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
     let (exchange, answer) = opened.answer(description(2), [5; 32]).unwrap();
@@ -114,7 +140,15 @@ fn an_answer_whose_ciphertext_has_a_bad_length_is_refused_and_ends_the_offer() {
         let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(1), [3; 32]).unwrap();
         let mut noise = noise(&b, None);
         read(&mut noise, &offer);
-        let answer = write(&mut noise, 2, &Description { kem, ..description(2) }.encode());
+        let answer = write(
+            &mut noise,
+            2,
+            &Description {
+                kem,
+                ..description(2)
+            }
+            .encode(),
+        );
 
         let (pending, error) = pending.open_answer(&answer).err().unwrap();
 
@@ -145,5 +179,8 @@ fn an_offer_that_makes_no_sense_is_refused() {
 
     let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]);
 
-    assert_eq!(opened.err(), Some(SealError::Contents(DecodeError::Missing("stamp"))));
+    assert_eq!(
+        opened.err(),
+        Some(SealError::Contents(DecodeError::Missing("stamp")))
+    );
 }

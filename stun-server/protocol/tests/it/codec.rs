@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
-use punch_stun_protocol::{ChangeRequest, Class, ErrorCode, Message, ParseError, TransactionId, Writer};
+use punch_stun_protocol::{
+    ChangeRequest, Class, ErrorCode, Message, ParseError, TransactionId, Writer,
+};
 
 use crate::{TRANSACTION, addr, extended, hex, message, without_fingerprint};
 
@@ -24,7 +26,10 @@ fn each_class_has_its_number_for_ever() {
     for (class, number) in classes {
         let bytes = writer(class).finish_plain();
 
-        assert_eq!(bytes, hex(&format!("{number} 0000 2112a442 b7e7a701bc34d686fa87dfae")));
+        assert_eq!(
+            bytes,
+            hex(&format!("{number} 0000 2112a442 b7e7a701bc34d686fa87dfae"))
+        );
         assert_eq!(Message::parse(&bytes).unwrap().class, class);
     }
 }
@@ -33,13 +38,22 @@ fn each_class_has_its_number_for_ever() {
 fn each_attribute_has_its_bytes_for_ever() {
     let change = |ip, port| writer(Class::Request).change(ChangeRequest { ip, port });
     let attributes = [
-        (writer(Class::Success).xor_mapped(addr("192.0.2.1:32853")), "0020 0008 0001a147 e112a643"),
+        (
+            writer(Class::Success).xor_mapped(addr("192.0.2.1:32853")),
+            "0020 0008 0001a147 e112a643",
+        ),
         (
             writer(Class::Success).xor_mapped(addr("[2001:db8:1234:5678:11:2233:4455:6677]:32853")),
             "0020 0014 0002a147 0113a9faa5d3f179bc25f4b5bed2b9d9",
         ),
-        (writer(Class::Success).origin(addr("192.0.2.1:3478")), "802b 0008 00010d96 c0000201"),
-        (writer(Class::Success).other(addr("192.0.2.2:3479")), "802c 0008 00010d97 c0000202"),
+        (
+            writer(Class::Success).origin(addr("192.0.2.1:3478")),
+            "802b 0008 00010d96 c0000201",
+        ),
+        (
+            writer(Class::Success).other(addr("192.0.2.2:3479")),
+            "802c 0008 00010d97 c0000202",
+        ),
         (
             writer(Class::Success).other(addr("[2001:db8::1]:3478")),
             "802c 0014 00020d96 20010db8000000000000000000000001",
@@ -48,16 +62,31 @@ fn each_attribute_has_its_bytes_for_ever() {
         (change(false, true), "0003 0004 00000002"),
         (change(true, false), "0003 0004 00000004"),
         (change(true, true), "0003 0004 00000006"),
-        (writer(Class::Request).username(b"ab:cd"), "0006 0005 61623a6364 000000"),
-        (writer(Class::Request).priority(0x6E00_01FF), "0024 0004 6e0001ff"),
+        (
+            writer(Class::Request).username(b"ab:cd"),
+            "0006 0005 61623a6364 000000",
+        ),
+        (
+            writer(Class::Request).priority(0x6E00_01FF),
+            "0024 0004 6e0001ff",
+        ),
         (writer(Class::Request).nominate(), "0025 0000"),
-        (writer(Class::Error).error(ErrorCode::BAD_REQUEST), "0009 000f 00000400 4261642052657175657374 00"),
+        (
+            writer(Class::Error).error(ErrorCode::BAD_REQUEST),
+            "0009 000f 00000400 4261642052657175657374 00",
+        ),
         (
             writer(Class::Error).error(ErrorCode::UNKNOWN_ATTRIBUTE),
             "0009 0015 00000414 556e6b6e6f776e20417474726962757465 000000",
         ),
-        (writer(Class::Error).error(ErrorCode(699)), "0009 0004 00000663"),
-        (writer(Class::Error).unknown(&[0x7777, 0x0026, 0x0027]), "000a 0006 777700260027 0000"),
+        (
+            writer(Class::Error).error(ErrorCode(699)),
+            "0009 0004 00000663",
+        ),
+        (
+            writer(Class::Error).unknown(&[0x7777, 0x0026, 0x0027]),
+            "000a 0006 777700260027 0000",
+        ),
     ];
     for (writer, expected) in attributes {
         assert_eq!(writer.finish_plain()[20..], hex(expected), "{expected}");
@@ -67,7 +96,9 @@ fn each_attribute_has_its_bytes_for_ever() {
 #[test]
 fn integrity_and_fingerprint_have_their_bytes_for_ever() {
     // Computed with another implementation of HMAC-SHA1 and CRC-32.
-    let bytes = writer(Class::Request).priority(1).finish_with_integrity(KEY);
+    let bytes = writer(Class::Request)
+        .priority(1)
+        .finish_with_integrity(KEY);
 
     assert_eq!(
         bytes,
@@ -76,7 +107,10 @@ fn integrity_and_fingerprint_have_their_bytes_for_ever() {
              0008 0014 0b8acbdeeacc8a1c2ad50065c2d4191ef3c82041
              8028 0004 dbda97ae")
     );
-    assert_eq!(writer(Class::Request).finish()[20..], hex("8028 0004 fdf6ae02"));
+    assert_eq!(
+        writer(Class::Request).finish()[20..],
+        hex("8028 0004 fdf6ae02")
+    );
 }
 
 #[test]
@@ -97,12 +131,18 @@ fn a_check_is_read_as_it_was_written() {
 
 #[test]
 fn an_error_with_its_unknown_attributes_is_read_as_it_was_written() {
-    let bytes = writer(Class::Error).error(ErrorCode::UNKNOWN_ATTRIBUTE).unknown(&[0x7777]).finish();
+    let bytes = writer(Class::Error)
+        .error(ErrorCode::UNKNOWN_ATTRIBUTE)
+        .unknown(&[0x7777])
+        .finish();
 
     let error = Message::parse(&bytes).unwrap();
 
     assert_eq!(error.error, Some(ErrorCode::UNKNOWN_ATTRIBUTE));
-    assert_eq!(error.unknown, [0; 0], "UNKNOWN-ATTRIBUTES itself is understood");
+    assert_eq!(
+        error.unknown, [0; 0],
+        "UNKNOWN-ATTRIBUTES itself is understood"
+    );
 }
 
 #[test]
@@ -114,6 +154,23 @@ fn mapped_address_counts_only_where_the_xored_one_is_absent() {
     assert_eq!(mapped(&[plain]), Some(addr("192.0.2.7:3478")));
     assert_eq!(mapped(&[plain, xored]), Some(addr("192.0.2.1:32853")));
     assert_eq!(mapped(&[xored, plain]), Some(addr("192.0.2.1:32853")));
+}
+
+#[test]
+fn only_two_bits_of_a_change_request_mean_anything() {
+    let change = |flags: &str| {
+        let bytes = message(0x0001, &[(0x0003, &hex(flags))]);
+        Message::parse(&bytes).unwrap().change
+    };
+
+    assert_eq!(change("fffffff9"), Some(ChangeRequest::default()));
+    assert_eq!(
+        change("00000006"),
+        Some(ChangeRequest {
+            ip: true,
+            port: true
+        })
+    );
 }
 
 #[test]
@@ -137,17 +194,30 @@ fn a_message_without_integrity_never_verifies() {
 
 #[test]
 fn attributes_behind_message_integrity_are_ignored() {
-    let authentic = without_fingerprint(&writer(Class::Request).priority(7).finish_with_integrity(KEY));
+    let authentic = without_fingerprint(
+        &writer(Class::Request)
+            .priority(7)
+            .finish_with_integrity(KEY),
+    );
     let smuggled = message(
         0x0001,
-        &[(0x0025, &[]), (0x0024, &[0, 0, 0, 9]), (0x0006, b"mallory"), (0x7777, b"?"), (0x0008, &[0; 20])],
+        &[
+            (0x0025, &[]),
+            (0x0024, &[0, 0, 0, 9]),
+            (0x0006, b"mallory"),
+            (0x7777, b"?"),
+            (0x0008, &[0; 20]),
+        ],
     );
 
     let bytes = extended(&authentic, &smuggled[20..]);
     let message = Message::parse(&bytes).unwrap();
 
     assert!(message.verify_integrity(KEY));
-    assert_eq!((message.nominated, message.priority, message.username), (false, Some(7), None));
+    assert_eq!(
+        (message.nominated, message.priority, message.username),
+        (false, Some(7), None)
+    );
     assert!(message.unknown.is_empty());
 }
 
@@ -164,12 +234,23 @@ fn a_fingerprint_that_is_not_the_last_attribute_is_refused() {
     let closed = writer(Class::Request).finish();
     let behind = message(0x0001, &[(0x8022, b"late")]);
 
-    assert_eq!(Message::parse(&extended(&closed, &behind[20..])), Err(ParseError::Fingerprint));
+    assert_eq!(
+        Message::parse(&extended(&closed, &behind[20..])),
+        Err(ParseError::Fingerprint)
+    );
 }
 
 #[test]
 fn an_unknown_attribute_is_reported_only_if_it_must_be_understood() {
-    let bytes = message(0x0001, &[(0x7FFF, b"x"), (0x8000, b"y"), (0xFFFF, b"z"), (0x0026, &[])]);
+    let bytes = message(
+        0x0001,
+        &[
+            (0x7FFF, b"x"),
+            (0x8000, b"y"),
+            (0xFFFF, b"z"),
+            (0x0026, &[]),
+        ],
+    );
 
     assert_eq!(Message::parse(&bytes).unwrap().unknown, [0x7FFF, 0x0026]);
 }
@@ -179,12 +260,26 @@ fn impossible_values_name_their_attribute() {
     let parse = |kind, value: &[u8]| Message::parse(&message(0x0001, &[(kind, value)])).err();
 
     for kind in [0x0001, 0x0020, 0x802B, 0x802C] {
-        for value in ["", "0001 0d96", "0001 0d96 c00002", "0001 0d96 c000020100", "0002 0d96 c0000201", "0003 0d96 c0000201"] {
-            assert_eq!(parse(kind, &hex(value)), Some(ParseError::Attribute(kind)), "{value}");
+        for value in [
+            "",
+            "0001 0d96",
+            "0001 0d96 c00002",
+            "0001 0d96 c000020100",
+            "0002 0d96 c0000201",
+            "0003 0d96 c0000201",
+        ] {
+            assert_eq!(
+                parse(kind, &hex(value)),
+                Some(ParseError::Attribute(kind)),
+                "{value}"
+            );
         }
     }
     assert_eq!(parse(0x0003, &[0; 3]), Some(ParseError::Attribute(0x0003)));
-    assert_eq!(parse(0x0006, &[b'u'; 514]), Some(ParseError::Attribute(0x0006)));
+    assert_eq!(
+        parse(0x0006, &[b'u'; 514]),
+        Some(ParseError::Attribute(0x0006))
+    );
     assert_eq!(parse(0x0008, &[0; 32]), Some(ParseError::Attribute(0x0008)));
     assert_eq!(parse(0x0009, &[0; 3]), Some(ParseError::Attribute(0x0009)));
     assert_eq!(parse(0x0024, &[0; 5]), Some(ParseError::Attribute(0x0024)));
@@ -201,7 +296,8 @@ fn an_attribute_longer_than_the_message_is_refused() {
 
 #[test]
 fn more_attributes_than_honest_messages_have_are_refused() {
-    let parse = |count| Message::parse(&message(0x0001, &vec![(0x8022, &b"soft"[..]); count])).err();
+    let parse =
+        |count| Message::parse(&message(0x0001, &vec![(0x8022, &b"soft"[..]); count])).err();
 
     assert_eq!(parse(32), None);
     assert_eq!(parse(33), Some(ParseError::TooMany));
@@ -209,8 +305,14 @@ fn more_attributes_than_honest_messages_have_are_refused() {
 
 #[test]
 fn another_method_is_named() {
-    assert_eq!(Message::parse(&message(0x0003, &[])), Err(ParseError::Method(0x003)));
-    assert_eq!(Message::parse(&message(0x3EEF, &[])), Err(ParseError::Method(0xFFF)));
+    assert_eq!(
+        Message::parse(&message(0x0003, &[])),
+        Err(ParseError::Method(0x003))
+    );
+    assert_eq!(
+        Message::parse(&message(0x3EEF, &[])),
+        Err(ParseError::Method(0xFFF))
+    );
 }
 
 #[test]
@@ -218,11 +320,21 @@ fn a_message_of_any_other_length_than_it_says_is_not_stun() {
     let whole = writer(Class::Request).username(b"ab:cd").finish();
 
     for length in 0..whole.len() {
-        assert_eq!(Message::parse(&whole[..length]), Err(ParseError::NotStun), "{length}");
+        assert_eq!(
+            Message::parse(&whole[..length]),
+            Err(ParseError::NotStun),
+            "{length}"
+        );
     }
-    assert_eq!(Message::parse(&[&whole[..], &[0]].concat()), Err(ParseError::NotStun));
+    assert_eq!(
+        Message::parse(&[&whole[..], &[0]].concat()),
+        Err(ParseError::NotStun)
+    );
     // A length that fits but is no multiple of four.
-    assert_eq!(Message::parse(&extended(&whole, &[0])), Err(ParseError::NotStun));
+    assert_eq!(
+        Message::parse(&extended(&whole, &[0])),
+        Err(ParseError::NotStun)
+    );
 }
 
 proptest! {
@@ -248,7 +360,7 @@ proptest! {
 
     #[test]
     fn every_request_survives_the_wire(
-        name in proptest::collection::vec(any::<u8>(), 0..513), priority: u32, ip: bool, port: bool,
+        name in proptest::collection::vec(any::<u8>(), 0..=513), priority: u32, ip: bool, port: bool,
     ) {
         let change = ChangeRequest { ip, port };
         let bytes = writer(Class::Request).username(&name).priority(priority).change(change).finish();

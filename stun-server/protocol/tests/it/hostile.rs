@@ -28,15 +28,18 @@ fn try_everything(bytes: &[u8], source: SocketAddr, endpoint: Endpoint) -> bool 
 }
 
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {
-    (any::<[IpAddr; 2]>(), any::<[u16; 2]>(), any::<bool>()).prop_map(|(ips, ports, alternate)| Endpoint {
-        local: SocketAddr::new(ips[0], ports[0]),
-        other: alternate.then_some(SocketAddr::new(ips[1], ports[1])),
+    (any::<[IpAddr; 2]>(), any::<[u16; 2]>(), any::<bool>()).prop_map(|(ips, ports, alternate)| {
+        Endpoint {
+            local: SocketAddr::new(ips[0], ports[0]),
+            other: alternate.then_some(SocketAddr::new(ips[1], ports[1])),
+        }
     })
 }
 
 fn any_attribute() -> impl Strategy<Value = (u16, Vec<u8>)> {
     let known = prop::sample::select(vec![
-        0x0001, 0x0003, 0x0006, 0x0008, 0x0009, 0x000A, 0x0020, 0x0024, 0x0025, 0x8022, 0x8028, 0x802B, 0x802C,
+        0x0001, 0x0003, 0x0006, 0x0008, 0x0009, 0x000A, 0x0020, 0x0024, 0x0025, 0x8022, 0x8028,
+        0x802B, 0x802C,
     ]);
     let length = prop_oneof![Just(0_usize), Just(4), Just(8), Just(20), 0..40_usize];
     let value = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
@@ -125,7 +128,10 @@ fn only_twenty_bytes_could_be_both() {
     let both = hex("04000000 2112a442 000000000000000000000000");
 
     assert!(is_stun(&both));
-    assert!(Message::parse(&both).is_err(), "and even that is no Binding message");
+    assert!(
+        Message::parse(&both).is_err(),
+        "and even that is no Binding message"
+    );
 }
 
 #[test]
@@ -133,6 +139,16 @@ fn the_longest_message_is_harmless() {
     let value = vec![0; 65_528];
     let bytes = message(0x0001, &[(0x8022, &value)]);
 
-    assert!(try_everything(&bytes, addr("192.0.2.9:9"), Endpoint { local: addr("192.0.2.1:1"), other: None }));
-    let _ = Writer::new(Class::Request, TRANSACTION).username(&vec![0; 70_000]).username(b"x").finish_with_integrity(b"key");
+    assert!(try_everything(
+        &bytes,
+        addr("192.0.2.9:9"),
+        Endpoint {
+            local: addr("192.0.2.1:1"),
+            other: None
+        }
+    ));
+    let _ = Writer::new(Class::Request, TRANSACTION)
+        .username(&vec![0; 70_000])
+        .username(b"x")
+        .finish_with_integrity(b"key");
 }

@@ -11,13 +11,17 @@ use std::net::SocketAddr;
 use punch_stun_protocol::TransactionId;
 
 /// The transaction of RFC 5769's samples.
-const TRANSACTION: TransactionId =
-    TransactionId([0xB7, 0xE7, 0xA7, 0x01, 0xBC, 0x34, 0xD6, 0x86, 0xFA, 0x87, 0xDF, 0xAE]);
+const TRANSACTION: TransactionId = TransactionId([
+    0xB7, 0xE7, 0xA7, 0x01, 0xBC, 0x34, 0xD6, 0x86, 0xFA, 0x87, 0xDF, 0xAE,
+]);
 
 /// Reads hexadecimal digits; spaces are for the eye.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+    digits
+        .chunks(2)
+        .map(|pair| (pair[0] << 4 | pair[1]) as u8)
+        .collect()
 }
 
 fn addr(text: &str) -> SocketAddr {

@@ -36,7 +36,10 @@ fn the_sample_request_is_read_and_authenticated() {
 
     let request = Message::parse(&bytes).unwrap();
 
-    assert_eq!((request.class, request.transaction), (Class::Request, TRANSACTION));
+    assert_eq!(
+        (request.class, request.transaction),
+        (Class::Request, TRANSACTION)
+    );
     assert_eq!(request.username, Some(&b"evtj:h6vY"[..]));
     assert_eq!(request.priority, Some(0x6E00_01FF));
     assert!(request.unknown.is_empty() && !request.nominated);
@@ -49,7 +52,10 @@ fn the_sample_ipv4_response_is_read_and_authenticated() {
 
     let response = Message::parse(&bytes).unwrap();
 
-    assert_eq!((response.class, response.transaction), (Class::Success, TRANSACTION));
+    assert_eq!(
+        (response.class, response.transaction),
+        (Class::Success, TRANSACTION)
+    );
     assert_eq!(response.mapped, Some(addr("192.0.2.1:32853")));
     assert!(response.verify_integrity(PASSWORD));
 }
@@ -60,7 +66,10 @@ fn the_sample_ipv6_response_is_read_and_authenticated() {
 
     let response = Message::parse(&bytes).unwrap();
 
-    assert_eq!(response.mapped, Some(addr("[2001:db8:1234:5678:11:2233:4455:6677]:32853")));
+    assert_eq!(
+        response.mapped,
+        Some(addr("[2001:db8:1234:5678:11:2233:4455:6677]:32853"))
+    );
     assert!(response.verify_integrity(PASSWORD));
 }
 
@@ -72,7 +81,8 @@ fn every_flipped_bit_of_the_samples_is_noticed() {
         for bit in 0..8 * bare.len() {
             let mut flipped = bare.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let authentic = Message::parse(&flipped).is_ok_and(|message| message.verify_integrity(PASSWORD));
+            let authentic =
+                Message::parse(&flipped).is_ok_and(|message| message.verify_integrity(PASSWORD));
             assert!(!authentic, "bit {bit}");
         }
     }
@@ -83,7 +93,11 @@ fn another_password_does_not_verify() {
     let bytes = hex(REQUEST);
     let request = Message::parse(&bytes).unwrap();
 
-    for password in [&b""[..], b"VOkJxbRl1RmTxUk/WvJxBT", b"VOkJxbRl1RmTxUk/WvJxBt\n"] {
+    for password in [
+        &b""[..],
+        b"VOkJxbRl1RmTxUk/WvJxBT",
+        b"VOkJxbRl1RmTxUk/WvJxBt\n",
+    ] {
         assert!(!request.verify_integrity(password));
     }
 }

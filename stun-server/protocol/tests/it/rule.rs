@@ -1,17 +1,25 @@
 //! The rule that answers one datagram.
 
-use punch_stun_protocol::{ChangeRequest, Class, Endpoint, ErrorCode, MAX_AMPLIFICATION, Message, Writer, respond};
+use punch_stun_protocol::{
+    ChangeRequest, Class, Endpoint, ErrorCode, MAX_AMPLIFICATION, Message, Writer, respond,
+};
 
 use crate::{TRANSACTION, addr, hex, message};
 
 const SOURCE: &str = "203.0.113.9:40000";
 
 fn alone() -> Endpoint {
-    Endpoint { local: addr("192.0.2.1:3478"), other: None }
+    Endpoint {
+        local: addr("192.0.2.1:3478"),
+        other: None,
+    }
 }
 
 fn with_alternate() -> Endpoint {
-    Endpoint { local: addr("192.0.2.1:3478"), other: Some(addr("192.0.2.2:3479")) }
+    Endpoint {
+        local: addr("192.0.2.1:3478"),
+        other: Some(addr("192.0.2.2:3479")),
+    }
 }
 
 fn request() -> Writer {
@@ -24,7 +32,10 @@ fn a_plain_request_is_answered_with_the_source_that_was_seen() {
 
     let response = Message::parse(&answer.bytes).unwrap();
     assert_eq!(answer.from, addr("192.0.2.1:3478"));
-    assert_eq!((response.class, response.transaction), (Class::Success, TRANSACTION));
+    assert_eq!(
+        (response.class, response.transaction),
+        (Class::Success, TRANSACTION)
+    );
     assert_eq!(response.mapped, Some(addr(SOURCE)));
     assert_eq!(response.origin, Some(answer.from));
     assert_eq!(response.other, None);
@@ -32,7 +43,12 @@ fn a_plain_request_is_answered_with_the_source_that_was_seen() {
 
 #[test]
 fn an_answer_has_its_bytes_for_ever() {
-    let answer = respond(&request().finish(), addr("192.0.2.1:32853"), with_alternate()).unwrap();
+    let answer = respond(
+        &request().finish(),
+        addr("192.0.2.1:32853"),
+        with_alternate(),
+    )
+    .unwrap();
 
     let expected = hex("0101 002c 2112a442 b7e7a701bc34d686fa87dfae
         0020 0008 0001a147 e112a643
@@ -44,7 +60,10 @@ fn an_answer_has_its_bytes_for_ever() {
 
 #[test]
 fn a_request_over_ipv6_is_answered_over_ipv6() {
-    let endpoint = Endpoint { local: addr("[2001:db8::1]:3478"), other: Some(addr("[2001:db8::2]:3479")) };
+    let endpoint = Endpoint {
+        local: addr("[2001:db8::1]:3478"),
+        other: Some(addr("[2001:db8::2]:3479")),
+    };
 
     let answer = respond(&request().finish(), addr("[2001:db8::9]:1"), endpoint).unwrap();
 
@@ -69,7 +88,11 @@ fn change_request_chooses_the_socket_that_answers() {
         let response = Message::parse(&answer.bytes).unwrap();
         assert_eq!(answer.from, addr(from));
         assert_eq!(response.origin, Some(addr(from)));
-        assert_eq!(response.other, Some(addr("192.0.2.2:3479")), "the address that differs from where it was asked");
+        assert_eq!(
+            response.other,
+            Some(addr("192.0.2.2:3479")),
+            "the address that differs from where it was asked"
+        );
         assert_eq!(response.mapped, Some(addr(SOURCE)));
     }
 }
@@ -83,7 +106,10 @@ fn change_request_without_alternate_is_a_bad_request() {
 
         let response = Message::parse(&answer.bytes).unwrap();
         assert_eq!(answer.from, addr("192.0.2.1:3478"));
-        assert_eq!((response.class, response.error), (Class::Error, Some(ErrorCode::BAD_REQUEST)));
+        assert_eq!(
+            (response.class, response.error),
+            (Class::Error, Some(ErrorCode::BAD_REQUEST))
+        );
         assert_eq!((response.transaction, response.mapped), (TRANSACTION, None));
     }
     let nothing = request().change(ChangeRequest::default()).finish();
@@ -93,12 +119,18 @@ fn change_request_without_alternate_is_a_bad_request() {
 
 #[test]
 fn an_unknown_attribute_that_must_be_understood_gets_420_and_its_number() {
-    let datagram = message(0x0001, &[(0x7777, b"what"), (0x8777, b"fine"), (0x0026, b"")]);
+    let datagram = message(
+        0x0001,
+        &[(0x7777, b"what"), (0x8777, b"fine"), (0x0026, b"")],
+    );
 
     let answer = respond(&datagram, addr(SOURCE), with_alternate()).unwrap();
 
     let response = Message::parse(&answer.bytes).unwrap();
-    assert_eq!((response.class, response.error), (Class::Error, Some(ErrorCode::UNKNOWN_ATTRIBUTE)));
+    assert_eq!(
+        (response.class, response.error),
+        (Class::Error, Some(ErrorCode::UNKNOWN_ATTRIBUTE))
+    );
     assert_eq!(answer.bytes[48..56], hex("000a 0004 7777 0026"));
 }
 
@@ -106,7 +138,12 @@ fn an_unknown_attribute_that_must_be_understood_gets_420_and_its_number() {
 fn indications_and_responses_are_never_answered() {
     for class in [Class::Indication, Class::Success, Class::Error] {
         let plain = Writer::new(class, TRANSACTION).finish();
-        let changing = Writer::new(class, TRANSACTION).change(ChangeRequest { ip: true, port: true }).finish();
+        let changing = Writer::new(class, TRANSACTION)
+            .change(ChangeRequest {
+                ip: true,
+                port: true,
+            })
+            .finish();
 
         assert_eq!(respond(&plain, addr(SOURCE), alone()), None);
         assert_eq!(respond(&changing, addr(SOURCE), alone()), None);
@@ -127,17 +164,27 @@ fn what_does_not_parse_gets_silence() {
     let mut wrong_fingerprint = request().finish();
     wrong_fingerprint[27] ^= 1;
 
-    for datagram in [&b""[..], b"hello", &wrong_fingerprint, &message(0x0001, &[(0x0024, b"")]), &message(0x0003, &[])] {
+    for datagram in [
+        &b""[..],
+        b"hello",
+        &wrong_fingerprint,
+        &message(0x0001, &[(0x0024, b"")]),
+        &message(0x0003, &[]),
+    ] {
         assert_eq!(respond(datagram, addr(SOURCE), with_alternate()), None);
     }
 }
 
 #[test]
 fn the_smallest_request_is_answered_within_the_amplification_limit() {
-    let endpoint = Endpoint { local: addr("[2001:db8::1]:3478"), other: Some(addr("[2001:db8::2]:3479")) };
+    let endpoint = Endpoint {
+        local: addr("[2001:db8::1]:3478"),
+        other: Some(addr("[2001:db8::2]:3479")),
+    };
 
     let answer = respond(&request().finish_plain(), addr("[2001:db8::9]:1"), endpoint).unwrap();
 
     assert_eq!(answer.bytes.len(), 100);
     assert!(answer.bytes.len() <= 20 * MAX_AMPLIFICATION);
+    assert_eq!(MAX_AMPLIFICATION, 6);
 }

@@ -1,0 +1,568 @@
+//! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
+
+mod change;
+mod show;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use punch_api::{
+    AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardView, IdView,
+    KeyView, NetcheckView, PeerName, PeerState, PeerView, PingView, Rename, ServerAddress,
+    ServerView, Status,
+};
+use punch_engine::{Configuration, EngineEvent, PeerHandle, ServerId};
+use punch_platform::clock;
+use punch_platform::netlink::Netlink;
+use punch_signal_protocol::Identity;
+use tokio::net::lookup_host;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::config::Config;
+use crate::driver::Command;
+use crate::run::{Spawner, Task};
+use crate::signalling::{self, Access, Report};
+use crate::snapshot::Snapshot;
+use crate::store::{Stamps, State, Store};
+
+/// Names of STUN servers are looked up anew this often.
+const RESOLVE: Duration = Duration::from_secs(600);
+/// A look-up that failed is tried again after this.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(15);
+/// A change of the network is looked at when it has been quiet for this long: they come in flocks.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// An answer to one request.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// What the control socket asks.
+pub(crate) enum Request {
+    Id(Answer<IdView>),
+    Key(Answer<KeyView>),
+    Status(Answer<Status>),
+    Peers(Answer<Vec<PeerView>>),
+    Peer(PeerName, Answer<PeerView>),
+    Servers(Answer<Vec<ServerView>>),
+    Forwards(Answer<Vec<ForwardView>>),
+    AddPeer(AddPeer, Answer<PeerView>),
+    RemovePeer(PeerName, Answer<()>),
+    RenamePeer(PeerName, Rename, Answer<PeerView>),
+    SetUp(PeerName, bool, Answer<PeerView>),
+    SetHost(PeerName, bool, Answer<PeerView>),
+    Ping(PeerName, Answer<PingView>),
+    AddForward(AddForward, Answer<ForwardView>),
+    RemoveForward(punch_api::ForwardKey, Answer<()>),
+    AddServer(AddServer, Answer<ServerView>),
+    RemoveServer(AddServer, Answer<()>),
+    Netcheck(Answer<Vec<NetcheckView>>),
+}
+
+/// The network as the desk sees it.
+pub(crate) struct Kernel {
+    pub(crate) netlink: Netlink,
+    pub(crate) index: u32,
+}
+
+/// Everything that the desk is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) identity: Identity,
+    pub(crate) kernel: Kernel,
+    pub(crate) ports: (Option<u16>, Option<u16>),
+    pub(crate) driver: mpsc::Sender<Command>,
+    pub(crate) broadcast: broadcast::Sender<Event>,
+    pub(crate) spawner: Spawner,
+}
+
+/// What flows into the desk.
+pub(crate) struct Inlets {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) events: mpsc::Receiver<EngineEvent>,
+    pub(crate) network: mpsc::Receiver<()>,
+}
+
+/// What a look-up of a STUN server's name brought.
+type Resolved = (ServerAddress, Result<Vec<SocketAddr>, String>);
+
+struct Server {
+    id: ServerId,
+    address: ServerAddress,
+    /// From punchd.toml.
+    fixed: bool,
+    connected: bool,
+    trouble: Option<String>,
+    /// The signalling client.
+    _task: Option<Task>,
+}
+
+pub(crate) struct Desk {
+    parts: Parts,
+    state: State,
+    stamps: Stamps,
+    stamps_dirty: bool,
+    started: Instant,
+    handles: BTreeMap<PeerName, PeerHandle>,
+    next_handle: u32,
+    servers: Vec<Server>,
+    next_server: u32,
+    access: Access,
+    reports: mpsc::Receiver<Report>,
+    resolved: (mpsc::Sender<Vec<Resolved>>, mpsc::Receiver<Vec<Resolved>>),
+    stun: HashMap<ServerAddress, Vec<SocketAddr>>,
+    resolving: Option<Task>,
+    next_resolve: Instant,
+    routes: Vec<IpAddr>,
+    network_due: Option<Instant>,
+}
+
+impl Desk {
+    /// Reads the state and starts what it says.
+    pub(crate) async fn open(parts: Parts) -> Result<Self> {
+        let state = parts.store.load()?;
+        let stamps = parts.store.load_stamps()?;
+        let (report_sender, reports) = mpsc::channel(64);
+        let access = Access {
+            identity: parts.identity.clone(),
+            tls: signalling::tls()?,
+            driver: parts.driver.clone(),
+            reports: report_sender,
+        };
+        let now = clock::now();
+        let mut desk = Self {
+            stamps,
+            stamps_dirty: false,
+            started: now,
+            handles: BTreeMap::new(),
+            next_handle: 1,
+            servers: Vec::new(),
+            next_server: 1,
+            access,
+            reports,
+            resolved: mpsc::channel(4),
+            stun: HashMap::new(),
+            resolving: None,
+            next_resolve: now,
+            routes: Vec::new(),
+            network_due: None,
+            state: State::default(),
+            parts,
+        };
+        for name in state.peers.keys() {
+            desk.assign_handle(name.clone());
+        }
+        let fixed = desk.parts.config.servers.clone();
+        for address in fixed {
+            desk.start_server(address, true);
+        }
+        for address in state.servers.clone() {
+            desk.start_server(address, false);
+        }
+        desk.state = state;
+        desk.network_changed().await;
+        desk.apply().await;
+        Ok(desk)
+    }
+
+    /// Works until the requests end.
+    pub(crate) async fn run(mut self, mut inlets: Inlets) {
+        loop {
+            let resolve_at = self.next_resolve;
+            let network_at = self.network_due;
+            tokio::select! {
+                request = inlets.requests.recv() => match request {
+                    Some(request) => self.handle_request(request).await,
+                    None => break,
+                },
+                Some(event) = inlets.events.recv() => self.handle_event(event),
+                Some(report) = self.reports.recv() => self.handle_report(report),
+                Some(()) = inlets.network.recv() => {
+                    self.network_due.get_or_insert(clock::now() + SETTLE);
+                }
+                Some(resolved) = self.resolved.1.recv() => self.handle_resolved(resolved).await,
+                () = tokio::time::sleep_until(resolve_at.into()) => self.resolve(),
+                () = async {
+                    match network_at {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    self.network_due = None;
+                    self.network_changed().await;
+                    self.resolve();
+                }
+            }
+            // Several events may have come with several stamps; one file write is enough for them.
+            while let Ok(event) = inlets.events.try_recv() {
+                self.handle_event(event);
+            }
+            if std::mem::take(&mut self.stamps_dirty)
+                && let Err(error) = self.parts.store.save_stamps(&self.stamps)
+            {
+                tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
+            }
+        }
+    }
+
+    fn assign_handle(&mut self, name: PeerName) -> PeerHandle {
+        let handle = PeerHandle(self.next_handle);
+        self.next_handle += 1;
+        self.handles.insert(name, handle);
+        handle
+    }
+
+    fn name_of(&self, handle: PeerHandle) -> Option<PeerName> {
+        let found = self.handles.iter().find(|(_, known)| **known == handle);
+        found.map(|(name, _)| name.clone())
+    }
+
+    // --- applying ---
+
+    /// Brings engine and kernel in line with the state.
+    async fn apply(&mut self) {
+        let configuration = Configuration {
+            peers: self.peer_configs(),
+            rules: self.rules(),
+            stun_servers: self.stun_addresses(),
+        };
+        let wanted: Vec<_> = configuration
+            .peers
+            .iter()
+            .flat_map(punch_engine::PeerConfig::addresses)
+            .collect();
+        let _ = self
+            .parts
+            .driver
+            .send(Command::Configure(configuration))
+            .await;
+        self.apply_routes(wanted).await;
+    }
+
+    async fn apply_routes(&mut self, wanted: Vec<IpAddr>) {
+        let Kernel { netlink, index } = &self.parts.kernel;
+        for to in self.routes.iter().filter(|to| !wanted.contains(to)) {
+            if let Err(error) = netlink.remove_route(*index, *to).await {
+                tracing::warn!(%to, %error, "a route was not removed");
+            }
+        }
+        for to in &wanted {
+            let id = self.parts.identity.id();
+            let from = match to {
+                IpAddr::V4(_) => match self.parts.config.ipv4 {
+                    Some(range) => id.overlay_ipv4(range).into(),
+                    None => continue,
+                },
+                IpAddr::V6(_) => IpAddr::from(id.overlay_ipv6()),
+            };
+            if !self.routes.contains(to)
+                && let Err(error) = netlink.add_route(*index, *to, from).await
+            {
+                tracing::warn!(%to, %error, "a route was not set");
+            }
+        }
+        self.routes = wanted;
+    }
+
+    async fn network_changed(&mut self) {
+        let Kernel { netlink, index } = &self.parts.kernel;
+        match netlink.addresses(*index).await {
+            Ok(addresses) => {
+                let command = Command::Addresses(addresses);
+                let _ = self.parts.driver.send(command).await;
+            }
+            Err(error) => tracing::warn!(%error, "the addresses of this machine are not known"),
+        }
+    }
+
+    // --- servers ---
+
+    fn start_server(&mut self, address: ServerAddress, fixed: bool) {
+        if let Some(known) = self.servers.iter_mut().find(|s| s.address == address) {
+            known.fixed |= fixed;
+            return;
+        }
+        let id = ServerId(self.next_server);
+        self.next_server += 1;
+        let task = match &address {
+            ServerAddress::Signal(url) => {
+                let client = signalling::stay_connected(id, url.clone(), self.access.clone());
+                Some(self.parts.spawner.spawn("signalling", client))
+            }
+            ServerAddress::Stun(_) => {
+                self.next_resolve = clock::now();
+                None
+            }
+        };
+        self.servers.push(Server {
+            id,
+            address,
+            fixed,
+            connected: false,
+            trouble: None,
+            _task: task,
+        });
+    }
+
+    fn stun_addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for server in &self.servers {
+            for address in self.stun.get(&server.address).into_iter().flatten() {
+                if !addresses.contains(address) {
+                    addresses.push(*address);
+                }
+            }
+        }
+        addresses
+    }
+
+    /// Looks up the names of the STUN servers, beside everything else.
+    fn resolve(&mut self) {
+        self.next_resolve = clock::now() + RESOLVE;
+        let servers: Vec<_> = self
+            .servers
+            .iter()
+            .filter(|server| matches!(server.address, ServerAddress::Stun(_)))
+            .map(|server| server.address.clone())
+            .collect();
+        if servers.is_empty() {
+            return;
+        }
+        let results = self.resolved.0.clone();
+        self.resolving = Some(self.parts.spawner.spawn("resolve", async move {
+            let mut found = Vec::new();
+            for server in servers {
+                let addresses = match server.literal() {
+                    Some(address) => Ok(vec![address]),
+                    None => lookup_host(server.as_str())
+                        .await
+                        .map(|addresses| addresses.take(4).collect())
+                        .map_err(|error| error.to_string()),
+                };
+                found.push((server, addresses));
+            }
+            let _ = results.send(found).await;
+        }));
+    }
+
+    async fn handle_resolved(&mut self, results: Vec<Resolved>) {
+        for (address, result) in results {
+            let Some(server) = self.servers.iter_mut().find(|s| s.address == address) else {
+                continue;
+            };
+            match result {
+                Ok(addresses) => {
+                    server.trouble = None;
+                    self.stun.insert(address, addresses);
+                }
+                // The addresses of an earlier look-up stay.
+                Err(error) => {
+                    server.trouble = Some(format!("its name is not found: {error}"));
+                    self.next_resolve = clock::now() + RESOLVE_AGAIN;
+                }
+            }
+        }
+        self.apply().await;
+    }
+
+    fn handle_report(&mut self, report: Report) {
+        let Some(server) = self.servers.iter_mut().find(|s| s.id == report.server) else {
+            return;
+        };
+        let changed = server.connected != report.connected;
+        server.connected = report.connected;
+        server.trouble = report.trouble;
+        if changed {
+            let address = server.address.to_string();
+            let connected = report.connected;
+            let message = if connected {
+                format!("connected to {address}")
+            } else {
+                let why = server.trouble.as_deref().unwrap_or("no reason given");
+                format!("lost {address}: {why}")
+            };
+            self.tell(EventKind::Server { address, connected }, message);
+        }
+    }
+
+    // --- events ---
+
+    fn handle_event(&mut self, event: EngineEvent) {
+        match event {
+            EngineEvent::State { peer, state } => {
+                if let Some(peer) = self.name_of(peer) {
+                    let state = show::peer_state(state);
+                    let message = match state {
+                        PeerState::Down => format!("{peer} is down"),
+                        PeerState::Waiting => format!("waiting for {peer} to come online"),
+                        PeerState::Connecting => format!("connecting to {peer}"),
+                        PeerState::Connected => format!("connected to {peer}"),
+                    };
+                    self.tell(EventKind::Peer { peer, state }, message);
+                }
+            }
+            EngineEvent::Selected { peer, path } => {
+                if let Some(peer) = self.name_of(peer) {
+                    let remote = path.remote;
+                    let message = format!("packets to {peer} go to {remote}");
+                    self.tell(EventKind::Path { peer, remote }, message);
+                }
+            }
+            EngineEvent::Stamps { peer, stamps } => {
+                let id = self
+                    .name_of(peer)
+                    .and_then(|name| self.state.peers.get(&name)?.kind.id());
+                if let Some(id) = id {
+                    self.stamps.insert(id, stamps);
+                    self.stamps_dirty = true;
+                }
+            }
+            EngineEvent::Stale { peer, seconds } => {
+                if let Some(peer) = self.name_of(peer) {
+                    let off = seconds.unsigned_abs();
+                    let which = if seconds < 0 { "behind" } else { "ahead of" };
+                    let message = format!(
+                        "an offer of {peer} was refused: its clock is {off} s {which} ours; set the clocks (NTP)"
+                    );
+                    self.tell(EventKind::OfferRefused { peer }, message);
+                }
+            }
+            EngineEvent::NetworkChanged => {
+                let message = "the addresses of this machine changed".to_owned();
+                self.tell(EventKind::Network, message);
+            }
+            // These are the driver's own business.
+            EngineEvent::OpenSocket { .. }
+            | EngineEvent::CloseSocket { .. }
+            | EngineEvent::Netcheck(_)
+            | EngineEvent::Pong { .. } => {}
+        }
+    }
+
+    fn tell(&self, kind: EventKind, message: String) {
+        tracing::info!("{message}");
+        // Without listeners nobody hears it; that is fine.
+        let _ = self.parts.broadcast.send(Event {
+            at_ms: clock::wall_ms(),
+            kind,
+            message,
+        });
+    }
+
+    // --- requests ---
+
+    async fn handle_request(&mut self, request: Request) {
+        match request {
+            Request::Id(answer) => drop(answer.send(Ok(self.id_view()))),
+            Request::Key(answer) => drop(answer.send(Ok(self.key_view()))),
+            Request::Status(answer) => {
+                let snapshot = self.snapshot().await;
+                drop(answer.send(snapshot.map(|snapshot| self.status(&snapshot))));
+            }
+            Request::Peers(answer) => {
+                let snapshot = self.snapshot().await;
+                drop(answer.send(snapshot.map(|snapshot| self.peer_views(&snapshot))));
+            }
+            Request::Peer(name, answer) => drop(answer.send(self.peer_view(&name).await)),
+            Request::Servers(answer) => {
+                let snapshot = self.snapshot().await;
+                drop(answer.send(snapshot.map(|snapshot| self.server_views(&snapshot))));
+            }
+            Request::Forwards(answer) => {
+                let snapshot = self.snapshot().await;
+                drop(answer.send(snapshot.map(|snapshot| self.forward_views(&snapshot))));
+            }
+            Request::AddPeer(ask, answer) => drop(answer.send(self.add_peer(ask).await)),
+            Request::RemovePeer(name, answer) => {
+                drop(answer.send(self.remove_peer(&name).await));
+            }
+            Request::RenamePeer(name, ask, answer) => {
+                drop(answer.send(self.rename_peer(&name, ask).await));
+            }
+            Request::SetUp(name, up, answer) => {
+                drop(answer.send(self.change_peer(&name, |peer| peer.up = up).await));
+            }
+            Request::SetHost(name, host, answer) => {
+                drop(answer.send(self.change_peer(&name, |peer| peer.host = host).await));
+            }
+            Request::AddForward(ask, answer) => {
+                drop(answer.send(self.add_forward(ask).await));
+            }
+            Request::RemoveForward(key, answer) => {
+                drop(answer.send(self.remove_forward(key).await));
+            }
+            Request::AddServer(ask, answer) => drop(answer.send(self.add_server(&ask).await)),
+            Request::RemoveServer(ask, answer) => {
+                drop(answer.send(self.remove_server(&ask).await));
+            }
+            Request::Ping(name, answer) => self.ping(&name, answer).await,
+            Request::Netcheck(answer) => self.netcheck(answer).await,
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, ApiError> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.parts.driver.send(Command::Snapshot(sender)).await;
+        receiver
+            .await
+            .map_err(|_| ApiError::new(ErrorCode::Internal, "punchd is stopping"))
+    }
+
+    /// The answer comes when the peer's does; meanwhile the desk goes on.
+    async fn ping(&mut self, name: &PeerName, answer: Answer<PingView>) {
+        let before = match self.peer_view(name).await {
+            Ok(view) => view,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        let Some(handle) = self.handles.get(name).copied() else {
+            return;
+        };
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.parts.driver.send(Command::Ping(handle, sender)).await;
+        let name = name.clone();
+        let wait = async move {
+            let result = match tokio::time::timeout(Duration::from_secs(3), receiver).await {
+                Ok(Ok(Some(pong))) => Ok(PingView {
+                    address: pong.address,
+                    rtt_ms: pong.rtt.as_secs_f64() * 1000.0,
+                    path: before.path,
+                }),
+                Ok(_) => Err(ApiError::new(
+                    ErrorCode::Unavailable,
+                    format!("{name} is not connected; connect with: punchctl up {name}"),
+                )),
+                Err(_) => Err(ApiError::new(
+                    ErrorCode::Timeout,
+                    format!("no answer from {name} in 3 s"),
+                )),
+            };
+            let _ = answer.send(result);
+        };
+        self.parts.spawner.spawn("ping", wait).detach();
+    }
+
+    async fn netcheck(&mut self, answer: Answer<Vec<NetcheckView>>) {
+        let none = !self
+            .servers
+            .iter()
+            .any(|server| matches!(server.address, ServerAddress::Stun(_)));
+        if none {
+            let error = ApiError::new(
+                ErrorCode::Unavailable,
+                "no STUN server is known to ask; add one with: punchctl server add stun HOST",
+            );
+            return drop(answer.send(Err(error)));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.parts.driver.send(Command::Netcheck(sender)).await;
+        let wait = async move {
+            let result = match tokio::time::timeout(Duration::from_secs(30), receiver).await {
+                Ok(Ok(profiles)) => Ok(profiles.iter().map(show::netcheck).collect()),
+                _ => Err(ApiError::new(ErrorCode::Timeout, "the check did not finish")),
+            };
+            let _ = answer.send(result);
+        };
+        self.parts.spawner.spawn("netcheck", wait).detach();
+    }
+}

@@ -1,0 +1,456 @@
+//! The one owner of the engine: carries datagrams, packets, frames and target bytes to it, and what it wants done away.
+//!
+//! Everything runs on one thread. Each turn takes what is there, in bounded batches from every source, lets the engine work,
+//! and sends what came of it; only when there is nothing left does the driver sleep.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use punch_engine::{
+    Batch, Burst, Configuration, Engine, EngineEvent, Family, NatProfile, Order, PeerHandle,
+    ServerId, SocketId, StreamId, TargetEvent,
+};
+use punch_platform::clock::{self, SleepWatch};
+use punch_platform::{Datagrams, Tun, Udp};
+use punch_signal_protocol::Frame;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::run::{Spawner, Task};
+use crate::snapshot::{self, Snapshot};
+use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
+
+/// Commands and reports taken per turn.
+const TURN: usize = 64;
+/// The wall clock is told to the engine, and sleep noticed, this often.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What the rest of punchd asks of the driver.
+pub(crate) enum Command {
+    Configure(Configuration),
+    Addresses(Vec<IpAddr>),
+    /// A signalling connection stands; frames for it go here.
+    ServerUp(ServerId, mpsc::Sender<Frame>),
+    ServerDown(ServerId),
+    Frame(ServerId, Frame),
+    Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
+    Netcheck(oneshot::Sender<Vec<NatProfile>>),
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Say goodbye and stop.
+    ShutDown,
+}
+
+/// The answer to a ping.
+pub(crate) struct Pong {
+    pub(crate) address: IpAddr,
+    pub(crate) rtt: Duration,
+}
+
+pub(crate) struct Driver {
+    engine: Engine,
+    tun: Tun,
+    sockets: HashMap<SocketId, Udp>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<EngineEvent>,
+    servers: HashMap<ServerId, mpsc::Sender<Frame>>,
+    streams: HashMap<StreamId, Stream>,
+    reports: (mpsc::Sender<FromTarget>, mpsc::Receiver<FromTarget>),
+    pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
+    netchecks: Vec<oneshot::Sender<Vec<NatProfile>>>,
+    spawner: Spawner,
+    sleep: SleepWatch,
+    next_watch: Instant,
+    received: Datagrams,
+    from_tun: Batch,
+    to_tun: Batch,
+    stopping: bool,
+}
+
+/// A forwarded stream's channel to its task, and what waits for either end.
+struct Stream {
+    /// `None` once the client has finished or the stream was reset.
+    target: Option<mpsc::Sender<ToTarget>>,
+    blocked: bool,
+    finishing: bool,
+    for_client: VecDeque<(Bytes, OwnedSemaphorePermit)>,
+    target_finished: bool,
+    task: Task,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        engine: Engine,
+        tun: Tun,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<EngineEvent>,
+        spawner: Spawner,
+    ) -> Self {
+        Self {
+            engine,
+            tun,
+            sockets: HashMap::new(),
+            commands,
+            events,
+            servers: HashMap::new(),
+            streams: HashMap::new(),
+            reports: mpsc::channel(1024),
+            pings: HashMap::new(),
+            netchecks: Vec::new(),
+            spawner,
+            sleep: SleepWatch::new(),
+            next_watch: clock::now(),
+            received: Datagrams::default(),
+            from_tun: Batch::with_capacity(64, 1500),
+            to_tun: Batch::with_capacity(64, 1500),
+            stopping: false,
+        }
+    }
+
+    /// Hands over a main socket.
+    pub(crate) fn add_socket(&mut self, id: SocketId, socket: Udp) {
+        let port = socket.port();
+        self.sockets.insert(id, socket);
+        self.engine.handle_socket(id, port, clock::now());
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let worked = self.take_all();
+            self.give_all().await;
+            if self.stopping {
+                return;
+            }
+            if !worked {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Takes what is there; returns whether there was anything.
+    fn take_all(&mut self) -> bool {
+        let now = clock::now();
+        let mut worked = false;
+        for id in [SocketId::MAIN_V4, SocketId::MAIN_V6] {
+            worked |= self.take_datagrams(id, now);
+        }
+        if self.sockets.len() > 2 {
+            let others: Vec<_> = self.sockets.keys().copied().filter(|id| id.0 > 1).collect();
+            for id in others {
+                worked |= self.take_datagrams(id, now);
+            }
+        }
+        self.from_tun.clear();
+        worked |= self.tun.read(&mut self.from_tun) > 0;
+        for packet in self.from_tun.iter() {
+            self.engine.handle_tun(packet, now);
+        }
+        for _ in 0..TURN {
+            let Ok(report) = self.reports.1.try_recv() else {
+                break;
+            };
+            worked = true;
+            self.handle_report(report, now);
+        }
+        for _ in 0..TURN {
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
+            worked = true;
+            self.handle_command(command, now);
+        }
+        if now >= self.next_watch {
+            self.next_watch = now + WATCH;
+            self.engine.handle_wall_clock(clock::wall_ms(), now);
+            if let Some(slept) = self.sleep.slept() {
+                tracing::info!(seconds = slept.as_secs(), "the machine has slept");
+                self.engine.handle_resume(now);
+            }
+        }
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+        }
+        if worked {
+            self.engine.flush(now);
+        }
+        worked
+    }
+
+    fn take_datagrams(&mut self, id: SocketId, now: Instant) -> bool {
+        let Some(socket) = self.sockets.get(&id) else {
+            return false;
+        };
+        if !socket.receive(&mut self.received) {
+            return false;
+        }
+        for (from, local, datagram) in self.received.iter() {
+            self.engine.handle_datagram(id, local, from, datagram, now);
+        }
+        true
+    }
+
+    /// Carries out all that the engine wants.
+    async fn give_all(&mut self) {
+        loop {
+            let mut quiet = true;
+            while let Some(order) = self.engine.poll_order() {
+                quiet = false;
+                self.handle_order(order);
+            }
+            while let Some(event) = self.engine.poll_event() {
+                quiet = false;
+                self.handle_event(event);
+            }
+            if quiet {
+                break;
+            }
+            self.engine.flush(clock::now());
+        }
+        while let Some(signal) = self.engine.poll_signal() {
+            if let Some(server) = self.servers.get(&signal.server) {
+                // A connection whose queue is full is stuck; what is lost is repeated by the next offer.
+                let _ = server.try_send(signal.frame);
+            }
+        }
+        self.engine.swap_tun(&mut self.to_tun);
+        for packet in self.to_tun.iter() {
+            self.tun.write(packet);
+        }
+        while let Some(burst) = self.engine.poll_burst() {
+            self.send(&burst).await;
+            self.engine.recycle(burst);
+        }
+    }
+
+    async fn send(&self, burst: &Burst) {
+        let (Some(socket), Some(to)) = (self.sockets.get(&burst.socket), burst.to) else {
+            return;
+        };
+        let sent = socket
+            .send(to, burst.source, burst.segment, &burst.bytes)
+            .await;
+        if let Err(error) = sent {
+            tracing::trace!(%to, %error, "a datagram was not sent");
+        }
+    }
+
+    async fn wait(&mut self) {
+        let deadline = self
+            .engine
+            .poll_timeout()
+            .map_or(self.next_watch, |at| at.min(self.next_watch));
+        let sockets = &self.sockets;
+        let any_socket = poll_fn(|context| {
+            for socket in sockets.values() {
+                if socket.poll_readable(context).is_ready() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        });
+        let now = clock::now();
+        tokio::select! {
+            () = any_socket => {}
+            _ = self.tun.readable() => {}
+            Some(report) = self.reports.1.recv() => {
+                self.handle_report(report, clock::now());
+                self.engine.flush(clock::now());
+            }
+            command = self.commands.recv() => match command {
+                Some(command) => self.handle_command(command, clock::now()),
+                None => self.stopping = true,
+            },
+            () = tokio::time::sleep_until(deadline.into()), if deadline > now => {}
+            () = std::future::ready(()), if deadline <= now => {}
+        }
+    }
+
+    fn handle_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Configure(configuration) => self.engine.configure(configuration, now),
+            Command::Addresses(addresses) => self.engine.handle_addresses(addresses, now),
+            Command::ServerUp(server, frames) => {
+                self.servers.insert(server, frames);
+                self.engine.handle_server(server, true, now);
+            }
+            Command::ServerDown(server) => {
+                self.servers.remove(&server);
+                self.engine.handle_server(server, false, now);
+            }
+            Command::Frame(server, frame) => self.engine.handle_frame(server, frame, now),
+            Command::Ping(peer, answer) => match self.engine.ping(peer, now) {
+                Some(id) => {
+                    self.pings.insert(id, answer);
+                    self.pings.retain(|_, answer| !answer.is_closed());
+                }
+                None => drop(answer.send(None)),
+            },
+            Command::Netcheck(answer) => {
+                self.netchecks.push(answer);
+                self.engine.start_netcheck(now);
+            }
+            Command::Snapshot(answer) => drop(answer.send(snapshot::take(&self.engine))),
+            Command::ShutDown => {
+                self.engine.shut_down(now);
+                self.stopping = true;
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: EngineEvent) {
+        match event {
+            EngineEvent::OpenSocket { socket, family } => {
+                let now = clock::now();
+                match Udp::open(family == Family::V6, 0) {
+                    Ok(udp) => self.add_socket(socket, udp),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot open a UDP socket");
+                        self.engine.handle_socket_failed(socket, now);
+                    }
+                }
+            }
+            EngineEvent::CloseSocket { socket } => drop(self.sockets.remove(&socket)),
+            EngineEvent::Netcheck(profiles) => {
+                for answer in self.netchecks.drain(..) {
+                    let _ = answer.send(profiles.clone());
+                }
+            }
+            EngineEvent::Pong {
+                id, address, rtt, ..
+            } => {
+                if let Some(answer) = self.pings.remove(&id) {
+                    let _ = answer.send(Some(Pong { address, rtt }));
+                }
+            }
+            event => {
+                if self.events.try_send(event).is_err() {
+                    tracing::warn!("an event was lost: the desk is too slow");
+                }
+            }
+        }
+    }
+
+    // --- forwards ---
+
+    fn handle_order(&mut self, order: Order) {
+        match order {
+            Order::Connect {
+                stream,
+                protocol,
+                target,
+                ..
+            } => {
+                let (sender, receiver) = mpsc::channel(TO_TARGET);
+                let reports = self.reports.0.clone();
+                let carry = targets::carry(stream, protocol, target, receiver, reports);
+                self.streams.insert(
+                    stream,
+                    Stream {
+                        target: Some(sender),
+                        blocked: false,
+                        finishing: false,
+                        for_client: VecDeque::new(),
+                        target_finished: false,
+                        task: self.spawner.spawn("target", carry),
+                    },
+                );
+            }
+            Order::Readable(stream) => self.feed_target(stream),
+            Order::Writable(stream) => self.feed_client(stream),
+            Order::Datagram(stream, bytes) => {
+                if let Some(Stream {
+                    target: Some(target),
+                    ..
+                }) = self.streams.get(&stream)
+                {
+                    // A target that does not keep up loses datagrams, as it would locally.
+                    let _ = target.try_send(ToTarget::Bytes(bytes));
+                }
+            }
+            Order::Finish(stream) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.finishing = true;
+                }
+                self.feed_target(stream);
+            }
+            Order::Reset(stream) | Order::Close(stream) => {
+                if let Some(entry) = self.streams.remove(&stream) {
+                    // The task ends by itself when its channel closes, so that bytes that are under way arrive.
+                    entry.task.detach();
+                }
+            }
+        }
+    }
+
+    /// Moves what a client sent towards its target, as far as there is room.
+    fn feed_target(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let Some(target) = &entry.target else { return };
+        loop {
+            let Ok(room) = target.try_reserve() else {
+                entry.blocked = true;
+                return;
+            };
+            let bytes = self.engine.read_stream(stream, CHUNK);
+            if bytes.is_empty() {
+                entry.blocked = false;
+                if std::mem::take(&mut entry.finishing) {
+                    room.send(ToTarget::Finish);
+                }
+                return;
+            }
+            room.send(ToTarget::Bytes(bytes));
+        }
+    }
+
+    /// Moves what a target sent towards its client, as far as there is room.
+    fn feed_client(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        while let Some((bytes, _)) = entry.for_client.front_mut() {
+            let taken = self.engine.write_stream(stream, bytes);
+            if taken < bytes.len() {
+                let _ = bytes.split_to(taken);
+                return;
+            }
+            entry.for_client.pop_front();
+        }
+        if std::mem::take(&mut entry.target_finished) {
+            self.engine
+                .handle_target(stream, TargetEvent::Finished, clock::now());
+        }
+    }
+
+    fn handle_report(&mut self, report: FromTarget, now: Instant) {
+        match report {
+            FromTarget::Event(stream, TargetEvent::Finished) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.target_finished = true;
+                }
+                self.feed_client(stream);
+            }
+            FromTarget::Event(stream, event) => self.engine.handle_target(stream, event, now),
+            FromTarget::Bytes(stream, bytes, permit) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.for_client.push_back((bytes, permit));
+                }
+                self.feed_client(stream);
+            }
+            FromTarget::Datagram(stream, bytes) => {
+                self.engine.write_datagram(stream, &bytes, now);
+            }
+            FromTarget::Room(stream) => {
+                let blocked = self.streams.get(&stream).is_some_and(|entry| entry.blocked);
+                if blocked {
+                    self.feed_target(stream);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Starts, connects and stops everything. Nothing is spawned anywhere else: a task is either held by its owner and ends with
+//! it, or detached because it ends by itself.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
+use punch_engine::{Engine, EngineConfig, SocketId};
+use punch_platform::{Tun, Udp, clock, netlink};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::config::Config;
+use crate::control;
+use crate::desk::{Desk, Inlets, Kernel, Parts};
+use crate::driver::{Command, Driver};
+use crate::store::Store;
+
+/// The TUN's transmit queue, in packets: a millisecond or two at full speed.
+const TUN_QUEUE: u32 = 1000;
+
+/// Where things are.
+pub(crate) struct Places {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+}
+
+/// Starts tasks on the runtime for control and targets.
+#[derive(Clone)]
+pub(crate) struct Spawner(Handle);
+
+impl Spawner {
+    /// Starts a task that ends when the returned handle is dropped.
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Task {
+        tracing::trace!(name, "task");
+        Task(Some(self.0.spawn(task)))
+    }
+}
+
+/// A running task.
+pub(crate) struct Task(Option<tokio::task::JoinHandle<()>>);
+
+impl Task {
+    /// Lets it end by itself.
+    pub(crate) fn detach(mut self) {
+        self.0 = None;
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn join(mut self) {
+        if let Some(handle) = self.0.take() {
+            let _ = handle.await;
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            handle.abort();
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start")
+}
+
+/// Runs punchd until it is told to stop.
+pub(crate) fn run(config: Config, places: Places) -> Result<()> {
+    // The packet path has a thread and a runtime of its own; control and targets share this one.
+    let control = runtime()?;
+    let data = runtime()?;
+    control.block_on(serve(config, places, data))
+}
+
+async fn serve(config: Config, places: Places, data: Runtime) -> Result<()> {
+    let spawner = Spawner(Handle::current());
+    let store = Store::open(&places.state_dir)?;
+    let identity = store.identity()?;
+    let listener = control::bind(&places.socket).await?;
+    let _socket_file = RemoveOnDrop(places.socket);
+
+    let (tun, v4, v6) = {
+        let _data = data.enter();
+        let tun = Tun::create(&config.interface, usize::from(config.mtu))?;
+        let v4 = Udp::open(false, config.port);
+        let v6 = Udp::open(true, config.port);
+        (tun, v4, v6)
+    };
+    if let (Err(v4), Err(v6)) = (&v4, &v6) {
+        bail!("cannot open UDP port {}: {v4}; IPv6: {v6}", config.port);
+    }
+    // A port that was asked for and is taken must not be replaced in silence.
+    for (socket, family) in [(&v4, "IPv4"), (&v6, "IPv6")] {
+        if let Err(error) = socket {
+            if error.kind() == std::io::ErrorKind::AddrInUse {
+                bail!("UDP port {} is taken ({family}): choose another under [underlay] in punchd.toml", config.port);
+            }
+            tracing::warn!(%error, family, "this address family is not used");
+        }
+    }
+    let (v4, v6) = (v4.ok(), v6.ok());
+    let ports = (v4.as_ref().map(Udp::port), v6.as_ref().map(Udp::port));
+
+    let (netlink, connection, mut changes) = netlink::open().context("cannot open netlink")?;
+    let _netlink_task = spawner.spawn("netlink", connection);
+    let (network_sender, network) = mpsc::channel(1);
+    let _watch_task = spawner.spawn("network", async move {
+        while changes.next().await.is_some() {
+            // One waiting notice says it all.
+            let _ = network_sender.try_send(());
+        }
+    });
+    let index = configure_tun(&netlink, &config, &identity.id()).await?;
+
+    let engine_config = EngineConfig {
+        identity: identity.clone(),
+        ipv4_range: config.ipv4,
+        mtu: usize::from(config.mtu),
+        seed: punch_platform::random()?,
+    };
+    let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
+    let (commands, commands_out) = mpsc::channel(256);
+    let (events_in, events) = mpsc::channel(4096);
+    let mut driver = Driver::new(engine, tun, commands_out, events_in, spawner.clone());
+    for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
+        if let Some(socket) = socket {
+            driver.add_socket(id, socket);
+        }
+    }
+    let (stopped_in, stopped) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("driver".to_owned())
+        .spawn(move || {
+            data.block_on(driver.run());
+            // Reached also when it panics its way out: the sender is dropped then.
+            let _ = stopped_in.send(());
+        })
+        .context("cannot start the driver's thread")?;
+
+    let (broadcast, _) = broadcast::channel(256);
+    let desk = Desk::open(Parts {
+        config,
+        store,
+        identity,
+        kernel: Kernel { netlink, index },
+        ports,
+        driver: commands.clone(),
+        broadcast: broadcast.clone(),
+        spawner: spawner.clone(),
+    })
+    .await?;
+    let (requests_in, requests) = mpsc::channel(64);
+    let desk_task = spawner.spawn(
+        "desk",
+        desk.run(Inlets {
+            requests,
+            events,
+            network,
+        }),
+    );
+    let control_task = spawner.spawn(
+        "control",
+        control::serve(listener, requests_in, broadcast),
+    );
+    tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
+
+    let outcome = wait_for_end(stopped).await;
+    // First no more requests, then the desk finishes what it has, then goodbye to the peers.
+    drop(control_task);
+    let _ = commands.send(Command::ShutDown).await;
+    let grace = std::time::Duration::from_secs(2);
+    let _ = tokio::time::timeout(grace, desk_task.join()).await;
+    // Frames that say goodbye are on their way to the signalling clients.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    if outcome.is_ok() {
+        drop(commands);
+        let _ = thread.join();
+    }
+    outcome
+}
+
+async fn wait_for_end(driver: tokio::sync::oneshot::Receiver<()>) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = driver => bail!("the packet path has failed; please report this with the log"),
+    }
+    tracing::info!("stopping");
+    Ok(())
+}
+
+async fn configure_tun(
+    netlink: &netlink::Netlink,
+    config: &Config,
+    id: &punch_signal_protocol::PeerId,
+) -> Result<u32> {
+    let name = &config.interface;
+    let failed = || format!("cannot configure the interface {name}");
+    let index = netlink.index(name).await.with_context(failed)?;
+    netlink
+        .bring_up(index, u32::from(config.mtu), TUN_QUEUE)
+        .await
+        .with_context(failed)?;
+    if let Some(range) = config.ipv4 {
+        let address = IpAddr::from(id.overlay_ipv4(range));
+        netlink
+            .add_address(index, address)
+            .await
+            .with_context(failed)?;
+    }
+    let address = IpAddr::from(id.overlay_ipv6());
+    if let Err(error) = netlink.add_address(index, address).await {
+        tracing::warn!(%error, "no IPv6 inside the tunnel: the kernel refuses the address");
+    }
+    Ok(index)
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,274 @@
+//! What punchd remembers across restarts, in the state directory (0700): the identity, and peers, forwards and servers.
+//!
+//! A file is written beside the old one, synced and renamed; one that cannot be read is an error, never an empty state.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use punch_api::{ForwardKey, PeerId, PeerName, ServerAddress, ServerKind, Target};
+use punch_signal_protocol::Identity;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+const STATE: &str = "state.json";
+const STAMPS: &str = "stamps.json";
+const IDENTITY: &str = "identity.key";
+const LOCK: &str = "lock";
+const VERSION: u32 = 1;
+const IDENTITY_HEADER: &str = "punch identity v1: secret, for this machine only";
+
+/// All that users have configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    pub(crate) peers: BTreeMap<PeerName, StoredPeer>,
+    pub(crate) forwards: Vec<StoredForward>,
+    pub(crate) servers: Vec<ServerAddress>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredPeer {
+    pub(crate) kind: StoredKind,
+    pub(crate) up: bool,
+    pub(crate) host: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum StoredKind {
+    Punch {
+        id: PeerId,
+        ipv6_only: bool,
+    },
+    Wireguard {
+        key: String,
+        endpoint: SocketAddr,
+        address: IpAddr,
+        preshared: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredForward {
+    pub(crate) key: ForwardKey,
+    pub(crate) target: Target,
+    /// All peers when empty.
+    pub(crate) peers: Vec<PeerName>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateFile {
+    version: u32,
+    peers: BTreeMap<PeerName, StoredPeer>,
+    forwards: Vec<StoredForward>,
+    servers: Vec<StoredServer>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredServer {
+    kind: ServerKind,
+    address: String,
+}
+
+/// For each identity the newest stamps of offers sent and seen: what makes a replayed offer recognizable after a restart.
+pub(crate) type Stamps = BTreeMap<PeerId, (u64, u64)>;
+
+pub(crate) struct Store {
+    directory: PathBuf,
+    /// Held for as long as punchd runs: two of them on one state would overwrite each other.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, which is created when it does not exist.
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        if !directory.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .with_context(|| format!("cannot create the state directory {}", directory.display()))?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join(LOCK))
+            .with_context(|| format!("cannot write in the state directory {}", directory.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => bail!(
+                "another punchd uses the state directory {}: stop it, or give this one another (--state-dir)",
+                directory.display()
+            ),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(error).context("cannot lock the state directory");
+            }
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The file that holds the identity.
+    pub(crate) fn identity_path(&self) -> PathBuf {
+        self.directory.join(IDENTITY)
+    }
+
+    /// Reads the identity, or makes one on the first start.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let path = self.identity_path();
+        let Some(text) = read_private(&path)? else {
+            let seed = Zeroizing::new(punch_platform::random::<32>()?);
+            let text = Zeroizing::new(format!(
+                "{IDENTITY_HEADER}\n{}\n",
+                BASE64_STANDARD.encode(*seed)
+            ));
+            self.write(IDENTITY, text.as_bytes())?;
+            return Ok(Identity::from_seed(&seed));
+        };
+        let broken = || {
+            format!(
+                "{} is damaged: restore it from a backup; without it this machine has another identity and every peer must add it anew",
+                path.display()
+            )
+        };
+        let (header, rest) = text.split_once('\n').with_context(broken)?;
+        if header != IDENTITY_HEADER {
+            bail!(broken());
+        }
+        let mut seed = Zeroizing::new([0; 32]);
+        let length = BASE64_STANDARD
+            .decode_slice(rest.trim_end(), &mut *seed)
+            .ok()
+            .with_context(broken)?;
+        if length != seed.len() {
+            bail!(broken());
+        }
+        Ok(Identity::from_seed(&seed))
+    }
+
+    /// Reads the state; none yet is an empty one.
+    pub(crate) fn load(&self) -> Result<State> {
+        let path = self.directory.join(STATE);
+        let Some(text) = read_private(&path)? else {
+            return Ok(State::default());
+        };
+        let broken = || format!("{} is damaged: restore it from a backup, or move it away and configure anew", path.display());
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_str(&text).with_context(broken)?;
+        if version != VERSION {
+            bail!(
+                "{} was written by another version of punchd (format {version}, this one reads {VERSION}): install that version again, or move the file away and configure anew",
+                path.display()
+            );
+        }
+        let file: StateFile = serde_json::from_str(&text).with_context(broken)?;
+        let servers = file
+            .servers
+            .iter()
+            .map(|server| ServerAddress::parse(server.kind, &server.address))
+            .collect::<Result<_, _>>()
+            .with_context(broken)?;
+        Ok(State {
+            peers: file.peers,
+            forwards: file.forwards,
+            servers,
+        })
+    }
+
+    /// Replaces the state.
+    pub(crate) fn save(&self, state: &State) -> Result<()> {
+        let file = StateFile {
+            version: VERSION,
+            peers: state.peers.clone(),
+            forwards: state.forwards.clone(),
+            servers: state
+                .servers
+                .iter()
+                .map(|server| StoredServer {
+                    kind: server.kind(),
+                    address: server.as_str().to_owned(),
+                })
+                .collect(),
+        };
+        let text = Zeroizing::new(serde_json::to_vec_pretty(&file)?);
+        self.write(STATE, &text)
+    }
+
+    /// Reads the stamps; none yet is fine.
+    pub(crate) fn load_stamps(&self) -> Result<Stamps> {
+        let path = self.directory.join(STAMPS);
+        match read_private(&path)? {
+            None => Ok(Stamps::new()),
+            Some(text) => serde_json::from_str(&text).with_context(|| {
+                format!("{} is damaged: move it away; offers from before will then be answered once more", path.display())
+            }),
+        }
+    }
+
+    /// Replaces the stamps.
+    pub(crate) fn save_stamps(&self, stamps: &Stamps) -> Result<()> {
+        self.write(STAMPS, &serde_json::to_vec(stamps)?)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        let temporary = self.directory.join(format!(".{name}.new"));
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            // The mode above counts only for a file that is new.
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.directory)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Reads a file that nobody else may read; `None` when there is none.
+fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mode = file
+        .metadata()
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .mode();
+    if mode & 0o077 != 0 {
+        bail!(
+            "{} can be read by others (mode {:04o}): its secrets may be known; if they are not, run: chmod 600 {}",
+            path.display(),
+            mode & 0o7777,
+            path.display()
+        );
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(text))
+}

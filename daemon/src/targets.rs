@@ -1,0 +1,205 @@
+//! The target's side of a forward: one task per stream that copies between a socket and the driver.
+//!
+//! Nothing is unbounded: bytes towards the target wait in a channel of [`TO_TARGET`] chunks, and a task reads more from its
+//! target only while fewer than [`FROM_TARGET`] of its chunks wait for the client.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use punch_api::{Protocol, Target};
+use punch_engine::{StreamId, TargetEvent};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Chunks that may wait for a target.
+pub(crate) const TO_TARGET: usize = 8;
+/// Chunks of one target that may wait for its client.
+const FROM_TARGET: usize = 4;
+/// The longest chunk in either direction.
+pub(crate) const CHUNK: usize = 64 * 1024;
+/// A client's own SYN retries end after about two minutes; a target that takes this long is as good as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For a target.
+#[derive(Debug)]
+pub(crate) enum ToTarget {
+    Bytes(Bytes),
+    /// No more bytes will follow.
+    Finish,
+}
+
+/// From a target.
+#[derive(Debug)]
+pub(crate) enum FromTarget {
+    Event(StreamId, TargetEvent),
+    /// The permit is given back when the client has taken the bytes.
+    Bytes(StreamId, Bytes, OwnedSemaphorePermit),
+    Datagram(StreamId, Bytes),
+    /// The channel to the target has room again.
+    Room(StreamId),
+}
+
+/// Carries one stream until it is over. Dropping the sender of `orders` without [`ToTarget::Finish`] resets the target.
+pub(crate) async fn carry(
+    stream: StreamId,
+    protocol: Protocol,
+    target: Target,
+    orders: mpsc::Receiver<ToTarget>,
+    reports: mpsc::Sender<FromTarget>,
+) {
+    let end = match protocol {
+        Protocol::Tcp => carry_tcp(stream, &target, orders, &reports).await,
+        Protocol::Udp => carry_udp(stream, &target, orders, &reports).await,
+    };
+    if let Some(event) = end {
+        // The driver is gone only when punchd stops.
+        let _ = reports.send(FromTarget::Event(stream, event)).await;
+    }
+}
+
+async fn carry_tcp(
+    stream: StreamId,
+    target: &Target,
+    mut orders: mpsc::Receiver<ToTarget>,
+    reports: &mpsc::Sender<FromTarget>,
+) -> Option<TargetEvent> {
+    let connect = TcpStream::connect((target.host(), target.port()));
+    let socket = tokio::select! {
+        connected = tokio::time::timeout(CONNECT_TIMEOUT, connect) => match connected {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => return Some(failure(&error)),
+            Err(_) => return Some(TargetEvent::Unreachable),
+        },
+        // The client has given up while we were connecting.
+        None = orders.recv() => return None,
+    };
+    let _ = socket.set_nodelay(true);
+    let connected = FromTarget::Event(stream, TargetEvent::Connected);
+    reports.send(connected).await.ok()?;
+    let (mut reader, mut writer) = socket.into_split();
+
+    // Each end has said that it is done: only then is the close a friendly one.
+    let (client_done, target_done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let to_target = async {
+        loop {
+            match orders.recv().await {
+                Some(ToTarget::Bytes(bytes)) => {
+                    if writer.write_all(&bytes).await.is_err() {
+                        return Some(TargetEvent::Reset);
+                    }
+                    let _ = reports.send(FromTarget::Room(stream)).await;
+                }
+                Some(ToTarget::Finish) => {
+                    if writer.shutdown().await.is_err() {
+                        return Some(TargetEvent::Reset);
+                    }
+                    client_done.store(true, Ordering::Relaxed);
+                }
+                None => return None,
+            }
+        }
+    };
+    let from_target = async {
+        let window = Arc::new(Semaphore::new(FROM_TARGET));
+        let mut buffer = BytesMut::new();
+        loop {
+            let Ok(permit) = window.clone().acquire_owned().await else {
+                return Some(TargetEvent::Reset);
+            };
+            buffer.reserve(CHUNK);
+            match reader.read_buf(&mut buffer).await {
+                Ok(0) => {
+                    target_done.store(true, Ordering::Relaxed);
+                    let finished = FromTarget::Event(stream, TargetEvent::Finished);
+                    let _ = reports.send(finished).await;
+                    // The other direction may go on: half-closed.
+                    return std::future::pending().await;
+                }
+                Ok(_) => {
+                    let chunk = FromTarget::Bytes(stream, buffer.split().freeze(), permit);
+                    if reports.send(chunk).await.is_err() {
+                        return None;
+                    }
+                }
+                Err(_) => return Some(TargetEvent::Reset),
+            }
+        }
+    };
+    let end = tokio::select! {
+        end = to_target => end,
+        end = from_target => end,
+    };
+    // Whatever is not finished in both directions ends in a reset: the target sees what the client did.
+    let friendly = client_done.into_inner() && target_done.into_inner();
+    if !friendly
+        && let Ok(socket) = reader.reunite(writer)
+    {
+        let _ = socket.set_zero_linger();
+    }
+    end
+}
+
+async fn carry_udp(
+    stream: StreamId,
+    target: &Target,
+    mut orders: mpsc::Receiver<ToTarget>,
+    reports: &mpsc::Sender<FromTarget>,
+) -> Option<TargetEvent> {
+    let socket = match connect_udp(target).await {
+        Ok(socket) => socket,
+        Err(error) => return Some(failure(&error)),
+    };
+    let mut buffer = vec![0; 65_535];
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(ToTarget::Bytes(bytes)) => {
+                    if let Err(error) = socket.send(&bytes).await {
+                        refused(stream, &error, reports).await;
+                    }
+                }
+                Some(ToTarget::Finish) => {}
+                None => return None,
+            },
+            received = socket.recv(&mut buffer) => match received {
+                Ok(length) => {
+                    let payload = Bytes::copy_from_slice(&buffer[..length]);
+                    reports.send(FromTarget::Datagram(stream, payload)).await.ok()?;
+                }
+                Err(error) => refused(stream, &error, reports).await,
+            },
+        }
+    }
+}
+
+/// An ICMP error of the target's is told to the client; the flow goes on, as it would locally.
+async fn refused(stream: StreamId, error: &io::Error, reports: &mpsc::Sender<FromTarget>) {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        let event = FromTarget::Event(stream, TargetEvent::Refused);
+        let _ = reports.send(event).await;
+    }
+}
+
+async fn connect_udp(target: &Target) -> io::Result<UdpSocket> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in lookup_host((target.host(), target.port())).await? {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).await?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn failure(error: &io::Error) -> TargetEvent {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => TargetEvent::Refused,
+        _ => TargetEvent::Unreachable,
+    }
+}

@@ -258,16 +258,16 @@ fn authority(host: &str, port: u16) -> String {
     }
 }
 
-/// Splits `HOST`, `HOST:PORT`, `[V6]` or `[V6]:PORT`; the host is a DNS name or an address.
+/// Splits `HOST`, `HOST:PORT`, `[V6]` or `[V6]:PORT`; the host is a DNS name or an address, in its normal form.
 fn host_and_port(text: &str) -> Option<(String, Option<&str>)> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
-        host.parse::<Ipv6Addr>().ok()?;
+        let host = host.parse::<Ipv6Addr>().ok()?;
         let port = match rest {
             "" => None,
             rest => Some(rest.strip_prefix(':')?),
         };
-        return Some((host.to_owned(), port));
+        return Some((host.to_string(), port));
     }
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -278,7 +278,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<&str>)> {
         && host.bytes().all(good)
         && !host.starts_with(['-', '.'])
         && !host.contains("..");
-    valid.then(|| (host.to_owned(), port))
+    valid.then(|| (host.to_ascii_lowercase(), port))
 }
 
 /// What names a forward: nothing else may share its ports.

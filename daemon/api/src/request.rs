@@ -19,7 +19,7 @@ pub struct AddPeer {
 
 /// A Punch peer or a plain WireGuard one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PeerKey {
     /// A machine that runs Punch.
     Punch {

@@ -105,10 +105,13 @@ pub fn is_our_echo(packet: &Packet<'_>) -> bool {
         && packet.checksum_is_right()
 }
 
-/// The answer to an ICMP echo request (RFC 792, RFC 4443 §4.2); `None` for any other packet and for fragments.
+/// The answer to an ICMP echo request (RFC 792, RFC 4443 §4.2); `None` for any other packet, for
+/// fragments, and for groups, in whose name nobody may answer.
 pub fn echo_reply(packet: &Packet<'_>) -> Option<Vec<u8>> {
     if !matches!(packet.transport(), Transport::Echo { request: true, .. })
         || packet.fragment().is_some()
+        || packet.source().is_multicast()
+        || packet.destination().is_multicast()
         || !packet.checksum_is_right()
     {
         return None;

@@ -7,7 +7,7 @@ use punch_packet::{
     Packet, Transport, UdpReply, echo_reply, echo_request, is_our_echo, udp_packets,
 };
 
-use crate::{alice, assert_sound, bob, fragment, hex, icmp, ping, tcp};
+use crate::{GROUP, alice, assert_sound, bob, fragment, hex, icmp, ping, tcp, with_address};
 
 fn reply(v6: bool, payload: &[u8]) -> UdpReply<'_> {
     let (source, destination) = (
@@ -198,6 +198,19 @@ fn only_a_whole_and_right_echo_request_is_answered() {
                 None,
                 "{bytes:02x?}"
             );
+        }
+    }
+}
+
+#[test]
+fn nobody_answers_an_echo_in_the_name_of_a_group_nor_to_one() {
+    for v6 in [false, true] {
+        for destination in [false, true] {
+            let request = with_address(ping(v6, b"abc"), destination, GROUP[usize::from(v6)]);
+            let packet = Packet::parse(&request).unwrap();
+            assert!(packet.checksum_is_right());
+
+            assert_eq!(echo_reply(&packet), None);
         }
     }
 }

@@ -150,6 +150,27 @@ fn fragment(v6: bool, protocol: u8, id: u16, offset: usize, more: bool, data: &[
     }
 }
 
+/// The same packet with another sender or receiver and the transport checksum set right again.
+fn with_address(mut packet: Vec<u8>, destination: bool, address: &str) -> Vec<u8> {
+    let v6 = packet[0] >> 4 == 6;
+    let address = hex(address);
+    let at = if v6 { 8 } else { 12 } + if destination { address.len() } else { 0 };
+    packet[at..at + address.len()].copy_from_slice(&address);
+    let sum = if v6 { 40 } else { 20 }
+        + match packet[if v6 { 6 } else { 9 }] {
+            6 => 16,
+            17 => 6,
+            _ => 2,
+        };
+    packet[sum..sum + 2].fill(0);
+    let checksum = slow_transport_checksum(&packet);
+    packet[sum..sum + 2].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+/// A multicast group, IPv4 and IPv6.
+const GROUP: [&str; 2] = ["e00000fb", "ff0200000000000000000000000000fb"];
+
 /// Checks a packet that we made as its receiver does: lengths, hop limit, and both checksums.
 #[track_caller]
 fn assert_sound(packet: &[u8]) {

@@ -3,19 +3,10 @@
 use punch_packet::{Packet, Unreachable, refuse, tcp_reset, unreachable};
 
 use crate::{
-    ACK, FIN, PSH, RST, SYN, alice, assert_sound, bob, fragment, hex, icmp, ip, ping, sealed, tcp,
-    udp,
+    ACK, FIN, GROUP, PSH, RST, SYN, alice, assert_sound, bob, fragment, icmp, ip, ping, sealed,
+    tcp, udp, with_address,
 };
 
-/// The address of packet `bytes` at `at` becomes that of a group.
-fn with_address(v6: bool, mut bytes: Vec<u8>, destination: bool, address: &str) -> Vec<u8> {
-    let address = hex(address);
-    let at = if v6 { 8 } else { 12 } + if destination { address.len() } else { 0 };
-    bytes[at..at + address.len()].copy_from_slice(&address);
-    bytes
-}
-
-const GROUP: [&str; 2] = ["e00000fb", "ff0200000000000000000000000000fb"];
 const NOBODY: [&str; 2] = ["00000000", "00000000000000000000000000000000"];
 
 /// Flags, sequence number and data; the reset's sequence and acknowledgement numbers and its flags.
@@ -122,12 +113,8 @@ fn there_is_no_reset_to_or_from_a_group() {
     // RFC 9293 §3.9.2.3: such a segment is discarded silently.
     for v6 in [false, true] {
         for destination in [false, true] {
-            let segment = with_address(
-                v6,
-                tcp(v6, SYN, 1, 2, b""),
-                destination,
-                GROUP[usize::from(v6)],
-            );
+            let segment =
+                with_address(tcp(v6, SYN, 1, 2, b""), destination, GROUP[usize::from(v6)]);
             let packet = Packet::parse(&segment).unwrap();
 
             assert_eq!(tcp_reset(&packet), None);
@@ -231,7 +218,7 @@ fn there_is_no_error_about_a_group_nor_to_one_nor_to_nobody() {
     for v6 in [false, true] {
         let (group, nobody) = (GROUP[usize::from(v6)], NOBODY[usize::from(v6)]);
         for (destination, address) in [(true, group), (false, group), (false, nobody)] {
-            let original = with_address(v6, udp(v6, b""), destination, address);
+            let original = with_address(udp(v6, b""), destination, address);
             let packet = Packet::parse(&original).unwrap();
 
             assert_eq!(unreachable(&packet, bob(v6), Unreachable::Port), None);

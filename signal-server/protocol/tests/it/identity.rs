@@ -290,7 +290,7 @@ fn debug_shows_the_short_id_and_no_secret() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     #[test]
     fn every_identity_survives_its_text_form(seed: [u8; 32]) {

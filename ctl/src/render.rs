@@ -1,0 +1,385 @@
+//! Answers for people: plain lines and tables; a progress line only on a terminal.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+use punch_api::{
+    Event, ForwardView, IdView, KeyView, NetcheckView, PathKind, PathView, PeerName, PeerState,
+    PeerView, PingView, ServerState, ServerView, Status,
+};
+use serde_json::Value;
+
+/// Standard output.
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints a line; a reader that has gone away (`| head`) ends the program quietly.
+    pub(crate) fn line(&self, text: impl Display) {
+        if writeln!(std::io::stdout(), "{text}").is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    pub(crate) fn value(&self, value: &Value) {
+        self.line(serde_json::to_string_pretty(value).unwrap_or_default());
+    }
+
+    /// Shows that something is under way, on a terminal only.
+    pub(crate) fn progress(&self, text: &str) -> Progress {
+        let shown = !self.json && std::io::stderr().is_terminal();
+        if shown {
+            let _ = write!(std::io::stderr(), "{text} …");
+            let _ = std::io::stderr().flush();
+        }
+        Progress { shown }
+    }
+
+    /// Prints rows with their columns aligned.
+    fn table(&self, header: &[&str], rows: &[Vec<String>]) {
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+            widest.max(header[column].len())
+        };
+        let widths: Vec<_> = (0..header.len()).map(width).collect();
+        let print = |cells: &mut dyn Iterator<Item = &str>| {
+            let mut line = String::new();
+            for (cell, width) in cells.zip(&widths) {
+                line.push_str(&format!("{cell:width$}  "));
+            }
+            self.line(line.trim_end());
+        };
+        print(&mut header.iter().copied());
+        for row in rows {
+            print(&mut row.iter().map(String::as_str));
+        }
+    }
+}
+
+pub(crate) struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    pub(crate) fn end(self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Prints an error.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "punchctl: {message}");
+}
+
+pub(crate) fn id(out: &Output, view: &IdView) {
+    out.line(view.id);
+    out.line(format!("overlay IPv6   {}", view.ipv6));
+    match view.ipv4 {
+        Some(ipv4) => out.line(format!("overlay IPv4   {ipv4}")),
+        None => out.line("overlay IPv4   off"),
+    }
+    out.line(format!("WireGuard key  {}", view.wireguard));
+}
+
+pub(crate) fn key(out: &Output, view: &KeyView) {
+    out.line(format!("identity       {}", view.id));
+    out.line(format!("WireGuard key  {}", view.wireguard));
+    out.line(format!("secret         in {}", view.file));
+}
+
+pub(crate) fn status(out: &Output, view: &Status) {
+    out.line(format!(
+        "punchd {}, up for {}, interface {}",
+        view.version,
+        duration(view.uptime_s),
+        view.interface
+    ));
+    id(out, &view.id);
+    let ports = [("IPv4", view.network.port_v4), ("IPv6", view.network.port_v6)];
+    let ports = ports
+        .iter()
+        .filter_map(|(family, port)| Some(format!("{} ({family})", (*port)?)));
+    out.line(format!("UDP ports      {}", ports.collect::<Vec<_>>().join(", ")));
+    for candidate in &view.network.candidates {
+        out.line(format!(
+            "reachable at   {} ({})",
+            candidate.address,
+            kind(candidate.kind)
+        ));
+    }
+    out.line("");
+    servers(out, &view.servers);
+    out.line("");
+    peers(out, &view.peers);
+    out.line("");
+    forwards(out, &view.forwards);
+    let dropped: Vec<_> = view
+        .dropped
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{} {count}", reason.replace('_', " ")))
+        .collect();
+    if !dropped.is_empty() {
+        out.line("");
+        out.line(format!("not let through: {}", dropped.join(", ")));
+    }
+}
+
+pub(crate) fn servers(out: &Output, views: &[ServerView]) {
+    if views.is_empty() {
+        out.line("no servers; add one with: punchctl server add signal wss://HOST");
+        return;
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let state = match (view.state, &view.trouble) {
+                (ServerState::Connected, _) => "connected".to_owned(),
+                (ServerState::Connecting, Some(trouble)) => format!("not connected: {trouble}"),
+                (ServerState::Connecting, None) => "connecting".to_owned(),
+            };
+            vec![view.kind.to_string(), view.address.clone(), state]
+        })
+        .collect();
+    out.table(&["SERVER", "ADDRESS", "STATE"], &rows);
+}
+
+pub(crate) fn peers(out: &Output, views: &[PeerView]) {
+    if views.is_empty() {
+        out.line("no peers; add one with: punchctl peer add NAME KEY");
+        return;
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let address = match (view.ipv4, view.ipv6) {
+                (Some(ipv4), _) => ipv4.to_string(),
+                (None, Some(ipv6)) => ipv6.to_string(),
+                (None, None) => "-".to_owned(),
+            };
+            let mut extra = Vec::new();
+            if view.host {
+                extra.push("may reach this host".to_owned());
+            }
+            extra.extend(view.note.clone());
+            vec![
+                view.name.to_string(),
+                state(view.state).to_owned(),
+                address,
+                view.path.as_ref().map_or("-".to_owned(), path),
+                bytes(view.received_bytes),
+                bytes(view.sent_bytes),
+                extra.join("; "),
+            ]
+        })
+        .collect();
+    let header = ["PEER", "STATE", "ADDRESS", "PATH", "RECEIVED", "SENT", ""];
+    out.table(&header, &rows);
+}
+
+pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
+    if views.is_empty() {
+        out.line("nothing is shared; share a port with: punchctl forward tcp PORT");
+        return;
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            vec![
+                format!("{} {}", view.protocol, view.ports),
+                view.target.to_string(),
+                allowed(view),
+                view.open.to_string(),
+                view.total.to_string(),
+            ]
+        })
+        .collect();
+    out.table(&["FORWARD", "TARGET", "FOR", "OPEN", "IN ALL"], &rows);
+}
+
+pub(crate) fn forward(out: &Output, view: &ForwardView) {
+    out.line(format!(
+        "{} {} leads to {}, for {}",
+        view.protocol,
+        view.ports,
+        view.target,
+        allowed(view)
+    ));
+}
+
+pub(crate) fn up(out: &Output, view: &PeerView) {
+    if view.state != PeerState::Connected {
+        return;
+    }
+    let addresses = [
+        view.ipv4.map(|ip| ip.to_string()),
+        view.ipv6.map(|ip| ip.to_string()),
+    ];
+    let addresses: Vec<_> = addresses.into_iter().flatten().collect();
+    out.line(format!(
+        "connected to {} at {}{}",
+        view.name,
+        addresses.join(" and "),
+        view.path
+            .as_ref()
+            .map_or(String::new(), |view| format!(", by {}", path(view)))
+    ));
+}
+
+pub(crate) fn ping(out: &Output, peer: &PeerName, view: &PingView) {
+    out.line(format!(
+        "{peer} ({}) answers in {:.2} ms{}",
+        view.address,
+        view.rtt_ms,
+        view.path
+            .as_ref()
+            .map_or(String::new(), |view| format!(", by {}", view.remote))
+    ));
+}
+
+pub(crate) fn event(out: &Output, data: &str) {
+    if out.json {
+        out.line(data);
+        return;
+    }
+    match serde_json::from_str::<Event>(data) {
+        Ok(event) => {
+            let seconds = event.at_ms / 1000 % 86_400;
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+            out.line(format!(
+                "{hours:02}:{minutes:02}:{:02} UTC  {}",
+                seconds % 60,
+                event.message
+            ));
+        }
+        Err(_) => out.line(data),
+    }
+}
+
+pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
+    if views.is_empty() {
+        out.line("this machine has no address to check");
+    }
+    for (index, view) in views.iter().enumerate() {
+        if index > 0 {
+            out.line("");
+        }
+        let family = if view.family == "ipv6" { "IPv6" } else { "IPv4" };
+        if view.udp_blocked {
+            out.line(format!("{family}: no STUN server answers: UDP is blocked, or the servers are down"));
+        } else if let Some(public) = view.public {
+            out.line(format!("{family}: servers see this machine as {public}"));
+        } else {
+            out.line(format!("{family}: no STUN server for this family is known"));
+        }
+        if let Some(mapping) = &view.mapping {
+            out.line(format!("  mapping    {}", explain_mapping(mapping)));
+        }
+        if let Some(filtering) = &view.filtering {
+            out.line(format!("  filtering  {}", explain_filtering(filtering)));
+        } else if view.public.is_some() {
+            out.line("  filtering  not known: no server with two addresses answered (RFC 5780)");
+        }
+        if let (Some(kept), true) = (view.preserves_port, view.mapping.as_deref() != Some("none")) {
+            let text = if kept { "is kept" } else { "is changed" };
+            out.line(format!("  port       {text} by the NAT"));
+        }
+        for probe in &view.evidence {
+            let outcome = match (probe.mapped, probe.rtt_ms) {
+                (Some(mapped), Some(rtt)) => format!("{mapped} in {rtt:.1} ms"),
+                _ => "no answer".to_owned(),
+            };
+            out.line(format!(
+                "  {} {}: {outcome}",
+                probe.server,
+                probe.probe.replace('_', " ")
+            ));
+        }
+    }
+}
+
+fn explain_mapping(mapping: &str) -> &str {
+    match mapping {
+        "none" => "no NAT",
+        "endpoint_independent" => "endpoint-independent (easy: one public port for all destinations)",
+        "address_dependent" => "address-dependent (hard: another public port for each destination)",
+        "address_and_port_dependent" => {
+            "address- and port-dependent (hard, \"symmetric\": another public port for each destination)"
+        }
+        "dependent" => "depends on the destination (hard)",
+        other => other,
+    }
+}
+
+fn explain_filtering(filtering: &str) -> &str {
+    match filtering {
+        "endpoint_independent" => "endpoint-independent (everybody may send in)",
+        "address_dependent" => "address-dependent (addresses that were sent to may send in)",
+        "address_and_port_dependent" => {
+            "address- and port-dependent (only who was sent to may send in)"
+        }
+        other => other,
+    }
+}
+
+fn allowed(view: &ForwardView) -> String {
+    if view.peers.is_empty() {
+        return "all peers".to_owned();
+    }
+    let names: Vec<_> = view.peers.iter().map(PeerName::as_str).collect();
+    names.join(", ")
+}
+
+fn path(view: &PathView) -> String {
+    match view.rtt_ms {
+        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(view.kind)),
+        None => format!("{} ({})", view.remote, kind(view.kind)),
+    }
+}
+
+fn kind(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::Host => "host",
+        PathKind::ServerReflexive => "server-reflexive",
+        PathKind::PeerReflexive => "peer-reflexive",
+        PathKind::Fixed => "fixed",
+    }
+}
+
+fn state(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Down => "down",
+        PeerState::Waiting => "waiting",
+        PeerState::Connecting => "connecting",
+        PeerState::Connected => "connected",
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KB", "MB", "GB"] {
+        if value < 1000.0 {
+            let digits = usize::from(unit != "B");
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+fn duration(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}

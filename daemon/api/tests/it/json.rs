@@ -1,0 +1,336 @@
+//! The JSON forms are promises: scripts read them.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use punch_api::{
+    AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView, IdView, KeyView,
+    NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerState, PeerView, PingView, ProbeView, Protocol,
+    Rename, ServerAddress, ServerKind, ServerState, ServerView, Status, Target, Up,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{KEY, id};
+
+/// `value` is written as `json` and read back from it.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, json: &str) {
+    assert_eq!(serde_json::to_string(&value).unwrap(), json);
+    assert_eq!(serde_json::from_str::<T>(json).unwrap(), value);
+}
+
+fn refused<T: DeserializeOwned + Debug>(json: &str) -> String {
+    serde_json::from_str::<T>(json).unwrap_err().to_string()
+}
+
+fn id_view() -> IdView {
+    IdView {
+        id: id(),
+        ipv4: Some("100.64.1.2".parse().unwrap()),
+        ipv6: "fd70:756e:6368::1".parse().unwrap(),
+        wireguard: "QUJD".to_owned(),
+    }
+}
+
+fn path() -> PathView {
+    PathView {
+        remote: "192.0.2.7:51820".parse().unwrap(),
+        kind: PathKind::ServerReflexive,
+        rtt_ms: Some(12.5),
+    }
+}
+
+const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5}"#;
+
+// --- requests ---
+
+#[test]
+fn a_punch_peer_is_added_by_its_key() {
+    let request = AddPeer {
+        name: "db".parse().unwrap(),
+        key: PeerKey::Punch { key: id(), ipv6_only: false },
+    };
+    golden(
+        request.clone(),
+        &format!(r#"{{"name":"db","punch":{{"key":"{KEY}","ipv6_only":false}}}}"#),
+    );
+    let short = format!(r#"{{"punch":{{"key":"{KEY}"}},"name":"db"}}"#);
+    assert_eq!(serde_json::from_str::<AddPeer>(&short).unwrap(), request);
+}
+
+#[test]
+fn a_wireguard_peer_is_added_by_key_endpoint_and_address() {
+    let request = |preshared: Option<&str>| AddPeer {
+        name: "router".parse().unwrap(),
+        key: PeerKey::Wireguard {
+            key: "QUJD".to_owned(),
+            endpoint: "[2001:db8::1]:51820".parse().unwrap(),
+            address: "10.0.0.1".parse().unwrap(),
+            preshared: preshared.map(str::to_owned),
+        },
+    };
+    golden(
+        request(None),
+        r#"{"name":"router","wireguard":{"key":"QUJD","endpoint":"[2001:db8::1]:51820","address":"10.0.0.1"}}"#,
+    );
+    golden(
+        request(Some("WFla")),
+        r#"{"name":"router","wireguard":{"key":"QUJD","endpoint":"[2001:db8::1]:51820","address":"10.0.0.1","preshared":"WFla"}}"#,
+    );
+}
+
+#[test]
+fn a_forward_needs_only_protocol_and_ports() {
+    let mut request = AddForward {
+        protocol: Protocol::Tcp,
+        ports: "5432".parse().unwrap(),
+        target: None,
+        peers: Vec::new(),
+    };
+    golden(request.clone(), r#"{"protocol":"tcp","ports":"5432"}"#);
+    request.ports = "8000-8010".parse().unwrap();
+    request.target = Some("[::1]:9000".parse().unwrap());
+    request.peers = vec!["db".parse().unwrap(), "web".parse().unwrap()];
+    golden(
+        request,
+        r#"{"protocol":"tcp","ports":"8000-8010","target":"[::1]:9000","peers":["db","web"]}"#,
+    );
+}
+
+#[test]
+fn the_small_requests_keep_their_form() {
+    golden(Rename { to: "db2".parse().unwrap() }, r#"{"to":"db2"}"#);
+    golden(Up { wait_ms: 5000 }, r#"{"wait_ms":5000}"#);
+    assert_eq!(serde_json::from_str::<Up>("{}").unwrap(), Up { wait_ms: 0 });
+    golden(
+        AddServer { kind: ServerKind::Stun, address: "stun.example.org".to_owned() },
+        r#"{"kind":"stun","address":"stun.example.org"}"#,
+    );
+    golden(
+        ForwardKey { protocol: Protocol::Udp, ports: "53".parse().unwrap() },
+        r#"{"protocol":"udp","ports":"53"}"#,
+    );
+    let address = ServerAddress::parse(ServerKind::Signal, "ws://a").unwrap();
+    assert_eq!(serde_json::to_string(&address).unwrap(), r#""ws://a:80/""#);
+}
+
+#[test]
+fn a_field_that_is_not_known_is_refused_by_name() {
+    for refusal in [
+        refused::<Rename>(r#"{"to":"db","from":"x"}"#),
+        refused::<Up>(r#"{"wait_ms":1,"from":"x"}"#),
+        refused::<AddForward>(r#"{"protocol":"tcp","ports":"1","from":"x"}"#),
+        refused::<AddServer>(r#"{"kind":"stun","address":"a","from":"x"}"#),
+        refused::<AddPeer>(&format!(r#"{{"name":"db","punch":{{"key":"{KEY}","from":true}}}}"#)),
+        refused::<AddPeer>(
+            r#"{"name":"r","wireguard":{"key":"QUJD","endpoint":"192.0.2.1:1","address":"10.0.0.1","from":"x"}}"#,
+        ),
+    ] {
+        assert!(refusal.starts_with("unknown field `from`"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_bad_noun_in_a_request_is_refused_in_the_words_for_people() {
+    for (refusal, words) in [
+        (refused::<AddForward>(r#"{"protocol":"tcp","ports":"0"}"#), "`0` is not a port: ports are 1 to 65535"),
+        (refused::<AddForward>(r#"{"protocol":"icmp","ports":"1"}"#), "`icmp` is not a protocol: use tcp or udp"),
+        (
+            refused::<AddForward>(r#"{"protocol":"tcp","ports":"1","target":"x"}"#),
+            "`x` is not a target: write HOST:PORT",
+        ),
+        (refused::<Rename>(r#"{"to":"A"}"#), "`A` cannot be a peer's name"),
+        (
+            refused::<AddPeer>(r#"{"name":"db","punch":{"key":"punch1qqqq"}}"#),
+            "a key has 64 characters, this one has 10",
+        ),
+    ] {
+        assert!(refusal.starts_with(words), "{refusal}");
+    }
+}
+
+#[test]
+fn a_port_as_a_number_and_a_missing_field_are_refused() {
+    assert!(serde_json::from_str::<AddForward>(r#"{"protocol":"tcp","ports":80}"#).is_err());
+    assert!(serde_json::from_str::<AddForward>(r#"{"protocol":"tcp"}"#).is_err());
+    assert!(serde_json::from_str::<AddPeer>(r#"{"name":"db"}"#).is_err());
+    assert!(serde_json::from_str::<AddPeer>(r#"{"name":"db","punch":{}}"#).is_err());
+}
+
+// --- views ---
+
+#[test]
+fn an_identity_has_exactly_the_keys_id_ipv4_ipv6_wireguard() {
+    golden(
+        id_view(),
+        &format!(r#"{{"id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD"}}"#),
+    );
+    let without = IdView { ipv4: None, ..id_view() };
+    let value = serde_json::to_value(without).unwrap();
+    let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["id", "ipv4", "ipv6", "wireguard"]);
+    assert!(value["ipv4"].is_null());
+}
+
+#[test]
+fn a_key_is_shown_without_its_secret() {
+    let view = KeyView {
+        id: id(),
+        wireguard: "QUJD".to_owned(),
+        file: "/var/lib/punch/identity".to_owned(),
+    };
+    golden(
+        view,
+        &format!(r#"{{"id":"{KEY}","wireguard":"QUJD","file":"/var/lib/punch/identity"}}"#),
+    );
+}
+
+#[test]
+fn a_peer_shows_how_it_is_reached() {
+    let view = PeerView {
+        name: "db".parse().unwrap(),
+        id: Some(id()),
+        wireguard: "QUJD".to_owned(),
+        ipv4: None,
+        ipv6: Some("fd70:756e:6368::2".parse().unwrap()),
+        up: true,
+        host: false,
+        state: PeerState::Connected,
+        path: Some(path()),
+        received_bytes: 1,
+        sent_bytes: 2,
+        last_handshake_s: None,
+        note: None,
+    };
+    golden(
+        view,
+        &format!(
+            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"state":"connected","path":{PATH},"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
+        ),
+    );
+}
+
+#[test]
+fn the_states_and_kinds_keep_their_words() {
+    let words = |values: &[PeerState]| serde_json::to_string(values).unwrap();
+    assert_eq!(
+        words(&[PeerState::Down, PeerState::Waiting, PeerState::Connecting, PeerState::Connected]),
+        r#"["down","waiting","connecting","connected"]"#
+    );
+    let kinds = [PathKind::Host, PathKind::ServerReflexive, PathKind::PeerReflexive, PathKind::Fixed];
+    assert_eq!(
+        serde_json::to_string(&kinds).unwrap(),
+        r#"["host","server_reflexive","peer_reflexive","fixed"]"#
+    );
+    let states = [ServerState::Connecting, ServerState::Connected];
+    assert_eq!(serde_json::to_string(&states).unwrap(), r#"["connecting","connected"]"#);
+}
+
+#[test]
+fn the_status_says_all_at_once() {
+    let status = Status {
+        version: "0.1.0".to_owned(),
+        id: id_view(),
+        interface: "punch0".to_owned(),
+        uptime_s: 60,
+        network: NetworkView {
+            port_v4: Some(51820),
+            port_v6: None,
+            candidates: vec![CandidateView {
+                kind: PathKind::Host,
+                address: "192.168.1.2:51820".parse().unwrap(),
+            }],
+        },
+        servers: vec![ServerView {
+            kind: ServerKind::Signal,
+            address: "wss://a:443/".to_owned(),
+            fixed: true,
+            state: ServerState::Connecting,
+            trouble: Some("connection refused".to_owned()),
+        }],
+        peers: Vec::new(),
+        forwards: vec![ForwardView {
+            protocol: Protocol::Tcp,
+            ports: "5432".parse().unwrap(),
+            target: Target::local(5432),
+            peers: Vec::new(),
+            open: 1,
+            total: 7,
+        }],
+        dropped: BTreeMap::from([("refused".to_owned(), 3)]),
+    };
+    golden(
+        status,
+        &format!(
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7}}],"dropped":{{"refused":3}}}}"#
+        ),
+    );
+}
+
+#[test]
+fn a_ping_and_a_netcheck_keep_their_form() {
+    golden(
+        PingView {
+            address: "100.64.1.2".parse().unwrap(),
+            rtt_ms: 3.25,
+            path: Some(path()),
+        },
+        &format!(r#"{{"address":"100.64.1.2","rtt_ms":3.25,"path":{PATH}}}"#),
+    );
+    golden(
+        NetcheckView {
+            family: "ipv4".to_owned(),
+            udp_blocked: false,
+            public: Some("192.0.2.1:40000".parse().unwrap()),
+            mapping: Some("endpoint_independent".to_owned()),
+            filtering: None,
+            preserves_port: Some(false),
+            evidence: vec![ProbeView {
+                server: "198.51.100.1:3478".parse().unwrap(),
+                probe: "primary".to_owned(),
+                mapped: None,
+                rtt_ms: None,
+            }],
+        },
+        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","mapping":"endpoint_independent","filtering":null,"preserves_port":false,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}]}"#,
+    );
+}
+
+// --- events ---
+
+#[test]
+fn an_event_names_its_kind_beside_its_values() {
+    let event = |kind| Event {
+        at_ms: 1_700_000_000_000,
+        kind,
+        message: "text".to_owned(),
+    };
+    let db = || "db".parse().unwrap();
+    for (kind, fields) in [
+        (
+            EventKind::Peer { peer: db(), state: PeerState::Waiting },
+            r#""kind":"peer","peer":"db","state":"waiting""#,
+        ),
+        (
+            EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
+            r#""kind":"path","peer":"db","remote":"192.0.2.7:1""#,
+        ),
+        (
+            EventKind::Server { address: "a:3478".to_owned(), connected: true },
+            r#""kind":"server","address":"a:3478","connected":true"#,
+        ),
+        (EventKind::OfferRefused { peer: db() }, r#""kind":"offer_refused","peer":"db""#),
+        (EventKind::Configuration, r#""kind":"configuration""#),
+        (EventKind::Network, r#""kind":"network""#),
+    ] {
+        golden(
+            event(kind),
+            &format!(r#"{{"at_ms":1700000000000,{fields},"message":"text"}}"#),
+        );
+    }
+}
+
+#[test]
+fn the_control_socket_has_its_place() {
+    assert_eq!(punch_api::DEFAULT_SOCKET, "/run/punch/punchd.sock");
+}

@@ -223,8 +223,15 @@ async fn configure_tun(
             .with_context(failed)?;
     }
     let address = IpAddr::from(id.overlay_ipv6());
-    if let Err(error) = netlink.add_address(index, address).await {
-        tracing::warn!(%error, "no IPv6 inside the tunnel: the kernel refuses the address");
+    if netlink.add_address(index, address).await.is_err() {
+        // Refused where IPv6 is switched off for new interfaces; the overlay's addresses concern nobody but us.
+        let retried = match netlink::enable_ipv6(name) {
+            Ok(()) => netlink.add_address(index, address).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = retried {
+            tracing::warn!(%error, "no IPv6 inside the tunnel: the kernel refuses the address");
+        }
     }
     Ok(index)
 }

@@ -486,7 +486,7 @@ impl Engine {
                 let index = self.free_index(peer);
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     let public = entry.config.public();
-                    let session = Session::new(&self.gate, public, Some(*preshared), None, index);
+                    let session = Session::new(&self.gate, public, Some(*preshared.as_bytes()), None, index);
                     for gone in entry.tunnel.prepare(session, initiator) {
                         self.by_index.remove(&gone);
                     }

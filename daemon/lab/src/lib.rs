@@ -1,1 +1,14 @@
-//! stub
+//! A simulated internet in virtual time, with an oracle that knows which pairs should connect.
+//!
+//! * [`nat`], [`network`]: NATs, firewalls, links and hosts; a NAT is mapping x filtering x allocation x expiry,
+//! * [`oracle`]: whether two hosts of a network must find a direct path by ordinary checks,
+//! * [`world`]: two machines with the daemon's own connector, a STUN server and a signalling hub in such a network,
+//! * [`scenario`]: the pairs of NAT kinds that tests and figures run over.
+//!
+//! The same seed gives the same run, to the last datagram.
+
+pub mod nat;
+pub mod network;
+pub mod oracle;
+pub mod scenario;
+pub mod world;

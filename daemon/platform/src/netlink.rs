@@ -9,6 +9,14 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeade
 use netlink_packet_route::link::LinkFlags;
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
+/// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
+///
+/// # Errors
+/// Those of the file: no such interface, no IPv6 in the kernel, no permission.
+pub fn enable_ipv6(name: &str) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")
+}
+
 /// A connection to the kernel's routing tables.
 #[derive(Clone)]
 pub struct Netlink {

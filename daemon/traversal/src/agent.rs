@@ -171,7 +171,9 @@ impl Agent {
             if pair.exhausted() {
                 pair.start_over(now);
             }
-            self.check(index, now);
+            if pair.is_triggered(now) {
+                self.check(index, now);
+            }
         }
         self.select(now);
     }
@@ -224,7 +226,8 @@ impl Agent {
     pub fn verify_path(&mut self, now: Instant) {
         let selected = self.selected;
         for pair in &mut self.pairs {
-            if Some(pair.path) == selected {
+            // Where a check is open already, a second one in haste would only count as one more without an answer.
+            if Some(pair.path) == selected && pair.state == (State::Valid { unanswered: 0 }) {
                 pair.next_check = Some(now);
             }
         }
@@ -373,12 +376,13 @@ impl Agent {
         let named = valid()
             .filter(|pair| self.role == Role::Controlled && pair.nominated.is_some())
             .max_by_key(|pair| pair.nominated);
-        let current = valid().find(|pair| Some(pair.path) == self.selected);
+        // Every pair is measured against the fastest one: "clearly slower" is not transitive, and comparing pairs with each
+        // other would go round in circles.
+        let fastest = valid().filter_map(|pair| pair.rtt).min();
         let best = named.or_else(|| {
-            valid().fold(current, |best, pair| match best {
-                Some(best) if !pair.better_than(best) => Some(best),
-                _ => Some(pair),
-            })
+            valid()
+                .filter(|pair| !pair.is_clearly_slower_than(fastest))
+                .max_by_key(|pair| (pair.priority, Some(pair.path) == self.selected))
         });
         let Some(best) = best.map(|pair| pair.path) else {
             return;

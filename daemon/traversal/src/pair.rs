@@ -14,11 +14,14 @@ use crate::{Path, SocketId};
 pub const MAX_PROBES: u32 = 20;
 /// Intervals between probes of an address that has not answered, in milliseconds; the last one repeats.
 const PROBE_INTERVALS: [u64; 7] = [50, 100, 150, 250, 400, 700, 1000];
+/// Between two checks of a pair of which the peer's checks set off the second (RFC 8445 §14.2's default).
+const TRIGGER_PAUSE: Duration = Duration::from_millis(50);
 /// A check on a proven path that goes unanswered is repeated after these, in milliseconds, and then the path is dead:
 /// with a check every 3 s while traffic flows, a dead path is left within 7 s.
 const REPEATS: [u64; 4] = [400, 600, 1000, 1400];
 /// A response that is later than the check's last few successors is no longer recognized.
-const REMEMBERED_CHECKS: usize = 8;
+/// On a path around the world a dozen probes and triggered checks are under way before the first answer comes.
+const REMEMBERED_CHECKS: usize = 32;
 
 /// What a pair's checks have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +123,19 @@ impl Pair {
         self.next_check = Some(now);
     }
 
+    /// Whether the peer's check may set off one of ours now; if not, ours follows soon. Without this pause the two ends
+    /// would set each other off at once, again and again, where checks pass and answers are lost.
+    pub(crate) fn is_triggered(&mut self, now: Instant) -> bool {
+        let next = self.checks.back().map(|(_, sent_at)| *sent_at + TRIGGER_PAUSE);
+        match next.filter(|next| *next > now) {
+            Some(next) => {
+                self.next_check = self.next_check.map(|at| at.min(next));
+                false
+            }
+            None => true,
+        }
+    }
+
     pub(crate) fn give_up(&mut self) {
         self.state = State::Failed;
         self.next_check = None;
@@ -149,17 +165,10 @@ impl Pair {
     }
 
     /// RFC 8445 prefers by priority; but a pair of higher priority that is clearly slower is not the better one.
-    pub(crate) fn better_than(&self, other: &Self) -> bool {
-        let (Some(mine), Some(others)) = (self.rtt, other.rtt) else {
-            return self.rtt.is_some();
-        };
-        let clearly_slower = |a: Duration, b: Duration| a > b.mul_f64(1.5) + Duration::from_millis(10);
-        if clearly_slower(mine, others) {
-            false
-        } else if clearly_slower(others, mine) {
-            true
-        } else {
-            self.priority > other.priority
+    pub(crate) fn is_clearly_slower_than(&self, fastest: Option<Duration>) -> bool {
+        match (self.rtt, fastest) {
+            (Some(rtt), Some(fastest)) => rtt > fastest.mul_f64(1.5) + Duration::from_millis(10),
+            _ => false,
         }
     }
 }

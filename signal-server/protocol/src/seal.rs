@@ -5,6 +5,8 @@
 //! several servers. Both ends derive the WireGuard preshared key from the Noise chaining key, the ML-KEM secret and the
 //! handshake hash.
 
+use std::fmt;
+
 use hkdf::Hkdf;
 use ml_kem::kem::{Decapsulate, Key, KeyExport};
 use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
@@ -25,8 +27,22 @@ const TAG: usize = 16;
 /// How far back a note may come late, in nonces.
 const WINDOW: u64 = 64;
 
-/// A WireGuard preshared key; wiped when dropped.
-pub type PresharedKey = Zeroizing<[u8; 32]>;
+/// A WireGuard preshared key; wiped when dropped, and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey(Zeroizing<[u8; 32]>);
+
+impl PresharedKey {
+    /// The key itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(…)")
+    }
+}
 
 /// Why an envelope was not opened or not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -223,7 +239,7 @@ impl Exchange {
             transport: noise
                 .into_stateless_transport_mode()
                 .map_err(|_| SealError::Internal)?,
-            preshared,
+            preshared: PresharedKey(preshared),
             next: 0,
             highest: None,
             seen: 0,

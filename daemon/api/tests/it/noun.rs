@@ -178,7 +178,7 @@ fn a_target_is_a_host_and_a_port() {
 fn a_text_that_is_no_target_is_refused_with_examples() {
     let too_long = format!("{}:80", "a".repeat(254));
     for text in [
-        "", "5432", "localhost", "[::1]", "[::1:5432", "[::1]5432", "[127.0.0.1]:80", "[fe80::1%eth0]:80",
+        "", "5432", "localhost", "[::1]", "::1:5432", "[::1:5432", "[::1]5432", "[127.0.0.1]:80", "[fe80::1%eth0]:80",
         ":5432", "a b:80", "-oProxyCommand:80", ".example:80", "a..b:80", "ex/ample:80", "höst:80", too_long.as_str(),
     ] {
         assert_eq!(

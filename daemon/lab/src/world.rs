@@ -1,0 +1,482 @@
+//! Two machines that run the daemon's own connector, a STUN server and a signalling hub, in one simulated network.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_engine::{
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, NatProfile, Path, PeerHandle, ServerId,
+    SocketId,
+};
+use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
+use punch_signal_protocol::{Frame, Identity, PeerId};
+use punch_stun_protocol::{Endpoint, respond};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::network::{Datagram, HostId, Network};
+
+/// The one peer that each machine has.
+const PEER: PeerHandle = PeerHandle(1);
+const SERVER: ServerId = ServerId(1);
+const NAME: &str = "signal.test:443";
+/// 2026-01-01, in milliseconds.
+const WALL: u64 = 1_767_225_600_000;
+const HOPS: u8 = 64;
+
+/// A machine of the pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The one that says `up`.
+    A,
+    /// The one that is found.
+    B,
+}
+
+struct Machine {
+    connector: Connector,
+    identity: Identity,
+    host: HostId,
+    sockets: BTreeMap<SocketId, u16>,
+    connection: Option<ConnectionId>,
+    path: Option<Path>,
+    profiles: Option<Vec<NatProfile>>,
+}
+
+/// A frame between a machine and the hub; signalling runs over TCP, so nothing is lost and nothing overtakes.
+struct InFlight {
+    at: Instant,
+    side: Side,
+    up: bool,
+    bytes: Vec<u8>,
+}
+
+/// The network, the machines in it, and the time.
+pub struct World {
+    now: Instant,
+    start: Instant,
+    network: Network,
+    stun: HostId,
+    stun_addresses: Vec<IpAddr>,
+    hub: Hub,
+    hub_up: bool,
+    signal_delay: Duration,
+    wire: VecDeque<InFlight>,
+    machines: [Machine; 2],
+    trace: u64,
+    datagrams: u64,
+}
+
+/// The STUN server's port; RFC 5780's second one is the next.
+pub const STUN_PORT: u16 = 3478;
+
+impl World {
+    /// Puts the machines on `a` and `b`, and a STUN server on `stun`, whose addresses come in pairs of a family.
+    pub fn new(
+        network: Network,
+        [a, b, stun]: [HostId; 3],
+        signal_delay: Duration,
+        seed: u64,
+        start: Instant,
+    ) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let stun_addresses: Vec<_> = network.addresses(stun).iter().map(|(_, ip)| *ip).collect();
+        let mut machine = |host| {
+            let mut bytes = [0; 32];
+            rng.fill_bytes(&mut bytes);
+            let identity = Identity::from_seed(&bytes);
+            rng.fill_bytes(&mut bytes);
+            let config = ConnectorConfig {
+                identity: identity.clone(),
+                ipv4_range: None,
+                seed: bytes,
+                wall_ms: WALL,
+            };
+            let connector = Connector::new(config, start);
+            Machine {
+                connector,
+                identity,
+                host,
+                sockets: BTreeMap::new(),
+                connection: None,
+                path: None,
+                profiles: None,
+            }
+        };
+        let machines = [machine(a), machine(b)];
+        let mut world = Self {
+            now: start,
+            start,
+            network,
+            stun,
+            stun_addresses,
+            hub: Hub::new(Limits::default()),
+            hub_up: true,
+            signal_delay,
+            wire: VecDeque::new(),
+            machines,
+            trace: 0xcbf2_9ce4_8422_2325,
+            datagrams: 0,
+        };
+        let ids = [Side::B, Side::A].map(|side| world.machine(side).identity.id());
+        for (side, other) in [Side::A, Side::B].into_iter().zip(ids) {
+            world.boot(side, other);
+        }
+        world
+    }
+
+    fn boot(&mut self, side: Side, other: PeerId) {
+        let now = self.now;
+        let servers: Vec<_> = self
+            .stun_addresses
+            .iter()
+            .step_by(2)
+            .map(|ip| SocketAddr::new(*ip, STUN_PORT))
+            .collect();
+        let addresses: Vec<_> = self
+            .network
+            .addresses(self.machine(side).host)
+            .iter()
+            .map(|(_, ip)| *ip)
+            .collect();
+        let machine = self.machine_mut(side);
+        machine.connector.add_peer(PEER, other, (0, 0));
+        for (socket, port) in [(SocketId::MAIN_V4, 40_004), (SocketId::MAIN_V6, 40_006)] {
+            machine.sockets.insert(socket, port);
+            machine.connector.handle_socket(socket, port, now);
+        }
+        machine.connector.handle_addresses(addresses, now);
+        machine.connector.set_stun_servers(servers, now);
+        self.dial(side);
+    }
+
+    fn dial(&mut self, side: Side) {
+        let nonce = [side as u8; 32];
+        let from = IpAddr::from([192, 0, 2, side as u8 + 1]);
+        let opened = self.hub.handle_connect(from, nonce, self.now);
+        self.machine_mut(side).connection = opened.ok();
+        self.drain();
+    }
+
+    // --- what the user and the outside do ---
+
+    /// `punchctl up`, on one side.
+    pub fn up(&mut self, side: Side) {
+        let now = self.now;
+        self.machine_mut(side).connector.set_up(PEER, true, now);
+        self.drain();
+    }
+
+    /// `punchctl netcheck`, on one side.
+    pub fn netcheck(&mut self, side: Side) {
+        let now = self.now;
+        self.machine_mut(side).connector.start_netcheck(now);
+        self.drain();
+    }
+
+    /// The signalling server goes away, or comes back; machines dial again at once.
+    pub fn set_hub(&mut self, up: bool) {
+        self.hub_up = up;
+        self.wire.clear();
+        self.hub = Hub::new(Limits::default());
+        let now = self.now;
+        for side in [Side::A, Side::B] {
+            let machine = self.machine_mut(side);
+            if machine.connection.take().is_some() {
+                machine.connector.handle_server_down(SERVER, now);
+            }
+            if up {
+                self.dial(side);
+            }
+        }
+    }
+
+    /// The network, to change it; tell the machines with [`World::readdress`] if their addresses are others now.
+    pub fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// A machine notices its addresses.
+    pub fn readdress(&mut self, side: Side) {
+        let now = self.now;
+        let host = self.machine(side).host;
+        let addresses = self.network.addresses(host).iter().map(|(_, ip)| *ip);
+        let addresses = addresses.collect();
+        self.machine_mut(side)
+            .connector
+            .handle_addresses(addresses, now);
+        self.drain();
+    }
+
+    /// Packets of the tunnel flow, on one side.
+    pub fn traffic(&mut self, side: Side) {
+        let now = self.now;
+        self.machine_mut(side).connector.handle_traffic(PEER, now);
+        self.drain();
+    }
+
+    // --- time ---
+
+    /// Lets virtual time pass until `done`, for at most `limit`; returns how long it took.
+    pub fn run_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Option<Duration> {
+        let began = self.now;
+        loop {
+            if done(self) {
+                return Some(self.now - began);
+            }
+            let next = self.next_event().filter(|at| *at <= began + limit);
+            let Some(next) = next else {
+                self.now = began + limit;
+                return None;
+            };
+            self.now = self.now.max(next);
+            self.step();
+        }
+    }
+
+    /// Lets virtual time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        let machines = &self.machines;
+        let timers = machines
+            .iter()
+            .filter_map(|machine| machine.connector.poll_timeout());
+        timers
+            .chain(self.network.next_event())
+            .chain(self.wire.iter().map(|frame| frame.at).min())
+            .min()
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        while let Some(index) = self.wire.iter().position(|frame| frame.at <= now) {
+            if let Some(frame) = self.wire.remove(index) {
+                self.arrive(&frame);
+                self.drain();
+            }
+        }
+        while let Some(delivery) = self.network.poll_delivery(now) {
+            self.note(&delivery.payload, delivery.to);
+            if delivery.host == self.stun {
+                self.answer(delivery.from, delivery.to, &delivery.payload);
+            } else {
+                for side in [Side::A, Side::B] {
+                    let machine = self.machine_mut(side);
+                    let socket = machine
+                        .sockets
+                        .iter()
+                        .find(|(_, port)| **port == delivery.to.port());
+                    if machine.host == delivery.host
+                        && let Some((socket, _)) = socket
+                    {
+                        machine.connector.handle_stun(
+                            *socket,
+                            Some(delivery.to.ip()),
+                            delivery.from,
+                            &delivery.payload,
+                            now,
+                        );
+                    }
+                }
+            }
+            self.drain();
+        }
+        for side in [Side::A, Side::B] {
+            let connector = &mut self.machine_mut(side).connector;
+            if connector.poll_timeout().is_some_and(|at| at <= now) {
+                connector.handle_timeout(now);
+            }
+        }
+        self.drain();
+    }
+
+    fn arrive(&mut self, frame: &InFlight) {
+        let now = self.now;
+        let side = frame.side;
+        if frame.up {
+            if let Some(connection) = self.machine(side).connection {
+                self.hub.handle_message(connection, &frame.bytes, now);
+            }
+            return;
+        }
+        match Frame::decode(&frame.bytes) {
+            Ok(Frame::Challenge(nonce)) => {
+                let proof = Frame::proof(&self.machine(side).identity, &nonce, NAME);
+                self.post(side, true, &proof);
+            }
+            Ok(Frame::Welcome) => {
+                let connector = &mut self.machine_mut(side).connector;
+                connector.handle_server_up(SERVER, now);
+            }
+            Ok(frame) => {
+                let connector = &mut self.machine_mut(side).connector;
+                connector.handle_frame(SERVER, frame, now);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn answer(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let other = self.stun_addresses.iter().find(|ip| {
+            ip.is_ipv4() == to.is_ipv4() && **ip != to.ip()
+        });
+        let other = other.map(|ip| SocketAddr::new(*ip, STUN_PORT + (STUN_PORT + 1 - to.port())));
+        let endpoint = Endpoint { local: to, other };
+        let known = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;
+        if let Some(answer) = respond(payload, from, endpoint).filter(|_| known) {
+            let datagram = Datagram {
+                src: answer.from,
+                dst: from,
+                ttl: HOPS,
+                payload: answer.bytes,
+            };
+            self.network.send(self.now, self.stun, datagram);
+        }
+    }
+
+    fn post(&mut self, side: Side, up: bool, frame: &Frame) {
+        if self.hub_up {
+            self.wire.push_back(InFlight {
+                at: self.now + self.signal_delay,
+                side,
+                up,
+                bytes: frame.encode(),
+            });
+        }
+    }
+
+    /// Carries away all that connectors and hub have to send and to say.
+    fn drain(&mut self) {
+        let now = self.now;
+        while let Some(output) = self.hub.poll_output() {
+            if let Output::Send(connection, frame) = output {
+                let side = [Side::A, Side::B]
+                    .into_iter()
+                    .find(|side| self.machine(*side).connection == Some(connection));
+                if let Some(side) = side {
+                    self.post(side, false, &frame);
+                }
+            }
+        }
+        for side in [Side::A, Side::B] {
+            loop {
+                let machine = self.machine_mut(side);
+                if let Some(event) = machine.connector.poll_event() {
+                    machine.handle_event(event, now);
+                } else if let Some(transmit) = machine.connector.poll_transmit() {
+                    let Some(port) = machine.sockets.get(&transmit.socket).copied() else {
+                        continue;
+                    };
+                    let any = if transmit.to.is_ipv4() {
+                        IpAddr::from([0, 0, 0, 0])
+                    } else {
+                        IpAddr::from([0; 16])
+                    };
+                    let host = machine.host;
+                    let datagram = Datagram {
+                        src: SocketAddr::new(transmit.source.unwrap_or(any), port),
+                        dst: transmit.to,
+                        ttl: HOPS,
+                        payload: transmit.bytes,
+                    };
+                    self.datagrams += 1;
+                    self.network.send(now, host, datagram);
+                } else if let Some(signal) = machine.connector.poll_signal() {
+                    self.post(side, true, &signal.frame);
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// FNV-1a over everything that arrives, with its time: two runs are the same when their traces are.
+    fn note(&mut self, payload: &[u8], to: SocketAddr) {
+        let at = (self.now - self.start).as_nanos() as u64;
+        let bytes = at.to_be_bytes().into_iter().chain(to.port().to_be_bytes());
+        for byte in bytes.chain(payload.iter().copied()) {
+            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    // --- what the tests look at ---
+
+    /// A hash over everything that has arrived anywhere, with its time.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Datagrams that the machines have sent.
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// A machine's host.
+    pub fn host(&self, side: Side) -> HostId {
+        self.machine(side).host
+    }
+
+    /// Where a machine's packets go.
+    pub fn path(&self, side: Side) -> Option<Path> {
+        self.machine(side).path
+    }
+
+    /// Whether both machines have a path.
+    pub fn connected(&self) -> bool {
+        self.machines.iter().all(|machine| machine.path.is_some())
+    }
+
+    /// How a machine's link does.
+    pub fn state(&self, side: Side) -> LinkState {
+        self.machine(side).connector.link_state(PEER)
+    }
+
+    /// The result of a netcheck.
+    pub fn profiles(&self, side: Side) -> Option<&[NatProfile]> {
+        self.machine(side).profiles.as_deref()
+    }
+
+    fn machine(&self, side: Side) -> &Machine {
+        &self.machines[side as usize]
+    }
+
+    fn machine_mut(&mut self, side: Side) -> &mut Machine {
+        &mut self.machines[side as usize]
+    }
+}
+
+impl Machine {
+    fn handle_event(&mut self, event: ConnectorEvent, now: Instant) {
+        match event {
+            ConnectorEvent::Selected { path, .. } => self.path = Some(path),
+            ConnectorEvent::Lost { .. } | ConnectorEvent::Closed { .. } => self.path = None,
+            ConnectorEvent::OpenSocket { socket, .. } => {
+                // Ports of their own, above those of the main sockets.
+                let port = 41_000 + u16::try_from(socket.0 % 1000).unwrap_or(0);
+                self.sockets.insert(socket, port);
+                self.connector.handle_socket(socket, port, now);
+            }
+            ConnectorEvent::CloseSocket { socket } => {
+                self.sockets.remove(&socket);
+            }
+            ConnectorEvent::Netcheck(profiles) => self.profiles = Some(profiles),
+            ConnectorEvent::Proven { .. }
+            | ConnectorEvent::State { .. }
+            | ConnectorEvent::Stamps { .. }
+            | ConnectorEvent::Stale { .. }
+            | ConnectorEvent::NetworkChanged => {}
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The whole traversal in the simulated internet, over many seeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+use std::time::{Duration, Instant};
+
+use punch_engine::{Filtering, LinkState, Mapping};
+use punch_lab::network::LinkSpec;
+use punch_lab::oracle::{Verdict, can_connect};
+use punch_lab::scenario::{Kind, Place, world};
+use punch_lab::world::{Side, World};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+const PERFECT: LinkSpec = LinkSpec {
+    loss: 0.0,
+    delay: Duration::from_millis(5),
+    jitter: Duration::ZERO,
+    duplicate: 0.0,
+};
+
+/// Time for logins and STUN before the user says `up`.
+const SETTLE: Duration = Duration::from_secs(6);
+/// Offers are made anew at growing intervals: within this, several have been.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn every_place() -> Vec<Place> {
+    let mut places = Vec::new();
+    for (index, a) in Kind::EASY.iter().enumerate() {
+        for b in &Kind::EASY[index..] {
+            places.push(Place::Apart(*a, *b));
+        }
+        if *a != Kind::Open {
+            places.push(Place::SameLan(*a));
+        }
+    }
+    places.push(Place::Apart(Kind::Ipv6Firewall, Kind::Ipv6Firewall));
+    places.push(Place::Apart(Kind::Firewall, Kind::PortRestricted));
+    places
+}
+
+/// A link of 0 to 20 % loss, 5 to 300 ms delay, with reordering and duplication, all drawn from the seed.
+fn random_link(rng: &mut ChaCha8Rng) -> LinkSpec {
+    let mut fraction = || f64::from(rng.next_u32()) / f64::from(u32::MAX);
+    let delay = Duration::from_millis(5).mul_f64(1.0 + 59.0 * fraction());
+    LinkSpec {
+        // Two lines and two directions: together up to 20 % one way.
+        loss: 0.1 * fraction(),
+        delay: delay / 2,
+        jitter: delay.mul_f64(0.3 * fraction()),
+        duplicate: 0.05 * fraction(),
+    }
+}
+
+fn run(place: Place, link: LinkSpec, seed: u64, start: Instant) -> (World, Option<Duration>) {
+    let mut world = world(place, link, seed, start);
+    world.run_for(SETTLE);
+    world.up(Side::A);
+    let took = world.run_until(LIMIT, World::connected);
+    (world, took)
+}
+
+#[test]
+fn two_thousand_seeded_runs_connect_wherever_the_oracle_says_so() {
+    let runs: u64 = std::env::var("PUNCH_LAB_RUNS").map_or(2000, |runs| runs.parse().unwrap());
+    let start = Instant::now();
+    let places = every_place();
+    let mut failures = Vec::new();
+    for seed in 0..runs {
+        let place = places[seed as usize % places.len()];
+        let link = random_link(&mut ChaCha8Rng::seed_from_u64(seed));
+        let (world, took) = run(place, link, seed, start);
+        let verdict = can_connect(world.network(), world.host(Side::A), world.host(Side::B));
+        assert!(
+            matches!(verdict, Verdict::Direct { .. }),
+            "{place:?}: {verdict:?}"
+        );
+        if took.is_none() {
+            failures.push((seed, place, link));
+        }
+    }
+    assert!(failures.is_empty(), "did not connect: {failures:#?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let start = Instant::now();
+    let trace = |seed| {
+        let link = random_link(&mut ChaCha8Rng::seed_from_u64(seed));
+        let place = Place::Apart(Kind::PortRestricted, Kind::AddressRestricted);
+        let (mut world, _) = run(place, link, seed, start);
+        world.run_for(Duration::from_secs(120));
+        (world.trace(), world.datagrams())
+    };
+    assert_eq!(trace(7), trace(7));
+    assert_ne!(trace(7).0, trace(8).0);
+}
+
+#[test]
+fn on_perfect_links_every_pair_agrees_with_the_oracle() {
+    let start = Instant::now();
+    for (seed, a) in Kind::ALL.into_iter().enumerate() {
+        for b in Kind::ALL {
+            let (world, took) = run(Place::Apart(a, b), PERFECT, seed as u64, start);
+            let verdict = can_connect(world.network(), world.host(Side::A), world.host(Side::B));
+            let expected = matches!(verdict, Verdict::Direct { .. });
+            assert_eq!(took.is_some(), expected, "{a:?} x {b:?}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn both_ends_use_the_same_path_once_things_are_quiet() {
+    let start = Instant::now();
+    for (seed, place) in every_place().into_iter().enumerate() {
+        let (mut world, took) = run(place, PERFECT, seed as u64, start);
+        assert!(took.is_some(), "{place:?}");
+        world.run_for(Duration::from_secs(60));
+        let [a, b] = [Side::A, Side::B].map(|side| world.path(side).expect("has a path"));
+        assert_eq!(
+            a.remote.is_ipv4(),
+            b.remote.is_ipv4(),
+            "{place:?}: {a} and {b}"
+        );
+        if matches!(place, Place::SameLan(_)) {
+            let private = |ip: std::net::IpAddr| matches!(ip, std::net::IpAddr::V4(ip) if ip.is_private());
+            assert!(private(a.remote.ip()) && private(b.remote.ip()), "{place:?}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_cannot_connect_says_so_and_stays_within_its_probes() {
+    let place = Place::Apart(Kind::Symmetric, Kind::Symmetric);
+    let mut world = world(place, PERFECT, 3, Instant::now());
+    world.run_for(SETTLE);
+    let before = world.datagrams();
+    world.up(Side::A);
+    world.run_for(Duration::from_secs(20));
+    assert_ne!(world.state(Side::A), LinkState::Connected);
+    // Two attempts at the most in that time, two candidates a side, and the gatherer's own requests.
+    let sent = world.datagrams() - before;
+    assert!(sent < 250, "{sent} datagrams");
+}
+
+#[test]
+fn an_idle_path_survives_an_hour_and_the_loss_of_the_signalling_server() {
+    let place = Place::Apart(Kind::PortRestricted, Kind::PortRestricted);
+    let (mut world, took) = run(place, PERFECT, 5, Instant::now());
+    assert!(took.is_some());
+    world.set_hub(false);
+    for _ in 0..60 {
+        world.run_for(Duration::from_secs(60));
+        assert!(world.connected());
+    }
+}
+
+#[test]
+fn a_machine_that_changes_its_network_is_found_again() {
+    let place = Place::Apart(Kind::Open, Kind::PortRestricted);
+    let (mut world, took) = run(place, PERFECT, 6, Instant::now());
+    assert!(took.is_some());
+    let host = world.host(Side::A);
+    let fresh = std::net::IpAddr::from([203, 0, 113, 77]);
+    world
+        .network_mut()
+        .set_addresses(host, punch_lab::network::INTERNET, &[fresh]);
+    world.readdress(Side::A);
+    let found = world.run_until(Duration::from_secs(7), |world| {
+        world
+            .path(Side::B)
+            .is_some_and(|path| path.remote.ip() == fresh)
+    });
+    assert!(found.is_some(), "B sends to {:?}", world.path(Side::B));
+}
+
+#[test]
+fn a_peer_that_appears_later_is_connected_then() {
+    let place = Place::Apart(Kind::PortRestricted, Kind::FullCone);
+    let mut world = world(place, PERFECT, 9, Instant::now());
+    world.set_hub(false);
+    world.up(Side::A);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.state(Side::A), LinkState::Waiting);
+    world.set_hub(true);
+    let took = world.run_until(Duration::from_secs(5), World::connected);
+    assert!(took.is_some());
+}
+
+#[test]
+fn both_ends_may_say_up_at_the_same_moment() {
+    for seed in 0..50 {
+        let place = Place::Apart(Kind::PortRestricted, Kind::PortRestricted);
+        let mut world = world(place, PERFECT, seed, Instant::now());
+        world.run_for(SETTLE);
+        world.up(Side::A);
+        world.up(Side::B);
+        let took = world.run_until(Duration::from_secs(5), World::connected);
+        assert!(took.is_some(), "seed {seed}");
+    }
+}
+
+#[test]
+fn netcheck_names_every_kind_of_nat() {
+    let cases = [
+        (Kind::Open, Mapping::None, Filtering::EndpointIndependent),
+        (Kind::Firewall, Mapping::None, Filtering::AddressAndPortDependent),
+        (
+            Kind::FullCone,
+            Mapping::EndpointIndependent,
+            Filtering::EndpointIndependent,
+        ),
+        (
+            Kind::AddressRestricted,
+            Mapping::EndpointIndependent,
+            Filtering::AddressDependent,
+        ),
+        (
+            Kind::PortRestricted,
+            Mapping::EndpointIndependent,
+            Filtering::AddressAndPortDependent,
+        ),
+        (
+            Kind::AddressDependent,
+            Mapping::AddressDependent,
+            Filtering::AddressDependent,
+        ),
+        (
+            Kind::Symmetric,
+            Mapping::AddressAndPortDependent,
+            Filtering::AddressAndPortDependent,
+        ),
+        (
+            Kind::Ipv6Firewall,
+            Mapping::None,
+            Filtering::AddressAndPortDependent,
+        ),
+    ];
+    for (seed, (kind, mapping, filtering)) in cases.into_iter().enumerate() {
+        let place = Place::Apart(kind, Kind::Open);
+        let mut world = world(place, PERFECT, seed as u64, Instant::now());
+        world.run_for(SETTLE);
+        world.netcheck(Side::A);
+        let done = world.run_until(Duration::from_secs(10), |world| {
+            world.profiles(Side::A).is_some()
+        });
+        assert!(done.is_some(), "{kind:?}: no result");
+        let profile = &world.profiles(Side::A).unwrap()[0];
+        assert_eq!(profile.mapping, Some(mapping), "{kind:?}");
+        assert_eq!(profile.filtering, Some(filtering), "{kind:?}");
+    }
+}

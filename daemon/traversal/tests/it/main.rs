@@ -1,0 +1,50 @@
+//! How two machines find each other, and how one finds out where it is: the story of the agent, the gatherer and the
+//! netcheck, in virtual time and over networks that fit on a page.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod agent;
+mod gatherer;
+mod nat;
+mod netcheck;
+mod network;
+mod recovery;
+mod selection;
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+
+/// The one reading of the clock; all other times are this and a duration.
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn host(text: &str) -> Candidate {
+    Candidate::new(CandidateKind::Host, addr(text))
+}
+
+fn reflexive(text: &str) -> Candidate {
+    Candidate::new(CandidateKind::ServerReflexive, addr(text))
+}
+
+fn credentials(n: u8) -> Credentials {
+    Credentials {
+        fragment: [n; 8],
+        password: [n ^ 0x5A; 32],
+    }
+}

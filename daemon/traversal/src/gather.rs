@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, CandidateKind};
+use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -21,8 +21,8 @@ const SENDS: u32 = 5;
 const PATIENCE: u32 = 3;
 /// Servers asked, for each family.
 const MAX_SERVERS: usize = 4;
-/// Host candidates offered.
-const MAX_HOST: usize = 16;
+/// Host candidates offered, for each family: with those of all servers just [`MAX_CANDIDATES`].
+const MAX_HOST: usize = 12;
 
 /// Keeps this machine's candidates fresh.
 #[derive(Debug)]
@@ -62,7 +62,9 @@ impl Gatherer {
 
     /// A main socket is open on this local port.
     pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
-        self.ports.insert(socket, port);
+        if self.ports.insert(socket, port) != Some(port) {
+            self.reflexive.retain(|(of, _), _| *of != socket);
+        }
         self.changed = true;
         self.restart(now);
     }
@@ -83,7 +85,14 @@ impl Gatherer {
     }
 
     /// The STUN servers are now these.
-    pub fn handle_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+    pub fn handle_servers(&mut self, mut servers: Vec<SocketAddr>, now: Instant) {
+        // One that is not asked must not go on vouching for what it once saw.
+        let mut counts = BTreeMap::new();
+        servers.retain(|server| {
+            let count = counts.entry(Family::of(server.ip())).or_insert(0);
+            *count += 1;
+            *count <= MAX_SERVERS
+        });
         if servers == self.servers {
             return;
         }
@@ -111,7 +120,10 @@ impl Gatherer {
         let mapped = match (message.class, message.mapped) {
             // An address that nobody can send to is a lie or a mistake.
             (Class::Success, Some(mapped)) if mapped.port() != 0 && usable(mapped.ip()) => mapped,
-            _ => return true,
+            _ => {
+                self.miss((socket, server));
+                return true;
+            }
         };
         let before = self
             .reflexive
@@ -120,18 +132,23 @@ impl Gatherer {
         true
     }
 
+    /// A server did not confirm what it once saw.
+    fn miss(&mut self, key: (SocketId, SocketAddr)) {
+        if let Some(reflexive) = self.reflexive.get_mut(&key) {
+            reflexive.missed += 1;
+            if reflexive.missed >= PATIENCE {
+                self.reflexive.remove(&key);
+                self.changed = true;
+            }
+        }
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let (again, lost) = self.requests.handle_timeout(now);
         self.transmits.extend(again);
         for key in lost {
-            if let Some(reflexive) = self.reflexive.get_mut(&key) {
-                reflexive.missed += 1;
-                if reflexive.missed >= PATIENCE {
-                    self.reflexive.remove(&key);
-                    self.changed = true;
-                }
-            }
+            self.miss(key);
         }
         if self.next_refresh.is_some_and(|at| at <= now) {
             self.refresh(now);
@@ -159,7 +176,6 @@ impl Gatherer {
                 .iter()
                 .copied()
                 .filter(|server| Family::of(server.ip()) == family)
-                .take(MAX_SERVERS)
                 .collect();
             for server in servers {
                 if self.requests.tags().any(|tag| *tag == (socket, server)) {
@@ -201,8 +217,12 @@ impl Gatherer {
     /// This machine's candidates.
     pub fn candidates(&self) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        for (index, ip) in self.addresses.iter().enumerate().take(MAX_HOST) {
-            if let Some(port) = self.ports.get(&SocketId::main(Family::of(*ip))) {
+        for family in [Family::V4, Family::V6] {
+            let Some(port) = self.ports.get(&SocketId::main(family)) else {
+                continue;
+            };
+            let own = self.addresses.iter().filter(|ip| Family::of(**ip) == family);
+            for (index, ip) in own.enumerate().take(MAX_HOST) {
                 let address = SocketAddr::new(*ip, *port);
                 let mut candidate = Candidate::new(CandidateKind::Host, address);
                 candidate.preference -= u16::try_from(index).unwrap_or(0);
@@ -211,7 +231,7 @@ impl Gatherer {
         }
         for reflexive in self.reflexive.values() {
             let known = |candidate: &Candidate| candidate.address == reflexive.mapped;
-            if !candidates.iter().any(known) && candidates.len() < 2 * MAX_HOST {
+            if !candidates.iter().any(known) && candidates.len() < MAX_CANDIDATES {
                 let kind = CandidateKind::ServerReflexive;
                 candidates.push(Candidate::new(kind, reflexive.mapped));
             }

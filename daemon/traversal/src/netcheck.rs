@@ -87,6 +87,12 @@ impl ServerCheck {
         })
     }
 
+    fn is_silent(&self) -> bool {
+        self.probes
+            .iter()
+            .all(|(_, outcome)| *outcome == ProbeOutcome::Silence)
+    }
+
     fn outcome(&self, probe: Probe) -> Option<ProbeOutcome> {
         let found = self.probes.iter().find(|(asked, _)| *asked == probe);
         found.map(|(_, outcome)| *outcome)
@@ -187,15 +193,17 @@ impl Netcheck {
             (Class::Success, _) if probe == Probe::ChangePort && from == server => {
                 ProbeOutcome::Refused
             }
-            (Class::Success, Some(mapped)) if usable(mapped.ip()) => {
+            (Class::Success, Some(mapped)) if mapped.port() != 0 && usable(mapped.ip()) => {
                 ProbeOutcome::Mapped(mapped, rtt)
             }
             _ => ProbeOutcome::Refused,
         };
         check.probes.push((probe, outcome));
         if probe == Probe::Primary && matches!(outcome, ProbeOutcome::Mapped(..)) {
+            // RFC 5780 §6: both differ; with the same port the two kinds of dependence would look alike.
             let offered = message.other.filter(|other| {
-                other.is_ipv4() == server.is_ipv4() && other.ip() != server.ip() && usable(other.ip())
+                let differs = other.ip() != server.ip() && other.port() != server.port();
+                other.is_ipv4() == server.is_ipv4() && differs && other.port() != 0 && usable(other.ip())
             });
             *other = offered;
             if offered.is_some() {
@@ -237,13 +245,13 @@ impl Netcheck {
             .find_map(|(check, _)| check.mapped(Probe::Primary));
         NatProfile {
             family: self.family,
-            udp_blocked: !self.servers.is_empty() && public.is_none(),
+            udp_blocked: !self.servers.is_empty() && self.servers.iter().all(|(check, _)| check.is_silent()),
             public,
             mapping: public.and_then(|public| self.mapping(public)),
             filtering: self
                 .servers
                 .iter()
-                .find_map(|(check, other)| other.and_then(|_| filtering(check))),
+                .find_map(|(check, other)| self.filtering(check, (*other)?)),
             preserves_port: public.map(|public| public.port() == self.local_port),
             evidence: self
                 .servers
@@ -297,6 +305,16 @@ impl Netcheck {
             .requests
             .start(id, transmit, (index, probe), SENDS, now);
         self.transmits.push_back(first);
+    }
+
+    fn filtering(&self, check: &ServerCheck, other: SocketAddr) -> Option<Filtering> {
+        let found = filtering(check)?;
+        // A request to another server at one of these addresses has opened the filter towards it.
+        let opened = self.servers.iter().any(|(asked, _)| {
+            asked.server != check.server
+                && [check.server.ip(), other.ip()].contains(&asked.server.ip())
+        });
+        (!opened || found == Filtering::AddressAndPortDependent).then_some(found)
     }
 
     fn mapping(&self, public: SocketAddr) -> Option<Mapping> {

@@ -1,0 +1,22 @@
+//! What the engine promises, seen from outside: two engines with real WireGuard inside, in virtual time, and one engine
+//! against a bare WireGuard peer.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+mod bot;
+mod chaos;
+mod connect;
+mod flow;
+mod forward;
+mod fragment;
+mod hostile;
+mod inbound;
+mod load;
+mod offer;
+mod outbox;
+mod packets;
+mod plain;
+mod quiet;
+mod range;
+mod replace;
+mod wireguard;
+mod world;

@@ -1,0 +1,246 @@
+//! A host of a lab: its network namespace, and its punchd.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+use super::process::{Child, Output, Program, run};
+use super::{PATIENCE, program, wait_for, wait_until};
+
+/// A network namespace of a lab.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    /// As `ip netns` calls it.
+    pub namespace: String,
+    /// The lab's directory.
+    pub dir: PathBuf,
+}
+
+impl Namespace {
+    /// A command that will run there.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).args(argv).current_dir(&self.dir);
+        command
+    }
+
+    /// Runs a command there to its end.
+    #[track_caller]
+    pub fn exec(&self, argv: &[&str]) -> Output {
+        run(&mut self.command(argv))
+    }
+
+    /// Runs a command there, which must succeed; returns its output.
+    #[track_caller]
+    pub fn exec_ok(&self, argv: &[&str]) -> String {
+        let output = self.exec(argv);
+        assert!(output.success(), "{argv:?} on {}: {output:#?}", self.namespace);
+        output.stdout
+    }
+
+    /// Starts a command there; what it says goes to `NAME.log` in the lab's directory. It is killed when dropped.
+    #[track_caller]
+    pub fn spawn(&self, name: &str, argv: &[&str]) -> Child {
+        Child::start(&mut self.command(argv), &self.dir.join(format!("{name}.log")))
+    }
+
+    /// Runs a closure on a thread in that namespace: sockets that it makes belong there for good, also when they are
+    /// returned, and so do threads that it starts.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.namespace);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let namespace = File::open(path).expect("the namespace exists");
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Id {
+    key: String,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Ipv6Addr,
+}
+
+/// A host with punchd. It dereferences to its namespace.
+#[derive(Debug)]
+pub struct Host {
+    /// `a` or `b`; also what the other host calls this peer.
+    pub name: String,
+    pub net: Namespace,
+    pub punchd: Program,
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    /// Its punchd.toml, empty unless [`Host::configure`]d.
+    pub config: PathBuf,
+    id: OnceLock<Id>,
+}
+
+impl Deref for Host {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.net
+    }
+}
+
+impl Host {
+    pub(super) fn new(name: &str, net: Namespace) -> Self {
+        let at = |end: &str| net.dir.join(format!("{name}{end}"));
+        let (state_dir, socket, config) = (at(""), at(".sock"), at(".toml"));
+        std::fs::write(&config, "").expect("the lab's directory can be written");
+        let log = std::env::var("PUNCH_TEST_LOG").unwrap_or_else(|_| "debug".to_owned());
+        let mut argv = vec![program("punchd")];
+        for (option, value) in [("--config", &config), ("--state-dir", &state_dir), ("--socket", &socket)] {
+            argv.extend([option.to_owned(), value.display().to_string()]);
+        }
+        argv.extend(["--log".to_owned(), log]);
+        Self {
+            name: name.to_owned(),
+            punchd: Program::new(&net.namespace, argv, at(".log")),
+            net,
+            state_dir,
+            socket,
+            config,
+            id: OnceLock::new(),
+        }
+    }
+
+    /// Writes punchd.toml; counts from the next start on.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(&self.config, text).expect("the configuration can be written");
+    }
+
+    /// Starts punchd and waits until it answers.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.punchd.start();
+        let what = format!("punchd answers on {}", self.name);
+        let punchd = &mut self.punchd;
+        let socket = self.socket.display().to_string();
+        wait_until(PATIENCE, &what, || {
+            assert!(punchd.is_running(), "punchd ended at its start: {}", punchd.log_text());
+            run(Command::new(program("punchctl")).args(["--socket", &socket, "id"])).success()
+        });
+    }
+
+    /// SIGTERM; returns punchd's exit status.
+    #[track_caller]
+    pub fn stop(&mut self) -> i32 {
+        self.punchd.stop()
+    }
+
+    /// SIGKILL.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.punchd.kill();
+    }
+
+    /// SIGTERM and a new start.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Runs punchctl.
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("punchctl"));
+        run(command.arg("--socket").arg(&self.socket).args(arguments))
+    }
+
+    /// Runs punchctl, which must succeed; returns its output.
+    #[track_caller]
+    pub fn ctl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert!(output.success(), "punchctl {arguments:?} on {}: {output:#?}", self.name);
+        output.stdout
+    }
+
+    /// Runs punchctl, which must fail with exit status 1; returns what it says.
+    #[track_caller]
+    pub fn ctl_refused(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert_eq!(output.status, 1, "punchctl {arguments:?} on {}: {output:#?}", self.name);
+        output.stderr
+    }
+
+    /// Runs punchctl with `--json`, which must succeed.
+    #[track_caller]
+    pub fn ctl_json(&self, arguments: &[&str]) -> Value {
+        let text = self.ctl_ok(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("punchctl {arguments:?}: {error}: {text}"))
+    }
+
+    fn id(&self) -> &Id {
+        self.id.get_or_init(|| {
+            let view = self.ctl_json(&["id"]);
+            let text = |key: &str| view[key].as_str().map(str::to_owned);
+            Id {
+                key: text("id").expect("there is an id"),
+                ipv4: text("ipv4").map(|text| text.parse().unwrap()),
+                ipv6: text("ipv6").unwrap().parse().unwrap(),
+            }
+        })
+    }
+
+    /// `punch1…`.
+    pub fn key(&self) -> &str {
+        &self.id().key
+    }
+
+    /// The overlay IPv4 address.
+    pub fn ipv4(&self) -> IpAddr {
+        self.id().ipv4.expect("overlay IPv4 is on").into()
+    }
+
+    /// The overlay IPv6 address.
+    pub fn ipv6(&self) -> IpAddr {
+        self.id().ipv6.into()
+    }
+
+    /// What this host shows of a peer, as `punchctl peers --json` does.
+    #[track_caller]
+    pub fn peer(&self, name: &str) -> Value {
+        let peers = self.ctl_json(&["peers"]);
+        let found = peers.as_array().unwrap().iter().find(|peer| peer["name"] == name);
+        found.unwrap_or_else(|| panic!("{} has no peer {name}: {peers:#}", self.name)).clone()
+    }
+
+    /// `down`, `waiting`, `connecting` or `connected`.
+    #[track_caller]
+    pub fn peer_state(&self, name: &str) -> String {
+        self.peer(name)["state"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub fn wait_for_peer_state(&self, name: &str, state: &str) {
+        let what = format!("{name} is {state} on {}", self.name);
+        wait_until(PATIENCE, &what, || self.peer_state(name) == state);
+    }
+
+    /// Waits until punchd has its signalling server.
+    #[track_caller]
+    pub fn wait_for_signal(&self) {
+        wait_until(PATIENCE, &format!("{} reaches the signalling server", self.name), || {
+            let servers = self.ctl_json(&["server", "list"]);
+            servers.as_array().unwrap().iter().any(|server| server["kind"] == "signal" && server["state"] == "connected")
+        });
+    }
+
+    /// The state file as it is; `None` before the first change.
+    pub fn state_file(&self) -> Option<String> {
+        std::fs::read_to_string(self.state_dir.join("state.json")).ok()
+    }
+}

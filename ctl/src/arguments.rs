@@ -58,7 +58,9 @@ pub(crate) enum Command {
         peer: PeerName,
     },
     /// Share a port of this machine, or of one that it reaches, with peers
-    #[command(after_help = "Examples:\n  punchctl forward tcp 5432\n  punchctl forward tcp 8080 --to 127.0.0.1:80 --peer laptop\n  punchctl forward udp 53 --to 192.168.1.1:53\n  punchctl forward tcp 9000-9010")]
+    #[command(
+        after_help = "Examples:\n  punchctl forward tcp 5432\n  punchctl forward tcp 8080 --to 127.0.0.1:80 --peer laptop\n  punchctl forward udp 53 --to 192.168.1.1:53\n  punchctl forward tcp 9000-9010"
+    )]
     Forward {
         /// tcp or udp
         protocol: Protocol,
@@ -111,7 +113,9 @@ pub(crate) struct HostAccess {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServerCommand {
     /// Use a server from now on
-    #[command(after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example")]
+    #[command(
+        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example"
+    )]
     Add {
         /// signal or stun
         kind: ServerKind,
@@ -132,7 +136,9 @@ pub(crate) enum ServerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerCommand {
     /// Know another machine by a name
-    #[command(after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1")]
+    #[command(
+        after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1"
+    )]
     Add(AddPeerArguments),
     /// Forget a peer
     Remove {
@@ -159,7 +165,12 @@ pub(crate) struct AddPeerArguments {
     #[arg(long, conflicts_with = "wireguard")]
     pub(crate) ipv6_only: bool,
     /// It is an unmodified WireGuard with this public key
-    #[arg(long, value_name = "BASE64", requires = "endpoint", requires = "address")]
+    #[arg(
+        long,
+        value_name = "BASE64",
+        requires = "endpoint",
+        requires = "address"
+    )]
     pub(crate) wireguard: Option<String>,
     /// Where that WireGuard listens
     #[arg(long, value_name = "ADDR:PORT", requires = "wireguard")]

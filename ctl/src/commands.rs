@@ -10,7 +10,9 @@ use punch_api::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::arguments::{AddPeerArguments, Arguments, Command, KeyCommand, PeerCommand, ServerCommand};
+use crate::arguments::{
+    AddPeerArguments, Arguments, Command, KeyCommand, PeerCommand, ServerCommand,
+};
 use crate::client::{Client, Failure};
 use crate::render::{self, Output};
 
@@ -20,8 +22,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Id => show(&out, client.get("/v1/id").await?, render::id),
         Command::Status => show(&out, client.get("/v1/status").await?, render::status),
-        Command::Peers => show(&out, client.get("/v1/peers").await?, |out, views: &Vec<_>| render::peers(out, views)),
-        Command::Forwards => show(&out, client.get("/v1/forwards").await?, |out, views: &Vec<_>| render::forwards(out, views)),
+        Command::Peers => show(
+            &out,
+            client.get("/v1/peers").await?,
+            |out, views: &Vec<_>| render::peers(out, views),
+        ),
+        Command::Forwards => show(
+            &out,
+            client.get("/v1/forwards").await?,
+            |out, views: &Vec<_>| render::forwards(out, views),
+        ),
         Command::Events => follow(&client, &out).await,
         Command::Server(command) => server(&client, &out, command).await,
         Command::Peer(command) => peer(&client, &out, command).await,
@@ -52,7 +62,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Unforward { protocol, ports } => {
             let path = format!("/v1/forwards/{protocol}/{ports}");
             let answer = client.call(Method::DELETE, &path, &()).await?;
-            done(&out, answer, &format!("{protocol} {ports} is no longer shared"))
+            done(
+                &out,
+                answer,
+                &format!("{protocol} {ports} is no longer shared"),
+            )
         }
         Command::Allow(access) => {
             let path = format!("/v1/peers/{}/host", access.peer);
@@ -71,7 +85,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             let progress = out.progress("asking the STUN servers");
             let answer = client.call(Method::POST, "/v1/netcheck", &()).await;
             progress.end();
-            show(&out, answer?, |out, views: &Vec<_>| render::netcheck(out, views))
+            show(&out, answer?, |out, views: &Vec<_>| {
+                render::netcheck(out, views)
+            })
         }
         Command::Key(KeyCommand::Show) => show(&out, client.get("/v1/key").await?, render::key),
     }
@@ -126,17 +142,28 @@ async fn follow(client: &Client, out: &Output) -> Result<(), Failure> {
 
 async fn server(client: &Client, out: &Output, command: ServerCommand) -> Result<(), Failure> {
     match command {
-        ServerCommand::List => show(out, client.get("/v1/servers").await?, |out, views: &Vec<_>| render::servers(out, views)),
+        ServerCommand::List => show(
+            out,
+            client.get("/v1/servers").await?,
+            |out, views: &Vec<_>| render::servers(out, views),
+        ),
         ServerCommand::Add { kind, address } => {
             let ask = AddServer { kind, address };
             let answer = client.call(Method::POST, "/v1/servers", &ask).await?;
-            let text = format!("{kind} server {} is in use", answer["address"].as_str().unwrap_or(&ask.address));
+            let text = format!(
+                "{kind} server {} is in use",
+                answer["address"].as_str().unwrap_or(&ask.address)
+            );
             done(out, answer, &text)
         }
         ServerCommand::Remove { kind, address } => {
             let ask = AddServer { kind, address };
             let answer = client.call(Method::DELETE, "/v1/servers", &ask).await?;
-            done(out, answer, &format!("{kind} server {} is no longer used", ask.address))
+            done(
+                out,
+                answer,
+                &format!("{kind} server {} is no longer used", ask.address),
+            )
         }
     }
 }
@@ -182,8 +209,9 @@ fn add_peer(arguments: AddPeerArguments) -> Result<AddPeer, Failure> {
                 .ok_or_else(|| refuse("--address is missing".to_owned()))?,
             preshared: match arguments.preshared_key {
                 Some(file) => {
-                    let text = std::fs::read_to_string(&file)
-                        .map_err(|error| refuse(format!("cannot read {}: {error}", file.display())))?;
+                    let text = std::fs::read_to_string(&file).map_err(|error| {
+                        refuse(format!("cannot read {}: {error}", file.display()))
+                    })?;
                     Some(text.trim().to_owned())
                 }
                 None => None,
@@ -225,18 +253,15 @@ async fn up(client: &Client, out: &Output, peer: &PeerName, seconds: u64) -> Res
             PeerState::Waiting => format!(
                 "{peer} is not to be found on a signalling server (punchctl server list); punchd goes on trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
             ),
-            _ => format!("no connection to {peer} in {seconds} s; punchd goes on trying (punchctl events)"),
+            _ => format!(
+                "no connection to {peer} in {seconds} s; punchd goes on trying (punchctl events)"
+            ),
         }));
     }
     Ok(())
 }
 
-async fn ping(
-    client: &Client,
-    out: &Output,
-    peer: &PeerName,
-    count: u32,
-) -> Result<(), Failure> {
+async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Result<(), Failure> {
     let mut answers = Vec::new();
     let mut failure = None;
     for index in 0..count {

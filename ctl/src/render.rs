@@ -103,11 +103,17 @@ pub(crate) fn status(out: &Output, view: &Status) {
         view.interface
     ));
     id(out, &view.id);
-    let ports = [("IPv4", view.network.port_v4), ("IPv6", view.network.port_v6)];
+    let ports = [
+        ("IPv4", view.network.port_v4),
+        ("IPv6", view.network.port_v6),
+    ];
     let ports = ports
         .iter()
         .filter_map(|(family, port)| Some(format!("{} ({family})", (*port)?)));
-    out.line(format!("UDP ports      {}", ports.collect::<Vec<_>>().join(", ")));
+    out.line(format!(
+        "UDP ports      {}",
+        ports.collect::<Vec<_>>().join(", ")
+    ));
     for candidate in &view.network.candidates {
         out.line(format!(
             "reachable at   {} ({})",
@@ -272,9 +278,15 @@ pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
         if index > 0 {
             out.line("");
         }
-        let family = if view.family == "ipv6" { "IPv6" } else { "IPv4" };
+        let family = if view.family == "ipv6" {
+            "IPv6"
+        } else {
+            "IPv4"
+        };
         if view.udp_blocked {
-            out.line(format!("{family}: no STUN server answers: UDP is blocked, or the servers are down"));
+            out.line(format!(
+                "{family}: no STUN server answers: UDP is blocked, or the servers are down"
+            ));
         } else if let Some(public) = view.public {
             out.line(format!("{family}: servers see this machine as {public}"));
         } else {
@@ -309,7 +321,9 @@ pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
 fn explain_mapping(mapping: &str) -> &str {
     match mapping {
         "none" => "no NAT",
-        "endpoint_independent" => "endpoint-independent (easy: one public port for all destinations)",
+        "endpoint_independent" => {
+            "endpoint-independent (easy: one public port for all destinations)"
+        }
         "address_dependent" => "address-dependent (hard: another public port for each destination)",
         "address_and_port_dependent" => {
             "address- and port-dependent (hard, \"symmetric\": another public port for each destination)"

@@ -82,7 +82,8 @@ impl Config {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        Self::parse(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+        Self::parse(&text)
+            .with_context(|| format!("{} is not a valid configuration", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -131,6 +132,7 @@ impl Config {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
 
@@ -175,19 +177,33 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let refusal = refusal("[tun]\nname = \"a\"\ncolour = 1\n");
-        assert!(refusal.contains("line 3") && refusal.contains("colour"), "{refusal}");
+        assert!(
+            refusal.contains("line 3") && refusal.contains("colour"),
+            "{refusal}"
+        );
     }
 
     #[test]
     fn a_bad_value_is_named_with_its_line() {
         for (text, line, word) in [
             ("\n[tun]\nmtu = 100\n", "line 3", "100"),
-            ("[overlay]\nipv4 = \"100.64.0.1/10\"\n", "line 2", "100.64.0.0/10"),
-            ("[signal]\nservers = [\n \"http://x\"]\n", "line 3", "http://x"),
+            (
+                "[overlay]\nipv4 = \"100.64.0.1/10\"\n",
+                "line 2",
+                "100.64.0.0/10",
+            ),
+            (
+                "[signal]\nservers = [\n \"http://x\"]\n",
+                "line 3",
+                "http://x",
+            ),
             ("[underlay]\nport = 70000\n", "line 2", "70000"),
         ] {
             let refusal = refusal(text);
-            assert!(refusal.contains(line) && refusal.contains(word), "{refusal}");
+            assert!(
+                refusal.contains(line) && refusal.contains(word),
+                "{refusal}"
+            );
         }
     }
 }

@@ -43,11 +43,17 @@ pub(crate) async fn bind(path: &Path) -> Result<UnixListener> {
     }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
-            bail!("{} is not a socket: remove it, or choose another place (--socket)", path.display());
+            bail!(
+                "{} is not a socket: remove it, or choose another place (--socket)",
+                path.display()
+            );
         }
         Ok(_) => {
             if UnixStream::connect(path).await.is_ok() {
-                bail!("another punchd answers on {}: stop it first", path.display());
+                bail!(
+                    "another punchd answers on {}: stop it first",
+                    path.display()
+                );
             }
             fs::remove_file(path).with_context(place)?;
         }
@@ -135,10 +141,12 @@ async fn remove_peer(context: State<Control>, name: Path1) -> Response {
 
 async fn rename_peer(context: State<Control>, name: Path1, body: Bytes) -> Response {
     match decode(&body) {
-        Ok(to) => ask_peer(context, name, |name, answer| {
-            Request::RenamePeer(name, to, answer)
-        })
-        .await,
+        Ok(to) => {
+            ask_peer(context, name, |name, answer| {
+                Request::RenamePeer(name, to, answer)
+            })
+            .await
+        }
         Err(error) => refuse(error),
     }
 }
@@ -326,7 +334,7 @@ fn respond<T: serde::Serialize>(result: Result<T, ApiError>) -> Response {
 }
 
 fn refuse(error: ApiError) -> Response {
-    let status = StatusCode::from_u16(error.code.http_status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(ErrorBody { error })).into_response()
 }

@@ -559,7 +559,10 @@ impl Desk {
         let wait = async move {
             let result = match tokio::time::timeout(Duration::from_secs(30), receiver).await {
                 Ok(Ok(profiles)) => Ok(profiles.iter().map(show::netcheck).collect()),
-                _ => Err(ApiError::new(ErrorCode::Timeout, "the check did not finish")),
+                _ => Err(ApiError::new(
+                    ErrorCode::Timeout,
+                    "the check did not finish",
+                )),
             };
             let _ = answer.send(result);
         };

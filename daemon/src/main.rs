@@ -21,7 +21,11 @@ use crate::config::Config;
 
 /// The Punch daemon: owns the TUN device, the tunnels and the forwards, and serves the control socket.
 #[derive(Debug, Parser)]
-#[command(name = "punchd", version, after_help = "punchd runs in the foreground and logs to standard error. It needs CAP_NET_ADMIN and /dev/net/tun.\nControl it with punchctl.")]
+#[command(
+    name = "punchd",
+    version,
+    after_help = "punchd runs in the foreground and logs to standard error. It needs CAP_NET_ADMIN and /dev/net/tun.\nControl it with punchctl."
+)]
 struct Arguments {
     /// The configuration file; without this option /etc/punch/punchd.toml, if it exists
     #[arg(long, value_name = "FILE")]
@@ -54,7 +58,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word, also when logs are filtered")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word, also when logs are filtered"
+            )]
             {
                 eprintln!("punchd: {error:#}");
             }

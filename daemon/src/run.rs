@@ -105,7 +105,10 @@ async fn serve(config: Config, places: Places, data: Runtime) -> Result<()> {
     for (socket, family) in [(&v4, "IPv4"), (&v6, "IPv6")] {
         if let Err(error) = socket {
             if error.kind() == std::io::ErrorKind::AddrInUse {
-                bail!("UDP port {} is taken ({family}): choose another under [underlay] in punchd.toml", config.port);
+                bail!(
+                    "UDP port {} is taken ({family}): choose another under [underlay] in punchd.toml",
+                    config.port
+                );
             }
             tracing::warn!(%error, family, "this address family is not used");
         }
@@ -170,10 +173,7 @@ async fn serve(config: Config, places: Places, data: Runtime) -> Result<()> {
             network,
         }),
     );
-    let control_task = spawner.spawn(
-        "control",
-        control::serve(listener, requests_in, broadcast),
-    );
+    let control_task = spawner.spawn("control", control::serve(listener, requests_in, broadcast));
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
 
     let outcome = wait_for_end(stopped).await;

@@ -90,7 +90,9 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
-    let request = url.into_client_request().context("the address is not usable")?;
+    let request = url
+        .into_client_request()
+        .context("the address is not usable")?;
     let authority = request
         .uri()
         .authority()

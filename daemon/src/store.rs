@@ -97,7 +97,9 @@ impl Store {
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)
-                .with_context(|| format!("cannot create the state directory {}", directory.display()))?;
+                .with_context(|| {
+                    format!("cannot create the state directory {}", directory.display())
+                })?;
         }
         let lock = OpenOptions::new()
             .create(true)
@@ -105,7 +107,12 @@ impl Store {
             .write(true)
             .mode(0o600)
             .open(directory.join(LOCK))
-            .with_context(|| format!("cannot write in the state directory {}", directory.display()))?;
+            .with_context(|| {
+                format!(
+                    "cannot write in the state directory {}",
+                    directory.display()
+                )
+            })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => bail!(
@@ -166,7 +173,12 @@ impl Store {
         let Some(text) = read_private(&path)? else {
             return Ok(State::default());
         };
-        let broken = || format!("{} is damaged: restore it from a backup, or move it away and configure anew", path.display());
+        let broken = || {
+            format!(
+                "{} is damaged: restore it from a backup, or move it away and configure anew",
+                path.display()
+            )
+        };
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,

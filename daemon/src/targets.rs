@@ -135,9 +135,7 @@ async fn carry_tcp(
     };
     // Whatever is not finished in both directions ends in a reset: the target sees what the client did.
     let friendly = client_done.into_inner() && target_done.into_inner();
-    if !friendly
-        && let Ok(socket) = reader.reunite(writer)
-    {
+    if !friendly && let Ok(socket) = reader.reunite(writer) {
         let _ = socket.set_zero_linger();
     }
     end
@@ -187,7 +185,11 @@ async fn refused(stream: StreamId, error: &io::Error, reports: &mpsc::Sender<Fro
 async fn connect_udp(target: &Target) -> io::Result<UdpSocket> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in lookup_host((target.host(), target.port())).await? {
-        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let any = if address.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
         let socket = UdpSocket::bind(any).await?;
         match socket.connect(address).await {
             Ok(()) => return Ok(socket),

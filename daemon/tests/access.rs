@@ -5,7 +5,7 @@ mod harness;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
+use std::time::Duration;
 
 use harness::{Echo, Host, Lab, Namespace, PATIENCE, wait_until};
 use punch_signal_protocol::Identity;
@@ -22,7 +22,8 @@ fn overlay(host: &Host) -> [IpAddr; 2] {
 
 /// Sends a datagram and waits for an answer or an ICMP error.
 fn ask(from: &Namespace, to: SocketAddr) -> io::Result<Vec<u8>> {
-    let socket = from.inside(|| UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }))?;
+    let socket =
+        from.inside(|| UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(to)?;
     socket.send(b"hello")?;
@@ -66,8 +67,11 @@ fn nothing_is_reachable_by_default_and_refused_at_once() {
             assert!(is_refused_udp(&lab.a, to), "udp {to}");
         }
     }
-    let dropped = lab.b.ctl_json(&["status"])["dropped"].to_string();
-    assert!(dropped.chars().any(|c| ('1'..='9').contains(&c)), "the refusals were counted: {dropped}");
+    let dropped = &lab.b.ctl_json(&["status"])["dropped"];
+    assert_eq!(
+        dropped["refused"], 12,
+        "each refusal was counted: {dropped}"
+    );
 }
 
 #[test]
@@ -81,11 +85,17 @@ fn a_forward_opens_one_port_of_one_protocol() {
         let to = SocketAddr::new(address, 7100);
         lab.a.expect_echo(to);
         assert!(is_refused_udp(&lab.a, to), "udp was not shared");
-        assert!(lab.a.is_refused(SocketAddr::new(address, 7101)), "nor was the next port");
+        assert!(
+            lab.a.is_refused(SocketAddr::new(address, 7101)),
+            "nor was the next port"
+        );
     }
     lab.b.ctl_ok(&["forward", "udp", "7100"]);
     for address in overlay(&lab.b) {
-        assert_eq!(ask(&lab.a, SocketAddr::new(address, 7100)).unwrap(), b"hello");
+        assert_eq!(
+            ask(&lab.a, SocketAddr::new(address, 7100)).unwrap(),
+            b"hello"
+        );
     }
     lab.b.ctl_ok(&["unforward", "tcp", "7100"]);
     lab.b.ctl_ok(&["unforward", "udp", "7100"]);
@@ -102,13 +112,19 @@ fn unforward_ends_the_connections_that_use_it() {
     let lab = connected("unfw");
     let _tcp = Echo::start(&lab.b, "127.0.0.1:7100");
     lab.b.ctl_ok(&["forward", "tcp", "7100"]);
-    let mut stream = lab.a.connect_tcp(SocketAddr::new(lab.b.ipv4(), 7100)).unwrap();
+    let mut stream = lab
+        .a
+        .connect_tcp(SocketAddr::new(lab.b.ipv4(), 7100))
+        .unwrap();
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
     lab.b.ctl_ok(&["unforward", "tcp", "7100"]);
-    let _ = stream.write_all(b"y");
     let end = stream.read(&mut [0]);
-    assert!(end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{end:?}");
+    assert!(
+        end.as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+        "{end:?}"
+    );
 }
 
 #[test]
@@ -118,7 +134,17 @@ fn a_forward_for_another_peer_is_refused() {
     let _tcp = Echo::start(&lab.b, "127.0.0.1:7100");
     lab.b.ctl_ok(&["peer", "add", "c", &stranger()]);
     lab.b.ctl_ok(&["forward", "tcp", "7100", "--peer", "c"]);
-    lab.b.ctl_ok(&["forward", "tcp", "7200", "--to", "127.0.0.1:7100", "--peer", "c", "--peer", "a"]);
+    lab.b.ctl_ok(&[
+        "forward",
+        "tcp",
+        "7200",
+        "--to",
+        "127.0.0.1:7100",
+        "--peer",
+        "c",
+        "--peer",
+        "a",
+    ]);
     for address in overlay(&lab.b) {
         assert!(lab.a.is_refused(SocketAddr::new(address, 7100)));
         lab.a.expect_echo(SocketAddr::new(address, 7200));
@@ -150,9 +176,13 @@ fn allow_opens_the_whole_host_and_deny_closes_it_again() {
     }
     lab.b.ctl_ok(&["deny", "a", "--host"]);
     for stream in &mut established {
+        // Reset or silence (a daemon that has just started does not reset what it may have forgotten), but no echo.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
         let _ = stream.write_all(b"y");
         let end = stream.read(&mut [0]);
-        assert!(end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{end:?}");
+        assert!(end.is_err(), "{end:?}");
     }
     for to in [v4, v6] {
         assert!(lab.a.is_refused(to));
@@ -176,7 +206,10 @@ fn replies_to_what_the_host_began_come_in() {
         assert!(is_refused_udp(&lab.b, SocketAddr::new(address, 7101)));
     }
     for address in overlay(&lab.b) {
-        assert!(lab.a.is_refused(SocketAddr::new(address, 7100)), "that opened nothing on b");
+        assert!(
+            lab.a.is_refused(SocketAddr::new(address, 7100)),
+            "that opened nothing on b"
+        );
     }
 }
 
@@ -227,17 +260,31 @@ fn a_removed_peer_is_a_stranger() {
     lab.a.expect_echo(SocketAddr::new(lab.b.ipv4(), 7100));
     lab.b.ctl_ok(&["peer", "remove", "a"]);
     assert_eq!(lab.b.ctl_json(&["peers"]), serde_json::json!([]));
-    assert_eq!(lab.b.ctl_json(&["forwards"]), serde_json::json!([]), "a's own forward went with it");
+    assert_eq!(
+        lab.b.ctl_json(&["forwards"]),
+        serde_json::json!([]),
+        "a's own forward went with it"
+    );
     for address in overlay(&lab.a) {
         let family = if address.is_ipv4() { "-4" } else { "-6" };
-        let routes = lab.b.exec_ok(&["ip", family, "route", "show", &address.to_string()]);
+        let routes = lab
+            .b
+            .exec_ok(&["ip", family, "route", "show", &address.to_string()]);
         assert_eq!(routes, "", "no route is left");
     }
-    wait_until(PATIENCE, "a notices", || lab.a.peer_state("b") != "connected");
-    assert!(!lab.a.ctl(&["up", "b", "--timeout", "2"]).success(), "b does not even answer");
+    wait_until(PATIENCE, "a notices", || {
+        lab.a.peer_state("b") != "connected"
+    });
+    assert!(
+        !lab.a.ctl(&["up", "b", "--timeout", "2"]).success(),
+        "b does not even answer"
+    );
     lab.b.ctl_ok(&["peer", "add", "a", lab.a.key()]);
-    lab.a.wait_for_peer_state("b", "connected");
-    assert!(lab.a.is_refused(SocketAddr::new(lab.b.ipv4(), 7100)), "and what it had before is not given back");
+    lab.a.ctl_ok(&["up", "b", "--timeout", "10"]);
+    assert!(
+        lab.a.is_refused(SocketAddr::new(lab.b.ipv4(), 7100)),
+        "and what it had before is not given back"
+    );
 }
 
 #[test]
@@ -246,12 +293,18 @@ fn a_renamed_peer_keeps_connection_and_rights() {
     let lab = connected("name");
     let _tcp = Echo::start(&lab.b, "127.0.0.1:7100");
     lab.b.ctl_ok(&["forward", "tcp", "7100", "--peer", "a"]);
-    let mut stream = lab.a.connect_tcp(SocketAddr::new(lab.b.ipv4(), 7100)).unwrap();
+    let mut stream = lab
+        .a
+        .connect_tcp(SocketAddr::new(lab.b.ipv4(), 7100))
+        .unwrap();
     lab.b.ctl_ok(&["peer", "rename", "a", "laptop"]);
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
     assert_eq!(lab.b.peer_state("laptop"), "connected");
-    assert_eq!(lab.b.ctl_json(&["forwards"])[0]["peers"], serde_json::json!(["laptop"]));
+    assert_eq!(
+        lab.b.ctl_json(&["forwards"])[0]["peers"],
+        serde_json::json!(["laptop"])
+    );
     lab.a.expect_echo(SocketAddr::new(lab.b.ipv4(), 7100));
 }
 
@@ -262,15 +315,22 @@ fn a_peer_cannot_use_an_address_that_is_not_its_own() {
     let lab = connected("spoof");
     udp_echo(&lab.b, "[::]:7100");
     lab.b.ctl_ok(&["allow", "a", "--host"]);
-    assert_eq!(ask(&lab.a, SocketAddr::new(lab.b.ipv4(), 7100)).unwrap(), b"hello");
-    lab.a.exec_ok(&["ip", "address", "add", "100.64.77.77/32", "dev", "punch0"]);
-    let before = lab.b.ctl_json(&["status"])["dropped"].clone();
+    assert_eq!(
+        ask(&lab.a, SocketAddr::new(lab.b.ipv4(), 7100)).unwrap(),
+        b"hello"
+    );
+    lab.a
+        .exec_ok(&["ip", "address", "add", "100.64.77.77/32", "dev", "punch0"]);
     let socket = lab.a.inside(|| UdpSocket::bind("100.64.77.77:0")).unwrap();
-    socket.send_to(b"lie", SocketAddr::new(lab.b.ipv4(), 7100)).unwrap();
-    wait_until(PATIENCE, "b or a counts the lie", || {
-        let counts = |host: &Host| host.ctl_json(&["status"])["dropped"].to_string();
-        counts(&lab.b) != before.to_string() || counts(&lab.a).contains("source")
+    socket
+        .send_to(b"lie", SocketAddr::new(lab.b.ipv4(), 7100))
+        .unwrap();
+    wait_until(PATIENCE, "b counts the lie", || {
+        lab.b.ctl_json(&["status"])["dropped"]["wrong_source"] == 1
     });
-    assert_eq!(ask(&lab.a, SocketAddr::new(lab.b.ipv4(), 7100)).unwrap(), b"hello", "the true address still works");
-    let _ = Command::new("true").status();
+    assert_eq!(
+        ask(&lab.a, SocketAddr::new(lab.b.ipv4(), 7100)).unwrap(),
+        b"hello",
+        "the true address still works"
+    );
 }

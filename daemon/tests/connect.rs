@@ -58,7 +58,11 @@ fn two_hosts_behind_ipv6_firewalls_connect() {
 #[test]
 fn a_firewall_and_a_nat_connect() {
     need_lab!();
-    for (a, b) in [("firewall", "port-restricted"), ("port-restricted", "firewall"), ("firewall", "firewall")] {
+    for (a, b) in [
+        ("firewall", "port-restricted"),
+        ("port-restricted", "firewall"),
+        ("firewall", "firewall"),
+    ] {
         connects(&Lab::new("fire", a, b));
     }
 }
@@ -103,9 +107,15 @@ fn up_outlives_restarts_and_crashes_of_either_end() {
 fn returns(lab: &Lab) {
     lab.a.wait_for_peer_state("b", "connected");
     lab.b.wait_for_peer_state("a", "connected");
-    wait_until(PATIENCE, "a reaches b again", || lab.a.ctl(&["ping", "b", "-c", "1"]).success());
+    wait_until(PATIENCE, "a reaches b again", || {
+        lab.a.ctl(&["ping", "b", "-c", "1"]).success()
+    });
     let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
-    wait_until(PATIENCE, "bytes pass again", || lab.a.connect_tcp(SocketAddr::new(lab.b.ipv4(), 7000)).is_ok());
+    wait_until(PATIENCE, "bytes pass again", || {
+        lab.a
+            .connect_tcp(SocketAddr::new(lab.b.ipv4(), 7000))
+            .is_ok()
+    });
 }
 
 #[test]
@@ -114,7 +124,10 @@ fn a_peer_that_is_offline_is_waited_for() {
     let mut lab = Lab::new("late", "port-restricted", "full-cone");
     lab.b.stop();
     let refused = lab.a.ctl_refused(&["up", "b", "--timeout", "1"]);
-    assert!(refused.contains("b is not to be found on a signalling server"), "{refused}");
+    assert!(
+        refused.contains("b is not to be found on a signalling server"),
+        "{refused}"
+    );
     assert_eq!(lab.a.peer_state("b"), "waiting");
     lab.b.start();
     lab.a.wait_for_peer_state("b", "connected");

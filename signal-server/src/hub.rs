@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{
-    Frame, PeerId, Refusal, Unreachable, login_message,
-};
+use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable, login_message};
 
 /// What bounds a hub.
 #[derive(Debug, Clone)]

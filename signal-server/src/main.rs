@@ -14,16 +14,30 @@ use tracing_subscriber::EnvFilter;
 /// The signalling server: passes sealed envelopes between online peers. It keeps no accounts and no data, and learns only
 /// identities, sizes and times.
 #[derive(Debug, Parser)]
-#[command(name = "punch-signal", version, after_help = "Examples:\n  punch-signal --listen 127.0.0.1:8080                 behind a proxy that speaks TLS\n  punch-signal --listen [::]:443 --tls-cert chain.pem --tls-key key.pem")]
+#[command(
+    name = "punch-signal",
+    version,
+    after_help = "Examples:\n  punch-signal --listen 127.0.0.1:8080                 behind a proxy that speaks TLS\n  punch-signal --listen [::]:443 --tls-cert chain.pem --tls-key key.pem"
+)]
 struct Arguments {
     /// Where to listen
     #[arg(long, value_name = "ADDR:PORT", env = "PUNCH_SIGNAL_LISTEN")]
     listen: SocketAddr,
     /// The certificate chain, as a PEM file; with it the server speaks TLS by itself
-    #[arg(long, value_name = "FILE", env = "PUNCH_SIGNAL_TLS_CERT", requires = "tls_key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PUNCH_SIGNAL_TLS_CERT",
+        requires = "tls_key"
+    )]
     tls_cert: Option<PathBuf>,
     /// The certificate's key, as a PEM file
-    #[arg(long, value_name = "FILE", env = "PUNCH_SIGNAL_TLS_KEY", requires = "tls_cert")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PUNCH_SIGNAL_TLS_KEY",
+        requires = "tls_cert"
+    )]
     tls_key: Option<PathBuf>,
     /// The name by which clients know this server, HOST or HOST:PORT; logins meant for another name are refused
     #[arg(long, value_name = "NAME", env = "PUNCH_SIGNAL_NAME")]
@@ -66,7 +80,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word, also when logs are filtered")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word, also when logs are filtered"
+            )]
             {
                 eprintln!("punch-signal: {error:#}");
             }

@@ -13,13 +13,28 @@ use tracing_subscriber::EnvFilter;
 
 /// A STUN server: answers Binding requests (RFC 8489) and, with two addresses, NAT behaviour discovery (RFC 5780).
 #[derive(Debug, Parser)]
-#[command(name = "punch-stun", version, after_help = "Examples:\n  punch-stun --listen 203.0.113.1:3478\n  punch-stun --listen 203.0.113.1:3478 --alternate 203.0.113.2 --sample-ports 40000-40063\n  punch-stun --listen 203.0.113.1:3478 --listen '[2001:db8::1]:3478'")]
+#[command(
+    name = "punch-stun",
+    version,
+    after_help = "Examples:\n  punch-stun --listen 203.0.113.1:3478\n  punch-stun --listen 203.0.113.1:3478 --alternate 203.0.113.2 --sample-ports 40000-40063\n  punch-stun --listen 203.0.113.1:3478 --listen '[2001:db8::1]:3478'"
+)]
 struct Arguments {
     /// Where to listen; once for each address
-    #[arg(long, value_name = "ADDR:PORT", required = true, env = "PUNCH_STUN_LISTEN", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        required = true,
+        env = "PUNCH_STUN_LISTEN",
+        value_delimiter = ','
+    )]
     listen: Vec<SocketAddr>,
     /// A second address of this machine, for RFC 5780; its second port is the first one plus 1. Once for each family
-    #[arg(long, value_name = "ADDR", env = "PUNCH_STUN_ALTERNATE", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "PUNCH_STUN_ALTERNATE",
+        value_delimiter = ','
+    )]
     alternate: Vec<IpAddr>,
     /// Further ports to answer on, so that a client can sample many mappings at once
     #[arg(long, value_name = "FROM-TO", env = "PUNCH_STUN_SAMPLE_PORTS", value_parser = parse_ports)]
@@ -67,7 +82,10 @@ fn main() -> ExitCode {
     }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word, also when logs are filtered")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the last word, also when logs are filtered"
+            )]
             {
                 eprintln!("punch-stun: {error:#}");
             }

@@ -33,9 +33,7 @@ pub enum NounError {
     #[error("the target's ports would run past 65535")]
     TargetPastEnd,
     /// Not a signalling server.
-    #[error(
-        "`{0}` is not a signalling server: write ws://HOST[:PORT] or wss://HOST[:PORT][/PATH]"
-    )]
+    #[error("`{0}` is not a signalling server: write ws://HOST[:PORT] or wss://HOST[:PORT][/PATH]")]
     Signal(String),
     /// Not a STUN server.
     #[error("`{0}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")]
@@ -313,7 +311,9 @@ impl FromStr for ServerKind {
         match text {
             "signal" => Ok(Self::Signal),
             "stun" => Ok(Self::Stun),
-            _ => Err(format!("`{text}` is not a kind of server: use signal or stun")),
+            _ => Err(format!(
+                "`{text}` is not a kind of server: use signal or stun"
+            )),
         }
     }
 }

@@ -19,9 +19,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::config::{Configuration, EngineConfig, PeerConfig, PeerKind};
-use crate::connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal,
-};
+use crate::connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal};
 use crate::flows::FlowTable;
 use crate::outbox::{Burst, Outbox};
 use crate::report::{DropReason, Drops};
@@ -111,6 +109,7 @@ struct Peer {
 pub struct Engine {
     ipv4_range: Option<Ipv4Range>,
     own: Vec<IpAddr>,
+    mtu: usize,
     started: Instant,
     rng: ChaCha20Rng,
     gate: Gate,
@@ -124,6 +123,8 @@ pub struct Engine {
     reassembly: Reassembly,
     pings: HashMap<u16, (PeerHandle, Instant)>,
     next_tick: Option<Instant>,
+    /// Some peer may do otherwise than was announced.
+    unannounced: bool,
     drops: Drops,
     scratch: Vec<u8>,
     busy: Vec<PeerHandle>,
@@ -147,6 +148,7 @@ impl Engine {
                 .into_iter()
                 .chain([id.overlay_ipv6().into()])
                 .collect(),
+            mtu: config.mtu,
             started: now,
             gate: Gate::new(&config.identity),
             stack: Stack::new(config.mtu, rng.next_u64()),
@@ -168,6 +170,7 @@ impl Engine {
             reassembly: Reassembly::default(),
             pings: HashMap::new(),
             next_tick: None,
+            unannounced: false,
             drops: Drops::default(),
             scratch: Vec::new(),
             busy: Vec::new(),
@@ -214,6 +217,7 @@ impl Engine {
             now,
         );
         self.connector.set_stun_servers(stun_servers, now);
+        self.unannounced = true;
         self.flush(now);
     }
 
@@ -431,12 +435,11 @@ impl Engine {
 
     fn tick(&mut self, now: Instant) {
         self.gate.handle_timeout();
+        // Keys expire by themselves.
+        self.unannounced = true;
         let outbox = &mut self.outbox;
         for (handle, peer) in &mut self.peers {
-            let rtt = self
-                .connector
-                .link_status(*handle)
-                .and_then(|link| link.agent?.selected?.rtt);
+            let rtt = self.connector.round_trip(*handle);
             let path = peer.path;
             let gone = peer.tunnel.handle_timeout(rtt, now, |fill| {
                 // Timers run without a path too; what they would send is lost like any packet.
@@ -477,6 +480,7 @@ impl Engine {
     }
 
     fn handle_connector(&mut self, event: ConnectorEvent, now: Instant) {
+        self.unannounced = true;
         let event = match event {
             ConnectorEvent::Proven {
                 peer,
@@ -486,7 +490,8 @@ impl Engine {
                 let index = self.free_index(peer);
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     let public = entry.config.public();
-                    let session = Session::new(&self.gate, public, Some(*preshared.as_bytes()), None, index);
+                    let session =
+                        Session::new(&self.gate, public, Some(*preshared.as_bytes()), None, index);
                     for gone in entry.tunnel.prepare(session, initiator) {
                         self.by_index.remove(&gone);
                     }
@@ -534,7 +539,11 @@ impl Engine {
         self.events.push_back(event);
     }
 
+    /// Looks at all peers, but only when something has happened to one: a packet's cost must not grow with their number.
     fn announce(&mut self) {
+        if !std::mem::take(&mut self.unannounced) {
+            return;
+        }
         for (handle, peer) in &mut self.peers {
             let state = views::state(&self.connector, *handle, peer);
             if state != peer.announced {

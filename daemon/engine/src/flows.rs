@@ -54,9 +54,14 @@ impl FlowTable {
     /// Whether this host has sent packets of `flow`: an ICMP error about one may come in.
     pub(crate) fn has_sent(&self, flow: Flow, now: Instant) -> bool {
         let back = flow.reversed();
-        self.flows.get(&back).is_some_and(|entry| {
-            entry.origin == Origin::Host && alive(back, entry.last_used, now)
-        })
+        self.flows
+            .get(&back)
+            .is_some_and(|entry| entry.origin == Origin::Host && alive(back, entry.last_used, now))
+    }
+
+    /// Whether the table has `flow`, whoever began it.
+    pub(crate) fn is_known(&self, flow: Flow) -> bool {
+        self.flows.contains_key(&flow)
     }
 
     fn touch(&mut self, flow: Flow, origin: Origin, now: Instant) {

@@ -20,9 +20,7 @@ pub use connect::{
 pub use engine::{Engine, EngineEvent};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;
-pub use punch_forward::{
-    Access, Order, PeerHandle, Rule, Rules, StreamId, TargetEvent,
-};
+pub use punch_forward::{Access, Order, PeerHandle, Rule, Rules, StreamId, TargetEvent};
 pub use punch_packet::Batch;
 pub use punch_traversal::{
     AgentStatus, Family, Filtering, Mapping, NatProfile, PairStatus, Path, Probe, ProbeOutcome,

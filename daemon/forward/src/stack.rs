@@ -98,12 +98,17 @@ struct Stream {
 
 enum Kind {
     /// The target is being connected; the client's SYN waits here.
-    Opening { syn: Vec<u8> },
+    Opening {
+        syn: Vec<u8>,
+    },
     Tcp {
         connection: Box<Connection>,
         timer: Option<Instant>,
     },
-    Udp { flow: UdpFlow, timer: Instant },
+    Udp {
+        flow: UdpFlow,
+        timer: Instant,
+    },
 }
 
 /// All streams.
@@ -157,13 +162,19 @@ impl Stack {
                     if !(flags.opens() && self.lingers(id)) {
                         return self.feed(id, packet, now);
                     }
-                    self.forget(id);
+                    // What its target has not read yet stays with the old one.
+                    if !self.is_unread(id) {
+                        self.close(id);
+                    }
                 }
                 let rule = rules
                     .find(Protocol::Tcp, flow.destination.port(), peer)
                     .ok_or(Refused::NoForward)?;
                 if !flags.opens() {
                     return Err(Refused::NoConnection);
+                }
+                if !packet.checksum_is_right() {
+                    return Err(Refused::Malformed);
                 }
                 let (forward, target) = (rule.key, target_of(rule, flow)?);
                 self.make_room(peer, Protocol::Tcp, now)?;
@@ -186,7 +197,8 @@ impl Stack {
                     None => {
                         let (forward, target) = (rule.key, target_of(rule, flow)?);
                         self.make_room(peer, Protocol::Udp, now)?;
-                        let first_id = self.seed as u32 ^ (self.next as u32).wrapping_mul(0x9E37_79B9);
+                        let first_id =
+                            self.seed as u32 ^ (self.next as u32).wrapping_mul(0x9E37_79B9);
                         let kind = Kind::Udp {
                             flow: UdpFlow::new(now, first_id),
                             timer: now + IDLE,
@@ -261,8 +273,7 @@ impl Stack {
                     }
                     _ => tcp_reset(&packet),
                 });
-                self.packets
-                    .extend(answer.map(|answer| (peer, answer)));
+                self.packets.extend(answer.map(|answer| (peer, answer)));
                 self.close(id);
             }
             (Kind::Tcp { connection, .. }, TargetEvent::Finished) => {
@@ -486,6 +497,13 @@ impl Stack {
         )
     }
 
+    fn is_unread(&self, id: StreamId) -> bool {
+        matches!(
+            self.streams.get(&id).map(|stream| &stream.kind),
+            Some(Kind::Tcp { connection, .. }) if connection.is_unread()
+        )
+    }
+
     fn make_room(
         &mut self,
         peer: PeerHandle,
@@ -510,9 +528,7 @@ impl Stack {
         let oldest = self
             .streams
             .iter()
-            .filter(|(_, stream)| {
-                same(stream) && (of_peer < most_per_peer || stream.peer == peer)
-            })
+            .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
             .min_by_key(|(_, stream)| stream.last_used)
             .map(|(id, stream)| (*id, stream.last_used));
         match oldest {
@@ -555,7 +571,11 @@ impl Stack {
     fn forget(&mut self, id: StreamId) {
         self.dirty.remove(&id);
         if let Some(stream) = self.streams.remove(&id) {
-            self.by_flow.remove(&(stream.peer, stream.flow));
+            // A new connection may have taken the flow over.
+            let place = (stream.peer, stream.flow);
+            if self.by_flow.get(&place) == Some(&id) {
+                self.by_flow.remove(&place);
+            }
             match stream.kind {
                 Kind::Tcp {
                     timer: Some(at), ..

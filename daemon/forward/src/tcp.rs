@@ -19,6 +19,8 @@ pub const BUFFER: usize = 512 * 1024;
 /// Data that the client does not acknowledge for this long ends the connection (RFC 9293 §3.8.3 suggests at least 100 s;
 /// a laptop that sleeps through its lunch should keep its connections).
 const GIVE_UP: Duration = Duration::from_secs(3600);
+/// A client that does not complete the handshake for this long does not mean to.
+const HANDSHAKE: Duration = Duration::from_secs(60);
 /// More packets of one connection than this in one batch are dropped, as a router's full queue would.
 const MAX_QUEUED: usize = 1024;
 
@@ -28,6 +30,8 @@ pub(crate) struct Connection {
     handle: SocketHandle,
     device: Queues,
     epoch: Instant,
+    /// What smoltcp takes for the present.
+    clock: Instant,
     /// Tells smoltcp's `Closed` after a reset from the one after both FINs.
     client_finished: bool,
     told_finished: bool,
@@ -76,6 +80,7 @@ impl Connection {
             handle,
             device,
             epoch: now,
+            clock: now,
             client_finished: false,
             told_finished: false,
             target_finished: false,
@@ -95,17 +100,29 @@ impl Connection {
 
     /// Lets smoltcp work on what was pushed, written and closed since; packets for the client are appended to `out`.
     pub(crate) fn turn(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) -> Turn {
-        let stamp = self.stamp(now);
-        self.interface
-            .poll(stamp, &mut self.device, &mut self.sockets);
-        let unsent = self.socket().send_queue();
+        // When TIME-WAIT ends, smoltcp clears its buffers; so it must not end before the target has read everything.
+        if !self.waits_for_reader() {
+            self.clock = now;
+        }
+        self.poll();
+        if self.target_finished && self.socket().may_send() {
+            self.socket_mut().close();
+            self.poll();
+        }
+        // Bytes and flags that the client has not acknowledged.
+        let (unsent, patience) = match self.socket().state() {
+            State::SynReceived => (1, HANDSHAKE),
+            State::FinWait1 | State::Closing | State::LastAck => {
+                (self.socket().send_queue() + 1, GIVE_UP)
+            }
+            _ => (self.socket().send_queue(), GIVE_UP),
+        };
         if unsent != self.unsent || unsent == 0 {
             self.unsent = unsent;
             self.progress = now;
-        } else if now.saturating_duration_since(self.progress) >= GIVE_UP {
+        } else if now.saturating_duration_since(self.progress) >= patience {
             self.socket_mut().abort();
-            self.interface
-                .poll(stamp, &mut self.device, &mut self.sockets);
+            self.poll();
         }
         out.append(&mut self.device.outgoing);
 
@@ -117,7 +134,9 @@ impl Connection {
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
         let closed = matches!(state, State::Closed | State::TimeWait);
-        let reset = state == State::Closed && !(self.client_finished && self.target_finished);
+        // smoltcp listens again when a client resets during the handshake, and stays so when it can make nothing of the SYN.
+        let reset = state == State::Listen
+            || (state == State::Closed && !(self.client_finished && self.target_finished));
         let writable = self.want_writable && socket.can_send();
         self.want_writable &= !writable;
         let finished = self.client_finished && !readable && !self.told_finished && !reset;
@@ -133,6 +152,9 @@ impl Connection {
 
     /// When smoltcp wants the next turn.
     pub(crate) fn next_turn(&mut self, now: Instant) -> Option<Instant> {
+        if self.waits_for_reader() {
+            return None;
+        }
         let stamp = self.stamp(now);
         let at = self.interface.poll_at(stamp, &self.sockets)?;
         let micros = u64::try_from(at.total_micros()).unwrap_or(0);
@@ -172,7 +194,10 @@ impl Connection {
     /// The target has sent all it will.
     pub(crate) fn finish(&mut self) {
         self.target_finished = true;
-        self.socket_mut().close();
+        // During the handshake smoltcp would take the SYN's acknowledgement for the FIN's: then the next turns close.
+        if self.socket().state() != State::SynReceived {
+            self.socket_mut().close();
+        }
     }
 
     /// The target is gone: the client gets a reset.
@@ -180,12 +205,33 @@ impl Connection {
         self.client_finished = true;
         self.target_finished = true;
         self.told_finished = true;
+        // Nobody will take what was not read.
+        self.read(BUFFER);
         self.socket_mut().abort();
     }
 
-    /// Both directions are closed; only late packets are still awaited.
+    /// Both directions are closed; only late packets are still awaited, or the target's reading.
     pub(crate) fn lingers(&self) -> bool {
-        self.socket().state() == State::TimeWait
+        match self.socket().state() {
+            State::TimeWait => true,
+            State::Closed => self.is_unread(),
+            _ => false,
+        }
+    }
+
+    /// The client's bytes are not all read.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.socket().can_recv()
+    }
+
+    fn waits_for_reader(&self) -> bool {
+        self.socket().state() == State::TimeWait && self.is_unread()
+    }
+
+    fn poll(&mut self) {
+        let stamp = self.stamp(self.clock);
+        self.interface
+            .poll(stamp, &mut self.device, &mut self.sockets);
     }
 
     fn stamp(&self, now: Instant) -> smoltcp::time::Instant {

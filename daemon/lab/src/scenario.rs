@@ -128,9 +128,7 @@ fn attach(network: &mut Network, kind: Kind, number: u8, link: LinkSpec) -> Host
     let address: IpAddr = match kind {
         Kind::Open => [203, 0, 113, number].into(),
         Kind::Firewall => [198, 51, 100, number].into(),
-        Kind::Ipv6Firewall => {
-            Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, 2).into()
-        }
+        Kind::Ipv6Firewall => Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, 2).into(),
         _ => [10, 1, number, 2].into(),
     };
     let host = network.add_host(zone, &[address]);

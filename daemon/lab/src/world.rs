@@ -324,9 +324,10 @@ impl World {
     }
 
     fn answer(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let other = self.stun_addresses.iter().find(|ip| {
-            ip.is_ipv4() == to.is_ipv4() && **ip != to.ip()
-        });
+        let other = self
+            .stun_addresses
+            .iter()
+            .find(|ip| ip.is_ipv4() == to.is_ipv4() && **ip != to.ip());
         let other = other.map(|ip| SocketAddr::new(*ip, STUN_PORT + (STUN_PORT + 1 - to.port())));
         let endpoint = Endpoint { local: to, other };
         let known = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;

@@ -1,5 +1,5 @@
 //! The whole traversal in the simulated internet, over many seeds.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};
 
@@ -122,8 +122,12 @@ fn both_ends_use_the_same_path_once_things_are_quiet() {
             "{place:?}: {a} and {b}"
         );
         if matches!(place, Place::SameLan(_)) {
-            let private = |ip: std::net::IpAddr| matches!(ip, std::net::IpAddr::V4(ip) if ip.is_private());
-            assert!(private(a.remote.ip()) && private(b.remote.ip()), "{place:?}: {a} and {b}");
+            let private =
+                |ip: std::net::IpAddr| matches!(ip, std::net::IpAddr::V4(ip) if ip.is_private());
+            assert!(
+                private(a.remote.ip()) && private(b.remote.ip()),
+                "{place:?}: {a} and {b}"
+            );
         }
     }
 }
@@ -203,7 +207,11 @@ fn both_ends_may_say_up_at_the_same_moment() {
 fn netcheck_names_every_kind_of_nat() {
     let cases = [
         (Kind::Open, Mapping::None, Filtering::EndpointIndependent),
-        (Kind::Firewall, Mapping::None, Filtering::AddressAndPortDependent),
+        (
+            Kind::Firewall,
+            Mapping::None,
+            Filtering::AddressAndPortDependent,
+        ),
         (
             Kind::FullCone,
             Mapping::EndpointIndependent,

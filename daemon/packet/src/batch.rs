@@ -39,7 +39,11 @@ impl Batch {
     }
 
     /// Lets `fill` write one packet of at most `size` bytes in place; it returns how long it became, or `None` to add nothing.
-    pub fn push_with(&mut self, size: usize, fill: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+    pub fn push_with(
+        &mut self,
+        size: usize,
+        fill: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
         let start = self.bytes.len();
         self.bytes.resize(start + size, 0);
         let length = fill(&mut self.bytes[start..]).map(|length| length.min(size));

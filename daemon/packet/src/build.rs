@@ -83,6 +83,26 @@ fn fragments(
         .collect()
 }
 
+/// Cuts a whole packet that is longer than `mtu` into fragments with this identification; any other comes back as it is.
+pub fn split(packet: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
+    let parts = Packet::parse(&packet)
+        .ok()
+        .filter(|whole| packet.len() > mtu && whole.fragment().is_none())
+        .map(|whole| {
+            let number = whole.protocol().number(whole.source().is_ipv4());
+            let (source, destination) = (whole.source(), whole.destination());
+            fragments(
+                source,
+                destination,
+                number,
+                whole.segment(),
+                mtu.max(1280),
+                id,
+            )
+        });
+    parts.unwrap_or_else(|| vec![packet])
+}
+
 /// What the echo requests that punchd itself sends carry, so that their replies are told from the host's.
 const ECHO_PAYLOAD: &[u8; 16] = b"punch echo probe";
 
@@ -118,11 +138,7 @@ pub fn echo_reply(packet: &Packet<'_>) -> Option<Vec<u8>> {
     }
     let mut segment = packet.segment().to_vec();
     segment[0] = if packet.source().is_ipv4() { 0 } else { 129 };
-    Some(icmp_packet(
-        packet.destination(),
-        packet.source(),
-        segment,
-    ))
+    Some(icmp_packet(packet.destination(), packet.source(), segment))
 }
 
 /// Wraps an ICMP message into IP and sets its checksum.

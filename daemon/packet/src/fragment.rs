@@ -86,13 +86,7 @@ impl Reassembly {
         if !pieces.complete() {
             return Ok(None);
         }
-        let number = match packet.protocol() {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Icmp if packet.source().is_ipv4() => 1,
-            Protocol::Icmp => 58,
-            Protocol::Other(number) => number,
-        };
+        let number = packet.protocol().number(packet.source().is_ipv4());
         let segment = pieces.join();
         let (source, destination) = (packet.source(), packet.destination());
         self.packets.retain(|key, _| {

@@ -9,7 +9,7 @@ mod refuse;
 mod view;
 
 pub use batch::Batch;
-pub use build::{UdpReply, echo_reply, echo_request, is_our_echo, udp_packets};
+pub use build::{UdpReply, echo_reply, echo_request, is_our_echo, split, udp_packets};
 pub use checksum::{Checksum, pseudo_header, transport_checksum};
 pub use fragment::{MAX_REASSEMBLED, Reassembly, ReassemblyFull};
 pub use refuse::{Unreachable, refuse, tcp_reset, unreachable};

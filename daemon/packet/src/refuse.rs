@@ -32,7 +32,10 @@ pub fn tcp_reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
     };
     let header: &[u8; 20] = packet.segment().first_chunk()?;
     let data_offset = usize::from(header[12] >> 4) * 4;
-    if flags.rst() || packet.fragment().is_some() || !(20..=packet.segment().len()).contains(&data_offset) {
+    if flags.rst()
+        || packet.fragment().is_some()
+        || !(20..=packet.segment().len()).contains(&data_offset)
+    {
         return None;
     }
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
@@ -66,8 +69,12 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, reason: Unreachable) -> Op
         || to.is_unspecified()
         || packet.destination().is_multicast()
         || packet.transport() == Transport::IcmpError
-        || (to.is_ipv6() && packet.protocol() == Protocol::Icmp && packet.segment().first() == Some(&137))
-        || packet.fragment().is_some_and(|fragment| fragment.offset > 0)
+        || (to.is_ipv6()
+            && packet.protocol() == Protocol::Icmp
+            && packet.segment().first() == Some(&137))
+        || packet
+            .fragment()
+            .is_some_and(|fragment| fragment.offset > 0)
         || from.is_ipv4() != to.is_ipv4();
     if silent {
         return None;

@@ -29,6 +29,19 @@ pub enum Protocol {
     Other(u8),
 }
 
+impl Protocol {
+    /// The number in the IP header; ICMP has one for each version.
+    pub fn number(self, v4: bool) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Icmp if v4 => 1,
+            Self::Icmp => 58,
+            Self::Other(number) => number,
+        }
+    }
+}
+
 /// The bits of a TCP header that decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TcpFlags(pub u8);

@@ -50,7 +50,10 @@ fn offset() -> Duration {
     read(libc::CLOCK_BOOTTIME).saturating_sub(read(libc::CLOCK_MONOTONIC))
 }
 
-#[expect(unsafe_code, reason = "clock_gettime has no safe wrapper in std for these clocks")]
+#[expect(
+    unsafe_code,
+    reason = "clock_gettime has no safe wrapper in std for these clocks"
+)]
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,

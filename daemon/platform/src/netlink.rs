@@ -86,10 +86,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's refusal.
     pub async fn add_address(&self, index: u32, address: IpAddr) -> io::Result<()> {
-        let mut request = self
-            .handle
-            .address()
-            .add(index, address, whole(address));
+        let mut request = self.handle.address().add(index, address, whole(address));
         if address.is_ipv6() {
             // Nobody else can have it: no waiting for duplicate address detection.
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -159,7 +156,8 @@ impl Netlink {
                 continue;
             }
             // Temporary IPv6 addresses (RFC 8981) come and go; an address that is still tentative cannot be used.
-            let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+            let unusable =
+                AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
             let mut local = None;
             let mut usable = true;
             for attribute in &message.attributes {

@@ -105,7 +105,11 @@ impl Udp {
     /// Takes the datagrams that wait, up to 512 KiB; returns whether there were any.
     pub fn receive(&self, into: &mut Datagrams) -> bool {
         into.filled = 0;
-        let mut slices: Vec<_> = into.memory.iter_mut().map(|slot| IoSliceMut::new(slot)).collect();
+        let mut slices: Vec<_> = into
+            .memory
+            .iter_mut()
+            .map(|slot| IoSliceMut::new(slot))
+            .collect();
         let received = self.socket.try_io(Interest::READABLE, || {
             self.state
                 .recv((&self.socket).into(), &mut slices, &mut into.meta)

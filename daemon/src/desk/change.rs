@@ -57,9 +57,11 @@ impl Desk {
     }
 
     fn check_new_peer(&self, name: &PeerName, kind: &StoredKind) -> Result<(), ApiError> {
-        let config = self
-            .peer_config(name, kind, false, false)
-            .ok_or_else(|| ApiError::invalid("that is not a WireGuard key: 32 bytes in base64, as `wg pubkey` prints"))?;
+        let config = self.peer_config(name, kind, false, false).ok_or_else(|| {
+            ApiError::invalid(
+                "that is not a WireGuard key: 32 bytes in base64, as `wg pubkey` prints",
+            )
+        })?;
         let me = self.parts.identity.id();
         if config.public() == me.x25519() {
             return Err(ApiError::invalid(
@@ -69,7 +71,9 @@ impl Desk {
         if let PeerKind::Wireguard { address, .. } = &config.kind
             && (address.is_loopback() || address.is_multicast() || address.is_unspecified())
         {
-            return Err(ApiError::invalid(format!("{address} cannot be an address inside the tunnel")));
+            return Err(ApiError::invalid(format!(
+                "{address} cannot be an address inside the tunnel"
+            )));
         }
         let mine = self.own_addresses();
         for (other, stored) in &self.state.peers {
@@ -122,13 +126,19 @@ impl Desk {
             return self.peer_view(name).await;
         }
         if self.state.peers.contains_key(&to) {
-            return Err(ApiError::conflict(format!("a peer called {to} exists already")));
+            return Err(ApiError::conflict(format!(
+                "a peer called {to} exists already"
+            )));
         }
         let mut state = self.state.clone();
         if let Some(peer) = state.peers.remove(name) {
             state.peers.insert(to.clone(), peer);
         }
-        for peer in state.forwards.iter_mut().flat_map(|forward| &mut forward.peers) {
+        for peer in state
+            .forwards
+            .iter_mut()
+            .flat_map(|forward| &mut forward.peers)
+        {
             if peer == name {
                 *peer = to.clone();
             }
@@ -179,11 +189,9 @@ impl Desk {
             protocol: ask.protocol,
             ports: ask.ports,
         };
-        let taken = self
-            .state
-            .forwards
-            .iter()
-            .find(|known| known.key.protocol == key.protocol && known.key.ports.overlaps(key.ports));
+        let taken = self.state.forwards.iter().find(|known| {
+            known.key.protocol == key.protocol && known.key.ports.overlaps(key.ports)
+        });
         if let Some(known) = taken {
             return Err(ApiError::conflict(format!(
                 "{} is forwarded already, to {}; end that first with: punchctl unforward {}",
@@ -193,8 +201,13 @@ impl Desk {
         for peer in &ask.peers {
             self.expect_peer(peer)?;
         }
-        let target = ask.target.unwrap_or_else(|| Target::local(key.ports.first()));
-        if target.offset(key.ports.last() - key.ports.first()).is_none() {
+        let target = ask
+            .target
+            .unwrap_or_else(|| Target::local(key.ports.first()));
+        if target
+            .offset(key.ports.last() - key.ports.first())
+            .is_none()
+        {
             return Err(ApiError::invalid(NounError::TargetPastEnd));
         }
         let peers: BTreeSet<_> = ask.peers.into_iter().collect();
@@ -232,13 +245,14 @@ impl Desk {
 
     pub(super) async fn add_server(&mut self, ask: &AddServer) -> Result<ServerView, ApiError> {
         const MAX_SERVERS: usize = 16;
-        let address =
-            ServerAddress::parse(ask.kind, &ask.address).map_err(ApiError::invalid)?;
+        let address = ServerAddress::parse(ask.kind, &ask.address).map_err(ApiError::invalid)?;
         if self.servers.iter().any(|server| server.address == address) {
             return Err(ApiError::conflict(format!("{address} is in use already")));
         }
         if self.servers.len() >= MAX_SERVERS {
-            return Err(ApiError::conflict(format!("{MAX_SERVERS} servers are the most")));
+            return Err(ApiError::conflict(format!(
+                "{MAX_SERVERS} servers are the most"
+            )));
         }
         let mut state = self.state.clone();
         state.servers.push(address.clone());
@@ -252,8 +266,7 @@ impl Desk {
     }
 
     pub(super) async fn remove_server(&mut self, ask: &AddServer) -> Result<(), ApiError> {
-        let address =
-            ServerAddress::parse(ask.kind, &ask.address).map_err(ApiError::invalid)?;
+        let address = ServerAddress::parse(ask.kind, &ask.address).map_err(ApiError::invalid)?;
         let Some(index) = self.servers.iter().position(|s| s.address == address) else {
             return Err(ApiError::not_found(format!("{address} is not in use")));
         };
@@ -290,7 +303,10 @@ impl Desk {
         })?;
         self.state = state;
         self.apply().await;
-        self.tell(EventKind::Configuration, "the configuration changed".to_owned());
+        self.tell(
+            EventKind::Configuration,
+            "the configuration changed".to_owned(),
+        );
         Ok(())
     }
 
@@ -340,7 +356,11 @@ impl Desk {
         };
         Some(PeerConfig {
             // A peer that is only being checked has no handle yet.
-            handle: self.handles.get(name).copied().unwrap_or(punch_engine::PeerHandle(0)),
+            handle: self
+                .handles
+                .get(name)
+                .copied()
+                .unwrap_or(punch_engine::PeerHandle(0)),
             kind,
             up,
             host,
@@ -364,7 +384,11 @@ impl Desk {
                 Access::AllPeers
             } else {
                 let peers = forward.peers.iter();
-                Access::Peers(peers.filter_map(|name| self.handles.get(name).copied()).collect())
+                Access::Peers(
+                    peers
+                        .filter_map(|name| self.handles.get(name).copied())
+                        .collect(),
+                )
             },
         }))
     }

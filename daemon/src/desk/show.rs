@@ -42,7 +42,9 @@ impl Desk {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: self.id_view(),
             interface: self.parts.config.interface.clone(),
-            uptime_s: clock::now().saturating_duration_since(self.started).as_secs(),
+            uptime_s: clock::now()
+                .saturating_duration_since(self.started)
+                .as_secs(),
             network: NetworkView {
                 port_v4: self.parts.ports.0,
                 port_v6: self.parts.ports.1,

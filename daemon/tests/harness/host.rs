@@ -26,7 +26,10 @@ impl Namespace {
     /// A command that will run there.
     pub fn command(&self, argv: &[&str]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).args(argv).current_dir(&self.dir);
+        command
+            .args(["netns", "exec", &self.namespace])
+            .args(argv)
+            .current_dir(&self.dir);
         command
     }
 
@@ -40,14 +43,21 @@ impl Namespace {
     #[track_caller]
     pub fn exec_ok(&self, argv: &[&str]) -> String {
         let output = self.exec(argv);
-        assert!(output.success(), "{argv:?} on {}: {output:#?}", self.namespace);
+        assert!(
+            output.success(),
+            "{argv:?} on {}: {output:#?}",
+            self.namespace
+        );
         output.stdout
     }
 
     /// Starts a command there; what it says goes to `NAME.log` in the lab's directory. It is killed when dropped.
     #[track_caller]
     pub fn spawn(&self, name: &str, argv: &[&str]) -> Child {
-        Child::start(&mut self.command(argv), &self.dir.join(format!("{name}.log")))
+        Child::start(
+            &mut self.command(argv),
+            &self.dir.join(format!("{name}.log")),
+        )
     }
 
     /// Runs a closure on a thread in that namespace: sockets that it makes belong there for good, also when they are
@@ -60,7 +70,9 @@ impl Namespace {
                 setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
                 work()
             });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 }
@@ -101,7 +113,11 @@ impl Host {
         std::fs::write(&config, "").expect("the lab's directory can be written");
         let log = std::env::var("PUNCH_TEST_LOG").unwrap_or_else(|_| "debug".to_owned());
         let mut argv = vec![program("punchd")];
-        for (option, value) in [("--config", &config), ("--state-dir", &state_dir), ("--socket", &socket)] {
+        for (option, value) in [
+            ("--config", &config),
+            ("--state-dir", &state_dir),
+            ("--socket", &socket),
+        ] {
             argv.extend([option.to_owned(), value.display().to_string()]);
         }
         argv.extend(["--log".to_owned(), log]);
@@ -129,7 +145,11 @@ impl Host {
         let punchd = &mut self.punchd;
         let socket = self.socket.display().to_string();
         wait_until(PATIENCE, &what, || {
-            assert!(punchd.is_running(), "punchd ended at its start: {}", punchd.log_text());
+            assert!(
+                punchd.is_running(),
+                "punchd ended at its start: {}",
+                punchd.log_text()
+            );
             run(Command::new(program("punchctl")).args(["--socket", &socket, "id"])).success()
         });
     }
@@ -164,7 +184,11 @@ impl Host {
     #[track_caller]
     pub fn ctl_ok(&self, arguments: &[&str]) -> String {
         let output = self.ctl(arguments);
-        assert!(output.success(), "punchctl {arguments:?} on {}: {output:#?}", self.name);
+        assert!(
+            output.success(),
+            "punchctl {arguments:?} on {}: {output:#?}",
+            self.name
+        );
         output.stdout
     }
 
@@ -172,7 +196,11 @@ impl Host {
     #[track_caller]
     pub fn ctl_refused(&self, arguments: &[&str]) -> String {
         let output = self.ctl(arguments);
-        assert_eq!(output.status, 1, "punchctl {arguments:?} on {}: {output:#?}", self.name);
+        assert_eq!(
+            output.status, 1,
+            "punchctl {arguments:?} on {}: {output:#?}",
+            self.name
+        );
         output.stderr
     }
 
@@ -180,7 +208,8 @@ impl Host {
     #[track_caller]
     pub fn ctl_json(&self, arguments: &[&str]) -> Value {
         let text = self.ctl_ok(&[arguments, &["--json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("punchctl {arguments:?}: {error}: {text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("punchctl {arguments:?}: {error}: {text}"))
     }
 
     fn id(&self) -> &Id {
@@ -214,8 +243,14 @@ impl Host {
     #[track_caller]
     pub fn peer(&self, name: &str) -> Value {
         let peers = self.ctl_json(&["peers"]);
-        let found = peers.as_array().unwrap().iter().find(|peer| peer["name"] == name);
-        found.unwrap_or_else(|| panic!("{} has no peer {name}: {peers:#}", self.name)).clone()
+        let found = peers
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|peer| peer["name"] == name);
+        found
+            .unwrap_or_else(|| panic!("{} has no peer {name}: {peers:#}", self.name))
+            .clone()
     }
 
     /// `down`, `waiting`, `connecting` or `connected`.
@@ -233,10 +268,18 @@ impl Host {
     /// Waits until punchd has its signalling server.
     #[track_caller]
     pub fn wait_for_signal(&self) {
-        wait_until(PATIENCE, &format!("{} reaches the signalling server", self.name), || {
-            let servers = self.ctl_json(&["server", "list"]);
-            servers.as_array().unwrap().iter().any(|server| server["kind"] == "signal" && server["state"] == "connected")
-        });
+        wait_until(
+            PATIENCE,
+            &format!("{} reaches the signalling server", self.name),
+            || {
+                let servers = self.ctl_json(&["server", "list"]);
+                servers
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|server| server["kind"] == "signal" && server["state"] == "connected")
+            },
+        );
     }
 
     /// The state file as it is; `None` before the first change.

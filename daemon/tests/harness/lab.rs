@@ -74,7 +74,11 @@ impl Lab {
     pub fn bare(hint: &str, kinds: Kinds<'_>, env: &[(&str, &str)]) -> Self {
         let name = unique_name(hint);
         let dir = std::env::temp_dir().join(format!("punch-test-{name}"));
-        let script = format!("'{}' down --name {name}; rm -rf '{}'", lab_script().display(), dir.display());
+        let script = format!(
+            "'{}' down --name {name}; rm -rf '{}'",
+            lab_script().display(),
+            dir.display()
+        );
         let janitor = Janitor::hire(&script);
         fs::create_dir(&dir).expect("the temporary directory can be written");
         let owner = std::process::id().to_string();
@@ -96,7 +100,11 @@ impl Lab {
         };
         let server = namespace("server");
         let at = |family: &str| env[&format!("SERVER_{family}")].clone();
-        let signal = [program("punch-signal"), "--listen".into(), "[::]:8080".into()];
+        let signal = [
+            program("punch-signal"),
+            "--listen".into(),
+            "[::]:8080".into(),
+        ];
         let mut stun = vec![program("punch-stun")];
         for (option, value) in [
             ("--listen", format!("{}:3478", at("IPV4"))),
@@ -127,7 +135,9 @@ impl Lab {
         let to: SocketAddr = format!("{}:3478", self.env("SERVER_IPV4")).parse().unwrap();
         self.server.inside(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
             // A Binding request of RFC 8489 without attributes.
             let mut request = [0; 20];
             request[1] = 1;
@@ -144,7 +154,9 @@ impl Lab {
     pub fn start_signal(&mut self) {
         self.signal.start();
         self.server.inside(|| {
-            wait_until(PATIENCE, "punch-signal accepts", || TcpStream::connect("127.0.0.1:8080").is_ok());
+            wait_until(PATIENCE, "punch-signal accepts", || {
+                TcpStream::connect("127.0.0.1:8080").is_ok()
+            });
         });
     }
 
@@ -166,7 +178,11 @@ impl Lab {
     /// The signalling server as this host can reach it.
     pub fn signal_url(&self, host: &str) -> String {
         let ipv4 = self.has(&format!("{}_IPV4", host.to_uppercase()));
-        let server = if ipv4 { self.env("SERVER_IPV4").to_owned() } else { format!("[{}]", self.env("SERVER_IPV6")) };
+        let server = if ipv4 {
+            self.env("SERVER_IPV4").to_owned()
+        } else {
+            format!("[{}]", self.env("SERVER_IPV6"))
+        };
         format!("ws://{server}:8080")
     }
 
@@ -191,7 +207,9 @@ impl Lab {
     /// A value that `scripts/lab env` prints, such as `A_PUBLIC_IPV4`.
     #[track_caller]
     pub fn env(&self, key: &str) -> &str {
-        self.env.get(key).unwrap_or_else(|| panic!("this lab has no {key}: {:#?}", self.env))
+        self.env
+            .get(key)
+            .unwrap_or_else(|| panic!("this lab has no {key}: {:#?}", self.env))
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -211,7 +229,12 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- lab {}: the ends of its logs", self.name);
-            let mut logs: Vec<_> = fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            let mut logs: Vec<_> = fs::read_dir(&self.dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
             logs.retain(|path| path.extension().is_some_and(|end| end == "log"));
             logs.sort();
             for log in logs {
@@ -234,7 +257,11 @@ fn lab_command(arguments: &[&str]) -> Command {
 /// At most 12 letters and digits: a hint, this process, a counter.
 fn unique_name(hint: &str) -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let hint: String = hint.chars().filter(char::is_ascii_lowercase).take(4).collect();
+    let hint: String = hint
+        .chars()
+        .filter(char::is_ascii_lowercase)
+        .take(4)
+        .collect();
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     format!("{hint}-{}-{}", base36(std::process::id()), base36(count))
 }

@@ -4,8 +4,18 @@
 //! punch-stun), and talks to its hosts: [`Host::ctl`] is punchctl, [`Namespace::exec`] any other program there, and
 //! [`Namespace::inside`] runs a closure whose sockets belong to that host. Dropping the lab removes everything, also when
 //! the test panics; when the test is killed, the lab's `--owner` and a janitor process do it.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses its own part of the harness")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "it is a test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test binary uses its own part of the harness"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "it is a test"
+)]
 
 mod host;
 mod lab;
@@ -35,7 +45,8 @@ macro_rules! need_lab {
 
 /// Whether labs can be made here; says so on standard error if not. PUNCH_TEST_MUST_RUN=1 makes that a failure.
 pub fn can_run() -> bool {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    let root = std::fs::metadata("/proc/self")
+        .is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
     let why = if !root {
         "needs root"
     } else if find_tool("ip").is_none() {
@@ -45,7 +56,10 @@ pub fn can_run() -> bool {
     } else {
         return true;
     };
-    assert!(std::env::var_os("PUNCH_TEST_MUST_RUN").is_none(), "cannot run: {why}");
+    assert!(
+        std::env::var_os("PUNCH_TEST_MUST_RUN").is_none(),
+        "cannot run: {why}"
+    );
     eprintln!("SKIPPED: {why}");
     false
 }
@@ -53,7 +67,9 @@ pub fn can_run() -> bool {
 /// A command in PATH, or where a root shell would also look.
 pub fn find_tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin:/usr/bin:/bin";
-    path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
+    path.split(':')
+        .map(|folder| Path::new(folder).join(name))
+        .find(|file| file.is_file())
 }
 
 /// The path of such a command; panics with the Debian package that has it.
@@ -67,7 +83,11 @@ pub fn tool(name: &str, package: &str) -> String {
 /// One of this workspace's programs, beside punchd.
 pub fn program(name: &str) -> String {
     let path = Path::new(env!("CARGO_BIN_EXE_punchd")).with_file_name(name);
-    assert!(path.is_file(), "{} is missing: run cargo build --workspace --bins", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run cargo build --workspace --bins",
+        path.display()
+    );
     path.display().to_string()
 }
 
@@ -83,12 +103,19 @@ pub fn wait_for<T>(timeout: Duration, what: &str, mut find: impl FnMut() -> Opti
         if let Some(found) = find() {
             return found;
         }
-        assert!(began.elapsed() < timeout, "after {} s still not so: {what}", timeout.as_secs());
+        assert!(
+            began.elapsed() < timeout,
+            "after {} s still not so: {what}",
+            timeout.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// A number from the environment, for sizes.
 pub fn number_from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+    })
 }

@@ -23,11 +23,20 @@ pub struct Server {
 impl Server {
     /// Listens on `address` of the host.
     #[track_caller]
-    pub fn start(host: &Namespace, address: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = host.inside(|| TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")));
+    pub fn start(
+        host: &Namespace,
+        address: &str,
+        serve: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = host.inside(|| {
+            TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+        });
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, accepted) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let thread = std::thread::spawn({
             let (stop, accepted, serve) = (stop.clone(), accepted.clone(), Arc::new(serve));
             move || {
@@ -92,13 +101,16 @@ impl Namespace {
 
     /// Whether a connection is refused at once: neither accepted nor left hanging.
     pub fn is_refused(&self, to: SocketAddr) -> bool {
-        self.connect_tcp(to).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        self.connect_tcp(to)
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 
     /// Sends bytes to an echo server and expects them back.
     #[track_caller]
     pub fn expect_echo(&self, to: SocketAddr) {
-        let mut stream = self.connect_tcp(to).unwrap_or_else(|error| panic!("{to} from {}: {error}", self.namespace));
+        let mut stream = self
+            .connect_tcp(to)
+            .unwrap_or_else(|error| panic!("{to} from {}: {error}", self.namespace));
         stream.write_all(b"through the tunnel").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut back = String::new();
@@ -122,7 +134,9 @@ pub fn send_hashed(stream: &mut TcpStream, length: u64, seed: u64) -> io::Result
     let (mut state, mut hash, mut left) = (seed | 1, Sha256::new(), length);
     let mut buffer = vec![0; 64 * 1024];
     while left > 0 {
-        let part = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let part = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         fill(&mut state, &mut buffer[..part]);
         hash.update(&buffer[..part]);
         stream.write_all(&buffer[..part])?;

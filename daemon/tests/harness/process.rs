@@ -29,21 +29,34 @@ impl Output {
     /// Standard output of a command that must have succeeded.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert!(self.success(), "status {}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        assert!(
+            self.success(),
+            "status {}\nstdout: {}\nstderr: {}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
         self.stdout
     }
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// Runs a command to its end, without input; panics when it hangs.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
     let what = format!("{command:?}");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {what}: {error}"));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {what}: {error}"));
     let collect = |mut from: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -74,9 +87,17 @@ impl Child {
     #[track_caller]
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let what = format!("{command:?}");
-        let file = || OpenOptions::new().create(true).append(true).open(log).expect("the log can be opened");
+        let file = || {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(log)
+                .expect("the log can be opened")
+        };
         command.stdin(Stdio::null()).stdout(file()).stderr(file());
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot run {what}: {error}"));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {what}: {error}"));
         Self { child, what }
     }
 
@@ -147,7 +168,9 @@ impl Program {
     pub fn start(&mut self) {
         assert!(!self.is_running(), "it runs already: {:?}", self.argv);
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).args(&self.argv);
+        command
+            .args(["netns", "exec", &self.namespace])
+            .args(&self.argv);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         self.child = Some(Child::start(&mut command, &self.log));
     }
@@ -188,14 +211,19 @@ impl Program {
 
     /// All that it has logged.
     pub fn log_text(&self) -> String {
-        std::fs::read(&self.log).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+        std::fs::read(&self.log).map_or_else(
+            |_| String::new(),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
     }
 
     /// Waits for a text in the log.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
         let what = format!("{} contains {text:?}", self.log.display());
-        wait_for(PATIENCE, &what, || self.log_text().contains(text).then_some(()));
+        wait_for(PATIENCE, &what, || {
+            self.log_text().contains(text).then_some(())
+        });
     }
 }
 
@@ -208,13 +236,14 @@ impl Janitor {
         // Its standard input is a pipe that nobody writes to: reading ends when our end of it does. In a process group
         // of its own, it is not hit by what kills the test.
         let script = format!("read _; {script}");
-        let child = std::os::unix::process::CommandExt::process_group(&mut Command::new("/bin/sh"), 0)
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("there is a shell");
+        let child =
+            std::os::unix::process::CommandExt::process_group(&mut Command::new("/bin/sh"), 0)
+                .args(["-c", &script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("there is a shell");
         Self(child)
     }
 }

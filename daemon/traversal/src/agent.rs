@@ -118,9 +118,7 @@ impl Agent {
 
     /// Whether a response with this transaction answers one of this agent's checks.
     pub fn owns(&self, message: &Message<'_>) -> bool {
-        self.pairs
-            .iter()
-            .any(|pair| pair.owns(message.transaction))
+        self.pairs.iter().any(|pair| pair.owns(message.transaction))
     }
 
     /// A check request for this agent. Unauthenticated ones get silence.
@@ -284,6 +282,15 @@ impl Agent {
     /// The path that packets take.
     pub fn path(&self) -> Option<Path> {
         self.selected
+    }
+
+    /// The smoothed round trip of the path.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let pair = self
+            .pairs
+            .iter()
+            .find(|pair| Some(pair.path) == self.selected);
+        pair.and_then(|pair| pair.rtt)
     }
 
     /// What status shows.

@@ -221,7 +221,10 @@ impl Gatherer {
             let Some(port) = self.ports.get(&SocketId::main(family)) else {
                 continue;
             };
-            let own = self.addresses.iter().filter(|ip| Family::of(**ip) == family);
+            let own = self
+                .addresses
+                .iter()
+                .filter(|ip| Family::of(**ip) == family);
             for (index, ip) in own.enumerate().take(MAX_HOST) {
                 let address = SocketAddr::new(*ip, *port);
                 let mut candidate = Candidate::new(CandidateKind::Host, address);

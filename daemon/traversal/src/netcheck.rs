@@ -203,7 +203,10 @@ impl Netcheck {
             // RFC 5780 §6: both differ; with the same port the two kinds of dependence would look alike.
             let offered = message.other.filter(|other| {
                 let differs = other.ip() != server.ip() && other.port() != server.port();
-                other.is_ipv4() == server.is_ipv4() && differs && other.port() != 0 && usable(other.ip())
+                other.is_ipv4() == server.is_ipv4()
+                    && differs
+                    && other.port() != 0
+                    && usable(other.ip())
             });
             *other = offered;
             if offered.is_some() {
@@ -245,7 +248,8 @@ impl Netcheck {
             .find_map(|(check, _)| check.mapped(Probe::Primary));
         NatProfile {
             family: self.family,
-            udp_blocked: !self.servers.is_empty() && self.servers.iter().all(|(check, _)| check.is_silent()),
+            udp_blocked: !self.servers.is_empty()
+                && self.servers.iter().all(|(check, _)| check.is_silent()),
             public,
             mapping: public.and_then(|public| self.mapping(public)),
             filtering: self
@@ -270,10 +274,9 @@ impl Netcheck {
             .iter()
             .all(|probe| check.outcome(*probe).is_some());
         let started = check.outcome(Probe::OtherAddress).is_some()
-            || self
-                .requests
-                .tags()
-                .any(|tag| *tag == (index, Probe::OtherAddress) || *tag == (index, Probe::OtherBoth));
+            || self.requests.tags().any(|tag| {
+                *tag == (index, Probe::OtherAddress) || *tag == (index, Probe::OtherBoth)
+            });
         if filters_done && !started && check.outcome(Probe::OtherBoth).is_none() {
             let same_port = SocketAddr::new(other.ip(), server.port());
             self.ask(index, Probe::OtherAddress, same_port, now);

@@ -62,7 +62,12 @@ pub struct PairStatus {
 }
 
 impl Pair {
-    pub(crate) fn new(path: Path, kind: CandidateKind, priority: u32, first_check: Instant) -> Self {
+    pub(crate) fn new(
+        path: Path,
+        kind: CandidateKind,
+        priority: u32,
+        first_check: Instant,
+    ) -> Self {
         Self {
             path,
             kind,
@@ -126,7 +131,10 @@ impl Pair {
     /// Whether the peer's check may set off one of ours now; if not, ours follows soon. Without this pause the two ends
     /// would set each other off at once, again and again, where checks pass and answers are lost.
     pub(crate) fn is_triggered(&mut self, now: Instant) -> bool {
-        let next = self.checks.back().map(|(_, sent_at)| *sent_at + TRIGGER_PAUSE);
+        let next = self
+            .checks
+            .back()
+            .map(|(_, sent_at)| *sent_at + TRIGGER_PAUSE);
         match next.filter(|next| *next > now) {
             Some(next) => {
                 self.next_check = self.next_check.map(|at| at.min(next));

@@ -78,11 +78,16 @@ impl<T> Requests<T> {
         now: Instant,
     ) -> Option<(T, Duration)> {
         let request = self.waiting.get(&id)?;
-        if request.transmit.socket != socket || (request.transmit.to != from && !elsewhere(&request.tag)) {
+        if request.transmit.socket != socket
+            || (request.transmit.to != from && !elsewhere(&request.tag))
+        {
             return None;
         }
         let request = self.waiting.remove(&id)?;
-        Some((request.tag, now.saturating_duration_since(request.first_sent)))
+        Some((
+            request.tag,
+            now.saturating_duration_since(request.first_sent),
+        ))
     }
 
     /// What is due: retransmissions, and the tags of requests that got no answer.

@@ -212,7 +212,9 @@ impl FromStr for PeerId {
         }
         let checked = CheckedHrpstring::new::<Bech32m>(&lower).map_err(|_| locate_typo(&lower))?;
         // The four bits behind the key are zero (BIP 173), so that a key has one text only.
-        checked.validate_segwit_padding().map_err(|_| PeerIdError::NotAPoint)?;
+        checked
+            .validate_segwit_padding()
+            .map_err(|_| PeerIdError::NotAPoint)?;
         let mut bytes = [0; 32];
         let mut data = checked.byte_iter();
         for byte in &mut bytes {

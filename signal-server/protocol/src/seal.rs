@@ -143,11 +143,11 @@ impl PendingOffer {
             Err(error @ SealError::Contents(_)) => return Err((None, error)),
             Err(error) => return Err((Some(Box::new(self)), error)),
         };
-        let Some(mut shared) = ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(
-            description.kem.as_slice(),
-        )
-        .ok()
-        .map(|ciphertext| self.kem.decapsulate(&ciphertext)) else {
+        let Some(mut shared) =
+            ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(description.kem.as_slice())
+                .ok()
+                .map(|ciphertext| self.kem.decapsulate(&ciphertext))
+        else {
             return Err((None, SealError::BadKem));
         };
         let exchange = Exchange::new(self.noise, shared.as_slice());
@@ -303,7 +303,11 @@ impl Exchange {
         let highest = self.highest.unwrap_or(nonce);
         if nonce >= highest {
             let ahead = nonce - highest;
-            self.seen = if ahead >= WINDOW { 0 } else { self.seen << ahead };
+            self.seen = if ahead >= WINDOW {
+                0
+            } else {
+                self.seen << ahead
+            };
             self.seen |= 1;
             self.highest = Some(nonce);
         } else {
@@ -328,11 +332,7 @@ fn write(
     Ok(envelope)
 }
 
-fn read(
-    noise: &mut HandshakeState,
-    kind: Kind,
-    envelope: &[u8],
-) -> Result<Description, SealError> {
+fn read(noise: &mut HandshakeState, kind: Kind, envelope: &[u8]) -> Result<Description, SealError> {
     if Kind::of(envelope) != Some(kind) {
         return Err(SealError::Malformed);
     }

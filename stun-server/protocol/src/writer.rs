@@ -111,8 +111,7 @@ impl Writer {
         let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&kind.to_be_bytes());
         self.bytes.extend_from_slice(&length.to_be_bytes());
-        self.bytes
-            .extend_from_slice(&value[..usize::from(length)]);
+        self.bytes.extend_from_slice(&value[..usize::from(length)]);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
         self
     }

@@ -1,7 +1,9 @@
 //! Any text at all: refused or read, never a panic, and what was read is read again from what is shown.
 
 use proptest::prelude::*;
-use punch_api::{AddPeer, PeerId, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target};
+use punch_api::{
+    AddPeer, PeerId, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target,
+};
 
 /// Any text, and texts that look nearly right.
 fn text() -> impl Strategy<Value = String> {

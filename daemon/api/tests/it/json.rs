@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use punch_api::{
-    AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView, IdView, KeyView,
-    NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerState, PeerView, PingView, ProbeView, Protocol,
-    Rename, ServerAddress, ServerKind, ServerState, ServerView, Status, Target, Up,
+    AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView,
+    IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerState, PeerView,
+    PingView, ProbeView, Protocol, Rename, ServerAddress, ServerKind, ServerState, ServerView,
+    Status, Target, Up,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -48,7 +49,10 @@ const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt
 fn a_punch_peer_is_added_by_its_key() {
     let request = AddPeer {
         name: "db".parse().unwrap(),
-        key: PeerKey::Punch { key: id(), ipv6_only: false },
+        key: PeerKey::Punch {
+            key: id(),
+            ipv6_only: false,
+        },
     };
     golden(
         request.clone(),
@@ -99,15 +103,26 @@ fn a_forward_needs_only_protocol_and_ports() {
 
 #[test]
 fn the_small_requests_keep_their_form() {
-    golden(Rename { to: "db2".parse().unwrap() }, r#"{"to":"db2"}"#);
+    golden(
+        Rename {
+            to: "db2".parse().unwrap(),
+        },
+        r#"{"to":"db2"}"#,
+    );
     golden(Up { wait_ms: 5000 }, r#"{"wait_ms":5000}"#);
     assert_eq!(serde_json::from_str::<Up>("{}").unwrap(), Up { wait_ms: 0 });
     golden(
-        AddServer { kind: ServerKind::Stun, address: "stun.example.org".to_owned() },
+        AddServer {
+            kind: ServerKind::Stun,
+            address: "stun.example.org".to_owned(),
+        },
         r#"{"kind":"stun","address":"stun.example.org"}"#,
     );
     golden(
-        ForwardKey { protocol: Protocol::Udp, ports: "53".parse().unwrap() },
+        ForwardKey {
+            protocol: Protocol::Udp,
+            ports: "53".parse().unwrap(),
+        },
         r#"{"protocol":"udp","ports":"53"}"#,
     );
     let address = ServerAddress::parse(ServerKind::Signal, "ws://a").unwrap();
@@ -121,7 +136,9 @@ fn a_field_that_is_not_known_is_refused_by_name() {
         refused::<Up>(r#"{"wait_ms":1,"from":"x"}"#),
         refused::<AddForward>(r#"{"protocol":"tcp","ports":"1","from":"x"}"#),
         refused::<AddServer>(r#"{"kind":"stun","address":"a","from":"x"}"#),
-        refused::<AddPeer>(&format!(r#"{{"name":"db","punch":{{"key":"{KEY}","from":true}}}}"#)),
+        refused::<AddPeer>(&format!(
+            r#"{{"name":"db","punch":{{"key":"{KEY}","from":true}}}}"#
+        )),
         refused::<AddPeer>(
             r#"{"name":"r","wireguard":{"key":"QUJD","endpoint":"192.0.2.1:1","address":"10.0.0.1","from":"x"}}"#,
         ),
@@ -133,13 +150,22 @@ fn a_field_that_is_not_known_is_refused_by_name() {
 #[test]
 fn a_bad_noun_in_a_request_is_refused_in_the_words_for_people() {
     for (refusal, words) in [
-        (refused::<AddForward>(r#"{"protocol":"tcp","ports":"0"}"#), "`0` is not a port: ports are 1 to 65535"),
-        (refused::<AddForward>(r#"{"protocol":"icmp","ports":"1"}"#), "`icmp` is not a protocol: use tcp or udp"),
+        (
+            refused::<AddForward>(r#"{"protocol":"tcp","ports":"0"}"#),
+            "`0` is not a port: ports are 1 to 65535",
+        ),
+        (
+            refused::<AddForward>(r#"{"protocol":"icmp","ports":"1"}"#),
+            "`icmp` is not a protocol: use tcp or udp",
+        ),
         (
             refused::<AddForward>(r#"{"protocol":"tcp","ports":"1","target":"x"}"#),
             "`x` is not a target: write HOST:PORT",
         ),
-        (refused::<Rename>(r#"{"to":"A"}"#), "`A` cannot be a peer's name"),
+        (
+            refused::<Rename>(r#"{"to":"A"}"#),
+            "`A` cannot be a peer's name",
+        ),
         (
             refused::<AddPeer>(r#"{"name":"db","punch":{"key":"punch1qqqq"}}"#),
             "a key has 64 characters, this one has 10",
@@ -163,9 +189,14 @@ fn a_port_as_a_number_and_a_missing_field_are_refused() {
 fn an_identity_has_exactly_the_keys_id_ipv4_ipv6_wireguard() {
     golden(
         id_view(),
-        &format!(r#"{{"id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD"}}"#),
+        &format!(
+            r#"{{"id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD"}}"#
+        ),
     );
-    let without = IdView { ipv4: None, ..id_view() };
+    let without = IdView {
+        ipv4: None,
+        ..id_view()
+    };
     let value = serde_json::to_value(without).unwrap();
     let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
     assert_eq!(keys, ["id", "ipv4", "ipv6", "wireguard"]);
@@ -214,16 +245,29 @@ fn a_peer_shows_how_it_is_reached() {
 fn the_states_and_kinds_keep_their_words() {
     let words = |values: &[PeerState]| serde_json::to_string(values).unwrap();
     assert_eq!(
-        words(&[PeerState::Down, PeerState::Waiting, PeerState::Connecting, PeerState::Connected]),
+        words(&[
+            PeerState::Down,
+            PeerState::Waiting,
+            PeerState::Connecting,
+            PeerState::Connected
+        ]),
         r#"["down","waiting","connecting","connected"]"#
     );
-    let kinds = [PathKind::Host, PathKind::ServerReflexive, PathKind::PeerReflexive, PathKind::Fixed];
+    let kinds = [
+        PathKind::Host,
+        PathKind::ServerReflexive,
+        PathKind::PeerReflexive,
+        PathKind::Fixed,
+    ];
     assert_eq!(
         serde_json::to_string(&kinds).unwrap(),
         r#"["host","server_reflexive","peer_reflexive","fixed"]"#
     );
     let states = [ServerState::Connecting, ServerState::Connected];
-    assert_eq!(serde_json::to_string(&states).unwrap(), r#"["connecting","connected"]"#);
+    assert_eq!(
+        serde_json::to_string(&states).unwrap(),
+        r#"["connecting","connected"]"#
+    );
 }
 
 #[test]
@@ -308,18 +352,30 @@ fn an_event_names_its_kind_beside_its_values() {
     let db = || "db".parse().unwrap();
     for (kind, fields) in [
         (
-            EventKind::Peer { peer: db(), state: PeerState::Waiting },
+            EventKind::Peer {
+                peer: db(),
+                state: PeerState::Waiting,
+            },
             r#""kind":"peer","peer":"db","state":"waiting""#,
         ),
         (
-            EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
+            EventKind::Path {
+                peer: db(),
+                remote: "192.0.2.7:1".parse().unwrap(),
+            },
             r#""kind":"path","peer":"db","remote":"192.0.2.7:1""#,
         ),
         (
-            EventKind::Server { address: "a:3478".to_owned(), connected: true },
+            EventKind::Server {
+                address: "a:3478".to_owned(),
+                connected: true,
+            },
             r#""kind":"server","address":"a:3478","connected":true"#,
         ),
-        (EventKind::OfferRefused { peer: db() }, r#""kind":"offer_refused","peer":"db""#),
+        (
+            EventKind::OfferRefused { peer: db() },
+            r#""kind":"offer_refused","peer":"db""#,
+        ),
         (EventKind::Configuration, r#""kind":"configuration""#),
         (EventKind::Network, r#""kind":"network""#),
     ] {

@@ -27,7 +27,14 @@ fn server_error(kind: ServerKind, text: &str) -> String {
 #[test]
 fn a_name_is_a_dns_label_in_lower_case() {
     let longest = "a".repeat(63);
-    for text in ["a", "9", "db", "my-laptop-2", "xn--bcher-kva", longest.as_str()] {
+    for text in [
+        "a",
+        "9",
+        "db",
+        "my-laptop-2",
+        "xn--bcher-kva",
+        longest.as_str(),
+    ] {
         let name: PeerName = text.parse().unwrap();
         assert_eq!((name.as_str(), name.to_string().as_str()), (text, text));
     }
@@ -37,13 +44,27 @@ fn a_name_is_a_dns_label_in_lower_case() {
 fn a_text_that_is_no_name_is_refused_with_what_to_write_instead() {
     let too_long = "a".repeat(64);
     for text in [
-        "", "-", "-db", "db-", "DB", "my db", "db.punch", "büro", "db_1", "a/b", " db", "db\n", too_long.as_str(),
+        "",
+        "-",
+        "-db",
+        "db-",
+        "DB",
+        "my db",
+        "db.punch",
+        "büro",
+        "db_1",
+        "a/b",
+        " db",
+        "db\n",
+        too_long.as_str(),
     ] {
         let error = text.parse::<PeerName>().unwrap_err();
         assert_eq!(error, NounError::PeerName(text.to_owned()));
         assert_eq!(
             error.to_string(),
-            format!("`{text}` cannot be a peer's name: use 1 to 63 lower-case letters, digits and inner hyphens")
+            format!(
+                "`{text}` cannot be a peer's name: use 1 to 63 lower-case letters, digits and inner hyphens"
+            )
         );
     }
 }
@@ -95,7 +116,19 @@ fn a_range_is_shown_as_short_as_it_can_be() {
 
 #[test]
 fn a_text_that_is_no_port_is_quoted_in_the_refusal() {
-    for text in ["0", "65536", "+5", "-5", "", " 80", "80 ", "0x50", "http", "99999999999999999999", "٣"] {
+    for text in [
+        "0",
+        "65536",
+        "+5",
+        "-5",
+        "",
+        " 80",
+        "80 ",
+        "0x50",
+        "http",
+        "99999999999999999999",
+        "٣",
+    ] {
         let culprit = if text == "-5" { "" } else { text };
         assert_eq!(
             range_error(text),
@@ -107,30 +140,60 @@ fn a_text_that_is_no_port_is_quoted_in_the_refusal() {
 
 #[test]
 fn of_a_bad_range_the_bad_half_is_quoted() {
-    assert_eq!(range_error("0-5"), "`0` is not a port: ports are 1 to 65535");
-    assert_eq!(range_error("5-65536"), "`65536` is not a port: ports are 1 to 65535");
+    assert_eq!(
+        range_error("0-5"),
+        "`0` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        range_error("5-65536"),
+        "`65536` is not a port: ports are 1 to 65535"
+    );
     assert_eq!(range_error("5-"), "`` is not a port: ports are 1 to 65535");
-    assert_eq!(range_error("5-+6"), "`+6` is not a port: ports are 1 to 65535");
-    assert_eq!(range_error("1-2-3"), "`2-3` is not a port: ports are 1 to 65535");
+    assert_eq!(
+        range_error("5-+6"),
+        "`+6` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        range_error("1-2-3"),
+        "`2-3` is not a port: ports are 1 to 65535"
+    );
 }
 
 #[test]
 fn a_range_that_runs_backwards_is_refused_with_the_right_order() {
-    assert_eq!("20-10".parse::<PortRange>(), Err(NounError::Backwards(20, 10)));
-    assert_eq!(range_error("20-10"), "the range 20-10 runs backwards: write 10-20");
+    assert_eq!(
+        "20-10".parse::<PortRange>(),
+        Err(NounError::Backwards(20, 10))
+    );
+    assert_eq!(
+        range_error("20-10"),
+        "the range 20-10 runs backwards: write 10-20"
+    );
 }
 
 #[test]
 fn a_range_has_at_most_16384_ports() {
-    assert_eq!("1-16385".parse::<PortRange>(), Err(NounError::TooMany(16385)));
-    assert_eq!(range_error("1-65535"), "a range has at most 16384 ports, this one has 65535");
+    assert_eq!(
+        "1-16385".parse::<PortRange>(),
+        Err(NounError::TooMany(16385))
+    );
+    assert_eq!(
+        range_error("1-65535"),
+        "a range has at most 16384 ports, this one has 65535"
+    );
     assert_eq!(PortRange::MAX_LENGTH, 16384);
 }
 
 #[test]
 fn a_range_knows_its_ports_and_its_neighbours() {
     let range = ports("8000-8010");
-    for (port, inside) in [(7999, false), (8000, true), (8005, true), (8010, true), (8011, false)] {
+    for (port, inside) in [
+        (7999, false),
+        (8000, true),
+        (8005, true),
+        (8010, true),
+        (8011, false),
+    ] {
         assert_eq!(range.contains(port), inside, "{port}");
     }
     for (other, overlap) in [
@@ -178,23 +241,55 @@ fn a_target_is_a_host_and_a_port() {
 fn a_text_that_is_no_target_is_refused_with_examples() {
     let too_long = format!("{}:80", "a".repeat(254));
     for text in [
-        "", "5432", "localhost", "[::1]", "::1:5432", "[::1:5432", "[::1]5432", "[127.0.0.1]:80", "[fe80::1%eth0]:80",
-        ":5432", "a b:80", "-oProxyCommand:80", ".example:80", "a..b:80", "ex/ample:80", "höst:80", too_long.as_str(),
+        "",
+        "5432",
+        "localhost",
+        "[::1]",
+        "::1:5432",
+        "[::1:5432",
+        "[::1]5432",
+        "[127.0.0.1]:80",
+        "[fe80::1%eth0]:80",
+        ":5432",
+        "a b:80",
+        "-oProxyCommand:80",
+        ".example:80",
+        "a..b:80",
+        "ex/ample:80",
+        "höst:80",
+        too_long.as_str(),
     ] {
         assert_eq!(
             target_error(text),
-            format!("`{text}` is not a target: write HOST:PORT, for instance 127.0.0.1:5432 or [::1]:5432")
+            format!(
+                "`{text}` is not a target: write HOST:PORT, for instance 127.0.0.1:5432 or [::1]:5432"
+            )
         );
     }
 }
 
 #[test]
 fn a_target_with_a_bad_port_is_refused_because_of_the_port() {
-    assert_eq!(target_error("localhost:0"), "`0` is not a port: ports are 1 to 65535");
-    assert_eq!(target_error("localhost:65536"), "`65536` is not a port: ports are 1 to 65535");
-    assert_eq!(target_error("localhost:+5"), "`+5` is not a port: ports are 1 to 65535");
-    assert_eq!(target_error("[::1]:"), "`` is not a port: ports are 1 to 65535");
-    assert_eq!(target_error("localhost:80:81"), "`80:81` is not a port: ports are 1 to 65535");
+    assert_eq!(
+        target_error("localhost:0"),
+        "`0` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        target_error("localhost:65536"),
+        "`65536` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        target_error("localhost:+5"),
+        "`+5` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        target_error("[::1]:"),
+        "`` is not a port: ports are 1 to 65535"
+    );
+    assert_eq!(
+        target_error("localhost:80:81"),
+        "`80:81` is not a port: ports are 1 to 65535"
+    );
 }
 
 #[test]
@@ -222,7 +317,10 @@ fn a_signalling_server_is_written_out_in_full() {
         ("wss://signal.example.org", "wss://signal.example.org:443/"),
         ("ws://signal.example.org", "ws://signal.example.org:80/"),
         ("wss://signal.example.org/", "wss://signal.example.org:443/"),
-        ("wss://signal.example.org:8443/punch?v=1", "wss://signal.example.org:8443/punch?v=1"),
+        (
+            "wss://signal.example.org:8443/punch?v=1",
+            "wss://signal.example.org:8443/punch?v=1",
+        ),
         ("ws://127.0.0.1:9000", "ws://127.0.0.1:9000/"),
         ("wss://[2001:db8::1]", "wss://[2001:db8::1]:443/"),
         ("ws://[::1]:9000/a", "ws://[::1]:9000/a"),
@@ -250,7 +348,10 @@ fn one_server_has_one_normal_form_however_it_is_written() {
         server(ServerKind::Signal, "wss://Signal.Example.ORG/Path"),
         "wss://signal.example.org:443/Path"
     );
-    assert_eq!(server(ServerKind::Stun, "STUN.example.org:03478"), "stun.example.org:3478");
+    assert_eq!(
+        server(ServerKind::Stun, "STUN.example.org:03478"),
+        "stun.example.org:3478"
+    );
     assert_eq!(
         server(ServerKind::Stun, "[2001:DB8:0:0::1]"),
         server(ServerKind::Stun, "[2001:db8::1]:3478")
@@ -273,13 +374,26 @@ fn the_normal_form_of_a_server_is_its_own_normal_form() {
 #[test]
 fn a_text_that_is_no_signalling_server_is_refused_with_its_form() {
     for text in [
-        "", "signal.example.org", "https://signal.example.org", "WSS://signal.example.org", "wss://", "wss:///path",
-        "wss://user@signal.example.org", "wss://signal.example.org?x", "wss://a..b", "wss://a b", "wss://a/b c",
-        "wss://a/ü", "wss://[::1", "wss://[zz]",
+        "",
+        "signal.example.org",
+        "https://signal.example.org",
+        "WSS://signal.example.org",
+        "wss://",
+        "wss:///path",
+        "wss://user@signal.example.org",
+        "wss://signal.example.org?x",
+        "wss://a..b",
+        "wss://a b",
+        "wss://a/b c",
+        "wss://a/ü",
+        "wss://[::1",
+        "wss://[zz]",
     ] {
         assert_eq!(
             server_error(ServerKind::Signal, text),
-            format!("`{text}` is not a signalling server: write ws://HOST[:PORT] or wss://HOST[:PORT][/PATH]")
+            format!(
+                "`{text}` is not a signalling server: write ws://HOST[:PORT] or wss://HOST[:PORT][/PATH]"
+            )
         );
     }
     assert_eq!(
@@ -293,7 +407,9 @@ fn a_text_that_is_no_stun_server_is_refused_with_its_form() {
     for text in ["", "a b", "[::1", "[::1]3478", "a/b", "-a"] {
         assert_eq!(
             server_error(ServerKind::Stun, text),
-            format!("`{text}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")
+            format!(
+                "`{text}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given"
+            )
         );
     }
     assert_eq!(
@@ -309,7 +425,10 @@ fn only_an_address_needs_no_look_up() {
         address.literal().map(|address| address.to_string())
     };
     assert_eq!(literal("192.0.2.1").as_deref(), Some("192.0.2.1:3478"));
-    assert_eq!(literal("[2001:db8::1]:1").as_deref(), Some("[2001:db8::1]:1"));
+    assert_eq!(
+        literal("[2001:db8::1]:1").as_deref(),
+        Some("[2001:db8::1]:1")
+    );
     assert_eq!(literal("stun.example.org"), None);
 }
 
@@ -322,6 +441,9 @@ fn a_kind_of_server_is_signal_or_stun() {
         Err("`turn` is not a kind of server: use signal or stun".to_owned())
     );
     let address = ServerAddress::parse(ServerKind::Stun, "a").unwrap();
-    assert_eq!((address.kind(), address.as_str()), (ServerKind::Stun, "a:3478"));
+    assert_eq!(
+        (address.kind(), address.as_str()),
+        (ServerKind::Stun, "a:3478")
+    );
     assert_eq!(format!("{:<7}|", ServerKind::Stun), "stun   |");
 }

@@ -38,6 +38,9 @@ fn an_error_is_made_of_whatever_can_be_shown_and_shows_its_message_only() {
     assert_eq!(ApiError::not_found("x").code, ErrorCode::NotFound);
     assert_eq!(
         ApiError::new(ErrorCode::Timeout, "slow"),
-        ApiError { code: ErrorCode::Timeout, message: "slow".to_owned() }
+        ApiError {
+            code: ErrorCode::Timeout,
+            message: "slow".to_owned()
+        }
     );
 }

@@ -117,6 +117,12 @@ impl Link {
             .and_then(|attempt| attempt.agent.path())
     }
 
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.attempts
+            .front()
+            .and_then(|attempt| attempt.agent.round_trip())
+    }
+
     /// Checks the path at once instead of at the next keepalive; if there is no answer soon, a new offer goes out while
     /// the checks go on.
     pub(super) fn verify(&mut self, now: Instant) {
@@ -195,7 +201,9 @@ impl Link {
     pub(super) fn offered(&mut self, offered: Offered, rng: &mut impl RngCore, now: Instant) {
         self.offer = Some((offered, now));
         self.unreachable_at.clear();
-        let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5)).min(RETRY_MAX);
+        let interval = RETRY_MIN
+            .saturating_mul(1 << self.retries.min(5))
+            .min(RETRY_MAX);
         let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
         self.retry_at = Some(now + interval.mul_f64(0.75 + 0.5 * jitter));
         self.retries += 1;

@@ -16,9 +16,7 @@ use punch_signal_protocol::{
     Candidate, Frame, Identity, Ipv4Range, Note, PeerId, Unreachable, seal,
 };
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{
-    AgentStatus, Family, Gatherer, NatProfile, Path, Role, SocketId, Transmit,
-};
+use punch_traversal::{AgentStatus, Family, Gatherer, NatProfile, Path, Role, SocketId, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -553,6 +551,11 @@ impl Connector {
     /// What status shows of one link.
     pub fn link_status(&self, peer: PeerHandle) -> Option<LinkStatus> {
         self.links.get(&peer).map(Link::status)
+    }
+
+    /// The round trip of a peer's path.
+    pub fn round_trip(&self, peer: PeerHandle) -> Option<Duration> {
+        self.links.get(&peer).and_then(Link::round_trip)
     }
 
     /// How one link does.

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use punch_forward::{PeerHandle, Refused};
 use punch_packet::{
-    Packet, Transport, Unreachable, echo_reply, refuse, tcp_reset, unreachable,
+    Packet, Transport, Unreachable, echo_reply, refuse, split, tcp_reset, unreachable,
 };
 use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, SocketId, Transmit};
+use rand_core::RngCore;
 
 use super::{Engine, EngineEvent, GRACE};
 use crate::config::PeerKind;
@@ -176,6 +177,7 @@ impl Engine {
             return;
         };
         let (moved, gone) = peer.tunnel.promote(now);
+        self.unannounced |= moved || flush;
         for index in gone {
             self.by_index.remove(&index);
         }
@@ -238,7 +240,10 @@ impl Engine {
             Verdict::Tun => self.to_tun.push(packet.bytes()),
             Verdict::Echo => {
                 if let Some(reply) = echo_reply(packet) {
-                    self.send(handle, &reply);
+                    let id = self.rng.next_u32();
+                    for part in split(reply, self.mtu, id) {
+                        self.send(handle, &part);
+                    }
                 }
             }
             Verdict::Forward => {
@@ -269,7 +274,12 @@ impl Engine {
             Transport::Tcp { flags, .. } => flags.opens(),
             _ => true,
         };
-        let young = now.saturating_duration_since(self.started) < GRACE;
+        // A flow that the peer began by a grant is no stranger: the grant was taken back.
+        let known = packet.flow().is_some_and(|flow| {
+            let peer = self.peers.get(&handle);
+            peer.is_some_and(|peer| peer.flows.is_known(flow))
+        });
+        let young = !known && now.saturating_duration_since(self.started) < GRACE;
         let answer = match refused {
             Refused::NoForward | Refused::NoConnection if !opens && young => {
                 self.drop_packet(DropReason::Unknown);
@@ -302,11 +312,8 @@ impl Engine {
 
     /// Tells this host at once that its packet goes nowhere.
     fn refuse_host(&mut self, packet: &Packet<'_>, reason: Unreachable) {
-        let v4 = packet.source().is_ipv4();
-        let own = self.own.iter().find(|ip| ip.is_ipv4() == v4).copied();
-        if let Some(own) = own
-            && let Some(error) = unreachable(packet, own, reason)
-        {
+        // In the name of the destination: the kernel takes a packet from outside with its own address for a forgery.
+        if let Some(error) = unreachable(packet, packet.destination(), reason) {
             self.to_tun.push(&error);
         }
     }

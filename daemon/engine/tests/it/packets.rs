@@ -125,9 +125,15 @@ pub(crate) fn udp_payload(packet: &[u8]) -> Vec<u8> {
 /// What a refusal says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Reset { ack: u32 },
+    Reset {
+        ack: u32,
+    },
     /// ICMP type and code, and the packet that it is about.
-    Unreachable { kind: u8, code: u8, about: Vec<u8> },
+    Unreachable {
+        kind: u8,
+        code: u8,
+        about: Vec<u8>,
+    },
 }
 
 /// Reads a packet from `from` to `to` that refuses another.

@@ -11,7 +11,11 @@ fn wake_ups(world: &mut World) -> Vec<f64> {
         host.wake_ups = 0;
     }
     world.run_for(seconds(600));
-    world.hosts.iter().map(|host| host.wake_ups as f64 / 600.0).collect()
+    world
+        .hosts
+        .iter()
+        .map(|host| host.wake_ups as f64 / 600.0)
+        .collect()
 }
 
 #[test]
@@ -29,7 +33,9 @@ fn an_idle_connection_costs_few_datagrams() {
     world.tap = Some(Vec::new());
     world.run_for(seconds(600));
     let tap = world.tap.take().unwrap();
-    let peers = tap.iter().filter(|datagram| datagram.to.port() == 51_820 && datagram.from.port() == 51_820);
+    let peers = tap
+        .iter()
+        .filter(|datagram| datagram.to.port() == 51_820 && datagram.from.port() == 51_820);
     // A check and its answer each way every 25 s, on the path and on what is kept beside it.
     let count = peers.count();
     assert!(count < 600 / 22 * 2 * 2 * 4, "{count}");
@@ -93,7 +99,11 @@ fn a_handled_timeout_is_over() {
             }
             world.drain(index);
         }
-        let next = world.hosts.iter().filter_map(|host| host.engine.poll_timeout()).min();
+        let next = world
+            .hosts
+            .iter()
+            .filter_map(|host| host.engine.poll_timeout())
+            .min();
         let until = next.unwrap().max(now) - now;
         world.run_for(until.saturating_sub(std::time::Duration::from_nanos(1)));
         world.now += std::time::Duration::from_nanos(1);

@@ -21,7 +21,10 @@ fn world(ranges: [Option<&str>; 2]) -> World {
 
 fn ipv6_works(world: &mut World) {
     for (from, to) in [(A, B), (B, A)] {
-        let (source, destination) = (world.hosts[from].overlay(true), world.hosts[to].overlay(true));
+        let (source, destination) = (
+            world.hosts[from].overlay(true),
+            world.hosts[to].overlay(true),
+        );
         let packet = udp(at(source, 1), at(destination, 2), b"six");
         world.send(from, &packet);
         world.run_for(millis(100));
@@ -35,7 +38,10 @@ fn the_same_range_gives_both_families() {
     ipv6_works(&mut world);
     for (from, to) in [(A, B), (B, A)] {
         assert!(!world.hosts[from].engine.ipv4_differs(handle(to)));
-        let (source, destination) = (world.hosts[from].overlay(false), world.hosts[to].overlay(false));
+        let (source, destination) = (
+            world.hosts[from].overlay(false),
+            world.hosts[to].overlay(false),
+        );
         let packet = udp(at(source, 1), at(destination, 2), b"four");
         world.send(from, &packet);
         world.run_for(millis(100));
@@ -81,7 +87,10 @@ fn the_difference_is_still_known_after_the_configuration_is_given_again() {
     world.grant(A, B, false);
     assert!(world.hosts[A].engine.ipv4_differs(handle(B)));
     let range = world.hosts[A].range.unwrap();
-    let (source, destination) = (world.hosts[A].overlay(false), world.hosts[B].id().overlay_ipv4(range));
+    let (source, destination) = (
+        world.hosts[A].overlay(false),
+        world.hosts[B].id().overlay_ipv4(range),
+    );
 
     world.send(A, &udp(at(source, 1), at(destination.into(), 2), b"four"));
 

@@ -19,7 +19,10 @@ fn numbered(
     for number in 0..count {
         change(world, number);
         for (from, to) in ways {
-            let (a, b) = (world.hosts[*from].overlay(true), world.hosts[*to].overlay(true));
+            let (a, b) = (
+                world.hosts[*from].overlay(true),
+                world.hosts[*to].overlay(true),
+            );
             world.send(*from, &udp(at(a, 7000), at(b, 7000), &number.to_be_bytes()));
         }
         world.run_for(millis(10));
@@ -31,9 +34,11 @@ fn numbers(world: &mut World, index: usize) -> Vec<u32> {
     let packets = world.hosts[index].take_tun();
     packets
         .iter()
-        .map(|packet| {
+        .filter_map(|packet| {
             let packet = Packet::parse(packet).unwrap();
-            u32::from_be_bytes(packet.udp_payload().unwrap().try_into().unwrap())
+            Some(u32::from_be_bytes(
+                packet.udp_payload()?.try_into().unwrap(),
+            ))
         })
         .collect()
 }
@@ -141,6 +146,30 @@ fn one_exchange_after_the_other_loses_no_packet() {
 }
 
 #[test]
+fn a_second_exchange_survives_the_loss_of_any_datagram() {
+    // One way only, so that no other packet repairs what was lost.
+    for (from, to) in [(A, B), (B, A)] {
+        for lost in 0..24 {
+            let mut world = granted(8);
+            world.run_for(seconds(2));
+            let mut count = 0;
+            new_address(&mut world, A);
+            world.filter = Box::new(move |datagram| {
+                // Numbered packets are 84 bytes long on the way.
+                let ours = !datagram.is_with_server() && datagram.bytes.len() != 84;
+                count += u32::from(ours);
+                !ours || count != lost + 1
+            });
+
+            numbered(&mut world, &[(from, to)], 2500, |_, _| {});
+
+            let got = numbers(&mut world, to).len();
+            assert_eq!(got, 2500, "without datagram {lost}, {from} to {to}");
+        }
+    }
+}
+
+#[test]
 fn a_machine_that_moves_to_another_network_takes_its_connections_along() {
     for (mover, other) in [(A, B), (B, A)] {
         let mut world = granted(8);
@@ -148,7 +177,10 @@ fn a_machine_that_moves_to_another_network_takes_its_connections_along() {
         world.renumber(mover);
         let (now, remote) = (world.now, world.hosts[mover].global);
         world.wait_for(seconds(10), |world| {
-            let report = world.hosts[other].engine.peer_report(handle(mover)).unwrap();
+            let report = world.hosts[other]
+                .engine
+                .peer_report(handle(mover))
+                .unwrap();
             report.path.is_some_and(|path| path.remote.ip() == remote)
         });
         assert!(world.now - now < seconds(2), "{:?}", world.now - now);
@@ -174,7 +206,10 @@ fn traffic_flows_again_after_a_machine_has_restarted() {
         let took = world.wait_for_both(seconds(30));
         world.run_for(seconds(1));
 
-        assert!(took < seconds(2), "{took:?} ({restarts} restarts, {wants} wants)");
+        assert!(
+            took < seconds(2),
+            "{took:?} ({restarts} restarts, {wants} wants)"
+        );
         numbered(&mut world, &[(A, B), (B, A)], 20, |_, _| {});
         assert_eq!(numbers(&mut world, B), (0..20).collect::<Vec<_>>());
         assert_eq!(numbers(&mut world, A), (0..20).collect::<Vec<_>>());
@@ -191,7 +226,6 @@ fn traffic_flows_again_soon_after_a_machine_has_restarted_under_load() {
     numbered(&mut world, &[(A, B), (B, A)], 300, |_, _| {});
 
     let lost = |numbers: Vec<u32>| 300 - numbers.len();
-    world.hosts[B].tun.retain(|packet| packet.len() > 8);
     assert!(lost(numbers(&mut world, B)) < 150);
     assert!(lost(numbers(&mut world, A)) < 150);
 }
@@ -208,18 +242,22 @@ fn goodbye_closes_both_ends() {
     for (index, peer) in [(A, B), (B, A)] {
         let report = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
         assert_eq!((report.path, report.established), (None, false));
-        let last = world.hosts[index].events.iter().rev().find_map(|event| match event {
-            EngineEvent::State { state, .. } => Some(*state),
-            _ => None,
-        });
+        let last = world.hosts[index]
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match event {
+                EngineEvent::State { state, .. } => Some(*state),
+                _ => None,
+            });
         assert_eq!(last, Some(LinkState::Down));
     }
     world.tap = Some(Vec::new());
     world.run_for(seconds(120));
     let tap = world.tap.take().unwrap();
     assert!(
-        tap.iter().all(|datagram| datagram.to.port() == 3478),
-        "nothing but STUN to the servers: {tap:?}"
+        tap.iter().all(|datagram| datagram.is_with_server()),
+        "nothing but STUN"
     );
 }
 
@@ -268,7 +306,13 @@ fn a_removed_peer_hears_goodbye_and_then_silence() {
     world.edit(A, |configuration| configuration.peers.clear());
 
     assert!(world.hosts[A].engine.peer_report(handle(B)).is_none());
-    let said: Vec<_> = world.frames.iter().rev().take(2).map(|(_, frame)| frame.clone()).collect();
+    let said: Vec<_> = world
+        .frames
+        .iter()
+        .rev()
+        .take(2)
+        .map(|(_, frame)| frame.clone())
+        .collect();
     assert!(said.contains(&Frame::Unwatch(b)), "{said:?}");
     world.run_for(millis(100));
     assert_eq!(world.state(B, A), LinkState::Down);
@@ -280,9 +324,8 @@ fn a_removed_peer_hears_goodbye_and_then_silence() {
     world.run_for(seconds(300));
 
     assert!(world.frames.iter().all(|(from, _)| *from == B));
-    let ours = world.hosts[A].public;
     let tap = world.tap.take().unwrap();
-    assert!(tap.iter().all(|datagram| datagram.to.port() == 3478), "{ours}: {tap:?}");
+    assert!(tap.iter().all(|datagram| datagram.is_with_server()));
 }
 
 #[test]
@@ -290,7 +333,9 @@ fn a_dead_path_is_noticed_and_found_anew() {
     let mut world = granted(15);
     world.cut = true;
     // Idle paths are checked every 25 s, and given up after four unanswered checks.
-    world.wait_for(seconds(35), |world| world.state(A, B) != LinkState::Connected);
+    world.wait_for(seconds(35), |world| {
+        world.state(A, B) != LinkState::Connected
+    });
     world.cut = false;
 
     let took = world.wait_for_both(seconds(30));
@@ -326,9 +371,9 @@ fn a_machine_that_has_slept_finds_its_connections_again() {
     // Asleep: the clock goes on, nothing runs. Its neighbour notices and gives up.
     world.run_for(Duration::from_secs(3600));
     world.cut = false;
-    let now = world.now;
+    let (now, wall) = (world.now, world.wall());
     world.hosts[A].engine.handle_resume(now);
-    world.hosts[A].engine.handle_wall_clock(world.wall(), now);
+    world.hosts[A].engine.handle_wall_clock(wall, now);
     world.drain(A);
 
     world.wait_for_both(seconds(90));

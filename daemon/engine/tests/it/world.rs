@@ -42,6 +42,14 @@ pub(crate) struct Datagram {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl Datagram {
+    /// Between a host and a STUN server.
+    pub(crate) fn is_with_server(&self) -> bool {
+        let servers = STUN.map(|server| server.parse::<SocketAddr>().unwrap());
+        servers.contains(&self.from) || servers.contains(&self.to)
+    }
+}
+
 pub(crate) struct Host {
     pub(crate) identity: Identity,
     pub(crate) engine: Engine,
@@ -97,6 +105,8 @@ pub(crate) struct World {
     pub(crate) loss: f64,
     /// All datagrams are lost.
     pub(crate) cut: bool,
+    /// Which datagrams may pass.
+    pub(crate) filter: Box<dyn FnMut(&Datagram) -> bool>,
     /// Datagrams that were sent, while `Some`.
     pub(crate) tap: Option<Vec<Datagram>>,
     /// Datagrams to addresses that nobody has.
@@ -142,6 +152,7 @@ impl World {
             latency: millis(10),
             loss: 0.0,
             cut: false,
+            filter: Box::new(|_| true),
             tap: None,
             astray: Vec::new(),
             envelopes: Vec::new(),
@@ -163,7 +174,10 @@ impl World {
             })
             .collect();
         for (index, range) in ranges.iter().enumerate() {
-            let peers = identities.iter().enumerate().filter(|(peer, _)| *peer != index);
+            let peers = identities
+                .iter()
+                .enumerate()
+                .filter(|(peer, _)| *peer != index);
             let configuration = Configuration {
                 peers: peers
                     .map(|(peer, identity)| PeerConfig {
@@ -304,7 +318,9 @@ impl World {
 
     /// A frame from the server, at once.
     pub(crate) fn hear(&mut self, index: usize, frame: Frame) {
-        self.hosts[index].engine.handle_frame(SERVER, frame, self.now);
+        self.hosts[index]
+            .engine
+            .handle_frame(SERVER, frame, self.now);
         self.drain(index);
     }
 
@@ -313,8 +329,14 @@ impl World {
     pub(crate) fn sign_in(&mut self, index: usize) {
         let id = self.hosts[index].id();
         self.online.insert(id, index);
-        self.hosts[index].engine.handle_server(SERVER, true, self.now);
-        let watchers: Vec<_> = self.watches.iter().filter(|(watched, _)| *watched == id).collect();
+        self.hosts[index]
+            .engine
+            .handle_server(SERVER, true, self.now);
+        let watchers: Vec<_> = self
+            .watches
+            .iter()
+            .filter(|(watched, _)| *watched == id)
+            .collect();
         for (_, watcher) in watchers.into_iter().copied().collect::<Vec<_>>() {
             self.tell(watcher, Frame::Appeared(id));
         }
@@ -324,7 +346,9 @@ impl World {
     pub(crate) fn sign_out(&mut self, index: usize) {
         self.online.remove(&self.hosts[index].id());
         self.watches.retain(|(_, watcher)| *watcher != index);
-        self.hosts[index].engine.handle_server(SERVER, false, self.now);
+        self.hosts[index]
+            .engine
+            .handle_server(SERVER, false, self.now);
         self.drain(index);
     }
 
@@ -376,7 +400,7 @@ impl World {
             tap.push(datagram.clone());
         }
         let chance = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
-        if !self.cut && chance >= self.loss {
+        if !self.cut && chance >= self.loss && (self.filter)(&datagram) {
             self.schedule(Arrival::Datagram(datagram));
         }
     }
@@ -489,7 +513,10 @@ impl World {
     /// Goes on to the next thing that happens; returns whether there was one before `deadline`.
     fn step(&mut self, deadline: Instant) -> bool {
         let arrival = self.arrivals.keys().next().map(|(at, _)| *at);
-        let timers = self.hosts.iter().filter_map(|host| host.engine.poll_timeout());
+        let timers = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.engine.poll_timeout());
         let Some(next) = timers.chain(arrival).min().filter(|at| *at <= deadline) else {
             self.now = deadline;
             return false;
@@ -506,7 +533,9 @@ impl World {
                 Arrival::Frame(index, frame) => {
                     let online = self.is_online(index);
                     if online {
-                        self.hosts[index].engine.handle_frame(SERVER, frame, self.now);
+                        self.hosts[index]
+                            .engine
+                            .handle_frame(SERVER, frame, self.now);
                     }
                 }
             }
@@ -557,7 +586,10 @@ impl World {
         let hosts = self.hosts.iter().enumerate();
         hosts
             .flat_map(|(index, host)| {
-                let states = host.engine.peers().filter_map(|peer| host.engine.peer_state(peer));
+                let states = host
+                    .engine
+                    .peers()
+                    .filter_map(|peer| host.engine.peer_state(peer));
                 states.map(move |state| (index, state))
             })
             .collect()

@@ -63,7 +63,11 @@ impl Client {
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket
-            .connect(self.interface.context(), (IpAddress::from(to), port), from_port)
+            .connect(
+                self.interface.context(),
+                (IpAddress::from(to), port),
+                from_port,
+            )
             .unwrap();
         self.programs.push(Program {
             handle: self.sockets.add(socket),
@@ -103,7 +107,8 @@ impl Client {
 
     pub(crate) fn poll(&mut self, now: Instant) {
         let stamp = stamp(now);
-        self.interface.poll(stamp, &mut self.wire, &mut self.sockets);
+        self.interface
+            .poll(stamp, &mut self.wire, &mut self.sockets);
         for program in &mut self.programs {
             let socket: &mut Socket<'_> = self.sockets.get_mut(program.handle);
             while socket.can_send() && !program.to_send.is_empty() {
@@ -122,7 +127,8 @@ impl Client {
                 assert!(taken.unwrap() > 0);
             }
         }
-        self.interface.poll(stamp, &mut self.wire, &mut self.sockets);
+        self.interface
+            .poll(stamp, &mut self.wire, &mut self.sockets);
     }
 
     pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {

@@ -14,7 +14,13 @@ pub(crate) fn addr(text: &str) -> SocketAddr {
 }
 
 /// An IPv4 TCP segment with a right checksum.
-pub(crate) fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+pub(crate) fn tcp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    flags: u8,
+    seq: u32,
+    ack: u32,
+) -> Vec<u8> {
     let mut segment = vec![0; 20];
     segment[..2].copy_from_slice(&source.port().to_be_bytes());
     segment[2..4].copy_from_slice(&destination.port().to_be_bytes());

@@ -4,7 +4,9 @@ use punch_forward::{Access, Rules};
 use crate::{OTHER_PEER, PEER, key, rule};
 
 fn target(rules: &Rules, protocol: punch_api::Protocol, port: u16) -> Option<String> {
-    rules.find(protocol, port, PEER).map(|rule| rule.target.to_string())
+    rules
+        .find(protocol, port, PEER)
+        .map(|rule| rule.target.to_string())
 }
 
 #[test]
@@ -55,11 +57,27 @@ fn a_forward_for_some_peers_is_no_forward_for_others() {
 
 #[test]
 fn of_two_rules_that_share_a_port_the_first_one_counts() {
-    for second in ["8000", "8005", "8010", "7000-8000", "8010-9000", "8003-8004", "7000-9000", "8000-8010"] {
-        let rules = Rules::new([rule(Tcp, "8000-8010", "first:1"), rule(Tcp, second, "second:1")]);
+    for second in [
+        "8000",
+        "8005",
+        "8010",
+        "7000-8000",
+        "8010-9000",
+        "8003-8004",
+        "7000-9000",
+        "8000-8010",
+    ] {
+        let rules = Rules::new([
+            rule(Tcp, "8000-8010", "first:1"),
+            rule(Tcp, second, "second:1"),
+        ]);
 
         assert_eq!(rules.iter().count(), 1, "{second}");
-        assert_eq!(target(&rules, Tcp, 8005).as_deref(), Some("first:1"), "{second}");
+        assert_eq!(
+            target(&rules, Tcp, 8005).as_deref(),
+            Some("first:1"),
+            "{second}"
+        );
     }
     let rules = Rules::new([
         rule(Tcp, "8000-8010", "first:1"),
@@ -72,7 +90,11 @@ fn of_two_rules_that_share_a_port_the_first_one_counts() {
 #[test]
 fn an_overlap_is_found_before_it_is_made() {
     let rules = Rules::new([rule(Tcp, "8000-8010", "a:1"), rule(Udp, "53", "b:1")]);
-    let overlap = |protocol, ports| rules.overlapping(key(protocol, ports)).map(|rule| rule.key.to_string());
+    let overlap = |protocol, ports| {
+        rules
+            .overlapping(key(protocol, ports))
+            .map(|rule| rule.key.to_string())
+    };
     assert_eq!(overlap(Tcp, "8010-8020").as_deref(), Some("tcp 8000-8010"));
     assert_eq!(overlap(Tcp, "8011-8020"), None);
     assert_eq!(overlap(Tcp, "53"), None);
@@ -81,7 +103,11 @@ fn an_overlap_is_found_before_it_is_made() {
 
 #[test]
 fn rules_are_listed_by_protocol_and_port() {
-    let rules = Rules::new([rule(Udp, "1", "a:1"), rule(Tcp, "90", "b:1"), rule(Tcp, "80-85", "c:1")]);
+    let rules = Rules::new([
+        rule(Udp, "1", "a:1"),
+        rule(Tcp, "90", "b:1"),
+        rule(Tcp, "80-85", "c:1"),
+    ]);
     let listed: Vec<_> = rules.iter().map(|rule| rule.key.to_string()).collect();
     assert_eq!(listed, ["tcp 80-85", "tcp 90", "udp 1"]);
 }

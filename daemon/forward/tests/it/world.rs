@@ -106,7 +106,11 @@ impl World {
             Order::Connect { stream, .. } => Some(*stream),
             _ => None,
         };
-        self.orders.iter().rev().find_map(connect).expect("a Connect order")
+        self.orders
+            .iter()
+            .rev()
+            .find_map(connect)
+            .expect("a Connect order")
     }
 
     pub(crate) fn connects(&self) -> usize {
@@ -147,7 +151,9 @@ impl World {
     /// Puts a packet in front of the stack as if it had just come from the client.
     pub(crate) fn inject(&mut self, packet: &[u8]) -> Result<(), Refused> {
         let packet = Packet::parse(packet).unwrap();
-        let result = self.stack.handle_packet(PEER, &packet, &self.rules, self.now);
+        let result = self
+            .stack
+            .handle_packet(PEER, &packet, &self.rules, self.now);
         self.stack.flush(self.now);
         result
     }
@@ -178,7 +184,10 @@ impl World {
             if self.stack.poll_timeout().is_some_and(|at| at <= self.now) {
                 self.stack.handle_timeout(self.now);
                 let next = self.stack.poll_timeout();
-                assert!(next.is_none_or(|at| at > self.now), "the stack did not do what was due");
+                assert!(
+                    next.is_none_or(|at| at > self.now),
+                    "the stack did not do what was due"
+                );
             }
         }
         self.now = end;
@@ -217,15 +226,27 @@ impl World {
         }
         if self.random.one_in(self.rough) {
             let late = self.now + self.delay * 3;
-            self.under_way.insert((late, self.carried), (to_client, packet.clone()));
+            self.under_way
+                .insert((late, self.carried), (to_client, packet.clone()));
             self.carried += 1;
         }
-        let late = if self.random.one_in(self.rough) { self.delay * 2 } else { Duration::ZERO };
-        self.under_way.insert((self.now + self.delay + late, self.carried), (to_client, packet));
+        let late = if self.random.one_in(self.rough) {
+            self.delay * 2
+        } else {
+            Duration::ZERO
+        };
+        self.under_way.insert(
+            (self.now + self.delay + late, self.carried),
+            (to_client, packet),
+        );
     }
 
     fn deliver(&mut self) {
-        while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
+        while let Some(entry) = self
+            .under_way
+            .first_entry()
+            .filter(|entry| entry.key().0 <= self.now)
+        {
             let (to_client, bytes) = entry.remove();
             if to_client {
                 self.to_client.push(bytes.clone());
@@ -233,7 +254,10 @@ impl World {
                 continue;
             }
             let packet = Packet::parse(&bytes).unwrap();
-            let Err(refused) = self.stack.handle_packet(PEER, &packet, &self.rules, self.now) else {
+            let Err(refused) = self
+                .stack
+                .handle_packet(PEER, &packet, &self.rules, self.now)
+            else {
                 continue;
             };
             // As the engine does.
@@ -262,7 +286,10 @@ impl World {
                 while self.manner == Manner::Eager && self.target_reads(stream, 10_000) > 0 {}
             }
             Order::Writable(stream) => {
-                assert!(self.target(stream).waits_for_room, "Writable was not asked for");
+                assert!(
+                    self.target(stream).waits_for_room,
+                    "Writable was not asked for"
+                );
                 self.target(stream).waits_for_room = false;
                 self.write(stream);
             }
@@ -291,7 +318,8 @@ impl World {
         }
         if target.finish_when_sent && !target.told_finished {
             target.told_finished = true;
-            self.stack.handle_target(stream, TargetEvent::Finished, self.now);
+            self.stack
+                .handle_target(stream, TargetEvent::Finished, self.now);
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
-use punch_traversal::{Agent, AgentEvent, Family, MAX_PAIRS, MAX_PROBES, Path, Role, SocketId, Transmit};
+use punch_traversal::{
+    Agent, AgentEvent, Family, MAX_PAIRS, MAX_PROBES, Path, Role, SocketId, Transmit,
+};
 
 use crate::network::{A, B, Network, Wire};
 use crate::{addr, credentials, host, ms, origin, reflexive, secs};
@@ -16,11 +18,23 @@ const PEER: &str = "192.0.2.9:4000";
 
 /// An agent with credentials 1 whose peer has credentials 2.
 fn alone(role: Role, candidates: Vec<Candidate>) -> Agent {
-    Agent::new(role, credentials(1), credentials(2), candidates, 7, origin())
+    Agent::new(
+        role,
+        credentials(1),
+        credentials(2),
+        candidates,
+        7,
+        origin(),
+    )
 }
 
 fn name(receiver: &Credentials, sender: &Credentials) -> Vec<u8> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
     format!("{}:{}", hex(&receiver.fragment), hex(&sender.fragment)).into_bytes()
 }
 
@@ -82,7 +96,10 @@ fn both_ends_find_a_path_and_select_the_same_one() {
 
     network.run(secs(2));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
     for side in [A, B] {
         let first = &network.events[side][0];
         assert_eq!(first.1, AgentEvent::Proven, "{side}");
@@ -97,12 +114,19 @@ fn a_path_is_found_although_every_third_packet_is_lost() {
     for seed in 0..20 {
         let mut wire = Wire::new("192.168.1.1:1000", "192.168.1.2:2000", 15);
         wire.loses_every = 3;
-        let (of_b, of_a) = (vec![host("192.168.1.2:2000")], vec![host("192.168.1.1:1000")]);
+        let (of_b, of_a) = (
+            vec![host("192.168.1.2:2000")],
+            vec![host("192.168.1.1:1000")],
+        );
         let mut network = Network::seeded(&[wire], of_b, of_a, seed);
 
         network.run(secs(5));
 
-        assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)), "{seed}");
+        assert_eq!(
+            (network.selected(A), network.selected(B)),
+            (Some(0), Some(0)),
+            "{seed}"
+        );
     }
 }
 
@@ -140,10 +164,22 @@ fn the_controlled_end_follows_the_nomination_against_its_own_preference() {
 
     network.run(secs(60));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
     let nominated = |sent: &&crate::network::Sent| sent.nominated;
-    assert!(network.sent.iter().filter(nominated).all(|sent| sent.side == A));
-    let last_on_other = network.sent.iter().rfind(|sent| sent.side == A && sent.to == wires[1].ends[B]);
+    assert!(
+        network
+            .sent
+            .iter()
+            .filter(nominated)
+            .all(|sent| sent.side == A)
+    );
+    let last_on_other = network
+        .sent
+        .iter()
+        .rfind(|sent| sent.side == A && sent.to == wires[1].ends[B]);
     assert!(!last_on_other.unwrap().nominated);
 }
 
@@ -154,7 +190,10 @@ fn the_address_of_a_peer_that_nobody_named_is_learned_from_its_check() {
 
     network.run(secs(1));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
     let status = network.agents[A].status().selected.unwrap();
     assert_eq!(status.kind, CandidateKind::PeerReflexive);
     assert_eq!(status.remote, addr("203.0.113.77:54321"));
@@ -175,7 +214,10 @@ fn a_candidate_that_comes_later_is_tried_too() {
     network.agents[A].handle_candidates(vec![reflexive("203.0.113.1:2000")], now);
     network.run(secs(1));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
 }
 
 #[test]
@@ -203,9 +245,19 @@ fn the_same_seed_gives_the_same_bytes_and_another_one_others() {
 fn a_check_with_the_wrong_password_gets_silence() {
     let mut agent = alone(Role::Controlled, Vec::new());
 
-    ask(&mut agent, addr(PEER), &request(1).finish_with_integrity(&[0; 32]), origin());
+    ask(
+        &mut agent,
+        addr(PEER),
+        &request(1).finish_with_integrity(&[0; 32]),
+        origin(),
+    );
     // The peer's own password is for the other direction.
-    ask(&mut agent, addr(PEER), &request(1).finish_with_integrity(&credentials(2).password), origin());
+    ask(
+        &mut agent,
+        addr(PEER),
+        &request(1).finish_with_integrity(&credentials(2).password),
+        origin(),
+    );
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
@@ -217,7 +269,12 @@ fn a_check_without_a_password_gets_silence() {
     let mut agent = alone(Role::Controlled, Vec::new());
 
     ask(&mut agent, addr(PEER), &request(1).finish(), origin());
-    ask(&mut agent, addr(PEER), &request(1).nominate().finish_plain(), origin());
+    ask(
+        &mut agent,
+        addr(PEER),
+        &request(1).nominate().finish_plain(),
+        origin(),
+    );
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
@@ -229,7 +286,8 @@ fn what_is_authenticated_but_no_request_gets_silence() {
     let mut agent = alone(Role::Controlled, Vec::new());
 
     for class in [Class::Indication, Class::Success, Class::Error] {
-        let bytes = Writer::new(class, TransactionId([1; 12])).finish_with_integrity(&credentials(1).password);
+        let bytes = Writer::new(class, TransactionId([1; 12]))
+            .finish_with_integrity(&credentials(1).password);
         ask(&mut agent, addr(PEER), &bytes, origin());
     }
 
@@ -262,14 +320,20 @@ fn the_answer_to_a_check_tells_the_peer_its_address_and_leaves_from_where_it_was
     let sent = transmits(&mut agent);
     assert_eq!(sent.len(), 2, "an answer and a triggered check");
     let answer = Message::parse(&sent[0].bytes).unwrap();
-    assert_eq!((answer.class, answer.transaction), (Class::Success, TransactionId([1; 12])));
+    assert_eq!(
+        (answer.class, answer.transaction),
+        (Class::Success, TransactionId([1; 12]))
+    );
     assert_eq!(answer.mapped, Some(addr(PEER)));
     assert!(answer.verify_integrity(&credentials(1).password));
     assert_eq!((sent[0].socket, sent[0].to), (V4, addr(PEER)));
     assert_eq!(sent[0].source, Some(IpAddr::from([10, 0, 0, 1])));
     let check = Message::parse(&sent[1].bytes).unwrap();
     assert_eq!((check.class, sent[1].to), (Class::Request, addr(PEER)));
-    assert_eq!(check.username, Some(&*name(&credentials(2), &credentials(1))));
+    assert_eq!(
+        check.username,
+        Some(&*name(&credentials(2), &credentials(1)))
+    );
     assert!(check.verify_integrity(&credentials(2).password));
     assert!(check.priority.is_some() && !check.nominated);
     assert_eq!(events(&mut agent), [AgentEvent::Proven]);
@@ -282,8 +346,18 @@ fn an_answer_from_another_address_or_socket_shows_no_path() {
     let check = agent.poll_transmit().unwrap();
     let bytes = success(&check);
 
-    answer(&mut agent, addr("192.0.2.9:4001"), &bytes, origin() + ms(10));
-    answer(&mut agent, addr("192.0.2.10:4000"), &bytes, origin() + ms(10));
+    answer(
+        &mut agent,
+        addr("192.0.2.9:4001"),
+        &bytes,
+        origin() + ms(10),
+    );
+    answer(
+        &mut agent,
+        addr("192.0.2.10:4000"),
+        &bytes,
+        origin() + ms(10),
+    );
     let message = Message::parse(&bytes).unwrap();
     agent.handle_response(SocketId(5), addr(PEER), &message, origin() + ms(10));
 
@@ -307,7 +381,8 @@ fn an_answer_that_is_not_authenticated_or_is_an_error_shows_no_path() {
         success().finish_with_integrity(&credentials(1).password),
         success().finish_with_integrity(&[0; 32]),
         Writer::new(Class::Error, id).finish_with_integrity(&credentials(2).password),
-        Writer::new(Class::Success, TransactionId([9; 12])).finish_with_integrity(&credentials(2).password),
+        Writer::new(Class::Success, TransactionId([9; 12]))
+            .finish_with_integrity(&credentials(2).password),
     ] {
         answer(&mut agent, addr(PEER), &bytes, origin() + ms(10));
         assert_eq!((agent.path(), events(&mut agent)), (None, vec![]));
@@ -333,7 +408,10 @@ fn an_answer_counts_once() {
 #[test]
 fn with_passwords_of_another_exchange_there_is_no_path_at_all() {
     let wires = [Wire::new("192.168.1.1:1000", "192.168.1.2:2000", 5)];
-    let (of_b, of_a) = (vec![host("192.168.1.2:2000")], vec![host("192.168.1.1:1000")]);
+    let (of_b, of_a) = (
+        vec![host("192.168.1.2:2000")],
+        vec![host("192.168.1.1:1000")],
+    );
     let mut network = Network::new(&wires, of_b.clone(), of_a);
     let old = |n| Credentials {
         password: [0; 32],
@@ -345,7 +423,10 @@ fn with_passwords_of_another_exchange_there_is_no_path_at_all() {
 
     assert_eq!((network.selected(A), network.selected(B)), (None, None));
     for side in [A, B] {
-        assert_eq!(network.events[side], [(network.events[side][0].0, AgentEvent::Failed)]);
+        assert_eq!(
+            network.events[side],
+            [(network.events[side][0].0, AgentEvent::Failed)]
+        );
     }
 }
 
@@ -376,7 +457,11 @@ fn the_candidates_of_one_description_cost_a_bounded_number_of_packets() {
         *per_address.entry(transmit.to).or_default() += 1;
     }
     assert_eq!(per_address.len(), MAX_CANDIDATES);
-    assert!(per_address.values().all(|count| *count == MAX_PROBES as usize));
+    assert!(
+        per_address
+            .values()
+            .all(|count| *count == MAX_PROBES as usize)
+    );
     assert_eq!(events(&mut agent), [AgentEvent::Failed]);
 }
 
@@ -384,7 +469,10 @@ fn the_candidates_of_one_description_cost_a_bounded_number_of_packets() {
 fn where_answers_get_lost_the_checks_of_both_ends_do_not_set_each_other_off_without_end() {
     let mut wire = Wire::new("192.168.1.1:1000", "192.168.1.2:2000", 1);
     wire.loses_answers = true;
-    let (of_b, of_a) = (vec![host("192.168.1.2:2000")], vec![host("192.168.1.1:1000")]);
+    let (of_b, of_a) = (
+        vec![host("192.168.1.2:2000")],
+        vec![host("192.168.1.1:1000")],
+    );
     let mut network = Network::new(&[wire], of_b, of_a);
 
     network.run(secs(10));
@@ -431,12 +519,30 @@ fn first_checks_leave_one_after_the_other_best_first() {
 #[test]
 fn an_address_that_nobody_can_send_to_is_never_probed() {
     let unusable = [
-        "127.0.0.1:1", "[::1]:1", "0.0.0.0:1", "[::]:1", "224.0.0.1:1", "239.1.2.3:1", "[ff02::1]:1",
-        "[ff0e::1]:1", "255.255.255.255:1", "169.254.1.1:1", "[fe80::1]:1", "[fec0::1]:1", "[::ffff:192.0.2.1]:1",
-        "192.0.2.1:0", "[2001:db8::1]:0",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "0.0.0.0:1",
+        "[::]:1",
+        "224.0.0.1:1",
+        "239.1.2.3:1",
+        "[ff02::1]:1",
+        "[ff0e::1]:1",
+        "255.255.255.255:1",
+        "169.254.1.1:1",
+        "[fe80::1]:1",
+        "[fec0::1]:1",
+        "[::ffff:192.0.2.1]:1",
+        "192.0.2.1:0",
+        "[2001:db8::1]:0",
     ];
-    let mut agent = alone(Role::Controlling, unusable.iter().map(|text| host(text)).collect());
-    agent.handle_candidates(unusable.iter().map(|text| reflexive(text)).collect(), origin());
+    let mut agent = alone(
+        Role::Controlling,
+        unusable.iter().map(|text| host(text)).collect(),
+    );
+    agent.handle_candidates(
+        unusable.iter().map(|text| reflexive(text)).collect(),
+        origin(),
+    );
 
     let sent = shout_into_the_void(&mut agent);
 
@@ -487,8 +593,16 @@ fn a_flood_of_authenticated_checks_from_many_addresses_fills_a_bounded_table() {
     }
 
     assert_eq!(agent.status().pairs.len(), MAX_PAIRS);
-    assert_eq!(checks, MAX_PAIRS - 1, "one triggered check for each that found room");
-    assert_eq!(agent.path().unwrap().remote, addr(PEER), "the path that works stays");
+    assert_eq!(
+        checks,
+        MAX_PAIRS - 1,
+        "one triggered check for each that found room"
+    );
+    assert_eq!(
+        agent.path().unwrap().remote,
+        addr(PEER),
+        "the path that works stays"
+    );
 }
 
 #[test]
@@ -516,7 +630,12 @@ fn a_peer_that_is_heard_on_an_address_that_was_given_up_is_checked_again() {
     events(&mut agent);
 
     let now = origin() + secs(200);
-    ask(&mut agent, addr(PEER), &request(1).finish_with_integrity(&credentials(1).password), now);
+    ask(
+        &mut agent,
+        addr(PEER),
+        &request(1).finish_with_integrity(&credentials(1).password),
+        now,
+    );
     let check = transmits(&mut agent).pop().unwrap();
     answer(&mut agent, addr(PEER), &success(&check), now + ms(5));
 

@@ -32,15 +32,28 @@ fn transmits(gatherer: &mut Gatherer) -> Vec<Transmit> {
     std::iter::from_fn(|| gatherer.poll_transmit()).collect()
 }
 
-fn respond(gatherer: &mut Gatherer, request: &Transmit, from: &str, bytes: &[u8], now: Instant) -> bool {
-    gatherer.handle_response(request.socket, addr(from), &Message::parse(bytes).unwrap(), now)
+fn respond(
+    gatherer: &mut Gatherer,
+    request: &Transmit,
+    from: &str,
+    bytes: &[u8],
+    now: Instant,
+) -> bool {
+    gatherer.handle_response(
+        request.socket,
+        addr(from),
+        &Message::parse(bytes).unwrap(),
+        now,
+    )
 }
 
 /// What a server says that saw the request come from `mapped`.
 fn says(request: &Transmit, mapped: &str) -> Vec<u8> {
     let message = Message::parse(&request.bytes).unwrap();
     assert_eq!(message.class, Class::Request);
-    Writer::new(Class::Success, message.transaction).xor_mapped(addr(mapped)).finish()
+    Writer::new(Class::Success, message.transaction)
+        .xor_mapped(addr(mapped))
+        .finish()
 }
 
 /// Lets time pass; `server` answers or not. Returns what was sent and when.
@@ -81,12 +94,27 @@ fn a_machine_names_its_own_addresses_and_the_ones_that_servers_see() {
     let mut gatherer = behind_a_nat(&[SERVER]);
     let request = transmits(&mut gatherer).pop().unwrap();
 
-    let taken = respond(&mut gatherer, &request, SERVER, &says(&request, PUBLIC), origin() + ms(20));
+    let taken = respond(
+        &mut gatherer,
+        &request,
+        SERVER,
+        &says(&request, PUBLIC),
+        origin() + ms(20),
+    );
 
     assert!(taken);
-    assert_eq!((request.socket, request.to, request.source), (V4, addr(SERVER), None));
-    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820"), reflexive(PUBLIC)]);
-    assert_eq!(gatherer.reflexive().collect::<Vec<_>>(), [(addr(SERVER), addr(PUBLIC))]);
+    assert_eq!(
+        (request.socket, request.to, request.source),
+        (V4, addr(SERVER), None)
+    );
+    assert_eq!(
+        gatherer.candidates(),
+        [host("192.168.1.2:51820"), reflexive(PUBLIC)]
+    );
+    assert_eq!(
+        gatherer.reflexive().collect::<Vec<_>>(),
+        [(addr(SERVER), addr(PUBLIC))]
+    );
 }
 
 #[test]
@@ -96,7 +124,13 @@ fn a_change_of_the_candidates_is_told_once() {
     assert!(!gatherer.poll_changed());
     let request = transmits(&mut gatherer).pop().unwrap();
 
-    respond(&mut gatherer, &request, SERVER, &says(&request, PUBLIC), origin());
+    respond(
+        &mut gatherer,
+        &request,
+        SERVER,
+        &says(&request, PUBLIC),
+        origin(),
+    );
 
     assert!(gatherer.poll_changed());
     assert!(!gatherer.poll_changed());
@@ -108,10 +142,14 @@ fn a_refresh_that_brings_the_same_address_is_no_change_and_another_one_is() {
     pass(&mut gatherer, origin(), secs(60), |_, _| Some(PUBLIC));
     gatherer.poll_changed();
 
-    pass(&mut gatherer, origin() + secs(60), secs(60), |_, _| Some(PUBLIC));
+    pass(&mut gatherer, origin() + secs(60), secs(60), |_, _| {
+        Some(PUBLIC)
+    });
     assert!(!gatherer.poll_changed());
 
-    pass(&mut gatherer, origin() + secs(120), secs(60), |_, _| Some("203.0.113.5:40001"));
+    pass(&mut gatherer, origin() + secs(120), secs(60), |_, _| {
+        Some("203.0.113.5:40001")
+    });
     assert!(gatherer.poll_changed());
     assert_eq!(gatherer.candidates()[1], reflexive("203.0.113.5:40001"));
 }
@@ -124,9 +162,15 @@ fn both_families_have_their_own_socket_and_servers() {
     gatherer.handle_addresses(vec![ip("2001:db8::5"), ip("192.168.1.2")], origin());
     gatherer.handle_servers(vec![addr(SERVER), addr("[2001:db8:1::1]:3478")], origin());
 
-    let sent: Vec<_> = transmits(&mut gatherer).iter().map(|t| (t.socket, t.to)).collect();
+    let sent: Vec<_> = transmits(&mut gatherer)
+        .iter()
+        .map(|t| (t.socket, t.to))
+        .collect();
 
-    assert_eq!(sent, [(V4, addr(SERVER)), (V6, addr("[2001:db8:1::1]:3478"))]);
+    assert_eq!(
+        sent,
+        [(V4, addr(SERVER)), (V6, addr("[2001:db8:1::1]:3478"))]
+    );
     let shown = addresses(&gatherer);
     assert!(shown.contains(&(CandidateKind::Host, "192.168.1.2:1000".to_owned())));
     assert!(shown.contains(&(CandidateKind::Host, "[2001:db8::5]:2000".to_owned())));
@@ -147,7 +191,16 @@ fn without_an_address_of_a_family_its_servers_are_not_asked() {
 fn an_address_that_nobody_can_send_to_is_not_named() {
     let mut gatherer = behind_a_nat(&[]);
 
-    let unusable = ["127.0.0.1", "::1", "0.0.0.0", "169.254.3.4", "fe80::1", "224.0.0.1", "ff02::1", "::ffff:10.0.0.1"];
+    let unusable = [
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "169.254.3.4",
+        "fe80::1",
+        "224.0.0.1",
+        "ff02::1",
+        "::ffff:10.0.0.1",
+    ];
     let mut all: Vec<_> = unusable.iter().map(|text| ip(text)).collect();
     all.push(ip("192.168.1.2"));
     let changed = gatherer.handle_addresses(all, origin());
@@ -160,15 +213,27 @@ fn an_address_that_nobody_can_send_to_is_not_named() {
 fn host_candidates_differ_in_preference_and_are_not_endless() {
     let mut gatherer = behind_a_nat(&[]);
     gatherer.handle_socket(V6, 51820, origin());
-    let many = |n| [IpAddr::from([10, 0, 0, n]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)])];
+    let many = |n| {
+        [
+            IpAddr::from([10, 0, 0, n]),
+            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)]),
+        ]
+    };
 
     gatherer.handle_addresses((1..=100).flat_map(many).collect(), origin());
 
     let candidates = gatherer.candidates();
     for v6 in [false, true] {
-        let of_family: Vec<_> = candidates.iter().filter(|c| c.address.is_ipv6() == v6).collect();
+        let of_family: Vec<_> = candidates
+            .iter()
+            .filter(|c| c.address.is_ipv6() == v6)
+            .collect();
         assert_eq!(of_family.len(), 12, "neither family crowds out the other");
-        assert!(of_family.windows(2).all(|pair| pair[0].priority() > pair[1].priority()));
+        assert!(
+            of_family
+                .windows(2)
+                .all(|pair| pair[0].priority() > pair[1].priority())
+        );
     }
 }
 
@@ -176,10 +241,15 @@ fn host_candidates_differ_in_preference_and_are_not_endless() {
 fn an_address_is_named_once_although_two_servers_see_it_or_the_machine_owns_it() {
     let mut gatherer = behind_a_nat(&[SERVER, SERVER_2]);
     pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
-    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820"), reflexive(PUBLIC)]);
+    assert_eq!(
+        gatherer.candidates(),
+        [host("192.168.1.2:51820"), reflexive(PUBLIC)]
+    );
 
     let mut open = behind_a_nat(&[SERVER]);
-    pass(&mut open, origin(), secs(1), |_, _| Some("192.168.1.2:51820"));
+    pass(&mut open, origin(), secs(1), |_, _| {
+        Some("192.168.1.2:51820")
+    });
     assert_eq!(open.candidates(), [host("192.168.1.2:51820")]);
 }
 
@@ -188,12 +258,20 @@ fn behind_a_hard_nat_every_server_sees_another_port_and_all_are_named() {
     let mut gatherer = behind_a_nat(&[SERVER, SERVER_2]);
 
     pass(&mut gatherer, origin(), secs(1), |_, transmit| {
-        Some(if transmit.to == addr(SERVER) { PUBLIC } else { "203.0.113.5:40001" })
+        Some(if transmit.to == addr(SERVER) {
+            PUBLIC
+        } else {
+            "203.0.113.5:40001"
+        })
     });
 
     assert_eq!(
         gatherer.candidates(),
-        [host("192.168.1.2:51820"), reflexive(PUBLIC), reflexive("203.0.113.5:40001")]
+        [
+            host("192.168.1.2:51820"),
+            reflexive(PUBLIC),
+            reflexive("203.0.113.5:40001")
+        ]
     );
     assert_eq!(gatherer.reflexive().count(), 2);
 }
@@ -201,11 +279,16 @@ fn behind_a_hard_nat_every_server_sees_another_port_and_all_are_named() {
 #[test]
 fn at_most_four_servers_of_a_family_are_asked() {
     let mut gatherer = behind_a_nat(&[]);
-    let servers: Vec<_> = (1..=9).map(|n| addr(&format!("198.51.100.{n}:3478"))).collect();
+    let servers: Vec<_> = (1..=9)
+        .map(|n| addr(&format!("198.51.100.{n}:3478")))
+        .collect();
 
     gatherer.handle_servers(servers.clone(), origin());
 
-    let asked: Vec<_> = transmits(&mut gatherer).iter().map(|transmit| transmit.to).collect();
+    let asked: Vec<_> = transmits(&mut gatherer)
+        .iter()
+        .map(|transmit| transmit.to)
+        .collect();
     assert_eq!(asked, servers[..4]);
 }
 
@@ -216,7 +299,9 @@ fn a_server_that_is_no_longer_asked_vouches_for_nothing() {
     assert_eq!(gatherer.candidates().len(), 2);
 
     // Four others come before it.
-    let mut servers: Vec<_> = (11..=14).map(|n| addr(&format!("198.51.100.{n}:3478"))).collect();
+    let mut servers: Vec<_> = (11..=14)
+        .map(|n| addr(&format!("198.51.100.{n}:3478")))
+        .collect();
     servers.push(addr(SERVER));
     gatherer.handle_servers(servers, origin() + secs(1));
     pass(&mut gatherer, origin() + secs(1), secs(300), |_, _| None);
@@ -228,7 +313,11 @@ fn a_server_that_is_no_longer_asked_vouches_for_nothing() {
 fn a_server_that_is_removed_takes_its_address_with_it() {
     let mut gatherer = behind_a_nat(&[SERVER, SERVER_2]);
     pass(&mut gatherer, origin(), secs(1), |_, transmit| {
-        Some(if transmit.to == addr(SERVER) { PUBLIC } else { "203.0.113.5:40001" })
+        Some(if transmit.to == addr(SERVER) {
+            PUBLIC
+        } else {
+            "203.0.113.5:40001"
+        })
     });
     gatherer.poll_changed();
 
@@ -237,7 +326,10 @@ fn a_server_that_is_removed_takes_its_address_with_it() {
     assert!(gatherer.poll_changed());
     assert_eq!(gatherer.candidates()[1..], [reflexive("203.0.113.5:40001")]);
     gatherer.handle_servers(vec![addr(SERVER_2)], origin() + secs(2));
-    assert!(!gatherer.poll_changed(), "the same servers again are no change");
+    assert!(
+        !gatherer.poll_changed(),
+        "the same servers again are no change"
+    );
 }
 
 // --- when what is sent ---
@@ -261,9 +353,19 @@ fn a_repeated_request_is_the_same_request() {
 
     assert_eq!(transmits(&mut gatherer), first);
     let (request, late) = (&first[0], origin() + ms(300));
-    assert!(respond(&mut gatherer, request, SERVER, &says(request, PUBLIC), late));
+    assert!(respond(
+        &mut gatherer,
+        request,
+        SERVER,
+        &says(request, PUBLIC),
+        late
+    ));
     gatherer.handle_timeout(origin() + secs(5));
-    assert_eq!(transmits(&mut gatherer), [], "an answer ends the repetitions");
+    assert_eq!(
+        transmits(&mut gatherer),
+        [],
+        "an answer ends the repetitions"
+    );
 }
 
 #[test]
@@ -274,7 +376,10 @@ fn the_mapping_is_refreshed_every_20_to_24_seconds() {
 
     let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     assert!(gaps.len() >= 24, "{gaps:?}");
-    assert!(gaps.iter().all(|gap| (secs(20)..=secs(24)).contains(gap)), "{gaps:?}");
+    assert!(
+        gaps.iter().all(|gap| (secs(20)..=secs(24)).contains(gap)),
+        "{gaps:?}"
+    );
     assert!(gaps.windows(2).any(|pair| pair[0] != pair[1]), "jitter");
 }
 
@@ -287,12 +392,22 @@ fn a_server_that_goes_silent_vouches_for_three_more_refreshes_and_not_longer() {
         }
     };
     pass(&mut gatherer, origin(), secs(70), answers(10));
-    assert_eq!(gatherer.reflexive().count(), 2, "after two refreshes without an answer it still does");
+    assert_eq!(
+        gatherer.reflexive().count(),
+        2,
+        "after two refreshes without an answer it still does"
+    );
 
     pass(&mut gatherer, origin() + secs(70), secs(30), answers(0));
 
-    assert_eq!(gatherer.reflexive().collect::<Vec<_>>(), [(addr(SERVER_2), addr(PUBLIC))]);
-    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820"), reflexive(PUBLIC)]);
+    assert_eq!(
+        gatherer.reflexive().collect::<Vec<_>>(),
+        [(addr(SERVER_2), addr(PUBLIC))]
+    );
+    assert_eq!(
+        gatherer.candidates(),
+        [host("192.168.1.2:51820"), reflexive(PUBLIC)]
+    );
 }
 
 #[test]
@@ -305,7 +420,9 @@ fn a_silent_server_that_was_alone_costs_the_candidate_and_brings_it_back() {
     assert!(gatherer.poll_changed());
     assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")]);
 
-    pass(&mut gatherer, origin() + secs(101), secs(30), |_, _| Some(PUBLIC));
+    pass(&mut gatherer, origin() + secs(101), secs(30), |_, _| {
+        Some(PUBLIC)
+    });
     assert!(gatherer.poll_changed());
     assert_eq!(gatherer.candidates().len(), 2);
 }
@@ -319,7 +436,9 @@ fn one_lost_refresh_between_good_ones_changes_nothing() {
     for round in 0..5 {
         let start = origin() + secs(1 + 100 * round);
         pass(&mut gatherer, start, secs(50), |_, _| None);
-        pass(&mut gatherer, start + secs(50), secs(50), |_, _| Some(PUBLIC));
+        pass(&mut gatherer, start + secs(50), secs(50), |_, _| {
+            Some(PUBLIC)
+        });
     }
 
     assert!(!gatherer.poll_changed());
@@ -341,9 +460,18 @@ fn other_addresses_mean_another_network_and_everything_starts_over() {
     assert_eq!(gatherer.candidates(), [host("10.20.30.40:51820")]);
     let new = transmits(&mut gatherer).pop().unwrap();
     assert_ne!(new.bytes, old.bytes);
-    assert!(!respond(&mut gatherer, &old, SERVER, &says(&old, PUBLIC), now), "the old network's answer is late");
+    assert!(
+        !respond(&mut gatherer, &old, SERVER, &says(&old, PUBLIC), now),
+        "the old network's answer is late"
+    );
     assert_eq!(gatherer.candidates().len(), 1);
-    assert!(respond(&mut gatherer, &new, SERVER, &says(&new, "203.0.113.99:1"), now));
+    assert!(respond(
+        &mut gatherer,
+        &new,
+        SERVER,
+        &says(&new, "203.0.113.99:1"),
+        now
+    ));
     assert_eq!(gatherer.candidates()[1], reflexive("203.0.113.99:1"));
 }
 
@@ -378,7 +506,11 @@ fn after_a_sleep_all_servers_are_asked_again_at_once() {
     gatherer.restart(origin() + secs(5));
 
     assert_eq!(transmits(&mut gatherer).len(), 2);
-    assert_eq!(gatherer.candidates().len(), 2, "until they say otherwise the old addresses stand");
+    assert_eq!(
+        gatherer.candidates().len(),
+        2,
+        "until they say otherwise the old addresses stand"
+    );
 }
 
 // --- what is not believed ---
@@ -390,31 +522,67 @@ fn an_answer_from_another_address_or_socket_or_to_no_question_is_not_ours() {
     let bytes = says(&request, PUBLIC);
     let message = Message::parse(&bytes).unwrap();
 
-    assert!(!respond(&mut gatherer, &request, "198.51.100.1:3479", &bytes, origin()));
-    assert!(!respond(&mut gatherer, &request, "198.51.100.9:3478", &bytes, origin()));
+    assert!(!respond(
+        &mut gatherer,
+        &request,
+        "198.51.100.1:3479",
+        &bytes,
+        origin()
+    ));
+    assert!(!respond(
+        &mut gatherer,
+        &request,
+        "198.51.100.9:3478",
+        &bytes,
+        origin()
+    ));
     assert!(!gatherer.handle_response(SocketId(9), addr(SERVER), &message, origin()));
     let other = Transmit {
         bytes: Writer::new(Class::Request, punch_stun_protocol::TransactionId([1; 12])).finish(),
         ..request.clone()
     };
-    assert!(!respond(&mut gatherer, &request, SERVER, &says(&other, PUBLIC), origin()));
+    assert!(!respond(
+        &mut gatherer,
+        &request,
+        SERVER,
+        &says(&other, PUBLIC),
+        origin()
+    ));
 
     assert_eq!(gatherer.candidates().len(), 1);
     assert!(respond(&mut gatherer, &request, SERVER, &bytes, origin()));
-    assert!(!respond(&mut gatherer, &request, SERVER, &bytes, origin()), "an answer counts once");
+    assert!(
+        !respond(&mut gatherer, &request, SERVER, &bytes, origin()),
+        "an answer counts once"
+    );
 }
 
 #[test]
 fn a_server_that_says_what_cannot_be_is_not_believed() {
     for lie in [
-        "0.0.0.0:1", "127.0.0.1:1", "224.0.0.1:1", "255.255.255.255:1", "169.254.0.1:1", "203.0.113.5:0", "[::]:1", "[::1]:1",
-        "[fe80::1]:1", "[ff02::1]:1", "[::ffff:203.0.113.5]:1",
+        "0.0.0.0:1",
+        "127.0.0.1:1",
+        "224.0.0.1:1",
+        "255.255.255.255:1",
+        "169.254.0.1:1",
+        "203.0.113.5:0",
+        "[::]:1",
+        "[::1]:1",
+        "[fe80::1]:1",
+        "[ff02::1]:1",
+        "[::ffff:203.0.113.5]:1",
     ] {
         let mut gatherer = behind_a_nat(&[SERVER]);
         gatherer.poll_changed();
         let request = transmits(&mut gatherer).pop().unwrap();
 
-        assert!(respond(&mut gatherer, &request, SERVER, &says(&request, lie), origin()));
+        assert!(respond(
+            &mut gatherer,
+            &request,
+            SERVER,
+            &says(&request, lie),
+            origin()
+        ));
 
         assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")], "{lie}");
         assert!(!gatherer.poll_changed());
@@ -427,7 +595,9 @@ fn an_error_or_an_answer_without_an_address_brings_nothing() {
         let mut gatherer = behind_a_nat(&[SERVER]);
         let request = transmits(&mut gatherer).pop().unwrap();
         let id = Message::parse(&request.bytes).unwrap().transaction;
-        let bytes = Writer::new(class, id).error(ErrorCode::BAD_REQUEST).finish();
+        let bytes = Writer::new(class, id)
+            .error(ErrorCode::BAD_REQUEST)
+            .finish();
 
         assert!(respond(&mut gatherer, &request, SERVER, &bytes, origin()));
 
@@ -440,9 +610,13 @@ fn a_server_that_only_answers_nonsense_any_more_vouches_for_three_more_refreshes
     let mut gatherer = behind_a_nat(&[SERVER]);
     pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
 
-    pass(&mut gatherer, origin() + secs(1), secs(45), |_, _| Some("0.0.0.0:0"));
+    pass(&mut gatherer, origin() + secs(1), secs(45), |_, _| {
+        Some("0.0.0.0:0")
+    });
     assert_eq!(gatherer.candidates().len(), 2);
-    pass(&mut gatherer, origin() + secs(46), secs(30), |_, _| Some("0.0.0.0:0"));
+    pass(&mut gatherer, origin() + secs(46), secs(30), |_, _| {
+        Some("0.0.0.0:0")
+    });
 
     assert_eq!(gatherer.candidates().len(), 1);
 }
@@ -465,5 +639,8 @@ fn a_gatherer_that_knows_nothing_asks_nobody_and_names_nothing() {
     let mut gatherer = Gatherer::new(1);
     assert_eq!(gatherer.poll_timeout(), None);
     gatherer.handle_servers(vec![addr(SERVER)], origin());
-    assert_eq!((transmits(&mut gatherer), gatherer.candidates()), (vec![], vec![]));
+    assert_eq!(
+        (transmits(&mut gatherer), gatherer.candidates()),
+        (vec![], vec![])
+    );
 }

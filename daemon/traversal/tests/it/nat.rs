@@ -55,7 +55,10 @@ impl Nat {
             Depends::Address => (to.ip(), 0),
             Depends::AddressAndPort => (to.ip(), to.port()),
         };
-        let (preserves, next) = (self.preserves_port && self.mappings.is_empty(), &mut self.next_port);
+        let (preserves, next) = (
+            self.preserves_port && self.mappings.is_empty(),
+            &mut self.next_port,
+        );
         let port = *self.mappings.entry(key).or_insert_with(|| {
             *next += 7;
             if preserves { local.port() } else { *next }
@@ -126,10 +129,25 @@ impl Server {
     /// The server's socket at `to`, if it has one there.
     fn endpoint(&self, to: SocketAddr) -> Option<Endpoint> {
         let Some(other) = self.other else {
-            return (to == self.primary).then_some(Endpoint { local: to, other: None });
+            return (to == self.primary).then_some(Endpoint {
+                local: to,
+                other: None,
+            });
         };
-        let flip = |ip: IpAddr| if ip == self.primary.ip() { other.ip() } else { self.primary.ip() };
-        let flip_port = |port| if port == self.primary.port() { other.port() } else { self.primary.port() };
+        let flip = |ip: IpAddr| {
+            if ip == self.primary.ip() {
+                other.ip()
+            } else {
+                self.primary.ip()
+            }
+        };
+        let flip_port = |port| {
+            if port == self.primary.port() {
+                other.port()
+            } else {
+                self.primary.port()
+            }
+        };
         let ours = [self.primary.ip(), other.ip()].contains(&to.ip())
             && [self.primary.port(), other.port()].contains(&to.port());
         ours.then(|| Endpoint {
@@ -138,22 +156,39 @@ impl Server {
         })
     }
 
-    fn answer(&self, to: SocketAddr, source: SocketAddr, bytes: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+    fn answer(
+        &self,
+        to: SocketAddr,
+        source: SocketAddr,
+        bytes: &[u8],
+    ) -> Option<(SocketAddr, Vec<u8>)> {
         let endpoint = self.endpoint(to)?;
         let id = Message::parse(bytes).unwrap().transaction;
         let success = |mapped| Writer::new(Class::Success, id).xor_mapped(mapped);
         match self.quirk {
-            Quirk::None => respond(bytes, source, endpoint).map(|answer| (answer.from, answer.bytes)),
-            Quirk::IgnoresChange => Some((to, success(source).origin(to).other(endpoint.other?).finish())),
+            Quirk::None => {
+                respond(bytes, source, endpoint).map(|answer| (answer.from, answer.bytes))
+            }
+            Quirk::IgnoresChange => Some((
+                to,
+                success(source).origin(to).other(endpoint.other?).finish(),
+            )),
             Quirk::OtherIsDead if to == self.primary => {
                 let answer = respond(bytes, source, endpoint)?;
                 (answer.from == self.primary).then_some((answer.from, answer.bytes))
             }
             Quirk::OtherIsDead => None,
-            Quirk::OtherIsUnusable => Some((to, success(source).other(addr("127.0.0.1:3479")).finish())),
+            Quirk::OtherIsUnusable => {
+                Some((to, success(source).other(addr("127.0.0.1:3479")).finish()))
+            }
             Quirk::Lies => Some((to, success(addr("0.0.0.0:0")).finish())),
             Quirk::SaysPortZero => Some((to, success(SocketAddr::new(source.ip(), 0)).finish())),
-            Quirk::Refuses => Some((to, Writer::new(Class::Error, id).error(ErrorCode::BAD_REQUEST).finish())),
+            Quirk::Refuses => Some((
+                to,
+                Writer::new(Class::Error, id)
+                    .error(ErrorCode::BAD_REQUEST)
+                    .finish(),
+            )),
         }
     }
 }
@@ -192,8 +227,15 @@ impl World {
     /// Runs a netcheck that asks `servers` to its end; the answer to everything takes 40 ms.
     pub(crate) fn check_with(mut self, servers: &[SocketAddr]) -> Outcome {
         let local = addr("192.168.1.2:5000");
-        let mut run =
-            Netcheck::new(Family::V4, SocketId(7), local.port(), vec![local.ip()], servers, 9, origin());
+        let mut run = Netcheck::new(
+            Family::V4,
+            SocketId(7),
+            local.port(),
+            vec![local.ip()],
+            servers,
+            9,
+            origin(),
+        );
         assert_eq!(run.socket(), SocketId(7));
         let mut now = origin();
         let (mut under_way, mut sends) = (BTreeMap::<(Instant, usize), _>::new(), BTreeMap::new());
@@ -205,12 +247,16 @@ impl World {
                 sent.push(transmit.to);
                 let count: &mut usize = sends.entry(transmit.bytes.clone()).or_default();
                 *count += 1;
-                let seen = self.nat.as_mut().map_or(local, |nat| nat.out(local, transmit.to));
+                let seen = self
+                    .nat
+                    .as_mut()
+                    .map_or(local, |nat| nat.out(local, transmit.to));
                 if self.udp_blocked || *count <= self.loses_first {
                     continue;
                 }
                 let answers = self.servers.iter();
-                let mut answers = answers.filter_map(|server| server.answer(transmit.to, seen, &transmit.bytes));
+                let mut answers =
+                    answers.filter_map(|server| server.answer(transmit.to, seen, &transmit.bytes));
                 if let Some((from, bytes)) = answers.next() {
                     under_way.insert((now + ms(40), sent.len()), (from, seen, bytes));
                 }

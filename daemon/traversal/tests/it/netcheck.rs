@@ -31,14 +31,24 @@ fn filtering(kind: Depends) -> Option<Filtering> {
 fn every_kind_of_nat_is_named_by_what_it_does() {
     for mapped in ALL {
         for filtered in ALL {
-            let world = World::new(Some(Nat::new(mapped, filtered)), vec![Server::with_two_addresses()]);
+            let world = World::new(
+                Some(Nat::new(mapped, filtered)),
+                vec![Server::with_two_addresses()],
+            );
 
             let profile = world.check().profile;
 
             assert_eq!(profile.mapping, mapping(mapped), "{mapped:?} {filtered:?}");
-            assert_eq!(profile.filtering, filtering(filtered), "{mapped:?} {filtered:?}");
+            assert_eq!(
+                profile.filtering,
+                filtering(filtered),
+                "{mapped:?} {filtered:?}"
+            );
             assert_eq!(profile.public, Some(addr("203.0.113.5:40007")));
-            assert_eq!((profile.preserves_port, profile.udp_blocked), (Some(false), false));
+            assert_eq!(
+                (profile.preserves_port, profile.udp_blocked),
+                (Some(false), false)
+            );
             assert_eq!(profile.family, Family::V4);
         }
     }
@@ -54,8 +64,16 @@ fn every_kind_of_nat_is_named_although_three_of_four_packets_are_lost() {
 
             let outcome = world.check();
 
-            assert_eq!(outcome.profile.mapping, mapping(mapped), "{mapped:?} {filtered:?}");
-            assert_eq!(outcome.profile.filtering, filtering(filtered), "{mapped:?} {filtered:?}");
+            assert_eq!(
+                outcome.profile.mapping,
+                mapping(mapped),
+                "{mapped:?} {filtered:?}"
+            );
+            assert_eq!(
+                outcome.profile.filtering,
+                filtering(filtered),
+                "{mapped:?} {filtered:?}"
+            );
             assert!(outcome.took <= secs(12), "{:?}", outcome.took);
         }
     }
@@ -64,7 +82,9 @@ fn every_kind_of_nat_is_named_although_three_of_four_packets_are_lost() {
 #[test]
 fn a_nat_that_keeps_the_port_is_seen_to() {
     let nat = Nat::new(Depends::Nothing, Depends::AddressAndPort).preserving();
-    let profile = World::new(Some(nat), vec![Server::with_two_addresses()]).check().profile;
+    let profile = World::new(Some(nat), vec![Server::with_two_addresses()])
+        .check()
+        .profile;
     assert_eq!(profile.public, Some(addr("203.0.113.5:5000")));
     assert_eq!(profile.preserves_port, Some(true));
     assert_eq!(profile.mapping, Some(Mapping::EndpointIndependent));
@@ -74,28 +94,40 @@ fn a_nat_that_keeps_the_port_is_seen_to() {
 fn without_a_nat_there_is_no_mapping_and_everything_comes_in() {
     let outcome = World::new(None, vec![Server::with_two_addresses()]).check();
     assert_eq!(outcome.profile.mapping, Some(Mapping::None));
-    assert_eq!(outcome.profile.filtering, Some(Filtering::EndpointIndependent));
+    assert_eq!(
+        outcome.profile.filtering,
+        Some(Filtering::EndpointIndependent)
+    );
     assert_eq!(outcome.profile.public, Some(addr("192.168.1.2:5000")));
     assert!(outcome.took < ms(200), "{:?}", outcome.took);
 }
 
 #[test]
 fn where_udp_is_blocked_nothing_is_known_after_four_seconds() {
-    let mut world = World::new(None, vec![Server::with_two_addresses(), Server::with_one_address(TWO)]);
+    let mut world = World::new(
+        None,
+        vec![Server::with_two_addresses(), Server::with_one_address(TWO)],
+    );
     world.udp_blocked = true;
 
     let outcome = world.check();
 
     let profile = outcome.profile;
     assert!(profile.udp_blocked);
-    assert_eq!((profile.public, profile.mapping, profile.filtering), (None, None, None));
+    assert_eq!(
+        (profile.public, profile.mapping, profile.filtering),
+        (None, None, None)
+    );
     assert_eq!(profile.preserves_port, None);
     assert_eq!(outcome.took, ms(3_750));
     for check in profile.evidence {
         assert_eq!(check.probes, [(Probe::Primary, ProbeOutcome::Silence)]);
     }
     let mut sends = BTreeMap::new();
-    outcome.sent.iter().for_each(|to| *sends.entry(*to).or_insert(0) += 1);
+    outcome
+        .sent
+        .iter()
+        .for_each(|to| *sends.entry(*to).or_insert(0) += 1);
     assert_eq!(sends, BTreeMap::from([(addr(ONE), 4), (addr(TWO), 4)]));
 }
 
@@ -103,7 +135,10 @@ fn where_udp_is_blocked_nothing_is_known_after_four_seconds() {
 fn without_a_server_nothing_is_claimed() {
     let profile = World::new(None, Vec::new()).check().profile;
     assert!(!profile.udp_blocked);
-    assert_eq!((profile.public, profile.mapping, profile.filtering), (None, None, None));
+    assert_eq!(
+        (profile.public, profile.mapping, profile.filtering),
+        (None, None, None)
+    );
 }
 
 #[test]
@@ -111,7 +146,10 @@ fn one_server_with_one_address_tells_the_public_address_and_no_more() {
     let nat = Nat::new(Depends::Nothing, Depends::Nothing);
     let outcome = World::new(Some(nat), vec![Server::with_one_address(ONE)]).check();
     assert_eq!(outcome.profile.public, Some(addr("203.0.113.5:40007")));
-    assert_eq!((outcome.profile.mapping, outcome.profile.filtering), (None, None));
+    assert_eq!(
+        (outcome.profile.mapping, outcome.profile.filtering),
+        (None, None)
+    );
     assert_eq!(outcome.sent, [addr(ONE)]);
 }
 
@@ -134,7 +172,10 @@ fn two_servers_with_one_address_each_tell_whether_the_mapping_depends() {
 #[test]
 fn two_ports_of_one_address_do_not_prove_independence() {
     let nat = Nat::new(Depends::Address, Depends::AddressAndPort);
-    let servers = vec![Server::with_one_address(ONE), Server::with_one_address("198.51.100.1:3479")];
+    let servers = vec![
+        Server::with_one_address(ONE),
+        Server::with_one_address("198.51.100.1:3479"),
+    ];
     assert_eq!(World::new(Some(nat), servers).check().profile.mapping, None);
 }
 
@@ -143,10 +184,16 @@ fn a_server_that_answers_a_change_request_from_where_it_was_asked_shows_nothing_
     for kind in ALL {
         let nat = Nat::new(kind, Depends::AddressAndPort);
 
-        let profile = World::new(Some(nat), vec![Server::quirky(Quirk::IgnoresChange)]).check().profile;
+        let profile = World::new(Some(nat), vec![Server::quirky(Quirk::IgnoresChange)])
+            .check()
+            .profile;
 
         assert_eq!(profile.filtering, None);
-        assert_eq!(profile.mapping, mapping(kind), "its other address still tells");
+        assert_eq!(
+            profile.mapping,
+            mapping(kind),
+            "its other address still tells"
+        );
         let probes = &profile.evidence[0].probes;
         assert!(probes.contains(&(Probe::ChangeBoth, ProbeOutcome::Refused)));
         assert!(probes.contains(&(Probe::ChangePort, ProbeOutcome::Refused)));
@@ -175,13 +222,18 @@ fn a_dead_server_does_not_make_udp_blocked() {
 
     assert!(!profile.udp_blocked);
     assert_eq!(profile.mapping, Some(Mapping::EndpointIndependent));
-    assert_eq!(profile.evidence[0].probes, [(Probe::Primary, ProbeOutcome::Silence)]);
+    assert_eq!(
+        profile.evidence[0].probes,
+        [(Probe::Primary, ProbeOutcome::Silence)]
+    );
 }
 
 #[test]
 fn a_server_whose_other_address_is_dead_leaves_the_mapping_open() {
     let nat = Nat::new(Depends::Nothing, Depends::Nothing);
-    let profile = World::new(Some(nat), vec![Server::quirky(Quirk::OtherIsDead)]).check().profile;
+    let profile = World::new(Some(nat), vec![Server::quirky(Quirk::OtherIsDead)])
+        .check()
+        .profile;
     assert_eq!(profile.mapping, None);
 }
 
@@ -190,7 +242,10 @@ fn a_server_whose_other_address_nobody_can_reach_is_a_server_with_one_address() 
     let nat = Nat::new(Depends::Nothing, Depends::Nothing);
     let outcome = World::new(Some(nat), vec![Server::quirky(Quirk::OtherIsUnusable)]).check();
     assert_eq!(outcome.sent, [addr(ONE)]);
-    assert_eq!((outcome.profile.mapping, outcome.profile.filtering), (None, None));
+    assert_eq!(
+        (outcome.profile.mapping, outcome.profile.filtering),
+        (None, None)
+    );
     assert_eq!(outcome.profile.public, Some(addr("203.0.113.5:40007")));
 }
 
@@ -198,17 +253,31 @@ fn a_server_whose_other_address_nobody_can_reach_is_a_server_with_one_address() 
 fn a_server_that_says_what_cannot_be_is_not_believed() {
     for quirk in [Quirk::Lies, Quirk::SaysPortZero] {
         let nat = Nat::new(Depends::Nothing, Depends::Nothing);
-        let profile = World::new(Some(nat), vec![Server::quirky(quirk)]).check().profile;
-        assert_eq!((profile.public, profile.mapping, profile.filtering), (None, None, None), "{quirk:?}");
-        assert_eq!(profile.evidence[0].probes, [(Probe::Primary, ProbeOutcome::Refused)]);
+        let profile = World::new(Some(nat), vec![Server::quirky(quirk)])
+            .check()
+            .profile;
+        assert_eq!(
+            (profile.public, profile.mapping, profile.filtering),
+            (None, None, None),
+            "{quirk:?}"
+        );
+        assert_eq!(
+            profile.evidence[0].probes,
+            [(Probe::Primary, ProbeOutcome::Refused)]
+        );
     }
 }
 
 #[test]
 fn where_a_server_answers_with_an_error_udp_is_not_blocked() {
     let nat = Nat::new(Depends::Nothing, Depends::Nothing);
-    let profile = World::new(Some(nat), vec![Server::quirky(Quirk::Refuses)]).check().profile;
-    assert_eq!(profile.evidence[0].probes, [(Probe::Primary, ProbeOutcome::Refused)]);
+    let profile = World::new(Some(nat), vec![Server::quirky(Quirk::Refuses)])
+        .check()
+        .profile;
+    assert_eq!(
+        profile.evidence[0].probes,
+        [(Probe::Primary, ProbeOutcome::Refused)]
+    );
     assert!(!profile.udp_blocked);
 }
 
@@ -218,11 +287,16 @@ fn a_server_that_is_listed_with_both_its_addresses_does_not_open_the_filter_unde
         let nat = Nat::new(Depends::Nothing, filtered);
         let world = World::new(Some(nat), vec![Server::with_two_addresses()]);
 
-        let profile = world.check_with(&[addr(ONE), addr("198.51.100.2:3478")]).profile;
+        let profile = world
+            .check_with(&[addr(ONE), addr("198.51.100.2:3478")])
+            .profile;
 
         // The request to the second address has let that address in: better no answer than a wrong one.
         let found = profile.filtering;
-        assert!(found.is_none() || found == filtering(filtered), "{filtered:?} was named {found:?}");
+        assert!(
+            found.is_none() || found == filtering(filtered),
+            "{filtered:?} was named {found:?}"
+        );
         assert_eq!(profile.mapping, Some(Mapping::EndpointIndependent));
     }
 }
@@ -234,7 +308,10 @@ fn a_server_with_two_addresses_and_one_port_does_not_pass_one_kind_of_dependence
         ..Server::with_two_addresses()
     };
     let nat = Nat::new(Depends::AddressAndPort, Depends::AddressAndPort);
-    assert_eq!(World::new(Some(nat), vec![server]).check().profile.mapping, None);
+    assert_eq!(
+        World::new(Some(nat), vec![server]).check().profile.mapping,
+        None
+    );
 }
 
 #[test]
@@ -243,8 +320,16 @@ fn the_other_address_is_contacted_only_after_the_filter_was_tested() {
     let outcome = World::new(Some(nat), vec![Server::with_two_addresses()]).check();
 
     let first_contact = outcome.sent.iter().position(|to| *to != addr(ONE)).unwrap();
-    assert_eq!(first_contact, 1 + 2 * 4, "the primary request and four sends of each change request come first");
-    let order: Vec<_> = outcome.profile.evidence[0].probes.iter().map(|(probe, _)| *probe).collect();
+    assert_eq!(
+        first_contact,
+        1 + 2 * 4,
+        "the primary request and four sends of each change request come first"
+    );
+    let order: Vec<_> = outcome.profile.evidence[0]
+        .probes
+        .iter()
+        .map(|(probe, _)| *probe)
+        .collect();
     assert_eq!(order[0], Probe::Primary);
     assert_eq!(order.len(), 5);
     assert_eq!(
@@ -256,22 +341,48 @@ fn the_other_address_is_contacted_only_after_the_filter_was_tested() {
 #[test]
 fn an_answer_tells_how_long_it_took() {
     let nat = Nat::new(Depends::Nothing, Depends::Nothing);
-    let profile = World::new(Some(nat), vec![Server::with_one_address(ONE)]).check().profile;
+    let profile = World::new(Some(nat), vec![Server::with_one_address(ONE)])
+        .check()
+        .profile;
     let expected = ProbeOutcome::Mapped(addr("203.0.113.5:40007"), ms(40));
     assert_eq!(profile.evidence[0].probes, [(Probe::Primary, expected)]);
 }
 
 #[test]
 fn an_answer_from_an_address_that_was_not_asked_is_ignored() {
-    let mut run = Netcheck::new(Family::V4, SocketId(7), 5000, Vec::new(), &[addr(ONE)], 1, origin());
+    let mut run = Netcheck::new(
+        Family::V4,
+        SocketId(7),
+        5000,
+        Vec::new(),
+        &[addr(ONE)],
+        1,
+        origin(),
+    );
     let request = run.poll_transmit().unwrap();
     let id = Message::parse(&request.bytes).unwrap().transaction;
-    let bytes = |id| Writer::new(Class::Success, id).xor_mapped(addr("203.0.113.5:1")).finish();
+    let bytes = |id| {
+        Writer::new(Class::Success, id)
+            .xor_mapped(addr("203.0.113.5:1"))
+            .finish()
+    };
 
-    run.handle_response(addr(TWO), &Message::parse(&bytes(id)).unwrap(), origin() + ms(10));
-    run.handle_response(addr("198.51.100.1:3479"), &Message::parse(&bytes(id)).unwrap(), origin() + ms(10));
+    run.handle_response(
+        addr(TWO),
+        &Message::parse(&bytes(id)).unwrap(),
+        origin() + ms(10),
+    );
+    run.handle_response(
+        addr("198.51.100.1:3479"),
+        &Message::parse(&bytes(id)).unwrap(),
+        origin() + ms(10),
+    );
     let other = TransactionId([1; 12]);
-    run.handle_response(addr(ONE), &Message::parse(&bytes(other)).unwrap(), origin() + ms(10));
+    run.handle_response(
+        addr(ONE),
+        &Message::parse(&bytes(other)).unwrap(),
+        origin() + ms(10),
+    );
 
     assert_eq!(run.profile().public, None);
     assert!(run.poll_timeout().is_some());
@@ -281,9 +392,19 @@ fn an_answer_from_an_address_that_was_not_asked_is_ignored() {
 fn servers_of_the_other_family_are_left_out_and_at_most_four_are_asked() {
     let mut servers = vec![addr("[2001:db8::1]:3478")];
     servers.extend((1..=6).map(|n| addr(&format!("198.51.100.{n}:3478"))));
-    let mut run = Netcheck::new(Family::V4, SocketId(7), 5000, Vec::new(), &servers, 1, origin());
+    let mut run = Netcheck::new(
+        Family::V4,
+        SocketId(7),
+        5000,
+        Vec::new(),
+        &servers,
+        1,
+        origin(),
+    );
 
-    let asked: Vec<_> = std::iter::from_fn(|| run.poll_transmit()).map(|transmit| transmit.to).collect();
+    let asked: Vec<_> = std::iter::from_fn(|| run.poll_transmit())
+        .map(|transmit| transmit.to)
+        .collect();
 
     assert_eq!(asked, servers[1..5]);
 }
@@ -291,7 +412,15 @@ fn servers_of_the_other_family_are_left_out_and_at_most_four_are_asked() {
 #[test]
 fn the_same_seed_gives_the_same_requests() {
     let first = |seed| {
-        let mut run = Netcheck::new(Family::V4, SocketId(7), 5000, Vec::new(), &[addr(ONE)], seed, origin());
+        let mut run = Netcheck::new(
+            Family::V4,
+            SocketId(7),
+            5000,
+            Vec::new(),
+            &[addr(ONE)],
+            seed,
+            origin(),
+        );
         run.poll_transmit().unwrap()
     };
     assert_eq!(first(1), first(1));

@@ -76,7 +76,12 @@ impl Network {
         Self::seeded(wires, of_b, of_a, 1)
     }
 
-    pub(crate) fn seeded(wires: &[Wire], of_b: Vec<Candidate>, of_a: Vec<Candidate>, seed: u64) -> Self {
+    pub(crate) fn seeded(
+        wires: &[Wire],
+        of_b: Vec<Candidate>,
+        of_a: Vec<Candidate>,
+        seed: u64,
+    ) -> Self {
         let now = origin();
         let (a, b) = (credentials(1), credentials(2));
         let agents = [
@@ -103,7 +108,11 @@ impl Network {
         let end = self.now + span;
         let mut next_traffic = self.now;
         for turn in 0.. {
-            assert!(turn < 200_000, "the agents are in a busy loop at {:?}", self.elapsed());
+            assert!(
+                turn < 200_000,
+                "the agents are in a busy loop at {:?}",
+                self.elapsed()
+            );
             if self.traffic && next_traffic <= self.now {
                 next_traffic = self.now + ms(100);
                 for agent in &mut self.agents {
@@ -139,7 +148,9 @@ impl Network {
     /// The wire that an agent has selected.
     pub(crate) fn selected(&self, side: usize) -> Option<usize> {
         let remote = self.agents[side].path()?.remote;
-        self.wires.iter().position(|wire| wire.ends[1 - side] == remote)
+        self.wires
+            .iter()
+            .position(|wire| wire.ends[1 - side] == remote)
     }
 
     pub(crate) fn has_event(&self, side: usize, event: &AgentEvent) -> bool {
@@ -147,7 +158,8 @@ impl Network {
     }
 
     pub(crate) fn selections(&self, side: usize) -> usize {
-        let selected = |(_, event): &&(Duration, AgentEvent)| matches!(event, AgentEvent::Selected(_));
+        let selected =
+            |(_, event): &&(Duration, AgentEvent)| matches!(event, AgentEvent::Selected(_));
         self.events[side].iter().filter(selected).count()
     }
 
@@ -167,7 +179,10 @@ impl Network {
                 self.events[side].push((self.elapsed(), event));
             }
             while let Some(transmit) = self.agents[side].poll_transmit() {
-                assert_eq!(transmit.socket, SocketId::main(Family::of(transmit.to.ip())));
+                assert_eq!(
+                    transmit.socket,
+                    SocketId::main(Family::of(transmit.to.ip()))
+                );
                 let message = Message::parse(&transmit.bytes).unwrap();
                 self.sent.push(Sent {
                     at: self.elapsed(),
@@ -188,7 +203,8 @@ impl Network {
         };
         wire.carried += 1;
         let lost = wire.loses_every > 0 && wire.carried.is_multiple_of(wire.loses_every);
-        let swallowed = wire.loses_answers && Message::parse(&bytes).unwrap().class == Class::Success;
+        let swallowed =
+            wire.loses_answers && Message::parse(&bytes).unwrap().class == Class::Success;
         if !wire.up || lost || swallowed {
             return;
         }
@@ -199,7 +215,8 @@ impl Network {
             from: wire.ends[side],
             bytes,
         };
-        self.under_way.insert((self.now + wire.delay, self.next), arrival);
+        self.under_way
+            .insert((self.now + wire.delay, self.next), arrival);
     }
 
     fn deliver(&mut self) {

@@ -22,10 +22,19 @@ fn gaps(times: &[Duration]) -> Vec<Duration> {
 }
 
 /// The gaps between checks on a wire from now on.
-fn gaps_in_the_next(network: &mut Network, span: Duration, side: usize, wire: usize) -> Vec<Duration> {
+fn gaps_in_the_next(
+    network: &mut Network,
+    span: Duration,
+    side: usize,
+    wire: usize,
+) -> Vec<Duration> {
     let from = network.elapsed();
     network.run(span);
-    let times: Vec<_> = network.checks(side, wire).into_iter().filter(|at| *at > from).collect();
+    let times: Vec<_> = network
+        .checks(side, wire)
+        .into_iter()
+        .filter(|at| *at > from)
+        .collect();
     gaps(&times)
 }
 
@@ -38,7 +47,11 @@ fn an_idle_path_and_its_reserve_are_kept_alive_every_25_seconds() {
         let gaps = gaps_in_the_next(&mut network, secs(600), A, wire);
 
         assert!(gaps.len() >= 23, "{gaps:?}");
-        assert!(gaps.iter().all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)), "{gaps:?}");
+        assert!(
+            gaps.iter()
+                .all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)),
+            "{gaps:?}"
+        );
     }
 }
 
@@ -52,8 +65,15 @@ fn while_traffic_flows_the_path_is_checked_every_3_seconds_and_the_reserve_is_no
     let gaps = gaps_in_the_next(&mut network, secs(60), B, 0);
 
     assert!(gaps.len() >= 19, "{gaps:?}");
-    assert!(gaps.iter().all(|gap| (ms(2_700)..=ms(3_100)).contains(gap)), "{gaps:?}");
-    let reserve = network.checks(B, 1).into_iter().filter(|at| *at > secs(10)).count();
+    assert!(
+        gaps.iter().all(|gap| (ms(2_700)..=ms(3_100)).contains(gap)),
+        "{gaps:?}"
+    );
+    let reserve = network
+        .checks(B, 1)
+        .into_iter()
+        .filter(|at| *at > secs(10))
+        .count();
     assert!(reserve <= 3, "{reserve}");
 }
 
@@ -80,7 +100,11 @@ fn when_traffic_ends_keepalives_return() {
 
     let gaps = gaps_in_the_next(&mut network, secs(300), A, 0);
 
-    assert!(gaps.iter().all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)), "{gaps:?}");
+    assert!(
+        gaps.iter()
+            .all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)),
+        "{gaps:?}"
+    );
 }
 
 #[test]
@@ -90,15 +114,26 @@ fn a_dead_path_is_left_within_7_seconds_while_traffic_flows_and_the_reserve_take
         let mut network = two_wires(25);
         network.traffic = true;
         network.run(secs(20) + ms(100 * moment));
-        assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+        assert_eq!(
+            (network.selected(A), network.selected(B)),
+            (Some(0), Some(0))
+        );
 
         network.cut(0);
         network.run(secs(7));
 
-        assert_eq!((network.selected(A), network.selected(B)), (Some(1), Some(1)), "{moment}");
+        assert_eq!(
+            (network.selected(A), network.selected(B)),
+            (Some(1), Some(1)),
+            "{moment}"
+        );
         assert!(!network.has_event(A, &AgentEvent::Lost));
         network.run(secs(30));
-        assert_eq!((network.selected(A), network.selected(B)), (Some(1), Some(1)), "{moment}");
+        assert_eq!(
+            (network.selected(A), network.selected(B)),
+            (Some(1), Some(1)),
+            "{moment}"
+        );
         assert!(network.agents[A].is_answering() && network.agents[B].is_answering());
     }
 }
@@ -111,7 +146,10 @@ fn an_idle_path_that_dies_is_left_after_the_next_keepalive() {
     network.cut(0);
     network.run(secs(29));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(1), Some(1)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(1), Some(1))
+    );
 }
 
 #[test]
@@ -126,11 +164,24 @@ fn when_no_path_answers_any_more_it_is_lost_and_said_once() {
 
     for side in [A, B] {
         assert_eq!(network.selected(side), None);
-        let told: Vec<_> = network.events[side].iter().map(|(_, event)| event.clone()).collect();
-        let lost = told.iter().filter(|event| **event == AgentEvent::Lost).count();
-        let failed = told.iter().filter(|event| **event == AgentEvent::Failed).count();
+        let told: Vec<_> = network.events[side]
+            .iter()
+            .map(|(_, event)| event.clone())
+            .collect();
+        let lost = told
+            .iter()
+            .filter(|event| **event == AgentEvent::Lost)
+            .count();
+        let failed = told
+            .iter()
+            .filter(|event| **event == AgentEvent::Failed)
+            .count();
         assert_eq!((lost, failed), (1, 1), "{told:?}");
-        assert_eq!(network.agents[side].poll_timeout(), None, "an agent without hope rests");
+        assert_eq!(
+            network.agents[side].poll_timeout(),
+            None,
+            "an agent without hope rests"
+        );
     }
 }
 
@@ -147,7 +198,10 @@ fn two_lost_checks_in_a_row_do_not_kill_a_path() {
         network.run(secs(6));
     }
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
     assert_eq!(network.selections(A), 1);
 }
 
@@ -157,10 +211,20 @@ fn a_path_around_the_world_does_not_die_of_its_length() {
     network.traffic = true;
     network.run(secs(300));
 
-    assert_eq!((network.selected(A), network.selected(B)), (Some(0), Some(0)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0))
+    );
     for side in [A, B] {
-        assert!(!network.has_event(side, &AgentEvent::Lost), "{:?}", network.events[side]);
-        assert_eq!(network.agents[side].status().selected.unwrap().rtt, Some(ms(1_200)));
+        assert!(
+            !network.has_event(side, &AgentEvent::Lost),
+            "{:?}",
+            network.events[side]
+        );
+        assert_eq!(
+            network.agents[side].status().selected.unwrap().rtt,
+            Some(ms(1_200))
+        );
     }
 }
 
@@ -204,14 +268,24 @@ fn a_path_that_comes_back_is_taken_again_when_the_peer_is_heard_on_it() {
     network.run(secs(10));
     network.cut(0);
     network.run(secs(20));
-    assert_eq!((network.selected(A), network.selected(B)), (Some(1), Some(1)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(1), Some(1))
+    );
 
     network.wires[0].up = true;
-    let (now, of_a, of_b) = (network.now, host("192.168.1.1:1000"), host("192.168.1.2:2000"));
+    let (now, of_a, of_b) = (
+        network.now,
+        host("192.168.1.1:1000"),
+        host("192.168.1.2:2000"),
+    );
     network.agents[A].handle_candidates(vec![of_b], now);
     network.agents[B].handle_candidates(vec![of_a], now);
     network.run(secs(10));
 
     // Known addresses that were given up are not probed again; a new attempt (a new offer) does that.
-    assert_eq!((network.selected(A), network.selected(B)), (Some(1), Some(1)));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(1), Some(1))
+    );
 }

@@ -10,7 +10,13 @@ fn ranked(delays: &[u64]) -> Network {
     let wires: Vec<_> = delays
         .iter()
         .enumerate()
-        .map(|(n, delay)| Wire::new(&format!("192.0.2.1:{}", 1000 + n), &format!("192.0.2.2:{}", 2000 + n), *delay))
+        .map(|(n, delay)| {
+            Wire::new(
+                &format!("192.0.2.1:{}", 1000 + n),
+                &format!("192.0.2.2:{}", 2000 + n),
+                *delay,
+            )
+        })
         .collect();
     let candidates = |side: usize| {
         let candidate = |(n, wire): (usize, &Wire)| Candidate {
@@ -71,7 +77,10 @@ fn three_paths_of_which_each_next_is_only_a_little_faster_do_not_make_the_choice
 
     let selections = network.selections(A);
     let checks = network.sent.iter().filter(|sent| sent.side == A).count();
-    assert!(selections <= 4, "{selections} selections in a minute, {checks} packets");
+    assert!(
+        selections <= 4,
+        "{selections} selections in a minute, {checks} packets"
+    );
     assert_eq!(both(&network), (Some(1), Some(1)));
 }
 

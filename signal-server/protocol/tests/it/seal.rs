@@ -368,7 +368,11 @@ fn two_offers_have_different_keys() {
     let keys: Vec<_> = [3, 5]
         .map(|n| {
             let (_, offer) = offer(&a, &b, n);
-            answer(&a, &b, &offer, 4).0.preshared_key().as_bytes().to_vec()
+            answer(&a, &b, &offer, 4)
+                .0
+                .preshared_key()
+                .as_bytes()
+                .to_vec()
         })
         .into();
 

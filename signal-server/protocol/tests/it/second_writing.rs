@@ -106,7 +106,10 @@ fn a_responder_written_from_the_documentation_reaches_the_same_preshared_key() {
 
     let (exchange, answered) = pending.open_answer(&answer).ok().unwrap();
     assert_eq!(answered.stamp, 2);
-    assert_eq!(*exchange.preshared_key().as_bytes(), preshared_key(noise, &secret));
+    assert_eq!(
+        *exchange.preshared_key().as_bytes(),
+        preshared_key(noise, &secret)
+    );
 }
 
 #[test]
@@ -130,7 +133,10 @@ fn an_initiator_written_from_the_documentation_reaches_the_same_preshared_key() 
 
     let ciphertext = read(&mut noise, &answer).kem;
     let secret = kem.decapsulate_slice(&ciphertext).unwrap();
-    assert_eq!(*exchange.preshared_key().as_bytes(), preshared_key(noise, &secret));
+    assert_eq!(
+        *exchange.preshared_key().as_bytes(),
+        preshared_key(noise, &secret)
+    );
 }
 
 #[test]

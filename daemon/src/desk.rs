@@ -267,6 +267,12 @@ impl Desk {
 
     async fn network_changed(&mut self) {
         let Kernel { netlink, index } = &self.parts.kernel;
+        // A deleted TUN says nothing on its descriptor.
+        let name = &self.parts.config.interface;
+        if netlink.index(name).await.ok() != Some(*index) {
+            let _ = self.parts.driver.send(Command::InterfaceGone).await;
+            return;
+        }
         match netlink.addresses(*index).await {
             Ok(addresses) => {
                 let command = Command::Addresses(addresses);

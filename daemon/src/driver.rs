@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
     Netcheck(oneshot::Sender<Vec<NatProfile>>),
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Somebody has deleted the TUN interface: punchd cannot go on.
+    InterfaceGone,
     /// Say goodbye and stop.
     ShutDown,
 }
@@ -144,7 +146,13 @@ impl Driver {
             }
         }
         self.from_tun.clear();
-        worked |= self.tun.read(&mut self.from_tun) > 0;
+        match self.tun.read(&mut self.from_tun) {
+            Ok(packets) => worked |= packets > 0,
+            Err(error) => {
+                tracing::error!(%error, name = self.tun.name(), "the interface is gone");
+                self.stopping = true;
+            }
+        }
         for packet in self.from_tun.iter() {
             self.engine.handle_tun(packet, now);
         }
@@ -293,6 +301,11 @@ impl Driver {
                 self.engine.start_netcheck(now);
             }
             Command::Snapshot(answer) => drop(answer.send(snapshot::take(&self.engine))),
+            Command::InterfaceGone => {
+                tracing::error!(name = self.tun.name(), "the interface is gone");
+                self.engine.shut_down(now);
+                self.stopping = true;
+            }
             Command::ShutDown => {
                 self.engine.shut_down(now);
                 self.stopping = true;

@@ -197,7 +197,7 @@ async fn wait_for_end(driver: tokio::sync::oneshot::Receiver<()>) -> Result<()> 
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        _ = driver => bail!("the packet path has failed; please report this with the log"),
+        _ = driver => bail!("the packet path has ended: the interface was deleted, or see the log"),
     }
     tracing::info!("stopping");
     Ok(())

@@ -25,6 +25,14 @@ struct Next {
     retry_at: Option<Instant>,
 }
 
+impl Next {
+    /// Whether it is sure that the peer has this session too: the initiator knows when the handshake is complete, the
+    /// responder when something has come through it.
+    fn is_ready(&self) -> bool {
+        self.session.has_received() || (self.initiator && self.session.established())
+    }
+}
+
 impl Tunnel {
     /// A session that stays: a plain WireGuard peer's.
     pub(crate) fn fixed(session: Session) -> Self {
@@ -47,10 +55,15 @@ impl Tunnel {
             .collect()
     }
 
-    /// The new exchange has a path: the initiator starts the handshake.
+    /// The new exchange has a path: the initiator starts the handshake. The responder waits for it, but not for ever: what
+    /// confirms the new session is a single datagram, and if that is lost the responder begins a handshake of its own.
     pub(crate) fn start(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
         match &mut self.next {
-            Some(next) if next.initiator && !next.session.established() => {
+            Some(next) if !next.initiator => {
+                next.retry_at.get_or_insert(now + 2 * RETRY);
+                0
+            }
+            Some(next) if !next.session.established() => {
                 next.retry_at = Some(now + RETRY);
                 next.session.initiate(out)
             }
@@ -85,13 +98,9 @@ impl Tunnel {
             .find(|session| session.index() == index)
     }
 
-    /// Moves on to the new session once it is sure that the peer has it too: the initiator when the handshake is complete,
-    /// the responder when something came through it. Returns whether it moved, and the indices that went out of use.
+    /// Moves on to the new session once it is ready. Returns whether it moved, and the indices that went out of use.
     pub(crate) fn promote(&mut self, now: Instant) -> (bool, Vec<u32>) {
-        let ready = |next: &mut Next| {
-            next.session.has_received() || (next.initiator && next.session.established())
-        };
-        let Some(next) = self.next.take_if(ready) else {
+        let Some(next) = self.next.take_if(|next| next.is_ready()) else {
             return (false, Vec::new());
         };
         let left = self.current.replace(next.session);
@@ -114,8 +123,8 @@ impl Tunnel {
             send(&mut |out| current.handle_timeout(out));
         }
         if let Some(next) = &mut self.next {
-            let due = next.retry_at.is_some_and(|at| at <= now);
-            if due && !next.session.established() {
+            if next.retry_at.is_some_and(|at| at <= now) && !next.is_ready() {
+                next.initiator = true;
                 next.retry_at = Some(now + RETRY.max(rtt.unwrap_or_default() * 3));
                 send(&mut |out| next.session.initiate(out));
             } else {

@@ -98,20 +98,34 @@ impl Tun {
     }
 
     /// Appends the packets that wait, at most 64; returns how many.
-    pub fn read(&mut self, batch: &mut Batch) -> usize {
+    ///
+    /// # Errors
+    /// When the interface is gone: somebody has deleted it.
+    pub fn read(&mut self, batch: &mut Batch) -> io::Result<usize> {
         let room = self.mtu.max(1500) + 64;
         let before = batch.len();
+        let mut failure = None;
         while batch.len() - before < MAX_BATCH {
             let read = batch.push_with(room, |buffer| {
-                self.fd
-                    .try_io_mut(Interest::READABLE, |device| device.0.read(buffer))
-                    .ok()
+                let read = self
+                    .fd
+                    .try_io_mut(Interest::READABLE, |device| device.0.read(buffer));
+                read.map_err(|error| failure = Some(error)).ok()
             });
             if !read {
                 break;
             }
         }
-        batch.len() - before
+        match failure {
+            // EIO: the interface is down, and may come up again.
+            Some(error)
+                if error.kind() != io::ErrorKind::WouldBlock
+                    && error.raw_os_error() != Some(libc::EIO) =>
+            {
+                Err(error)
+            }
+            _ => Ok(batch.len() - before),
+        }
     }
 
     /// Gives a packet to the kernel; whether it took it. A device that is down refuses with EIO.

@@ -82,9 +82,8 @@ pub struct Echo;
 impl Echo {
     #[track_caller]
     pub fn start(host: &Namespace, address: &str) -> Server {
-        Server::start(host, address, |mut stream| {
-            let mut copy = stream.try_clone().unwrap();
-            let _ = io::copy(&mut copy, &mut stream);
+        Server::start(host, address, |stream| {
+            let _ = io::copy(&mut &stream, &mut &stream);
             let _ = stream.shutdown(Shutdown::Write);
         })
     }

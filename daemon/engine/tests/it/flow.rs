@@ -1,1 +1,250 @@
+//! Replies of what this host began come in, for as long as RFC 5382, 4787 and 5508 ask of a firewall; nothing else does.
 
+use crate::packets::{ACK, RST, SYN, at, echo, icmp, port_unreachable, syn, tcp, udp};
+use crate::plain::Bench;
+use crate::world::seconds;
+
+const NONE: Vec<Vec<u8>> = Vec::new();
+
+fn both(test: impl Fn(bool)) {
+    test(false);
+    test(true);
+}
+
+#[test]
+fn replies_of_connections_that_this_host_began_come_in() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let asked = [
+            syn(at(own, 6000), at(peer, 22)),
+            udp(at(own, 6000), at(peer, 53), b"question"),
+            echo(own, peer, true, 42),
+        ];
+        let replies = [
+            tcp(at(peer, 22), at(own, 6000), SYN | ACK, 3, 1001, &[]),
+            tcp(at(peer, 22), at(own, 6000), ACK, 4, 1001, b"data"),
+            tcp(at(peer, 22), at(own, 6000), RST, 8, 0, &[]),
+            udp(at(peer, 53), at(own, 6000), b"answer"),
+            echo(peer, own, false, 42),
+        ];
+        for reply in &replies {
+            bench.from_peer(0, reply);
+        }
+        assert_eq!(bench.take_tun(), NONE, "nothing was asked yet");
+
+        for packet in &asked {
+            bench.from_host(packet);
+        }
+        bench.take_inbox(0);
+        for reply in &replies {
+            bench.from_peer(0, reply);
+        }
+
+        assert_eq!(bench.take_tun(), replies);
+        assert_eq!(bench.take_inbox(0), NONE);
+    });
+}
+
+#[test]
+fn a_neighbouring_conversation_is_another_one() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        bench.from_host(&syn(at(own, 6000), at(peer, 22)));
+        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.from_host(&echo(own, peer, true, 42));
+
+        for packet in [
+            tcp(at(peer, 23), at(own, 6000), SYN | ACK, 3, 1001, &[]),
+            tcp(at(peer, 22), at(own, 6001), SYN | ACK, 3, 1001, &[]),
+            // The same ports, the other protocol.
+            tcp(at(peer, 53), at(own, 6000), SYN | ACK, 3, 1001, &[]),
+            udp(at(peer, 22), at(own, 6000), b"answer"),
+            // The same ports, exchanged.
+            udp(at(peer, 6000), at(own, 53), b"answer"),
+            echo(peer, own, false, 43),
+        ] {
+            bench.from_peer(0, &packet);
+        }
+
+        assert_eq!(bench.take_tun(), NONE);
+    });
+}
+
+#[test]
+fn a_conversation_with_one_peer_opens_nothing_for_another() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let other = bench.add(v6, None);
+        bench.connect(other);
+        let (own, first, second) = (bench.own(v6), bench.peers[0].address, bench.peers[1].address);
+        bench.from_host(&udp(at(own, 6000), at(first, 53), b"question"));
+
+        bench.from_peer(other, &udp(at(second, 53), at(own, 6000), b"answer"));
+        bench.from_peer(other, &udp(at(first, 53), at(own, 6000), b"answer"));
+
+        assert_eq!(bench.take_tun(), NONE);
+    });
+}
+
+#[test]
+fn a_peers_echo_request_is_no_reply_even_with_the_identifier_of_ours() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        bench.from_host(&echo(own, peer, true, 42));
+        bench.take_inbox(0);
+
+        bench.from_peer(0, &echo(peer, own, true, 42));
+
+        assert_eq!(bench.take_tun(), NONE);
+        assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 42)]);
+    });
+}
+
+#[test]
+fn an_icmp_error_about_a_packet_of_ours_comes_in() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let question = udp(at(own, 6000), at(peer, 53), b"question");
+        let connection = syn(at(own, 6000), at(peer, 22));
+        let ping = echo(own, peer, true, 42);
+        let short = if v6 { 48 } else { 28 };
+        let errors = [
+            port_unreachable(peer, own, &question),
+            // RFC 792 quotes no more than eight bytes behind the header.
+            port_unreachable(peer, own, &connection[..short]),
+            port_unreachable(peer, own, &ping),
+            // Packet too big, or fragmentation needed.
+            icmp(peer, own, if v6 { 2 } else { 3 }, &[&[0, 0, 5, 0], &connection[..]].concat()),
+        ];
+        for error in &errors {
+            bench.from_peer(0, error);
+        }
+        assert_eq!(bench.take_tun(), NONE, "nothing was sent yet");
+
+        for packet in [question, connection, ping] {
+            bench.from_host(&packet);
+        }
+        for error in &errors {
+            bench.from_peer(0, error);
+        }
+
+        assert_eq!(bench.take_tun(), errors);
+    });
+}
+
+#[test]
+fn an_icmp_error_about_somebody_elses_packet_does_not_come_in() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        let foreign = if v6 { "2001:db8::5" } else { "10.0.0.5" }.parse().unwrap();
+
+        for quoted in [
+            // The wrong way round, another port, another host, another protocol.
+            udp(at(peer, 53), at(own, 6000), b"answer"),
+            udp(at(own, 6000), at(peer, 54), b"question"),
+            udp(at(own, 6001), at(peer, 53), b"question"),
+            udp(at(own, 6000), at(foreign, 53), b"question"),
+            udp(at(foreign, 6000), at(peer, 53), b"question"),
+            syn(at(own, 6000), at(peer, 53)),
+        ] {
+            bench.from_peer(0, &port_unreachable(peer, own, &quoted));
+        }
+
+        assert_eq!(bench.take_tun(), NONE);
+    });
+}
+
+#[test]
+fn a_conversation_ends_when_it_has_been_idle() {
+    both(|v6| {
+        for (limit, alive) in [(170, true), (181, false)] {
+            let mut bench = Bench::new(v6);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+            bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+            bench.pass(seconds(limit));
+            bench.from_peer(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
+            assert_eq!(!bench.take_tun().is_empty(), alive, "UDP after {limit} s");
+        }
+        for (limit, alive) in [(2 * 3600, true), (2 * 3600 + 241, false)] {
+            let mut bench = Bench::new(v6);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+            bench.from_host(&syn(at(own, 6000), at(peer, 22)));
+            bench.pass(seconds(limit));
+            bench.from_peer(0, &tcp(at(peer, 22), at(own, 6000), ACK, 3, 1001, b"data"));
+            assert_eq!(!bench.take_tun().is_empty(), alive, "TCP after {limit} s");
+        }
+        for (limit, alive) in [(59, true), (61, false)] {
+            let mut bench = Bench::new(v6);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+            bench.from_host(&echo(own, peer, true, 42));
+            bench.pass(seconds(limit));
+            bench.from_peer(0, &echo(peer, own, false, 42));
+            assert_eq!(!bench.take_tun().is_empty(), alive, "echo after {limit} s");
+        }
+    });
+}
+
+#[test]
+fn a_conversation_lives_for_as_long_as_it_is_used() {
+    let mut bench = Bench::new(true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    for round in 0..10 {
+        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.pass(seconds(170));
+        bench.from_peer(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
+        assert_eq!(bench.take_tun().len(), 1, "round {round}");
+        bench.pass(seconds(170));
+    }
+}
+
+#[test]
+fn a_flood_of_conversations_keeps_the_newest() {
+    let mut bench = Bench::new(true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    for number in 0..40_000_u32 {
+        let port = 1024 + (number % 60_000) as u16;
+        bench.engine.handle_tun(&udp(at(own, port), at(peer, 53), b"q"), bench.now);
+        if number % 1000 == 0 {
+            bench.pass(std::time::Duration::from_millis(1));
+        }
+    }
+    bench.pump();
+
+    let newest = udp(at(peer, 53), at(own, 1024 + 39_999), b"answer");
+    let oldest = udp(at(peer, 53), at(own, 1024), b"answer");
+    bench.from_peer(0, &newest);
+    bench.from_peer(0, &oldest);
+
+    assert_eq!(bench.take_tun(), [newest]);
+}
+
+#[test]
+fn a_peers_conversations_cannot_push_out_the_hosts() {
+    // The peer may reach the host: its connections stand in the same table as the host's own.
+    let mut bench = Bench::new(true);
+    bench.grant(0, true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    bench.from_host(&syn(at(own, 6000), at(peer, 22)));
+    bench.pass(seconds(1));
+    for number in 0..30_000_u32 {
+        let packet = udp(at(peer, 1024 + number as u16), at(own, 53), b"q");
+        let datagram = bench.seal(0, &packet);
+        let from = bench.peers[0].endpoint;
+        let socket = punch_engine::SocketId::MAIN_V4;
+        bench.engine.handle_datagram(socket, None, from, &datagram, bench.now);
+    }
+    bench.pump();
+    bench.grant(0, false);
+    bench.take_tun();
+
+    let reply = tcp(at(peer, 22), at(own, 6000), SYN | ACK, 3, 1001, &[]);
+    bench.from_peer(0, &reply);
+
+    assert_eq!(bench.take_tun(), [reply]);
+}

@@ -253,7 +253,7 @@ fn a_port_can_be_used_again_while_a_slow_target_still_reads_what_came_before() {
         world.target_finishes(first);
         world.run(ms(100));
         world.client.close(program);
-        world.run(ms(100));
+        world.run(secs(15));
         assert_eq!(world.client.state(program), State::Closed, "{client_first}");
 
         let (again, second) = world.connected(40000, 5432);

@@ -1,6 +1,6 @@
 //! A client, a link, the stack under test, and the targets behind it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -53,10 +53,11 @@ pub(crate) struct World {
     pub(crate) loses_every: u64,
     /// Nothing gets through.
     pub(crate) cut: bool,
+    pub(crate) trace: bool,
     pub(crate) orders: Vec<Order>,
     pub(crate) refused: Vec<Refused>,
     pub(crate) to_client: Vec<Vec<u8>>,
-    pub(crate) targets: HashMap<StreamId, Target>,
+    pub(crate) targets: BTreeMap<StreamId, Target>,
     random: Random,
     carried: u64,
     under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
@@ -78,10 +79,11 @@ impl World {
             rough: 0,
             loses_every: 0,
             cut: false,
+            trace: false,
             orders: Vec::new(),
             refused: Vec::new(),
             to_client: Vec::new(),
-            targets: HashMap::new(),
+            targets: BTreeMap::new(),
             random: Random(seed),
             carried: 0,
             under_way: BTreeMap::new(),
@@ -221,6 +223,7 @@ impl World {
         let lost = self.cut
             || (self.loses_every > 0 && self.carried.is_multiple_of(self.loses_every))
             || self.random.one_in(self.rough);
+        if self.trace { let s = &packet[20..]; let off=(s[12]>>4) as usize*4; eprintln!("{:?} {} lost={} seq={} ack={} flags={:#x} win={} len={} opts={:x?}", self.now-origin(), if to_client {"<-"} else {"->"}, lost, u32::from_be_bytes(s[4..8].try_into().unwrap()), u32::from_be_bytes(s[8..12].try_into().unwrap()), s[13], u16::from_be_bytes(s[14..16].try_into().unwrap()), s.len()-off, &s[20..off]); }
         if lost {
             return;
         }

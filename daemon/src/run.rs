@@ -81,7 +81,10 @@ pub(crate) fn run(config: Config, places: Places) -> Result<()> {
     // The packet path has a thread and a runtime of its own; control and targets share this one.
     let control = runtime()?;
     let data = runtime()?;
-    control.block_on(serve(config, places, data))
+    let result = control.block_on(serve(config, places, data));
+    // A name that is still being looked up must not hold up the end.
+    control.shutdown_background();
+    result
 }
 
 async fn serve(config: Config, places: Places, data: Runtime) -> Result<()> {

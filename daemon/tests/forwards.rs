@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use harness::{Echo, Lab, PATIENCE, Server, fill, number_from_env, receive_hashed, send_hashed, wait_until};
+use harness::{
+    Echo, Lab, PATIENCE, Server, fill, number_from_env, receive_hashed, send_hashed, wait_until,
+};
 use socket2::SockRef;
 
 /// a reaches what b shares.
@@ -24,7 +26,9 @@ fn share(lab: &Lab, port: u16) -> [SocketAddr; 2] {
 }
 
 fn reset_on_close(stream: &TcpStream) {
-    SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+    SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
 }
 
 #[test]
@@ -36,7 +40,9 @@ fn five_hundred_connections_are_open_at_once() {
     let mut streams = Vec::new();
     lab.a.inside(|| {
         for index in 0..500 {
-            let stream = TcpStream::connect_timeout(if index % 2 == 0 { &v4 } else { &v6 }, PATIENCE).unwrap();
+            let stream =
+                TcpStream::connect_timeout(if index % 2 == 0 { &v4 } else { &v6 }, PATIENCE)
+                    .unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             streams.push(stream);
         }
@@ -53,7 +59,9 @@ fn five_hundred_connections_are_open_at_once() {
     }
     assert_eq!(echo.accepted(), 500);
     drop(streams);
-    wait_until(PATIENCE, "all are closed again", || lab.b.ctl_json(&["forwards"])[0]["open"] == 0);
+    wait_until(PATIENCE, "all are closed again", || {
+        lab.b.ctl_json(&["forwards"])[0]["open"] == 0
+    });
     assert_eq!(lab.b.ctl_json(&["forwards"])[0]["total"], 500);
     lab.a.expect_echo(v4);
 }
@@ -63,14 +71,19 @@ fn five_hundred_connections_are_open_at_once() {
 fn connections_that_the_target_ended_use_up_no_room() {
     need_lab!();
     let lab = connected("shrt");
-    let _server = Server::start(&lab.b, "127.0.0.1:7000", |mut stream| stream.write_all(b"bye").unwrap());
+    let _server = Server::start(&lab.b, "127.0.0.1:7000", |mut stream| {
+        stream.write_all(b"bye").unwrap()
+    });
     let [to, _] = share(&lab, 7000);
     lab.a.inside(|| {
         for index in 0..2200 {
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|error| panic!("connection {index}: {error}"));
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)
+                .unwrap_or_else(|error| panic!("connection {index}: {error}"));
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("connection {index}: {error}"));
+            stream
+                .read_to_string(&mut answer)
+                .unwrap_or_else(|error| panic!("connection {index}: {error}"));
             assert_eq!(answer, "bye");
         }
     });
@@ -101,7 +114,11 @@ fn either_end_may_finish_first_and_still_receive() {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let first = answer.iter().position(|byte| *byte == b'\n').unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer[..first]), format!("{LENGTH} {sent}"), "{to}");
+        assert_eq!(
+            String::from_utf8_lossy(&answer[..first]),
+            format!("{LENGTH} {sent}"),
+            "{to}"
+        );
         assert_eq!(answer.len() - first - 1, LENGTH as usize, "{to}");
     }
     for to in share(&lab, 7002) {
@@ -114,7 +131,11 @@ fn either_end_may_finish_first_and_still_receive() {
     }
     wait_until(PATIENCE, "nothing is left over", || {
         let forwards = lab.b.ctl_json(&["forwards"]);
-        forwards.as_array().unwrap().iter().all(|forward| forward["open"] == 0)
+        forwards
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|forward| forward["open"] == 0)
     });
 }
 
@@ -131,10 +152,15 @@ fn a_target_that_refuses_is_seen_to_refuse() {
 fn a_target_that_cannot_be_reached_is_seen_to_be_unreachable() {
     need_lab!();
     let lab = connected("unre");
-    lab.b.exec_ok(&["ip", "route", "add", "unreachable", "192.0.2.0/24"]);
-    lab.b.ctl_ok(&["forward", "tcp", "7000", "--to", "192.0.2.1:80"]);
+    lab.b
+        .exec_ok(&["ip", "route", "add", "unreachable", "192.0.2.0/24"]);
+    lab.b
+        .ctl_ok(&["forward", "tcp", "7000", "--to", "192.0.2.1:80"]);
     for address in [lab.b.ipv4(), lab.b.ipv6()] {
-        let error = lab.a.connect_tcp(SocketAddr::new(address, 7000)).expect_err("nobody is there");
+        let error = lab
+            .a
+            .connect_tcp(SocketAddr::new(address, 7000))
+            .expect_err("nobody is there");
         let expected = [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
         assert!(expected.contains(&error.kind()), "{address}: {error}");
     }
@@ -152,7 +178,11 @@ fn a_reset_of_the_target_reaches_the_client() {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         stream.write_all(b"x").unwrap();
         let end = stream.read(&mut [0]);
-        assert!(end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{to}: {end:?}");
+        assert!(
+            end.as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+            "{to}: {end:?}"
+        );
     }
 }
 
@@ -174,7 +204,11 @@ fn a_reset_of_the_client_reaches_the_target() {
         stream.read_exact(&mut [0]).unwrap();
         reset_on_close(&stream);
         drop(stream);
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset), "{to}");
+        assert_eq!(
+            ends.recv_timeout(PATIENCE).unwrap(),
+            Err(ErrorKind::ConnectionReset),
+            "{to}"
+        );
     }
 }
 
@@ -187,15 +221,22 @@ fn a_range_of_ports_leads_to_a_range_of_ports() {
             write!(stream, "{port}").unwrap();
         })
     });
-    lab.b.ctl_ok(&["forward", "tcp", "9000-9002", "--to", "127.0.0.1:9100"]);
+    lab.b
+        .ctl_ok(&["forward", "tcp", "9000-9002", "--to", "127.0.0.1:9100"]);
     for offset in 0..3 {
-        let mut stream = lab.a.connect_tcp(SocketAddr::new(lab.b.ipv4(), 9000 + offset)).unwrap();
+        let mut stream = lab
+            .a
+            .connect_tcp(SocketAddr::new(lab.b.ipv4(), 9000 + offset))
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, (9100 + offset).to_string());
     }
     for outside in [8999, 9003, 9100] {
-        assert!(lab.a.is_refused(SocketAddr::new(lab.b.ipv4(), outside)), "{outside}");
+        assert!(
+            lab.a.is_refused(SocketAddr::new(lab.b.ipv4(), outside)),
+            "{outside}"
+        );
     }
 }
 
@@ -204,10 +245,18 @@ fn a_target_may_be_another_machine_or_have_an_ipv6_address() {
     need_lab!();
     let lab = Lab::connected("else", "port-restricted", "open");
     let _six = Echo::start(&lab.b, "[::]:7006");
-    lab.b.ctl_ok(&["forward", "tcp", "7006", "--to", "[::1]:7006"]);
-    lab.b.ctl_ok(&["forward", "tcp", "7007", "--to", "localhost:7006"]);
+    lab.b
+        .ctl_ok(&["forward", "tcp", "7006", "--to", "[::1]:7006"]);
+    lab.b
+        .ctl_ok(&["forward", "tcp", "7007", "--to", "localhost:7006"]);
     let _far = Echo::start(&lab.server, "0.0.0.0:7008");
-    lab.b.ctl_ok(&["forward", "tcp", "7008", "--to", &format!("{}:7008", lab.env("SERVER_IPV4"))]);
+    lab.b.ctl_ok(&[
+        "forward",
+        "tcp",
+        "7008",
+        "--to",
+        &format!("{}:7008", lab.env("SERVER_IPV4")),
+    ]);
     for port in [7006, 7007, 7008] {
         lab.a.expect_echo(SocketAddr::new(lab.b.ipv4(), port));
         lab.a.expect_echo(SocketAddr::new(lab.b.ipv6(), port));
@@ -219,7 +268,9 @@ fn send_until_stalled(stream: &mut TcpStream, length: u64, stalled: &AtomicU64) 
     let mut state = 5;
     let mut buffer = vec![0; 64 * 1024];
     let mut sent = 0;
-    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
     while sent < length {
         fill(&mut state, &mut buffer);
         let mut rest = &buffer[..];
@@ -246,7 +297,9 @@ fn expect_bytes(stream: &mut TcpStream, length: u64) {
     let (mut expected, mut got) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     for block in 0..length / 65_536 {
         fill(&mut state, &mut expected);
-        stream.read_exact(&mut got).unwrap_or_else(|error| panic!("block {block}: {error}"));
+        stream
+            .read_exact(&mut got)
+            .unwrap_or_else(|error| panic!("block {block}: {error}"));
         assert!(expected == got, "block {block} has other bytes");
     }
     assert_eq!(stream.read(&mut got).unwrap(), 0, "and nothing more");
@@ -271,7 +324,9 @@ fn a_slow_client_slows_its_target_and_loses_nothing() {
     let [to, _] = share(&lab, 7000);
     let [_, other] = share(&lab, 7001);
     let mut stream = lab.a.connect_tcp(to).unwrap();
-    wait_until(PATIENCE, "the target has to wait", || stalled.load(Ordering::Relaxed) > 0);
+    wait_until(PATIENCE, "the target has to wait", || {
+        stalled.load(Ordering::Relaxed) > 0
+    });
     let waiting = stalled.load(Ordering::Relaxed);
     assert!(waiting < BUFFERS, "{waiting} bytes lie somewhere");
     lab.a.expect_echo(other);
@@ -298,7 +353,9 @@ fn a_slow_target_slows_its_client_and_loses_nothing() {
     let mut stream = lab.a.connect_tcp(to).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| send_until_stalled(&mut stream, MUCH, &stalled));
-        wait_until(PATIENCE, "the client has to wait", || stalled.load(Ordering::Relaxed) > 0);
+        wait_until(PATIENCE, "the client has to wait", || {
+            stalled.load(Ordering::Relaxed) > 0
+        });
         let waiting = stalled.load(Ordering::Relaxed);
         go.send(()).unwrap();
         assert!(waiting < BUFFERS, "{waiting} bytes lie somewhere");
@@ -318,7 +375,11 @@ fn both_directions_at_once_arrive_whole() {
         let mut copy = stream.try_clone().unwrap();
         let sending = std::thread::spawn(move || send_hashed(&mut copy, LENGTH, 7).unwrap());
         let received = receive_hashed(&mut stream).unwrap();
-        sender.lock().unwrap().send((sending.join().unwrap(), received)).unwrap();
+        sender
+            .lock()
+            .unwrap()
+            .send((sending.join().unwrap(), received))
+            .unwrap();
     });
     for to in share(&lab, 7000) {
         let mut stream = lab.a.connect_tcp(to).unwrap();

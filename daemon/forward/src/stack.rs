@@ -342,12 +342,14 @@ impl Stack {
 
     /// Ends all streams that `allowed` no longer allows: a rule is gone, a peer is gone.
     pub fn retain(&mut self, allowed: impl Fn(PeerHandle, ForwardKey, Flow) -> bool, now: Instant) {
-        let ended: Vec<_> = self
+        let mut ended: Vec<_> = self
             .streams
             .iter()
             .filter(|(_, stream)| !allowed(stream.peer, stream.forward, stream.flow))
             .map(|(id, _)| *id)
             .collect();
+        // Not in the table's order, which differs from run to run.
+        ended.sort();
         for id in ended {
             self.end(id, now);
         }
@@ -529,7 +531,7 @@ impl Stack {
             .streams
             .iter()
             .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
-            .min_by_key(|(_, stream)| stream.last_used)
+            .min_by_key(|(id, stream)| (stream.last_used, **id))
             .map(|(id, stream)| (*id, stream.last_used));
         match oldest {
             Some((id, used)) if now.saturating_duration_since(used) >= EVICTABLE => {

@@ -4,7 +4,9 @@ use punch_api::{ForwardKey, Protocol};
 use punch_engine::{Order, PeerHandle, StreamId, TargetEvent};
 use punch_packet::{Packet, Transport};
 
-use crate::packets::{ACK, Answer, SYN, at, closed_port, echo, refusal, syn, tcp, udp, udp_payload};
+use crate::packets::{
+    ACK, Answer, SYN, at, closed_port, echo, refusal, syn, tcp, udp, udp_payload,
+};
 use crate::plain::Bench;
 use crate::world::seconds;
 
@@ -37,7 +39,10 @@ fn connects(bench: &mut Bench) -> Vec<(StreamId, Protocol, String, PeerHandle, F
 fn a_connection_to_a_shared_port_opens_its_target() {
     both(|v6| {
         let mut bench = Bench::new(v6);
-        bench.forward(&[("tcp", "5432", "db.example:15432", None), ("tcp", "80", "127.0.0.1:8080", None)]);
+        bench.forward(&[
+            ("tcp", "5432", "db.example:15432", None),
+            ("tcp", "80", "127.0.0.1:8080", None),
+        ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
         bench.from_peer(0, &syn(at(peer, 4000), at(own, 5432)));
@@ -45,10 +50,20 @@ fn a_connection_to_a_shared_port_opens_its_target() {
         let opened = connects(&mut bench);
         assert_eq!(opened.len(), 1);
         let (_, protocol, target, whose, forward) = &opened[0];
-        assert_eq!((*protocol, target.as_str()), (Protocol::Tcp, "db.example:15432"));
-        assert_eq!((*whose, forward.ports.first()), (bench.peers[0].handle, 5432));
+        assert_eq!(
+            (*protocol, target.as_str()),
+            (Protocol::Tcp, "db.example:15432")
+        );
+        assert_eq!(
+            (*whose, forward.ports.first()),
+            (bench.peers[0].handle, 5432)
+        );
         assert_eq!(bench.take_tun(), NONE);
-        assert_eq!(bench.take_inbox(0), NONE, "the client waits until the target answers");
+        assert_eq!(
+            bench.take_inbox(0),
+            NONE,
+            "the client waits until the target answers"
+        );
         assert_eq!(bench.engine.forward_counts(*forward), (1, 1));
     });
 }
@@ -57,12 +72,18 @@ fn a_connection_to_a_shared_port_opens_its_target() {
 fn a_range_of_ports_leads_to_as_many_at_the_target() {
     both(|v6| {
         let mut bench = Bench::new(v6);
-        bench.forward(&[("tcp", "8000-8010", "[::1]:9000", None), ("udp", "8000-8010", "10.0.0.1:53", None)]);
+        bench.forward(&[
+            ("tcp", "8000-8010", "[::1]:9000", None),
+            ("udp", "8000-8010", "10.0.0.1:53", None),
+        ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
         bench.from_peer(0, &syn(at(peer, 4000), at(own, 8010)));
         bench.from_peer(0, &udp(at(peer, 4000), at(own, 8003), b"question"));
-        let targets: Vec<_> = connects(&mut bench).into_iter().map(|opened| opened.2).collect();
+        let targets: Vec<_> = connects(&mut bench)
+            .into_iter()
+            .map(|opened| opened.2)
+            .collect();
         assert_eq!(targets, ["[::1]:9010", "10.0.0.1:56"]);
 
         for port in [7999, 8011] {
@@ -94,7 +115,13 @@ fn a_datagram_to_a_shared_port_reaches_its_target_and_the_answer_comes_back() {
         let opened = connects(&mut bench);
         assert_eq!(opened.len(), 1);
         let stream = opened[0].0;
-        assert_eq!(datagrams, [(stream, b"question".to_vec()), (stream, b"another".to_vec())]);
+        assert_eq!(
+            datagrams,
+            [
+                (stream, b"question".to_vec()),
+                (stream, b"another".to_vec())
+            ]
+        );
 
         let now = bench.now;
         bench.engine.write_datagram(stream, b"answer", now);
@@ -105,7 +132,13 @@ fn a_datagram_to_a_shared_port_reaches_its_target_and_the_answer_comes_back() {
         assert_eq!(udp_payload(&answers[0]), b"answer");
         let answer = Packet::parse(&answers[0]).unwrap();
         assert_eq!((answer.source(), answer.destination()), (own, peer));
-        assert_eq!(answer.transport(), Transport::Udp { source: 53, destination: 4000 });
+        assert_eq!(
+            answer.transport(),
+            Transport::Udp {
+                source: 53,
+                destination: 4000
+            }
+        );
     });
 }
 
@@ -119,7 +152,9 @@ fn a_stream_stands_once_its_target_does() {
         let stream = connects(&mut bench)[0].0;
 
         let now = bench.now;
-        bench.engine.handle_target(stream, TargetEvent::Connected, now);
+        bench
+            .engine
+            .handle_target(stream, TargetEvent::Connected, now);
         bench.engine.flush(now);
         bench.pump();
 
@@ -128,7 +163,10 @@ fn a_stream_stands_once_its_target_does() {
         assert_eq!(segment[13] & (SYN | ACK), SYN | ACK);
         let next = u32::from_be_bytes(segment[4..8].try_into().unwrap()) + 1;
         bench.from_peer(0, &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, &[]));
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, b"GET /"));
+        bench.from_peer(
+            0,
+            &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, b"GET /"),
+        );
         assert!(bench.orders.contains(&Order::Readable(stream)));
         assert_eq!(&bench.engine.read_stream(stream, 100)[..], b"GET /");
         assert_eq!(bench.engine.write_stream(stream, b"200 OK"), 6);
@@ -150,7 +188,9 @@ fn a_target_that_refuses_shows_as_a_closed_port() {
         let stream = connects(&mut bench)[0].0;
         let now = bench.now;
 
-        bench.engine.handle_target(stream, TargetEvent::Refused, now);
+        bench
+            .engine
+            .handle_target(stream, TargetEvent::Refused, now);
         bench.engine.flush(now);
         bench.pump();
 
@@ -165,8 +205,15 @@ fn a_forward_that_a_peer_may_not_use_looks_like_a_closed_port() {
         let mut bench = Bench::new(v6);
         let other = bench.add(v6, None);
         bench.connect(other);
-        bench.forward(&[("tcp", "22", "127.0.0.1:22", Some(&[other])), ("udp", "53", "127.0.0.1:53", Some(&[other]))]);
-        let (own, peer, friend) = (bench.own(v6), bench.peers[0].address, bench.peers[other].address);
+        bench.forward(&[
+            ("tcp", "22", "127.0.0.1:22", Some(&[other])),
+            ("udp", "53", "127.0.0.1:53", Some(&[other])),
+        ]);
+        let (own, peer, friend) = (
+            bench.own(v6),
+            bench.peers[0].address,
+            bench.peers[other].address,
+        );
         let datagram = udp(at(peer, 4000), at(own, 53), b"question");
 
         bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
@@ -229,7 +276,10 @@ fn a_reply_of_ours_comes_before_a_forward() {
 #[test]
 fn a_forward_does_not_shadow_the_echo() {
     let mut bench = Bench::new(true);
-    bench.forward(&[("tcp", "1-16384", "127.0.0.1:1", None), ("udp", "1-16384", "127.0.0.1:1", None)]);
+    bench.forward(&[
+        ("tcp", "1-16384", "127.0.0.1:1", None),
+        ("udp", "1-16384", "127.0.0.1:1", None),
+    ]);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     bench.from_peer(0, &echo(peer, own, true, 80));
     assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 80)]);
@@ -240,7 +290,10 @@ fn a_forward_does_not_shadow_the_echo() {
 fn taking_a_forward_back_ends_its_streams() {
     both(|v6| {
         let mut bench = Bench::new(v6);
-        bench.forward(&[("tcp", "80", "127.0.0.1:8080", None), ("udp", "53", "127.0.0.1:53", None)]);
+        bench.forward(&[
+            ("tcp", "80", "127.0.0.1:8080", None),
+            ("udp", "53", "127.0.0.1:53", None),
+        ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
         bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
@@ -250,7 +303,11 @@ fn taking_a_forward_back_ends_its_streams() {
         bench.forward(&[]);
 
         for stream in streams {
-            assert!(bench.orders.contains(&Order::Reset(stream)), "{:?}", bench.orders);
+            assert!(
+                bench.orders.contains(&Order::Reset(stream)),
+                "{:?}",
+                bench.orders
+            );
         }
         let answers = bench.take_inbox(0);
         assert_eq!(refusal(&answers[0], own, peer), Answer::Reset { ack: 1001 });
@@ -263,7 +320,11 @@ fn a_forward_is_taken_from_one_peer_and_kept_by_another() {
     let other = bench.add(true, None);
     bench.connect(other);
     bench.forward(&[("tcp", "80", "127.0.0.1:8080", None)]);
-    let (own, peer, friend) = (bench.own(true), bench.peers[0].address, bench.peers[other].address);
+    let (own, peer, friend) = (
+        bench.own(true),
+        bench.peers[0].address,
+        bench.peers[other].address,
+    );
     bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
     bench.from_peer(other, &syn(at(friend, 4000), at(own, 80)));
     let streams: Vec<_> = connects(&mut bench).iter().map(|opened| opened.0).collect();
@@ -285,7 +346,12 @@ fn removing_a_peer_ends_its_streams() {
     bench.edit(|configuration| configuration.peers.clear());
 
     assert!(bench.orders.contains(&Order::Reset(stream)));
-    assert_eq!(bench.engine.forward_counts(bench.engine.rules().iter().next().unwrap().key), (0, 1));
+    assert_eq!(
+        bench
+            .engine
+            .forward_counts(bench.engine.rules().iter().next().unwrap().key),
+        (0, 1)
+    );
 }
 
 #[test]
@@ -294,9 +360,16 @@ fn a_peer_cannot_take_all_room_of_another() {
     let other = bench.add(true, None);
     bench.connect(other);
     bench.forward(&[("tcp", "1-16384", "127.0.0.1:1", None)]);
-    let (own, peer, friend) = (bench.own(true), bench.peers[0].address, bench.peers[other].address);
+    let (own, peer, friend) = (
+        bench.own(true),
+        bench.peers[0].address,
+        bench.peers[other].address,
+    );
     for number in 0..5000_u16 {
-        bench.from_peer(0, &syn(at(peer, 40_000 + number % 1000), at(own, 1 + number / 1000)));
+        bench.from_peer(
+            0,
+            &syn(at(peer, 40_000 + number % 1000), at(own, 1 + number / 1000)),
+        );
     }
     assert!(connects(&mut bench).len() < 5000, "there is a limit");
 

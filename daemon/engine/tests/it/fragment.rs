@@ -64,7 +64,10 @@ fn a_fragmented_datagram_to_a_closed_port_is_refused_once() {
         assert_eq!(answers.len(), 1);
         let whole = udp(at(peer, 4000), at(own, 53), &payload());
         let quote = if v6 { 1232 } else { 548 };
-        assert_eq!(refusal(&answers[0], own, peer), closed_port(own, &whole[..quote]));
+        assert_eq!(
+            refusal(&answers[0], own, peer),
+            closed_port(own, &whole[..quote])
+        );
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.dropped(), [(DropReason::Refused, 1)]);
     });
@@ -133,7 +136,12 @@ fn a_fragment_with_a_foreign_source_takes_no_room() {
             bench.from_peer(0, &piece);
         }
 
-        assert!(bench.orders.iter().any(|order| matches!(order, Order::Datagram(..))));
+        assert!(
+            bench
+                .orders
+                .iter()
+                .any(|order| matches!(order, Order::Datagram(..)))
+        );
         assert_eq!(bench.drops(DropReason::Full), 0);
     });
 }
@@ -153,7 +161,12 @@ fn a_fragment_for_somebody_else_takes_no_room() {
             bench.from_peer(0, &piece);
         }
 
-        assert!(bench.orders.iter().any(|order| matches!(order, Order::Datagram(..))));
+        assert!(
+            bench
+                .orders
+                .iter()
+                .any(|order| matches!(order, Order::Datagram(..)))
+        );
     });
 }
 
@@ -164,7 +177,11 @@ fn fragments_of_two_peers_do_not_mix_and_do_not_starve_each_other() {
         let other = bench.add(v6, None);
         bench.connect(other);
         bench.forward(&[("udp", "53", "127.0.0.1:53", None)]);
-        let (own, peer, friend) = (bench.own(v6), bench.peers[0].address, bench.peers[other].address);
+        let (own, peer, friend) = (
+            bench.own(v6),
+            bench.peers[0].address,
+            bench.peers[other].address,
+        );
         // The peer fills all the room that it gets with packets that never become whole.
         for id in 0..1000 {
             bench.from_peer(0, &pieces(peer, own, 53, id)[0]);
@@ -174,7 +191,10 @@ fn fragments_of_two_peers_do_not_mix_and_do_not_starve_each_other() {
             bench.from_peer(other, &piece);
         }
 
-        let whole = bench.orders.iter().filter(|order| matches!(order, Order::Datagram(..)));
+        let whole = bench
+            .orders
+            .iter()
+            .filter(|order| matches!(order, Order::Datagram(..)));
         assert_eq!(whole.count(), 1);
     });
 }
@@ -195,7 +215,12 @@ fn unfinished_packets_make_room_with_time() {
             bench.from_peer(0, &piece);
         }
 
-        assert!(bench.orders.iter().any(|order| matches!(order, Order::Datagram(..))));
+        assert!(
+            bench
+                .orders
+                .iter()
+                .any(|order| matches!(order, Order::Datagram(..)))
+        );
     });
 }
 

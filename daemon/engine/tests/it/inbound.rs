@@ -60,7 +60,9 @@ fn any_other_protocol_is_refused_with_icmp() {
             let packet = ip(peer, own, protocol, &[0; 40]);
             bench.from_peer(0, &packet);
             let answers = bench.take_inbox(0);
-            assert!(matches!(refusal(&answers[0], own, peer), Answer::Unreachable { about, .. } if about == packet));
+            assert!(
+                matches!(refusal(&answers[0], own, peer), Answer::Unreachable { about, .. } if about == packet)
+            );
             assert_eq!(bench.take_tun(), NONE);
         }
         let mut bench = Bench::new(v6);
@@ -160,7 +162,13 @@ fn a_packet_of_the_other_family_than_the_peers_is_dropped_in_silence() {
         let mut bench = Bench::new(v6);
         bench.grant(0, true);
         let own = bench.own(!v6);
-        let source = if v6 { "100.64.200.0" } else { "fd70:756e:6368::aaaa:0" }.parse().unwrap();
+        let source = if v6 {
+            "100.64.200.0"
+        } else {
+            "fd70:756e:6368::aaaa:0"
+        }
+        .parse()
+        .unwrap();
         bench.from_peer(0, &syn(at(source, 4000), at(own, 22)));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1)]);
@@ -275,13 +283,20 @@ fn after_the_grant_is_taken_back_what_the_peer_began_no_longer_passes() {
         bench.take_inbox(0);
 
         bench.grant(0, false);
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"));
+        bench.from_peer(
+            0,
+            &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
+        );
         bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.take_inbox(0).len(), 2, "a reset and an unreachable");
         bench.from_peer(0, &echo(peer, own, true, 9));
         assert_eq!(bench.take_tun(), NONE);
-        assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 9)], "punchd answers now");
+        assert_eq!(
+            bench.take_inbox(0),
+            [echo(own, peer, false, 9)],
+            "punchd answers now"
+        );
 
         let ours = [
             tcp(at(peer, 22), at(own, 6000), SYN | ACK, 3, 1001, &[]),
@@ -298,7 +313,10 @@ fn after_the_grant_is_taken_back_what_the_peer_began_no_longer_passes() {
             bench.from_host(&udp(at(own, 53), at(peer, 4000), b"late"));
             bench.pass(seconds(20));
         }
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"));
+        bench.from_peer(
+            0,
+            &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
+        );
         bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(bench.take_tun(), NONE);
     });
@@ -317,12 +335,19 @@ fn a_segment_of_an_unknown_connection_is_passed_over_in_the_first_minute_and_res
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.dropped(), [(DropReason::Unknown, 1)]);
         bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
-        assert_eq!(bench.take_inbox(0).len(), 1, "new ones are refused from the start");
+        assert_eq!(
+            bench.take_inbox(0).len(),
+            1,
+            "new ones are refused from the start"
+        );
 
         bench.pass(seconds(61));
         bench.from_peer(0, &segment);
         let answers = bench.take_inbox(0);
-        assert!(matches!(refusal(&answers[0], own, peer), Answer::Reset { .. }));
+        assert!(matches!(
+            refusal(&answers[0], own, peer),
+            Answer::Reset { .. }
+        ));
         assert_eq!(bench.take_tun(), NONE);
     });
 }

@@ -1,1 +1,147 @@
+//! Too many handshakes: cookies are asked for, and what stands keeps standing.
 
+use std::net::{IpAddr, SocketAddr};
+
+use boringtun::noise::TunnResult;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::x25519::{PublicKey, StaticSecret};
+use punch_engine::DropReason;
+
+use crate::packets::{at, udp};
+use crate::plain::{Bench, tunn};
+
+/// A handshake initiation with a right MAC from somebody whom nobody knows.
+fn unknown(number: u32) -> Vec<u8> {
+    let mut buffer = [0; 148];
+    let secret = StaticSecret::from([9; 32]);
+    match tunn(&secret, None, number).format_handshake_initiation(&mut buffer, true) {
+        TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn flooder(number: u32) -> SocketAddr {
+    let [_, b, c, d] = number.to_be_bytes();
+    SocketAddr::new(IpAddr::from([10, b, c, d]), 1000)
+}
+
+fn flood(bench: &mut Bench, count: u32) {
+    let initiation = unknown(1);
+    for number in 0..count {
+        bench.receive(flooder(number), &initiation);
+    }
+}
+
+#[test]
+fn a_flood_of_handshakes_is_answered_with_cookies() {
+    let mut bench = Bench::new(true);
+
+    flood(&mut bench, 2000);
+
+    let under_load = bench.drops(DropReason::UnderLoad);
+    assert!(under_load >= 1500, "{under_load}");
+    assert_eq!(bench.astray.len() as u64, under_load);
+    for (to, reply) in &bench.astray {
+        assert_eq!(
+            (reply[0], reply.len()),
+            (3, 64),
+            "a cookie reply, shorter than what it answers"
+        );
+        assert!(to.port() == 1000);
+    }
+}
+
+#[test]
+fn a_tunnel_that_stands_works_through_a_flood() {
+    let mut bench = Bench::new(true);
+    bench.grant(0, true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    for round in 0..20 {
+        flood(&mut bench, 100);
+        let back = udp(at(peer, 3), at(own, 4), &[round]);
+        let there = udp(at(own, 3), at(peer, 4), &[round]);
+        bench.from_peer(0, &back);
+        bench.from_host(&there);
+        assert_eq!(bench.take_tun(), [back]);
+        assert_eq!(bench.take_inbox(0), [there]);
+    }
+    assert!(bench.drops(DropReason::UnderLoad) > 0);
+}
+
+#[test]
+fn a_peer_that_sends_its_cookie_back_comes_through_a_flood() {
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    flood(&mut bench, 1000);
+
+    bench.connect(0);
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert!(!report.established, "the first attempt gets a cookie");
+    bench.connect(0);
+
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert!(
+        report.established,
+        "the second one proves its address with it"
+    );
+}
+
+#[test]
+fn an_engine_that_shakes_hands_during_a_flood_gets_through() {
+    // The response to our own initiation counts as a handshake message too.
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    flood(&mut bench, 1000);
+    bench.set_up(0, true);
+    bench.connect(0);
+    bench.connect(0);
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert!(report.established);
+}
+
+#[test]
+fn a_handshake_from_elsewhere_does_not_move_a_peer_at_any_load() {
+    // Somebody has copied an initiation of the peer's and sends it from his own address, at every point of a flood.
+    for before in 0..12 {
+        let mut bench = Bench::empty();
+        bench.add(true, None);
+        let initiation = bench.initiation(0);
+        let home = bench.peers[0].endpoint;
+        bench.receive(home, &initiation);
+        let thief: SocketAddr = "203.0.113.66:1".parse().unwrap();
+        flood(&mut bench, 390 + before);
+        for _ in 0..10 {
+            bench.receive(thief, &initiation);
+            let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+            assert_eq!(report.path.unwrap().remote, home, "after {before}");
+        }
+    }
+}
+
+#[test]
+fn a_forged_cookie_does_not_move_a_peer() {
+    // Whoever has seen our initiation and knows the peer's public key can make a cookie reply.
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    let home = bench.peers[0].endpoint;
+    let thief: SocketAddr = "203.0.113.66:1".parse().unwrap();
+    bench.set_up(0, true);
+    let initiation = bench
+        .sent
+        .iter()
+        .find(|sent| sent.3[0] == 1)
+        .unwrap()
+        .3
+        .clone();
+    let limiter = RateLimiter::new(&PublicKey::from(&bench.peers[0].secret), 0);
+    let mut buffer = [0; 148];
+    let cookie = match limiter.verify_packet(Some(thief.ip()), &initiation, &mut buffer) {
+        Err(TunnResult::WriteToNetwork(cookie)) => cookie.to_vec(),
+        other => panic!("{other:?}"),
+    };
+
+    bench.receive(thief, &cookie);
+
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert_eq!(report.path.unwrap().remote, home);
+}

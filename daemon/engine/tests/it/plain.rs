@@ -21,7 +21,6 @@ pub(crate) struct Plain {
     pub(crate) endpoint: SocketAddr,
     pub(crate) tunn: Tunn,
     pub(crate) secret: StaticSecret,
-    pub(crate) preshared: Option<[u8; 32]>,
     /// Packets that came out of its tunnel.
     pub(crate) inbox: Vec<Vec<u8>>,
 }
@@ -105,7 +104,6 @@ impl Bench {
             endpoint: endpoint(number),
             tunn: tunn(&secret, preshared, u32::from(number) + 900),
             secret,
-            preshared,
             inbox: Vec::new(),
         });
         let plain = &self.peers[index];
@@ -134,7 +132,10 @@ impl Bench {
 
     pub(crate) fn initiation(&mut self, index: usize) -> Vec<u8> {
         let mut buffer = [0; 148];
-        match self.peers[index].tunn.format_handshake_initiation(&mut buffer, true) {
+        match self.peers[index]
+            .tunn
+            .format_handshake_initiation(&mut buffer, true)
+        {
             TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
             other => panic!("{other:?}"),
         }
@@ -216,7 +217,8 @@ impl Bench {
 
     fn hand_over(&mut self, from: SocketAddr, datagram: &[u8]) {
         let socket = SocketId::main(Family::of(from.ip()));
-        self.engine.handle_datagram(socket, None, from, datagram, self.now);
+        self.engine
+            .handle_datagram(socket, None, from, datagram, self.now);
         self.engine.flush(self.now);
     }
 
@@ -255,7 +257,8 @@ impl Bench {
                 let to = burst.to.unwrap();
                 assert!(burst.segment > 0 && burst.bytes.len() <= 44 * burst.segment);
                 for datagram in burst.bytes.chunks(burst.segment) {
-                    self.sent.push((burst.socket, to, burst.source, datagram.to_vec()));
+                    self.sent
+                        .push((burst.socket, to, burst.source, datagram.to_vec()));
                     datagrams.push_back((to, datagram.to_vec()));
                 }
                 self.engine.recycle(burst);

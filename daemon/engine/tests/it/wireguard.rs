@@ -1,1 +1,311 @@
+//! An unmodified WireGuard machine as a peer (DESIGN.md §8).
 
+use std::net::SocketAddr;
+
+use boringtun::noise::TunnResult;
+use punch_engine::{DropReason, EngineEvent, LinkState};
+
+use crate::packets::{at, udp};
+use crate::plain::{Bench, tunn};
+use crate::world::seconds;
+
+const NONE: Vec<Vec<u8>> = Vec::new();
+
+fn both(test: impl Fn(bool)) {
+    test(false);
+    test(true);
+}
+
+/// Data both ways.
+fn works(bench: &mut Bench, index: usize, v6: bool) {
+    bench.take_inbox(index);
+    bench.grant(index, true);
+    let (own, peer) = (bench.own(v6), bench.peers[index].address);
+    let there = udp(at(own, 1), at(peer, 2), b"there");
+    let back = udp(at(peer, 3), at(own, 4), b"back");
+    bench.from_host(&there);
+    bench.from_peer(index, &back);
+    assert_eq!(bench.take_inbox(index), [there]);
+    assert_eq!(bench.take_tun(), [back]);
+}
+
+fn state(bench: &Bench, index: usize) -> LinkState {
+    bench.engine.peer_state(bench.peers[index].handle).unwrap()
+}
+
+#[test]
+fn the_peer_shakes_hands_and_data_flows() {
+    both(|v6| {
+        let mut bench = Bench::empty();
+        bench.add(v6, None);
+        assert_eq!(state(&bench, 0), LinkState::Down);
+
+        bench.connect(0);
+
+        assert_eq!(state(&bench, 0), LinkState::Connected);
+        works(&mut bench, 0, v6);
+        let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+        assert!(report.established);
+        let length = if v6 { 40 } else { 20 } + 8;
+        assert_eq!((report.sent, report.received), (length + 5, length + 4));
+    });
+}
+
+#[test]
+fn up_shakes_hands_at_once() {
+    both(|v6| {
+        let mut bench = Bench::empty();
+        bench.add(v6, None);
+        bench.set_up(0, true);
+        assert_eq!(state(&bench, 0), LinkState::Connected);
+        works(&mut bench, 0, v6);
+    });
+}
+
+#[test]
+fn a_packet_of_the_host_shakes_hands_and_is_not_lost() {
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    let packets: Vec<_> = (0..10)
+        .map(|n| udp(at(own, 1), at(peer, 2), &[n]))
+        .collect();
+
+    for packet in &packets {
+        bench.engine.handle_tun(packet, bench.now);
+    }
+    bench.pump();
+
+    assert_eq!(bench.take_inbox(0), packets);
+}
+
+#[test]
+fn the_preshared_key_must_be_the_same() {
+    for (ours, theirs, good) in [
+        (Some([5; 32]), Some([5; 32]), true),
+        (Some([5; 32]), None, false),
+        (None, Some([5; 32]), false),
+        (Some([5; 32]), Some([6; 32]), false),
+    ] {
+        let mut bench = Bench::empty();
+        bench.add(true, ours);
+        let secret = bench.peers[0].secret.clone();
+        bench.peers[0].tunn = tunn(&secret, theirs, 9);
+
+        bench.set_up(0, true);
+        bench.connect(0);
+
+        assert_eq!(
+            state(&bench, 0) == LinkState::Connected,
+            good,
+            "{ours:?} {theirs:?}"
+        );
+        if good {
+            works(&mut bench, 0, true);
+        }
+    }
+}
+
+#[test]
+fn the_peer_may_roam() {
+    let mut bench = Bench::new(true);
+    let elsewhere: SocketAddr = "203.0.113.77:9999".parse().unwrap();
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+
+    // The next thing that it says comes from another address: answers go there from now on.
+    bench.peers[0].endpoint = elsewhere;
+    bench.from_peer(0, &udp(at(peer, 3), at(own, 4), b"back"));
+
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert_eq!(report.path.unwrap().remote, elsewhere);
+    works(&mut bench, 0, true);
+    assert!(bench.astray.is_empty());
+}
+
+#[test]
+fn the_peer_may_roam_to_the_other_family() {
+    let mut bench = Bench::new(true);
+    bench.peers[0].endpoint = "[2001:db8::77]:9999".parse().unwrap();
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    bench.from_peer(0, &udp(at(peer, 3), at(own, 4), b"back"));
+    works(&mut bench, 0, true);
+    let (socket, to, ..) = bench.sent.last().unwrap();
+    assert_eq!(
+        (*socket, *to),
+        (punch_engine::SocketId::MAIN_V6, bench.peers[0].endpoint)
+    );
+}
+
+#[test]
+fn a_copy_of_an_old_datagram_does_not_make_the_peer_roam() {
+    let mut bench = Bench::new(true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    let thief: SocketAddr = "203.0.113.66:1".parse().unwrap();
+    let home = bench.peers[0].endpoint;
+    let data = bench.seal(0, &udp(at(peer, 3), at(own, 4), b"back"));
+    let initiation = bench.initiation(0);
+    bench.receive(home, &data);
+    bench.receive(home, &initiation);
+
+    bench.receive(thief, &data);
+    bench.receive(thief, &initiation);
+
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert_eq!(report.path.unwrap().remote, home);
+    assert_eq!(bench.drops(DropReason::NotForUs), 2);
+    assert!(bench.astray.is_empty());
+}
+
+#[test]
+fn only_the_peers_own_address_may_be_the_source_inside() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        bench.grant(0, true);
+        let own = bench.own(v6);
+        let foreign = if v6 { "2001:db8::5" } else { "10.0.0.5" }.parse().unwrap();
+        bench.from_peer(0, &udp(at(foreign, 3), at(own, 4), b"back"));
+        assert_eq!(bench.take_tun(), NONE);
+        assert_eq!(bench.take_inbox(0), NONE);
+        assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1)]);
+    });
+}
+
+#[test]
+fn packets_go_to_the_peer_that_has_their_address() {
+    let mut bench = Bench::empty();
+    for _ in 0..3 {
+        bench.add(false, None);
+    }
+    bench.add(true, None);
+    for index in 0..4 {
+        bench.connect(index);
+    }
+    for index in [2, 0, 3, 1] {
+        let own = bench.own(index == 3);
+        let packet = udp(
+            at(own, 1),
+            at(bench.peers[index].address, 2),
+            &[index as u8],
+        );
+        bench.from_host(&packet);
+        for other in 0..4 {
+            let expected = if other == index {
+                vec![packet.clone()]
+            } else {
+                vec![]
+            };
+            assert_eq!(bench.take_inbox(other), expected);
+        }
+    }
+}
+
+#[test]
+fn a_machine_whose_key_is_not_a_peers_gets_silence() {
+    let mut bench = Bench::new(true);
+    let stranger = [66; 32].into();
+    let mut tunn = tunn(&stranger, None, 1);
+    let mut buffer = [0; 148];
+    let TunnResult::WriteToNetwork(initiation) =
+        tunn.format_handshake_initiation(&mut buffer, true)
+    else {
+        panic!("no initiation");
+    };
+    let sent = bench.sent.len();
+
+    bench.receive("203.0.113.66:1".parse().unwrap(), initiation);
+
+    assert_eq!(bench.sent.len(), sent);
+    assert_eq!(bench.dropped(), [(DropReason::NotForUs, 1)]);
+}
+
+#[test]
+fn a_removed_peer_gets_silence() {
+    let mut bench = Bench::new(true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    let from = bench.peers[0].endpoint;
+    bench.grant(0, true);
+    let data = bench.seal(0, &udp(at(peer, 3), at(own, 4), b"back"));
+    let initiation = bench.initiation(0);
+    bench.edit(|configuration| configuration.peers.clear());
+    let sent = bench.sent.len();
+
+    bench.receive(from, &data);
+    bench.receive(from, &initiation);
+    bench.pass(seconds(1));
+
+    assert_eq!(bench.sent.len(), sent);
+    assert_eq!(bench.take_tun(), NONE);
+    bench.from_host(&udp(at(own, 1), at(peer, 2), b"there"));
+    assert_eq!(bench.sent.len(), sent);
+    assert_eq!(
+        bench.take_tun().len(),
+        1,
+        "this host's kernel hears that there is no such address"
+    );
+}
+
+#[test]
+fn down_forgets_the_keys() {
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    bench.set_up(0, true);
+    bench.grant(0, true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    let data = bench.seal(0, &udp(at(peer, 3), at(own, 4), b"back"));
+
+    bench.set_up(0, false);
+
+    assert_eq!(state(&bench, 0), LinkState::Down);
+    assert!(bench.events.iter().any(|event| {
+        matches!(
+            event,
+            EngineEvent::State {
+                state: LinkState::Down,
+                ..
+            }
+        )
+    }));
+    let from = bench.peers[0].endpoint;
+    bench.receive(from, &data);
+    assert_eq!(bench.take_tun(), NONE);
+}
+
+#[test]
+fn a_changed_configuration_leaves_the_session_alone() {
+    let mut bench = Bench::new(true);
+    let sent = bench.sent.len();
+    bench.grant(0, true);
+    bench.forward(&[("tcp", "22", "127.0.0.1:22", None)]);
+    bench.add(true, None);
+    assert_eq!(bench.sent.len(), sent, "no new handshake");
+    works(&mut bench, 0, true);
+}
+
+#[test]
+fn the_largest_packets_pass() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        bench.grant(0, true);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        for length in [1300, 9000, 65_000] {
+            let back = udp(at(peer, 3), at(own, 4), &vec![7; length]);
+            bench.from_peer(0, &back);
+            assert_eq!(bench.take_tun(), [back]);
+            let there = udp(at(own, 3), at(peer, 4), &vec![7; length]);
+            bench.from_host(&there);
+            assert_eq!(bench.take_inbox(0), [there]);
+        }
+    });
+}
+
+#[test]
+fn a_packet_is_cut_to_its_own_length() {
+    // WireGuard pads; what follows the packet's end is nobody's.
+    let mut bench = Bench::new(false);
+    bench.grant(0, true);
+    let (own, peer) = (bench.own(false), bench.peers[0].address);
+    let packet = udp(at(peer, 3), at(own, 4), b"back");
+    let padded = [&packet[..], &[0; 15]].concat();
+    bench.from_peer(0, &padded);
+    assert_eq!(bench.take_tun(), [packet]);
+}

@@ -32,9 +32,9 @@ fn with_every_tenth_packet_lost_all_bytes_arrive_in_the_end() {
 
 #[test]
 fn over_a_rough_link_several_connections_stay_whole_and_apart() {
-    for seed in 128..=128 {
+    for seed in 1..=12 {
         let mut world = World::seeded(Manner::Eager, seed);
-        world.rough = 4 + seed % 16;
+        world.rough = 4 + seed;
         let programs: Vec<_> = (0..3).map(|n| world.connect(40000 + n, 5432)).collect();
         for (n, program) in programs.iter().enumerate() {
             world
@@ -57,7 +57,6 @@ fn over_a_rough_link_several_connections_stay_whole_and_apart() {
             .collect();
         expected.sort();
         received.sort();
-        if received != expected { eprintln!("{:?} {:?} {:?} {:?}", received.iter().map(Vec::len).collect::<Vec<_>>(), world.orders.iter().filter(|o| !matches!(o, Order::Readable(_))).collect::<Vec<_>>(), programs.iter().map(|p| (world.client.programs[*p].received.len(), world.client.unsent(*p))).collect::<Vec<_>>(), world.refused); for p in &programs { eprintln!("{:?}", world.client.state(*p)); } eprintln!("{:?} {:?} {}", world.stack.poll_timeout().map(|t| t - world.now), { let n = world.now; world.client.poll_timeout(n).map(|t| (t - n, n - t)) }, world.to_client.len()); world.trace = true; for _ in 0..1 { world.run(secs(200)); eprintln!("{} {:?} {:?}", world.to_client.len(), programs.iter().map(|p| (world.client.programs[*p].received.len(), world.client.unsent(*p))).collect::<Vec<_>>(), world.targets.values().map(|t| t.received.len()).collect::<Vec<_>>()); } }
         assert!(received == expected, "seed {seed}");
         for program in programs {
             assert_eq!(

@@ -38,7 +38,8 @@ impl Flows {
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let packet = Packet::parse(bytes).unwrap();
-        self.stack.handle_packet(PEER, &packet, &self.rules, self.now)
+        self.stack
+            .handle_packet(PEER, &packet, &self.rules, self.now)
     }
 
     /// A flow whose first datagram was taken.
@@ -84,7 +85,11 @@ fn read(packet: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let packet = Packet::parse(packet).unwrap();
     assert!(packet.checksum_is_right());
     let flow = packet.flow().unwrap();
-    (flow.source, flow.destination, packet.udp_payload().unwrap().to_vec())
+    (
+        flow.source,
+        flow.destination,
+        packet.udp_payload().unwrap().to_vec(),
+    )
 }
 
 #[test]
@@ -94,10 +99,25 @@ fn a_datagram_opens_a_flow_and_goes_to_its_target() {
     flows.send(CLIENT, SERVER, b"question").unwrap();
 
     let orders = flows.orders();
-    let Order::Connect { stream, protocol, ref target, peer, forward } = orders[0] else { panic!() };
-    assert_eq!((protocol, target.to_string().as_str()), (Protocol::Udp, "127.0.0.1:5353"));
+    let Order::Connect {
+        stream,
+        protocol,
+        ref target,
+        peer,
+        forward,
+    } = orders[0]
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (protocol, target.to_string().as_str()),
+        (Protocol::Udp, "127.0.0.1:5353")
+    );
     assert_eq!((peer, forward), (PEER, key(Protocol::Udp, "53")));
-    assert_eq!(orders[1..], [Order::Datagram(stream, Bytes::from_static(b"question"))]);
+    assert_eq!(
+        orders[1..],
+        [Order::Datagram(stream, Bytes::from_static(b"question"))]
+    );
     assert_eq!(flows.packets().len(), 0);
 }
 
@@ -106,13 +126,18 @@ fn the_answer_comes_from_where_the_question_went() {
     for (client, server) in [(CLIENT, SERVER), (CLIENT_V6, SERVER_V6)] {
         let mut flows = Flows::new();
         flows.send(client, server, b"question").unwrap();
-        let Order::Connect { stream, .. } = flows.orders()[0] else { panic!() };
+        let Order::Connect { stream, .. } = flows.orders()[0] else {
+            panic!()
+        };
 
         flows.stack.write_datagram(stream, b"answer", flows.now);
 
         let sent = flows.packets();
         assert_eq!(sent.len(), 1);
-        assert_eq!(read(&sent[0]), (addr(server), addr(client), b"answer".to_vec()));
+        assert_eq!(
+            read(&sent[0]),
+            (addr(server), addr(client), b"answer".to_vec())
+        );
     }
 }
 
@@ -122,10 +147,15 @@ fn datagrams_of_one_flow_share_its_target_socket_and_other_ports_have_their_own(
     let stream = flows.open();
 
     flows.send(CLIENT, SERVER, b"two").unwrap();
-    assert_eq!(flows.orders(), [Order::Datagram(stream, Bytes::from_static(b"two"))]);
+    assert_eq!(
+        flows.orders(),
+        [Order::Datagram(stream, Bytes::from_static(b"two"))]
+    );
 
     flows.send("100.64.0.2:40001", SERVER, b"three").unwrap();
-    assert!(matches!(flows.orders()[..], [Order::Connect { stream: other, .. }, _] if other != stream));
+    assert!(
+        matches!(flows.orders()[..], [Order::Connect { stream: other, .. }, _] if other != stream)
+    );
     assert_eq!(flows.stack.counts(key(Protocol::Udp, "53")), (2, 2));
 }
 
@@ -145,7 +175,9 @@ fn an_empty_datagram_is_a_datagram() {
 fn a_port_of_a_range_leads_to_its_counterpart() {
     let mut flows = Flows::new();
     flows.send(CLIENT, "100.64.0.1:27010", b"x").unwrap();
-    let Order::Connect { ref target, .. } = flows.orders()[0] else { panic!() };
+    let Order::Connect { ref target, .. } = flows.orders()[0] else {
+        panic!()
+    };
     assert_eq!(target.to_string(), "10.0.0.7:28010");
 }
 
@@ -154,7 +186,10 @@ fn a_target_whose_port_would_run_past_the_end_is_no_forward() {
     let mut flows = Flows::new();
     flows.rules = Rules::new([rule(Protocol::Udp, "53-60", "127.0.0.1:65530")]);
     assert_eq!(flows.send(CLIENT, "100.64.0.1:58", b"x"), Ok(()));
-    assert_eq!(flows.send(CLIENT, "100.64.0.1:59", b"x"), Err(Refused::NoForward));
+    assert_eq!(
+        flows.send(CLIENT, "100.64.0.1:59", b"x"),
+        Err(Refused::NoForward)
+    );
     assert_eq!(flows.stack.counts(key(Protocol::Udp, "53-60")), (1, 1));
 }
 
@@ -163,7 +198,9 @@ fn a_long_answer_comes_in_fragments_of_at_most_the_mtu() {
     for (client, server) in [(CLIENT, SERVER), (CLIENT_V6, SERVER_V6)] {
         let mut flows = Flows::new();
         flows.send(client, server, b"question").unwrap();
-        let Order::Connect { stream, .. } = flows.orders()[0] else { panic!() };
+        let Order::Connect { stream, .. } = flows.orders()[0] else {
+            panic!()
+        };
         let answer = noise(20_000, 1);
 
         flows.stack.write_datagram(stream, &answer, flows.now);
@@ -175,7 +212,9 @@ fn a_long_answer_comes_in_fragments_of_at_most_the_mtu() {
         for packet in &sent {
             assert!(packet.len() <= MTU, "{}", packet.len());
             let packet = Packet::parse(packet).unwrap();
-            whole = reassembly.add(&packet, packet.fragment().unwrap(), flows.now).unwrap();
+            whole = reassembly
+                .add(&packet, packet.fragment().unwrap(), flows.now)
+                .unwrap();
         }
         assert_eq!(read(&whole.unwrap()), (addr(server), addr(client), answer));
     }
@@ -260,21 +299,38 @@ fn where_the_target_refuses_the_client_is_told_by_an_icmp_error_about_its_flow()
     for (client, server, error) in [(CLIENT, SERVER, (3, 3)), (CLIENT_V6, SERVER_V6, (1, 4))] {
         let mut flows = Flows::new();
         flows.send(client, server, b"question").unwrap();
-        let Order::Connect { stream, .. } = flows.orders()[0] else { panic!() };
+        let Order::Connect { stream, .. } = flows.orders()[0] else {
+            panic!()
+        };
 
-        flows.stack.handle_target(stream, TargetEvent::Refused, flows.now);
+        flows
+            .stack
+            .handle_target(stream, TargetEvent::Refused, flows.now);
 
         let sent = flows.packets();
         assert_eq!(sent.len(), 1);
         assert_eq!(icmp_error(&sent[0]), Some(error));
         let packet = Packet::parse(&sent[0]).unwrap();
         assert!(packet.checksum_is_right());
-        assert_eq!((packet.source(), packet.destination()), (addr(server).ip(), addr(client).ip()));
+        assert_eq!(
+            (packet.source(), packet.destination()),
+            (addr(server).ip(), addr(client).ip())
+        );
         let quoted = packet.quoted_flow().unwrap();
-        assert_eq!((quoted.source, quoted.destination), (addr(client), addr(server)));
-        assert_eq!(flows.orders(), [], "the flow goes on: something may listen there later");
+        assert_eq!(
+            (quoted.source, quoted.destination),
+            (addr(client), addr(server))
+        );
+        assert_eq!(
+            flows.orders(),
+            [],
+            "the flow goes on: something may listen there later"
+        );
         flows.send(client, server, b"again").unwrap();
-        assert_eq!(flows.orders(), [Order::Datagram(stream, Bytes::from_static(b"again"))]);
+        assert_eq!(
+            flows.orders(),
+            [Order::Datagram(stream, Bytes::from_static(b"again"))]
+        );
     }
 }
 
@@ -283,7 +339,9 @@ fn where_the_target_cannot_be_reached_the_flow_ends_with_an_icmp_error() {
     let mut flows = Flows::new();
     let stream = flows.open();
 
-    flows.stack.handle_target(stream, TargetEvent::Unreachable, flows.now);
+    flows
+        .stack
+        .handle_target(stream, TargetEvent::Unreachable, flows.now);
 
     assert_eq!(icmp_error(&flows.packets()[0]), Some((3, 1)));
     assert_eq!(flows.orders(), [Order::Close(stream)]);
@@ -295,12 +353,18 @@ fn what_only_streams_have_does_not_concern_a_flow() {
     let mut flows = Flows::new();
     let stream = flows.open();
 
-    flows.stack.handle_target(stream, TargetEvent::Connected, flows.now);
-    flows.stack.handle_target(stream, TargetEvent::Finished, flows.now);
+    flows
+        .stack
+        .handle_target(stream, TargetEvent::Connected, flows.now);
+    flows
+        .stack
+        .handle_target(stream, TargetEvent::Finished, flows.now);
     assert_eq!((flows.orders(), flows.packets().len()), (vec![], 0));
     assert_eq!(flows.stack.read(stream, 10), "");
 
-    flows.stack.handle_target(stream, TargetEvent::Reset, flows.now);
+    flows
+        .stack
+        .handle_target(stream, TargetEvent::Reset, flows.now);
     assert_eq!(flows.orders(), [Order::Close(stream)]);
 }
 
@@ -310,7 +374,10 @@ fn a_port_without_a_forward_or_one_for_others_is_refused() {
     let mut private = rule(Protocol::Udp, "99", "x:1");
     private.access = punch_forward::Access::Peers([OTHER_PEER].into());
     flows.rules = Rules::new([private, rule(Protocol::Tcp, "53", "x:1")]);
-    assert_eq!(flows.send(CLIENT, "100.64.0.1:99", b"x"), Err(Refused::NoForward));
+    assert_eq!(
+        flows.send(CLIENT, "100.64.0.1:99", b"x"),
+        Err(Refused::NoForward)
+    );
     assert_eq!(flows.send(CLIENT, SERVER, b"x"), Err(Refused::NoForward));
     assert_eq!(flows.orders(), []);
 }
@@ -342,7 +409,11 @@ fn a_damaged_datagram_is_malformed() {
 
     let mut without = udp(addr(CLIENT_V6), addr(SERVER_V6), b"question");
     without[46..48].fill(0);
-    assert_eq!(flows.take(&without), Err(Refused::Malformed), "IPv6 needs a checksum");
+    assert_eq!(
+        flows.take(&without),
+        Err(Refused::Malformed),
+        "IPv6 needs a checksum"
+    );
     assert_eq!(flows.orders(), []);
 }
 
@@ -359,6 +430,9 @@ fn over_ipv4_a_datagram_may_have_no_checksum() {
 fn what_is_neither_tcp_nor_udp_has_no_forward() {
     let mut flows = Flows::new();
     let echo = punch_packet::echo_request(addr(CLIENT).ip(), addr(SERVER).ip(), 1).unwrap();
-    assert!(matches!(Packet::parse(&echo).unwrap().transport(), Transport::Echo { .. }));
+    assert!(matches!(
+        Packet::parse(&echo).unwrap().transport(),
+        Transport::Echo { .. }
+    ));
     assert_eq!(flows.take(&echo), Err(Refused::NoForward));
 }

@@ -53,7 +53,6 @@ pub(crate) struct World {
     pub(crate) loses_every: u64,
     /// Nothing gets through.
     pub(crate) cut: bool,
-    pub(crate) trace: bool,
     pub(crate) orders: Vec<Order>,
     pub(crate) refused: Vec<Refused>,
     pub(crate) to_client: Vec<Vec<u8>>,
@@ -79,7 +78,6 @@ impl World {
             rough: 0,
             loses_every: 0,
             cut: false,
-            trace: false,
             orders: Vec::new(),
             refused: Vec::new(),
             to_client: Vec::new(),
@@ -223,7 +221,6 @@ impl World {
         let lost = self.cut
             || (self.loses_every > 0 && self.carried.is_multiple_of(self.loses_every))
             || self.random.one_in(self.rough);
-        if self.trace { let s = &packet[20..]; let off=(s[12]>>4) as usize*4; eprintln!("{:?} {} lost={} seq={} ack={} flags={:#x} win={} len={} opts={:x?}", self.now-origin(), if to_client {"<-"} else {"->"}, lost, u32::from_be_bytes(s[4..8].try_into().unwrap()), u32::from_be_bytes(s[8..12].try_into().unwrap()), s[13], u16::from_be_bytes(s[14..16].try_into().unwrap()), s.len()-off, &s[20..off]); }
         if lost {
             return;
         }

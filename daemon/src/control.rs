@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use axum::body::Bytes;
 use axum::extract::{self, DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -125,9 +124,24 @@ pub(crate) async fn serve(
     }
 }
 
+/// A body of at most [`MAX_BODY`] bytes; a longer one is refused like everything else, in JSON.
+struct Body(Vec<u8>);
+
+impl<S: Send + Sync> extract::FromRequest<S> for Body {
+    type Rejection = Response;
+
+    async fn from_request(request: extract::Request, state: &S) -> Result<Self, Response> {
+        let bytes = <axum::body::Bytes as extract::FromRequest<S>>::from_request(request, state);
+        match bytes.await {
+            Ok(bytes) => Ok(Self(bytes.into())),
+            Err(error) => Err(refuse(ApiError::invalid(error.body_text()))),
+        }
+    }
+}
+
 type Path1 = extract::Path<String>;
 
-async fn add_peer(context: State<Control>, body: Bytes) -> Response {
+async fn add_peer(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::AddPeer).await
 }
 
@@ -139,7 +153,7 @@ async fn remove_peer(context: State<Control>, name: Path1) -> Response {
     ask_peer(context, name, Request::RemovePeer).await
 }
 
-async fn rename_peer(context: State<Control>, name: Path1, body: Bytes) -> Response {
+async fn rename_peer(context: State<Control>, name: Path1, Body(body): Body) -> Response {
     match decode(&body) {
         Ok(to) => {
             ask_peer(context, name, |name, answer| {
@@ -176,7 +190,7 @@ async fn ping(context: State<Control>, name: Path1) -> Response {
     ask_peer(context, name, Request::Ping).await
 }
 
-async fn add_forward(context: State<Control>, body: Bytes) -> Response {
+async fn add_forward(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::AddForward).await
 }
 
@@ -196,16 +210,16 @@ async fn remove_forward(
     }
 }
 
-async fn add_server(context: State<Control>, body: Bytes) -> Response {
+async fn add_server(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::AddServer).await
 }
 
-async fn remove_server(context: State<Control>, body: Bytes) -> Response {
+async fn remove_server(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::RemoveServer).await
 }
 
 /// Connects, and waits for the connection if asked to.
-async fn up(context: State<Control>, name: Path1, body: Bytes) -> Response {
+async fn up(context: State<Control>, name: Path1, Body(body): Body) -> Response {
     let ask: Up = match body.is_empty() {
         true => Up::default(),
         false => match decode(&body) {

@@ -487,7 +487,11 @@ impl Desk {
                 drop(answer.send(self.rename_peer(&name, ask).await));
             }
             Request::SetUp(name, up, answer) => {
-                drop(answer.send(self.change_peer(&name, |peer| peer.up = up).await));
+                let result = self.change_peer(&name, |peer| peer.up = up).await;
+                if let (true, Some(handle)) = (up, self.handles.get(&name)) {
+                    let _ = self.parts.driver.send(Command::Retry(*handle)).await;
+                }
+                drop(answer.send(result));
             }
             Request::SetHost(name, host, answer) => {
                 drop(answer.send(self.change_peer(&name, |peer| peer.host = host).await));

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     ServerUp(ServerId, mpsc::Sender<Frame>),
     ServerDown(ServerId),
     Frame(ServerId, Frame),
+    /// The user asks again for this peer.
+    Retry(PeerHandle),
     Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
     Netcheck(oneshot::Sender<Vec<NatProfile>>),
     Snapshot(oneshot::Sender<Snapshot>),
@@ -289,6 +291,7 @@ impl Driver {
                 self.engine.handle_server(server, false, now);
             }
             Command::Frame(server, frame) => self.engine.handle_frame(server, frame, now),
+            Command::Retry(peer) => self.engine.retry(peer, now),
             Command::Ping(peer, answer) => match self.engine.ping(peer, now) {
                 Some(id) => {
                     self.pings.insert(id, answer);

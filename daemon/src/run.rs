@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
@@ -80,14 +81,15 @@ fn runtime() -> Result<Runtime> {
 pub(crate) fn run(config: Config, places: Places) -> Result<()> {
     // The packet path has a thread and a runtime of its own; control and targets share this one.
     let control = runtime()?;
-    let data = runtime()?;
-    let result = control.block_on(serve(config, places, data));
+    // A start that fails gives its share up inside the other runtime, where this one must not end.
+    let data = Arc::new(runtime()?);
+    let result = control.block_on(serve(config, places, data.clone()));
     // A name that is still being looked up must not hold up the end.
     control.shutdown_background();
     result
 }
 
-async fn serve(config: Config, places: Places, data: Runtime) -> Result<()> {
+async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()> {
     let spawner = Spawner(Handle::current());
     let store = Store::open(&places.state_dir)?;
     let identity = store.identity()?;

@@ -5,7 +5,6 @@ mod harness;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use harness::{Host, Kinds, Lab, program, run, tool};
@@ -84,7 +83,7 @@ fn a_bad_key_is_refused_and_the_typo_located() {
         ],
     );
     add(&good[..40], &["64 characters", "40"]);
-    add(&format!("{good}{good}"), &["64 characters", "128"]);
+    add(&format!("{good}{}", &good[6..]), &["64 characters", "122"]);
     add(&good.replace("punch1", "lunch1"), &["starts with `punch1`"]);
     add(
         &good.replace(&good[20..21], "b"),
@@ -536,5 +535,4 @@ fn a_change_that_cannot_be_saved_is_not_made() {
         );
         assert_eq!(views(), before, "{change:?} changed something");
     }
-    assert!(!Path::new(&lab.a.state_dir).join(".state.json.new").exists());
 }

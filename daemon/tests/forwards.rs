@@ -12,6 +12,7 @@ use std::time::Duration;
 use harness::{
     Echo, Lab, PATIENCE, Server, fill, number_from_env, receive_hashed, send_hashed, wait_until,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::SockRef;
 
 /// a reaches what b shares.
@@ -64,6 +65,38 @@ fn five_hundred_connections_are_open_at_once() {
     });
     assert_eq!(lab.b.ctl_json(&["forwards"])[0]["total"], 500);
     lab.a.expect_echo(v4);
+}
+
+/// systemd starts services with a soft limit of 1,024 files; a daemon that needs more must ask for it.
+#[test]
+fn the_usual_limit_of_open_files_does_not_limit_connections() {
+    need_lab!();
+    const COUNT: usize = 1500;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let mut lab = Lab::new("file", "port-restricted", "port-restricted");
+    lab.b.stop();
+    lab.b.punchd.argv.splice(
+        0..0,
+        ["prlimit".to_owned(), "--nofile=1024:16384".to_owned()],
+    );
+    lab.b.start();
+    lab.connect();
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    let [to, _] = share(&lab, 7000);
+    let mut streams = lab.a.inside(|| {
+        let connect = |index| {
+            let stream = TcpStream::connect_timeout(&to, PATIENCE);
+            stream.unwrap_or_else(|error| panic!("connection {index}: {error}"))
+        };
+        (0..COUNT).map(connect).collect::<Vec<_>>()
+    });
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    assert_eq!(lab.b.ctl_json(&["forwards"])[0]["open"], COUNT);
 }
 
 /// As many as a busy web server without keep-alive ends: more than may be open at once, in less time than TIME-WAIT lasts.

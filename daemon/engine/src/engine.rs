@@ -99,6 +99,7 @@ struct Peer {
     tunnel: Tunnel,
     path: Option<Path>,
     flows: FlowTable,
+    reassembly: Reassembly,
     received: u64,
     sent: u64,
     busy: bool,
@@ -120,7 +121,6 @@ pub struct Engine {
     routes: HashMap<IpAddr, PeerHandle>,
     rules: Rules,
     stack: Stack,
-    reassembly: Reassembly,
     pings: HashMap<u16, (PeerHandle, Instant)>,
     next_tick: Option<Instant>,
     /// Some peer may do otherwise than was announced.
@@ -167,7 +167,6 @@ impl Engine {
             by_index: HashMap::new(),
             routes: HashMap::new(),
             rules: Rules::default(),
-            reassembly: Reassembly::default(),
             pings: HashMap::new(),
             next_tick: None,
             unannounced: false,
@@ -255,6 +254,7 @@ impl Engine {
                     tunnel,
                     path,
                     flows: FlowTable::default(),
+                    reassembly: Reassembly::default(),
                     received: 0,
                     sent: 0,
                     busy: false,
@@ -304,6 +304,8 @@ impl Engine {
             .iter()
             .flat_map(|(handle, peer)| peer.addresses.iter().map(|ip| (*ip, *handle)))
             .collect();
+        let overlay = self.routes.keys().chain(&self.own).copied();
+        self.connector.set_overlay(overlay.collect());
     }
 
     /// Where the two ends take their IPv4 addresses from different ranges, the pair uses IPv6 only (DESIGN.md §4).
@@ -381,6 +383,12 @@ impl Engine {
     /// A frame has come from a signalling server.
     pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
         self.connector.handle_frame(server, frame, now);
+        self.flush(now);
+    }
+
+    /// The user asks again for a peer that is wanted and not connected: no waiting for the next retry.
+    pub fn retry(&mut self, handle: PeerHandle, now: Instant) {
+        self.connector.retry(handle, now);
         self.flush(now);
     }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use punch_packet::{Flow, Protocol};
 
-/// Flows remembered per peer; beyond that the one that was used least recently goes. About 1.5 MiB at the most.
-pub(crate) const MAX_FLOWS: usize = 16_384;
+/// Flows remembered per peer and origin; beyond that those that were used least recently go. About 1.5 MiB at the most.
+/// Each origin has its own share, so that a peer's flood cannot push out what tells its conversations from ours.
+pub(crate) const MAX_FLOWS: usize = 8192;
 
 /// Who sent the first packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +31,12 @@ pub(crate) struct FlowTable {
 }
 
 impl FlowTable {
-    /// This host sends a packet of `flow`.
-    pub(crate) fn outbound(&mut self, flow: Flow, now: Instant) {
-        self.touch(flow.reversed(), Origin::Host, now);
+    /// This host sends a packet of `flow`; `opens` says that it is the first of a TCP connection. While the peer is granted
+    /// the host, a TCP segment that opens nothing belongs to a connection that the peer may have begun.
+    pub(crate) fn outbound(&mut self, flow: Flow, opens: bool, granted: bool, now: Instant) {
+        let doubtful = granted && flow.protocol == Protocol::Tcp && !opens;
+        let origin = if doubtful { Origin::Peer } else { Origin::Host };
+        self.touch(flow.reversed(), origin, now);
     }
 
     /// The peer, to which the host is granted, sends a packet of `flow`.
@@ -73,7 +77,7 @@ impl FlowTable {
             return;
         }
         if self.flows.len() >= MAX_FLOWS {
-            self.make_room(now);
+            self.make_room(origin, now);
         }
         let entry = Entry {
             origin,
@@ -82,19 +86,29 @@ impl FlowTable {
         self.flows.insert(flow, entry);
     }
 
-    /// Drops what has expired, and if that is not enough the eighth that was used least recently: rare, and cheap per flow.
-    fn make_room(&mut self, now: Instant) {
-        self.flows
-            .retain(|flow, entry| alive(*flow, entry.last_used, now));
-        if self.flows.len() < MAX_FLOWS {
+    /// Drops what has expired, and if that is not enough the eighth of this origin that was used least recently: rare, and
+    /// cheap per flow.
+    fn make_room(&mut self, origin: Origin, now: Instant) {
+        let of_origin = |entry: &Entry| entry.origin == origin;
+        if self.flows.values().filter(|entry| of_origin(entry)).count() < MAX_FLOWS {
             return;
         }
-        let mut used: Vec<_> = self.flows.values().map(|entry| entry.last_used).collect();
+        self.flows
+            .retain(|flow, entry| alive(*flow, entry.last_used, now));
+        let mut used: Vec<_> = self
+            .flows
+            .values()
+            .filter(|entry| of_origin(entry))
+            .map(|entry| entry.last_used)
+            .collect();
+        if used.len() < MAX_FLOWS {
+            return;
+        }
         let (_, cut, _) = used.select_nth_unstable(MAX_FLOWS / 8);
         let cut = *cut;
         let mut excess = MAX_FLOWS / 8;
         self.flows.retain(|_, entry| {
-            let goes = excess > 0 && entry.last_used <= cut;
+            let goes = excess > 0 && of_origin(entry) && entry.last_used <= cut;
             excess -= usize::from(goes);
             !goes
         });

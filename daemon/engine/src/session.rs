@@ -16,6 +16,8 @@ use punch_signal_protocol::Identity;
 /// WireGuard's overhead for a data packet: type, receiver, counter, tag.
 pub(crate) const OVERHEAD: usize = 32;
 const HANDSHAKE_LENGTH: usize = 148;
+/// The first byte of a cookie reply.
+pub(crate) const COOKIE_REPLY: u8 = 3;
 /// Handshake messages per second before senders must prove their address with a cookie (each costs a quarter of a
 /// millisecond, so this is a twentieth of a core; every message is counted twice, here and in its session).
 const HANDSHAKES_PER_SECOND: u64 = 400;
@@ -205,6 +207,10 @@ impl Session {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 self.received = true;
                 Opened::Packet(packet)
+            }
+            // The gate sends cookies; one from here is the answer to something that nobody has authenticated.
+            TunnResult::WriteToNetwork(reply) if reply.first() == Some(&COOKIE_REPLY) => {
+                Opened::Refused
             }
             TunnResult::WriteToNetwork(reply) => Opened::Reply(reply),
             TunnResult::Done => {

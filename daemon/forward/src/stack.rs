@@ -96,6 +96,13 @@ struct Stream {
     kind: Kind,
 }
 
+impl Stream {
+    /// Both directions are closed; only late packets are still awaited.
+    fn lingers(&self) -> bool {
+        matches!(&self.kind, Kind::Tcp { connection, .. } if connection.lingers())
+    }
+}
+
 enum Kind {
     /// The target is being connected; the client's SYN waits here.
     Opening {
@@ -375,7 +382,7 @@ impl Stack {
         let open = self
             .streams
             .values()
-            .filter(|stream| stream.forward == forward)
+            .filter(|stream| stream.forward == forward && !stream.lingers())
             .count();
         let total = self.totals.get(&forward).copied().unwrap_or(0);
         (open as u64, total)
@@ -493,10 +500,7 @@ impl Stack {
     }
 
     fn lingers(&self, id: StreamId) -> bool {
-        matches!(
-            self.streams.get(&id).map(|stream| &stream.kind),
-            Some(Kind::Tcp { connection, .. }) if connection.lingers()
-        )
+        self.streams.get(&id).is_some_and(Stream::lingers)
     }
 
     fn is_unread(&self, id: StreamId) -> bool {
@@ -533,6 +537,18 @@ impl Stack {
             .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
             .min_by_key(|(id, stream)| (stream.last_used, **id))
             .map(|(id, stream)| (*id, stream.last_used));
+        // A connection that is over and only waits for late packets goes first; it holds nothing that anybody misses.
+        let lingering = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
+            .filter(|(_, stream)| stream.lingers())
+            .min_by_key(|(id, stream)| (stream.last_used, **id))
+            .map(|(id, _)| *id);
+        if let Some(id) = lingering {
+            self.close(id);
+            return Ok(());
+        }
         match oldest {
             Some((id, used)) if now.saturating_duration_since(used) >= EVICTABLE => {
                 self.end(id, now);

@@ -196,6 +196,11 @@ impl FromStr for PeerId {
         if !lower.starts_with("punch1") {
             return Err(PeerIdError::NotAKey);
         }
+        // One character too many or too few is a slip of the hand; more is a key that was cut or pasted twice.
+        let characters = lower.chars().count();
+        if characters.abs_diff(TEXT_LENGTH) > 1 {
+            return Err(PeerIdError::Length(characters));
+        }
         if let Some((index, found)) = lower
             .chars()
             .enumerate()

@@ -1,6 +1,6 @@
 //! What the connector knows of one peer: the offer that is out, the attempt that is under way, the one that serves.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use punch_stun_protocol::Message;
 use punch_traversal::{Agent, AgentEvent, Path, Role, SocketId, Transmit};
 use rand_core::RngCore;
 
-use super::{ConnectorEvent, LinkStatus, ServerId};
+use super::{ConnectorEvent, LinkStatus, MAX_STALE, ServerId, outside};
 
 /// An unanswered offer is made anew after this, then at doubled intervals up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(3);
@@ -63,6 +63,7 @@ struct Attempt {
     agent: Agent,
     peer_range: Option<Ipv4Range>,
     told: Vec<Candidate>,
+    began: Instant,
 }
 
 pub(super) struct Link {
@@ -181,7 +182,14 @@ impl Link {
         rng: &mut impl RngCore,
     ) -> Description {
         candidates.truncate(MAX_CANDIDATES);
-        self.stamps.0 = wall_ms.max(self.stamps.0 + 1);
+        // A stamp from a time when our clock was far ahead was refused by every peer whose clock was right, and may be forgotten.
+        let horizon = wall_ms + 2 * MAX_STALE.as_millis() as u64;
+        let last = self.stamps.0;
+        self.stamps.0 = if last > horizon {
+            wall_ms
+        } else {
+            wall_ms.max(last + 1)
+        };
         self.described.clone_from(&candidates);
         let mut credentials = Credentials {
             fragment: [0; 8],
@@ -222,6 +230,13 @@ impl Link {
         })
     }
 
+    /// Whether checks have begun so lately that a path may still come of them.
+    pub(super) fn attempt_is_fresh(&self, now: Instant) -> bool {
+        self.attempts
+            .back()
+            .is_some_and(|attempt| now.saturating_duration_since(attempt.began) < RETRY_MIN)
+    }
+
     pub(super) fn handle_unreachable(
         &mut self,
         server: ServerId,
@@ -250,7 +265,13 @@ impl Link {
         admitted
     }
 
-    pub(super) fn handle_answer(&mut self, envelope: &[u8], seed: u64, now: Instant) -> bool {
+    pub(super) fn handle_answer(
+        &mut self,
+        envelope: &[u8],
+        overlay: &HashSet<IpAddr>,
+        seed: u64,
+        now: Instant,
+    ) -> bool {
         let Some((offered, sent)) = &mut self.offer else {
             return false;
         };
@@ -259,7 +280,8 @@ impl Link {
         };
         let local = offered.local.clone();
         match pending.open_answer(envelope) {
-            Ok((exchange, theirs)) => {
+            Ok((exchange, mut theirs)) => {
+                theirs.candidates = outside(overlay, theirs.candidates);
                 self.begin(exchange, Role::Controlling, local, theirs, seed, now);
                 true
             }
@@ -303,6 +325,7 @@ impl Link {
             agent,
             peer_range: theirs.ipv4_range,
             told: self.described.clone(),
+            began: now,
         });
     }
 

@@ -7,7 +7,7 @@
 mod link;
 mod netchecks;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -146,6 +146,8 @@ pub struct Connector {
     netchecks: Netchecks,
     addresses: Vec<IpAddr>,
     stun_servers: Vec<SocketAddr>,
+    /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
+    overlay: HashSet<IpAddr>,
     links: BTreeMap<PeerHandle, Link>,
     by_id: HashMap<PeerId, PeerHandle>,
     servers: BTreeSet<ServerId>,
@@ -169,6 +171,7 @@ impl Connector {
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
             stun_servers: Vec::new(),
+            overlay: HashSet::new(),
             links: BTreeMap::new(),
             by_id: HashMap::new(),
             servers: BTreeSet::new(),
@@ -216,6 +219,20 @@ impl Connector {
             self.close(peer);
         }
         self.note_state(peer);
+    }
+
+    /// The overlay addresses of this machine and of all peers: never a candidate, and never where a check comes from.
+    pub fn set_overlay(&mut self, addresses: HashSet<IpAddr>) {
+        self.overlay = addresses;
+    }
+
+    /// Makes an offer at once to a peer that is wanted and has no path, unless one has just gone out.
+    pub fn retry(&mut self, peer: PeerHandle, now: Instant) {
+        let due = |link: &Link| link.wanted() && link.path().is_none() && !link.offer_is_fresh(now);
+        if self.links.get(&peer).is_some_and(due) {
+            self.offer(peer, now);
+        }
+        self.settle(now);
     }
 
     /// The STUN servers are now these.
@@ -337,7 +354,7 @@ impl Connector {
         if link.path().is_some() {
             // It may have restarted and know nothing of the path.
             link.verify(now);
-        } else if !link.offer_is_fresh(now) {
+        } else if !link.offer_is_fresh(now) && !link.attempt_is_fresh(now) {
             self.offer(peer, now);
         }
         self.note_state(peer);
@@ -398,12 +415,13 @@ impl Connector {
         }
         let description = link.describe(
             wall,
-            self.gatherer.candidates(),
+            outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let theirs = opened.description.clone();
+        let mut theirs = opened.description.clone();
+        theirs.candidates = outside(&self.overlay, theirs.candidates);
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let Ok((exchange, answer)) = opened.answer(description, seed) else {
@@ -425,7 +443,7 @@ impl Connector {
             return false;
         };
         let seed = self.rng.next_u64();
-        link.handle_answer(envelope, seed, now)
+        link.handle_answer(envelope, &self.overlay, seed, now)
     }
 
     fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
@@ -434,6 +452,7 @@ impl Connector {
         };
         match link.open_note(envelope) {
             Some((attempt, Note::Candidates(candidates))) => {
+                let candidates = outside(&self.overlay, candidates);
                 link.handle_candidates(attempt, candidates, now);
                 true
             }
@@ -460,6 +479,9 @@ impl Connector {
         let Ok(message) = Message::parse(datagram) else {
             return false;
         };
+        if self.overlay.contains(&from.ip()) {
+            return false;
+        }
         let taken = match message.class {
             Class::Request => match message.username {
                 Some(name) => self
@@ -565,7 +587,7 @@ impl Connector {
 
     /// This machine's candidates.
     pub fn candidates(&self) -> Vec<Candidate> {
-        self.gatherer.candidates()
+        outside(&self.overlay, self.gatherer.candidates())
     }
 
     /// STUN servers that have answered, and what they saw.
@@ -604,7 +626,7 @@ impl Connector {
         }
         let description = link.describe(
             wall,
-            self.gatherer.candidates(),
+            outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
             &mut self.rng,
         );
@@ -686,7 +708,7 @@ impl Connector {
 
     /// Peers with whom checks are under way hear of new candidates (RFC 8838).
     fn tell_candidates(&mut self) {
-        let candidates = self.gatherer.candidates();
+        let candidates = self.candidates();
         let mut notes = Vec::new();
         for link in self.links.values_mut() {
             if let Some(envelope) = link.tell(&candidates) {
@@ -697,4 +719,10 @@ impl Connector {
             self.signal_all(&Frame::Send { to, envelope });
         }
     }
+}
+
+/// The candidates that do not lie inside a tunnel.
+fn outside(overlay: &HashSet<IpAddr>, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.retain(|candidate| !overlay.contains(&candidate.address.ip()));
+    candidates
 }

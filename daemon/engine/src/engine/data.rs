@@ -16,7 +16,7 @@ use crate::config::PeerKind;
 use crate::connect::LinkState;
 use crate::inbound::{Refusal, Sender, Verdict, decide};
 use crate::report::DropReason;
-use crate::session::{Admission, Message, Opened};
+use crate::session::{Admission, COOKIE_REPLY, Message, Opened};
 
 impl Engine {
     /// A packet of this host.
@@ -42,7 +42,8 @@ impl Engine {
             return;
         }
         if let Some(flow) = packet.flow() {
-            peer.flows.outbound(flow, now);
+            let opens = matches!(packet.transport(), Transport::Tcp { flags, .. } if flags.opens());
+            peer.flows.outbound(flow, opens, peer.config.host, now);
         }
         self.send(handle, packet.bytes());
     }
@@ -141,8 +142,12 @@ impl Engine {
             self.scratch = scratch;
             return;
         }
-        // Authentic. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once it has made one.
-        if peer.path.is_none() || matches!(peer.config.kind, PeerKind::Wireguard { .. }) {
+        // Authentic, save a cookie, which anybody can make who sees our handshakes. A plain WireGuard peer may roam; a Punch
+        // peer's path is the agent's choice once it has made one.
+        let cookie = datagram.first() == Some(&COOKIE_REPLY);
+        if cookie {
+            // It changes the next handshake's second MAC and nothing else.
+        } else if peer.path.is_none() || matches!(peer.config.kind, PeerKind::Wireguard { .. }) {
             peer.path = Some(path);
         }
         let data = matches!(message, Message::For { data: true, .. });
@@ -207,13 +212,19 @@ impl Engine {
             self.handle_whole(handle, &packet, now);
             return;
         };
-        // Only what the peer may send at all takes room in the reassembly.
-        let peer = self.peers.get(&handle);
-        if peer.is_none_or(|peer| !peer.addresses.contains(&packet.source())) {
+        // Only what the peer may send at all takes room, and only its own.
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        if !peer.addresses.contains(&packet.source()) {
             self.drop_packet(DropReason::WrongSource);
             return;
         }
-        match self.reassembly.add(&packet, fragment, now) {
+        if !self.own.contains(&packet.destination()) {
+            self.drop_packet(DropReason::WrongDestination);
+            return;
+        }
+        match peer.reassembly.add(&packet, fragment, now) {
             Err(_) => self.drop_packet(DropReason::Full),
             Ok(None) => {}
             Ok(Some(whole)) => match Packet::parse(&whole) {

@@ -225,7 +225,7 @@ fn a_packet_for_nobody_and_one_for_a_peer_that_is_down_are_refused_at_once() {
             world.send(A, &udp(at(a, 1), at(to, 2), b"hello"));
             let answers = world.hosts[A].take_tun();
             let answer = Packet::parse(&answers[0]).unwrap();
-            assert_eq!((answer.source(), answer.destination()), (a, a));
+            assert_eq!((answer.source(), answer.destination()), (to, a));
             assert_eq!(answer.segment()[..2], if v6 { [1, 3] } else { [3, 1] });
             assert_eq!(world.hosts[A].drops(reason), 1);
         }

@@ -323,6 +323,42 @@ fn after_the_grant_is_taken_back_what_the_peer_began_no_longer_passes() {
 }
 
 #[test]
+fn a_connection_whose_grant_was_taken_back_is_reset_in_the_first_minute_too() {
+    both(|v6| {
+        let mut bench = Bench::empty();
+        bench.add(v6, None);
+        bench.connect(0);
+        bench.grant(0, true);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.take_tun();
+
+        bench.grant(0, false);
+        bench.from_peer(
+            0,
+            &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
+        );
+
+        let answers = bench.take_inbox(0);
+        assert_eq!(refusal(&answers[0], own, peer), Answer::Reset { ack: 0 });
+        assert_eq!(bench.take_tun(), NONE);
+    });
+}
+
+#[test]
+fn a_long_echo_is_answered_in_fragments_that_fit() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let kind = if v6 { 128 } else { 8 };
+        bench.from_peer(0, &icmp(peer, own, kind, &vec![7; 20_000]));
+        let answers = bench.take_inbox(0);
+        assert!(answers.len() > 10);
+        assert!(answers.iter().all(|answer| answer.len() <= 1400));
+    });
+}
+
+#[test]
 fn a_segment_of_an_unknown_connection_is_passed_over_in_the_first_minute_and_reset_later() {
     both(|v6| {
         let mut bench = Bench::empty();

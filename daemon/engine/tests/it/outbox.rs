@@ -143,7 +143,7 @@ fn what_comes_between_keeps_its_place() {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 64, ..Config::default() })]
+    #![proptest_config(Config { cases: 64, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn bursts_are_even_bounded_and_in_order(

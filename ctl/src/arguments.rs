@@ -52,7 +52,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
         timeout: u64,
     },
-    /// Disconnect from a peer
+    /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
     Down {
         /// The peer
         peer: PeerName,

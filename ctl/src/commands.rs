@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, PeerId, PeerKey, PeerName, PeerState, PeerView,
-    PingView, Rename, Up,
+    PingView, Rename, Secret, Up,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -212,7 +212,7 @@ fn add_peer(arguments: AddPeerArguments) -> Result<AddPeer, Failure> {
                     let text = std::fs::read_to_string(&file).map_err(|error| {
                         refuse(format!("cannot read {}: {error}", file.display()))
                     })?;
-                    Some(text.trim().to_owned())
+                    Some(Secret::new(text.trim().to_owned()))
                 }
                 None => None,
             },

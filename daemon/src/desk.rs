@@ -25,14 +25,17 @@ use crate::driver::Command;
 use crate::run::{Spawner, Task};
 use crate::signalling::{self, Access, Report};
 use crate::snapshot::Snapshot;
-use crate::store::{Stamps, State, Store};
+use crate::store::{Stamps, State, Store, StoredPeer};
 
 /// Names of STUN servers are looked up anew this often.
 const RESOLVE: Duration = Duration::from_secs(600);
 /// A look-up that failed is tried again after this.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(15);
-/// A change of the network is looked at when it has been quiet for this long: they come in flocks.
+/// A change of the network is looked at when it has been quiet for this long, or after the second: they come in flocks.
 const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// Stamps that have changed are written after this.
+const STAMPS: Duration = Duration::from_millis(500);
 
 /// An answer to one request.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -82,6 +85,7 @@ pub(crate) struct Inlets {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) events: mpsc::Receiver<EngineEvent>,
     pub(crate) network: mpsc::Receiver<()>,
+    pub(crate) stop: oneshot::Receiver<()>,
 }
 
 /// What a look-up of a STUN server's name brought.
@@ -95,14 +99,15 @@ struct Server {
     connected: bool,
     trouble: Option<String>,
     /// The signalling client.
-    _task: Option<Task>,
+    task: Option<Task>,
 }
 
 pub(crate) struct Desk {
     parts: Parts,
     state: State,
     stamps: Stamps,
-    stamps_dirty: bool,
+    /// When changed stamps are written: several come together.
+    stamps_due: Option<Instant>,
     started: Instant,
     handles: BTreeMap<PeerName, PeerHandle>,
     next_handle: u32,
@@ -115,7 +120,11 @@ pub(crate) struct Desk {
     resolving: Option<Task>,
     next_resolve: Instant,
     routes: Vec<IpAddr>,
-    network_due: Option<Instant>,
+    /// What the interface was like when it was last looked at.
+    interface_up: bool,
+    had: Vec<IpAddr>,
+    /// When a change of the network is looked at, and when the first of the flock came.
+    network_due: Option<(Instant, Instant)>,
 }
 
 impl Desk {
@@ -133,7 +142,7 @@ impl Desk {
         let now = clock::now();
         let mut desk = Self {
             stamps,
-            stamps_dirty: false,
+            stamps_due: None,
             started: now,
             handles: BTreeMap::new(),
             next_handle: 1,
@@ -146,6 +155,8 @@ impl Desk {
             resolving: None,
             next_resolve: now,
             routes: Vec::new(),
+            interface_up: true,
+            had: Vec::new(),
             network_due: None,
             state: State::default(),
             parts,
@@ -170,7 +181,8 @@ impl Desk {
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         loop {
             let resolve_at = self.next_resolve;
-            let network_at = self.network_due;
+            let network_at = self.network_due.map(|(at, _)| at);
+            let stamps_at = self.stamps_due;
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -178,31 +190,34 @@ impl Desk {
                 },
                 Some(event) = inlets.events.recv() => self.handle_event(event),
                 Some(report) = self.reports.recv() => self.handle_report(report),
+                _ = &mut inlets.stop => break,
                 Some(()) = inlets.network.recv() => {
-                    self.network_due.get_or_insert(clock::now() + SETTLE);
+                    let now = clock::now();
+                    let (_, first) = self.network_due.unwrap_or((now, now));
+                    self.network_due = Some(((now + SETTLE).min(first + SETTLE_MAX), first));
                 }
                 Some(resolved) = self.resolved.1.recv() => self.handle_resolved(resolved).await,
                 () = tokio::time::sleep_until(resolve_at.into()) => self.resolve(),
-                () = async {
-                    match network_at {
-                        Some(at) => tokio::time::sleep_until(at.into()).await,
-                        None => std::future::pending().await,
-                    }
-                } => {
+                () = sleep_until(network_at) => {
                     self.network_due = None;
                     self.network_changed().await;
-                    self.resolve();
                 }
+                () = sleep_until(stamps_at) => self.save_stamps(),
             }
-            // Several events may have come with several stamps; one file write is enough for them.
-            while let Ok(event) = inlets.events.try_recv() {
-                self.handle_event(event);
-            }
-            if std::mem::take(&mut self.stamps_dirty)
-                && let Err(error) = self.parts.store.save_stamps(&self.stamps)
-            {
-                tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
-            }
+        }
+        while let Ok(event) = inlets.events.try_recv() {
+            self.handle_event(event);
+        }
+        if self.stamps_due.is_some() {
+            self.save_stamps();
+        }
+    }
+
+    fn save_stamps(&mut self) {
+        self.stamps_due = None;
+        if let Err(error) = self.parts.store.save_stamps(&self.stamps) {
+            tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
+            self.stamps_due = Some(clock::now() + RESOLVE_AGAIN);
         }
     }
 
@@ -247,6 +262,7 @@ impl Desk {
                 tracing::warn!(%to, %error, "a route was not removed");
             }
         }
+        let mut set = Vec::new();
         for to in &wanted {
             let id = self.parts.identity.id();
             let from = match to {
@@ -256,13 +272,42 @@ impl Desk {
                 },
                 IpAddr::V6(_) => IpAddr::from(id.overlay_ipv6()),
             };
-            if !self.routes.contains(to)
-                && let Err(error) = netlink.add_route(*index, *to, from).await
-            {
-                tracing::warn!(%to, %error, "a route was not set");
+            if self.routes.contains(to) {
+                set.push(*to);
+                continue;
+            }
+            match netlink.add_route(*index, *to, from).await {
+                Ok(()) => set.push(*to),
+                Err(error) => tracing::warn!(%to, %error, "a route was not set"),
             }
         }
-        self.routes = wanted;
+        self.routes = set;
+    }
+
+    /// An interface that was down has lost its routes and its IPv6 address; both are set again.
+    async fn mend_interface(&mut self) {
+        let Kernel { netlink, index } = &self.parts.kernel;
+        let own = self.own_addresses();
+        let Ok((up, there)) = netlink.interface(*index).await else {
+            return;
+        };
+        let bounced = up && !self.interface_up;
+        self.interface_up = up;
+        let lost = own
+            .iter()
+            .any(|ip| self.had.contains(ip) && !there.contains(ip));
+        if !up || !(bounced || lost) {
+            self.had = there;
+            return;
+        }
+        for ip in own.iter().filter(|ip| !there.contains(ip)) {
+            if let Err(error) = netlink.add_address(*index, *ip).await {
+                tracing::warn!(%ip, %error, "an overlay address was not set again");
+            }
+        }
+        tracing::info!("the interface lost its configuration; it is set again");
+        let wanted = std::mem::take(&mut self.routes);
+        self.apply_routes(wanted).await;
     }
 
     async fn network_changed(&mut self) {
@@ -273,7 +318,9 @@ impl Desk {
             let _ = self.parts.driver.send(Command::InterfaceGone).await;
             return;
         }
-        match netlink.addresses(*index).await {
+        let addresses = netlink.addresses(*index).await;
+        self.mend_interface().await;
+        match addresses {
             Ok(addresses) => {
                 let command = Command::Addresses(addresses);
                 let _ = self.parts.driver.send(command).await;
@@ -307,8 +354,23 @@ impl Desk {
             fixed,
             connected: false,
             trouble: None,
-            _task: task,
+            task,
         });
+    }
+
+    /// Connections that began on another network are dead, and would notice it only after a while.
+    fn restart_signalling(&mut self) {
+        let now = clock::now();
+        if now.saturating_duration_since(self.started) < SETTLE_MAX {
+            return;
+        }
+        for server in &mut self.servers {
+            if let ServerAddress::Signal(url) = &server.address {
+                let client =
+                    signalling::stay_connected(server.id, url.clone(), self.access.clone());
+                server.task = Some(self.parts.spawner.spawn("signalling", client));
+            }
+        }
     }
 
     fn stun_addresses(&self) -> Vec<SocketAddr> {
@@ -421,7 +483,7 @@ impl Desk {
                     .and_then(|name| self.state.peers.get(&name)?.kind.id());
                 if let Some(id) = id {
                     self.stamps.insert(id, stamps);
-                    self.stamps_dirty = true;
+                    self.stamps_due.get_or_insert(clock::now() + STAMPS);
                 }
             }
             EngineEvent::Stale { peer, seconds } => {
@@ -435,6 +497,8 @@ impl Desk {
                 }
             }
             EngineEvent::NetworkChanged => {
+                self.restart_signalling();
+                self.next_resolve = clock::now();
                 let message = "the addresses of this machine changed".to_owned();
                 self.tell(EventKind::Network, message);
             }
@@ -487,7 +551,11 @@ impl Desk {
                 drop(answer.send(self.rename_peer(&name, ask).await));
             }
             Request::SetUp(name, up, answer) => {
-                let result = self.change_peer(&name, |peer| peer.up = up).await;
+                let change = |peer: &mut StoredPeer| {
+                    peer.up = up;
+                    peer.barred = !up;
+                };
+                let result = self.change_peer(&name, change).await;
                 if let (true, Some(handle)) = (up, self.handles.get(&name)) {
                     let _ = self.parts.driver.send(Command::Retry(*handle)).await;
                 }
@@ -577,5 +645,13 @@ impl Desk {
             let _ = answer.send(result);
         };
         self.parts.spawner.spawn("netcheck", wait).detach();
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -75,13 +75,29 @@ pub(crate) struct Driver {
 
 /// A forwarded stream's channel to its task, and what waits for either end.
 struct Stream {
-    /// `None` once the client has finished or the stream was reset.
-    target: Option<mpsc::Sender<ToTarget>>,
+    target: mpsc::Sender<ToTarget>,
+    /// Room that is kept for the end, so that it never has to wait.
+    finish: Option<mpsc::OwnedPermit<ToTarget>>,
     blocked: bool,
+    /// The client has sent all it will, and the end has not been passed on.
     finishing: bool,
     for_client: VecDeque<(Bytes, OwnedSemaphorePermit)>,
-    target_finished: bool,
+    /// What happened at the target once its last bytes are with the client.
+    last_event: Option<TargetEvent>,
+    /// Dropped when the client is gone.
+    _over: oneshot::Sender<()>,
     task: Task,
+}
+
+impl Stream {
+    /// Passes the client's end on, if it is due.
+    fn pass_finish(&mut self) {
+        if std::mem::take(&mut self.finishing)
+            && let Some(room) = self.finish.take()
+        {
+            room.send(ToTarget::Finish);
+        }
+    }
 }
 
 impl Driver {
@@ -152,6 +168,7 @@ impl Driver {
             Ok(packets) => worked |= packets > 0,
             Err(error) => {
                 tracing::error!(%error, name = self.tun.name(), "the interface is gone");
+                self.engine.shut_down(now);
                 self.stopping = true;
             }
         }
@@ -359,17 +376,20 @@ impl Driver {
                 target,
                 ..
             } => {
-                let (sender, receiver) = mpsc::channel(TO_TARGET);
+                let (sender, receiver) = mpsc::channel(TO_TARGET + 1);
+                let (over, is_over) = oneshot::channel();
                 let reports = self.reports.0.clone();
-                let carry = targets::carry(stream, protocol, target, receiver, reports);
+                let carry = targets::carry(stream, protocol, target, receiver, is_over, reports);
                 self.streams.insert(
                     stream,
                     Stream {
-                        target: Some(sender),
+                        finish: sender.clone().try_reserve_owned().ok(),
+                        target: sender,
                         blocked: false,
                         finishing: false,
                         for_client: VecDeque::new(),
-                        target_finished: false,
+                        last_event: None,
+                        _over: over,
                         task: self.spawner.spawn("target", carry),
                     },
                 );
@@ -377,13 +397,9 @@ impl Driver {
             Order::Readable(stream) => self.feed_target(stream),
             Order::Writable(stream) => self.feed_client(stream),
             Order::Datagram(stream, bytes) => {
-                if let Some(Stream {
-                    target: Some(target),
-                    ..
-                }) = self.streams.get(&stream)
-                {
+                if let Some(entry) = self.streams.get(&stream) {
                     // A target that does not keep up loses datagrams, as it would locally.
-                    let _ = target.try_send(ToTarget::Bytes(bytes));
+                    let _ = entry.target.try_send(ToTarget::Bytes(bytes));
                 }
             }
             Order::Finish(stream) => {
@@ -392,8 +408,11 @@ impl Driver {
                 }
                 self.feed_target(stream);
             }
-            Order::Reset(stream) | Order::Close(stream) => {
-                if let Some(entry) = self.streams.remove(&stream) {
+            // The task goes with its handle, and resets the target.
+            Order::Reset(stream) => drop(self.streams.remove(&stream)),
+            Order::Close(stream) => {
+                if let Some(mut entry) = self.streams.remove(&stream) {
+                    entry.pass_finish();
                     // The task ends by itself when its channel closes, so that bytes that are under way arrive.
                     entry.task.detach();
                 }
@@ -406,18 +425,16 @@ impl Driver {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
-        let Some(target) = &entry.target else { return };
         loop {
-            let Ok(room) = target.try_reserve() else {
+            let Ok(room) = entry.target.try_reserve() else {
                 entry.blocked = true;
                 return;
             };
             let bytes = self.engine.read_stream(stream, CHUNK);
             if bytes.is_empty() {
+                drop(room);
                 entry.blocked = false;
-                if std::mem::take(&mut entry.finishing) {
-                    room.send(ToTarget::Finish);
-                }
+                entry.pass_finish();
                 return;
             }
             room.send(ToTarget::Bytes(bytes));
@@ -437,17 +454,17 @@ impl Driver {
             }
             entry.for_client.pop_front();
         }
-        if std::mem::take(&mut entry.target_finished) {
-            self.engine
-                .handle_target(stream, TargetEvent::Finished, clock::now());
+        if let Some(event) = entry.last_event.take() {
+            self.engine.handle_target(stream, event, clock::now());
         }
     }
 
     fn handle_report(&mut self, report: FromTarget, now: Instant) {
         match report {
-            FromTarget::Event(stream, TargetEvent::Finished) => {
+            // What the target sent before its end comes first.
+            FromTarget::Event(stream, event @ (TargetEvent::Finished | TargetEvent::Reset)) => {
                 if let Some(entry) = self.streams.get_mut(&stream) {
-                    entry.target_finished = true;
+                    entry.last_event = Some(event);
                 }
                 self.feed_client(stream);
             }

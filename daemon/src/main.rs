@@ -37,7 +37,12 @@ struct Arguments {
     #[arg(long, value_name = "PATH", default_value = punch_api::DEFAULT_SOCKET)]
     socket: PathBuf,
     /// What to log: error, warn, info, debug or trace, also per module
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info,boringtun=off",
+        env = "PUNCH_LOG"
+    )]
     log: String,
 }
 

@@ -80,6 +80,7 @@ fn runtime() -> Result<Runtime> {
 /// Runs punchd until it is told to stop.
 pub(crate) fn run(config: Config, places: Places) -> Result<()> {
     // The packet path has a thread and a runtime of its own; control and targets share this one.
+    raise_file_limit();
     let control = runtime()?;
     // A start that fails gives its share up inside the other runtime, where this one must not end.
     let data = Arc::new(runtime()?);
@@ -87,6 +88,13 @@ pub(crate) fn run(config: Config, places: Places) -> Result<()> {
     // A name that is still being looked up must not hold up the end.
     control.shutdown_background();
     result
+}
+
+/// Every forwarded connection is a descriptor, and the soft limit is often 1,024.
+fn raise_file_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(65_536) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()> {
@@ -170,12 +178,14 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
     })
     .await?;
     let (requests_in, requests) = mpsc::channel(64);
+    let (stop_desk, stop) = tokio::sync::oneshot::channel();
     let desk_task = spawner.spawn(
         "desk",
         desk.run(Inlets {
             requests,
             events,
             network,
+            stop,
         }),
     );
     let control_task = spawner.spawn("control", control::serve(listener, requests_in, broadcast));
@@ -184,6 +194,7 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
     let outcome = wait_for_end(stopped).await;
     // First no more requests, then the desk finishes what it has, then goodbye to the peers.
     drop(control_task);
+    let _ = stop_desk.send(());
     let _ = commands.send(Command::ShutDown).await;
     let grace = std::time::Duration::from_secs(2);
     let _ = tokio::time::timeout(grace, desk_task.join()).await;

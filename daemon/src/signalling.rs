@@ -60,6 +60,8 @@ pub(crate) fn tls() -> Result<Arc<rustls::ClientConfig>> {
 /// Stays connected to `url` until it is dropped.
 pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access) {
     let mut pause = FIRST_PAUSE;
+    // Whatever an earlier client of this server has left behind is over.
+    let _ = access.driver.send(Command::ServerDown(server)).await;
     loop {
         let began = Instant::now();
         let end = converse(server, &url, &access).await;

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use punch_api::{ForwardKey, PeerId, PeerName, ServerAddress, ServerKind, Target};
+use punch_api::{ForwardKey, PeerId, PeerName, Secret, ServerAddress, ServerKind, Target};
 use punch_signal_protocol::Identity;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -37,6 +37,8 @@ pub(crate) struct State {
 pub(crate) struct StoredPeer {
     pub(crate) kind: StoredKind,
     pub(crate) up: bool,
+    /// `punchctl down` was said: the peer's own offers are refused until `up`.
+    pub(crate) barred: bool,
     pub(crate) host: bool,
 }
 
@@ -51,7 +53,7 @@ pub(crate) enum StoredKind {
         key: String,
         endpoint: SocketAddr,
         address: IpAddr,
-        preshared: Option<String>,
+        preshared: Option<Secret>,
     },
 }
 
@@ -100,6 +102,16 @@ impl Store {
                 .with_context(|| {
                     format!("cannot create the state directory {}", directory.display())
                 })?;
+        }
+        let mode = fs::metadata(directory)
+            .with_context(|| format!("cannot use the state directory {}", directory.display()))?
+            .mode();
+        if mode & 0o022 != 0 {
+            bail!(
+                "others can write in the state directory {0} (mode {1:04o}): run: chmod 700 {0}",
+                directory.display(),
+                mode & 0o7777
+            );
         }
         let lock = OpenOptions::new()
             .create(true)
@@ -243,14 +255,16 @@ impl Store {
         let path = self.directory.join(name);
         let temporary = self.directory.join(format!(".{name}.new"));
         let write = || -> io::Result<()> {
+            // Left over from a write that was cut short.
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
+                .create_new(true)
                 .write(true)
                 .mode(0o600)
                 .open(&temporary)?;
-            // The mode above counts only for a file that is new.
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;

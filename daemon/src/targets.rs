@@ -13,7 +13,7 @@ use punch_api::{Protocol, Target};
 use punch_engine::{StreamId, TargetEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Chunks that may wait for a target.
 pub(crate) const TO_TARGET: usize = 8;
@@ -23,6 +23,8 @@ const FROM_TARGET: usize = 4;
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// A client's own SYN retries end after about two minutes; a target that takes this long is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A target that does not take the last bytes of a client that is gone for so long is given up.
+const LAST_BYTES: Duration = Duration::from_secs(60);
 
 /// For a target.
 #[derive(Debug)]
@@ -43,16 +45,18 @@ pub(crate) enum FromTarget {
     Room(StreamId),
 }
 
-/// Carries one stream until it is over. Dropping the sender of `orders` without [`ToTarget::Finish`] resets the target.
+/// Carries one stream until it is over. Dropping the sender of `orders` without [`ToTarget::Finish`], or this future, resets
+/// the target. When the sender of `over` is dropped, the client is gone, and what is under way gets [`LAST_BYTES`] more.
 pub(crate) async fn carry(
     stream: StreamId,
     protocol: Protocol,
     target: Target,
     orders: mpsc::Receiver<ToTarget>,
+    over: oneshot::Receiver<()>,
     reports: mpsc::Sender<FromTarget>,
 ) {
     let end = match protocol {
-        Protocol::Tcp => carry_tcp(stream, &target, orders, &reports).await,
+        Protocol::Tcp => carry_tcp(stream, &target, orders, over, &reports).await,
         Protocol::Udp => carry_udp(stream, &target, orders, &reports).await,
     };
     if let Some(event) = end {
@@ -65,6 +69,7 @@ async fn carry_tcp(
     stream: StreamId,
     target: &Target,
     mut orders: mpsc::Receiver<ToTarget>,
+    over: oneshot::Receiver<()>,
     reports: &mpsc::Sender<FromTarget>,
 ) -> Option<TargetEvent> {
     let connect = TcpStream::connect((target.host(), target.port()));
@@ -78,6 +83,9 @@ async fn carry_tcp(
         None = orders.recv() => return None,
     };
     let _ = socket.set_nodelay(true);
+    // Whatever is not finished in both directions ends in a reset, also when punchd is killed: a target must not take a part
+    // for the whole.
+    let _ = socket.set_zero_linger();
     let connected = FromTarget::Event(stream, TargetEvent::Connected);
     reports.send(connected).await.ok()?;
     let (mut reader, mut writer) = socket.into_split();
@@ -129,14 +137,18 @@ async fn carry_tcp(
             }
         }
     };
+    let too_late = async {
+        let _ = over.await;
+        tokio::time::sleep(LAST_BYTES).await;
+    };
     let end = tokio::select! {
         end = to_target => end,
         end = from_target => end,
+        () = too_late => None,
     };
-    // Whatever is not finished in both directions ends in a reset: the target sees what the client did.
     let friendly = client_done.into_inner() && target_done.into_inner();
-    if !friendly && let Ok(socket) = reader.reunite(writer) {
-        let _ = socket.set_zero_linger();
+    if friendly && let Ok(socket) = reader.reunite(writer) {
+        let _ = socket2::SockRef::from(&socket).set_linger(None);
     }
     end
 }

@@ -276,7 +276,7 @@ fn a_removed_peer_is_a_stranger() {
         lab.a.peer_state("b") != "connected"
     });
     assert!(
-        !lab.a.ctl(&["up", "b", "--timeout", "2"]).success(),
+        !lab.a.ctl(&["up", "b", "--timeout", "4"]).success(),
         "b does not even answer"
     );
     lab.b.ctl_ok(&["peer", "add", "a", lab.a.key()]);

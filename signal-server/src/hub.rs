@@ -11,7 +11,7 @@ use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable, login_message};
 pub struct Limits {
     /// Connections at once, proven or not.
     pub connections: usize,
-    /// Connections at once from one IP address that have not proven an identity.
+    /// Connections at once from one source (an IPv6 /64 is one) that have not proven an identity.
     pub unproven_per_address: usize,
     /// How long a connection may take to prove its identity.
     pub login: Duration,
@@ -36,7 +36,7 @@ impl Default for Limits {
             silence: Duration::from_secs(75),
             rate: 50,
             burst: 200,
-            watches: 256,
+            watches: 1024,
             name: None,
         }
     }
@@ -118,6 +118,7 @@ impl Hub {
         nonce: [u8; 32],
         now: Instant,
     ) -> Result<ConnectionId, Refusal> {
+        let address = subnet(address);
         let unproven = self.unproven.get(&address).copied().unwrap_or(0);
         if self.connections.len() >= self.limits.connections
             || unproven >= self.limits.unproven_per_address
@@ -318,8 +319,8 @@ impl Hub {
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };
+        // One watch too many is passed over: its peer is still reached by offers.
         if entry.watches.len() >= self.limits.watches && !entry.watches.contains(&id) {
-            self.refuse(connection, Refusal::TooFast);
             return;
         }
         entry.watches.insert(id);
@@ -369,5 +370,16 @@ impl Connection {
             self.tokens -= 1.0;
         }
         admitted
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its address from.
+pub fn subnet(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
     }
 }

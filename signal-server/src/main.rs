@@ -61,6 +61,9 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    if arguments.name.is_none() {
+        tracing::warn!("without --name another server can pass its clients' logins on to this one");
+    }
     let config = Config {
         listen: arguments.listen,
         tls: arguments.tls_cert.zip(arguments.tls_key),

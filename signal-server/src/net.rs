@@ -1,39 +1,41 @@
 //! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::extract::connect_info::Connected;
+use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::IncomingStream;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use punch_signal_protocol::{Frame, MAX_FRAME, Refusal};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::hub::{ConnectionId, Hub, Limits, Output};
+use crate::hub::{ConnectionId, Hub, Limits, Output, subnet};
 
 /// Frames that wait for one client; with frames of at most 4.2 KB that is 270 KB a client at the very worst.
 const QUEUE: usize = 64;
 /// A client that takes nothing for so long is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 const PING: Duration = Duration::from_secs(30);
-const TLS_TIMEOUT: Duration = Duration::from_secs(10);
-/// TLS handshakes at once: each costs a millisecond of CPU.
-const TLS_AT_ONCE: usize = 64;
+/// A connection has this long for its TLS handshake, and as long again for its HTTP request.
+const OPENING: Duration = Duration::from_secs(10);
+/// Connections at once that are not WebSockets yet, in all and from one source.
+const OPENING_AT_ONCE: usize = 512;
+const OPENING_PER_SOURCE: usize = 64;
 
 /// How the server is run.
 pub struct Config {
@@ -79,16 +81,15 @@ pub async fn run(config: Config) -> Result<()> {
     let router = Router::new()
         .route("/", get(upgrade))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
         .fallback(get(upgrade))
         .with_state(server.clone());
+    // Every client is a descriptor; the soft limit is often 1,024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
-    let service = router.into_make_service_with_connect_info::<Source>();
-    let serving = async {
-        match tls {
-            Some(tls) => axum::serve(TlsListener::new(listener, tls), service).await,
-            None => axum::serve(listener, service).await,
-        }
-    };
+    let serving = accept(listener, tls, router);
     let ticking = async {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -97,7 +98,7 @@ pub async fn run(config: Config) -> Result<()> {
         }
     };
     tokio::select! {
-        result = serving => result.context("cannot serve any longer")?,
+        () = serving => {}
         () = ticking => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -157,7 +158,7 @@ impl Server {
 
 async fn upgrade(
     State(server): State<Server>,
-    ConnectInfo(Source(source)): ConnectInfo<Source>,
+    Extension(Source(source)): Extension<Source>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
     upgrade
@@ -246,92 +247,130 @@ async fn close(socket: &mut WebSocket, why: Refusal) {
     }
 }
 
+/// Counters in Prometheus' text format.
+async fn metrics(State(server): State<Server>) -> String {
+    let (online, counters) = server.with(|hub| (hub.online(), hub.counters()));
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        (
+            "punch_signal_online",
+            "gauge",
+            "Clients online.",
+            online as u64,
+        ),
+        (
+            "punch_signal_logins_total",
+            "counter",
+            "Clients that proved an identity.",
+            counters.logins,
+        ),
+        (
+            "punch_signal_delivered_total",
+            "counter",
+            "Envelopes passed on.",
+            counters.delivered,
+        ),
+        (
+            "punch_signal_unreachable_total",
+            "counter",
+            "Envelopes without receiver.",
+            counters.unreachable,
+        ),
+        (
+            "punch_signal_refused_total",
+            "counter",
+            "Connections refused or closed.",
+            counters.refused,
+        ),
+    ] {
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+        ));
+    }
+    text
+}
+
 /// The address that a connection came from.
 #[derive(Clone)]
 struct Source(IpAddr);
 
-impl Connected<IncomingStream<'_, TcpListener>> for Source {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self(stream.remote_addr().ip())
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Source {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self(stream.remote_addr().ip())
-    }
-}
-
-/// Accepts TCP and hands out connections whose TLS handshake is done; a slow one keeps nobody waiting.
-struct TlsListener {
-    address: SocketAddr,
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-impl TlsListener {
-    fn new(listener: TcpListener, tls: TlsAcceptor) -> Self {
-        let address = listener
-            .local_addr()
-            .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let (sender, ready) = mpsc::channel(TLS_AT_ONCE);
-        let accepting = tokio::spawn(accept(listener, tls, sender));
-        Self {
-            address,
-            ready,
-            accepting,
-        }
-    }
-}
-
-impl Drop for TlsListener {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    let places = Arc::new(Semaphore::new(TLS_AT_ONCE));
+/// Accepts connections; until one is a WebSocket it is bounded in time and number, so that idlers keep nobody out.
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {
+    let places = Arc::new(Semaphore::new(OPENING_AT_ONCE));
+    let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let (stream, source) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            Ok((stream, source)) => (stream, source.ip().to_canonical()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (tls, ready) = (tls.clone(), ready.clone());
+        let Some(visit) = Visit::begin(&sources, source) else {
+            continue;
+        };
+        let router = router.clone().layer(Extension(Source(source)));
+        let tls = tls.clone();
         tokio::spawn(async move {
-            let handshake = tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream));
-            if let Ok(Ok(stream)) = handshake.await {
-                let _ = ready.send((stream, source)).await;
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => serve(stream, router).await,
+                Some(tls) => {
+                    let handshake = tokio::time::timeout(OPENING, tls.accept(stream));
+                    if let Ok(Ok(stream)) = handshake.await {
+                        serve(stream, router).await;
+                    }
+                }
             }
-            drop(place);
+            drop((place, visit));
         });
     }
 }
 
-impl axum::serve::Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
+/// Serves one request; a WebSocket goes on in a task of its own.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(OPENING)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let _ = tokio::time::timeout(2 * OPENING, connection).await;
+}
 
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            // The accepting task ends only with this listener.
-            None => std::future::pending().await,
-        }
+/// One of the connections of a source that are not WebSockets yet.
+struct Visit {
+    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    source: IpAddr,
+}
+
+impl Visit {
+    fn begin(sources: &Arc<Mutex<HashMap<IpAddr, usize>>>, source: IpAddr) -> Option<Self> {
+        let source = subnet(source);
+        let mut counts = sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(source).or_default();
+        (*count < OPENING_PER_SOURCE).then(|| {
+            *count += 1;
+            Self {
+                sources: sources.clone(),
+                source,
+            }
+        })
     }
+}
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut counts = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.source);
+            }
+        }
     }
 }

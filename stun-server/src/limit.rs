@@ -13,6 +13,7 @@ const BURST: u32 = 2;
 pub(crate) struct Limiter {
     rate: u32,
     buckets: HashMap<IpAddr, (f64, Instant)>,
+    swept: Option<Instant>,
 }
 
 impl Limiter {
@@ -20,6 +21,7 @@ impl Limiter {
         Self {
             rate,
             buckets: HashMap::new(),
+            swept: None,
         }
     }
 
@@ -29,8 +31,13 @@ impl Limiter {
         let rate = f64::from(self.rate);
         let source = subnet(source);
         if self.buckets.len() >= MAX_SOURCES && !self.buckets.contains_key(&source) {
-            // A bucket that is full again says nothing any more.
+            // A bucket that is full again says nothing any more. Looking for those costs a millisecond: not for every datagram.
             let refilled = Duration::from_secs(u64::from(BURST));
+            let lately = |swept: Instant| now.saturating_duration_since(swept) < refilled;
+            if self.swept.is_some_and(lately) {
+                return false;
+            }
+            self.swept = Some(now);
             self.buckets
                 .retain(|_, (_, last)| now.saturating_duration_since(*last) < refilled);
             if self.buckets.len() >= MAX_SOURCES {

@@ -12,7 +12,7 @@ pub mod view;
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind};
 pub use noun::{
-    ForwardKey, NounError, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target,
+    ForwardKey, NounError, PeerName, PortRange, Protocol, Secret, ServerAddress, ServerKind, Target,
 };
 pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::{PeerName, PortRange, Protocol, ServerKind, Target};
+use crate::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
 
 /// `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub enum PeerKey {
         address: IpAddr,
         /// A preshared key, base64; kept in the state directory only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        preshared: Option<String>,
+        preshared: Option<Secret>,
     },
 }
 

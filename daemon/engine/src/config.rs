@@ -38,6 +38,8 @@ pub struct PeerConfig {
     pub kind: PeerKind,
     /// Whether the user wants a connection.
     pub up: bool,
+    /// Whether the user has disconnected it: its own offers are refused until `up`.
+    pub barred: bool,
     /// Whether it may reach this whole machine.
     pub host: bool,
     /// The newest stamps of offers that were exchanged with it, from before the last restart.

@@ -30,6 +30,8 @@ use crate::tunnel::Tunnel;
 const TICK: Duration = Duration::from_millis(250);
 /// An unmodified WireGuard peer's mapping is kept alive this often, in seconds.
 const FIXED_KEEPALIVE: u16 = 25;
+/// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
+const RENEWAL: Duration = Duration::from_secs(60);
 /// Segments of unknown connections are not reset for so long after the start: ours may only have been forgotten.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -103,6 +105,9 @@ struct Peer {
     received: u64,
     sent: u64,
     busy: bool,
+    /// Of a plain WireGuard peer: there have been keys within the last [`RENEWAL`].
+    lately_established: bool,
+    last_established: Option<Instant>,
     announced: LinkState,
 }
 
@@ -228,18 +233,7 @@ impl Engine {
                     self.connector.add_peer(handle, *id, config.stamps);
                     (Tunnel::default(), None)
                 }
-                PeerKind::Wireguard {
-                    public,
-                    endpoint,
-                    preshared,
-                    ..
-                } => {
-                    let keepalive = config.up.then_some(FIXED_KEEPALIVE);
-                    let preshared = preshared.as_ref().map(|key| **key);
-                    let index = self.free_index(handle);
-                    let session = Session::new(&self.gate, public, preshared, keepalive, index);
-                    (Tunnel::fixed(session), Some(fixed_path(*endpoint)))
-                }
+                PeerKind::Wireguard { .. } => (Tunnel::default(), None),
             };
             self.by_key.insert(*config.public(), handle);
             self.next_tick.get_or_insert(now + TICK);
@@ -258,6 +252,8 @@ impl Engine {
                     received: 0,
                     sent: 0,
                     busy: false,
+                    lately_established: false,
+                    last_established: None,
                     announced: LinkState::Down,
                 },
             );
@@ -266,6 +262,7 @@ impl Engine {
             return;
         };
         let turned = peer.config.up != config.up;
+        self.connector.set_barred(handle, config.barred);
         peer.config = config;
         self.agree_on_ipv4(handle);
         let Some(peer) = self.peers.get_mut(&handle) else {
@@ -277,22 +274,30 @@ impl Engine {
         let up = peer.config.up;
         match &peer.config.kind {
             PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
-            PeerKind::Wireguard {
-                public, preshared, ..
-            } => {
-                // The keepalive is part of a boringtun session, and a session that is wanted no longer must forget its keys.
-                let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
-                let keepalive = up.then_some(FIXED_KEEPALIVE);
+            PeerKind::Wireguard { .. } if !up => {
                 for index in peer.tunnel.indices() {
                     self.by_index.remove(&index);
                 }
+                peer.tunnel = Tunnel::default();
+                peer.path = None;
+                peer.last_established = None;
+                peer.lately_established = false;
+            }
+            PeerKind::Wireguard {
+                public,
+                endpoint,
+                preshared,
+                ..
+            } => {
+                let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
+                let path = fixed_path(*endpoint);
                 let index = self.free_index(handle);
+                let keepalive = Some(FIXED_KEEPALIVE);
                 let mut session = Session::new(&self.gate, &public, preshared, keepalive, index);
+                self.outbox.push_with(path, |out| session.initiate(out));
                 if let Some(peer) = self.peers.get_mut(&handle) {
-                    if let (true, Some(path)) = (up, peer.path) {
-                        self.outbox.push_with(path, |out| session.initiate(out));
-                    }
                     peer.tunnel = Tunnel::fixed(session);
+                    peer.path = Some(path);
                 }
             }
         }
@@ -461,6 +466,11 @@ impl Engine {
             for index in gone {
                 self.by_index.remove(&index);
             }
+            if peer.tunnel.established() {
+                peer.last_established = Some(now);
+            }
+            let lately = |at: Instant| now.saturating_duration_since(at) < RENEWAL;
+            peer.lately_established = peer.last_established.is_some_and(lately);
         }
         self.pings
             .retain(|_, (_, sent)| now.saturating_duration_since(*sent) < Duration::from_secs(60));
@@ -531,7 +541,14 @@ impl Engine {
                 }
                 return;
             }
-            ConnectorEvent::State { .. } => return,
+            ConnectorEvent::Abandoned { peer } => {
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    for index in entry.tunnel.abandon() {
+                        self.by_index.remove(&index);
+                    }
+                }
+                return;
+            }
             ConnectorEvent::Stamps { peer, sent, seen } => EngineEvent::Stamps {
                 peer,
                 stamps: (sent, seen),

@@ -55,6 +55,12 @@ impl Tunnel {
             .collect()
     }
 
+    /// The new exchange came to nothing. Returns the indices that are no longer in use.
+    pub(crate) fn abandon(&mut self) -> Vec<u32> {
+        let next = self.next.take_if(|_| self.current.is_some());
+        next.map(|next| next.session.index()).into_iter().collect()
+    }
+
     /// The new exchange has a path: the initiator starts the handshake. The responder waits for it, but not for ever: what
     /// confirms the new session is a single datagram, and if that is lost the responder begins a handshake of its own.
     pub(crate) fn start(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
@@ -80,12 +86,11 @@ impl Tunnel {
         }
     }
 
-    /// The session that a handshake initiation is for.
-    pub(crate) fn responder(&mut self) -> Option<&mut Session> {
-        match (&mut self.next, &mut self.current) {
-            (Some(next), _) => Some(&mut next.session),
-            (None, current) => current.as_mut(),
-        }
+    /// The sessions that answer a handshake initiation. It does not say which preshared key it is for, so each that may be
+    /// meant answers, and the initiator takes the answer that opens.
+    pub(crate) fn responders(&mut self) -> impl Iterator<Item = &mut Session> {
+        let next = self.next.as_mut().map(|next| &mut next.session);
+        next.into_iter().chain(self.current.as_mut())
     }
 
     /// The session with this index.
@@ -135,6 +140,12 @@ impl Tunnel {
         over.map(|(session, _)| session.index())
             .into_iter()
             .collect()
+    }
+
+    /// Whether there is a session that has been up. Idle keys expire after three minutes, and the next packet renews them:
+    /// that is no loss of the connection.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Whether packets can be sealed right now.

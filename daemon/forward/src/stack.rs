@@ -101,6 +101,11 @@ impl Stream {
     fn lingers(&self) -> bool {
         matches!(&self.kind, Kind::Tcp { connection, .. } if connection.lingers())
     }
+
+    /// The target has not taken everything yet.
+    fn is_unread(&self) -> bool {
+        matches!(&self.kind, Kind::Tcp { connection, .. } if connection.is_unread())
+    }
 }
 
 enum Kind {
@@ -290,7 +295,7 @@ impl Stack {
             (Kind::Tcp { .. } | Kind::Udp { .. }, TargetEvent::Connected)
             | (Kind::Udp { .. }, TargetEvent::Finished) => {}
             (Kind::Tcp { connection, .. }, _) => {
-                connection.abort();
+                connection.abort_when_sent(now);
                 self.dirty.insert(id);
             }
             (Kind::Udp { .. }, TargetEvent::Refused | TargetEvent::Unreachable) => {
@@ -542,7 +547,7 @@ impl Stack {
             .streams
             .iter()
             .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
-            .filter(|(_, stream)| stream.lingers())
+            .filter(|(_, stream)| stream.lingers() && !stream.is_unread())
             .min_by_key(|(id, stream)| (stream.last_used, **id))
             .map(|(id, _)| *id);
         if let Some(id) = lingering {

@@ -21,6 +21,8 @@ pub const BUFFER: usize = 512 * 1024;
 const GIVE_UP: Duration = Duration::from_secs(3600);
 /// A client that does not complete the handshake for this long does not mean to.
 const HANDSHAKE: Duration = Duration::from_secs(60);
+/// A client gets this long to take the last bytes of a target that is gone.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 /// More packets of one connection than this in one batch are dropped, as a router's full queue would.
 const MAX_QUEUED: usize = 1024;
 
@@ -39,6 +41,7 @@ pub(crate) struct Connection {
     want_writable: bool,
     progress: Instant,
     unsent: usize,
+    aborts_at: Option<Instant>,
 }
 
 /// What a turn of the connection has brought.
@@ -87,6 +90,7 @@ impl Connection {
             want_writable: false,
             progress: now,
             unsent: 0,
+            aborts_at: None,
         }
     }
 
@@ -105,6 +109,14 @@ impl Connection {
             self.clock = now;
         }
         self.poll();
+        if self
+            .aborts_at
+            .is_some_and(|at| at <= now || self.socket().send_queue() == 0)
+        {
+            self.aborts_at = None;
+            self.abort();
+            self.poll();
+        }
         if self.target_finished && self.socket().may_send() {
             self.socket_mut().close();
             self.poll();
@@ -156,9 +168,11 @@ impl Connection {
             return None;
         }
         let stamp = self.stamp(now);
-        let at = self.interface.poll_at(stamp, &self.sockets)?;
-        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-        Some(self.epoch + Duration::from_micros(micros))
+        let at = self.interface.poll_at(stamp, &self.sockets).map(|at| {
+            let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+            self.epoch + Duration::from_micros(micros)
+        });
+        at.into_iter().chain(self.aborts_at).min()
     }
 
     /// Takes up to `max` bytes that the client sent.
@@ -208,6 +222,15 @@ impl Connection {
         // Nobody will take what was not read.
         self.read(BUFFER);
         self.socket_mut().abort();
+    }
+
+    /// The target is gone, but what it sent first is for the client, as it would be locally: a reset follows it.
+    pub(crate) fn abort_when_sent(&mut self, now: Instant) {
+        if self.socket().send_queue() == 0 {
+            self.abort();
+        } else {
+            self.aborts_at = Some(now + LAST_BYTES);
+        }
     }
 
     /// Both directions are closed; only late packets are still awaited, or the target's reading.

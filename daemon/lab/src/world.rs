@@ -474,7 +474,7 @@ impl Machine {
             }
             ConnectorEvent::Netcheck(profiles) => self.profiles = Some(profiles),
             ConnectorEvent::Proven { .. }
-            | ConnectorEvent::State { .. }
+            | ConnectorEvent::Abandoned { .. }
             | ConnectorEvent::Stamps { .. }
             | ConnectorEvent::Stale { .. }
             | ConnectorEvent::NetworkChanged => {}

@@ -137,6 +137,34 @@ impl Netlink {
         }
     }
 
+    /// Whether an interface is up, and its addresses.
+    ///
+    /// # Errors
+    /// `NotFound`, or the kernel's refusal.
+    pub async fn interface(&self, index: u32) -> io::Result<(bool, Vec<IpAddr>)> {
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.map_err(error)?;
+        let link = link.ok_or(io::ErrorKind::NotFound)?;
+        let mut found = Vec::new();
+        let mut addresses = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute();
+        while let Some(message) = addresses.try_next().await.map_err(error)? {
+            for attribute in &message.attributes {
+                if let AddressAttribute::Local(ip) | AddressAttribute::Address(ip) = attribute
+                    && message.header.index == index
+                    && !found.contains(ip)
+                {
+                    found.push(*ip);
+                }
+            }
+        }
+        Ok((link.header.flags.contains(LinkFlags::Up), found))
+    }
+
     /// The addresses of all interfaces that are up, but those of `except`.
     ///
     /// # Errors

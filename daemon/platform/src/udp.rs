@@ -73,6 +73,7 @@ impl Udp {
         socket.bind(&SocketAddr::new(any, port).into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new((&socket).into())?;
+        allow_fragments(&socket, v6);
         let port = socket.local_addr()?.port();
         Ok(Self {
             socket,
@@ -84,14 +85,6 @@ impl Udp {
     /// The local port.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Waits until there is a datagram.
-    ///
-    /// # Errors
-    /// Those of the descriptor.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
     }
 
     /// Waits until there is a datagram, from within a hand-made future.
@@ -188,6 +181,39 @@ impl Udp {
             });
         }
         result
+    }
+}
+
+/// quinn-udp forbids fragments, as QUIC demands. As long as the path's MTU is not measured, a full packet shall rather be cut
+/// than lost on a path that takes less than 1,500 bytes; stock WireGuard does the same.
+#[expect(unsafe_code, reason = "IP_MTU_DISCOVER has no safe wrapper")]
+fn allow_fragments(socket: &UdpSocket, v6: bool) {
+    use std::os::fd::AsRawFd;
+    let (level, option, value) = if v6 {
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        )
+    } else {
+        (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        )
+    };
+    // SAFETY: the descriptor is open for the call, and the option's value is a c_int of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        tracing::debug!("the socket does not allow fragments");
     }
 }
 

@@ -1,13 +1,14 @@
 //! Changes: each is validated against the whole state, saved, and only then applied.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, EventKind, ForwardKey, ForwardView,
-    NounError, PeerKey, PeerName, PeerView, Rename, ServerAddress, ServerKind, ServerView, Target,
+    NounError, PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView,
+    Target,
 };
 use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
 use punch_signal_protocol::PeerId;
@@ -42,12 +43,7 @@ impl Desk {
         };
         self.check_new_peer(&name, &kind)?;
         let mut state = self.state.clone();
-        let peer = StoredPeer {
-            kind,
-            up: false,
-            host: false,
-        };
-        state.peers.insert(name.clone(), peer);
+        state.peers.insert(name.clone(), stored(&kind));
         self.assign_handle(name.clone());
         if let Err(error) = self.commit(state).await {
             self.handles.remove(&name);
@@ -57,27 +53,27 @@ impl Desk {
     }
 
     fn check_new_peer(&self, name: &PeerName, kind: &StoredKind) -> Result<(), ApiError> {
-        let config = self.peer_config(name, kind, false, false).ok_or_else(|| {
-            ApiError::invalid(
-                "that is not a WireGuard key: 32 bytes in base64, as `wg pubkey` prints",
-            )
-        })?;
+        if let StoredKind::Wireguard {
+            key,
+            endpoint,
+            address,
+            preshared,
+        } = kind
+        {
+            self.check_wireguard(key, *endpoint, *address, preshared.as_ref())?;
+        }
+        let config = self
+            .peer_config(name, &stored(kind))
+            .ok_or_else(|| ApiError::invalid("that is not a key"))?;
         let me = self.parts.identity.id();
         if config.public() == me.x25519() {
             return Err(ApiError::invalid(
                 "that is this machine's own key; ask the other machine for its: punchctl id",
             ));
         }
-        if let PeerKind::Wireguard { address, .. } = &config.kind
-            && (address.is_loopback() || address.is_multicast() || address.is_unspecified())
-        {
-            return Err(ApiError::invalid(format!(
-                "{address} cannot be an address inside the tunnel"
-            )));
-        }
         let mine = self.own_addresses();
         for (other, stored) in &self.state.peers {
-            let Some(theirs) = self.peer_config(other, &stored.kind, false, false) else {
+            let Some(theirs) = self.peer_config(other, stored) else {
                 continue;
             };
             if theirs.public() == config.public() {
@@ -96,6 +92,41 @@ impl Desk {
         let clash = config.addresses().into_iter().find(|ip| mine.contains(ip));
         if let Some(ip) = clash {
             return Err(collision(ip, "this machine"));
+        }
+        Ok(())
+    }
+
+    fn check_wireguard(
+        &self,
+        key: &str,
+        endpoint: SocketAddr,
+        address: IpAddr,
+        preshared: Option<&Secret>,
+    ) -> Result<(), ApiError> {
+        if key_bytes(key).is_none() {
+            return Err(ApiError::invalid(
+                "that is not a WireGuard key: 32 bytes in base64, as `wg pubkey` prints",
+            ));
+        }
+        if preshared.is_some_and(|key| key_bytes(key.expose()).is_none()) {
+            return Err(ApiError::invalid(
+                "the file holds no preshared key: 32 bytes in base64, as `wg genpsk` prints",
+            ));
+        }
+        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+            return Err(ApiError::invalid(format!(
+                "{address} cannot be an address inside the tunnel"
+            )));
+        }
+        if address == endpoint.ip() {
+            return Err(ApiError::invalid(format!(
+                "{address} cannot be both the endpoint and the address inside the tunnel: the tunnel would lead into itself"
+            )));
+        }
+        if address.is_ipv4() && self.parts.config.ipv4.is_none() {
+            return Err(ApiError::invalid(
+                "IPv4 inside the tunnel is switched off here ([overlay] ipv4 in punchd.toml)",
+            ));
         }
         Ok(())
     }
@@ -319,14 +350,8 @@ impl Desk {
             .collect()
     }
 
-    fn peer_config(
-        &self,
-        name: &PeerName,
-        kind: &StoredKind,
-        up: bool,
-        host: bool,
-    ) -> Option<PeerConfig> {
-        let (kind, stamps) = match kind {
+    fn peer_config(&self, name: &PeerName, peer: &StoredPeer) -> Option<PeerConfig> {
+        let (kind, stamps) = match &peer.kind {
             StoredKind::Punch { id, ipv6_only } => {
                 let range = self.parts.config.ipv4.filter(|_| !ipv6_only);
                 let kind = PeerKind::Punch {
@@ -342,7 +367,7 @@ impl Desk {
                 preshared,
             } => {
                 let preshared = match preshared {
-                    Some(text) => Some(Zeroizing::new(key_bytes(text)?)),
+                    Some(text) => Some(Zeroizing::new(key_bytes(text.expose())?)),
                     None => None,
                 };
                 let kind = PeerKind::Wireguard {
@@ -362,8 +387,9 @@ impl Desk {
                 .copied()
                 .unwrap_or(punch_engine::PeerHandle(0)),
             kind,
-            up,
-            host,
+            up: peer.up,
+            barred: peer.barred,
+            host: peer.host,
             stamps,
         })
     }
@@ -372,7 +398,7 @@ impl Desk {
         self.state
             .peers
             .iter()
-            .filter_map(|(name, peer)| self.peer_config(name, &peer.kind, peer.up, peer.host))
+            .filter_map(|(name, peer)| self.peer_config(name, peer))
             .collect()
     }
 
@@ -400,6 +426,16 @@ impl StoredKind {
             Self::Punch { id, .. } => Some(*id),
             Self::Wireguard { .. } => None,
         }
+    }
+}
+
+/// A peer that nobody has asked anything of yet.
+fn stored(kind: &StoredKind) -> StoredPeer {
+    StoredPeer {
+        kind: kind.clone(),
+        up: false,
+        barred: false,
+        host: false,
     }
 }
 

@@ -55,9 +55,11 @@ pub fn respond(datagram: &[u8], source: SocketAddr, endpoint: Endpoint) -> Optio
         }
         None => endpoint.local,
     };
-    let mut writer = Writer::new(Class::Success, request.transaction)
-        .xor_mapped(source)
-        .origin(from);
+    let mut writer = Writer::new(Class::Success, request.transaction).xor_mapped(source);
+    // A socket on all addresses does not know which one was asked.
+    if !from.ip().is_unspecified() {
+        writer = writer.origin(from);
+    }
     if let Some(other) = endpoint.other {
         writer = writer.other(other);
     }

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use punch_api::{
     AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView,
     IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerState, PeerView,
-    PingView, ProbeView, Protocol, Rename, ServerAddress, ServerKind, ServerState, ServerView,
-    Status, Target, Up,
+    PingView, ProbeView, Protocol, Rename, Secret, ServerAddress, ServerKind, ServerState,
+    ServerView, Status, Target, Up,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,7 +70,7 @@ fn a_wireguard_peer_is_added_by_key_endpoint_and_address() {
             key: "QUJD".to_owned(),
             endpoint: "[2001:db8::1]:51820".parse().unwrap(),
             address: "10.0.0.1".parse().unwrap(),
-            preshared: preshared.map(str::to_owned),
+            preshared: preshared.map(|key| Secret::new(key.to_owned())),
         },
     };
     golden(

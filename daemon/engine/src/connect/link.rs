@@ -69,6 +69,8 @@ struct Attempt {
 pub(super) struct Link {
     pub(super) id: PeerId,
     pub(super) up: bool,
+    /// The user has disconnected it: its own offers are refused.
+    pub(super) barred: bool,
     /// No server knows the peer.
     pub(super) offline: bool,
     /// Newest stamp sent, newest stamp seen.
@@ -76,6 +78,8 @@ pub(super) struct Link {
     /// The peer has connected to us, and until when it is looked for once it is gone.
     engaged: bool,
     engaged_until: Option<Instant>,
+    /// What could be tried has been tried.
+    hopeless: bool,
     offer: Option<(Offered, Instant)>,
     unreachable_at: BTreeSet<ServerId>,
     retry_at: Option<Instant>,
@@ -85,7 +89,6 @@ pub(super) struct Link {
     attempts: VecDeque<Attempt>,
     /// The candidates of the last description, so that later ones can be told.
     described: Vec<Candidate>,
-    announced: LinkState,
 }
 
 impl Link {
@@ -93,10 +96,12 @@ impl Link {
         Self {
             id,
             up: false,
+            barred: false,
             offline: false,
             stamps,
             engaged: false,
             engaged_until: None,
+            hopeless: false,
             offer: None,
             unreachable_at: BTreeSet::new(),
             retry_at: None,
@@ -104,7 +109,6 @@ impl Link {
             offer_tokens: (OFFER_BURST, None),
             attempts: VecDeque::new(),
             described: Vec::new(),
-            announced: LinkState::Down,
         }
     }
 
@@ -161,14 +165,6 @@ impl Link {
         } else {
             LinkState::Waiting
         }
-    }
-
-    /// The state, if it is another than at the last call.
-    pub(super) fn changed_state(&mut self) -> Option<LinkState> {
-        let state = self.state();
-        let changed = state != self.announced;
-        self.announced = state;
-        changed.then_some(state)
     }
 
     // --- offers ---
@@ -367,12 +363,14 @@ impl Link {
         attempt.exchange.seal(&Note::Candidates(fresh)).ok()
     }
 
-    /// Ends everything; the envelope, if any, says goodbye.
-    pub(super) fn close(&mut self) -> Option<Vec<u8>> {
+    /// Ends everything; the envelopes say goodbye.
+    pub(super) fn close(&mut self) -> Vec<Vec<u8>> {
+        // The peer may know only one of them yet.
         let bye = self
             .attempts
-            .back_mut()
-            .and_then(|attempt| attempt.exchange.seal(&Note::Bye).ok());
+            .iter_mut()
+            .filter_map(|attempt| attempt.exchange.seal(&Note::Bye).ok())
+            .collect();
         self.attempts.clear();
         self.offer = None;
         self.engaged = false;
@@ -382,15 +380,34 @@ impl Link {
         bye
     }
 
-    /// The peer has said goodbye. If the user wants it, it is looked for again.
-    pub(super) fn reset(&mut self, now: Instant) {
-        self.attempts.clear();
+    /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
+    /// wants the peer, it is looked for again.
+    pub(super) fn handle_bye(&mut self, attempt: usize, now: Instant) -> bool {
+        self.attempts.drain(..=attempt);
+        if !self.attempts.is_empty() {
+            return false;
+        }
         self.offer = None;
         self.engaged = false;
         self.engaged_until = None;
         self.offline = true;
         self.retries = 3;
         self.retry_at = self.up.then(|| now + RETRY_MAX / 2);
+        true
+    }
+
+    /// The server over which an offer may have gone out is lost.
+    pub(super) fn doubt_offer(&mut self, server: ServerId) {
+        if self.offer.is_some() {
+            self.unreachable_at.insert(server);
+        }
+    }
+
+    /// The user asks again: the next retry comes as soon as the offer that is out can be called lost.
+    pub(super) fn hurry(&mut self) {
+        if let (Some((_, sent)), Some(retry)) = (&self.offer, &mut self.retry_at) {
+            *retry = (*retry).min(*sent + RETRY_MIN);
+        }
     }
 
     // --- checks ---
@@ -447,6 +464,7 @@ impl Link {
         if self.engaged_until.is_some_and(|until| until <= now) {
             self.engaged = false;
             self.engaged_until = None;
+            self.hopeless = true;
         }
         let due = self.retry_at.is_some_and(|at| at <= now);
         if due {
@@ -479,7 +497,7 @@ impl Link {
             while let Some(transmit) = attempt.agent.poll_transmit() {
                 transmits.push_back(transmit);
             }
-            let mut selected = None;
+            let (mut selected, mut failed) = (None, false);
             while let Some(event) = attempt.agent.poll_event() {
                 match event {
                     AgentEvent::Proven => {
@@ -500,6 +518,8 @@ impl Link {
                     }
                     AgentEvent::Lost => {}
                     AgentEvent::Failed => {
+                        failed |= index > 0;
+                        self.hopeless = true;
                         let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
                         let retry = now + interval.min(RETRY_MAX);
                         self.retry_at = Some(self.retry_at.map_or(retry, |at| at.min(retry)));
@@ -513,9 +533,24 @@ impl Link {
                 self.engaged_until = None;
                 self.retry_at = None;
                 self.retries = 0;
+                self.hopeless = false;
                 events.push_back(ConnectorEvent::Selected { peer, path });
             }
+            if failed && index > 0 {
+                self.attempts.remove(index);
+                events.push_back(ConnectorEvent::Abandoned { peer });
+                continue;
+            }
             index += 1;
+        }
+        // Nobody wants it and nothing works: it is down, and says so.
+        if std::mem::take(&mut self.hopeless)
+            && !self.wanted()
+            && self.path().is_none()
+            && !self.attempts.is_empty()
+        {
+            self.attempts.clear();
+            events.push_back(ConnectorEvent::Closed { peer });
         }
         if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
             self.engaged_until = Some(now + PATIENCE);

@@ -29,6 +29,10 @@ pub use link::LinkState;
 /// An offer whose stamp differs from our wall clock by more than this is refused.
 pub const MAX_STALE: Duration = Duration::from_secs(600);
 
+/// Watches sent at once, and the pause between: a server allows 50 frames a second.
+const WATCHES: usize = 16;
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
+
 /// A signalling server's number, given by the one who holds the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u32);
@@ -83,12 +87,10 @@ pub enum ConnectorEvent {
         /// Who.
         peer: PeerHandle,
     },
-    /// The link's state is another.
-    State {
+    /// A proven exchange came to nothing beside the one that serves: its session is not needed.
+    Abandoned {
         /// Who.
         peer: PeerHandle,
-        /// How it does.
-        state: LinkState,
     },
     /// The newest stamps with a peer, to be kept across restarts.
     Stamps {
@@ -151,6 +153,8 @@ pub struct Connector {
     links: BTreeMap<PeerHandle, Link>,
     by_id: HashMap<PeerId, PeerHandle>,
     servers: BTreeSet<ServerId>,
+    watches: VecDeque<(ServerId, PeerId)>,
+    next_watches: Option<Instant>,
     drops: Drops,
     transmits: VecDeque<Transmit>,
     signals: VecDeque<Signal>,
@@ -175,6 +179,8 @@ impl Connector {
             links: BTreeMap::new(),
             by_id: HashMap::new(),
             servers: BTreeSet::new(),
+            watches: VecDeque::new(),
+            next_watches: None,
             drops: Drops::default(),
             transmits: VecDeque::new(),
             signals: VecDeque::new(),
@@ -218,7 +224,6 @@ impl Connector {
             self.signal_all(&Frame::Unwatch(id));
             self.close(peer);
         }
-        self.note_state(peer);
     }
 
     /// The overlay addresses of this machine and of all peers: never a candidate, and never where a check comes from.
@@ -229,10 +234,19 @@ impl Connector {
     /// Makes an offer at once to a peer that is wanted and has no path, unless one has just gone out.
     pub fn retry(&mut self, peer: PeerHandle, now: Instant) {
         let due = |link: &Link| link.wanted() && link.path().is_none() && !link.offer_is_fresh(now);
-        if self.links.get(&peer).is_some_and(due) {
-            self.offer(peer, now);
+        match self.links.get_mut(&peer) {
+            Some(link) if due(link) => self.offer(peer, now),
+            Some(link) => link.hurry(),
+            None => {}
         }
         self.settle(now);
+    }
+
+    /// Whether the peer's own offers are refused, because the user has disconnected it.
+    pub fn set_barred(&mut self, peer: PeerHandle, barred: bool) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.barred = barred;
+        }
     }
 
     /// The STUN servers are now these.
@@ -277,6 +291,7 @@ impl Connector {
 
     /// The machine has slept: every path is doubtful, every mapping at a NAT may be gone.
     pub fn handle_resume(&mut self, now: Instant) {
+        self.events.push_back(ConnectorEvent::NetworkChanged);
         self.gatherer.restart(now);
         for link in self.links.values_mut() {
             link.verify(now);
@@ -294,21 +309,21 @@ impl Connector {
     /// A signalling server has welcomed us.
     pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
         self.servers.insert(server);
-        let wanted: Vec<_> = self.wanted().collect();
-        for peer in wanted {
-            let Some(link) = self.links.get(&peer) else {
-                continue;
-            };
-            let frame = Frame::Watch(link.id);
-            self.signals.push_back(Signal { server, frame });
-            // Those who are online are announced by the watch; that is also when an offer can reach them.
-        }
+        // Those who are online are announced by the watch; that is also when an offer can reach them.
+        let wanted = self.links.values().filter(|link| link.wanted());
+        self.watches.extend(wanted.map(|link| (server, link.id)));
+        self.watch(now);
         self.settle(now);
     }
 
     /// A signalling server is gone.
     pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
         self.servers.remove(&server);
+        self.watches.retain(|(waiting, _)| *waiting != server);
+        // Offers that went out over it lately may be lost.
+        for link in self.links.values_mut() {
+            link.doubt_offer(server);
+        }
         self.settle(now);
     }
 
@@ -328,7 +343,6 @@ impl Connector {
                     && let Some(link) = self.links.get_mut(&peer)
                 {
                     link.handle_unreachable(server, why == Unreachable::Offline, &self.servers);
-                    self.note_state(peer);
                 }
             }
             // The client that holds the connection deals with these.
@@ -341,6 +355,15 @@ impl Connector {
             | Frame::Refused(_) => {}
         }
         self.settle(now);
+    }
+
+    /// Sends the next watches, at the pace that servers allow.
+    fn watch(&mut self, now: Instant) {
+        for (server, id) in self.watches.drain(..self.watches.len().min(WATCHES)) {
+            let frame = Frame::Watch(id);
+            self.signals.push_back(Signal { server, frame });
+        }
+        self.next_watches = (!self.watches.is_empty()).then_some(now + WATCH_PAUSE);
     }
 
     fn handle_appeared(&mut self, peer: PeerHandle, now: Instant) {
@@ -357,7 +380,6 @@ impl Connector {
         } else if !link.offer_is_fresh(now) && !link.attempt_is_fresh(now) {
             self.offer(peer, now);
         }
-        self.note_state(peer);
     }
 
     fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
@@ -388,7 +410,7 @@ impl Connector {
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };
-        if !link.admits_offer(now) {
+        if link.barred || !link.admits_offer(now) {
             return false;
         }
         let mut seed = [0; 32];
@@ -397,7 +419,8 @@ impl Connector {
             return false;
         };
         let stamp = opened.description.stamp;
-        if stamp <= link.stamps.1 {
+        // A stamp that was seen while both clocks were far ahead says nothing any more.
+        if stamp <= link.stamps.1 && link.stamps.1 <= wall + 2 * MAX_STALE.as_millis() as u64 {
             return false;
         }
         if stamp.abs_diff(wall) > MAX_STALE.as_millis() as u64 {
@@ -456,9 +479,10 @@ impl Connector {
                 link.handle_candidates(attempt, candidates, now);
                 true
             }
-            Some((_, Note::Bye)) => {
-                link.reset(now);
-                self.events.push_back(ConnectorEvent::Closed { peer });
+            Some((attempt, Note::Bye)) => {
+                if link.handle_bye(attempt, now) {
+                    self.events.push_back(ConnectorEvent::Closed { peer });
+                }
                 true
             }
             None => false,
@@ -499,7 +523,9 @@ impl Connector {
             }
             Class::Indication => false,
         };
-        self.settle(now);
+        if taken {
+            self.settle(now);
+        }
         taken
     }
 
@@ -523,6 +549,9 @@ impl Connector {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_watches.is_some_and(|at| at <= now) {
+            self.watch(now);
+        }
         self.gatherer.handle_timeout(now);
         self.netchecks.handle_timeout(now);
         let mut again = Vec::new();
@@ -567,6 +596,7 @@ impl Connector {
             .filter_map(Link::poll_timeout)
             .chain(self.gatherer.poll_timeout())
             .chain(self.netchecks.poll_timeout())
+            .chain(self.next_watches)
             .min()
     }
 
@@ -642,19 +672,17 @@ impl Connector {
         let to = link.id;
         self.signal_all(&Frame::Send { to, envelope });
         self.note_stamps(peer);
-        self.note_state(peer);
     }
 
     fn close(&mut self, peer: PeerHandle) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
-        if let Some(envelope) = link.close() {
-            let to = link.id;
+        let to = link.id;
+        for envelope in link.close() {
             self.signal_all(&Frame::Send { to, envelope });
         }
         self.events.push_back(ConnectorEvent::Closed { peer });
-        self.note_state(peer);
     }
 
     fn signal_all(&mut self, frame: &Frame) {
@@ -671,14 +699,6 @@ impl Connector {
             let (sent, seen) = link.stamps;
             self.events
                 .push_back(ConnectorEvent::Stamps { peer, sent, seen });
-        }
-    }
-
-    fn note_state(&mut self, peer: PeerHandle) {
-        if let Some(link) = self.links.get_mut(&peer)
-            && let Some(state) = link.changed_state()
-        {
-            self.events.push_back(ConnectorEvent::State { peer, state });
         }
     }
 
@@ -699,10 +719,6 @@ impl Connector {
         }
         for peer in again {
             self.offer(peer, now);
-        }
-        let peers: Vec<_> = self.links.keys().copied().collect();
-        for peer in peers {
-            self.note_state(peer);
         }
     }
 

@@ -11,12 +11,22 @@ use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, SocketId, Transmit};
 use rand_core::RngCore;
 
-use super::{Engine, EngineEvent, GRACE};
+use super::{Engine, EngineEvent, GRACE, Peer};
 use crate::config::PeerKind;
 use crate::connect::LinkState;
 use crate::inbound::{Refusal, Sender, Verdict, decide};
 use crate::report::DropReason;
 use crate::session::{Admission, COOKIE_REPLY, Message, Opened};
+
+impl Peer {
+    /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
+    /// it has made one.
+    fn settle_path(&mut self, path: Path) {
+        if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
+            self.path = Some(path);
+        }
+    }
+}
 
 impl Engine {
     /// A packet of this host.
@@ -74,6 +84,11 @@ impl Engine {
         datagram: &[u8],
         now: Instant,
     ) {
+        // What comes out of a tunnel must not lead a tunnel into itself.
+        if self.routes.contains_key(&from.ip()) || self.own.contains(&from.ip()) {
+            self.drop_packet(DropReason::NotForUs);
+            return;
+        }
         if is_stun(datagram) {
             if !self
                 .connector
@@ -127,11 +142,11 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&handle) else {
             return;
         };
-        let session = match message {
-            Message::Initiation { .. } => peer.tunnel.responder(),
-            Message::For { index, .. } => peer.tunnel.by_index(index),
+        let Message::For { index, data } = message else {
+            self.answer_initiation(handle, path, local, datagram, now);
+            return;
         };
-        let Some(session) = session else {
+        let Some(session) = peer.tunnel.by_index(index) else {
             self.drop_packet(DropReason::NotForUs);
             return;
         };
@@ -142,15 +157,10 @@ impl Engine {
             self.scratch = scratch;
             return;
         }
-        // Authentic, save a cookie, which anybody can make who sees our handshakes. A plain WireGuard peer may roam; a Punch
-        // peer's path is the agent's choice once it has made one.
-        let cookie = datagram.first() == Some(&COOKIE_REPLY);
-        if cookie {
-            // It changes the next handshake's second MAC and nothing else.
-        } else if peer.path.is_none() || matches!(peer.config.kind, PeerKind::Wireguard { .. }) {
-            peer.path = Some(path);
+        // Authentic, save a cookie, which anybody can make who sees our handshakes.
+        if datagram.first() != Some(&COOKIE_REPLY) {
+            peer.settle_path(path);
         }
-        let data = matches!(message, Message::For { data: true, .. });
         match opened {
             Opened::Packet(packet) => {
                 peer.received += packet.len() as u64;
@@ -176,12 +186,50 @@ impl Engine {
         self.scratch = scratch;
     }
 
+    /// A peer asks for new keys.
+    fn answer_initiation(
+        &mut self,
+        handle: PeerHandle,
+        path: Path,
+        local: Option<IpAddr>,
+        datagram: &[u8],
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let mut answered = false;
+        for session in peer.tunnel.responders() {
+            if let Opened::Reply(reply) =
+                session.open(path.remote.ip(), datagram, &mut self.scratch)
+            {
+                answered = true;
+                self.outbox.push(Transmit {
+                    socket: path.socket,
+                    to: path.remote,
+                    source: local,
+                    bytes: reply.to_vec(),
+                });
+            }
+        }
+        if !answered {
+            self.drop_packet(DropReason::NotForUs);
+            return;
+        }
+        peer.settle_path(path);
+        self.after_handshake(handle, true, now);
+    }
+
     /// New keys may be there: move to them, and send what waited for them.
     fn after_handshake(&mut self, handle: PeerHandle, flush: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&handle) else {
             return;
         };
         let (moved, gone) = peer.tunnel.promote(now);
+        if peer.tunnel.established() {
+            peer.last_established = Some(now);
+            peer.lately_established = true;
+        }
         self.unannounced |= moved || flush;
         for index in gone {
             self.by_index.remove(&index);

@@ -11,13 +11,12 @@ use crate::report::{DropReason, PeerReport};
 
 /// A Punch peer is connected when it has a path *and* keys; a plain WireGuard peer has a path from the start.
 pub(super) fn state(connector: &Connector, handle: PeerHandle, peer: &Peer) -> LinkState {
-    let established = peer.tunnel.established();
     match &peer.config.kind {
         PeerKind::Punch { .. } => match connector.link_state(handle) {
-            LinkState::Connected if !established => LinkState::Connecting,
+            LinkState::Connected if !peer.tunnel.is_ready() => LinkState::Connecting,
             state => state,
         },
-        PeerKind::Wireguard { .. } if established => LinkState::Connected,
+        PeerKind::Wireguard { .. } if peer.lately_established => LinkState::Connected,
         PeerKind::Wireguard { .. } if peer.config.up => LinkState::Connecting,
         PeerKind::Wireguard { .. } => LinkState::Down,
     }

@@ -72,12 +72,13 @@ fn a_tunnel_that_stands_works_through_a_flood() {
 fn a_peer_that_sends_its_cookie_back_comes_through_a_flood() {
     let mut bench = Bench::empty();
     bench.add(true, None);
+    bench.set_up_unheard(0);
     flood(&mut bench, 1000);
 
-    bench.connect(0);
+    bench.call(0);
     let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
     assert!(!report.established, "the first attempt gets a cookie");
-    bench.connect(0);
+    bench.call(0);
 
     let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
     assert!(
@@ -92,9 +93,8 @@ fn an_engine_that_shakes_hands_during_a_flood_gets_through() {
     let mut bench = Bench::empty();
     bench.add(true, None);
     flood(&mut bench, 1000);
-    bench.set_up(0, true);
     bench.connect(0);
-    bench.connect(0);
+    bench.call(0);
     let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
     assert!(report.established);
 }
@@ -105,6 +105,7 @@ fn a_handshake_from_elsewhere_does_not_move_a_peer_at_any_load() {
     for before in 0..12 {
         let mut bench = Bench::empty();
         bench.add(true, None);
+        bench.connect(0);
         let initiation = bench.initiation(0);
         let home = bench.peers[0].endpoint;
         bench.receive(home, &initiation);

@@ -17,6 +17,8 @@ mod packets;
 mod plain;
 mod quiet;
 mod range;
+mod rekey;
 mod replace;
+mod servers;
 mod wireguard;
 mod world;

@@ -88,7 +88,7 @@ impl Bench {
         bench
     }
 
-    /// One more peer; returns its number.
+    /// One more peer, which is down; returns its number.
     pub(crate) fn add(&mut self, v6: bool, preshared: Option<[u8; 32]>) -> usize {
         let index = self.peers.len();
         let number = index as u8;
@@ -116,6 +116,7 @@ impl Bench {
                 preshared: preshared.map(Into::into),
             },
             up: false,
+            barred: false,
             host: false,
             stamps: (0, 0),
         };
@@ -123,8 +124,23 @@ impl Bench {
         index
     }
 
-    /// The peer shakes hands.
+    /// Both want the connection: both shake hands.
     pub(crate) fn connect(&mut self, index: usize) {
+        self.set_up(index, true);
+        self.call(index);
+    }
+
+    /// The user wants the peer, which does not hear of it yet.
+    pub(crate) fn set_up_unheard(&mut self, index: usize) {
+        let nowhere = SocketAddr::new([192, 0, 2, 200].into(), 1);
+        let endpoint = std::mem::replace(&mut self.peers[index].endpoint, nowhere);
+        self.set_up(index, true);
+        self.peers[index].endpoint = endpoint;
+        self.astray.clear();
+    }
+
+    /// The peer shakes hands.
+    pub(crate) fn call(&mut self, index: usize) {
         let initiation = self.initiation(index);
         let from = self.peers[index].endpoint;
         self.receive(from, &initiation);

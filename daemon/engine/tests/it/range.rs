@@ -1,6 +1,6 @@
 //! Overlay IPv4: a pair whose ranges differ has only IPv6 (DESIGN.md §4).
 
-use punch_engine::DropReason;
+use punch_engine::{DropReason, PeerKind};
 use punch_packet::Packet;
 use punch_signal_protocol::Ipv4Range;
 
@@ -95,4 +95,24 @@ fn the_difference_is_still_known_after_the_configuration_is_given_again() {
     world.send(A, &udp(at(source, 1), at(destination.into(), 2), b"four"));
 
     assert_eq!(world.hosts[A].drops(DropReason::NoPeer), 1);
+}
+
+#[test]
+fn a_peer_whose_ipv4_address_collides_is_reached_over_ipv6_only() {
+    let mut world = world([Some("100.64.0.0/10"), Some("100.64.0.0/10")]);
+    world.edit_peer(A, B, |entry| {
+        if let PeerKind::Punch { ipv4, .. } = &mut entry.kind {
+            *ipv4 = None;
+        }
+    });
+    ipv6_works(&mut world);
+    let (a, b) = (world.hosts[A].overlay(false), world.hosts[B].overlay(false));
+
+    world.send(A, &udp(at(a, 1), at(b, 2), b"four"));
+    world.send(B, &udp(at(b, 1), at(a, 2), b"four"));
+    world.run_for(millis(100));
+
+    assert_eq!(world.hosts[A].drops(DropReason::NoPeer), 1);
+    assert_eq!(world.hosts[A].drops(DropReason::WrongSource), 1);
+    assert_eq!(world.hosts[B].take_tun(), Vec::<Vec<u8>>::new());
 }

@@ -299,6 +299,46 @@ fn a_connection_that_was_closed_can_be_opened_again() {
 }
 
 #[test]
+fn a_connection_that_the_user_has_closed_stays_closed_however_often_the_peer_asks() {
+    let mut world = granted(18);
+    world.set_up(B, A, true);
+    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (false, true));
+    world.run_for(millis(100));
+    assert_ne!(world.state(B, A), LinkState::Connected);
+    world.frames.clear();
+    world.tap = Some(Vec::new());
+
+    world.run_for(seconds(600));
+
+    assert_eq!(world.state(A, B), LinkState::Down);
+    let tap = world.tap.take().unwrap();
+    assert!(tap.iter().all(|datagram| datagram.is_with_server()));
+    let asked = world
+        .frames
+        .iter()
+        .filter(|(_, frame)| matches!(frame, Frame::Send { .. }));
+    assert!(asked.clone().count() > 5, "it does ask");
+    assert!(
+        asked.into_iter().all(|(from, _)| *from == B),
+        "and gets no answer"
+    );
+
+    // Until the user says otherwise.
+    world.edit_peer(A, B, |entry| entry.barred = false);
+    world.wait_for_both(seconds(90));
+}
+
+#[test]
+fn asking_for_a_peer_that_was_disconnected_connects_it() {
+    let mut world = granted(19);
+    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (false, true));
+    world.run_for(seconds(1));
+    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (true, false));
+    let took = world.wait_for_both(seconds(10));
+    assert!(took < millis(500), "{took:?}");
+}
+
+#[test]
 fn a_removed_peer_hears_goodbye_and_then_silence() {
     let mut world = granted(14);
     let b = world.hosts[B].id();

@@ -7,7 +7,7 @@ use punch_engine::{DropReason, EngineEvent, LinkState};
 
 use crate::packets::{at, udp};
 use crate::plain::{Bench, tunn};
-use crate::world::seconds;
+use crate::world::{millis, seconds};
 
 const NONE: Vec<Vec<u8>> = Vec::new();
 
@@ -29,7 +29,9 @@ fn works(bench: &mut Bench, index: usize, v6: bool) {
     assert_eq!(bench.take_tun(), [back]);
 }
 
-fn state(bench: &Bench, index: usize) -> LinkState {
+/// The state that is told a little later.
+fn state(bench: &mut Bench, index: usize) -> LinkState {
+    bench.pass(millis(300));
     bench.engine.peer_state(bench.peers[index].handle).unwrap()
 }
 
@@ -38,11 +40,13 @@ fn the_peer_shakes_hands_and_data_flows() {
     both(|v6| {
         let mut bench = Bench::empty();
         bench.add(v6, None);
-        assert_eq!(state(&bench, 0), LinkState::Down);
+        assert_eq!(state(&mut bench, 0), LinkState::Down);
+        bench.set_up_unheard(0);
+        assert_eq!(state(&mut bench, 0), LinkState::Connecting);
 
-        bench.connect(0);
+        bench.call(0);
 
-        assert_eq!(state(&bench, 0), LinkState::Connected);
+        assert_eq!(state(&mut bench, 0), LinkState::Connected);
         works(&mut bench, 0, v6);
         let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
         assert!(report.established);
@@ -57,24 +61,26 @@ fn up_shakes_hands_at_once() {
         let mut bench = Bench::empty();
         bench.add(v6, None);
         bench.set_up(0, true);
-        assert_eq!(state(&bench, 0), LinkState::Connected);
+        assert_eq!(state(&mut bench, 0), LinkState::Connected);
         works(&mut bench, 0, v6);
     });
 }
 
 #[test]
-fn a_packet_of_the_host_shakes_hands_and_is_not_lost() {
+fn packets_of_the_host_wait_for_the_handshake() {
     let mut bench = Bench::empty();
     bench.add(true, None);
+    bench.set_up_unheard(0);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     let packets: Vec<_> = (0..10)
         .map(|n| udp(at(own, 1), at(peer, 2), &[n]))
         .collect();
-
     for packet in &packets {
-        bench.engine.handle_tun(packet, bench.now);
+        bench.from_host(packet);
     }
-    bench.pump();
+    assert_eq!(bench.take_inbox(0), NONE);
+
+    bench.call(0);
 
     assert_eq!(bench.take_inbox(0), packets);
 }
@@ -92,11 +98,10 @@ fn the_preshared_key_must_be_the_same() {
         let secret = bench.peers[0].secret.clone();
         bench.peers[0].tunn = tunn(&secret, theirs, 9);
 
-        bench.set_up(0, true);
         bench.connect(0);
 
         assert_eq!(
-            state(&bench, 0) == LinkState::Connected,
+            state(&mut bench, 0) == LinkState::Connected,
             good,
             "{ours:?} {theirs:?}"
         );
@@ -154,6 +159,23 @@ fn a_copy_of_an_old_datagram_does_not_make_the_peer_roam() {
     assert_eq!(report.path.unwrap().remote, home);
     assert_eq!(bench.drops(DropReason::NotForUs), 2);
     assert!(bench.astray.is_empty());
+}
+
+#[test]
+fn a_peer_cannot_roam_into_its_own_tunnel() {
+    // It sends its datagrams to this machine's overlay address, which it may reach: they come from inside.
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        bench.grant(0, true);
+        let home = bench.peers[0].endpoint;
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let data = bench.seal(0, &udp(at(peer, 3), at(own, 4), b"back"));
+
+        bench.receive(at(peer, 51_820), &data);
+
+        let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+        assert_eq!(report.path.unwrap().remote, home);
+    });
 }
 
 #[test]
@@ -245,17 +267,17 @@ fn a_removed_peer_gets_silence() {
 }
 
 #[test]
-fn down_forgets_the_keys() {
+fn down_forgets_the_keys_and_answers_nobody() {
     let mut bench = Bench::empty();
     bench.add(true, None);
-    bench.set_up(0, true);
+    bench.connect(0);
     bench.grant(0, true);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     let data = bench.seal(0, &udp(at(peer, 3), at(own, 4), b"back"));
 
     bench.set_up(0, false);
 
-    assert_eq!(state(&bench, 0), LinkState::Down);
+    assert_eq!(state(&mut bench, 0), LinkState::Down);
     assert!(bench.events.iter().any(|event| {
         matches!(
             event,
@@ -265,9 +287,17 @@ fn down_forgets_the_keys() {
             }
         )
     }));
-    let from = bench.peers[0].endpoint;
+    let (from, sent) = (bench.peers[0].endpoint, bench.sent.len());
     bench.receive(from, &data);
+    bench.call(0);
     assert_eq!(bench.take_tun(), NONE);
+    bench.from_host(&udp(at(own, 1), at(peer, 2), b"there"));
+    assert_eq!(bench.take_tun().len(), 1, "this host hears at once");
+    assert_eq!(bench.sent.len(), sent);
+    assert_eq!(state(&mut bench, 0), LinkState::Down);
+
+    bench.set_up(0, true);
+    works(&mut bench, 0, true);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Batch, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family, LinkState, Order,
-    PeerConfig, PeerHandle, PeerKind, ServerId, SocketId,
+    PeerConfig, PeerHandle, PeerKind, ServerId, Signal, SocketId,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -115,6 +115,8 @@ pub(crate) struct World {
     pub(crate) envelopes: Vec<(PeerId, PeerId, Vec<u8>)>,
     /// All frames that hosts have sent.
     pub(crate) frames: Vec<(usize, Frame)>,
+    /// Frames for other servers, which do not exist.
+    pub(crate) elsewhere: Vec<Signal>,
     online: BTreeMap<PeerId, usize>,
     watches: BTreeSet<(PeerId, usize)>,
     arrivals: BTreeMap<(Instant, u64), Arrival>,
@@ -157,6 +159,7 @@ impl World {
             astray: Vec::new(),
             envelopes: Vec::new(),
             frames: Vec::new(),
+            elsewhere: Vec::new(),
             online: BTreeMap::new(),
             watches: BTreeSet::new(),
             arrivals: BTreeMap::new(),
@@ -187,6 +190,7 @@ impl World {
                             ipv4: range.map(|range| identity.id().overlay_ipv4(range)),
                         },
                         up: false,
+                        barred: false,
                         host: false,
                         stamps: (0, 0),
                     })
@@ -483,8 +487,11 @@ impl World {
             host.engine.flush(self.now);
         }
         while let Some(signal) = self.hosts[index].engine.poll_signal() {
-            assert_eq!(signal.server, SERVER);
-            self.serve(index, signal.frame);
+            if signal.server == SERVER {
+                self.serve(index, signal.frame);
+            } else {
+                self.elsewhere.push(signal);
+            }
         }
         let host = &mut self.hosts[index];
         host.engine.swap_tun(&mut host.batch);

@@ -1,0 +1,564 @@
+//! Signalling and STUN servers: TLS, names, several at once, added and removed, missing, and under pressure.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod harness;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Child, Host, Kinds, Lab, Namespace, PATIENCE, program, run, wait_for, wait_until};
+use punch_signal_protocol::{Frame, Refusal};
+use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+
+const NATS: (&str, &str) = ("port-restricted", "port-restricted");
+
+/// Both punchds run and know each other, but no server.
+fn without_servers(hint: &str) -> Lab {
+    let mut lab = Lab::bare(hint, Kinds::Apart(NATS.0, NATS.1), &[]);
+    lab.a.start();
+    lab.b.start();
+    lab.introduce();
+    lab
+}
+
+/// What a host says of a server, if it knows it.
+fn server(host: &Host, address: &str) -> Option<Value> {
+    let servers = host.ctl_json(&["server", "list"]);
+    let mut servers = servers.as_array().unwrap().iter();
+    servers.find(|server| server["address"] == address).cloned()
+}
+
+fn wait_for_server(host: &Host, address: &str) {
+    wait_until(PATIENCE, &format!("{address} is reached"), || {
+        server(host, address).unwrap()["state"] == "connected"
+    });
+}
+
+/// Waits until a host names this trouble with a server, which it does not reach.
+fn wait_for_trouble(host: &Host, address: &str, words: &str) {
+    let mut last = Value::Null;
+    wait_until(PATIENCE, &format!("{address} has trouble: {words}"), || {
+        last = server(host, address).unwrap();
+        assert_ne!(last["state"], "connected", "{last}");
+        let named = last["trouble"].as_str().unwrap_or_default().contains(words);
+        eprintln!("{last}");
+        named
+    });
+}
+
+/// A second punch-signal beside the lab's, on another port.
+fn another_signal(lab: &Lab, port: u16) -> Child {
+    let listen = format!("[::]:{port}");
+    let child = lab
+        .server
+        .spawn("signal2", &[&program("punch-signal"), "--listen", &listen]);
+    lab.server.inside(|| {
+        wait_until(PATIENCE, "the second punch-signal accepts", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    });
+    child
+}
+
+// --- TLS ---
+
+/// A certificate for `names` by a CA of its own, as NAME-ca.pem, NAME.pem and NAME.key.
+fn certificate(dir: &Path, name: &str, names: &[&str], expired: bool) {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let root = authority.self_signed(&key).unwrap();
+    let issuer = Issuer::new(authority, key);
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut leaf = CertificateParams::new(names).unwrap();
+    if expired {
+        leaf.not_before = date_time_ymd(2020, 1, 1);
+        leaf.not_after = date_time_ymd(2021, 1, 1);
+    }
+    let key = KeyPair::generate().unwrap();
+    let chain = leaf.signed_by(&key, &issuer).unwrap();
+    fs::write(dir.join(format!("{name}-ca.pem")), root.pem()).unwrap();
+    fs::write(dir.join(format!("{name}.pem")), chain.pem()).unwrap();
+    fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+/// punch-signal with such a certificate, started; both hosts trust its CA alone.
+fn with_tls(hint: &str, name: &str, names: &[&str], expired: bool) -> (Lab, String) {
+    let mut lab = Lab::bare(hint, Kinds::Apart(NATS.0, NATS.1), &[]);
+    certificate(&lab.dir, name, names, expired);
+    let file = |end: &str| lab.dir.join(format!("{name}{end}")).display().to_string();
+    let (chain, key, root) = (file(".pem"), file(".key"), file("-ca.pem"));
+    for (option, value) in [("--tls-cert", chain), ("--tls-key", key)] {
+        lab.signal.argv.extend([option.to_owned(), value]);
+    }
+    lab.start_signal();
+    lab.stun.start();
+    for host in [&mut lab.a, &mut lab.b] {
+        host.punchd
+            .env
+            .push(("SSL_CERT_FILE".to_owned(), root.clone()));
+        host.start();
+    }
+    lab.introduce();
+    let url = format!("wss://{}:8080/", lab.env("SERVER_IPV4"));
+    (lab, url)
+}
+
+#[test]
+fn hosts_connect_through_a_signalling_server_with_tls() {
+    need_lab!();
+    let (lab, url) = with_tls("tls", "good", &["203.0.113.1", "2001:db8::1"], false);
+    for host in lab.hosts() {
+        host.ctl_ok(&["server", "add", "signal", &url]);
+        host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
+        wait_for_server(host, &url);
+    }
+    lab.connect();
+    // Somebody who does not speak TLS, or does not go on, keeps nobody else waiting.
+    let address = format!("{}:8080", lab.env("SERVER_IPV4")).parse().unwrap();
+    let mut strangers = Vec::new();
+    for text in ["GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", "", ""] {
+        let mut stranger = lab.a.connect_tcp(address).unwrap();
+        stranger.write_all(text.as_bytes()).unwrap();
+        strangers.push(stranger);
+    }
+    let mut lab = lab;
+    lab.b.restart();
+    wait_for_server(&lab.b, &url);
+}
+
+#[test]
+fn a_certificate_that_is_not_good_is_refused_with_the_reason() {
+    need_lab!();
+    for (names, expired, ca, words) in [
+        (["203.0.113.1"], true, "bad-ca.pem", "expired"),
+        (["203.0.113.99"], false, "bad-ca.pem", "not valid for"),
+        (["203.0.113.1"], false, "other-ca.pem", "UnknownIssuer"),
+    ] {
+        let (mut lab, url) = with_tls("cert", "bad", &names, expired);
+        certificate(&lab.dir, "other", &[], false);
+        let trusted = lab.dir.join(ca).display().to_string();
+        lab.a.punchd.env[0].1 = trusted;
+        lab.a.restart();
+        lab.a.ctl_ok(&["server", "add", "signal", &url]);
+        wait_for_trouble(&lab.a, &url, words);
+        // Nothing else breaks: a server without TLS beside it serves both.
+        let _plain = another_signal(&lab, 8081);
+        let plain = format!("ws://{}:8081/", lab.env("SERVER_IPV4"));
+        for host in lab.hosts() {
+            host.ctl_ok(&["server", "add", "signal", &plain]);
+            host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
+        }
+        lab.connect();
+        wait_for_trouble(&lab.a, &url, words);
+    }
+}
+
+#[test]
+fn punch_signal_says_what_is_wrong_with_certificate_and_key() {
+    let dir = std::env::temp_dir().join(format!("punch-test-pem-{}", std::process::id()));
+    fs::create_dir(&dir).unwrap();
+    certificate(&dir, "one", &["localhost"], false);
+    certificate(&dir, "two", &["localhost"], false);
+    fs::write(dir.join("noise"), [7; 999]).unwrap();
+    fs::write(dir.join("empty"), "").unwrap();
+    let file = |name: &str| dir.join(name).display().to_string();
+    let start = |certificate: &str, key: &str| {
+        let mut command = Command::new(program("punch-signal"));
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.args(["--tls-cert", certificate, "--tls-key", key]);
+        run(&mut command)
+    };
+    let mut outcomes = Vec::new();
+    for (certificate, key, named) in [
+        ("missing.pem", "one.key", "missing.pem"),
+        ("one.pem", "missing.key", "missing.key"),
+        ("noise", "one.key", "noise"),
+        ("one.pem", "noise", "noise"),
+        ("empty", "one.key", "empty"),
+        ("one.pem", "empty", "empty"),
+        ("one.pem", "one.pem", "one.pem"),
+        ("one.pem", "two.key", "do not fit together"),
+    ] {
+        outcomes.push((named, start(&file(certificate), &file(key))));
+    }
+    fs::remove_dir_all(&dir).unwrap();
+    for (named, outcome) in outcomes {
+        assert_eq!(outcome.status, 1, "{named}: {outcome:?}");
+        let said = &outcome.stderr;
+        assert!(
+            said.starts_with("punch-signal: ") && said.contains(named),
+            "{named}: {said}"
+        );
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    let mut half = Command::new(program("punch-signal"));
+    let half = run(half.args(["--listen", "127.0.0.1:0", "--tls-cert", "one.pem"]));
+    assert_eq!(half.status, 2, "{half:?}");
+    assert!(half.stderr.contains("--tls-key"), "{half:?}");
+}
+
+#[test]
+fn a_server_with_a_name_refuses_logins_meant_for_another() {
+    need_lab!();
+    for (name, right) in [
+        ("signal.example", false),
+        ("203.0.113.1", true),
+        ("203.0.113.1:8080", true),
+    ] {
+        let mut lab = without_servers("name");
+        lab.signal
+            .argv
+            .extend(["--name".to_owned(), name.to_owned()]);
+        lab.start_signal();
+        let url = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
+        lab.a.ctl_ok(&["server", "add", "signal", &url]);
+        if right {
+            wait_for_server(&lab.a, &url);
+        } else {
+            wait_for_trouble(&lab.a, &url, "another name than the one dialled");
+        }
+    }
+}
+
+// --- several servers ---
+
+#[test]
+fn peers_that_share_one_server_of_two_connect_and_one_may_die() {
+    need_lab!();
+    let mut lab = without_servers("two");
+    lab.start_servers();
+    let mut second = another_signal(&lab, 8081);
+    let [one, two] = [8080, 8081].map(|port| format!("ws://{}:{port}/", lab.env("SERVER_IPV4")));
+    for host in lab.hosts() {
+        host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
+    }
+    lab.a.ctl_ok(&["server", "add", "signal", &one]);
+    lab.a.ctl_ok(&["server", "add", "signal", &two]);
+    lab.b.ctl_ok(&["server", "add", "signal", &two]);
+    lab.connect();
+    // Now they share both, and the one that they connected by dies.
+    lab.b.ctl_ok(&["server", "add", "signal", &one]);
+    wait_for_server(&lab.b, &one);
+    second.signal(nix::sys::signal::Signal::SIGKILL);
+    second.wait(PATIENCE);
+    for host in lab.hosts() {
+        wait_until(PATIENCE, "its end is noticed", || {
+            server(host, &two).unwrap()["state"] == "connecting"
+        });
+    }
+    lab.a.ctl_ok(&["ping", "b", "-c", "1"]);
+    lab.a.ctl_ok(&["down", "b"]);
+    lab.b.wait_for_peer_state("a", "down");
+    lab.connect();
+    lab.a.ctl_ok(&["ping", "b", "-c", "1"]);
+}
+
+#[test]
+fn servers_are_added_and_removed_while_punchd_runs_and_kept_over_restarts() {
+    need_lab!();
+    let mut lab = without_servers("add");
+    lab.start_servers();
+    let signal = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
+    let stun = format!("{}:3478", lab.env("SERVER_IPV4"));
+    let (bare, host) = (
+        signal.trim_end_matches('/').to_owned(),
+        lab.env("SERVER_IPV4").to_owned(),
+    );
+    lab.a.ctl_ok(&["server", "add", "signal", &bare]);
+    lab.a.ctl_ok(&["server", "add", "stun", &host]);
+    for _ in 0..2 {
+        wait_for_server(&lab.a, &signal);
+        wait_for_server(&lab.a, &stun);
+        assert_eq!(server(&lab.a, &signal).unwrap()["fixed"], false);
+        lab.a.restart();
+    }
+    // Another way to write the same address is the same server.
+    lab.a.ctl(&["server", "add", "signal", &signal]);
+    let all = lab.a.ctl_json(&["server", "list"]);
+    assert_eq!(all.as_array().unwrap().len(), 2, "{all:#}");
+    lab.a.ctl_ok(&["server", "remove", "signal", &signal]);
+    lab.a.ctl_ok(&["server", "remove", "stun", &stun]);
+    assert_eq!(lab.a.ctl_json(&["server", "list"]), json!([]));
+    let gone = lab.a.ctl_refused(&["server", "remove", "signal", &signal]);
+    assert!(gone.contains("is not in use"), "{gone}");
+    // Gone means gone: b, who is still there, does not find a any more.
+    lab.b.ctl_ok(&["server", "add", "signal", &bare]);
+    lab.b.wait_for_signal();
+    let waits = lab.b.ctl_refused(&["up", "a", "--timeout", "1"]);
+    assert!(
+        waits.contains("not to be found on a signalling server"),
+        "{waits}"
+    );
+    lab.a.restart();
+    assert_eq!(lab.a.ctl_json(&["server", "list"]), json!([]));
+}
+
+#[test]
+fn servers_of_the_configuration_are_fixed() {
+    need_lab!();
+    let mut lab = without_servers("fix");
+    lab.start_servers();
+    let signal = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
+    let stun = format!("{}:3478", lab.env("SERVER_IPV4"));
+    lab.a.configure(&format!(
+        "[signal]\nservers = [\"{signal}\"]\n[stun]\nservers = [\"{stun}\"]\n"
+    ));
+    lab.a.restart();
+    for (kind, address) in [("signal", &signal), ("stun", &stun)] {
+        wait_for_server(&lab.a, address);
+        assert_eq!(server(&lab.a, address).unwrap()["fixed"], true);
+        // Added by hand too, it stays fixed, and is there once.
+        lab.a.ctl(&["server", "add", kind, address]);
+        let refused = lab.a.ctl_refused(&["server", "remove", kind, address]);
+        assert!(refused.contains("punchd.toml"), "{refused}");
+    }
+    let all = lab.a.ctl_json(&["server", "list"]);
+    assert_eq!(all.as_array().unwrap().len(), 2, "{all:#}");
+}
+
+#[test]
+fn addresses_that_cannot_be_are_refused() {
+    need_lab!();
+    let mut lab = Lab::bare("bad", Kinds::Apart("open", "open"), &[]);
+    lab.a.start();
+    for address in [
+        "",
+        "203.0.113.1",
+        "http://203.0.113.1",
+        "wss://",
+        "ws://:80",
+        "ws://host:0",
+        "ws://host:65536",
+        "ws://host:x",
+        "ws://user@host",
+        "ws://[2001:db8::1",
+        "ws://ho st",
+        "ws://host/\n",
+        "stun.example",
+    ] {
+        let refused = lab.a.ctl(&["server", "add", "signal", address]);
+        assert!(!refused.success(), "signal {address:?}: {refused:?}");
+    }
+    for address in [
+        "",
+        ":3478",
+        "host:0",
+        "host:65536",
+        "ws://host",
+        "2001:db8::1:3478:x",
+        "ho st",
+        "host/path",
+    ] {
+        let refused = lab.a.ctl(&["server", "add", "stun", address]);
+        assert!(!refused.success(), "stun {address:?}: {refused:?}");
+    }
+    assert_eq!(lab.a.ctl_json(&["server", "list"]), json!([]));
+}
+
+#[test]
+fn two_machines_with_one_identity_do_not_fight() {
+    need_lab!();
+    let mut lab = Lab::bare("twin", Kinds::Apart(NATS.0, NATS.1), &[]);
+    lab.start_servers();
+    lab.a.start();
+    lab.a
+        .ctl_ok(&["server", "add", "signal", &lab.signal_url("a")]);
+    lab.a.wait_for_signal();
+    // A state directory that was copied, as with a cloned virtual machine.
+    fs::create_dir(&lab.b.state_dir).unwrap();
+    for file in ["identity.key", "state.json"] {
+        fs::copy(lab.a.state_dir.join(file), lab.b.state_dir.join(file)).unwrap();
+    }
+    lab.b.start();
+    let logins = |host: &Host| {
+        let log = host.punchd.log_text();
+        log.matches("connected to the signalling server").count()
+            - log.matches("not connected to").count()
+    };
+    wait_until(PATIENCE, "the twin logs in", || logins(&lab.b) > 0);
+    let url = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
+    wait_until(PATIENCE, "one of them says what is wrong", || {
+        lab.hosts().iter().any(|host| {
+            let trouble = server(host, &url).unwrap()["trouble"].clone();
+            trouble
+                .as_str()
+                .is_some_and(|text| text.contains("the same identity has connected from elsewhere"))
+        })
+    });
+    std::thread::sleep(Duration::from_secs(6));
+    let (a, b) = (logins(&lab.a), logins(&lab.b));
+    eprintln!("logins in 6 s: {a} and {b}");
+    assert!(a + b <= 20, "{a} and {b} logins in a few seconds");
+}
+
+// --- STUN servers that are not there ---
+
+#[test]
+fn stun_servers_that_are_not_there_delay_nobody() {
+    need_lab!();
+    let mut lab = Lab::bare("nost", Kinds::SameLan("port-restricted"), &[]);
+    lab.start_servers();
+    for host in ["a", "b"] {
+        // Names are asked of somebody who never answers: a look-up takes many seconds.
+        let folder = format!("/etc/netns/{}", lab.namespace(host).namespace);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(format!("{folder}/resolv.conf"), "nameserver 198.18.0.53\n").unwrap();
+    }
+    lab.a.start();
+    lab.b.start();
+    lab.introduce();
+    for host in lab.hosts() {
+        // Nobody is at this address, and this name has nobody.
+        for stun in ["203.0.113.77", "stun.example"] {
+            host.ctl_ok(&["server", "add", "stun", stun]);
+        }
+        host.ctl_ok(&["server", "add", "signal", &lab.signal_url(&host.name)]);
+        host.wait_for_signal();
+    }
+    lab.connect();
+    assert_eq!(lab.a.peer("b")["path"]["kind"], "host");
+    for host in lab.hosts() {
+        let name = server(host, "stun.example:3478").unwrap();
+        assert_eq!(
+            name["trouble"],
+            Value::Null,
+            "connected before the look-up was over: {name}"
+        );
+        // A server that does answer is not kept waiting by the one that does not.
+        let stun = format!("{}:3478", lab.env("SERVER_IPV4"));
+        host.ctl_ok(&["server", "add", "stun", &stun]);
+        wait_for_server(host, &stun);
+        let name = server(host, "stun.example:3478").unwrap();
+        assert_eq!(
+            name["trouble"],
+            Value::Null,
+            "answered before the look-up was over: {name}"
+        );
+    }
+}
+
+// --- pressure ---
+
+fn dial(from: &Namespace, lab: &Lab) -> WebSocket<TcpStream> {
+    let address = format!("{}:8080", lab.env("SERVER_IPV4"));
+    let stream = from.connect_tcp(address.parse().unwrap()).unwrap();
+    tungstenite::client(format!("ws://{address}/"), stream)
+        .unwrap()
+        .0
+}
+
+fn next_frame(socket: &mut WebSocket<TcpStream>) -> Option<Frame> {
+    loop {
+        match socket.read() {
+            Ok(Message::Binary(bytes)) => return Some(Frame::decode(&bytes).unwrap()),
+            Ok(Message::Close(_)) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[test]
+fn healthz_answers_over_plain_http() {
+    need_lab!();
+    let mut lab = Lab::bare("heal", Kinds::Apart("open", "open"), &[]);
+    lab.start_signal();
+    let address = format!("{}:8080", lab.env("SERVER_IPV4")).parse().unwrap();
+    for _ in 0..3 {
+        let mut stream = lab.a.connect_tcp(address).unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    }
+}
+
+#[test]
+fn a_client_that_talks_nonsense_is_closed_and_told_why() {
+    need_lab!();
+    let mut lab = Lab::bare("nons", Kinds::Apart("open", "open"), &[]);
+    lab.start_signal();
+    let nonsense = [
+        Message::Binary(vec![0xff; 40].into()),
+        Message::Binary(vec![].into()),
+        Message::text("hello"),
+        Message::Binary(Frame::Welcome.encode().into()),
+        // A login that proves nothing.
+        Message::Binary([&[1, 1][..], &[9; 96]].concat().into()),
+    ];
+    for message in nonsense {
+        let mut socket = dial(&lab.a, &lab);
+        assert!(matches!(next_frame(&mut socket), Some(Frame::Challenge(_))));
+        socket.send(message.clone()).unwrap();
+        let Some(Frame::Refused(why)) = next_frame(&mut socket) else {
+            panic!("{message:?} was not refused");
+        };
+        assert!(
+            matches!(why, Refusal::BadFrame | Refusal::BadProof),
+            "{message:?}: {why}"
+        );
+        assert_eq!(next_frame(&mut socket), None, "closed");
+    }
+    // Longer than any frame, and bytes that are no WebSocket: no answer is owed, but the end comes.
+    let mut socket = dial(&lab.a, &lab);
+    assert!(next_frame(&mut socket).is_some());
+    let _ = socket.send(Message::Binary(vec![1; 1 << 20].into()));
+    while next_frame(&mut socket).is_some() {}
+    let mut socket = dial(&lab.a, &lab);
+    assert!(next_frame(&mut socket).is_some());
+    let _ = socket.get_mut().write_all(&[0xff; 4000]);
+    while next_frame(&mut socket).is_some() {}
+    assert!(lab.signal.is_running());
+}
+
+#[test]
+fn connections_that_never_log_in_keep_nobody_out() {
+    need_lab!();
+    let mut lab = without_servers("many");
+    // The server may have fewer descriptors than there are strangers.
+    let argv = std::mem::take(&mut lab.signal.argv);
+    lab.signal.argv = ["prlimit", "--nofile=256"].map(str::to_owned).into();
+    lab.signal.argv.extend(argv);
+    lab.start_signal();
+    // Whatever becomes of each: open, closed, refused.
+    let address = format!("{}:8080", lab.env("SERVER_IPV4")).parse().unwrap();
+    let mut silent = Vec::new();
+    let mut unproven = Vec::new();
+    for _ in 0..100 {
+        silent.extend(lab.b.connect_tcp(address));
+        let stream = lab.b.connect_tcp(address);
+        stream
+            .as_ref()
+            .unwrap()
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let url = format!("ws://{address}/");
+        unproven.extend(
+            stream
+                .ok()
+                .and_then(|stream| tungstenite::client(url, stream).ok()),
+        );
+    }
+    for _ in 0..400 {
+        silent.extend(lab.b.connect_tcp(address));
+    }
+    lab.a
+        .ctl_ok(&["server", "add", "signal", &lab.signal_url("a")]);
+    lab.a.wait_for_signal();
+    let open = wait_for(PATIENCE, "it has descriptors", || {
+        fs::read_dir(format!("/proc/{}/fd", lab.signal.pid())).ok()
+    });
+    eprintln!(
+        "{} strangers; descriptors of punch-signal: {}",
+        silent.len() + unproven.len(),
+        open.count()
+    );
+}

@@ -1,0 +1,9 @@
+//! What the hub promises, seen from outside: frames, time and nonces in, frames out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+mod deliver;
+mod hall;
+mod limit;
+mod login;
+mod random;
+mod watch;

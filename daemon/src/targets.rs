@@ -73,7 +73,7 @@ async fn carry_tcp(
     reports: &mpsc::Sender<FromTarget>,
 ) -> Option<TargetEvent> {
     let connect = TcpStream::connect((target.host(), target.port()));
-    let socket = tokio::select! {
+    let mut socket = tokio::select! {
         connected = tokio::time::timeout(CONNECT_TIMEOUT, connect) => match connected {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => return Some(failure(&error)),
@@ -88,7 +88,8 @@ async fn carry_tcp(
     let _ = socket.set_zero_linger();
     let connected = FromTarget::Event(stream, TargetEvent::Connected);
     reports.send(connected).await.ok()?;
-    let (mut reader, mut writer) = socket.into_split();
+    // Borrowed halves: an owned one would send a FIN when it is dropped.
+    let (mut reader, mut writer) = socket.split();
 
     // Each end has said that it is done: only then is the close a friendly one.
     let (client_done, target_done) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -146,8 +147,7 @@ async fn carry_tcp(
         end = from_target => end,
         () = too_late => None,
     };
-    let friendly = client_done.into_inner() && target_done.into_inner();
-    if friendly && let Ok(socket) = reader.reunite(writer) {
+    if client_done.into_inner() && target_done.into_inner() {
         let _ = socket2::SockRef::from(&socket).set_linger(None);
     }
     end

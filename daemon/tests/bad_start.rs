@@ -402,7 +402,7 @@ fn a_state_directory_that_cannot_be_used_is_refused() {
         "-m",
         "sh",
         "-c",
-        "mount -t tmpfs -o ro none \"$0\" && exec \"$@\"",
+        "mount -t tmpfs -o ro,mode=0700 none \"$0\" && exec \"$@\"",
         &lab.a.state_dir.display().to_string(),
     ];
     refuses(&lab.a, &read_only, &["state directory", "Read-only"]);

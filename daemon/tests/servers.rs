@@ -72,6 +72,10 @@ fn another_signal(lab: &Lab, port: u16) -> Child {
 fn certificate(dir: &Path, name: &str, names: &[&str], expired: bool) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let called = format!("the CA of {name}");
+    authority
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, called);
     let key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&key).unwrap();
     let issuer = Issuer::new(authority, key);
@@ -191,7 +195,7 @@ fn punch_signal_says_what_is_wrong_with_certificate_and_key() {
     fs::remove_dir_all(&dir).unwrap();
     for (named, outcome) in outcomes {
         assert_eq!(outcome.status, 1, "{named}: {outcome:?}");
-        let said = &outcome.stderr;
+        let said = outcome.stderr.lines().last().unwrap_or_default();
         assert!(
             said.starts_with("punch-signal: ") && said.contains(named),
             "{named}: {said}"

@@ -331,12 +331,11 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router)
     }
 }
 
-/// Serves one request; a WebSocket goes on in a task of its own.
+/// Serves requests for a short time; a WebSocket goes on in a task of its own.
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(OPENING)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
     let _ = tokio::time::timeout(2 * OPENING, connection).await;

@@ -128,6 +128,26 @@ fn one_address_may_have_so_many_connections_under_way_and_no_more() {
 }
 
 #[test]
+fn the_addresses_of_an_ipv6_network_count_as_one() {
+    let mut hall = Hall::with(Limits {
+        unproven_per_address: 3,
+        ..Limits::default()
+    });
+    for host in 0..3_u16 {
+        let source = [0x2001, 0xdb8, 0, 1, host, 0, 0, host].into();
+        hall.connect_from(source).unwrap();
+    }
+    let same = [0x2001, 0xdb8, 0, 1, 9, 9, 9, 9].into();
+    let other = [0x2001, 0xdb8, 0, 2, 9, 9, 9, 9].into();
+    assert_eq!(hall.connect_from(same), Err(Refusal::Full));
+    assert!(hall.connect_from(other).is_ok());
+
+    // They are forgotten under the same name as they were counted.
+    assert_eq!(hall.pass(seconds(10)).len(), 4);
+    assert!(hall.connect_from(same).is_ok());
+}
+
+#[test]
 fn the_hub_has_so_many_connections_and_no_more() {
     let mut hall = Hall::with(Limits {
         connections: 5,

@@ -212,7 +212,7 @@ impl Model {
                 Output::Send(connection, Frame::Unreachable { to, why })
             }
         };
-        assert_eq!(outputs, [expected.clone()]);
+        assert_eq!(outputs, std::slice::from_ref(&expected));
         if let (Output::Send(receiver, frame @ Frame::Deliver { .. }), 0) =
             (&expected, self.dice.roll(4))
         {
@@ -233,6 +233,15 @@ impl Model {
             && !self.watches.contains(&(connection, who))
         {
             assert_eq!(outputs, []);
+            return;
+        }
+        let mine = self
+            .watches
+            .iter()
+            .filter(|(watcher, _)| *watcher == connection);
+        let full = mine.count() >= limits().watches;
+        if full && !self.watches.contains(&(connection, who)) {
+            assert_eq!(outputs, [], "one too many is passed over");
             return;
         }
         self.watches.insert((connection, who));

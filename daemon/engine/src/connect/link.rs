@@ -233,6 +233,12 @@ impl Link {
             .is_some_and(|attempt| now.saturating_duration_since(attempt.began) < RETRY_MIN)
     }
 
+    /// Unless a path is found by then, the next offer goes out soon, however many there were before.
+    pub(super) fn reconsider(&mut self, now: Instant) {
+        let soon = now + RETRY_MIN;
+        self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
+    }
+
     pub(super) fn handle_unreachable(
         &mut self,
         server: ServerId,

@@ -379,6 +379,9 @@ impl Connector {
             link.verify(now);
         } else if !link.offer_is_fresh(now) && !link.attempt_is_fresh(now) {
             self.offer(peer, now);
+        } else {
+            // It may have restarted since, and know nothing of the offer or of the attempt.
+            link.reconsider(now);
         }
     }
 

@@ -33,16 +33,16 @@ fn replies_of_connections_that_this_host_began_come_in() {
             echo(peer, own, false, 42),
         ];
         for reply in &replies {
-            bench.from_peer(0, reply);
+            bench.peer_sends(0, reply);
         }
         assert_eq!(bench.take_tun(), NONE, "nothing was asked yet");
 
         for packet in &asked {
-            bench.from_host(packet);
+            bench.host_sends(packet);
         }
         bench.take_inbox(0);
         for reply in &replies {
-            bench.from_peer(0, reply);
+            bench.peer_sends(0, reply);
         }
 
         assert_eq!(bench.take_tun(), replies);
@@ -55,9 +55,9 @@ fn a_neighbouring_conversation_is_another_one() {
     both(|v6| {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_host(&syn(at(own, 6000), at(peer, 22)));
-        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
-        bench.from_host(&echo(own, peer, true, 42));
+        bench.host_sends(&syn(at(own, 6000), at(peer, 22)));
+        bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.host_sends(&echo(own, peer, true, 42));
 
         for packet in [
             tcp(at(peer, 23), at(own, 6000), SYN | ACK, 3, 1001, &[]),
@@ -69,7 +69,7 @@ fn a_neighbouring_conversation_is_another_one() {
             udp(at(peer, 6000), at(own, 53), b"answer"),
             echo(peer, own, false, 43),
         ] {
-            bench.from_peer(0, &packet);
+            bench.peer_sends(0, &packet);
         }
 
         assert_eq!(bench.take_tun(), NONE);
@@ -87,10 +87,10 @@ fn a_conversation_with_one_peer_opens_nothing_for_another() {
             bench.peers[0].address,
             bench.peers[1].address,
         );
-        bench.from_host(&udp(at(own, 6000), at(first, 53), b"question"));
+        bench.host_sends(&udp(at(own, 6000), at(first, 53), b"question"));
 
-        bench.from_peer(other, &udp(at(second, 53), at(own, 6000), b"answer"));
-        bench.from_peer(other, &udp(at(first, 53), at(own, 6000), b"answer"));
+        bench.peer_sends(other, &udp(at(second, 53), at(own, 6000), b"answer"));
+        bench.peer_sends(other, &udp(at(first, 53), at(own, 6000), b"answer"));
 
         assert_eq!(bench.take_tun(), NONE);
     });
@@ -101,10 +101,10 @@ fn a_peers_echo_request_is_no_reply_even_with_the_identifier_of_ours() {
     both(|v6| {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_host(&echo(own, peer, true, 42));
+        bench.host_sends(&echo(own, peer, true, 42));
         bench.take_inbox(0);
 
-        bench.from_peer(0, &echo(peer, own, true, 42));
+        bench.peer_sends(0, &echo(peer, own, true, 42));
 
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 42)]);
@@ -134,15 +134,15 @@ fn an_icmp_error_about_a_packet_of_ours_comes_in() {
             ),
         ];
         for error in &errors {
-            bench.from_peer(0, error);
+            bench.peer_sends(0, error);
         }
         assert_eq!(bench.take_tun(), NONE, "nothing was sent yet");
 
         for packet in [question, connection, ping] {
-            bench.from_host(&packet);
+            bench.host_sends(&packet);
         }
         for error in &errors {
-            bench.from_peer(0, error);
+            bench.peer_sends(0, error);
         }
 
         assert_eq!(bench.take_tun(), errors);
@@ -154,7 +154,7 @@ fn an_icmp_error_about_somebody_elses_packet_does_not_come_in() {
     both(|v6| {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
         let foreign = if v6 { "2001:db8::5" } else { "10.0.0.5" }.parse().unwrap();
 
         for quoted in [
@@ -166,7 +166,7 @@ fn an_icmp_error_about_somebody_elses_packet_does_not_come_in() {
             udp(at(foreign, 6000), at(peer, 53), b"question"),
             syn(at(own, 6000), at(peer, 53)),
         ] {
-            bench.from_peer(0, &port_unreachable(peer, own, &quoted));
+            bench.peer_sends(0, &port_unreachable(peer, own, &quoted));
         }
 
         assert_eq!(bench.take_tun(), NONE);
@@ -179,25 +179,25 @@ fn a_conversation_ends_when_it_has_been_idle() {
         for (limit, alive) in [(170, true), (181, false)] {
             let mut bench = Bench::new(v6);
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
-            bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+            bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
             bench.pass(seconds(limit));
-            bench.from_peer(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
+            bench.peer_sends(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
             assert_eq!(!bench.take_tun().is_empty(), alive, "UDP after {limit} s");
         }
         for (limit, alive) in [(2 * 3600, true), (2 * 3600 + 241, false)] {
             let mut bench = Bench::new(v6);
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
-            bench.from_host(&syn(at(own, 6000), at(peer, 22)));
+            bench.host_sends(&syn(at(own, 6000), at(peer, 22)));
             bench.pass(seconds(limit));
-            bench.from_peer(0, &tcp(at(peer, 22), at(own, 6000), ACK, 3, 1001, b"data"));
+            bench.peer_sends(0, &tcp(at(peer, 22), at(own, 6000), ACK, 3, 1001, b"data"));
             assert_eq!(!bench.take_tun().is_empty(), alive, "TCP after {limit} s");
         }
         for (limit, alive) in [(59, true), (61, false)] {
             let mut bench = Bench::new(v6);
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
-            bench.from_host(&echo(own, peer, true, 42));
+            bench.host_sends(&echo(own, peer, true, 42));
             bench.pass(seconds(limit));
-            bench.from_peer(0, &echo(peer, own, false, 42));
+            bench.peer_sends(0, &echo(peer, own, false, 42));
             assert_eq!(!bench.take_tun().is_empty(), alive, "echo after {limit} s");
         }
     });
@@ -208,9 +208,9 @@ fn a_conversation_lives_for_as_long_as_it_is_used() {
     let mut bench = Bench::new(true);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     for round in 0..10 {
-        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
         bench.pass(seconds(170));
-        bench.from_peer(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
+        bench.peer_sends(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
         assert_eq!(bench.take_tun().len(), 1, "round {round}");
         bench.pass(seconds(170));
     }
@@ -233,8 +233,8 @@ fn a_flood_of_conversations_keeps_the_newest() {
 
     let newest = udp(at(peer, 53), at(own, 1024 + 39_999), b"answer");
     let oldest = udp(at(peer, 53), at(own, 1024), b"answer");
-    bench.from_peer(0, &newest);
-    bench.from_peer(0, &oldest);
+    bench.peer_sends(0, &newest);
+    bench.peer_sends(0, &oldest);
 
     assert_eq!(bench.take_tun(), [newest]);
 }
@@ -245,8 +245,8 @@ fn a_flood_of_conversations_does_not_make_the_peers_own_into_ours() {
     bench.grant(0, true);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     // A session of the peer's, whose entry it then pushes out of the table.
-    bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
-    bench.from_host(&tcp(at(own, 22), at(peer, 4000), SYN | ACK, 7, 1001, &[]));
+    bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
+    bench.host_sends(&tcp(at(own, 22), at(peer, 4000), SYN | ACK, 7, 1001, &[]));
     for number in 0..20_000_u16 {
         if number % 500 == 0 {
             bench.pass(Duration::from_millis(1));
@@ -258,11 +258,11 @@ fn a_flood_of_conversations_does_not_make_the_peers_own_into_ours() {
             .engine
             .handle_datagram(socket, None, from, &datagram, bench.now);
     }
-    bench.from_host(&tcp(at(own, 22), at(peer, 4000), ACK, 8, 1001, b"prompt"));
+    bench.host_sends(&tcp(at(own, 22), at(peer, 4000), ACK, 8, 1001, b"prompt"));
 
     bench.grant(0, false);
     bench.take_tun();
-    bench.from_peer(
+    bench.peer_sends(
         0,
         &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 14, b"rm -rf"),
     );

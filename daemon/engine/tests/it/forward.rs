@@ -45,7 +45,7 @@ fn a_connection_to_a_shared_port_opens_its_target() {
         ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 5432)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 5432)));
 
         let opened = connects(&mut bench);
         assert_eq!(opened.len(), 1);
@@ -78,8 +78,8 @@ fn a_range_of_ports_leads_to_as_many_at_the_target() {
         ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 8010)));
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 8003), b"question"));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 8010)));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 8003), b"question"));
         let targets: Vec<_> = connects(&mut bench)
             .into_iter()
             .map(|opened| opened.2)
@@ -87,8 +87,8 @@ fn a_range_of_ports_leads_to_as_many_at_the_target() {
         assert_eq!(targets, ["[::1]:9010", "10.0.0.1:56"]);
 
         for port in [7999, 8011] {
-            bench.from_peer(0, &syn(at(peer, 4000), at(own, port)));
-            bench.from_peer(0, &udp(at(peer, 4000), at(own, port), b"question"));
+            bench.peer_sends(0, &syn(at(peer, 4000), at(own, port)));
+            bench.peer_sends(0, &udp(at(peer, 4000), at(own, port), b"question"));
         }
         assert_eq!(connects(&mut bench), []);
         assert_eq!(bench.take_inbox(0).len(), 4);
@@ -102,8 +102,8 @@ fn a_datagram_to_a_shared_port_reaches_its_target_and_the_answer_comes_back() {
         bench.forward(&[("udp", "53", "127.0.0.1:5353", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"another"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"another"));
         let datagrams: Vec<_> = bench
             .orders
             .iter()
@@ -148,7 +148,7 @@ fn a_stream_stands_once_its_target_does() {
         let mut bench = Bench::new(v6);
         bench.forward(&[("tcp", "80", "127.0.0.1:8080", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 80)));
         let stream = connects(&mut bench)[0].0;
 
         let now = bench.now;
@@ -162,8 +162,8 @@ fn a_stream_stands_once_its_target_does() {
         let segment = Packet::parse(&answers[0]).unwrap().segment().to_vec();
         assert_eq!(segment[13] & (SYN | ACK), SYN | ACK);
         let next = u32::from_be_bytes(segment[4..8].try_into().unwrap()) + 1;
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, &[]));
-        bench.from_peer(
+        bench.peer_sends(0, &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, &[]));
+        bench.peer_sends(
             0,
             &tcp(at(peer, 4000), at(own, 80), ACK, 1001, next, b"GET /"),
         );
@@ -184,7 +184,7 @@ fn a_target_that_refuses_shows_as_a_closed_port() {
         let mut bench = Bench::new(v6);
         bench.forward(&[("tcp", "80", "127.0.0.1:8080", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 80)));
         let stream = connects(&mut bench)[0].0;
         let now = bench.now;
 
@@ -216,14 +216,14 @@ fn a_forward_that_a_peer_may_not_use_looks_like_a_closed_port() {
         );
         let datagram = udp(at(peer, 4000), at(own, 53), b"question");
 
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
-        bench.from_peer(0, &datagram);
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &datagram);
 
         assert_eq!(connects(&mut bench), []);
         let answers = bench.take_inbox(0);
         assert_eq!(refusal(&answers[0], own, peer), Answer::Reset { ack: 1001 });
         assert_eq!(refusal(&answers[1], own, peer), closed_port(own, &datagram));
-        bench.from_peer(other, &syn(at(friend, 4000), at(own, 22)));
+        bench.peer_sends(other, &syn(at(friend, 4000), at(own, 22)));
         assert_eq!(connects(&mut bench).len(), 1);
     });
 }
@@ -234,7 +234,7 @@ fn tcp_and_udp_are_shared_each_for_itself() {
         let mut bench = Bench::new(v6);
         bench.forward(&[("tcp", "53", "127.0.0.1:53", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(connects(&mut bench), []);
         assert_eq!(bench.take_inbox(0).len(), 1);
     });
@@ -249,8 +249,8 @@ fn a_forward_comes_before_the_hosts_grant() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let elsewhere = syn(at(peer, 4000), at(own, 23));
 
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
-        bench.from_peer(0, &elsewhere);
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &elsewhere);
 
         assert_eq!(connects(&mut bench).len(), 1);
         assert_eq!(bench.take_tun(), [elsewhere]);
@@ -263,10 +263,10 @@ fn a_reply_of_ours_comes_before_a_forward() {
         let mut bench = Bench::new(v6);
         bench.forward(&[("udp", "6000", "10.0.0.1:22", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
         let answer = udp(at(peer, 53), at(own, 6000), b"answer");
 
-        bench.from_peer(0, &answer);
+        bench.peer_sends(0, &answer);
 
         assert_eq!(bench.take_tun(), [answer]);
         assert_eq!(connects(&mut bench), []);
@@ -281,7 +281,7 @@ fn a_forward_does_not_shadow_the_echo() {
         ("udp", "1-16384", "127.0.0.1:1", None),
     ]);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
-    bench.from_peer(0, &echo(peer, own, true, 80));
+    bench.peer_sends(0, &echo(peer, own, true, 80));
     assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 80)]);
     assert_eq!(connects(&mut bench), []);
 }
@@ -295,8 +295,8 @@ fn taking_a_forward_back_ends_its_streams() {
             ("udp", "53", "127.0.0.1:53", None),
         ]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 80)));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         let streams: Vec<_> = connects(&mut bench).iter().map(|opened| opened.0).collect();
         assert_eq!(streams.len(), 2);
 
@@ -325,8 +325,8 @@ fn a_forward_is_taken_from_one_peer_and_kept_by_another() {
         bench.peers[0].address,
         bench.peers[other].address,
     );
-    bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
-    bench.from_peer(other, &syn(at(friend, 4000), at(own, 80)));
+    bench.peer_sends(0, &syn(at(peer, 4000), at(own, 80)));
+    bench.peer_sends(other, &syn(at(friend, 4000), at(own, 80)));
     let streams: Vec<_> = connects(&mut bench).iter().map(|opened| opened.0).collect();
 
     bench.forward(&[("tcp", "80", "127.0.0.1:8080", Some(&[other]))]);
@@ -340,7 +340,7 @@ fn removing_a_peer_ends_its_streams() {
     let mut bench = Bench::new(true);
     bench.forward(&[("tcp", "80", "127.0.0.1:8080", None)]);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
-    bench.from_peer(0, &syn(at(peer, 4000), at(own, 80)));
+    bench.peer_sends(0, &syn(at(peer, 4000), at(own, 80)));
     let stream = connects(&mut bench)[0].0;
 
     bench.edit(|configuration| configuration.peers.clear());
@@ -366,7 +366,7 @@ fn a_peer_cannot_take_all_room_of_another() {
         bench.peers[other].address,
     );
     for number in 0..5000_u16 {
-        bench.from_peer(
+        bench.peer_sends(
             0,
             &syn(at(peer, 40_000 + number % 1000), at(own, 1 + number / 1000)),
         );
@@ -374,7 +374,7 @@ fn a_peer_cannot_take_all_room_of_another() {
     assert!(connects(&mut bench).len() < 5000, "there is a limit");
 
     bench.pass(seconds(1));
-    bench.from_peer(other, &syn(at(friend, 4000), at(own, 80)));
+    bench.peer_sends(other, &syn(at(friend, 4000), at(own, 80)));
 
     assert_eq!(connects(&mut bench).len(), 1);
 }

@@ -36,11 +36,11 @@ fn a_fragmented_datagram_to_a_shared_port_reaches_its_target_whole() {
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
             let pieces = pieces(peer, own, 53, 7);
             for index in &order[..3] {
-                bench.from_peer(0, &pieces[*index]);
+                bench.peer_sends(0, &pieces[*index]);
             }
             assert_eq!(bench.orders, [], "not before it is whole");
 
-            bench.from_peer(0, &pieces[order[3]]);
+            bench.peer_sends(0, &pieces[order[3]]);
 
             let got = bench.orders.iter().find_map(|order| match order {
                 Order::Datagram(_, bytes) => Some(bytes.to_vec()),
@@ -58,7 +58,7 @@ fn a_fragmented_datagram_to_a_closed_port_is_refused_once() {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         for piece in pieces(peer, own, 53, 7) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
         let answers = bench.take_inbox(0);
         assert_eq!(answers.len(), 1);
@@ -78,9 +78,9 @@ fn a_fragmented_reply_reaches_the_host_whole() {
     both(|v6| {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_host(&udp(at(own, 53), at(peer, 4000), b"question"));
+        bench.host_sends(&udp(at(own, 53), at(peer, 4000), b"question"));
         for piece in pieces(peer, own, 53, 7) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
         let packets = bench.take_tun();
         assert_eq!(packets.len(), 1);
@@ -96,7 +96,7 @@ fn a_fragmented_packet_reaches_a_granted_host() {
         bench.grant(0, true);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         for piece in pieces(peer, own, 53, 7) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
         assert_eq!(udp_payload(&bench.take_tun()[0]), payload());
     });
@@ -111,7 +111,7 @@ fn a_later_fragment_alone_gets_nowhere() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let pieces = pieces(peer, own, 53, 7);
         for piece in &pieces[1..] {
-            bench.from_peer(0, piece);
+            bench.peer_sends(0, piece);
         }
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.orders, []);
@@ -128,12 +128,12 @@ fn a_fragment_with_a_foreign_source_takes_no_room() {
         let neighbour = bench.add(v6, None);
         let neighbour = bench.peers[neighbour].address;
         for id in 0..1000 {
-            bench.from_peer(0, &pieces(neighbour, own, 53, id)[0]);
+            bench.peer_sends(0, &pieces(neighbour, own, 53, id)[0]);
         }
         assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1000)]);
 
         for piece in pieces(peer, own, 53, 2000) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
 
         assert!(
@@ -154,11 +154,11 @@ fn a_fragment_for_somebody_else_takes_no_room() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let foreign = if v6 { "2001:db8::5" } else { "10.0.0.5" }.parse().unwrap();
         for id in 0..1000 {
-            bench.from_peer(0, &pieces(peer, foreign, 53, id)[0]);
+            bench.peer_sends(0, &pieces(peer, foreign, 53, id)[0]);
         }
 
         for piece in pieces(peer, own, 53, 2000) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
 
         assert!(
@@ -184,11 +184,11 @@ fn fragments_of_two_peers_do_not_mix_and_do_not_starve_each_other() {
         );
         // The peer fills all the room that it gets with packets that never become whole.
         for id in 0..1000 {
-            bench.from_peer(0, &pieces(peer, own, 53, id)[0]);
+            bench.peer_sends(0, &pieces(peer, own, 53, id)[0]);
         }
 
         for piece in pieces(friend, own, 53, 5) {
-            bench.from_peer(other, &piece);
+            bench.peer_sends(other, &piece);
         }
 
         let whole = bench
@@ -206,13 +206,13 @@ fn unfinished_packets_make_room_with_time() {
         bench.forward(&[("udp", "53", "127.0.0.1:53", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         for id in 0..1000 {
-            bench.from_peer(0, &pieces(peer, own, 53, id)[0]);
+            bench.peer_sends(0, &pieces(peer, own, 53, id)[0]);
         }
         assert!(bench.drops(DropReason::Full) > 0);
         bench.pass(seconds(16));
 
         for piece in pieces(peer, own, 53, 2000) {
-            bench.from_peer(0, &piece);
+            bench.peer_sends(0, &piece);
         }
 
         assert!(
@@ -232,10 +232,10 @@ fn a_fragmented_packet_cannot_say_one_thing_first_and_another_later() {
         bench.forward(&[("udp", "53", "127.0.0.1:53", None)]);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let (bad, good) = (pieces(peer, own, 54, 7), pieces(peer, own, 53, 7));
-        bench.from_peer(0, &bad[0]);
-        bench.from_peer(0, &good[0]);
+        bench.peer_sends(0, &bad[0]);
+        bench.peer_sends(0, &good[0]);
         for piece in &bad[1..] {
-            bench.from_peer(0, piece);
+            bench.peer_sends(0, piece);
         }
         assert_eq!(bench.orders, []);
         assert_eq!(bench.take_inbox(0), NONE);
@@ -253,8 +253,8 @@ fn a_fragmented_echo_request_is_answered() {
     let mut second = ip(peer, own, 1, &whole[28..]);
     second[7] = 1;
 
-    bench.from_peer(0, &second);
-    bench.from_peer(0, &first);
+    bench.peer_sends(0, &second);
+    bench.peer_sends(0, &first);
 
     assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 3)]);
 }

@@ -318,7 +318,7 @@ fn any_bytes_from_the_tun_do_no_harm() {
     ];
     proptest!(cases(2000), |(bytes in bytes)| {
         let mut bench = bench.borrow_mut();
-        bench.from_host(&bytes);
+        bench.host_sends(&bytes);
         bench.take_inbox(0);
         bench.take_tun();
     });
@@ -344,7 +344,7 @@ fn any_bytes_from_inside_the_tunnel_reach_no_host() {
     ];
     proptest!(cases(2000), |(bytes in bytes)| {
         let mut bench = bench.borrow_mut();
-        bench.from_peer(0, &bytes);
+        bench.peer_sends(0, &bytes);
         bench.take_inbox(0);
         assert_eq!(bench.take_tun(), Vec::<Vec<u8>>::new());
     });

@@ -23,7 +23,7 @@ fn a_tcp_connection_to_a_port_that_is_not_shared_is_reset() {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
 
         let answers = bench.take_inbox(0);
         assert_eq!(answers.len(), 1);
@@ -40,7 +40,7 @@ fn a_datagram_to_a_port_that_is_not_shared_meets_a_closed_port() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let packet = udp(at(peer, 4000), at(own, 53), b"question");
 
-        bench.from_peer(0, &packet);
+        bench.peer_sends(0, &packet);
 
         let answers = bench.take_inbox(0);
         assert_eq!(answers.len(), 1);
@@ -58,7 +58,7 @@ fn any_other_protocol_is_refused_with_icmp() {
             let mut bench = Bench::new(v6);
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
             let packet = ip(peer, own, protocol, &[0; 40]);
-            bench.from_peer(0, &packet);
+            bench.peer_sends(0, &packet);
             let answers = bench.take_inbox(0);
             assert!(
                 matches!(refusal(&answers[0], own, peer), Answer::Unreachable { about, .. } if about == packet)
@@ -67,7 +67,7 @@ fn any_other_protocol_is_refused_with_icmp() {
         }
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &icmp(peer, own, if v6 { 139 } else { 13 }, &[0; 16]));
+        bench.peer_sends(0, &icmp(peer, own, if v6 { 139 } else { 13 }, &[0; 16]));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.dropped(), [(DropReason::Refused, 1)]);
     });
@@ -79,11 +79,11 @@ fn a_refusal_is_never_refused() {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 22), RST, 1, 0, &[]));
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 22), RST | ACK, 1, 1, &[]));
+        bench.peer_sends(0, &tcp(at(peer, 4000), at(own, 22), RST, 1, 0, &[]));
+        bench.peer_sends(0, &tcp(at(peer, 4000), at(own, 22), RST | ACK, 1, 1, &[]));
         let never_sent = udp(at(own, 5), at(peer, 6), b"never sent");
-        bench.from_peer(0, &port_unreachable(peer, own, &never_sent));
-        bench.from_peer(0, &port_unreachable(peer, own, b"nonsense"));
+        bench.peer_sends(0, &port_unreachable(peer, own, &never_sent));
+        bench.peer_sends(0, &port_unreachable(peer, own, b"nonsense"));
 
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.take_tun(), NONE);
@@ -96,7 +96,7 @@ fn echo_requests_to_the_overlay_address_are_answered() {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
 
-        bench.from_peer(0, &echo(peer, own, true, 77));
+        bench.peer_sends(0, &echo(peer, own, true, 77));
 
         assert_eq!(bench.take_inbox(0), [echo(own, peer, false, 77)]);
         assert_eq!(bench.take_tun(), NONE);
@@ -111,7 +111,7 @@ fn a_broken_echo_request_is_not_answered() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let mut packet = echo(peer, own, true, 77);
         *packet.last_mut().unwrap() ^= 1;
-        bench.from_peer(0, &packet);
+        bench.peer_sends(0, &packet);
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.take_tun(), NONE);
     });
@@ -122,7 +122,7 @@ fn an_echo_reply_to_nothing_is_no_reply() {
     both(|v6| {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &echo(peer, own, false, 77));
+        bench.peer_sends(0, &echo(peer, own, false, 77));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.dropped(), [(DropReason::Refused, 1)]);
     });
@@ -142,16 +142,16 @@ fn a_packet_with_a_source_that_is_not_the_peers_is_dropped_in_silence() {
         let sources = [neighbour, foreign, own];
 
         for source in sources {
-            bench.from_peer(0, &syn(at(source, 4000), at(own, 22)));
-            bench.from_peer(0, &udp(at(source, 4000), at(own, 53), b"question"));
-            bench.from_peer(0, &echo(source, own, true, 1));
+            bench.peer_sends(0, &syn(at(source, 4000), at(own, 22)));
+            bench.peer_sends(0, &udp(at(source, 4000), at(own, 53), b"question"));
+            bench.peer_sends(0, &echo(source, own, true, 1));
         }
 
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.orders, []);
         assert_eq!(bench.dropped(), [(DropReason::WrongSource, 9)]);
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(bench.take_tun().len(), 1, "its own address is fine");
     });
 }
@@ -169,7 +169,7 @@ fn a_packet_of_the_other_family_than_the_peers_is_dropped_in_silence() {
         }
         .parse()
         .unwrap();
-        bench.from_peer(0, &syn(at(source, 4000), at(own, 22)));
+        bench.peer_sends(0, &syn(at(source, 4000), at(own, 22)));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1)]);
     });
@@ -193,9 +193,9 @@ fn a_packet_for_somebody_else_is_dropped_in_silence() {
         let others = others.map(|ip| ip.parse().unwrap());
 
         for destination in [neighbour].into_iter().chain(others) {
-            bench.from_peer(0, &syn(at(peer, 4000), at(destination, 22)));
-            bench.from_peer(0, &udp(at(peer, 4000), at(destination, 53), b"question"));
-            bench.from_peer(0, &echo(peer, destination, true, 1));
+            bench.peer_sends(0, &syn(at(peer, 4000), at(destination, 22)));
+            bench.peer_sends(0, &udp(at(peer, 4000), at(destination, 53), b"question"));
+            bench.peer_sends(0, &echo(peer, destination, true, 1));
         }
 
         assert_eq!(bench.take_inbox(0), NONE);
@@ -215,7 +215,7 @@ fn what_is_no_packet_is_dropped() {
     let mut long = good.clone();
     long[5] += 8;
     for bytes in [ip(peer, own, 6, &[1, 2, 3]), ip(peer, own, 17, &[]), long] {
-        bench.from_peer(0, &bytes);
+        bench.peer_sends(0, &bytes);
     }
     assert_eq!(bench.take_tun(), NONE);
     assert_eq!(bench.take_inbox(0), NONE);
@@ -240,7 +240,7 @@ fn a_peer_with_the_hosts_grant_reaches_the_host() {
         ];
 
         for packet in &packets {
-            bench.from_peer(0, packet);
+            bench.peer_sends(0, packet);
         }
 
         assert_eq!(bench.take_tun(), packets);
@@ -257,7 +257,7 @@ fn the_hosts_grant_is_for_one_peer() {
         bench.connect(other);
         bench.grant(other, true);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.take_inbox(0).len(), 1);
     });
@@ -270,27 +270,27 @@ fn after_the_grant_is_taken_back_what_the_peer_began_no_longer_passes() {
         bench.grant(0, true);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         // The peer begins; this host's kernel answers.
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
-        bench.from_host(&tcp(at(own, 22), at(peer, 4000), SYN | ACK, 7, 1001, &[]));
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
-        bench.from_host(&udp(at(own, 53), at(peer, 4000), b"answer"));
-        bench.from_peer(0, &echo(peer, own, true, 9));
-        bench.from_host(&echo(own, peer, false, 9));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.host_sends(&tcp(at(own, 22), at(peer, 4000), SYN | ACK, 7, 1001, &[]));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.host_sends(&udp(at(own, 53), at(peer, 4000), b"answer"));
+        bench.peer_sends(0, &echo(peer, own, true, 9));
+        bench.host_sends(&echo(own, peer, false, 9));
         // And conversations that this host began.
-        bench.from_host(&syn(at(own, 6000), at(peer, 22)));
-        bench.from_host(&udp(at(own, 6000), at(peer, 53), b"question"));
+        bench.host_sends(&syn(at(own, 6000), at(peer, 22)));
+        bench.host_sends(&udp(at(own, 6000), at(peer, 53), b"question"));
         bench.take_tun();
         bench.take_inbox(0);
 
         bench.grant(0, false);
-        bench.from_peer(
+        bench.peer_sends(
             0,
             &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
         );
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.take_inbox(0).len(), 2, "a reset and an unreachable");
-        bench.from_peer(0, &echo(peer, own, true, 9));
+        bench.peer_sends(0, &echo(peer, own, true, 9));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(
             bench.take_inbox(0),
@@ -303,21 +303,21 @@ fn after_the_grant_is_taken_back_what_the_peer_began_no_longer_passes() {
             udp(at(peer, 53), at(own, 6000), b"answer"),
         ];
         for packet in &ours {
-            bench.from_peer(0, packet);
+            bench.peer_sends(0, packet);
         }
         assert_eq!(bench.take_tun(), ours);
 
         // The kernel's own repetitions make nothing of it either.
         for _ in 0..3 {
-            bench.from_host(&tcp(at(own, 22), at(peer, 4000), ACK, 8, 1001, b"late"));
-            bench.from_host(&udp(at(own, 53), at(peer, 4000), b"late"));
+            bench.host_sends(&tcp(at(own, 22), at(peer, 4000), ACK, 8, 1001, b"late"));
+            bench.host_sends(&udp(at(own, 53), at(peer, 4000), b"late"));
             bench.pass(seconds(20));
         }
-        bench.from_peer(
+        bench.peer_sends(
             0,
             &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
         );
-        bench.from_peer(0, &udp(at(peer, 4000), at(own, 53), b"question"));
+        bench.peer_sends(0, &udp(at(peer, 4000), at(own, 53), b"question"));
         assert_eq!(bench.take_tun(), NONE);
     });
 }
@@ -330,11 +330,11 @@ fn a_connection_whose_grant_was_taken_back_is_reset_in_the_first_minute_too() {
         bench.connect(0);
         bench.grant(0, true);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
         bench.take_tun();
 
         bench.grant(0, false);
-        bench.from_peer(
+        bench.peer_sends(
             0,
             &tcp(at(peer, 4000), at(own, 22), ACK, 1001, 8, b"rm -rf"),
         );
@@ -351,7 +351,7 @@ fn a_long_echo_is_answered_in_fragments_that_fit() {
         let mut bench = Bench::new(v6);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let kind = if v6 { 128 } else { 8 };
-        bench.from_peer(0, &icmp(peer, own, kind, &vec![7; 20_000]));
+        bench.peer_sends(0, &icmp(peer, own, kind, &vec![7; 20_000]));
         let answers = bench.take_inbox(0);
         assert!(answers.len() > 10);
         assert!(answers.iter().all(|answer| answer.len() <= 1400));
@@ -367,10 +367,10 @@ fn a_segment_of_an_unknown_connection_is_passed_over_in_the_first_minute_and_res
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         let segment = tcp(at(peer, 22), at(own, 4000), ACK, 1, 1, b"data");
 
-        bench.from_peer(0, &segment);
+        bench.peer_sends(0, &segment);
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.dropped(), [(DropReason::Unknown, 1)]);
-        bench.from_peer(0, &syn(at(peer, 4000), at(own, 22)));
+        bench.peer_sends(0, &syn(at(peer, 4000), at(own, 22)));
         assert_eq!(
             bench.take_inbox(0).len(),
             1,
@@ -378,7 +378,7 @@ fn a_segment_of_an_unknown_connection_is_passed_over_in_the_first_minute_and_res
         );
 
         bench.pass(seconds(61));
-        bench.from_peer(0, &segment);
+        bench.peer_sends(0, &segment);
         let answers = bench.take_inbox(0);
         assert!(matches!(
             refusal(&answers[0], own, peer),
@@ -397,11 +397,11 @@ fn odd_tcp_flags_open_nothing() {
         for flags in 0..64_u8 {
             if flags & (SYN | ACK | RST) != SYN {
                 for port in [80, 81] {
-                    bench.from_peer(0, &tcp(at(peer, 4000), at(own, port), flags, 5, 5, b"x"));
+                    bench.peer_sends(0, &tcp(at(peer, 4000), at(own, port), flags, 5, 5, b"x"));
                 }
             }
         }
-        bench.from_peer(0, &tcp(at(peer, 4000), at(own, 81), SYN | FIN, 5, 5, b"x"));
+        bench.peer_sends(0, &tcp(at(peer, 4000), at(own, 81), SYN | FIN, 5, 5, b"x"));
         assert_eq!(bench.orders, []);
         assert_eq!(bench.take_tun(), NONE);
     });

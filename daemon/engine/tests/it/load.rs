@@ -60,8 +60,8 @@ fn a_tunnel_that_stands_works_through_a_flood() {
         flood(&mut bench, 100);
         let back = udp(at(peer, 3), at(own, 4), &[round]);
         let there = udp(at(own, 3), at(peer, 4), &[round]);
-        bench.from_peer(0, &back);
-        bench.from_host(&there);
+        bench.peer_sends(0, &back);
+        bench.host_sends(&there);
         assert_eq!(bench.take_tun(), [back]);
         assert_eq!(bench.take_inbox(0), [there]);
     }

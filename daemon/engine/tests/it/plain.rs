@@ -204,14 +204,14 @@ impl Bench {
     }
 
     /// A packet of this host's kernel.
-    pub(crate) fn from_host(&mut self, packet: &[u8]) {
+    pub(crate) fn host_sends(&mut self, packet: &[u8]) {
         self.engine.handle_tun(packet, self.now);
         self.engine.flush(self.now);
         self.pump();
     }
 
     /// A packet that peer `index` sends through its tunnel.
-    pub(crate) fn from_peer(&mut self, index: usize, packet: &[u8]) {
+    pub(crate) fn peer_sends(&mut self, index: usize, packet: &[u8]) {
         let datagram = self.seal(index, packet);
         let from = self.peers[index].endpoint;
         self.receive(from, &datagram);

@@ -231,6 +231,44 @@ fn traffic_flows_again_soon_after_a_machine_has_restarted_under_load() {
 }
 
 #[test]
+fn a_machine_that_restarts_right_after_its_answer_is_asked_again_soon() {
+    // It was away for long, so that the next retry would come late.
+    let mut world = World::pair(20);
+    world.latency = millis(100);
+    world.sign_out(B);
+    world.set_up(A, B, true);
+    world.run_for(seconds(600));
+    world.sign_in(B);
+    world.wait_for(seconds(5), |world| answers(world) == 1);
+    world.run_for(millis(150));
+
+    world.restart(B);
+
+    let took = world.wait_for_both(seconds(30));
+    assert!(took < seconds(5), "{took:?}");
+}
+
+#[test]
+fn a_machine_that_appears_twice_in_a_row_is_asked_twice() {
+    // It was away for long; its first connection to the server breaks before the offer arrives.
+    let mut world = World::pair(21);
+    world.latency = millis(100);
+    world.sign_out(B);
+    world.set_up(A, B, true);
+    world.run_for(seconds(600));
+    world.sign_in(B);
+    world.run_for(millis(150));
+    world.sign_out(B);
+    world.run_for(seconds(1));
+    assert_eq!(answers(&world), 0);
+
+    world.sign_in(B);
+
+    let took = world.wait_for_both(seconds(120));
+    assert!(took < seconds(5), "{took:?}");
+}
+
+#[test]
 fn goodbye_closes_both_ends() {
     let mut world = World::connected(11);
 

@@ -40,7 +40,7 @@ fn an_offer_goes_to_every_server() {
     let (mut world, _) = two_servers();
     world.set_up(A, B, true);
     let offer = &world.envelopes.last().unwrap().2;
-    assert_eq!(envelopes(&world.elsewhere), [offer.clone()]);
+    assert_eq!(envelopes(&world.elsewhere), std::slice::from_ref(offer));
     let b = world.hosts[B].id();
     assert!(
         world

@@ -23,8 +23,8 @@ fn works(bench: &mut Bench, index: usize, v6: bool) {
     let (own, peer) = (bench.own(v6), bench.peers[index].address);
     let there = udp(at(own, 1), at(peer, 2), b"there");
     let back = udp(at(peer, 3), at(own, 4), b"back");
-    bench.from_host(&there);
-    bench.from_peer(index, &back);
+    bench.host_sends(&there);
+    bench.peer_sends(index, &back);
     assert_eq!(bench.take_inbox(index), [there]);
     assert_eq!(bench.take_tun(), [back]);
 }
@@ -76,7 +76,7 @@ fn packets_of_the_host_wait_for_the_handshake() {
         .map(|n| udp(at(own, 1), at(peer, 2), &[n]))
         .collect();
     for packet in &packets {
-        bench.from_host(packet);
+        bench.host_sends(packet);
     }
     assert_eq!(bench.take_inbox(0), NONE);
 
@@ -119,7 +119,7 @@ fn the_peer_may_roam() {
 
     // The next thing that it says comes from another address: answers go there from now on.
     bench.peers[0].endpoint = elsewhere;
-    bench.from_peer(0, &udp(at(peer, 3), at(own, 4), b"back"));
+    bench.peer_sends(0, &udp(at(peer, 3), at(own, 4), b"back"));
 
     let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
     assert_eq!(report.path.unwrap().remote, elsewhere);
@@ -132,7 +132,7 @@ fn the_peer_may_roam_to_the_other_family() {
     let mut bench = Bench::new(true);
     bench.peers[0].endpoint = "[2001:db8::77]:9999".parse().unwrap();
     let (own, peer) = (bench.own(true), bench.peers[0].address);
-    bench.from_peer(0, &udp(at(peer, 3), at(own, 4), b"back"));
+    bench.peer_sends(0, &udp(at(peer, 3), at(own, 4), b"back"));
     works(&mut bench, 0, true);
     let (socket, to, ..) = bench.sent.last().unwrap();
     assert_eq!(
@@ -185,7 +185,7 @@ fn only_the_peers_own_address_may_be_the_source_inside() {
         bench.grant(0, true);
         let own = bench.own(v6);
         let foreign = if v6 { "2001:db8::5" } else { "10.0.0.5" }.parse().unwrap();
-        bench.from_peer(0, &udp(at(foreign, 3), at(own, 4), b"back"));
+        bench.peer_sends(0, &udp(at(foreign, 3), at(own, 4), b"back"));
         assert_eq!(bench.take_tun(), NONE);
         assert_eq!(bench.take_inbox(0), NONE);
         assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1)]);
@@ -209,7 +209,7 @@ fn packets_go_to_the_peer_that_has_their_address() {
             at(bench.peers[index].address, 2),
             &[index as u8],
         );
-        bench.from_host(&packet);
+        bench.host_sends(&packet);
         for other in 0..4 {
             let expected = if other == index {
                 vec![packet.clone()]
@@ -257,7 +257,7 @@ fn a_removed_peer_gets_silence() {
 
     assert_eq!(bench.sent.len(), sent);
     assert_eq!(bench.take_tun(), NONE);
-    bench.from_host(&udp(at(own, 1), at(peer, 2), b"there"));
+    bench.host_sends(&udp(at(own, 1), at(peer, 2), b"there"));
     assert_eq!(bench.sent.len(), sent);
     assert_eq!(
         bench.take_tun().len(),
@@ -291,7 +291,7 @@ fn down_forgets_the_keys_and_answers_nobody() {
     bench.receive(from, &data);
     bench.call(0);
     assert_eq!(bench.take_tun(), NONE);
-    bench.from_host(&udp(at(own, 1), at(peer, 2), b"there"));
+    bench.host_sends(&udp(at(own, 1), at(peer, 2), b"there"));
     assert_eq!(bench.take_tun().len(), 1, "this host hears at once");
     assert_eq!(bench.sent.len(), sent);
     assert_eq!(state(&mut bench, 0), LinkState::Down);
@@ -319,10 +319,10 @@ fn the_largest_packets_pass() {
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         for length in [1300, 9000, 65_000] {
             let back = udp(at(peer, 3), at(own, 4), &vec![7; length]);
-            bench.from_peer(0, &back);
+            bench.peer_sends(0, &back);
             assert_eq!(bench.take_tun(), [back]);
             let there = udp(at(own, 3), at(peer, 4), &vec![7; length]);
-            bench.from_host(&there);
+            bench.host_sends(&there);
             assert_eq!(bench.take_inbox(0), [there]);
         }
     });
@@ -336,6 +336,6 @@ fn a_packet_is_cut_to_its_own_length() {
     let (own, peer) = (bench.own(false), bench.peers[0].address);
     let packet = udp(at(peer, 3), at(own, 4), b"back");
     let padded = [&packet[..], &[0; 15]].concat();
-    bench.from_peer(0, &padded);
+    bench.peer_sends(0, &padded);
     assert_eq!(bench.take_tun(), [packet]);
 }

@@ -115,9 +115,9 @@ pub(crate) struct Desk {
     next_server: u32,
     access: Access,
     reports: mpsc::Receiver<Report>,
-    resolved: (mpsc::Sender<Vec<Resolved>>, mpsc::Receiver<Vec<Resolved>>),
+    resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
     stun: HashMap<ServerAddress, Vec<SocketAddr>>,
-    resolving: Option<Task>,
+    resolving: HashMap<ServerAddress, Task>,
     next_resolve: Instant,
     routes: Vec<IpAddr>,
     /// What the interface was like when it was last looked at.
@@ -152,7 +152,7 @@ impl Desk {
             reports,
             resolved: mpsc::channel(4),
             stun: HashMap::new(),
-            resolving: None,
+            resolving: HashMap::new(),
             next_resolve: now,
             routes: Vec::new(),
             interface_up: true,
@@ -344,7 +344,10 @@ impl Desk {
                 Some(self.parts.spawner.spawn("signalling", client))
             }
             ServerAddress::Stun(_) => {
-                self.next_resolve = clock::now();
+                match address.literal() {
+                    Some(literal) => drop(self.stun.insert(address.clone(), vec![literal])),
+                    None => self.next_resolve = clock::now(),
+                }
                 None
             }
         };
@@ -385,50 +388,46 @@ impl Desk {
         addresses
     }
 
-    /// Looks up the names of the STUN servers, beside everything else.
+    /// Looks up the names of the STUN servers, each beside everything else: a name server that is silent keeps nobody waiting.
     fn resolve(&mut self) {
         self.next_resolve = clock::now() + RESOLVE;
-        let servers: Vec<_> = self
-            .servers
-            .iter()
-            .filter(|server| matches!(server.address, ServerAddress::Stun(_)))
-            .map(|server| server.address.clone())
-            .collect();
-        if servers.is_empty() {
-            return;
-        }
-        let results = self.resolved.0.clone();
-        self.resolving = Some(self.parts.spawner.spawn("resolve", async move {
-            let mut found = Vec::new();
-            for server in servers {
-                let addresses = match server.literal() {
-                    Some(address) => Ok(vec![address]),
-                    None => lookup_host(server.as_str())
+        self.resolving.retain(|_, task| task.is_running());
+        for server in &self.servers {
+            let address = &server.address;
+            let known = self.resolving.contains_key(address) || address.literal().is_some();
+            if known || matches!(address, ServerAddress::Signal(_)) {
+                continue;
+            }
+            let (address, results) = (address.clone(), self.resolved.0.clone());
+            let look_up = {
+                let address = address.clone();
+                async move {
+                    let found = lookup_host(address.as_str())
                         .await
                         .map(|addresses| addresses.take(4).collect())
-                        .map_err(|error| error.to_string()),
-                };
-                found.push((server, addresses));
-            }
-            let _ = results.send(found).await;
-        }));
+                        .map_err(|error| error.to_string());
+                    let _ = results.send((address, found)).await;
+                }
+            };
+            let task = self.parts.spawner.spawn("resolve", look_up);
+            self.resolving.insert(address, task);
+        }
     }
 
-    async fn handle_resolved(&mut self, results: Vec<Resolved>) {
-        for (address, result) in results {
-            let Some(server) = self.servers.iter_mut().find(|s| s.address == address) else {
-                continue;
-            };
-            match result {
-                Ok(addresses) => {
-                    server.trouble = None;
-                    self.stun.insert(address, addresses);
-                }
-                // The addresses of an earlier look-up stay.
-                Err(error) => {
-                    server.trouble = Some(format!("its name is not found: {error}"));
-                    self.next_resolve = clock::now() + RESOLVE_AGAIN;
-                }
+    async fn handle_resolved(&mut self, (address, result): Resolved) {
+        self.resolving.remove(&address);
+        let Some(server) = self.servers.iter_mut().find(|s| s.address == address) else {
+            return;
+        };
+        match result {
+            Ok(addresses) => {
+                server.trouble = None;
+                self.stun.insert(address, addresses);
+            }
+            // The addresses of an earlier look-up stay.
+            Err(error) => {
+                server.trouble = Some(format!("its name is not found: {error}"));
+                self.next_resolve = clock::now() + RESOLVE_AGAIN;
             }
         }
         self.apply().await;

@@ -22,6 +22,9 @@ use crate::store::Store;
 /// The TUN's transmit queue, in packets: a millisecond or two at full speed.
 const TUN_QUEUE: u32 = 1000;
 
+/// Frames that say goodbye take this long to leave.
+const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Where things are.
 pub(crate) struct Places {
     pub(crate) state_dir: PathBuf,
@@ -48,6 +51,11 @@ impl Spawner {
 pub(crate) struct Task(Option<tokio::task::JoinHandle<()>>);
 
 impl Task {
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.as_ref().is_some_and(|handle| !handle.is_finished())
+    }
+
     /// Lets it end by itself.
     pub(crate) fn detach(mut self) {
         self.0 = None;
@@ -188,18 +196,20 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
             stop,
         }),
     );
+    // The desk works for as long as somebody could ask it something; until the goodbyes are said, that is us.
+    let desk_is_needed = requests_in.clone();
     let control_task = spawner.spawn("control", control::serve(listener, requests_in, broadcast));
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
 
     let outcome = wait_for_end(stopped).await;
-    // First no more requests, then the desk finishes what it has, then goodbye to the peers.
+    // First no more requests, then goodbye to the peers, for which the desk holds the signalling clients; the desk goes last.
     drop(control_task);
-    let _ = stop_desk.send(());
     let _ = commands.send(Command::ShutDown).await;
+    tokio::time::sleep(FAREWELL).await;
+    let _ = stop_desk.send(());
+    drop(desk_is_needed);
     let grace = std::time::Duration::from_secs(2);
     let _ = tokio::time::timeout(grace, desk_task.join()).await;
-    // Frames that say goodbye are on their way to the signalling clients.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     if outcome.is_ok() {
         drop(commands);
         let _ = thread.join();

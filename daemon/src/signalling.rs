@@ -68,7 +68,7 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
         let _ = access.driver.send(Command::ServerDown(server)).await;
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
-            Err(error) => format!("{error:#}"),
+            Err(error) => explain(&error),
         };
         tracing::info!(%url, trouble, "not connected to the signalling server");
         let report = Report {
@@ -84,6 +84,21 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// The error and its causes, without what a cause repeats.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
 }
 
 fn jittered(pause: Duration) -> Duration {

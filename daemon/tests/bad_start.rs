@@ -406,6 +406,8 @@ fn a_state_directory_that_cannot_be_used_is_refused() {
         &lab.a.state_dir.display().to_string(),
     ];
     refuses(&lab.a, &read_only, &["state directory", "Read-only"]);
+    fs::set_permissions(&lab.a.state_dir, Permissions::from_mode(0o777)).unwrap();
+    refuses(&lab.a, &[], &["others can write", "chmod 700"]);
 }
 
 #[test]

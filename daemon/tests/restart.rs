@@ -264,8 +264,8 @@ fn traffic_goes_on_after_a_change_of_the_hosts_address() {
     let (_echo, mut talk) = forwarded(&lab);
     for address in ["10.1.1.77", "10.1.1.2"] {
         renumber(&lab.a, "eth0", &format!("{address}/24"), "10.1.1.1");
-        talk.go_on("after a change of the host's address");
         returns(&lab, "a change of the host's address");
+        talk.go_on("after a change of the host's address");
         let status = lab.a.ctl_json(&["status"]);
         let candidates = status["network"]["candidates"].as_array().unwrap();
         let known = candidates.iter().any(|candidate| {
@@ -291,8 +291,8 @@ fn traffic_goes_on_behind_another_public_address() {
         "203.0.113.254",
     );
     // Nothing on host a changes: only silence tells.
-    talk.go_on("after a change of a's public address");
     returns(&lab, "a change of a's public address");
+    talk.go_on("after a change of a's public address");
     let remote = lab.b.peer("a")["path"]["remote"].clone();
     assert!(
         remote.as_str().unwrap().starts_with("203.0.113.11:"),
@@ -305,8 +305,8 @@ fn traffic_goes_on_behind_another_public_address() {
         "203.0.113.21/24",
         "203.0.113.254",
     );
-    talk.go_on("after a change of b's public address");
     returns(&lab, "a change of b's public address");
+    talk.go_on("after a change of b's public address");
 }
 
 #[test]
@@ -328,8 +328,8 @@ fn traffic_goes_on_when_both_hosts_move_at_once() {
     );
     renumber(&lab.a, "eth0", "10.1.1.77/24", "10.1.1.1");
     renumber(&lab.b, "eth0", "10.1.2.77/24", "10.1.2.1");
-    talk.go_on("after both have moved");
     returns(&lab, "a move of both");
+    talk.go_on("after both have moved");
 }
 
 #[test]
@@ -344,8 +344,8 @@ fn traffic_goes_on_after_the_link_was_down() {
         lab.a.exec_ok(&["ip", "link", "set", "eth0", "up"]);
         lab.a
             .exec_ok(&["ip", "route", "replace", "default", "via", "10.1.1.1"]);
-        talk.go_on("after the link was down");
         returns(&lab, "the link was down");
+        talk.go_on("after the link was down");
     }
 }
 

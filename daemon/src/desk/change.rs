@@ -289,6 +289,7 @@ impl Desk {
         state.servers.push(address.clone());
         self.commit(state).await?;
         self.start_server(address.clone(), false);
+        self.apply().await;
         let snapshot = self.snapshot().await?;
         let mut views = self.server_views(&snapshot).into_iter();
         views
@@ -314,6 +315,7 @@ impl Desk {
             return Err(error);
         }
         self.stun.remove(&address);
+        self.apply().await;
         if address.kind() == ServerKind::Signal {
             let command = crate::driver::Command::ServerDown(server.id);
             let _ = self.parts.driver.send(command).await;

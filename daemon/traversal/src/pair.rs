@@ -45,6 +45,10 @@ pub(crate) struct Pair {
     pub(crate) next_check: Option<Instant>,
     /// When the peer last asked for this pair.
     pub(crate) nominated: Option<Instant>,
+    /// When a check of the peer's last set off one of ours.
+    triggered: Option<Instant>,
+    /// How often that was since the last answer: the pauses grow.
+    triggers: u32,
     checks: VecDeque<(TransactionId, Instant)>,
 }
 
@@ -76,6 +80,8 @@ impl Pair {
             rtt: None,
             next_check: Some(first_check),
             nominated: None,
+            triggered: None,
+            triggers: 0,
             checks: VecDeque::new(),
         }
     }
@@ -131,16 +137,18 @@ impl Pair {
     /// Whether the peer's check may set off one of ours now; if not, ours follows soon. Without this pause the two ends
     /// would set each other off at once, again and again, where checks pass and answers are lost.
     pub(crate) fn is_triggered(&mut self, now: Instant) -> bool {
-        let next = self
-            .checks
-            .back()
-            .map(|(_, sent_at)| *sent_at + TRIGGER_PAUSE);
+        let pause = TRIGGER_PAUSE * (1 << self.triggers.min(5));
+        let next = self.triggered.map(|last| last + pause);
         match next.filter(|next| *next > now) {
             Some(next) => {
                 self.next_check = self.next_check.map(|at| at.min(next));
                 false
             }
-            None => true,
+            None => {
+                self.triggered = Some(now);
+                self.triggers += 1;
+                true
+            }
         }
     }
 
@@ -169,6 +177,7 @@ impl Pair {
         });
         let fresh = !self.is_valid();
         self.state = State::Valid { unanswered: 0 };
+        self.triggers = 0;
         fresh
     }
 

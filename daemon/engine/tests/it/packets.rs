@@ -115,7 +115,7 @@ pub(crate) fn port_unreachable(source: IpAddr, destination: IpAddr, packet: &[u8
     icmp(source, destination, kind, &[&[0; 4], packet].concat())
 }
 
-/// The same bytes with another source address and every checksum right.
+/// The payload of a datagram whose checksum is right.
 pub(crate) fn udp_payload(packet: &[u8]) -> Vec<u8> {
     let packet = Packet::parse(packet).unwrap();
     assert!(packet.checksum_is_right());

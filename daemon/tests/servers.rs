@@ -1,4 +1,5 @@
 //! Signalling and STUN servers: TLS, names, several at once, added and removed, missing, and under pressure.
+#![allow(clippy::print_stderr)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

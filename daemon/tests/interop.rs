@@ -1,4 +1,5 @@
 //! Programs that know nothing of Punch: coturn's clients and server, and another WireGuard.
+#![allow(clippy::print_stderr)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

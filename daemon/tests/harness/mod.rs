@@ -4,7 +4,6 @@
 //! punch-stun), and talks to its hosts: [`Host::ctl`] is punchctl, [`Namespace::exec`] any other program there, and
 //! [`Namespace::inside`] runs a closure whose sockets belong to that host. Dropping the lab removes everything, also when
 //! the test panics; when the test is killed, the lab's `--owner` and a janitor process do it.
-#![allow(clippy::print_stderr)]
 #![allow(
     dead_code,
     unreachable_pub,

@@ -80,7 +80,7 @@ impl Drop for Task {
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(32)
         .build()
         .context("cannot start")
 }

@@ -1,6 +1,7 @@
 //! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
 
 mod change;
+mod servers;
 mod show;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +18,6 @@ use punch_engine::{Configuration, EngineEvent, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_platform::netlink::Netlink;
 use punch_signal_protocol::Identity;
-use tokio::net::lookup_host;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
@@ -326,130 +326,6 @@ impl Desk {
                 let _ = self.parts.driver.send(command).await;
             }
             Err(error) => tracing::warn!(%error, "the addresses of this machine are not known"),
-        }
-    }
-
-    // --- servers ---
-
-    fn start_server(&mut self, address: ServerAddress, fixed: bool) {
-        if let Some(known) = self.servers.iter_mut().find(|s| s.address == address) {
-            known.fixed |= fixed;
-            return;
-        }
-        let id = ServerId(self.next_server);
-        self.next_server += 1;
-        let task = match &address {
-            ServerAddress::Signal(url) => {
-                let client = signalling::stay_connected(id, url.clone(), self.access.clone());
-                Some(self.parts.spawner.spawn("signalling", client))
-            }
-            ServerAddress::Stun(_) => {
-                match address.literal() {
-                    Some(literal) => drop(self.stun.insert(address.clone(), vec![literal])),
-                    None => self.next_resolve = clock::now(),
-                }
-                None
-            }
-        };
-        self.servers.push(Server {
-            id,
-            address,
-            fixed,
-            connected: false,
-            trouble: None,
-            task,
-        });
-    }
-
-    /// Connections that began on another network are dead, and would notice it only after a while.
-    fn restart_signalling(&mut self) {
-        let now = clock::now();
-        if now.saturating_duration_since(self.started) < SETTLE_MAX {
-            return;
-        }
-        for server in &mut self.servers {
-            if let ServerAddress::Signal(url) = &server.address {
-                let client =
-                    signalling::stay_connected(server.id, url.clone(), self.access.clone());
-                server.task = Some(self.parts.spawner.spawn("signalling", client));
-            }
-        }
-    }
-
-    fn stun_addresses(&self) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for server in &self.servers {
-            for address in self.stun.get(&server.address).into_iter().flatten() {
-                if !addresses.contains(address) {
-                    addresses.push(*address);
-                }
-            }
-        }
-        addresses
-    }
-
-    /// Looks up the names of the STUN servers, each beside everything else: a name server that is silent keeps nobody waiting.
-    fn resolve(&mut self) {
-        self.next_resolve = clock::now() + RESOLVE;
-        self.resolving.retain(|_, task| task.is_running());
-        for server in &self.servers {
-            let address = &server.address;
-            let known = self.resolving.contains_key(address) || address.literal().is_some();
-            if known || matches!(address, ServerAddress::Signal(_)) {
-                continue;
-            }
-            let (address, results) = (address.clone(), self.resolved.0.clone());
-            let look_up = {
-                let address = address.clone();
-                async move {
-                    let found = lookup_host(address.as_str())
-                        .await
-                        .map(|addresses| addresses.take(4).collect())
-                        .map_err(|error| error.to_string());
-                    let _ = results.send((address, found)).await;
-                }
-            };
-            let task = self.parts.spawner.spawn("resolve", look_up);
-            self.resolving.insert(address, task);
-        }
-    }
-
-    async fn handle_resolved(&mut self, (address, result): Resolved) {
-        self.resolving.remove(&address);
-        let Some(server) = self.servers.iter_mut().find(|s| s.address == address) else {
-            return;
-        };
-        match result {
-            Ok(addresses) => {
-                server.trouble = None;
-                self.stun.insert(address, addresses);
-            }
-            // The addresses of an earlier look-up stay.
-            Err(error) => {
-                server.trouble = Some(format!("its name is not found: {error}"));
-                self.next_resolve = clock::now() + RESOLVE_AGAIN;
-            }
-        }
-        self.apply().await;
-    }
-
-    fn handle_report(&mut self, report: Report) {
-        let Some(server) = self.servers.iter_mut().find(|s| s.id == report.server) else {
-            return;
-        };
-        let changed = server.connected != report.connected;
-        server.connected = report.connected;
-        server.trouble = report.trouble;
-        if changed {
-            let address = server.address.to_string();
-            let connected = report.connected;
-            let message = if connected {
-                format!("connected to {address}")
-            } else {
-                let why = server.trouble.as_deref().unwrap_or("no reason given");
-                format!("lost {address}: {why}")
-            };
-            self.tell(EventKind::Server { address, connected }, message);
         }
     }
 

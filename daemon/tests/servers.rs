@@ -1,4 +1,4 @@
-//! Signalling and STUN servers: TLS, names, several at once, added and removed, missing, and under pressure.
+//! Signalling and STUN servers: names, several at once, added and removed, missing, and under pressure.
 #![allow(clippy::print_stderr)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -7,13 +7,10 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use harness::{Child, Host, Kinds, Lab, Namespace, PATIENCE, program, run, wait_for, wait_until};
+use harness::{Host, Kinds, Lab, Namespace, PATIENCE, wait_for, wait_until};
 use punch_signal_protocol::{Frame, Refusal};
-use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
@@ -28,186 +25,7 @@ fn without_servers(hint: &str) -> Lab {
     lab
 }
 
-/// What a host says of a server, if it knows it.
-fn server(host: &Host, address: &str) -> Option<Value> {
-    let servers = host.ctl_json(&["server", "list"]);
-    let mut servers = servers.as_array().unwrap().iter();
-    servers.find(|server| server["address"] == address).cloned()
-}
-
-fn wait_for_server(host: &Host, address: &str) {
-    wait_until(PATIENCE, &format!("{address} is reached"), || {
-        server(host, address).unwrap()["state"] == "connected"
-    });
-}
-
-/// Waits until a host names this trouble with a server, which it does not reach.
-fn wait_for_trouble(host: &Host, address: &str, words: &str) {
-    let mut last = Value::Null;
-    wait_until(PATIENCE, &format!("{address} has trouble: {words}"), || {
-        last = server(host, address).unwrap();
-        assert_ne!(last["state"], "connected", "{last}");
-        let named = last["trouble"].as_str().unwrap_or_default().contains(words);
-        eprintln!("{last}");
-        named
-    });
-}
-
-/// A second punch-signal beside the lab's, on another port.
-fn another_signal(lab: &Lab, port: u16) -> Child {
-    let listen = format!("[::]:{port}");
-    let child = lab
-        .server
-        .spawn("signal2", &[&program("punch-signal"), "--listen", &listen]);
-    lab.server.inside(|| {
-        wait_until(PATIENCE, "the second punch-signal accepts", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-    });
-    child
-}
-
-// --- TLS ---
-
-/// A certificate for `names` by a CA of its own, as NAME-ca.pem, NAME.pem and NAME.key.
-fn certificate(dir: &Path, name: &str, names: &[&str], expired: bool) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let called = format!("the CA of {name}");
-    authority
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, called);
-    let key = KeyPair::generate().unwrap();
-    let root = authority.self_signed(&key).unwrap();
-    let issuer = Issuer::new(authority, key);
-    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-    let mut leaf = CertificateParams::new(names).unwrap();
-    if expired {
-        leaf.not_before = date_time_ymd(2020, 1, 1);
-        leaf.not_after = date_time_ymd(2021, 1, 1);
-    }
-    let key = KeyPair::generate().unwrap();
-    let chain = leaf.signed_by(&key, &issuer).unwrap();
-    fs::write(dir.join(format!("{name}-ca.pem")), root.pem()).unwrap();
-    fs::write(dir.join(format!("{name}.pem")), chain.pem()).unwrap();
-    fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-}
-
-/// punch-signal with such a certificate, started; both hosts trust its CA alone.
-fn with_tls(hint: &str, name: &str, names: &[&str], expired: bool) -> (Lab, String) {
-    let mut lab = Lab::bare(hint, Kinds::Apart(NATS.0, NATS.1), &[]);
-    certificate(&lab.dir, name, names, expired);
-    let file = |end: &str| lab.dir.join(format!("{name}{end}")).display().to_string();
-    let (chain, key, root) = (file(".pem"), file(".key"), file("-ca.pem"));
-    for (option, value) in [("--tls-cert", chain), ("--tls-key", key)] {
-        lab.signal.argv.extend([option.to_owned(), value]);
-    }
-    lab.start_signal();
-    lab.stun.start();
-    for host in [&mut lab.a, &mut lab.b] {
-        host.punchd
-            .env
-            .push(("SSL_CERT_FILE".to_owned(), root.clone()));
-        host.start();
-    }
-    lab.introduce();
-    let url = format!("wss://{}:8080/", lab.env("SERVER_IPV4"));
-    (lab, url)
-}
-
-#[test]
-fn hosts_connect_through_a_signalling_server_with_tls() {
-    need_lab!();
-    let (lab, url) = with_tls("tls", "good", &["203.0.113.1", "2001:db8::1"], false);
-    for host in lab.hosts() {
-        host.ctl_ok(&["server", "add", "signal", &url]);
-        host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
-        wait_for_server(host, &url);
-    }
-    lab.connect();
-    // Somebody who does not speak TLS, or does not go on, keeps nobody else waiting.
-    let address = format!("{}:8080", lab.env("SERVER_IPV4")).parse().unwrap();
-    let mut strangers = Vec::new();
-    for text in ["GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", "", ""] {
-        let mut stranger = lab.a.connect_tcp(address).unwrap();
-        stranger.write_all(text.as_bytes()).unwrap();
-        strangers.push(stranger);
-    }
-    let mut lab = lab;
-    lab.b.restart();
-    wait_for_server(&lab.b, &url);
-}
-
-#[test]
-fn a_certificate_that_is_not_good_is_refused_with_the_reason() {
-    need_lab!();
-    for (names, expired, ca, words) in [
-        (["203.0.113.1"], true, "bad-ca.pem", "expired"),
-        (["203.0.113.99"], false, "bad-ca.pem", "not valid for"),
-        (["203.0.113.1"], false, "other-ca.pem", "UnknownIssuer"),
-    ] {
-        let (mut lab, url) = with_tls("cert", "bad", &names, expired);
-        certificate(&lab.dir, "other", &[], false);
-        let trusted = lab.dir.join(ca).display().to_string();
-        lab.a.punchd.env[0].1 = trusted;
-        lab.a.restart();
-        lab.a.ctl_ok(&["server", "add", "signal", &url]);
-        wait_for_trouble(&lab.a, &url, words);
-        // Nothing else breaks: a server without TLS beside it serves both.
-        let _plain = another_signal(&lab, 8081);
-        let plain = format!("ws://{}:8081/", lab.env("SERVER_IPV4"));
-        for host in lab.hosts() {
-            host.ctl_ok(&["server", "add", "signal", &plain]);
-            host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
-        }
-        lab.connect();
-        wait_for_trouble(&lab.a, &url, words);
-    }
-}
-
-#[test]
-fn punch_signal_says_what_is_wrong_with_certificate_and_key() {
-    let dir = std::env::temp_dir().join(format!("punch-test-pem-{}", std::process::id()));
-    fs::create_dir(&dir).unwrap();
-    certificate(&dir, "one", &["localhost"], false);
-    certificate(&dir, "two", &["localhost"], false);
-    fs::write(dir.join("noise"), [7; 999]).unwrap();
-    fs::write(dir.join("empty"), "").unwrap();
-    let file = |name: &str| dir.join(name).display().to_string();
-    let start = |certificate: &str, key: &str| {
-        let mut command = Command::new(program("punch-signal"));
-        command.args(["--listen", "127.0.0.1:0"]);
-        command.args(["--tls-cert", certificate, "--tls-key", key]);
-        run(&mut command)
-    };
-    let mut outcomes = Vec::new();
-    for (certificate, key, named) in [
-        ("missing.pem", "one.key", "missing.pem"),
-        ("one.pem", "missing.key", "missing.key"),
-        ("noise", "one.key", "noise"),
-        ("one.pem", "noise", "noise"),
-        ("empty", "one.key", "empty"),
-        ("one.pem", "empty", "empty"),
-        ("one.pem", "one.pem", "one.pem"),
-        ("one.pem", "two.key", "do not fit together"),
-    ] {
-        outcomes.push((named, start(&file(certificate), &file(key))));
-    }
-    fs::remove_dir_all(&dir).unwrap();
-    for (named, outcome) in outcomes {
-        assert_eq!(outcome.status, 1, "{named}: {outcome:?}");
-        let said = outcome.stderr.lines().last().unwrap_or_default();
-        assert!(
-            said.starts_with("punch-signal: ") && said.contains(named),
-            "{named}: {said}"
-        );
-        assert!(!said.contains("panicked"), "{said}");
-    }
-    let mut half = Command::new(program("punch-signal"));
-    let half = run(half.args(["--listen", "127.0.0.1:0", "--tls-cert", "one.pem"]));
-    assert_eq!(half.status, 2, "{half:?}");
-    assert!(half.stderr.contains("--tls-key"), "{half:?}");
-}
+// --- names ---
 
 #[test]
 fn a_server_with_a_name_refuses_logins_meant_for_another() {
@@ -225,9 +43,10 @@ fn a_server_with_a_name_refuses_logins_meant_for_another() {
         let url = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
         lab.a.ctl_ok(&["server", "add", "signal", &url]);
         if right {
-            wait_for_server(&lab.a, &url);
+            lab.a.wait_for_server(&url);
         } else {
-            wait_for_trouble(&lab.a, &url, "another name than the one dialled");
+            lab.a
+                .wait_for_trouble(&url, "another name than the one dialled");
         }
     }
 }
@@ -239,7 +58,7 @@ fn peers_that_share_one_server_of_two_connect_and_one_may_die() {
     need_lab!();
     let mut lab = without_servers("two");
     lab.start_servers();
-    let mut second = another_signal(&lab, 8081);
+    let mut second = lab.another_signal(8081);
     let [one, two] = [8080, 8081].map(|port| format!("ws://{}:{port}/", lab.env("SERVER_IPV4")));
     for host in lab.hosts() {
         host.ctl_ok(&["server", "add", "stun", lab.env("SERVER_IPV4")]);
@@ -250,12 +69,12 @@ fn peers_that_share_one_server_of_two_connect_and_one_may_die() {
     lab.connect();
     // Now they share both, and the one that they connected by dies.
     lab.b.ctl_ok(&["server", "add", "signal", &one]);
-    wait_for_server(&lab.b, &one);
+    lab.b.wait_for_server(&one);
     second.signal(nix::sys::signal::Signal::SIGKILL);
     second.wait(PATIENCE);
     for host in lab.hosts() {
         wait_until(PATIENCE, "its end is noticed", || {
-            server(host, &two).unwrap()["state"] == "connecting"
+            host.server(&two).unwrap()["state"] == "connecting"
         });
     }
     lab.a.ctl_ok(&["ping", "b", "-c", "1"]);
@@ -279,9 +98,9 @@ fn servers_are_added_and_removed_while_punchd_runs_and_kept_over_restarts() {
     lab.a.ctl_ok(&["server", "add", "signal", &bare]);
     lab.a.ctl_ok(&["server", "add", "stun", &host]);
     for _ in 0..2 {
-        wait_for_server(&lab.a, &signal);
-        wait_for_server(&lab.a, &stun);
-        assert_eq!(server(&lab.a, &signal).unwrap()["fixed"], false);
+        lab.a.wait_for_server(&signal);
+        lab.a.wait_for_server(&stun);
+        assert_eq!(lab.a.server(&signal).unwrap()["fixed"], false);
         lab.a.restart();
     }
     // Another way to write the same address is the same server.
@@ -317,8 +136,8 @@ fn servers_of_the_configuration_are_fixed() {
     ));
     lab.a.restart();
     for (kind, address) in [("signal", &signal), ("stun", &stun)] {
-        wait_for_server(&lab.a, address);
-        assert_eq!(server(&lab.a, address).unwrap()["fixed"], true);
+        lab.a.wait_for_server(address);
+        assert_eq!(lab.a.server(address).unwrap()["fixed"], true);
         // Added by hand too, it stays fixed, and is there once.
         lab.a.ctl(&["server", "add", kind, address]);
         let refused = lab.a.ctl_refused(&["server", "remove", kind, address]);
@@ -391,7 +210,7 @@ fn two_machines_with_one_identity_do_not_fight() {
     let url = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));
     wait_until(PATIENCE, "one of them says what is wrong", || {
         lab.hosts().iter().any(|host| {
-            let trouble = server(host, &url).unwrap()["trouble"].clone();
+            let trouble = host.server(&url).unwrap()["trouble"].clone();
             trouble
                 .as_str()
                 .is_some_and(|text| text.contains("the same identity has connected from elsewhere"))
@@ -430,7 +249,7 @@ fn stun_servers_that_are_not_there_delay_nobody() {
     lab.connect();
     assert_eq!(lab.a.peer("b")["path"]["kind"], "host");
     for host in lab.hosts() {
-        let name = server(host, "stun.example:3478").unwrap();
+        let name = host.server("stun.example:3478").unwrap();
         assert_eq!(
             name["trouble"],
             Value::Null,
@@ -439,8 +258,8 @@ fn stun_servers_that_are_not_there_delay_nobody() {
         // A server that does answer is not kept waiting by the one that does not.
         let stun = format!("{}:3478", lab.env("SERVER_IPV4"));
         host.ctl_ok(&["server", "add", "stun", &stun]);
-        wait_for_server(host, &stun);
-        let name = server(host, "stun.example:3478").unwrap();
+        host.wait_for_server(&stun);
+        let name = host.server("stun.example:3478").unwrap();
         assert_eq!(
             name["trouble"],
             Value::Null,

@@ -4,10 +4,11 @@
 //! sleep until [`Engine::poll_timeout`].
 
 mod data;
+mod peers;
 mod views;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use punch_traversal::{Family, NatProfile, Path, SocketId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::config::{Configuration, EngineConfig, PeerConfig, PeerKind};
+use crate::config::{Configuration, EngineConfig, PeerConfig};
 use crate::connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal};
 use crate::flows::FlowTable;
 use crate::outbox::{Burst, Outbox};
@@ -223,124 +224,6 @@ impl Engine {
         self.connector.set_stun_servers(stun_servers, now);
         self.unannounced = true;
         self.flush(now);
-    }
-
-    fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
-        let handle = config.handle;
-        if !self.peers.contains_key(&handle) {
-            let (tunnel, path) = match &config.kind {
-                PeerKind::Punch { id, .. } => {
-                    self.connector.add_peer(handle, *id, config.stamps);
-                    (Tunnel::default(), None)
-                }
-                PeerKind::Wireguard { .. } => (Tunnel::default(), None),
-            };
-            self.by_key.insert(*config.public(), handle);
-            self.next_tick.get_or_insert(now + TICK);
-            self.peers.insert(
-                handle,
-                Peer {
-                    addresses: config.addresses(),
-                    config: PeerConfig {
-                        up: false,
-                        ..config.clone()
-                    },
-                    tunnel,
-                    path,
-                    flows: FlowTable::default(),
-                    reassembly: Reassembly::default(),
-                    received: 0,
-                    sent: 0,
-                    busy: false,
-                    lately_established: false,
-                    last_established: None,
-                    announced: LinkState::Down,
-                },
-            );
-        }
-        let Some(peer) = self.peers.get_mut(&handle) else {
-            return;
-        };
-        let turned = peer.config.up != config.up;
-        self.connector.set_barred(handle, config.barred);
-        peer.config = config;
-        self.agree_on_ipv4(handle);
-        let Some(peer) = self.peers.get_mut(&handle) else {
-            return;
-        };
-        if !turned {
-            return;
-        }
-        let up = peer.config.up;
-        match &peer.config.kind {
-            PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
-            PeerKind::Wireguard { .. } if !up => {
-                for index in peer.tunnel.indices() {
-                    self.by_index.remove(&index);
-                }
-                peer.tunnel = Tunnel::default();
-                peer.path = None;
-                peer.last_established = None;
-                peer.lately_established = false;
-            }
-            PeerKind::Wireguard {
-                public,
-                endpoint,
-                preshared,
-                ..
-            } => {
-                let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
-                let path = fixed_path(*endpoint);
-                let index = self.free_index(handle);
-                let keepalive = Some(FIXED_KEEPALIVE);
-                let mut session = Session::new(&self.gate, &public, preshared, keepalive, index);
-                self.outbox.push_with(path, |out| session.initiate(out));
-                if let Some(peer) = self.peers.get_mut(&handle) {
-                    peer.tunnel = Tunnel::fixed(session);
-                    peer.path = Some(path);
-                }
-            }
-        }
-    }
-
-    fn route_peers(&mut self) {
-        self.routes = self
-            .peers
-            .iter()
-            .flat_map(|(handle, peer)| peer.addresses.iter().map(|ip| (*ip, *handle)))
-            .collect();
-        let overlay = self.routes.keys().chain(&self.own).copied();
-        self.connector.set_overlay(overlay.collect());
-    }
-
-    /// Where the two ends take their IPv4 addresses from different ranges, the pair uses IPv6 only (DESIGN.md §4).
-    fn agree_on_ipv4(&mut self, handle: PeerHandle) {
-        let differs = self.ipv4_differs(handle);
-        if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.addresses = peer.config.addresses();
-            peer.addresses.retain(|ip| ip.is_ipv6() || !differs);
-        }
-        self.route_peers();
-    }
-
-    fn remove_peer(&mut self, handle: PeerHandle) {
-        self.connector.remove_peer(handle);
-        if let Some(peer) = self.peers.remove(&handle) {
-            self.by_key.remove(peer.config.public());
-            for index in peer.tunnel.indices() {
-                self.by_index.remove(&index);
-            }
-        }
-    }
-
-    fn free_index(&mut self, handle: PeerHandle) -> u32 {
-        loop {
-            let index = self.rng.next_u32() >> 8;
-            if let std::collections::hash_map::Entry::Vacant(free) = self.by_index.entry(index) {
-                free.insert(handle);
-                return index;
-            }
-        }
     }
 
     // --- the machine and signalling: passed on to the connector ---
@@ -628,12 +511,5 @@ impl Engine {
 
     fn drop_packet(&mut self, reason: DropReason) {
         self.drops.count(reason);
-    }
-}
-
-fn fixed_path(endpoint: SocketAddr) -> Path {
-    Path {
-        socket: SocketId::main(Family::of(endpoint.ip())),
-        remote: endpoint,
     }
 }

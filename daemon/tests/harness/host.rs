@@ -282,6 +282,42 @@ impl Host {
         );
     }
 
+    /// What punchd says of a server, if it knows it.
+    #[track_caller]
+    pub fn server(&self, address: &str) -> Option<Value> {
+        let servers = self.ctl_json(&["server", "list"]);
+        let mut servers = servers.as_array().unwrap().iter();
+        servers.find(|server| server["address"] == address).cloned()
+    }
+
+    /// Waits until a server that punchd knows is reached.
+    #[track_caller]
+    pub fn wait_for_server(&self, address: &str) {
+        wait_until(PATIENCE, &format!("{address} is reached"), || {
+            self.server(address).unwrap()["state"] == "connected"
+        });
+    }
+
+    /// Waits until punchd names this trouble with a server, which it must not reach meanwhile.
+    #[track_caller]
+    pub fn wait_for_trouble(&self, address: &str, words: &str) {
+        wait_until(PATIENCE, &format!("{address} has trouble: {words}"), || {
+            let server = self.server(address).unwrap();
+            assert_ne!(server["state"], "connected", "{server}");
+            let trouble = server["trouble"].as_str().unwrap_or_default();
+            trouble.contains(words)
+        });
+    }
+
+    /// How many packets or envelopes were not let through for this reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let dropped = &self.ctl_json(&["status"])["dropped"];
+        dropped[reason]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {reason} in {dropped}"))
+    }
+
     /// The state file as it is; `None` before the first change.
     pub fn state_file(&self) -> Option<String> {
         std::fs::read_to_string(self.state_dir.join("state.json")).ok()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::host::{Host, Namespace};
-use super::process::{Janitor, Program, run, tail};
+use super::process::{Child, Janitor, Program, run, tail};
 use super::{PATIENCE, program, wait_until};
 
 /// What stands between the hosts and the internet; the names are those of scripts/lab.
@@ -57,6 +57,23 @@ impl Lab {
     pub fn connected(hint: &str, a: &str, b: &str) -> Self {
         let lab = Self::new(hint, a, b);
         lab.connect();
+        lab
+    }
+
+    /// Everybody may send to these two hosts, which know each other but no server, and log what an administrator sees.
+    #[track_caller]
+    pub fn exposed(hint: &str) -> Self {
+        let mut lab = Self::bare(hint, Kinds::Apart("full-cone", "open"), &[]);
+        lab.start_servers();
+        for host in [&mut lab.a, &mut lab.b] {
+            *host
+                .punchd
+                .argv
+                .last_mut()
+                .expect("it ends with the log level") = "info".to_owned();
+            host.start();
+        }
+        lab.introduce();
         lab
     }
 
@@ -158,6 +175,20 @@ impl Lab {
                 TcpStream::connect("127.0.0.1:8080").is_ok()
             });
         });
+    }
+
+    /// Starts one more punch-signal beside the lab's, on another port, and waits until it accepts.
+    #[track_caller]
+    pub fn another_signal(&self, port: u16) -> Child {
+        let listen = format!("[::]:{port}");
+        let argv = [&program("punch-signal"), "--listen", &listen];
+        let child = self.server.spawn(&format!("signal {port}"), &argv);
+        self.server.inside(|| {
+            wait_until(PATIENCE, "the other punch-signal accepts", || {
+                TcpStream::connect(("127.0.0.1", port)).is_ok()
+            });
+        });
+        child
     }
 
     /// Tells both hosts of the servers, and waits until they are on the signalling server.

@@ -21,11 +21,13 @@ mod host;
 mod lab;
 mod net;
 mod process;
+mod stranger;
 
 pub use host::{Host, Namespace};
 pub use lab::{Kinds, Lab};
 pub use net::{Echo, Server, fill, receive_hashed, send_hashed};
 pub use process::{Child, Output, Program, run};
+pub use stranger::Stranger;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

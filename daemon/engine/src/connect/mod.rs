@@ -6,21 +6,20 @@
 
 mod link;
 mod netchecks;
+mod signalling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_forward::PeerHandle;
-use punch_signal_protocol::{
-    Candidate, Frame, Identity, Ipv4Range, Note, PeerId, Unreachable, seal,
-};
+use punch_signal_protocol::{Candidate, Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{AgentStatus, Family, Gatherer, NatProfile, Path, Role, SocketId, Transmit};
+use punch_traversal::{AgentStatus, Family, Gatherer, NatProfile, Path, SocketId, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::report::{DropReason, Drops};
+use crate::report::Drops;
 use link::{Link, Offered};
 use netchecks::Netchecks;
 
@@ -302,194 +301,6 @@ impl Connector {
     /// Milliseconds since 1970, told now and then: the wall clock may be set, and goes on while the machine sleeps.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
         self.wall = (now, wall_ms);
-    }
-
-    // --- signalling ---
-
-    /// A signalling server has welcomed us.
-    pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
-        self.servers.insert(server);
-        // Those who are online are announced by the watch; that is also when an offer can reach them.
-        let wanted = self.links.values().filter(|link| link.wanted());
-        self.watches.extend(wanted.map(|link| (server, link.id)));
-        self.watch(now);
-        self.settle(now);
-    }
-
-    /// A signalling server is gone.
-    pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
-        self.servers.remove(&server);
-        self.watches.retain(|(waiting, _)| *waiting != server);
-        // Offers that went out over it lately may be lost.
-        for link in self.links.values_mut() {
-            link.doubt_offer(server);
-        }
-        self.settle(now);
-    }
-
-    /// A frame has come from a server.
-    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
-        match frame {
-            Frame::Deliver { from, envelope } => {
-                self.handle_envelope(server, from, &envelope, now);
-            }
-            Frame::Appeared(id) => {
-                if let Some(peer) = self.by_id.get(&id).copied() {
-                    self.handle_appeared(peer, now);
-                }
-            }
-            Frame::Unreachable { to, why } => {
-                if let Some(peer) = self.by_id.get(&to).copied()
-                    && let Some(link) = self.links.get_mut(&peer)
-                {
-                    link.handle_unreachable(server, why == Unreachable::Offline, &self.servers);
-                }
-            }
-            // The client that holds the connection deals with these.
-            Frame::Proof { .. }
-            | Frame::Send { .. }
-            | Frame::Watch(_)
-            | Frame::Unwatch(_)
-            | Frame::Challenge(_)
-            | Frame::Welcome
-            | Frame::Refused(_) => {}
-        }
-        self.settle(now);
-    }
-
-    /// Sends the next watches, at the pace that servers allow.
-    fn watch(&mut self, now: Instant) {
-        for (server, id) in self.watches.drain(..self.watches.len().min(WATCHES)) {
-            let frame = Frame::Watch(id);
-            self.signals.push_back(Signal { server, frame });
-        }
-        self.next_watches = (!self.watches.is_empty()).then_some(now + WATCH_PAUSE);
-    }
-
-    fn handle_appeared(&mut self, peer: PeerHandle, now: Instant) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        link.offline = false;
-        if !link.wanted() {
-            return;
-        }
-        if link.path().is_some() {
-            // It may have restarted and know nothing of the path.
-            link.verify(now);
-        } else if !link.offer_is_fresh(now) && !link.attempt_is_fresh(now) {
-            self.offer(peer, now);
-        } else {
-            // It may have restarted since, and know nothing of the offer or of the attempt.
-            link.reconsider(now);
-        }
-    }
-
-    fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
-        let Some(peer) = self.by_id.get(&from).copied() else {
-            self.drops.count(DropReason::Stranger);
-            return;
-        };
-        let taken = match seal::Kind::of(envelope) {
-            Some(seal::Kind::Offer) => self.handle_offer(server, peer, from, envelope, now),
-            Some(seal::Kind::Answer) => self.handle_answer(peer, envelope, now),
-            Some(seal::Kind::Note) => self.handle_note(peer, envelope, now),
-            None => false,
-        };
-        if !taken {
-            self.drops.count(DropReason::BadEnvelope);
-        }
-    }
-
-    fn handle_offer(
-        &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        from: PeerId,
-        envelope: &[u8],
-        now: Instant,
-    ) -> bool {
-        let wall = self.wall_ms(now);
-        let Some(link) = self.links.get_mut(&peer) else {
-            return false;
-        };
-        if link.barred || !link.admits_offer(now) {
-            return false;
-        }
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
-        let Ok(opened) = seal::OpenedOffer::open(&self.identity, &from, envelope, seed) else {
-            return false;
-        };
-        let stamp = opened.description.stamp;
-        // A stamp that was seen while both clocks were far ahead says nothing any more.
-        if stamp <= link.stamps.1 && link.stamps.1 <= wall + 2 * MAX_STALE.as_millis() as u64 {
-            return false;
-        }
-        if stamp.abs_diff(wall) > MAX_STALE.as_millis() as u64 {
-            let ahead = i64::try_from(stamp).unwrap_or(i64::MAX) - wall as i64;
-            self.events.push_back(ConnectorEvent::Stale {
-                peer,
-                seconds: ahead / 1000,
-            });
-            return false;
-        }
-        link.stamps.1 = stamp;
-        // Both have offered at once: the larger key's offer counts.
-        if link.offer_is_fresh(now) && self.id > from {
-            return true;
-        }
-        let description = link.describe(
-            wall,
-            outside(&self.overlay, self.gatherer.candidates()),
-            self.ipv4_range,
-            &mut self.rng,
-        );
-        let local = description.credentials.clone();
-        let mut theirs = opened.description.clone();
-        theirs.candidates = outside(&self.overlay, theirs.candidates);
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
-        let Ok((exchange, answer)) = opened.answer(description, seed) else {
-            return false;
-        };
-        let agent_seed = self.rng.next_u64();
-        link.begin(exchange, Role::Controlled, local, theirs, agent_seed, now);
-        let frame = Frame::Send {
-            to: from,
-            envelope: answer,
-        };
-        self.signals.push_back(Signal { server, frame });
-        self.note_stamps(peer);
-        true
-    }
-
-    fn handle_answer(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return false;
-        };
-        let seed = self.rng.next_u64();
-        link.handle_answer(envelope, &self.overlay, seed, now)
-    }
-
-    fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return false;
-        };
-        match link.open_note(envelope) {
-            Some((attempt, Note::Candidates(candidates))) => {
-                let candidates = outside(&self.overlay, candidates);
-                link.handle_candidates(attempt, candidates, now);
-                true
-            }
-            Some((attempt, Note::Bye)) => {
-                if link.handle_bye(attempt, now) {
-                    self.events.push_back(ConnectorEvent::Closed { peer });
-                }
-                true
-            }
-            None => false,
-        }
     }
 
     // --- the network ---

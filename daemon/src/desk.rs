@@ -164,15 +164,18 @@ impl Desk {
         for name in state.peers.keys() {
             desk.assign_handle(name.clone());
         }
-        let fixed = desk.parts.config.servers.clone();
-        for address in fixed {
-            desk.start_server(address, true);
-        }
-        for address in state.servers.clone() {
-            desk.start_server(address, false);
-        }
+        let known = state.servers.clone();
         desk.state = state;
         desk.network_changed().await;
+        desk.apply().await;
+        // Last: peers are told at once that we are here, and the engine must know by then who they are.
+        for address in desk.parts.config.servers.clone() {
+            desk.start_server(address, true);
+        }
+        for address in known {
+            desk.start_server(address, false);
+        }
+        // The STUN servers among them are the engine's business.
         desk.apply().await;
         Ok(desk)
     }

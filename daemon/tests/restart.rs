@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use harness::{Echo, Host, Lab, Namespace, PATIENCE, Server, wait_until};
 
 const NATS: (&str, &str) = ("port-restricted", "port-restricted");
@@ -254,6 +256,20 @@ fn a_stop_says_goodbye_and_leaves_nothing() {
     lab.a.wait_for_peer_state("b", "waiting");
     lab.b.start();
     returns(&lab, "a stop and a start of the other end");
+}
+
+#[test]
+fn a_daemon_that_was_frozen_goes_on() {
+    need_lab!();
+    let lab = connected("cold");
+    let (_echo, mut talk) = forwarded(&lab);
+    for (host, seconds) in [(&lab.a, 2), (&lab.b, 12)] {
+        host.punchd.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(seconds));
+        host.punchd.signal(Signal::SIGCONT);
+        returns(&lab, "a pause of its punchd");
+        talk.go_on("after a pause of its punchd");
+    }
 }
 
 // --- the network changes ---

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::{Host, Kinds, Lab, Namespace, PATIENCE, wait_for, wait_until};
-use punch_signal_protocol::{Frame, Refusal};
+use punch_signal_protocol::{Frame, Identity, Refusal};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
@@ -341,6 +341,49 @@ fn a_client_that_talks_nonsense_is_closed_and_told_why() {
     let _ = socket.get_mut().write_all(&[0xff; 4000]);
     while next_frame(&mut socket).is_some() {}
     assert!(lab.signal.is_running());
+}
+
+#[test]
+fn a_client_that_sends_too_much_is_closed_and_disturbs_nobody() {
+    need_lab!();
+    let mut lab = without_servers("fast");
+    lab.start_servers();
+    let identity = Identity::from_seed(&[5; 32]);
+    let mut socket = dial(&lab.a, &lab);
+    let Some(Frame::Challenge(nonce)) = next_frame(&mut socket) else {
+        panic!("a challenge is the first word");
+    };
+    let authority = format!("{}:8080", lab.env("SERVER_IPV4"));
+    let proof = Frame::proof(&identity, &nonce, &authority);
+    socket.send(Message::Binary(proof.encode().into())).unwrap();
+    assert_eq!(next_frame(&mut socket), Some(Frame::Welcome));
+    lab.add_servers();
+    let to = lab.b.key().parse().unwrap();
+    let envelope = Frame::Send {
+        to,
+        envelope: vec![7; 1000],
+    };
+    for _ in 0..2000 {
+        if socket
+            .send(Message::Binary(envelope.encode().into()))
+            .is_err()
+        {
+            break;
+        }
+    }
+    // What b's queue had no room for comes back; the server may be gone before its last word is read.
+    let mut last = None;
+    while let Some(frame) = next_frame(&mut socket) {
+        last = Some(frame);
+    }
+    let expected = matches!(
+        last,
+        None | Some(Frame::Refused(Refusal::TooFast) | Frame::Unreachable { .. })
+    );
+    assert!(expected, "{last:?}");
+    lab.connect();
+    let seen = lab.b.dropped("stranger");
+    assert!((1..=300).contains(&seen), "{seen} envelopes of a stranger");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //!
 //! The same seed gives the same run, to the last datagram.
 
+mod hash;
 pub mod nat;
 pub mod network;
 pub mod oracle;

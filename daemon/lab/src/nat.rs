@@ -1,11 +1,14 @@
 //! Middleboxes as RFC 4787 describes them: a NAT is mapping x filtering x port allocation x expiry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::iter::successors;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
+
+use crate::hash::FixedMap;
 
 /// How long an idle mapping lives unless a spec says otherwise: RFC 4787 REQ-5's least.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -40,6 +43,10 @@ pub enum Filtering {
 pub enum Allocation {
     /// The inside port; a random free port when another mapping already holds it.
     Preserving,
+    /// The inside port; a random free port when it is taken towards the same destination. With
+    /// [`Mapping::AddressAndPortDependent`], what Linux does: endpoint-independent to the eye of
+    /// STUN, for as long as nothing clashes ([`NatSpec::linux`]).
+    PreservingShared,
     /// The last port plus `step`, from 1024 to 65535, skipping those in use; the first is random.
     Sequential {
         /// The distance, read as two's complement: `u16::MAX` counts down by one.
@@ -56,8 +63,17 @@ pub enum Allocation {
     Random,
 }
 
+/// Which of several public addresses a new mapping gets (RFC 4787 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pooling {
+    /// Always the same one for one inside address.
+    Paired,
+    /// Any, at random.
+    Arbitrary,
+}
+
 /// Everything that distinguishes one NAT from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NatSpec {
     /// When a mapping is reused.
     pub mapping: Mapping,
@@ -69,11 +85,18 @@ pub struct NatSpec {
     pub timeout: Duration,
     /// Whether inside hosts reach each other through the public addresses (RFC 4787 section 6).
     pub hairpinning: bool,
-    /// The public addresses; each inside address sticks to one (paired pooling, RFC 4787 REQ-2).
-    /// With none, nothing is translated.
+    /// The public addresses; with none, nothing is translated.
     pub public: Vec<IpAddr>,
+    /// How one of them is chosen.
+    pub pooling: Pooling,
     /// The most mappings alive at once; with 0, no UDP passes.
     pub capacity: usize,
+    /// Whether a packet from outside that may not enter leaves an entry in the table all the same,
+    /// as in a Linux router without an input filter. For `timeout` that public endpoint is taken
+    /// towards that remote one, so that a mapping made for it later gets another port.
+    pub keeps_unsolicited: bool,
+    /// How many mappings a second other inside hosts make, on average; they take ports and room.
+    pub others: f64,
 }
 
 impl NatSpec {
@@ -86,7 +109,10 @@ impl NatSpec {
             timeout: DEFAULT_TIMEOUT,
             hairpinning: false,
             public: vec![public],
+            pooling: Pooling::Paired,
             capacity: DEFAULT_CAPACITY,
+            keeps_unsolicited: false,
+            others: 0.0,
         }
     }
 
@@ -112,6 +138,11 @@ impl NatSpec {
         Self { allocation, ..spec }
     }
 
+    /// Linux masquerading: an entry for each destination, yet the inside port wherever possible.
+    pub fn linux(public: IpAddr) -> Self {
+        Self::symmetric(Allocation::PreservingShared, public)
+    }
+
     /// A stateful firewall: translates nothing, APDF, as home routers treat IPv6 (RFC 6092).
     pub fn firewall(timeout: Duration) -> Self {
         let (public, nat) = (Vec::new(), Self::port_restricted(UNSPECIFIED));
@@ -126,6 +157,14 @@ impl NatSpec {
     pub fn is_transparent(&self) -> bool {
         self.public.is_empty()
     }
+
+    /// How the mapping looks from outside, as long as nothing clashes.
+    pub fn visible_mapping(&self) -> Mapping {
+        match self.allocation {
+            Allocation::PreservingShared => EIM,
+            _ => self.mapping,
+        }
+    }
 }
 
 /// The state of one NAT. Only outbound packets keep a mapping alive (RFC 4787 REQ-6).
@@ -137,23 +176,43 @@ impl NatSpec {
 #[derive(Debug, Clone)]
 pub struct Nat {
     spec: NatSpec,
-    /// By inside endpoint and destination.
-    entries: BTreeMap<Flow, Entry>,
-    /// From public endpoint and remote to the entry's key.
-    slots: BTreeMap<Flow, Flow>,
-    deadlines: BTreeSet<(Instant, Flow)>,
+    /// Entries by number; those in `unused` are free.
+    entries: Vec<Entry>,
+    unused: Vec<u32>,
+    /// From inside endpoint and destination to the entry.
+    keys: FixedMap<Flow, u32>,
+    /// From public endpoint and remote to the entry.
+    slots: FixedMap<Flow, u32>,
+    /// How many slots each public endpoint has.
+    ports: FixedMap<u64, u32>,
+    /// One for each entry, no later than it expires.
+    deadlines: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// What unsolicited packets occupy: public endpoint and remote.
+    unsolicited: FixedMap<Flow, Instant>,
+    unsolicited_deadlines: BinaryHeap<Reverse<(Instant, Flow)>>,
     paired: BTreeMap<IpAddr, IpAddr>,
     last_port: Option<u16>,
+    /// When another host makes its next mapping.
+    next_other: Option<Instant>,
+    own: usize,
+    peak: usize,
 }
 
-/// An inside endpoint and a destination; in a key or a slot, only as much of it as matters there.
-type Flow = (SocketAddr, SocketAddr);
+/// An inside endpoint and a destination, or a public endpoint and a remote; only as much of each
+/// as matters there, and short, because a birthday run looks up millions of them.
+type Flow = (u64, u64);
 
 #[derive(Debug, Clone)]
 struct Entry {
+    inside: SocketAddr,
     public: SocketAddr,
+    key: Flow,
+    slot: Flow,
     expires: Instant,
-    permits: BTreeMap<SocketAddr, Instant>,
+    /// The first permission; a dependent mapping mostly needs no more.
+    first: (u64, Instant),
+    permits: FixedMap<u64, Instant>,
+    is_other: bool,
 }
 
 impl Nat {
@@ -161,11 +220,19 @@ impl Nat {
     pub fn new(spec: NatSpec) -> Self {
         Self {
             spec,
-            entries: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            entries: Vec::new(),
+            unused: Vec::new(),
+            keys: FixedMap::default(),
+            slots: FixedMap::default(),
+            ports: FixedMap::default(),
+            deadlines: BinaryHeap::new(),
+            unsolicited: FixedMap::default(),
+            unsolicited_deadlines: BinaryHeap::new(),
             paired: BTreeMap::new(),
             last_port: None,
+            next_other: None,
+            own: 0,
+            peak: 0,
         }
     }
 
@@ -174,10 +241,15 @@ impl Nat {
         &self.spec
     }
 
-    /// How many mappings are alive at `now`.
+    /// How many mappings are alive at `now`, those of other hosts included.
     pub fn mappings(&self, now: Instant) -> usize {
-        let alive = |entry: &&Entry| entry.expires > now;
-        self.entries.values().filter(alive).count()
+        let alive = |id: &&u32| self.entries[**id as usize].expires > now;
+        self.keys.values().filter(alive).count()
+    }
+
+    /// The most mappings that were alive at once, without those of other hosts.
+    pub fn peak(&self) -> usize {
+        self.peak
     }
 
     /// Passes a packet from inside `src` to outside `dst`; answers with the source that the
@@ -189,68 +261,198 @@ impl Nat {
         dst: SocketAddr,
         rng: &mut impl RngCore,
     ) -> Option<SocketAddr> {
-        self.expire(now);
-        let key = (src, scope(self.spec.mapping as u8, dst));
-        let expires = now + self.spec.timeout;
-        if !self.entries.contains_key(&key) {
-            let public = self.allocate((src, dst), rng)?;
-            self.slots.insert(self.slot(public, dst), key);
-            let permits = BTreeMap::new();
-            let entry = Entry {
-                public,
-                expires,
-                permits,
-            };
-            self.entries.insert(key, entry);
+        if self.spec.others > 0.0 {
+            self.let_others_map(now, rng);
         }
-        let entry = self.entries.get_mut(&key)?;
-        self.deadlines.remove(&(entry.expires, key));
-        self.deadlines.insert((expires, key));
-        entry.expires = expires;
-        let permit = scope(self.spec.filtering as u8, dst);
-        entry.permits.insert(permit, expires);
-        Some(entry.public)
+        self.expire(now);
+        self.pass(now, (src, dst), false, rng)
     }
 
     /// Passes a packet from outside `src` to public `to`; answers with the inside destination.
     pub fn inbound(&mut self, now: Instant, src: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
         self.expire(now);
-        let key = self.slots.get(&self.slot(to, src))?;
-        let permit = scope(self.spec.filtering as u8, src);
-        let expires = self.entries.get(key)?.permits.get(&permit)?;
-        (*expires > now).then_some(key.0)
+        let inside = self.admit(now, src, to);
+        if inside.is_none() && self.spec.keeps_unsolicited {
+            self.remember(now, src, to);
+        }
+        inside
     }
 
     /// Whether a public endpoint leads inside, if only for some; those behind a firewall do.
     pub fn is_mapped(&self, public: SocketAddr) -> bool {
-        let mut slots = self.slots.range((public, ANY)..=(public, LAST));
-        self.spec.is_transparent() || slots.next().is_some()
+        self.spec.is_transparent() || self.ports.contains_key(&short(public))
+    }
+
+    fn pass(
+        &mut self,
+        now: Instant,
+        flow: (SocketAddr, SocketAddr),
+        is_other: bool,
+        rng: &mut impl RngCore,
+    ) -> Option<SocketAddr> {
+        let (src, dst) = flow;
+        let key = (short(src), short(scope(self.spec.mapping as u8, dst)));
+        let permit = short(scope(self.spec.filtering as u8, dst));
+        let expires = now + self.spec.timeout;
+        if let Some(id) = self.keys.get(&key) {
+            let entry = &mut self.entries[*id as usize];
+            entry.expires = expires;
+            entry.permit(permit, expires);
+            return Some(entry.public);
+        }
+        let public = self.allocate(flow, rng)?;
+        let slot = self.slot(public, dst);
+        let entry = Entry {
+            inside: src,
+            public,
+            key,
+            slot,
+            expires,
+            first: (permit, expires),
+            permits: FixedMap::default(),
+            is_other,
+        };
+        let id = match self.unused.pop() {
+            Some(id) => {
+                self.entries[id as usize] = entry;
+                id
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        self.keys.insert(key, id);
+        self.slots.insert(slot, id);
+        *self.ports.entry(slot.0).or_default() += 1;
+        self.deadlines.push(Reverse((expires, id)));
+        self.own += usize::from(!is_other);
+        self.peak = self.peak.max(self.own);
+        Some(public)
+    }
+
+    fn admit(&self, now: Instant, src: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        let id = *self.slots.get(&self.slot(to, src))?;
+        let entry = &self.entries[id as usize];
+        let permit = short(scope(self.spec.filtering as u8, src));
+        let expires = match entry.first {
+            (first, expires) if first == permit => expires,
+            _ => *entry.permits.get(&permit)?,
+        };
+        (expires > now).then_some(entry.inside)
+    }
+
+    fn remember(&mut self, now: Instant, src: SocketAddr, to: SocketAddr) {
+        let slot = (short(to), short(src));
+        let expires = now + self.spec.timeout;
+        if let Some(known) = self.unsolicited.get_mut(&slot) {
+            *known = expires;
+        } else if !self.is_full() && self.spec.public.contains(&to.ip()) {
+            self.unsolicited.insert(slot, expires);
+            self.unsolicited_deadlines.push(Reverse((expires, slot)));
+        }
+    }
+
+    /// Others come and go as a Poisson process does, each from a socket and to a server of its own.
+    fn let_others_map(&mut self, now: Instant, rng: &mut impl RngCore) {
+        let rate = self.spec.others;
+        let pause = |rng: &mut dyn RngCore| {
+            Duration::from_secs_f64(
+                -(1.0 - f64::from(rng.next_u32()) / 4_294_967_296.0).ln() / rate,
+            )
+        };
+        let mut at = match self.next_other {
+            Some(at) => at,
+            None => now + pause(rng),
+        };
+        while at <= now {
+            self.expire(at);
+            let bytes = rng.next_u64().to_be_bytes();
+            let [host, high, low, x, y, z, ..] = bytes;
+            let src = SocketAddr::from(([240, 0, 0, host], u16::from_be_bytes([high, low]) | LOW));
+            let dst = SocketAddr::from(([241, x, y, z], 443));
+            self.pass(at, (src, dst), true, rng);
+            at += pause(rng);
+        }
+        self.next_other = Some(at);
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, key)) = self.deadlines.first()
+        while let Some(&Reverse((deadline, id))) = self.deadlines.peek()
             && deadline <= now
         {
-            self.deadlines.pop_first();
-            if let Some(entry) = self.entries.remove(&key) {
-                self.slots.remove(&self.slot(entry.public, key.1));
+            self.deadlines.pop();
+            let expires = self.entries[id as usize].expires;
+            if expires > now {
+                self.deadlines.push(Reverse((expires, id)));
+            } else {
+                self.remove(id);
+            }
+        }
+        while let Some(&Reverse((deadline, slot))) = self.unsolicited_deadlines.peek()
+            && deadline <= now
+        {
+            self.unsolicited_deadlines.pop();
+            match self.unsolicited.get(&slot) {
+                Some(&expires) if expires > now => {
+                    self.unsolicited_deadlines.push(Reverse((expires, slot)));
+                }
+                _ => drop(self.unsolicited.remove(&slot)),
             }
         }
     }
 
-    fn allocate(&mut self, flow: Flow, rng: &mut impl RngCore) -> Option<SocketAddr> {
+    fn remove(&mut self, id: u32) {
+        let entry = &mut self.entries[id as usize];
+        entry.permits = FixedMap::default();
+        self.own -= usize::from(!entry.is_other);
+        self.keys.remove(&entry.key);
+        self.slots.remove(&entry.slot);
+        if let Some(count) = self.ports.get_mut(&entry.slot.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.ports.remove(&entry.slot.0);
+            }
+        }
+        self.unused.push(id);
+    }
+
+    fn is_full(&self) -> bool {
+        self.keys.len() + self.unsolicited.len() >= self.spec.capacity
+    }
+
+    fn allocate(
+        &mut self,
+        flow: (SocketAddr, SocketAddr),
+        rng: &mut impl RngCore,
+    ) -> Option<SocketAddr> {
         let (src, dst) = flow;
-        if self.entries.len() >= self.spec.capacity {
+        if self.is_full() {
             return None;
         }
         if self.spec.is_transparent() {
             return Some(src);
         }
-        let ip = self.pair(src.ip())?;
+        let ip = match self.spec.pooling {
+            Pooling::Paired => self.pair(src.ip()),
+            Pooling::Arbitrary => {
+                let pool = self.pool(src.ip());
+                let choice = pool.len().checked_sub(1).map(|_| rng.next_u32() as usize);
+                choice.map(|choice| pool[choice % pool.len()])
+            }
+        }?;
         let at = |port| SocketAddr::new(ip, port);
-        let free = |port: &u16| !self.slots.contains_key(&self.slot(at(*port), dst));
+        let is_occupied = |public| {
+            !self.unsolicited.is_empty()
+                && self.unsolicited.contains_key(&(short(public), short(dst)))
+        };
+        let free = |port: &u16| {
+            !self.slots.contains_key(&self.slot(at(*port), dst)) && !is_occupied(at(*port))
+        };
+        let own = Some(src.port()).filter(free);
         let port = match (self.spec.allocation, self.last_port) {
-            (Allocation::Preserving, _) if !self.is_mapped(at(src.port())) => Some(src.port()),
+            (Allocation::Preserving, _) if own.is_some() && !self.is_mapped(at(src.port())) => own,
+            (Allocation::PreservingShared, _) if own.is_some() => own,
             (Allocation::Sequential { step }, Some(last)) => follow(last, step, free),
             (Allocation::RandomIn { low, high }, _) => draw((low, high), free, rng),
             _ => draw((LOW, HIGH), free, rng),
@@ -263,17 +465,33 @@ impl Nat {
         if let Some(public) = self.paired.get(&inside) {
             return Some(*public);
         }
-        let mut pool = self.spec.public.clone();
-        pool.retain(|ip| ip.is_ipv4() == inside.is_ipv4());
+        let pool = self.pool(inside);
         let turn = self.paired.len().checked_rem(pool.len())?;
         self.paired.insert(inside, pool[turn]);
         Some(pool[turn])
     }
 
+    /// The public addresses of an inside address's family.
+    fn pool(&self, inside: IpAddr) -> Vec<IpAddr> {
+        let mut pool = self.spec.public.clone();
+        pool.retain(|ip| ip.is_ipv4() == inside.is_ipv4());
+        pool
+    }
+
     fn slot(&self, public: SocketAddr, remote: SocketAddr) -> Flow {
         let (mapping, filtering) = (self.spec.mapping as u8, self.spec.filtering as u8);
         let strictness = if filtering >= mapping { mapping } else { 0 };
-        (public, scope(strictness, remote))
+        (short(public), short(scope(strictness, remote)))
+    }
+}
+
+impl Entry {
+    fn permit(&mut self, remote: u64, expires: Instant) {
+        if self.first.0 == remote {
+            self.first.1 = expires;
+        } else {
+            self.permits.insert(remote, expires);
+        }
     }
 }
 
@@ -282,7 +500,6 @@ const LOW: u16 = 1024;
 const HIGH: u16 = u16::MAX;
 const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const ANY: SocketAddr = SocketAddr::new(UNSPECIFIED, 0);
-const LAST: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX);
 
 /// The part of a remote endpoint that matters to a mapping or filtering behaviour.
 pub(crate) fn scope(strictness: u8, remote: SocketAddr) -> SocketAddr {
@@ -291,6 +508,20 @@ pub(crate) fn scope(strictness: u8, remote: SocketAddr) -> SocketAddr {
         1 => SocketAddr::new(remote.ip(), 0),
         _ => remote,
     }
+}
+
+/// An endpoint in 64 bits: exact for IPv4; an IPv6 address is folded into 47 bits, enough for the
+/// few that a lab has.
+fn short(endpoint: SocketAddr) -> u64 {
+    let ip = match endpoint.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => {
+            let (high, low) = ((ip.to_bits() >> 64) as u64, ip.to_bits() as u64);
+            let mixed = (high.rotate_left(29) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed >> 17 | 1 << 47
+        }
+    };
+    ip << 16 | u64::from(endpoint.port())
 }
 
 fn follow(last: u16, step: u16, free: impl Fn(&u16) -> bool) -> Option<u16> {
@@ -316,6 +547,8 @@ fn draw(block: (u16, u16), free: impl Fn(&u16) -> bool, rng: &mut impl RngCore) 
 #[allow(clippy::unwrap_used, clippy::disallowed_methods)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use rand_chacha::ChaCha8Rng;
     use rand_core::SeedableRng;
 
@@ -436,6 +669,127 @@ mod tests {
         assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().ip(), first);
         assert_eq!(lab.out(HOST, OTHERS[1]).unwrap().ip(), first);
         assert_eq!(lab.out("[fd00::1]:1", "[fd00::2]:1"), None);
+    }
+
+    #[test]
+    fn arbitrary_pooling_draws_an_address_for_each_mapping() {
+        let pool: Vec<IpAddr> = (1..=4).map(|n| [203, 0, 113, n].into()).collect();
+        for (mapping, addresses) in [(EIM, 1), (Mapping::AddressAndPortDependent, 4)] {
+            let mut lab = Lab::new(NatSpec::new(
+                mapping,
+                Filtering::AddressAndPortDependent,
+                PUBLIC,
+            ));
+            lab.0.spec.public.clone_from(&pool);
+            lab.0.spec.pooling = Pooling::Arbitrary;
+            let one_socket = (1..=40).map(|n| lab.out(HOST, &format!("192.0.2.9:{n}")).unwrap());
+            let seen = one_socket.map(|public| public.ip());
+            assert_eq!(BTreeSet::from_iter(seen).len(), addresses);
+            let sockets = (1..=40).map(|n| lab.out(&format!("192.168.1.2:{n}"), PEER).unwrap());
+            let seen = sockets.map(|public| public.ip());
+            assert_eq!(BTreeSet::from_iter(seen).len(), 4);
+            assert_eq!(lab.out("[fd00::1]:1", "[fd00::2]:1"), None);
+        }
+    }
+
+    #[test]
+    fn linux_keeps_the_port_to_every_destination_that_no_other_host_talks_to() {
+        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
+        assert!(lab.ports(40).iter().all(|port| *port == 5000));
+        assert_eq!(lab.0.mappings(lab.1), 40);
+        assert_eq!(lab.out(HOST, PEER).unwrap().port(), 5000);
+        assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().port(), 5000);
+        assert_eq!(lab.out(OTHER_HOST, OTHERS[0]).unwrap().port(), 5000);
+    }
+
+    #[test]
+    fn an_unsolicited_packet_takes_the_port_towards_its_sender_for_a_while() {
+        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
+        lab.0.spec.keeps_unsolicited = true;
+        let public = SocketAddr::new(PUBLIC, 5000);
+        assert_eq!(lab.back(PEER, public), None);
+        assert_ne!(lab.out(HOST, PEER).unwrap().port(), 5000);
+        assert_eq!(lab.back(PEER, public), None);
+        let unharmed = OTHERS.map(|peer| lab.out(HOST, peer).unwrap().port());
+        assert_eq!(unharmed, [5000; 2]);
+
+        lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
+        assert_eq!(lab.back(PEER, public), None);
+        lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
+        assert_ne!(lab.out(HOST, PEER).unwrap().port(), 5000);
+        lab.1 += DEFAULT_TIMEOUT;
+        assert_eq!(lab.out(HOST, PEER).unwrap().port(), 5000);
+
+        let elsewhere = SocketAddr::from(([203, 0, 113, 9], 5000));
+        lab.back(OTHERS[0], elsewhere);
+        assert!(lab.0.unsolicited.is_empty());
+    }
+
+    #[test]
+    fn who_sends_first_keeps_the_port_even_where_unsolicited_packets_are_kept() {
+        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
+        lab.0.spec.keeps_unsolicited = true;
+        let mapped = lab.out(HOST, PEER).unwrap();
+        assert_eq!(mapped.port(), 5000);
+        assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
+        assert!(lab.0.unsolicited.is_empty());
+    }
+
+    #[test]
+    fn unsolicited_entries_fill_the_table_too() {
+        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
+        (lab.0.spec.keeps_unsolicited, lab.0.spec.capacity) = (true, 2);
+        for peer in [PEER, OTHERS[0], OTHERS[1]] {
+            assert_eq!(lab.back(peer, SocketAddr::new(PUBLIC, 1)), None);
+        }
+        assert_eq!(lab.0.unsolicited.len(), 2);
+        assert_eq!(lab.out(HOST, PEER), None);
+        lab.1 += DEFAULT_TIMEOUT;
+        assert!(lab.out(HOST, PEER).is_some());
+    }
+
+    #[test]
+    fn other_hosts_consume_ports_and_room_but_are_not_counted_as_ours() {
+        let mut lab = Lab::hard(Allocation::Sequential { step: 1 });
+        lab.0.spec.others = 20.0;
+        let first = lab.ports(1)[0];
+        lab.0.last_port = Some(LOW);
+        lab.1 += Duration::from_secs(100);
+        let gap = lab.ports(2)[1] - LOW;
+        assert!((1800..2200).contains(&gap), "{gap} from {first}");
+        assert_eq!(lab.0.peak(), 2);
+        let alive = lab.0.mappings(lab.1);
+        assert!((1800..2200).contains(&alive), "{alive}");
+
+        lab.1 += Duration::from_secs(3600);
+        assert!(lab.out(HOST, PEER).is_some());
+        let alive = lab.0.mappings(lab.1);
+        assert!(
+            (2200..2600).contains(&alive),
+            "{alive} in {DEFAULT_TIMEOUT:?}"
+        );
+
+        lab.0.spec.capacity = 10;
+        lab.1 += Duration::from_secs(3600);
+        assert_eq!(lab.out(HOST, PEER), None);
+    }
+
+    #[test]
+    fn short_endpoints_differ_wherever_endpoints_do() {
+        let texts = [
+            "0.0.0.0:0",
+            "0.0.0.0:1",
+            "0.0.1.0:0",
+            "255.255.255.255:65535",
+            "[::]:0",
+            "[::1]:0",
+            "[::1]:1",
+            "[2001:db8::1]:1",
+            "[2001:db8::2]:1",
+            "[2001:db8:0:1::1]:1",
+        ];
+        let endpoints = texts.map(|text| short(text.parse().unwrap()));
+        assert_eq!(BTreeSet::from(endpoints).len(), texts.len());
     }
 
     #[test]

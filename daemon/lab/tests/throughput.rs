@@ -27,8 +27,7 @@ fn birthday(packets: u32, seed: u64) -> (u64, [usize; 2]) {
     let high = LOW + (PORTS - 1) as u16;
     let block = Allocation::RandomIn { low: LOW, high };
     let zones = publics.map(|public| {
-        let mut spec = NatSpec::symmetric(block, public);
-        spec.capacity = 200_000;
+        let spec = NatSpec::symmetric(block, public);
         network.add_zone(INTERNET, Gateway::Nat(spec), link)
     });
     let inside = IpAddr::from([10, 0, 0, 2]);

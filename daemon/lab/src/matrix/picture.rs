@@ -6,7 +6,8 @@ use super::Cell;
 use crate::scenario::Kind;
 
 const CELL: (usize, usize) = (50, 32);
-const LEFT: usize = 230;
+/// About as wide as a letter is.
+const LETTER: usize = 7;
 /// Room for the title, and for the slanted name above the first column.
 const TOP: usize = 150;
 const MARGIN: usize = 16;
@@ -41,7 +42,10 @@ pub fn picture(title: &str, cells: &[Cell]) -> String {
     let kinds = axis(cells);
     let places: Vec<&Cell> = cells.iter().filter(|cell| cell.is_place()).collect();
     let rows = kinds.len() + places.len() + usize::from(!places.is_empty());
-    let width = (LEFT + kinds.len() * CELL.0 + OVERHANG + MARGIN).max(LEFT + 420);
+    let names = kinds.iter().map(|kind| kind.len());
+    let names = names.chain(places.iter().map(|cell| label(cell).len()));
+    let left = MARGIN + names.max().unwrap_or(0) * LETTER;
+    let width = (left + kinds.len() * CELL.0 + OVERHANG + MARGIN).max(720);
     let height = TOP + rows.max(1) * CELL.1 + MARGIN;
     let mut svg = Svg(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n"
@@ -57,14 +61,14 @@ pub fn picture(title: &str, cells: &[Cell]) -> String {
     svg.text("small", (MARGIN, 56), about);
     svg.legend(width);
     for (row, one) in kinds.iter().enumerate() {
-        svg.text("row", (LEFT - 8, TOP + row * CELL.1 + 21), &escape(one));
-        let (x, y) = (LEFT + row * CELL.0 + CELL.0 / 2, TOP + row * CELL.1 - 6);
+        svg.text("row", (left - 8, TOP + row * CELL.1 + 21), &escape(one));
+        let (x, y) = (left + row * CELL.0 + CELL.0 / 2, TOP + row * CELL.1 - 6);
         svg.line(format_args!(
             "<text transform=\"translate({x} {y}) rotate(-30)\">{}</text>",
             escape(one)
         ));
         for (column, other) in kinds[..=row].iter().enumerate() {
-            let at = (LEFT + column * CELL.0, TOP + row * CELL.1);
+            let at = (left + column * CELL.0, TOP + row * CELL.1);
             match cells.iter().find(|cell| cell.is_of(one, other)) {
                 Some(cell) => svg.cell(at, cell),
                 None => svg.empty(at),
@@ -73,9 +77,8 @@ pub fn picture(title: &str, cells: &[Cell]) -> String {
     }
     for (row, cell) in places.into_iter().enumerate() {
         let y = TOP + (kinds.len() + 1 + row) * CELL.1;
-        let name = escape(&format!("{}, {}", cell.a, cell.b));
-        svg.text("row", (LEFT - 8, y + 21), &name);
-        svg.cell((LEFT, y), cell);
+        svg.text("row", (left - 8, y + 21), &escape(&label(cell)));
+        svg.cell((left, y), cell);
     }
     svg.0.push_str("</svg>\n");
     svg.0
@@ -93,6 +96,10 @@ fn axis(cells: &[Cell]) -> Vec<&str> {
         }
     }
     kinds
+}
+
+fn label(place: &Cell) -> String {
+    format!("{}, {}", place.a, place.b)
 }
 
 struct Svg(String);
@@ -140,7 +147,8 @@ impl Svg {
         let middle = x + CELL.0 / 2 - 1;
         // Never more than was measured: 99.9 % is not 100 %.
         let success = format!("{:.0} %", percent.floor());
-        self.text(&format!("{on} main"), (middle, y + 13), &success);
+        let line = if time.is_some() { 13 } else { 20 };
+        self.text(&format!("{on} main"), (middle, y + line), &success);
         if let Some(time) = time {
             self.text(&format!("{on} small"), (middle, y + 26), &time);
         }

@@ -61,8 +61,8 @@ pub enum Kind {
 /// What stands between a kind and a peer, over IPv4 if it has that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HardClass {
-    /// The endpoint is known, and every peer that knows this one's address gets in: ordinary
-    /// checks suffice with any peer.
+    /// The endpoint is known, and whoever is at an address to which this one has sent gets in:
+    /// ordinary checks suffice with any peer that has one address.
     Reachable,
     /// The endpoint is known, but only packets from where this one has sent get in.
     Easy,

@@ -1,6 +1,7 @@
 //! The simulated internet: zones behind gateways, links between them, packets in virtual time.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::hash::FixedMap;
 use crate::nat::{DEFAULT_TIMEOUT, Nat, NatSpec};
 
 /// The public internet, the zone in which every topology is rooted.
@@ -25,7 +27,7 @@ pub struct ZoneId(usize);
 pub struct HostId(usize);
 
 /// What stands between a zone and its parent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Gateway {
     /// Translates; its public addresses belong to the parent zone.
     Nat(NatSpec),
@@ -105,8 +107,11 @@ pub struct Network {
     clock: Instant,
     zones: Vec<Zone>,
     hosts: Vec<Host>,
-    owners: BTreeMap<(ZoneId, IpAddr), HostId>,
-    events: BTreeMap<(Instant, u64), (Stage, Datagram)>,
+    owners: FixedMap<(ZoneId, IpAddr), HostId>,
+    /// When which packet goes on; the number in the middle keeps equal times in order.
+    events: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    packets: Vec<Option<(Stage, Datagram)>>,
+    unused: Vec<usize>,
     sequence: u64,
     drops: BTreeMap<Dropped, u64>,
 }
@@ -143,8 +148,10 @@ impl Network {
             clock: start,
             zones: Vec::new(),
             hosts: Vec::new(),
-            owners: BTreeMap::new(),
-            events: BTreeMap::new(),
+            owners: FixedMap::default(),
+            events: BinaryHeap::new(),
+            packets: Vec::new(),
+            unused: Vec::new(),
             sequence: 0,
             drops: BTreeMap::new(),
         };
@@ -213,6 +220,11 @@ impl Network {
         self.zones[zone.0].parent
     }
 
+    /// All zones, the internet first.
+    pub fn zones(&self) -> impl Iterator<Item = ZoneId> + use<> {
+        (0..self.zones.len()).map(ZoneId)
+    }
+
     /// The state of a zone's gateway.
     pub fn gate(&self, zone: ZoneId) -> &Nat {
         &self.zones[zone.0].gate
@@ -240,15 +252,19 @@ impl Network {
 
     /// When something happens next.
     pub fn next_event(&self) -> Option<Instant> {
-        self.events.keys().next().map(|(at, _)| *at)
+        self.events.peek().map(|Reverse((at, ..))| *at)
     }
 
     /// Lets everything happen that is due, up to the next delivery.
     pub fn poll_delivery(&mut self, now: Instant) -> Option<Delivery> {
-        while let Some(event) = self.events.first_entry()
-            && event.key().0 <= now
+        while let Some(&Reverse((at, _, place))) = self.events.peek()
+            && at <= now
         {
-            let ((at, _), (stage, packet)) = event.remove_entry();
+            self.events.pop();
+            self.unused.push(place);
+            let Some((stage, packet)) = self.packets[place].take() else {
+                continue;
+            };
             self.clock = at;
             match self.step(stage, packet) {
                 Ok(None) => {}
@@ -341,24 +357,46 @@ impl Network {
             Stage::AtGateway(zone) => self.zones[zone.0].link,
             Stage::AtHost(host) => self.hosts[host.0].access,
         };
-        for at in self.cross(self.clock, link) {
-            for at in self.cross(at, last) {
-                self.sequence += 1;
-                let key = (at, self.sequence);
-                self.events.insert(key, (next, packet.clone()));
+        let mut arrivals = [None; 4];
+        let mut count = 0;
+        for at in self.cross(self.clock, link).into_iter().flatten() {
+            for at in self.cross(at, last).into_iter().flatten() {
+                arrivals[count] = Some(at);
+                count += 1;
             }
         }
+        let mut arrivals = arrivals.into_iter().flatten();
+        let Some(first) = arrivals.next() else {
+            return;
+        };
+        for at in arrivals {
+            self.schedule(at, next, packet.clone());
+        }
+        self.schedule(first, next, packet);
     }
 
-    /// When the copies of a packet come out of a link.
-    fn cross(&mut self, at: Instant, link: LinkSpec) -> Vec<Instant> {
-        if self.dice() < link.loss {
-            self.count(Dropped::Loss);
-            return Vec::new();
+    fn schedule(&mut self, at: Instant, stage: Stage, packet: Datagram) {
+        let place = self.unused.pop().unwrap_or(self.packets.len());
+        if place == self.packets.len() {
+            self.packets.push(None);
         }
-        let copies = if self.dice() < link.duplicate { 2 } else { 1 };
-        let mut late = || at + link.delay + link.jitter.mul_f64(self.dice());
-        (0..copies).map(|_| late()).collect()
+        self.packets[place] = Some((stage, packet));
+        self.sequence += 1;
+        self.events.push(Reverse((at, self.sequence, place)));
+    }
+
+    /// When the copies of a packet come out of a link. Draws only what the link leaves to chance.
+    fn cross(&mut self, at: Instant, link: LinkSpec) -> [Option<Instant>; 2] {
+        if link.loss > 0.0 && self.dice() < link.loss {
+            self.count(Dropped::Loss);
+            return [None; 2];
+        }
+        let is_double = link.duplicate > 0.0 && self.dice() < link.duplicate;
+        let mut late = || match link.jitter {
+            Duration::ZERO => at + link.delay,
+            jitter => at + link.delay + jitter.mul_f64(self.dice()),
+        };
+        [Some(late()), is_double.then(late)]
     }
 
     /// Evenly from 0 to 1, without 1.

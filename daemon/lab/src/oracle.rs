@@ -207,7 +207,7 @@ impl Side {
     fn new(number: u8, gates: &[Gate<'_>], is_known: bool) -> Self {
         let mut mapping = EIM;
         let dependence = |(_, spec): &Gate<'_>| {
-            mapping = mapping.max(spec.mapping);
+            mapping = mapping.max(spec.visible_mapping());
             (mapping, spec.filtering)
         };
         let mut side = Self {

@@ -98,8 +98,8 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 #[test]
 fn on_perfect_links_every_pair_agrees_with_the_oracle() {
     let start = Instant::now();
-    for (seed, a) in Kind::ALL.into_iter().enumerate() {
-        for b in Kind::ALL {
+    for (seed, a) in Kind::ICE.into_iter().enumerate() {
+        for b in Kind::ICE {
             let (world, took) = run(Place::Apart(a, b), PERFECT, seed as u64, start);
             let verdict = can_connect(world.network(), world.host(Side::A), world.host(Side::B));
             let expected = matches!(verdict, Verdict::Direct { .. });

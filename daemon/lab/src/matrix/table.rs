@@ -1,0 +1,81 @@
+//! The matrix as text.
+
+use std::fmt::Write;
+
+use super::Cell;
+
+const HEADINGS: [&str; 8] = [
+    "one", "other", "runs", "success", "p50", "p95", "mappings", "packets",
+];
+
+/// All cells, one in a line, in aligned columns; then one line about them all.
+pub fn table(cells: &[Cell]) -> String {
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(cells.iter().map(row));
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| {
+            let lengths = rows.iter().map(|row| row[column].chars().count());
+            lengths.max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (field, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 | 1 => write!(line, "{field:<width$}  "),
+                _ => write!(line, "{field:>width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    let always = cells
+        .iter()
+        .filter(|cell| cell.success == cell.runs)
+        .count();
+    let never = cells.iter().filter(|cell| cell.success == 0).count();
+    let _ = writeln!(
+        text,
+        "{} pairs: {always} connect in every run, {never} in none",
+        cells.len()
+    );
+    text
+}
+
+fn row(cell: &Cell) -> [String; 8] {
+    let time = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+    [
+        cell.a.clone(),
+        cell.b.clone(),
+        cell.runs.to_string(),
+        // Never more than was measured: 99.9 % is not 100 %.
+        format!("{:.0} %", cell.percent().floor()),
+        time(cell.p50_ms),
+        time(cell.p95_ms),
+        cell.mappings_p50.to_string(),
+        cell.packets_p50.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::cell;
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_every_cell_has_a_line() {
+        let cells = [cell("open", "symmetric", 20), cell("symmetric", "open", 0)];
+        let text = table(&cells);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "one        other      runs  success      p50      p95  mappings  packets",
+                "open       symmetric    20    100 %  1000 ms  1900 ms         7     1010",
+                "symmetric  open         20      0 %        -        -         7     1010",
+                "2 pairs: 1 connect in every run, 1 in none",
+            ]
+        );
+    }
+}

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use punch_forward::{PeerHandle, Rules};
 use punch_signal_protocol::{Identity, Ipv4Range, PeerId};
+use punch_traversal::{Budget, NatOverrides, StepKind};
 use zeroize::Zeroizing;
 
 /// What an engine is made from; fixed for its life.
@@ -16,6 +17,10 @@ pub struct EngineConfig {
     pub mtu: usize,
     /// Fresh randomness from the operating system.
     pub seed: [u8; 32],
+    /// What an attempt at a direct path may ask of the routers.
+    pub budget: Budget,
+    /// What the administrator says about the NAT.
+    pub nat: NatOverrides,
 }
 
 /// What may change while the engine runs; always given as a whole.
@@ -44,6 +49,8 @@ pub struct PeerConfig {
     pub host: bool,
     /// The newest stamps of offers that were exchanged with it, from before the last restart.
     pub stamps: (u64, u64),
+    /// What has worked with it from which network, from before the last restart.
+    pub memory: Vec<(u64, StepKind)>,
 }
 
 /// A Punch peer or a plain WireGuard one.

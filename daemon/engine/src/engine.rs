@@ -15,7 +15,7 @@ use bytes::Bytes;
 use punch_forward::{Order, PeerHandle, Rules, Stack, StreamId, TargetEvent};
 use punch_packet::{Batch, Reassembly};
 use punch_signal_protocol::{Frame, Ipv4Range};
-use punch_traversal::{Family, NatProfile, Path, SocketId};
+use punch_traversal::{Family, NatProfile, Path, SocketId, StepKind};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -66,6 +66,15 @@ pub enum EngineEvent {
         peer: PeerHandle,
         /// The peer's clock minus ours.
         seconds: i64,
+    },
+    /// What has worked with a peer from this network, to be kept across restarts.
+    Worked {
+        /// With whom.
+        peer: PeerHandle,
+        /// What stands for this network.
+        network: u64,
+        /// What has worked.
+        step: StepKind,
     },
     /// Open a socket and report with [`Engine::handle_socket`].
     OpenSocket {
@@ -165,6 +174,8 @@ impl Engine {
                     ipv4_range: config.ipv4_range,
                     seed,
                     wall_ms,
+                    budget: config.budget,
+                    nat: config.nat,
                 },
                 now,
             ),
@@ -435,6 +446,15 @@ impl Engine {
             ConnectorEvent::Stamps { peer, sent, seen } => EngineEvent::Stamps {
                 peer,
                 stamps: (sent, seen),
+            },
+            ConnectorEvent::Worked {
+                peer,
+                network,
+                step,
+            } => EngineEvent::Worked {
+                peer,
+                network,
+                step,
             },
             ConnectorEvent::Stale { peer, seconds } => EngineEvent::Stale { peer, seconds },
             ConnectorEvent::OpenSocket { socket, family } => {

@@ -23,7 +23,8 @@ pub use outbox::Burst;
 pub use punch_forward::{Access, Order, PeerHandle, Rule, Rules, StreamId, TargetEvent};
 pub use punch_packet::Batch;
 pub use punch_traversal::{
-    AgentStatus, Family, Filtering, Mapping, NatProfile, PairStatus, Path, Probe, ProbeOutcome,
-    SocketId,
+    AgentStatus, Allocation, Budget, Caps, Family, Filtering, Mapping, NatOverrides, NatProfile,
+    NatSummary, Outcome, PairStatus, Path, Probe, ProbeOutcome, Sample, SocketId, StepKind,
+    StepReport,
 };
 pub use report::{DropReason, Drops, PeerReport};

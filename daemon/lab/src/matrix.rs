@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::network::{INTERNET, LinkSpec};
-use crate::scenario::{Kind, Place, UnknownKind, world};
+use punch_engine::Budget;
+
+use crate::scenario::{Kind, Place, UnknownKind, world_with};
 use crate::world::{Side, World};
 
 /// How long two machines get to connect.
@@ -24,21 +26,12 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// Time for logins and STUN before the user says `up`.
 const SETTLE: Duration = Duration::from_secs(6);
 
-/// How much the machines may probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Budget {
-    /// The default.
-    Normal,
-    /// The most.
-    Aggressive,
-}
-
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Seeds per pair; the first is 0.
     pub runs: u32,
-    /// Not used yet: the simulated machines have no budget.
+    /// What both machines may spend.
     pub budget: Budget,
     /// The chance that a datagram is lost one way, from 0 to 1.
     pub loss: f64,
@@ -209,7 +202,7 @@ pub fn run(place: Place, options: &Options, seed: u64, start: Instant) -> Outcom
         delay: options.delay / 2,
         ..LinkSpec::default()
     };
-    let mut world = world(place, link, seed, start);
+    let mut world = world_with(place, link, options.budget, seed, start);
     world.run_for(SETTLE);
     let before = world.datagrams();
     // Who offers first decides whose packets come first, which some NATs mind.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use punch_engine::Budget;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -309,8 +310,19 @@ pub enum Place {
 /// How many ports [`Kind::SymmetricBlock`] has.
 const BLOCK: u16 = 1024;
 
-/// A network with two machines and a STUN server, all ready.
+/// A network with two machines and a STUN server, all ready, with the normal budget.
 pub fn world(place: Place, link: LinkSpec, seed: u64, start: Instant) -> World {
+    world_with(place, link, Budget::Normal, seed, start)
+}
+
+/// As [`world`], with another budget on both sides.
+pub fn world_with(
+    place: Place,
+    link: LinkSpec,
+    budget: Budget,
+    seed: u64,
+    start: Instant,
+) -> World {
     let mut network = Network::new(seed, start);
     // Half of the one-way delay on each side's access line.
     let stun: [IpAddr; 4] = [
@@ -337,7 +349,7 @@ pub fn world(place: Place, link: LinkSpec, seed: u64, start: Instant) -> World {
         Place::SameCarrier { home, hairpinning } => builder.neighbours(home, hairpinning),
     };
     let signal_delay = link.delay.max(Duration::from_micros(100));
-    World::new(network, [a, b, stun], signal_delay, seed ^ 0x5eed, start)
+    World::new(network, [a, b, stun], signal_delay, budget, seed ^ 0x5eed, start)
 }
 
 /// Adds zones and hosts; `number` tells the sides apart in their addresses.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, NatProfile, Path, PeerHandle, ServerId,
+    Budget, Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, NatOverrides, NatProfile, Path, PeerHandle, ServerId,
     SocketId,
 };
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
@@ -38,6 +38,8 @@ struct Machine {
     identity: Identity,
     host: HostId,
     sockets: BTreeMap<SocketId, u16>,
+    by_port: BTreeMap<u16, SocketId>,
+    next_port: u16,
     connection: Option<ConnectionId>,
     path: Option<Path>,
     profiles: Option<Vec<NatProfile>>,
@@ -69,6 +71,10 @@ pub struct World {
 
 /// The STUN server's port; RFC 5780's second one is the next.
 pub const STUN_PORT: u16 = 3478;
+/// Further ports on which it answers.
+pub const SAMPLE_PORTS: (u16, u16) = (40_000, 40_063);
+/// The first port of sockets that are opened for a purpose.
+const FIRST_PORT: u16 = 41_000;
 
 impl World {
     /// Puts the machines on `a` and `b`, and a STUN server on `stun`, whose addresses come in pairs of a family.
@@ -76,6 +82,7 @@ impl World {
         network: Network,
         [a, b, stun]: [HostId; 3],
         signal_delay: Duration,
+        budget: Budget,
         seed: u64,
         start: Instant,
     ) -> Self {
@@ -91,6 +98,8 @@ impl World {
                 ipv4_range: None,
                 seed: bytes,
                 wall_ms: WALL,
+                budget,
+                nat: NatOverrides::default(),
             };
             let connector = Connector::new(config, start);
             Machine {
@@ -98,6 +107,8 @@ impl World {
                 identity,
                 host,
                 sockets: BTreeMap::new(),
+                by_port: BTreeMap::new(),
+                next_port: FIRST_PORT,
                 connection: None,
                 path: None,
                 profiles: None,
@@ -142,7 +153,7 @@ impl World {
         let machine = self.machine_mut(side);
         machine.connector.add_peer(PEER, other, (0, 0));
         for (socket, port) in [(SocketId::MAIN_V4, 40_004), (SocketId::MAIN_V6, 40_006)] {
-            machine.sockets.insert(socket, port);
+            machine.open(socket, port);
             machine.connector.handle_socket(socket, port, now);
         }
         machine.connector.handle_addresses(addresses, now);
@@ -269,15 +280,11 @@ impl World {
             } else {
                 for side in [Side::A, Side::B] {
                     let machine = self.machine_mut(side);
-                    let socket = machine
-                        .sockets
-                        .iter()
-                        .find(|(_, port)| **port == delivery.to.port());
                     if machine.host == delivery.host
-                        && let Some((socket, _)) = socket
+                        && let Some(socket) = machine.by_port.get(&delivery.to.port()).copied()
                     {
                         machine.connector.handle_stun(
-                            *socket,
+                            socket,
                             Some(delivery.to.ip()),
                             delivery.from,
                             &delivery.payload,
@@ -328,13 +335,22 @@ impl World {
             .stun_addresses
             .iter()
             .find(|ip| ip.is_ipv4() == to.is_ipv4() && **ip != to.ip());
-        let other = other.map(|ip| SocketAddr::new(*ip, STUN_PORT + (STUN_PORT + 1 - to.port())));
+        let other = other.map(|ip| {
+            let port = if to.port() == STUN_PORT + 1 {
+                STUN_PORT
+            } else {
+                STUN_PORT + 1
+            };
+            SocketAddr::new(*ip, port)
+        });
         let endpoint = Endpoint {
             local: to,
             other,
-            samples: None,
+            samples: Some(SAMPLE_PORTS),
         };
-        let known = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;
+        let (first, last) = SAMPLE_PORTS;
+        let main = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;
+        let known = main || (first..=last).contains(&to.port());
         if let Some(answer) = respond(payload, from, endpoint).filter(|_| known) {
             let datagram = Datagram {
                 src: answer.from,
@@ -388,7 +404,7 @@ impl World {
                     let datagram = Datagram {
                         src: SocketAddr::new(transmit.source.unwrap_or(any), port),
                         dst: transmit.to,
-                        ttl: HOPS,
+                        ttl: transmit.ttl.unwrap_or(HOPS),
                         payload: transmit.bytes,
                     };
                     self.datagrams += 1;
@@ -448,6 +464,16 @@ impl World {
         self.machine(side).connector.link_state(PEER)
     }
 
+    /// Everything about a machine's link.
+    pub fn link_status(&self, side: Side) -> Option<LinkStatus> {
+        self.machine(side).connector.link_status(PEER, self.now)
+    }
+
+    /// How many sockets a machine has open.
+    pub fn sockets(&self, side: Side) -> usize {
+        self.machine(side).sockets.len()
+    }
+
     /// The result of a netcheck.
     pub fn profiles(&self, side: Side) -> Option<&[NatProfile]> {
         self.machine(side).profiles.as_deref()
@@ -463,24 +489,33 @@ impl World {
 }
 
 impl Machine {
+    fn open(&mut self, socket: SocketId, port: u16) {
+        self.sockets.insert(socket, port);
+        self.by_port.insert(port, socket);
+    }
+
     fn handle_event(&mut self, event: ConnectorEvent, now: Instant) {
         match event {
             ConnectorEvent::Selected { path, .. } => self.path = Some(path),
             ConnectorEvent::Lost { .. } | ConnectorEvent::Closed { .. } => self.path = None,
             ConnectorEvent::OpenSocket { socket, .. } => {
-                // Ports of their own, above those of the main sockets.
-                let port = 41_000 + u16::try_from(socket.0 % 1000).unwrap_or(0);
-                self.sockets.insert(socket, port);
+                // A fresh port each time, as kernels give them.
+                let port = self.next_port;
+                self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+                self.open(socket, port);
                 self.connector.handle_socket(socket, port, now);
             }
             ConnectorEvent::CloseSocket { socket } => {
-                self.sockets.remove(&socket);
+                if let Some(port) = self.sockets.remove(&socket) {
+                    self.by_port.remove(&port);
+                }
             }
             ConnectorEvent::Netcheck(profiles) => self.profiles = Some(profiles),
             ConnectorEvent::Proven { .. }
             | ConnectorEvent::Abandoned { .. }
             | ConnectorEvent::Stamps { .. }
             | ConnectorEvent::Stale { .. }
+            | ConnectorEvent::Worked { .. }
             | ConnectorEvent::NetworkChanged => {}
         }
     }

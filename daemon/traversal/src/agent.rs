@@ -4,11 +4,13 @@
 //! choice with USE-CANDIDATE in every check on it, so that both ends send over the same path. Checks go on for as long
 //! as the agent lives: they are the keepalives, they measure the round trip, and they notice that a path has died.
 
+mod ports;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials, NatSummary, Prediction};
 use punch_stun_protocol::{Class, Message, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -16,14 +18,23 @@ use rand_core::{RngCore, SeedableRng};
 use crate::gather::usable;
 use crate::pair::{Pair, PairStatus, State};
 use crate::request::transaction;
-use crate::{Family, Path, Plan, SocketId, Step, Transmit};
+use crate::search::{Outcome, StepReport};
+use crate::{Path, Plan, SocketId, StepKind, Transmit};
+use ports::PortSearch;
 
 /// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
 pub const MAX_PAIRS: usize = 48;
 /// Between the first checks of two pairs (RFC 8445 §14.2 allows 5 ms).
 const PACING: Duration = Duration::from_millis(5);
-/// Keepalive of an idle path.
+/// Keepalive of an idle path, at the most; six tenths of the mapping's lifetime where that is known.
 const KEEPALIVE: Duration = Duration::from_secs(25);
+/// And at the least.
+const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(4);
+/// Keepalive where the lifetime is not known: some NATs forget after 15 s.
+const CAREFUL_KEEPALIVE: Duration = Duration::from_secs(12);
+/// The one who answers lets the other's checks come first for so long: its own would reach the other's NAT before that has a
+/// mapping, and some NATs then give the mapping that comes after another port.
+const DEFERENCE: Duration = Duration::from_millis(250);
 /// Check interval while traffic flows.
 const ACTIVE: Duration = Duration::from_secs(3);
 /// Traffic "flows" for this long after the last packet.
@@ -49,15 +60,58 @@ pub enum AgentEvent {
     Lost,
     /// Nothing that could be tried has answered.
     Failed,
+    /// So many sockets are needed: each is answered with [`Agent::handle_socket`].
+    OpenSockets(usize),
+    /// This socket is no longer needed.
+    CloseSocket(SocketId),
+    /// A fresh socket has this public address: the peer must hear of it.
+    Reflexive(SocketAddr),
+    /// The peer must hear where this side's sequence of ports stands.
+    Predicted(Prediction),
+    /// A search is over; it has made so many mappings.
+    SearchOver(u32),
+}
+
+/// What an agent is made from.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Who picks the path.
+    pub role: Role,
+    /// Whether this side hears of the other's candidates first, as the one who answers does.
+    pub answers: bool,
+    /// This side's credentials.
+    pub local: Credentials,
+    /// The peer's.
+    pub remote: Credentials,
+    /// Where the peer may be reached.
+    pub candidates: Vec<Candidate>,
+    /// What the peer was told of this side's NAT.
+    pub mine: Option<NatSummary>,
+    /// What the peer has told of its own.
+    pub theirs: Option<NatSummary>,
+    /// How far an opening packet must go, if that was measured.
+    pub opening_ttl: Option<u8>,
+    /// How long an unused mapping lives, if that was measured.
+    pub lifetime: Option<Duration>,
+    /// STUN servers that answer, over IPv4.
+    pub samplers: Vec<SocketAddr>,
+    /// What worked last time between these two networks.
+    pub remembered: Option<StepKind>,
+    /// Randomness.
+    pub seed: u64,
 }
 
 /// What status shows of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AgentStatus {
     /// The selected path and its kind and round trip.
     pub selected: Option<PairStatus>,
     /// All pairs.
     pub pairs: Vec<PairStatus>,
+    /// What was and is tried, in order.
+    pub steps: Vec<StepReport>,
+    /// What the peer has told of its NAT.
+    pub theirs: Option<NatSummary>,
 }
 
 /// The checks with one peer under one pair of credentials.
@@ -68,6 +122,12 @@ pub struct Agent {
     remote: Credentials,
     rng: ChaCha8Rng,
     plan: Plan,
+    ports: PortSearch,
+    keepalive: Duration,
+    began: Instant,
+    /// When the first path was found.
+    found: Option<Instant>,
+    sent_checks: u32,
     pairs: Vec<Pair>,
     selected: Option<Path>,
     proven: bool,
@@ -79,20 +139,24 @@ pub struct Agent {
 
 impl Agent {
     /// Starts checking at once.
-    pub fn new(
-        role: Role,
-        local: Credentials,
-        remote: Credentials,
-        candidates: Vec<Candidate>,
-        seed: u64,
-        now: Instant,
-    ) -> Self {
+    pub fn new(config: AgentConfig, now: Instant) -> Self {
+        let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
+        let keepalive = config.lifetime.map_or(CAREFUL_KEEPALIVE, |lifetime| {
+            lifetime
+                .mul_f64(0.6)
+                .clamp(SHORTEST_KEEPALIVE, KEEPALIVE)
+        });
         let mut agent = Self {
-            role,
-            local,
-            remote,
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            plan: Plan::new(candidates),
+            role: config.role,
+            local: config.local.clone(),
+            remote: config.remote.clone(),
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            ports: PortSearch::new(&plan, &config, now),
+            plan,
+            keepalive,
+            began: now,
+            found: None,
+            sent_checks: 0,
             pairs: Vec::new(),
             selected: None,
             proven: false,
@@ -101,7 +165,12 @@ impl Agent {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         };
-        agent.next_step(now);
+        if agent.ports.wants_fresh_base() {
+            agent.events.push_back(AgentEvent::OpenSockets(1));
+        }
+        let mut candidates = config.candidates;
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority()));
+        agent.add_candidates(&candidates, now);
         agent
     }
 
@@ -118,7 +187,8 @@ impl Agent {
 
     /// Whether a response with this transaction answers one of this agent's checks.
     pub fn owns(&self, message: &Message<'_>) -> bool {
-        self.pairs.iter().any(|pair| pair.owns(message.transaction))
+        self.ports.owns(message.transaction)
+            || self.pairs.iter().any(|pair| pair.owns(message.transaction))
     }
 
     /// A check request for this agent. Unauthenticated ones get silence.
@@ -138,6 +208,7 @@ impl Agent {
             socket,
             to: from,
             source: local,
+            ttl: None,
             bytes: Writer::new(Class::Success, message.transaction)
                 .xor_mapped(from)
                 .finish_with_integrity(&self.local.password),
@@ -184,10 +255,14 @@ impl Agent {
         message: &Message<'_>,
         now: Instant,
     ) {
+        if self.handle_server(socket, from, message, now) {
+            return;
+        }
         let owner = self
             .pairs
             .iter()
-            .position(|pair| pair.owns(message.transaction));
+            .position(|pair| pair.owns(message.transaction))
+            .or_else(|| self.found_pair(socket, from, message, now));
         let Some(index) = owner else { return };
         // RFC 8445 §7.2.5.2.1: an answer from elsewhere shows no path.
         if message.class != Class::Success
@@ -257,9 +332,14 @@ impl Agent {
                 self.check(index, now);
             }
         }
-        let hopeless = self.pairs.iter().all(|pair| pair.next_check.is_none());
-        if hopeless && !self.failed && self.selected.is_none() && !self.next_step(now) {
+        self.search(now);
+        let checked = self.pairs.iter().all(|pair| pair.next_check.is_none());
+        let valid = self.pairs.iter().any(Pair::is_valid);
+        // Where checks alone can do nothing, they need not be waited for.
+        let hopeless = checked || (!valid && self.ports.has_failed());
+        if hopeless && !self.failed && self.selected.is_none() && self.ports.is_idle() {
             self.failed = true;
+            self.close_sockets();
             self.events.push_back(AgentEvent::Failed);
         }
     }
@@ -276,7 +356,8 @@ impl Agent {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.pairs.iter().filter_map(|pair| pair.next_check).min()
+        let checks = self.pairs.iter().filter_map(|pair| pair.next_check);
+        checks.chain(self.ports.poll_timeout()).min()
     }
 
     /// The path that packets take.
@@ -294,7 +375,7 @@ impl Agent {
     }
 
     /// What status shows.
-    pub fn status(&self) -> AgentStatus {
+    pub fn status(&self, now: Instant) -> AgentStatus {
         let show = |pair: &Pair| PairStatus {
             remote: pair.path.remote,
             kind: pair.kind,
@@ -308,17 +389,32 @@ impl Agent {
                 .find(|pair| Some(pair.path) == self.selected)
                 .map(show),
             pairs: self.pairs.iter().map(show).collect(),
+            steps: self.steps(now),
+            theirs: self.ports.theirs().cloned(),
         }
     }
 
-    fn next_step(&mut self, now: Instant) -> bool {
-        match self.plan.next_step() {
-            Some(Step::Checks(candidates)) => {
-                self.add_candidates(&candidates, now);
-                true
-            }
-            None => false,
-        }
+    fn steps(&self, now: Instant) -> Vec<StepReport> {
+        let search = self.ports.report(now);
+        let by_search = search.as_ref().is_some_and(|s| s.outcome == Outcome::Found);
+        let outcome = match (self.found, self.failed) {
+            (Some(_), _) if by_search => Outcome::Exhausted,
+            (Some(_), _) => Outcome::Found,
+            (None, true) => Outcome::Exhausted,
+            (None, false) => Outcome::Running,
+        };
+        let until = self.found.unwrap_or(now);
+        let checks = StepReport {
+            kind: StepKind::Checks,
+            chance: self.plan.checks,
+            typical: Duration::from_millis(100),
+            outcome,
+            mappings: 1,
+            packets: self.sent_checks,
+            peak_rate: 0,
+            took: until.saturating_duration_since(self.began),
+        };
+        [checks].into_iter().chain(search).collect()
     }
 
     fn add_candidates(&mut self, candidates: &[Candidate], now: Instant) {
@@ -328,15 +424,36 @@ impl Agent {
             if remote.port() == 0 || !usable(remote.ip()) {
                 continue;
             }
-            let socket = SocketId::main(Family::of(remote.ip()));
+            let Some(socket) = self.ports.socket_for(candidate) else {
+                self.ports.postpone(*candidate);
+                continue;
+            };
+            self.ports.learn(candidate);
             let known = self.pairs.iter().any(|pair| pair.is(socket, remote));
             if known || !self.make_room() {
                 continue;
             }
             let path = Path { socket, remote };
-            let pair = Pair::new(path, candidate.kind, candidate.priority(), first_check);
+            let mut first = first_check;
+            if self.ports.defers_to(candidate) {
+                first = now + DEFERENCE;
+                self.open_for(path);
+            }
+            let pair = Pair::new(path, candidate.kind, candidate.priority(), first);
             self.pairs.push(pair);
             first_check += PACING;
+            for address in self.ports.siblings(candidate) {
+                let path = Path {
+                    socket,
+                    remote: SocketAddr::new(address.into(), remote.port()),
+                };
+                let known = self.pairs.iter().any(|pair| pair.path == path);
+                if !known && self.make_room() {
+                    let pair = Pair::new(path, candidate.kind, candidate.priority() - 1, first_check);
+                    self.pairs.push(pair);
+                    first_check += PACING;
+                }
+            }
         }
     }
 
@@ -368,11 +485,13 @@ impl Agent {
         if self.role == Role::Controlling && self.selected == Some(pair.path) {
             writer = writer.nominate();
         }
+        self.sent_checks += 1;
         pair.sent(id, now, jitter);
         self.transmits.push_back(Transmit {
             socket: pair.path.socket,
             to: pair.path.remote,
             source: None,
+            ttl: None,
             bytes: writer.finish_with_integrity(&self.remote.password),
         });
     }
@@ -398,6 +517,8 @@ impl Agent {
             return;
         }
         self.selected = Some(best);
+        self.found.get_or_insert(now);
+        self.end_search(best, now);
         self.events.push_back(AgentEvent::Selected(best));
         // Names the choice to the peer, or makes sure that a path which served as reserve is still alive.
         if let Some(index) = self.pairs.iter().position(|pair| pair.path == best) {
@@ -414,7 +535,7 @@ impl Agent {
         let interval = if chosen && self.is_active(now) {
             ACTIVE
         } else {
-            KEEPALIVE
+            self.keepalive
         };
         let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
         interval.mul_f64(0.9 + 0.1 * jitter)

@@ -15,6 +15,10 @@ use crate::{Family, SocketId, Transmit};
 /// The mapping at the NAT is kept alive, and a change of it noticed, this often (RFC 4787 REQ-5 asks NATs for 120 s, many
 /// keep 30).
 const REFRESH: Duration = Duration::from_secs(20);
+/// Where it is not known that a mapping lives that long: some NATs forget after 15 s.
+const CAREFUL_REFRESH: Duration = Duration::from_secs(8);
+/// Mappings that live so long need not be refreshed so carefully.
+const LONG: Duration = Duration::from_secs(40);
 /// How often one request is sent in all.
 const SENDS: u32 = 5;
 /// A server that has not answered for this many refreshes no longer vouches for an address.
@@ -34,6 +38,7 @@ pub struct Gatherer {
     reflexive: BTreeMap<(SocketId, SocketAddr), Reflexive>,
     requests: Requests<(SocketId, SocketAddr)>,
     next_refresh: Option<Instant>,
+    lifetime: Option<Duration>,
     transmits: VecDeque<Transmit>,
     changed: bool,
 }
@@ -55,6 +60,7 @@ impl Gatherer {
             reflexive: BTreeMap::new(),
             requests: Requests::new(),
             next_refresh: None,
+            lifetime: None,
             transmits: VecDeque::new(),
             changed: false,
         }
@@ -101,6 +107,20 @@ impl Gatherer {
         self.servers = servers;
         self.changed = true;
         self.restart(now);
+    }
+
+    /// How long an unused mapping lives, once that is known.
+    pub fn set_lifetime(&mut self, lifetime: Option<Duration>) {
+        self.lifetime = lifetime;
+    }
+
+    /// Servers that have answered lately.
+    pub fn answering(&self, family: Family) -> Vec<SocketAddr> {
+        let fresh = self.reflexive.iter().filter(|(_, seen)| seen.missed == 0);
+        fresh
+            .map(|((_, server), _)| *server)
+            .filter(|server| Family::of(server.ip()) == family)
+            .collect()
     }
 
     /// A STUN response has come; returns whether it answered one of our requests.
@@ -163,7 +183,9 @@ impl Gatherer {
 
     fn refresh(&mut self, now: Instant) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 4000));
-        self.next_refresh = Some(now + REFRESH + jitter);
+        let long = self.lifetime.is_some_and(|lifetime| lifetime >= LONG);
+        let pause = if long { REFRESH } else { CAREFUL_REFRESH };
+        self.next_refresh = Some(now + pause + jitter);
         for family in [Family::V4, Family::V6] {
             let socket = SocketId::main(family);
             // Without an address of the family there is nobody to ask for: the packets could not leave.
@@ -186,6 +208,7 @@ impl Gatherer {
                     socket,
                     to: server,
                     source: None,
+                    ttl: None,
                     bytes: Writer::new(Class::Request, id).finish(),
                 };
                 let first = self

@@ -2,21 +2,29 @@
 //!
 //! * [`Gatherer`]: where this machine may be reached (RFC 8445 §5.1.1), one for all peers,
 //! * [`Agent`]: connectivity checks with one peer, path selection, keepalives, recovery,
-//! * [`Netcheck`]: how this machine's NAT behaves (RFC 5780), on request.
+//! * [`Netcheck`] and [`Lifetime`]: how this machine's NAT behaves (RFC 5780), as a [`NatProfile`],
+//! * [`Plan`]: what both profiles together allow, and what an attempt may cost.
 //!
 //! Each has `handle_*(…, now)` for what comes in and `poll_transmit / poll_event / poll_timeout` for what goes out.
 
 mod agent;
 mod gather;
+mod lifetime;
 mod netcheck;
 mod pair;
 mod plan;
+mod profile;
 mod request;
+mod search;
 mod socket;
 
-pub use agent::{Agent, AgentEvent, AgentStatus, MAX_PAIRS, Role};
+pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Role};
 pub use gather::Gatherer;
-pub use netcheck::{Filtering, Mapping, NatProfile, Netcheck, Probe, ProbeOutcome, ServerCheck};
+pub use lifetime::Lifetime;
+pub use netcheck::{Netcheck, Probe, ProbeOutcome, ServerCheck};
 pub use pair::{MAX_PROBES, PairStatus};
-pub use plan::{Plan, Step};
+pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};
+pub use profile::{FIRST_PORT, NatOverrides, NatProfile, Sample};
+pub use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary, Prediction};
+pub use search::{Outcome, StepReport};
 pub use socket::{Family, Path, SocketId, Transmit};

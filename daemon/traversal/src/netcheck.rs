@@ -1,49 +1,38 @@
-//! How this machine's NAT behaves: the tests of RFC 5780 §4, run on a socket of their own so that no earlier packet has
-//! opened the filter under test.
+//! How this machine's NAT behaves: the tests of RFC 5780 §4 and samples of many mappings, on sockets of their own so that no
+//! earlier packet has opened the filter under test.
+//!
+//! A run asks a server at four endpoints, and only where the answers differ at all others: some NATs have room for few
+//! mappings. The mapping is known after two round trips, the allocation after three, the filter after two where it lets
+//! answers in, and after 1.75 s where it does not.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_stun_protocol::{ChangeRequest, Class, Message, Writer};
+use punch_signal_protocol::{Allocation, Filtering, Mapping};
+use punch_stun_protocol::{ChangeRequest, Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::gather::usable;
+use crate::profile::{self, NatProfile, Sample};
 use crate::request::{Requests, transaction};
 use crate::{Family, SocketId, Transmit};
 
-/// Each probe is sent this often: 0, 250, 750 and 1,750 ms; without an answer it is over after 3.75 s.
-const SENDS: u32 = 4;
+/// Each probe is sent this often: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
+const SENDS: u32 = 3;
 /// Servers asked, per run.
 const MAX_SERVERS: usize = 4;
-
-/// RFC 4787 §4.1: on what a mapping depends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mapping {
-    /// No NAT: the server sees the machine's own address.
-    None,
-    /// One mapping for all destinations (EIM).
-    EndpointIndependent,
-    /// One per destination address (ADM).
-    AddressDependent,
-    /// One per destination address and port (APDM, "symmetric").
-    AddressAndPortDependent,
-    /// One for every destination or pair of them; which could not be told with the servers at hand.
-    Dependent,
-}
-
-/// RFC 4787 §5: from where packets may come in through a mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filtering {
-    /// From everywhere (EIF).
-    EndpointIndependent,
-    /// From addresses that were sent to (ADF).
-    AddressDependent,
-    /// From addresses and ports that were sent to (APDF).
-    AddressAndPortDependent,
-}
-
+/// Sample ports asked at each address of a server.
+const MAX_SAMPLES: u16 = 32;
+/// Samples that wait for [`LATE`].
+const LATE_SAMPLES: usize = 3;
+/// The last samples are taken so much later: how far a sequence has come by then tells what others use.
+const LATE: Duration = Duration::from_millis(600);
+/// TTLs with which opening packets are tried.
+const TTLS: [u8; 4] = [2, 3, 4, 5];
+/// Between an opening packet and the question whether it has opened anything.
+const OPENING: Duration = Duration::from_millis(20);
 /// One question of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
@@ -53,10 +42,12 @@ pub enum Probe {
     ChangeBoth,
     /// Answer me from your other port.
     ChangePort,
-    /// A plain request to the other address, same port.
-    OtherAddress,
-    /// A plain request to the other address and port.
-    OtherBoth,
+    /// A plain request to one of the server's other endpoints, from the socket of the samples.
+    Sample(SocketAddr),
+    /// A plain request from one more socket.
+    Another,
+    /// Answer me from your other address and port, to which a packet with this TTL has gone.
+    Opened(u8),
 }
 
 /// What came of a probe.
@@ -80,13 +71,6 @@ pub struct ServerCheck {
 }
 
 impl ServerCheck {
-    fn mapped(&self, probe: Probe) -> Option<SocketAddr> {
-        self.outcome(probe).and_then(|outcome| match outcome {
-            ProbeOutcome::Mapped(address, _) => Some(address),
-            _ => None,
-        })
-    }
-
     fn is_silent(&self) -> bool {
         self.probes
             .iter()
@@ -99,270 +83,496 @@ impl ServerCheck {
     }
 }
 
-/// What a run has found for one address family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NatProfile {
-    /// The family that was tested.
-    pub family: Family,
-    /// No server answered at all.
-    pub udp_blocked: bool,
-    /// The machine's address as servers see it.
-    pub public: Option<SocketAddr>,
-    /// On what mappings depend.
-    pub mapping: Option<Mapping>,
-    /// Who may send in; `None` when no server could test it.
-    pub filtering: Option<Filtering>,
-    /// Whether the public port equals the local one.
-    pub preserves_port: Option<bool>,
-    /// What every server said.
-    pub evidence: Vec<ServerCheck>,
+/// A server of the run.
+#[derive(Debug)]
+struct Server {
+    check: ServerCheck,
+    other: Option<SocketAddr>,
+    /// Endpoints that are asked if the mapping turns out to be a dependent one.
+    rest: Vec<SocketAddr>,
 }
+
+/// A question under way: of which server, and from which of the run's sockets.
+type Tag = (usize, Probe, usize);
+
+/// A socket of the run.
+#[derive(Debug)]
+struct Socket {
+    id: SocketId,
+    port: u16,
+    mapped: Option<SocketAddr>,
+}
+
+/// The sockets in [`Netcheck`], by what they are for.
+const FILTERS: usize = 0;
+const SAMPLES: usize = 1;
+const FIRST_TTL: usize = 2;
+/// Endpoints of a server that are asked before it is known whether more are worth it.
+const FIRST_SAMPLES: usize = 3;
 
 /// One run over one address family.
 #[derive(Debug)]
 pub struct Netcheck {
     family: Family,
-    socket: SocketId,
-    local_port: u16,
-    local_addresses: Vec<std::net::IpAddr>,
+    sockets: Vec<Socket>,
+    local_addresses: Vec<IpAddr>,
     rng: ChaCha8Rng,
-    requests: Requests<(usize, Probe)>,
-    /// Per server, and the alternate address that it offered.
-    servers: Vec<(ServerCheck, Option<SocketAddr>)>,
+    requests: Requests<Tag>,
+    servers: Vec<Server>,
+    samples: Vec<Sample>,
+    sent: Vec<(TransactionId, Instant)>,
+    /// Packets that leave later, the earliest first.
+    planned: VecDeque<(Instant, Planned)>,
+    /// Requests that only come back if the NAT sends them back (RFC 5780 §4.5).
+    hairpins: Vec<TransactionId>,
+    hairpinned: bool,
+    hairpin_over: Option<Instant>,
     transmits: VecDeque<Transmit>,
 }
 
+#[derive(Debug)]
+enum Planned {
+    Opening(usize, SocketAddr, u8),
+    Ask(Tag, SocketAddr),
+    Hairpin,
+}
+
 impl Netcheck {
-    /// Starts a run on `socket`, freshly opened on `local_port`; `local_addresses` are the machine's own.
+    /// How many sockets a run wants; with fewer, it finds out less.
+    pub fn sockets_wanted(family: Family) -> usize {
+        match family {
+            Family::V4 => FIRST_TTL + TTLS.len(),
+            // IPv6 is hardly ever translated: what filters is all that counts.
+            Family::V6 => FIRST_TTL,
+        }
+    }
+
+    /// Starts a run on `sockets`, freshly opened on the ports given; `local_addresses` are the machine's own.
     pub fn new(
         family: Family,
-        socket: SocketId,
-        local_port: u16,
-        local_addresses: Vec<std::net::IpAddr>,
+        sockets: Vec<(SocketId, u16)>,
+        local_addresses: Vec<IpAddr>,
         servers: &[SocketAddr],
         seed: u64,
         now: Instant,
     ) -> Self {
+        let socket = |(id, port)| Socket {
+            id,
+            port,
+            mapped: None,
+        };
         let mut run = Self {
             family,
-            socket,
-            local_port,
+            sockets: sockets.into_iter().map(socket).collect(),
             local_addresses,
             rng: ChaCha8Rng::seed_from_u64(seed),
             requests: Requests::new(),
             servers: Vec::new(),
+            samples: Vec::new(),
+            sent: Vec::new(),
+            planned: VecDeque::new(),
+            hairpins: Vec::new(),
+            hairpinned: false,
+            hairpin_over: None,
             transmits: VecDeque::new(),
         };
         let asked = servers
             .iter()
             .filter(|server| Family::of(server.ip()) == family)
             .take(MAX_SERVERS);
-        for (index, server) in asked.enumerate() {
+        for server in asked {
             let check = ServerCheck {
                 server: *server,
                 probes: Vec::new(),
             };
-            run.servers.push((check, None));
-            run.ask(index, Probe::Primary, *server, now);
+            run.servers.push(Server {
+                check,
+                other: None,
+                rest: Vec::new(),
+            });
+            let index = run.servers.len() - 1;
+            run.ask((index, Probe::Primary, FILTERS), *server, now);
+            run.ask((index, Probe::Sample(*server), SAMPLES), *server, now);
+            if index == 0 {
+                for socket in FIRST_TTL..run.sockets.len() {
+                    run.ask((index, Probe::Another, socket), *server, now);
+                }
+            }
         }
         run
     }
 
-    /// The socket of this run, to be closed when it is finished.
-    pub fn socket(&self) -> SocketId {
-        self.socket
+    /// The sockets of this run, to be closed when it is finished.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketId> {
+        self.sockets.iter().map(|socket| socket.id)
     }
 
-    /// A response has come on this run's socket.
-    pub fn handle_response(&mut self, from: SocketAddr, message: &Message<'_>, now: Instant) {
-        // A changed source is the very question of two probes; everything else must come from where it was asked.
-        let elsewhere =
-            |(_, probe): &(usize, Probe)| matches!(probe, Probe::ChangeBoth | Probe::ChangePort);
-        let Some(((index, probe), rtt)) =
+    /// A request has come on one of this run's sockets: perhaps one of our own, sent back by the NAT.
+    pub fn handle_request(&mut self, message: &Message<'_>) {
+        self.hairpinned |= self.hairpins.contains(&message.transaction);
+    }
+
+    /// A response has come on one of this run's sockets.
+    pub fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) {
+        // A changed source is the very question of some probes; everything else must come from where it was asked.
+        let elsewhere = |(_, probe, _): &Tag| probe.changes_source();
+        let Some(((index, probe, at), rtt)) =
             self.requests
-                .answered(message.transaction, self.socket, from, elsewhere, now)
+                .answered(message.transaction, socket, from, elsewhere, now)
         else {
             return;
         };
-        let (check, other) = &mut self.servers[index];
-        let server = check.server;
-        let moved = from.ip() != server.ip();
+        let server = self.servers[index].check.server;
         let outcome = match (message.class, message.mapped) {
             // A server that answers a change request from where it was asked has not understood it.
-            (Class::Success, _) if probe == Probe::ChangeBoth && !moved => ProbeOutcome::Refused,
+            (Class::Success, _) if probe.changes_address() && from.ip() == server.ip() => {
+                ProbeOutcome::Refused
+            }
             (Class::Success, _) if probe == Probe::ChangePort && from == server => {
                 ProbeOutcome::Refused
             }
-            (Class::Success, Some(mapped)) if mapped.port() != 0 && usable(mapped.ip()) => {
+            (Class::Success, Some(mapped))
+                if mapped.port() != 0
+                    && usable(mapped.ip())
+                    && Family::of(mapped.ip()) == self.family =>
+            {
                 ProbeOutcome::Mapped(mapped, rtt)
             }
             _ => ProbeOutcome::Refused,
         };
-        check.probes.push((probe, outcome));
-        if probe == Probe::Primary && matches!(outcome, ProbeOutcome::Mapped(..)) {
-            // RFC 5780 §6: both differ; with the same port the two kinds of dependence would look alike.
-            let offered = message.other.filter(|other| {
-                let differs = other.ip() != server.ip() && other.port() != server.port();
-                other.is_ipv4() == server.is_ipv4()
-                    && differs
-                    && other.port() != 0
-                    && usable(other.ip())
-            });
-            *other = offered;
-            if offered.is_some() {
-                self.ask(index, Probe::ChangeBoth, server, now);
-                self.ask(index, Probe::ChangePort, server, now);
+        self.note(index, probe, outcome);
+        if let ProbeOutcome::Mapped(mapped, _) = outcome {
+            self.sample(index, probe, at, mapped, message.transaction);
+            match probe {
+                Probe::Primary => self.start_filters(index, message, now),
+                Probe::Sample(to) if to == server => self.start_samples(index, message, now),
+                Probe::Sample(_) if self.is_dependent() => self.continue_samples(index, now),
+                Probe::Another => self.start_opening(index, at, message, now),
+                _ => {}
             }
         }
-        self.proceed(index, now);
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let (again, lost) = self.requests.handle_timeout(now);
         self.transmits.extend(again);
-        for (index, probe) in lost {
-            self.servers[index]
-                .0
-                .probes
-                .push((probe, ProbeOutcome::Silence));
-            self.proceed(index, now);
+        for (index, probe, _) in lost {
+            self.note(index, probe, ProbeOutcome::Silence);
+        }
+        while let Some((at, planned)) = self.planned.pop_front() {
+            if at > now {
+                self.planned.push_front((at, planned));
+                break;
+            }
+            match planned {
+                Planned::Opening(socket, to, ttl) => self.open(socket, to, ttl),
+                Planned::Ask(tag, to) => self.ask(tag, to, now),
+                Planned::Hairpin => self.hairpin(now),
+            }
+        }
+        if self.hairpin_over.is_some_and(|at| at <= now) {
+            self.hairpin_over = None;
         }
     }
 
-    /// The next datagram to send, all from [`Self::socket`].
+    /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
     }
 
     /// When [`Self::handle_timeout`] wants to be called; `None` when the run is finished.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.requests.next_timeout()
+        let planned = self.planned.front().map(|(at, _)| *at);
+        [self.requests.next_timeout(), planned, self.hairpin_over]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What was found so far; final once [`Self::poll_timeout`] is `None`.
     pub fn profile(&self) -> NatProfile {
-        let public = self
-            .servers
-            .iter()
-            .find_map(|(check, _)| check.mapped(Probe::Primary));
+        let mut samples = self.samples.clone();
+        samples.sort_by_key(|sample| sample.sent);
+        let of_socket = |at: usize| {
+            let port = self.sockets.get(at).map(|socket| socket.port);
+            let own = samples.iter().filter(move |s| Some(s.local) == port);
+            own.copied().collect::<Vec<_>>()
+        };
+        let by_one_socket = of_socket(SAMPLES);
+        let by_one_socket = if by_one_socket.is_empty() {
+            of_socket(FILTERS)
+        } else {
+            by_one_socket
+        };
+        let mapping = profile::mapping(&by_one_socket, &self.local_addresses);
+        let allocation = match mapping {
+            Some(Mapping::None) => Some(Allocation::Preserving),
+            // Of a mapping that is reused, every socket shows one.
+            Some(Mapping::EndpointIndependent) | None => profile::allocation(&samples),
+            // Mappings of several sockets at once would hide a sequence that each has for itself.
+            Some(_) => profile::allocation(&by_one_socket),
+        };
+        let mut addresses: Vec<_> = samples.iter().map(|sample| sample.mapped.ip()).collect();
+        addresses.sort();
+        addresses.dedup();
+        let public = samples.first().map(|sample| sample.mapped);
+        let translated = mapping.is_some_and(|mapping| mapping != Mapping::None);
+        let checks = || self.servers.iter().map(|server| &server.check);
         NatProfile {
             family: self.family,
-            udp_blocked: !self.servers.is_empty()
-                && self.servers.iter().all(|(check, _)| check.is_silent()),
+            udp_blocked: !self.servers.is_empty() && checks().all(ServerCheck::is_silent),
             public,
-            mapping: public.and_then(|public| self.mapping(public)),
+            addresses,
+            mapping,
             filtering: self
                 .servers
                 .iter()
-                .find_map(|(check, other)| self.filtering(check, (*other)?)),
-            preserves_port: public.map(|public| public.port() == self.local_port),
-            evidence: self
-                .servers
-                .iter()
-                .map(|(check, _)| check.clone())
-                .collect(),
+                .find_map(|server| self.filtering(&server.check, server.other?)),
+            preserves_port: samples.first().map(|s| s.mapped.port() == s.local),
+            allocation,
+            hairpinning: (translated && !self.hairpins.is_empty()).then_some(self.hairpinned),
+            lifetime: None,
+            opening_ttl: self.opening_ttl(),
+            double_nat: None,
+            evidence: checks().cloned().collect(),
+            samples,
         }
     }
 
-    /// The other address is contacted only when the filter tests are over: contact opens the filter.
-    fn proceed(&mut self, index: usize, now: Instant) {
-        let (check, other) = &self.servers[index];
-        let Some(other) = *other else { return };
-        let server = check.server;
-        let filters_done = [Probe::ChangeBoth, Probe::ChangePort]
-            .iter()
-            .all(|probe| check.outcome(*probe).is_some());
-        let started = check.outcome(Probe::OtherAddress).is_some()
-            || self.requests.tags().any(|tag| {
-                *tag == (index, Probe::OtherAddress) || *tag == (index, Probe::OtherBoth)
+    fn note(&mut self, index: usize, probe: Probe, outcome: ProbeOutcome) {
+        self.servers[index].check.probes.push((probe, outcome));
+    }
+
+    fn sample(
+        &mut self,
+        index: usize,
+        probe: Probe,
+        at: usize,
+        mapped: SocketAddr,
+        transaction: TransactionId,
+    ) {
+        let server = self.servers[index].check.server;
+        let to = match probe {
+            Probe::Sample(to) => to,
+            Probe::Primary | Probe::Another => server,
+            // Their requests went where one had gone before.
+            Probe::ChangeBoth | Probe::ChangePort | Probe::Opened(_) => return,
+        };
+        let sent = self.sent.iter().find(|(id, _)| *id == transaction);
+        let (Some(socket), Some((_, sent))) = (self.sockets.get_mut(at), sent) else {
+            return;
+        };
+        socket.mapped.get_or_insert(mapped);
+        self.samples.push(Sample {
+            sent: *sent,
+            local: socket.port,
+            to,
+            mapped,
+        });
+    }
+
+    /// The server's other address may be contacted only from other sockets: contact opens the filter.
+    fn start_filters(&mut self, index: usize, message: &Message<'_>, now: Instant) {
+        let server = self.servers[index].check.server;
+        let other = other_address(server, message);
+        self.servers[index].other = other;
+        if other.is_some() {
+            self.ask((index, Probe::ChangeBoth, FILTERS), server, now);
+            self.ask((index, Probe::ChangePort, FILTERS), server, now);
+        }
+    }
+
+    /// Asks at every endpoint that the server has, in one burst, and at a few more later.
+    fn start_samples(&mut self, index: usize, message: &Message<'_>, now: Instant) {
+        let server = self.servers[index].check.server;
+        let other = other_address(server, message);
+        let mut places = Vec::new();
+        if let Some(other) = other {
+            places.push(SocketAddr::new(other.ip(), server.port()));
+            places.push(other);
+            places.push(SocketAddr::new(server.ip(), other.port()));
+        }
+        if let Some((first, last)) = message.sample_ports {
+            let ports = first..=last.min(first.saturating_add(MAX_SAMPLES - 1));
+            for port in ports {
+                places.push(SocketAddr::new(server.ip(), port));
+                if let Some(other) = other {
+                    places.push(SocketAddr::new(other.ip(), port));
+                }
+            }
+            places.retain(|place| *place != server);
+        }
+        let rest = places.split_off(FIRST_SAMPLES.min(places.len()));
+        for place in places {
+            self.ask((index, Probe::Sample(place), SAMPLES), place, now);
+        }
+        self.servers[index].rest = rest;
+        if index == 0 {
+            self.plan(now + LATE / 2, Planned::Hairpin);
+        }
+    }
+
+    /// The mapping depends on the destination: asks at all the other endpoints, at a few of them later.
+    fn continue_samples(&mut self, index: usize, now: Instant) {
+        let mut early = std::mem::take(&mut self.servers[index].rest);
+        let late = early.split_off(early.len().saturating_sub(LATE_SAMPLES));
+        for place in early {
+            self.ask((index, Probe::Sample(place), SAMPLES), place, now);
+        }
+        for place in late {
+            let tag = (index, Probe::Sample(place), SAMPLES);
+            self.plan(now + LATE, Planned::Ask(tag, place));
+        }
+    }
+
+    /// Whether the socket of the samples has been seen at two endpoints.
+    fn is_dependent(&self) -> bool {
+        let port = self.sockets.get(SAMPLES).map(|socket| socket.port);
+        let mut own = self.samples.iter().filter(|s| Some(s.local) == port);
+        let first = own.next();
+        first.is_some_and(|first| own.any(|sample| sample.mapped != first.mapped))
+    }
+
+    /// Sends a packet that shall die on its way to the server's other endpoint, and asks whether an answer from there gets in.
+    fn start_opening(&mut self, index: usize, at: usize, message: &Message<'_>, now: Instant) {
+        let server = self.servers[index].check.server;
+        let ttl = TTLS.get(at.wrapping_sub(FIRST_TTL)).copied();
+        let (Some(ttl), Some(other)) = (ttl, other_address(server, message)) else {
+            return;
+        };
+        self.open(at, other, ttl);
+        self.plan(now + OPENING, Planned::Opening(at, other, ttl));
+        let tag = (index, Probe::Opened(ttl), at);
+        self.plan(now + 2 * OPENING, Planned::Ask(tag, server));
+    }
+
+    fn open(&mut self, at: usize, to: SocketAddr, ttl: u8) {
+        let bytes = Writer::new(Class::Request, transaction(&mut self.rng)).finish();
+        if let Some(socket) = self.sockets.get(at) {
+            self.transmits.push_back(Transmit {
+                socket: socket.id,
+                to,
+                source: None,
+                ttl: Some(ttl),
+                bytes,
             });
-        if filters_done && !started && check.outcome(Probe::OtherBoth).is_none() {
-            let same_port = SocketAddr::new(other.ip(), server.port());
-            self.ask(index, Probe::OtherAddress, same_port, now);
-            self.ask(index, Probe::OtherBoth, other, now);
         }
     }
 
-    fn ask(&mut self, index: usize, probe: Probe, to: SocketAddr, now: Instant) {
+    /// Two sockets send to each other's public endpoint: each opens its filter for the other.
+    fn hairpin(&mut self, now: Instant) {
+        let (Some(one), Some(two)) = (self.sockets.get(SAMPLES), self.sockets.get(FIRST_TTL))
+        else {
+            return;
+        };
+        let (Some(mapped_one), Some(mapped_two)) = (one.mapped, two.mapped) else {
+            return;
+        };
+        let ways = [(one.id, mapped_two), (two.id, mapped_one)];
+        for (socket, to) in ways.into_iter().chain(ways) {
+            let id = transaction(&mut self.rng);
+            self.hairpins.push(id);
+            self.transmits.push_back(Transmit {
+                socket,
+                to,
+                source: None,
+                ttl: None,
+                bytes: Writer::new(Class::Request, id).finish(),
+            });
+        }
+        self.hairpin_over = Some(now + LATE);
+    }
+
+    fn plan(&mut self, at: Instant, planned: Planned) {
+        let index = self.planned.partition_point(|(other, _)| *other <= at);
+        self.planned.insert(index, (at, planned));
+    }
+
+    fn ask(&mut self, (index, probe, at): Tag, to: SocketAddr, now: Instant) {
+        let Some(socket) = self.sockets.get(at) else {
+            return;
+        };
         let id = transaction(&mut self.rng);
         let writer = Writer::new(Class::Request, id);
-        let writer = match probe {
-            Probe::ChangeBoth => writer.change(ChangeRequest {
-                ip: true,
+        let writer = if probe.changes_source() {
+            writer.change(ChangeRequest {
+                ip: probe.changes_address(),
                 port: true,
-            }),
-            Probe::ChangePort => writer.change(ChangeRequest {
-                ip: false,
-                port: true,
-            }),
-            Probe::Primary | Probe::OtherAddress | Probe::OtherBoth => writer,
+            })
+        } else {
+            writer
         };
         let transmit = Transmit {
-            socket: self.socket,
+            socket: socket.id,
             to,
             source: None,
+            ttl: None,
             bytes: writer.finish(),
         };
+        self.sent.push((id, now));
         let first = self
             .requests
-            .start(id, transmit, (index, probe), SENDS, now);
+            .start(id, transmit, (index, probe, at), SENDS, now);
         self.transmits.push_back(first);
     }
 
     fn filtering(&self, check: &ServerCheck, other: SocketAddr) -> Option<Filtering> {
-        let found = filtering(check)?;
+        let found = match (
+            check.outcome(Probe::ChangeBoth)?,
+            check.outcome(Probe::ChangePort)?,
+        ) {
+            (ProbeOutcome::Mapped(..), _) => Filtering::EndpointIndependent,
+            (ProbeOutcome::Silence, ProbeOutcome::Mapped(..)) => Filtering::AddressDependent,
+            (ProbeOutcome::Silence, ProbeOutcome::Silence) => Filtering::AddressAndPortDependent,
+            (ProbeOutcome::Refused, _) | (_, ProbeOutcome::Refused) => return None,
+        };
         // A request to another server at one of these addresses has opened the filter towards it.
-        let opened = self.servers.iter().any(|(asked, _)| {
+        let opened = self.servers.iter().any(|Server { check: asked, .. }| {
             asked.server != check.server
                 && [check.server.ip(), other.ip()].contains(&asked.server.ip())
         });
         (!opened || found == Filtering::AddressAndPortDependent).then_some(found)
     }
 
-    fn mapping(&self, public: SocketAddr) -> Option<Mapping> {
-        if self.local_addresses.contains(&public.ip()) && public.port() == self.local_port {
-            return Some(Mapping::None);
-        }
-        let by_one_server = self.servers.iter().find_map(|(check, _)| {
-            let primary = check.mapped(Probe::Primary)?;
-            let other_address = check.mapped(Probe::OtherAddress)?;
-            let other_both = check.mapped(Probe::OtherBoth)?;
-            Some(if primary == other_address && primary == other_both {
-                Mapping::EndpointIndependent
-            } else if other_address == other_both {
-                Mapping::AddressDependent
-            } else {
-                Mapping::AddressAndPortDependent
-            })
-        });
-        // Without a server that has two addresses: two servers tell whether the mapping depends on the destination.
-        by_one_server.or_else(|| {
-            let seen: Vec<_> = self
-                .servers
-                .iter()
-                .filter_map(|(check, _)| Some((check.server.ip(), check.mapped(Probe::Primary)?)))
-                .collect();
-            let (first_ip, first) = *seen.first()?;
-            let mut others = seen.iter().filter(|(ip, _)| *ip != first_ip).peekable();
-            others.peek()?;
-            Some(if others.all(|(_, mapped)| *mapped == first) {
-                Mapping::EndpointIndependent
-            } else {
-                Mapping::Dependent
-            })
-        })
+    /// The smallest TTL that has opened the filter, where there is one to open.
+    fn opening_ttl(&self) -> Option<u8> {
+        let server = self.servers.first()?;
+        let silent = |probe| server.check.outcome(probe) == Some(ProbeOutcome::Silence);
+        let opened = |ttl: &u8| {
+            matches!(
+                server.check.outcome(Probe::Opened(*ttl)),
+                Some(ProbeOutcome::Mapped(..))
+            )
+        };
+        silent(Probe::ChangeBoth)
+            .then(|| TTLS.into_iter().find(opened))
+            .flatten()
     }
 }
 
-fn filtering(check: &ServerCheck) -> Option<Filtering> {
-    match (
-        check.outcome(Probe::ChangeBoth)?,
-        check.outcome(Probe::ChangePort)?,
-    ) {
-        (ProbeOutcome::Mapped(..), _) => Some(Filtering::EndpointIndependent),
-        (ProbeOutcome::Silence, ProbeOutcome::Mapped(..)) => Some(Filtering::AddressDependent),
-        (ProbeOutcome::Silence, ProbeOutcome::Silence) => Some(Filtering::AddressAndPortDependent),
-        (ProbeOutcome::Refused, _) | (_, ProbeOutcome::Refused) => None,
+impl Probe {
+    /// Whether the answer shall come from elsewhere than where it was asked.
+    fn changes_source(self) -> bool {
+        self.changes_address() || self == Self::ChangePort
     }
+
+    fn changes_address(self) -> bool {
+        matches!(self, Self::ChangeBoth | Self::Opened(_))
+    }
+}
+
+/// The server's other address and port, if both differ (RFC 5780 §6): with the same port the two kinds of dependence would
+/// look alike.
+fn other_address(server: SocketAddr, message: &Message<'_>) -> Option<SocketAddr> {
+    message.other.filter(|other| {
+        let differs = other.ip() != server.ip() && other.port() != server.port();
+        other.is_ipv4() == server.is_ipv4() && differs && other.port() != 0 && usable(other.ip())
+    })
 }

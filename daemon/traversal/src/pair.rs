@@ -181,6 +181,13 @@ impl Pair {
         fresh
     }
 
+    /// A search for ports has found it: it answers, and how fast will be seen.
+    pub(crate) fn found(&mut self, now: Instant) {
+        self.state = State::Valid { unanswered: 0 };
+        self.triggers = 0;
+        self.next_check = Some(now);
+    }
+
     /// RFC 8445 prefers by priority; but a pair of higher priority that is clearly slower is not the better one.
     pub(crate) fn is_clearly_slower_than(&self, fastest: Option<Duration>) -> bool {
         match (self.rtt, fastest) {

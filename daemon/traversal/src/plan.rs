@@ -1,32 +1,394 @@
-//! What to try, cheapest first (DESIGN.md §7). Today's plans have one step; a step that needs the peer's NAT profile joins
-//! here as a variant, and [`crate::Agent`] runs the steps in order.
+//! What to try, cheapest first (DESIGN.md §7). Both ends make the same plan from the two summaries that the offer and the
+//! answer carry, each from its own side: nothing else needs to be agreed.
+//!
+//! Ordinary checks are always the first step. Where they cannot be enough, one *search* for ports follows:
+//!
+//! * one side *holds* mappings from many sockets towards a known endpoint of the other, which *probes* the ports that the
+//!   holder's NAT may have given them;
+//! * with two NATs whose mappings depend on the destination's port, and one or both of them sequential, they *meet* at
+//!   predicted ports;
+//! * with two that choose at random, both send from a few sockets to all ports of the other (*birthday*):
+//!   P = 1 - exp(-a*b / (Ka*Kb)) for a and b mappings alive and K ports to choose from.
 
-use punch_signal_protocol::Candidate;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
-/// One way of finding a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Connectivity checks to the addresses that the peer has named (RFC 8445 §6.1.4).
-    Checks(Vec<Candidate>),
+use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary};
+
+use crate::Role;
+use crate::profile::FIRST_PORT;
+
+/// What one attempt may ask of the routers (DESIGN.md §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Mappings alive at once, of all attempts together.
+    pub mappings: u32,
+    /// Packets per second.
+    pub rate: u32,
+    /// How long a search lasts.
+    pub duration: Duration,
 }
 
-/// Steps, cheapest first.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    steps: std::collections::VecDeque<Step>,
-}
-
-impl Plan {
-    /// The plan for a peer that has named `candidates`.
-    pub fn new(mut candidates: Vec<Candidate>) -> Self {
-        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority()));
+impl Caps {
+    /// Those of a budget.
+    pub fn of(budget: Budget) -> Self {
+        let (mappings, rate, seconds) = match budget {
+            Budget::Gentle => (256, 100, 30),
+            Budget::Normal => (4096, 1000, 12),
+            Budget::Aggressive => (131_072, 13_000, 25),
+        };
         Self {
-            steps: [Step::Checks(candidates)].into(),
+            mappings,
+            rate,
+            duration: Duration::from_secs(seconds),
         }
     }
 
-    /// Takes the next step.
-    pub fn next_step(&mut self) -> Option<Step> {
-        self.steps.pop_front()
+    /// An address that a peer has named gets no more search packets than this in one attempt, whatever the peer says about
+    /// its NAT: 3,000, 12,000 or 325,000.
+    pub fn packets(self) -> u32 {
+        let seconds = u32::try_from(self.duration.as_secs()).unwrap_or(u32::MAX);
+        self.rate.saturating_mul(seconds)
     }
+}
+
+/// What a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    /// Connectivity checks to the addresses that the peer has named (RFC 8445 §6.1.4).
+    Checks,
+    /// One side holds mappings, the other probes for them.
+    HoldAndProbe,
+    /// Both send to predicted ports.
+    Meet,
+    /// Both send to all ports.
+    Birthday,
+}
+
+/// The ports that the other side's mappings may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// Any of these.
+    Range {
+        /// The lowest.
+        low: u16,
+        /// The highest.
+        high: u16,
+    },
+    /// Those that follow on the one that the peer will tell.
+    After {
+        /// From one to the next.
+        step: i16,
+        /// Others that take some, per second.
+        others: u16,
+    },
+}
+
+impl Ports {
+    fn of(allocation: Option<Allocation>) -> Self {
+        match allocation {
+            Some(Allocation::Sequential { step, others }) => Self::After { step, others },
+            Some(Allocation::Block { low, high }) => Self::Range { low, high },
+            _ => Self::Range {
+                low: FIRST_PORT,
+                high: u16::MAX,
+            },
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(self) -> u32 {
+        match self {
+            Self::Range { low, high } => u32::from(high - low) + 1,
+            Self::After { .. } => WINDOW,
+        }
+    }
+}
+
+/// Predicted ports that are tried.
+pub(crate) const WINDOW: u32 = 128;
+/// Sockets with which both ends of a birthday search send: with one, the pairs of socket and port run out.
+const BIRTHDAY_SOCKETS: u16 = 4;
+/// Sockets of both ends of a meeting.
+pub(crate) const MEETING_SOCKETS: u16 = 32;
+
+/// What this side does in a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Make a mapping from each of so many sockets towards the peer's known endpoints.
+    Hold {
+        /// How many.
+        sockets: u16,
+        /// Whether the peer must be told where the sequence stands.
+        predict: bool,
+    },
+    /// Send to the ports that the peer's mappings may have.
+    Probe {
+        /// Those.
+        ports: Ports,
+    },
+    /// Send to predicted ports at which the peer's packets will arrive.
+    Meet {
+        /// This side's mappings.
+        mine: Ports,
+        /// The peer's.
+        theirs: Ports,
+        /// Whether this side stays at few targets while the other's sequence passes over them, in the first round.
+        anchor: bool,
+    },
+    /// Send from so many sockets to all ports that the peer's mappings may have.
+    Birthday {
+        /// How many.
+        sockets: u16,
+        /// Those.
+        ports: Ports,
+    },
+}
+
+/// The search that follows on ordinary checks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// What it is about.
+    pub kind: StepKind,
+    /// The chance that one attempt finds a path, from 0 to 1.
+    pub chance: f64,
+    /// NAT mappings that it may cost on this side.
+    pub mappings: u32,
+    /// Packets that it may cost on this side.
+    pub packets: u32,
+    /// How long it takes in the median, if it succeeds.
+    pub typical: Duration,
+    /// What this side does.
+    pub part: Part,
+}
+
+/// The chance of ordinary checks, and the search, if one helps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The chance that checks to known addresses are enough; IPv6 and port mappings come on top.
+    pub checks: f64,
+    /// What follows.
+    pub search: Option<Step>,
+}
+
+/// What matters of one side.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    hard: bool,
+    /// Whether the mapping is one for all ports of an address.
+    per_address: bool,
+    filtering: Filtering,
+    ports: Ports,
+    addresses: u32,
+    caps: Caps,
+}
+
+impl Side {
+    fn of(nat: &NatSummary) -> Self {
+        let mapping = nat.mapping.unwrap_or(Mapping::EndpointIndependent);
+        Self {
+            hard: is_hard(nat),
+            per_address: mapping == Mapping::AddressDependent,
+            // The strictest is also the usual.
+            filtering: nat
+                .filtering
+                .unwrap_or(Filtering::AddressAndPortDependent),
+            ports: Ports::of(nat.allocation),
+            addresses: u32::try_from(nat.addresses.len().max(1)).unwrap_or(1),
+            caps: Caps::of(nat.budget),
+        }
+    }
+
+    /// Ports times addresses that a mapping may have.
+    fn places(&self) -> f64 {
+        f64::from(self.ports.count()) * f64::from(self.addresses)
+    }
+
+    fn sequential(&self) -> bool {
+        matches!(self.ports, Ports::After { .. })
+    }
+
+    fn strict(&self) -> bool {
+        self.filtering == Filtering::AddressAndPortDependent
+    }
+
+    /// Sockets that hold a mapping each: as many as make the other's probes meet one soon.
+    fn holding(&self) -> u32 {
+        let wanted = match self.ports {
+            Ports::After { .. } => 16,
+            Ports::Range { .. } if self.places() <= 8192.0 => 64,
+            Ports::Range { .. } => 256,
+        };
+        wanted.min(self.caps.mappings / 2)
+    }
+}
+
+/// Whether a NAT gives every destination a mapping of its own.
+pub fn is_hard(nat: &NatSummary) -> bool {
+    matches!(
+        nat.mapping,
+        Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent)
+    )
+}
+
+impl Plan {
+    /// The plan of the side whose NAT is `mine`. Without a summary from both sides there are only checks.
+    pub fn new(role: Role, mine: Option<&NatSummary>, theirs: Option<&NatSummary>) -> Self {
+        let (Some(mine), Some(theirs)) = (mine, theirs) else {
+            return Self {
+                checks: 0.5,
+                search: None,
+            };
+        };
+        let (me, you) = (Side::of(mine), Side::of(theirs));
+        let open = |side: &Side| side.filtering == Filtering::EndpointIndependent;
+        match (me.hard, you.hard) {
+            (false, false) => Self {
+                checks: 0.99,
+                search: None,
+            },
+            _ if open(&me) || open(&you) => Self {
+                checks: 0.98,
+                search: None,
+            },
+            // The easy side lets the hard one's check in, whichever port it comes from.
+            (true, false) if !you.strict() => Self {
+                checks: 0.98,
+                search: None,
+            },
+            (false, true) if !me.strict() => Self {
+                checks: 0.98,
+                search: None,
+            },
+            (true, false) => Self::search(hold_and_probe(&me, &you, true)),
+            (false, true) => Self::search(hold_and_probe(&you, &me, false)),
+            // One that filters by address lets every port of the other in: it holds.
+            (true, true) if !me.strict() && (you.strict() || role == Role::Controlled) => {
+                Self::search(hold_and_probe(&me, &you, true))
+            }
+            (true, true) if !you.strict() => Self::search(hold_and_probe(&you, &me, false)),
+            (true, true) if me.sequential() || you.sequential() => {
+                Self::search(meet(&me, &you, role))
+            }
+            (true, true) => Self::search(birthday(&me, &you)),
+        }
+    }
+
+    fn search(step: Step) -> Self {
+        Self {
+            checks: 0.0,
+            search: Some(step),
+        }
+    }
+}
+
+fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
+    let sockets = holder.holding();
+    let held = f64::from(sockets);
+    let places = holder.places().max(1.0);
+    let mut probes = f64::from(prober.caps.packets());
+    if prober.hard && !prober.per_address {
+        probes = probes.min(f64::from(prober.caps.mappings));
+    }
+    let chance = if holder.sequential() {
+        0.98
+    } else {
+        1.0 - (1.0 - (held / places).min(1.0)).powf(probes.min(places))
+    };
+    let preparing = held / f64::from(holder.caps.rate);
+    let searching = std::f64::consts::LN_2 * places / held / f64::from(prober.caps.rate);
+    let predict = holder.sequential();
+    let probes = probes.min(places) as u32;
+    Step {
+        kind: StepKind::HoldAndProbe,
+        chance,
+        mappings: match (holding, prober.hard) {
+            (true, _) => sockets,
+            (false, true) => probes,
+            (false, false) => 1,
+        },
+        packets: if holding { 2 * sockets } else { probes },
+        typical: Duration::from_secs_f64(preparing + searching),
+        part: if holding {
+            Part::Hold {
+                sockets: u16::try_from(sockets).unwrap_or(u16::MAX),
+                predict,
+            }
+        } else {
+            Part::Probe {
+                ports: holder.ports,
+            }
+        },
+    }
+}
+
+fn meet(me: &Side, you: &Side, role: Role) -> Step {
+    let both = me.sequential() && you.sequential();
+    let anchor = if both {
+        role == Role::Controlling
+    } else {
+        !me.sequential()
+    };
+    let (chance, typical, mappings) = if both {
+        (0.99, Duration::from_millis(300), 2 * WINDOW)
+    } else {
+        // The other side's ports are known; this side's share of its own range decides.
+        let random = if me.sequential() { you } else { me };
+        let alive = f64::from(random.caps.mappings);
+        let exponent = 0.93 * alive / random.places();
+        let half = std::f64::consts::LN_2 * random.places() / f64::from(random.caps.rate);
+        let mappings = if me.sequential() {
+            2 * WINDOW
+        } else {
+            me.caps.mappings
+        };
+        let typical = Duration::from_secs_f64(half);
+        (1.0 - (-exponent).exp(), typical, mappings)
+    };
+    Step {
+        kind: StepKind::Meet,
+        chance,
+        mappings: mappings.min(me.caps.mappings),
+        packets: mappings.min(me.caps.mappings),
+        typical,
+        part: Part::Meet {
+            mine: me.ports,
+            theirs: you.ports,
+            anchor,
+        },
+    }
+}
+
+fn birthday(me: &Side, you: &Side) -> Step {
+    let pairs = |from: &Side, to: &Side| {
+        let all = f64::from(BIRTHDAY_SOCKETS) * to.places();
+        let paid = from.caps.mappings.min(from.caps.packets());
+        all.min(f64::from(paid))
+    };
+    let (mine, theirs) = (pairs(me, you), pairs(you, me));
+    let places = me.places() * you.places();
+    let rates = f64::from(me.caps.rate) * f64::from(you.caps.rate);
+    Step {
+        kind: StepKind::Birthday,
+        chance: 1.0 - (-mine * theirs / places).exp(),
+        mappings: mine as u32,
+        packets: mine as u32,
+        typical: Duration::from_secs_f64((std::f64::consts::LN_2 * places / rates).sqrt()),
+        part: Part::Birthday {
+            sockets: BIRTHDAY_SOCKETS,
+            ports: you.ports,
+        },
+    }
+}
+
+/// The peer's addresses to which a search may send: those that its summary names, and those of its candidates.
+pub(crate) fn targets(theirs: &NatSummary, candidates: impl Iterator<Item = Ipv4Addr>) -> Vec<Ipv4Addr> {
+    let mut targets: Vec<Ipv4Addr> = Vec::new();
+    for ip in candidates.chain(theirs.addresses.iter().copied()) {
+        let known = targets.contains(&ip);
+        if !known && crate::gather::usable(ip.into()) && targets.len() < punch_signal_protocol::MAX_NAT_ADDRESSES {
+            targets.push(ip);
+        }
+    }
+    targets
 }

@@ -119,6 +119,14 @@ impl<T> Requests<T> {
         self.waiting.values().map(|request| request.next).min()
     }
 
+    pub(crate) fn contains(&self, id: TransactionId) -> bool {
+        self.waiting.contains_key(&id)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(crate) fn tags(&self) -> impl Iterator<Item = &T> {
         self.waiting.values().map(|request| &request.tag)
     }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use zeroize::Zeroize;
 
 use crate::codec::{DecodeError, Reader, put_field};
-use crate::{Candidate, Ipv4Range};
+use crate::{Candidate, Ipv4Range, NatSummary, Prediction};
 
 const VERSION: u8 = 1;
 /// A description with more candidates than this is refused.
@@ -20,6 +20,7 @@ mod tag {
     pub(super) const CANDIDATES: u8 = 3;
     pub(super) const KEM: u8 = 4;
     pub(super) const IPV4_RANGE: u8 = 5;
+    pub(super) const NAT: u8 = 6;
 }
 
 /// Short-term credentials for connectivity checks (RFC 8445 §5.3), one set per offer or answer.
@@ -58,6 +59,8 @@ pub struct Description {
     pub kem: Vec<u8>,
     /// The range of the sender's overlay IPv4 address; `None` when it has none.
     pub ipv4_range: Option<Ipv4Range>,
+    /// The sender's NAT and what it is ready to spend; `None` from a version that does not tell.
+    pub nat: Option<NatSummary>,
 }
 
 impl Description {
@@ -83,6 +86,9 @@ impl Description {
             value[4] = range.prefix();
             put_field(&mut out, tag::IPV4_RANGE, &value);
         }
+        if let Some(nat) = &self.nat {
+            put_field(&mut out, tag::NAT, &nat.encode());
+        }
         out
     }
 
@@ -97,7 +103,7 @@ impl Description {
             return Err(DecodeError::Version(version));
         }
         let (mut stamp, mut credentials, mut kem) = (None, None, None);
-        let (mut candidates, mut ipv4_range) = (Vec::new(), None);
+        let (mut candidates, mut ipv4_range, mut nat) = (Vec::new(), None, None);
         while !reader.is_empty() {
             let tag = reader.u8()?;
             let length = usize::from(reader.u16()?);
@@ -118,6 +124,7 @@ impl Description {
                         .map_err(|_| DecodeError::BadValue("IPv4 range"))?;
                     ipv4_range = Some(range);
                 }
+                tag::NAT => nat = Some(NatSummary::decode(&mut value)?),
                 _ => {
                     value.rest();
                 }
@@ -130,6 +137,7 @@ impl Description {
             candidates,
             kem: kem.ok_or(DecodeError::Missing("key encapsulation"))?,
             ipv4_range,
+            nat,
         })
     }
 }
@@ -139,6 +147,8 @@ impl Description {
 pub enum Note {
     /// More candidates, found since.
     Candidates(Vec<Candidate>),
+    /// The port that the sender's NAT has just given out.
+    Prediction(Prediction),
     /// The sender has closed the connection (`punchctl down`, or it is stopping).
     Bye,
 }
@@ -153,6 +163,10 @@ impl Note {
                 out
             }
             Self::Bye => vec![2],
+            Self::Prediction(Prediction { round, port }) => {
+                let [high, low] = port.to_be_bytes();
+                vec![3, *round, high, low]
+            }
         }
     }
 
@@ -165,6 +179,10 @@ impl Note {
         let note = match reader.u8()? {
             1 => Self::Candidates(decode_candidates(&mut reader)?),
             2 => Self::Bye,
+            3 => Self::Prediction(Prediction {
+                round: reader.u8()?,
+                port: reader.u16()?,
+            }),
             other => return Err(DecodeError::UnknownMessage(other)),
         };
         reader.finish()?;

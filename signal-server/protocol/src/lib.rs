@@ -1,7 +1,7 @@
 //! Every signalling byte of Punch, and nothing else: no clock, no socket, no global randomness.
 //!
 //! * [`Identity`] and [`PeerId`]: who a machine is (DESIGN.md §4),
-//! * [`Candidate`]: where it may be reached (RFC 8445 §5.1),
+//! * [`Candidate`]: where it may be reached (RFC 8445 §5.1), and [`NatSummary`]: through what kind of NAT,
 //! * [`Frame`]: what a client and punch-signal say to each other,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end.
 
@@ -10,6 +10,7 @@ mod codec;
 mod description;
 mod frame;
 mod identity;
+mod nat;
 mod range;
 pub mod seal;
 
@@ -20,4 +21,7 @@ pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };
 pub use identity::{Identity, PeerId, PeerIdError};
+pub use nat::{
+    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction,
+};
 pub use range::{Ipv4Range, Ipv4RangeError};

@@ -1,19 +1,23 @@
 //! What the connector knows of one peer: the offer that is out, the attempt that is under way, the one that serves.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_forward::PeerHandle;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
 use punch_signal_protocol::{
-    Candidate, Credentials, Description, Ipv4Range, MAX_CANDIDATES, Note, PeerId,
+    Candidate, CandidateKind, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary,
+    Note, PeerId, Prediction,
 };
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, AgentEvent, Path, Role, SocketId, Transmit};
+use punch_traversal::{
+    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId,
+    StepKind, StepReport, Transmit, is_hard,
+};
 use rand_core::RngCore;
 
-use super::{ConnectorEvent, LinkStatus, MAX_STALE, ServerId, outside};
+use super::{ConnectorEvent, LinkStatus, MAX_STALE, ServerId, SocketIds, outside};
 
 /// An unanswered offer is made anew after this, then at doubled intervals up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(3);
@@ -27,6 +31,12 @@ const OFFER_INTERVAL: Duration = Duration::from_millis(100);
 const OFFER_BURST: u32 = 10;
 /// Two exchanges under way: the one that serves and its successor.
 const ATTEMPTS: usize = 2;
+/// Sockets of an attempt whose successor serves stay open so long: the peer may still send to them.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Networks for which it is remembered what has worked with a peer.
+const MEMORY: usize = 8;
+/// An attempt with a search may take so long before a new offer goes out.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a link does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,20 +55,64 @@ pub enum LinkState {
 pub(super) struct Offered {
     pending: Option<PendingOffer>,
     local: Credentials,
+    nat: Option<NatSummary>,
 }
 
 impl Offered {
-    pub(super) fn new(pending: PendingOffer, local: Credentials) -> Self {
+    pub(super) fn new(pending: PendingOffer, local: Credentials, nat: Option<NatSummary>) -> Self {
         Self {
             pending: Some(pending),
             local,
+            nat,
         }
+    }
+}
+
+/// What this machine brings to an attempt.
+pub(super) struct Terms {
+    /// Who picks the path of an attempt's first try; the other one does in the next.
+    pub(super) offers: bool,
+    pub(super) local: Credentials,
+    /// What the peer was told.
+    pub(super) nat: Option<NatSummary>,
+    pub(super) surroundings: Surroundings,
+}
+
+/// What an attempt needs to know of this machine's network.
+pub(super) struct Surroundings {
+    pub(super) profile: Option<NatProfile>,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) samplers: Vec<SocketAddr>,
+    pub(super) network: u64,
+    pub(super) seed: u64,
+}
+
+/// Where a link's doings go.
+pub(super) struct Outlet<'a> {
+    pub(super) peer: PeerHandle,
+    pub(super) network: u64,
+    pub(super) transmits: &'a mut VecDeque<Transmit>,
+    pub(super) events: &'a mut VecDeque<ConnectorEvent>,
+    pub(super) ids: &'a mut SocketIds,
+    pub(super) sockets: &'a mut HashMap<SocketId, (PeerHandle, u64)>,
+    /// Notes for the peer.
+    pub(super) envelopes: Vec<Vec<u8>>,
+    /// Mappings that searches have made.
+    pub(super) searched: u32,
+}
+
+impl Outlet<'_> {
+    fn close(&mut self, socket: SocketId) {
+        self.sockets.remove(&socket);
+        self.events.push_back(ConnectorEvent::CloseSocket { socket });
     }
 }
 
 /// One exchange and its checks.
 struct Attempt {
-    role: Role,
+    serial: u64,
+    /// Whether the offer was ours.
+    offers: bool,
     exchange: Exchange,
     agent: Agent,
     peer_range: Option<Ipv4Range>,
@@ -89,6 +143,17 @@ pub(super) struct Link {
     attempts: VecDeque<Attempt>,
     /// The candidates of the last description, so that later ones can be told.
     described: Vec<Candidate>,
+    /// What it said of the NAT.
+    pub(super) described_nat: Option<NatSummary>,
+    /// Attempts that have failed since there was a path.
+    pub(super) failures: u8,
+    /// What has worked, by network; the latest last.
+    pub(super) memory: Vec<(u64, StepKind)>,
+    serial: u64,
+    /// Sockets of attempts that are over, and when they close.
+    retired: Vec<(Option<Instant>, SocketId)>,
+    /// What the last attempt that is over has tried, and what the peer said of its NAT.
+    last: (Vec<StepReport>, Option<NatSummary>),
 }
 
 impl Link {
@@ -109,6 +174,83 @@ impl Link {
             offer_tokens: (OFFER_BURST, None),
             attempts: VecDeque::new(),
             described: Vec::new(),
+            described_nat: None,
+            failures: 0,
+            memory: Vec::new(),
+            serial: 0,
+            retired: Vec::new(),
+            last: (Vec::new(), None),
+        }
+    }
+
+    // --- searches ---
+
+    /// A socket is open, or could not be opened; returns whether the attempt that asked for it still lives.
+    pub(super) fn handle_socket(
+        &mut self,
+        serial: u64,
+        socket: Option<SocketId>,
+        now: Instant,
+    ) -> bool {
+        let found = self.attempts.iter_mut().find(|a| a.serial == serial);
+        found
+            .map(|attempt| attempt.agent.handle_socket(socket, now))
+            .is_some()
+    }
+
+    pub(super) fn is_searching(&self) -> bool {
+        self.attempts.iter().any(|a| a.agent.is_searching())
+    }
+
+    pub(super) fn wants_search(&self, now: Instant) -> bool {
+        self.attempts.iter().any(|a| a.agent.wants_search(now))
+    }
+
+    pub(super) fn search_at(&self) -> Option<Instant> {
+        let times = self.attempts.iter().filter_map(|a| a.agent.search_at());
+        times.min()
+    }
+
+    pub(super) fn search_cost(&self) -> u32 {
+        let costs = self.attempts.iter().map(|a| a.agent.search_cost());
+        costs.max().unwrap_or(0)
+    }
+
+    pub(super) fn start_search(&mut self, allowance: u32, now: Instant) {
+        let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
+        if let Some(attempt) = found {
+            attempt.agent.start_search(allowance, now);
+        }
+    }
+
+    pub(super) fn refuse_search(&mut self, until: Option<Instant>, now: Instant) {
+        let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
+        if let Some(attempt) = found {
+            attempt.agent.refuse_search(now);
+            attempt.agent.handle_timeout(now);
+            if self.wanted() {
+                self.retry_at = self.retry_at.max(until);
+            }
+        }
+    }
+
+    pub(super) fn handle_prediction(&mut self, attempt: usize, told: Prediction, now: Instant) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
+            attempt.agent.handle_prediction(told, now);
+        }
+    }
+
+    /// All sockets that attempts still hold; for a link that goes.
+    pub(super) fn retired(&mut self) -> Vec<SocketId> {
+        self.retire(0..self.attempts.len());
+        self.retired.drain(..).map(|(_, socket)| socket).collect()
+    }
+
+    /// Ends attempts; their sockets close soon.
+    fn retire(&mut self, range: std::ops::Range<usize>) {
+        for attempt in self.attempts.drain(range) {
+            let sockets = attempt.agent.sockets();
+            self.retired.extend(sockets.map(|socket| (None, socket)));
         }
     }
 
@@ -145,11 +287,31 @@ impl Link {
             .is_some_and(|attempt| attempt.agent.is_answering())
     }
 
-    pub(super) fn status(&self) -> LinkStatus {
+    pub(super) fn peer_range(&self) -> Option<Option<Ipv4Range>> {
+        self.attempts.back().map(|attempt| attempt.peer_range)
+    }
+
+    pub(super) fn status(
+        &self,
+        mine: Option<NatProfile>,
+        budget: Budget,
+        now: Instant,
+    ) -> LinkStatus {
+        let newest = self.attempts.back().map(|a| a.agent.status(now));
+        let (steps, theirs) = newest.map_or_else(|| self.last.clone(), |s| (s.steps, s.theirs));
         LinkStatus {
             state: self.state(),
-            agent: self.attempts.front().map(|attempt| attempt.agent.status()),
-            peer_range: self.attempts.back().map(|attempt| attempt.peer_range),
+            agent: self.attempts.front().map(|a| a.agent.status(now)),
+            peer_range: self.peer_range(),
+            mine,
+            theirs,
+            steps,
+            failures: self.failures,
+            retry_in: self
+                .retry_at
+                .filter(|_| self.wanted())
+                .map(|at| at.saturating_duration_since(now)),
+            budget,
         }
     }
 
@@ -175,8 +337,17 @@ impl Link {
         wall_ms: u64,
         mut candidates: Vec<Candidate>,
         ipv4_range: Option<Ipv4Range>,
+        nat: Option<NatSummary>,
         rng: &mut impl RngCore,
     ) -> Description {
+        // A repeated attempt checks from a fresh socket: what is known of the old one would only keep a mapping alive that did
+        // not serve.
+        let again = nat.as_ref().is_some_and(|nat| nat.attempt > 0 && !is_hard(nat));
+        candidates.retain(|candidate| {
+            !again
+                || candidate.kind != CandidateKind::ServerReflexive
+                || candidate.address.is_ipv6()
+        });
         candidates.truncate(MAX_CANDIDATES);
         // A stamp from a time when our clock was far ahead was refused by every peer whose clock was right, and may be forgotten.
         let horizon = wall_ms + 2 * MAX_STALE.as_millis() as u64;
@@ -187,6 +358,7 @@ impl Link {
             wall_ms.max(last + 1)
         };
         self.described.clone_from(&candidates);
+        self.described_nat.clone_from(&nat);
         let mut credentials = Credentials {
             fragment: [0; 8],
             password: [0; 32],
@@ -199,6 +371,7 @@ impl Link {
             candidates,
             kem: Vec::new(),
             ipv4_range,
+            nat,
         }
     }
 
@@ -271,7 +444,7 @@ impl Link {
         &mut self,
         envelope: &[u8],
         overlay: &HashSet<IpAddr>,
-        seed: u64,
+        surroundings: Surroundings,
         now: Instant,
     ) -> bool {
         let Some((offered, sent)) = &mut self.offer else {
@@ -280,11 +453,17 @@ impl Link {
         let Some(pending) = offered.pending.take() else {
             return false;
         };
-        let local = offered.local.clone();
+        let (local, nat) = (offered.local.clone(), offered.nat.clone());
         match pending.open_answer(envelope) {
             Ok((exchange, mut theirs)) => {
-                theirs.candidates = outside(overlay, theirs.candidates);
-                self.begin(exchange, Role::Controlling, local, theirs, seed, now);
+                tidy(&mut theirs, overlay);
+                let terms = Terms {
+                    offers: true,
+                    local,
+                    nat,
+                    surroundings,
+                };
+                self.begin(exchange, terms, theirs, now);
                 true
             }
             Err((Some(pending), _)) => {
@@ -303,26 +482,55 @@ impl Link {
     pub(super) fn begin(
         &mut self,
         exchange: Exchange,
-        role: Role,
-        local: Credentials,
+        terms: Terms,
         theirs: Description,
-        seed: u64,
         now: Instant,
     ) {
         self.offer = None;
         self.offline = false;
-        let agent = Agent::new(
-            role,
+        let Terms {
+            offers,
             local,
-            theirs.credentials,
-            theirs.candidates,
-            seed,
+            nat,
+            surroundings,
+        } = terms;
+        let attempt = nat.as_ref().map_or(0, |nat| nat.attempt);
+        // The one who offers picks the path; in a repeated attempt the other one does.
+        let role = if offers == attempt.is_multiple_of(2) {
+            Role::Controlling
+        } else {
+            Role::Controlled
+        };
+        let mut memory = self.memory.iter().rev();
+        let agent = Agent::new(
+            AgentConfig {
+                role,
+                answers: !offers,
+                local,
+                remote: theirs.credentials,
+                candidates: theirs.candidates,
+                mine: nat,
+                theirs: theirs.nat,
+                opening_ttl: surroundings.profile.and_then(|profile| profile.opening_ttl),
+                lifetime: surroundings.lifetime,
+                samplers: surroundings.samplers,
+                remembered: memory
+                    .find(|(network, _)| *network == surroundings.network)
+                    .map(|(_, step)| *step),
+                seed: surroundings.seed,
+            },
             now,
         );
+        if agent.has_search() {
+            // No new offer comes between.
+            self.retry_at = Some(now + SEARCH_PATIENCE);
+        }
         let serving = usize::from(self.path().is_some());
-        self.attempts.truncate(serving.min(ATTEMPTS - 1));
+        self.retire(serving.min(ATTEMPTS - 1)..self.attempts.len());
+        self.serial += 1;
         self.attempts.push_back(Attempt {
-            role,
+            serial: self.serial,
+            offers,
             exchange,
             agent,
             peer_range: theirs.ipv4_range,
@@ -377,7 +585,8 @@ impl Link {
             .iter_mut()
             .filter_map(|attempt| attempt.exchange.seal(&Note::Bye).ok())
             .collect();
-        self.attempts.clear();
+        self.retire(0..self.attempts.len());
+        self.failures = 0;
         self.offer = None;
         self.engaged = false;
         self.engaged_until = None;
@@ -389,7 +598,7 @@ impl Link {
     /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
     /// wants the peer, it is looked for again.
     pub(super) fn handle_bye(&mut self, attempt: usize, now: Instant) -> bool {
-        self.attempts.drain(..=attempt);
+        self.retire(0..(attempt + 1).min(self.attempts.len()));
         if !self.attempts.is_empty() {
             return false;
         }
@@ -485,40 +694,36 @@ impl Link {
             .filter_map(|attempt| attempt.agent.poll_timeout())
             .chain(self.retry_at)
             .chain(self.engaged_until)
+            .chain(self.retired.iter().filter_map(|(at, _)| *at))
             .min()
     }
 
     /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
-    pub(super) fn drain(
-        &mut self,
-        peer: PeerHandle,
-        transmits: &mut VecDeque<Transmit>,
-        events: &mut VecDeque<ConnectorEvent>,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn drain(&mut self, out: &mut Outlet<'_>, now: Instant) -> bool {
+        let peer = out.peer;
         let mut again = false;
         let mut index = 0;
         while index < self.attempts.len() {
             let attempt = &mut self.attempts[index];
             while let Some(transmit) = attempt.agent.poll_transmit() {
-                transmits.push_back(transmit);
+                out.transmits.push_back(transmit);
             }
             let (mut selected, mut failed) = (None, false);
             while let Some(event) = attempt.agent.poll_event() {
                 match event {
                     AgentEvent::Proven => {
-                        if attempt.role == Role::Controlled {
+                        if !attempt.offers {
                             self.engaged = true;
                         }
-                        events.push_back(ConnectorEvent::Proven {
+                        out.events.push_back(ConnectorEvent::Proven {
                             peer,
                             preshared: attempt.exchange.preshared_key().clone(),
-                            initiator: attempt.role == Role::Controlling,
+                            initiator: attempt.offers,
                         });
                     }
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
-                        events.push_back(ConnectorEvent::Lost { peer });
+                        out.events.push_back(ConnectorEvent::Lost { peer });
                         self.retries = 0;
                         again = self.offer.is_none();
                     }
@@ -526,25 +731,59 @@ impl Link {
                     AgentEvent::Failed => {
                         failed |= index > 0;
                         self.hopeless = true;
+                        let status = attempt.agent.status(now);
+                        self.last = (status.steps, status.theirs);
+                        self.failures = self.failures.saturating_add(1);
                         let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
                         let retry = now + interval.min(RETRY_MAX);
-                        self.retry_at = Some(self.retry_at.map_or(retry, |at| at.min(retry)));
+                        self.retry_at = Some(match self.retry_at {
+                            // The patience that a search has had ends with it.
+                            Some(at) if !attempt.agent.was_refused() => at.min(retry),
+                            Some(at) => at,
+                            None => retry,
+                        });
                     }
+                    AgentEvent::OpenSockets(count) => {
+                        for _ in 0..count {
+                            let socket = out.ids.next();
+                            out.sockets.insert(socket, (peer, attempt.serial));
+                            let family = Family::V4;
+                            out.events
+                                .push_back(ConnectorEvent::OpenSocket { socket, family });
+                        }
+                    }
+                    AgentEvent::CloseSocket(socket) => out.close(socket),
+                    AgentEvent::Reflexive(address) => {
+                        let kind = CandidateKind::ServerReflexive;
+                        let candidate = Candidate::new(kind, address);
+                        attempt.told.push(candidate);
+                        let note = Note::Candidates(vec![candidate]);
+                        out.envelopes.extend(attempt.exchange.seal(&note).ok());
+                    }
+                    AgentEvent::Predicted(prediction) => {
+                        let note = Note::Prediction(prediction);
+                        out.envelopes.extend(attempt.exchange.seal(&note).ok());
+                    }
+                    AgentEvent::SearchOver(mappings) => out.searched += mappings,
                 }
             }
             if let Some(path) = selected {
+                let status = attempt.agent.status(now);
+                self.learn(&status.steps, out);
                 // The successor has a path: it serves from now on.
-                self.attempts.drain(..index);
+                self.retire(0..index);
                 index = 0;
                 self.engaged_until = None;
                 self.retry_at = None;
                 self.retries = 0;
+                self.failures = 0;
                 self.hopeless = false;
-                events.push_back(ConnectorEvent::Selected { peer, path });
+                out.events
+                    .push_back(ConnectorEvent::Selected { peer, path });
             }
             if failed && index > 0 {
-                self.attempts.remove(index);
-                events.push_back(ConnectorEvent::Abandoned { peer });
+                self.retire(index..index + 1);
+                out.events.push_back(ConnectorEvent::Abandoned { peer });
                 continue;
             }
             index += 1;
@@ -555,12 +794,47 @@ impl Link {
             && self.path().is_none()
             && !self.attempts.is_empty()
         {
-            self.attempts.clear();
-            events.push_back(ConnectorEvent::Closed { peer });
+            self.retire(0..self.attempts.len());
+            out.events.push_back(ConnectorEvent::Closed { peer });
         }
         if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
             self.engaged_until = Some(now + PATIENCE);
         }
+        for (at, _) in &mut self.retired {
+            at.get_or_insert(now + FAREWELL);
+        }
+        let due = self.retired.extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
+        for (_, socket) in due {
+            out.close(socket);
+        }
         self.wanted() && again
+    }
+
+    /// Remembers which step has found the path.
+    fn learn(&mut self, steps: &[StepReport], out: &mut Outlet<'_>) {
+        let found = steps.iter().find(|step| step.outcome == Outcome::Found);
+        let Some(step) = found.map(|step| step.kind) else {
+            return;
+        };
+        if self.memory.last() == Some(&(out.network, step)) {
+            return;
+        }
+        self.memory.retain(|(network, _)| *network != out.network);
+        self.memory.push((out.network, step));
+        let excess = self.memory.len().saturating_sub(MEMORY);
+        self.memory.drain(..excess);
+        out.events.push_back(ConnectorEvent::Worked {
+            peer: out.peer,
+            network: out.network,
+            step,
+        });
+    }
+}
+
+/// Takes out of a description what lies inside a tunnel.
+pub(super) fn tidy(description: &mut Description, overlay: &HashSet<IpAddr>) {
+    description.candidates = outside(overlay, std::mem::take(&mut description.candidates));
+    if let Some(nat) = &mut description.nat {
+        nat.addresses.retain(|ip| !overlay.contains(&IpAddr::V4(*ip)));
     }
 }

@@ -4,8 +4,10 @@
 //! alive: an offer goes to every signalling server at hand, the answer starts an agent that finds a path, and when the path
 //! dies, the network changes or the peer comes back, a new offer starts over, while the old path goes on serving.
 
+mod ledger;
 mod link;
 mod netchecks;
+mod search;
 mod signalling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -15,12 +17,16 @@ use std::time::{Duration, Instant};
 use punch_forward::PeerHandle;
 use punch_signal_protocol::{Candidate, Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{AgentStatus, Family, Gatherer, NatProfile, Path, SocketId, Transmit};
+use punch_traversal::{
+    AgentStatus, Budget, Family, Gatherer, NatOverrides, NatProfile, NatSummary, Path, SocketId,
+    StepKind, StepReport, Transmit,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::report::Drops;
-use link::{Link, Offered};
+use ledger::Ledger;
+use link::{Link, Offered, Outlet};
 use netchecks::Netchecks;
 
 pub use link::LinkState;
@@ -45,6 +51,21 @@ pub struct Signal {
     pub frame: Frame,
 }
 
+/// Sockets that are opened for a purpose are numbered from here on; the main ones are 0 and 1.
+const FIRST_SOCKET: u32 = 16;
+
+/// Gives sockets their numbers.
+#[derive(Debug)]
+struct SocketIds(u32);
+
+impl SocketIds {
+    fn next(&mut self) -> SocketId {
+        let id = SocketId(self.0);
+        self.0 = self.0.wrapping_add(1).max(FIRST_SOCKET);
+        id
+    }
+}
+
 /// What a connector is made from.
 pub struct ConnectorConfig {
     /// Who this machine is.
@@ -55,6 +76,10 @@ pub struct ConnectorConfig {
     pub seed: [u8; 32],
     /// Milliseconds since 1970.
     pub wall_ms: u64,
+    /// What an attempt may ask of the routers.
+    pub budget: Budget,
+    /// What the administrator says about the NAT.
+    pub nat: NatOverrides,
 }
 
 /// What a connector has to say.
@@ -121,12 +146,21 @@ pub enum ConnectorEvent {
     },
     /// A netcheck is finished.
     Netcheck(Vec<NatProfile>),
+    /// What has worked with a peer from this network; to be kept across restarts.
+    Worked {
+        /// With whom.
+        peer: PeerHandle,
+        /// What stands for this network.
+        network: u64,
+        /// What has worked.
+        step: StepKind,
+    },
     /// This machine's addresses changed.
     NetworkChanged,
 }
 
 /// What status shows of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LinkStatus {
     /// How it does.
     pub state: LinkState,
@@ -134,6 +168,18 @@ pub struct LinkStatus {
     pub agent: Option<AgentStatus>,
     /// The range of the peer's overlay IPv4 address, once it has said so.
     pub peer_range: Option<Option<Ipv4Range>>,
+    /// What is known of this side's NAT.
+    pub mine: Option<NatProfile>,
+    /// What the peer has last told of its own.
+    pub theirs: Option<NatSummary>,
+    /// What the attempt that is under way, or the last one, has tried.
+    pub steps: Vec<StepReport>,
+    /// Attempts that have failed since there was a path.
+    pub failures: u8,
+    /// When the next attempt is due.
+    pub retry_in: Option<Duration>,
+    /// What this side may spend.
+    pub budget: Budget,
 }
 
 /// See the module.
@@ -145,6 +191,11 @@ pub struct Connector {
     wall: (Instant, u64),
     gatherer: Gatherer,
     netchecks: Netchecks,
+    ids: SocketIds,
+    /// Sockets of attempts: whose, and of which attempt.
+    sockets: HashMap<SocketId, (PeerHandle, u64)>,
+    budget: Budget,
+    ledger: Ledger,
     addresses: Vec<IpAddr>,
     stun_servers: Vec<SocketAddr>,
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
@@ -169,7 +220,11 @@ impl Connector {
             identity: config.identity,
             ipv4_range: config.ipv4_range,
             gatherer: Gatherer::new(rng.next_u64()),
-            netchecks: Netchecks::new(rng.next_u64()),
+            netchecks: Netchecks::new(rng.next_u64(), config.nat),
+            ids: SocketIds(FIRST_SOCKET),
+            sockets: HashMap::new(),
+            budget: config.budget,
+            ledger: Ledger::default(),
             rng,
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
@@ -197,11 +252,21 @@ impl Connector {
             .or_insert_with(|| Link::new(id, stamps));
     }
 
+    /// What has worked with a peer, by network.
+    pub fn remember(&mut self, peer: PeerHandle, memory: Vec<(u64, StepKind)>) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.memory = memory;
+        }
+    }
+
     /// Forgets a peer: goodbye, and silence from now on.
     pub fn remove_peer(&mut self, peer: PeerHandle) {
         self.close(peer);
-        if let Some(link) = self.links.remove(&peer) {
+        if let Some(mut link) = self.links.remove(&peer) {
             self.by_id.remove(&link.id);
+            for socket in link.retired() {
+                self.close_socket(socket);
+            }
             self.signal_all(&Frame::Unwatch(link.id));
         }
     }
@@ -250,6 +315,9 @@ impl Connector {
 
     /// The STUN servers are now these.
     pub fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+        if self.stun_servers != servers {
+            self.netchecks.restart(now);
+        }
         self.stun_servers.clone_from(&servers);
         self.gatherer.handle_servers(servers, now);
         self.settle(now);
@@ -262,16 +330,14 @@ impl Connector {
         if socket == SocketId::MAIN_V4 || socket == SocketId::MAIN_V6 {
             self.gatherer.handle_socket(socket, port, now);
         } else {
-            let servers = self.stun_servers.clone();
-            self.netchecks
-                .handle_socket(socket, port, &self.addresses, &servers, now);
+            self.handle_opened(socket, Some(port), now);
         }
         self.settle(now);
     }
 
     /// A socket that was asked for could not be opened.
     pub fn handle_socket_failed(&mut self, socket: SocketId, now: Instant) {
-        self.netchecks.handle_socket_failed(socket);
+        self.handle_opened(socket, None, now);
         self.settle(now);
     }
 
@@ -280,6 +346,10 @@ impl Connector {
         self.addresses.clone_from(&addresses);
         if self.gatherer.handle_addresses(addresses, now) {
             self.events.push_back(ConnectorEvent::NetworkChanged);
+            self.netchecks.restart(now);
+            for link in self.links.values_mut() {
+                link.failures = 0;
+            }
             let wanted: Vec<_> = self.wanted().collect();
             for peer in wanted {
                 self.offer(peer, now);
@@ -326,7 +396,7 @@ impl Connector {
                     .links
                     .values_mut()
                     .any(|link| link.handle_request(name, socket, local, from, &message, now)),
-                None => false,
+                None => self.netchecks.handle_request(socket, &message),
             },
             Class::Success | Class::Error => {
                 self.links
@@ -352,12 +422,13 @@ impl Connector {
 
     /// Finds out how the NAT behaves; ends with [`ConnectorEvent::Netcheck`]. Joins a run that is under way.
     pub fn start_netcheck(&mut self, now: Instant) {
+        let addresses = &self.addresses;
         let families = [Family::V4, Family::V6].into_iter().filter(|family| {
-            self.addresses
+            addresses
                 .iter()
                 .any(|ip| Family::of(*ip) == *family && !ip.is_loopback())
         });
-        self.netchecks.start(families);
+        self.netchecks.start(families, &mut self.ids);
         self.settle(now);
     }
 
@@ -367,7 +438,11 @@ impl Connector {
             self.watch(now);
         }
         self.gatherer.handle_timeout(now);
-        self.netchecks.handle_timeout(now);
+        self.netchecks.handle_timeout(&mut self.ids, now);
+        self.gatherer.set_lifetime(self.netchecks.lifetime());
+        if self.netchecks.is_due(now) && !self.stun_servers.is_empty() {
+            self.start_netcheck(now);
+        }
         let mut again = Vec::new();
         for (peer, link) in &mut self.links {
             if link.handle_timeout(now) {
@@ -411,12 +486,20 @@ impl Connector {
             .chain(self.gatherer.poll_timeout())
             .chain(self.netchecks.poll_timeout())
             .chain(self.next_watches)
+            .chain(self.search_timeout())
             .min()
     }
 
     /// What status shows of one link.
-    pub fn link_status(&self, peer: PeerHandle) -> Option<LinkStatus> {
-        self.links.get(&peer).map(Link::status)
+    pub fn link_status(&self, peer: PeerHandle, now: Instant) -> Option<LinkStatus> {
+        let link = self.links.get(&peer)?;
+        let mine = self.netchecks.profile(Family::V4);
+        Some(link.status(mine, self.budget, now))
+    }
+
+    /// The range of a peer's overlay IPv4 address, once it has said so.
+    pub fn peer_range(&self, peer: PeerHandle) -> Option<Option<Ipv4Range>> {
+        self.links.get(&peer).and_then(Link::peer_range)
     }
 
     /// The round trip of a peer's path.
@@ -468,10 +551,13 @@ impl Connector {
             link.postpone(now);
             return;
         }
+        let profile = self.netchecks.profile(Family::V4);
+        let nat = profile.map(|profile| profile.summary(self.budget, link.failures));
         let description = link.describe(
             wall,
             outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
+            nat,
             &mut self.rng,
         );
         let local = description.credentials.clone();
@@ -482,7 +568,8 @@ impl Connector {
             link.postpone(now);
             return;
         };
-        link.offered(Offered::new(pending, local), &mut self.rng, now);
+        let nat = link.described_nat.clone();
+        link.offered(Offered::new(pending, local, nat), &mut self.rng, now);
         let to = link.id;
         self.signal_all(&Frame::Send { to, envelope });
         self.note_stamps(peer);
@@ -525,15 +612,38 @@ impl Connector {
             self.transmits.push_back(transmit);
         }
         self.netchecks.drain(&mut self.transmits, &mut self.events);
-        let mut again = Vec::new();
-        for (peer, link) in &mut self.links {
-            if link.drain(*peer, &mut self.transmits, &mut self.events, now) {
-                again.push(*peer);
+        let peers: Vec<_> = self.links.keys().copied().collect();
+        for peer in peers {
+            if self.drain_one(peer, now) {
+                self.offer(peer, now);
             }
         }
-        for peer in again {
-            self.offer(peer, now);
+        self.settle_searches(now);
+    }
+
+    /// Carries away what one link has to send and to say; returns whether a new offer is due at once.
+    fn drain_one(&mut self, peer: PeerHandle, now: Instant) -> bool {
+        let network = self.network();
+        let Some(link) = self.links.get_mut(&peer) else {
+            return false;
+        };
+        let mut outlet = Outlet {
+            peer,
+            network,
+            transmits: &mut self.transmits,
+            events: &mut self.events,
+            ids: &mut self.ids,
+            sockets: &mut self.sockets,
+            envelopes: Vec::new(),
+            searched: 0,
+        };
+        let again = link.drain(&mut outlet, now);
+        let (to, envelopes, searched) = (link.id, outlet.envelopes, outlet.searched);
+        self.ledger.add(searched, self.netchecks.lifetime(), now);
+        for envelope in envelopes {
+            self.signal_all(&Frame::Send { to, envelope });
         }
+        again
     }
 
     /// Peers with whom checks are under way hear of new candidates (RFC 8838).

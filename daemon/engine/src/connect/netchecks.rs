@@ -1,89 +1,177 @@
-//! A netcheck over each address family, on sockets of their own.
+//! What is known of this machine's NATs: a netcheck over each address family, whenever the network changes or the user asks,
+//! and long after it a measurement of how long mappings live.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_stun_protocol::Message;
-use punch_traversal::{Family, NatProfile, Netcheck, SocketId, Transmit};
+use punch_traversal::{
+    Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit,
+};
 
-use super::ConnectorEvent;
+use super::{ConnectorEvent, SocketIds};
 
-/// Sockets for netchecks are numbered from here on; the main ones are 0 and 1.
-const FIRST_SOCKET: u32 = 16;
+/// Changes of the network come in flocks.
+const SETTLE: Duration = Duration::from_millis(20);
+/// The lifetime is measured when mappings of the netcheck are gone: some NATs hold few.
+const LIFETIME_DELAY: Duration = Duration::from_secs(60);
+/// A NAT that a machine is behind directly lets packets through with this TTL; what filters further away is another one.
+const NEAREST: u8 = 2;
+
+/// Sockets that are being opened for one purpose.
+#[derive(Debug)]
+struct Opening {
+    family: Family,
+    lifetime: bool,
+    missing: Vec<SocketId>,
+    open: Vec<(SocketId, u16)>,
+}
 
 #[derive(Debug)]
 pub(super) struct Netchecks {
     seed: u64,
-    next_socket: u32,
-    asked: Vec<(SocketId, Family)>,
-    opening: Vec<(SocketId, Family)>,
+    overrides: NatOverrides,
+    opening: Vec<Opening>,
     running: Vec<Netcheck>,
+    lifetime: Option<Lifetime>,
+    to_open: Vec<(SocketId, Family)>,
     closing: Vec<SocketId>,
-    done: Vec<NatProfile>,
+    next_run: Option<Instant>,
+    next_lifetime: Option<Instant>,
+    profiles: Vec<NatProfile>,
+    measured: Option<Duration>,
     active: bool,
 }
 
 impl Netchecks {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, overrides: NatOverrides) -> Self {
         Self {
             seed,
-            next_socket: FIRST_SOCKET,
-            asked: Vec::new(),
+            overrides,
             opening: Vec::new(),
             running: Vec::new(),
+            lifetime: None,
+            to_open: Vec::new(),
             closing: Vec::new(),
-            done: Vec::new(),
+            next_run: None,
+            next_lifetime: None,
+            profiles: Vec::new(),
+            measured: None,
             active: false,
         }
     }
 
+    /// The network is another one: nothing that was found out holds any more.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.profiles.clear();
+        self.measured = None;
+        self.next_lifetime = None;
+        let runs = self.running.drain(..);
+        self.closing
+            .extend(runs.flat_map(|run| run.sockets().collect::<Vec<_>>()));
+        if let Some(lifetime) = self.lifetime.take() {
+            self.closing.extend(lifetime.sockets());
+        }
+        for opening in self.opening.drain(..) {
+            self.closing.extend(opening.open.iter().map(|(id, _)| *id));
+        }
+        self.active = false;
+        self.next_run = Some(now + SETTLE);
+    }
+
+    /// Whether a run is due that nobody has asked for.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.next_run.is_some_and(|at| at <= now);
+        if due {
+            self.next_run = None;
+        }
+        due
+    }
+
     /// Starts over these families, unless a run is under way.
-    pub(super) fn start(&mut self, families: impl Iterator<Item = Family>) {
+    pub(super) fn start(
+        &mut self,
+        families: impl Iterator<Item = Family>,
+        ids: &mut SocketIds,
+    ) {
         if self.active {
             return;
         }
         self.active = true;
-        self.done.clear();
+        self.next_run = None;
         for family in families {
-            let socket = SocketId(self.next_socket);
-            self.next_socket = self.next_socket.wrapping_add(1).max(FIRST_SOCKET);
-            self.opening.push((socket, family));
+            let wanted = Netcheck::sockets_wanted(family);
+            self.open(family, false, wanted, ids);
         }
-        self.asked.clone_from(&self.opening);
     }
 
+    fn open(&mut self, family: Family, lifetime: bool, wanted: usize, ids: &mut SocketIds) {
+        let missing: Vec<_> = (0..wanted).map(|_| ids.next()).collect();
+        self.to_open.extend(missing.iter().map(|id| (*id, family)));
+        self.opening.push(Opening {
+            family,
+            lifetime,
+            missing,
+            open: Vec::new(),
+        });
+    }
+
+    /// A socket is open, or could not be opened (`None`); returns whether it was asked for here.
     pub(super) fn handle_socket(
         &mut self,
         socket: SocketId,
-        port: u16,
+        port: Option<u16>,
         addresses: &[IpAddr],
         servers: &[SocketAddr],
         now: Instant,
-    ) {
-        let Some(family) = self.opened(socket) else {
-            return;
-        };
-        self.seed = self.seed.wrapping_add(1);
-        self.running.push(Netcheck::new(
+    ) -> bool {
+        let found = self
+            .opening
+            .iter()
+            .position(|opening| opening.missing.contains(&socket));
+        let Some(index) = found else { return false };
+        let opening = &mut self.opening[index];
+        opening.missing.retain(|missing| *missing != socket);
+        opening.open.extend(port.map(|port| (socket, port)));
+        if !opening.missing.is_empty() {
+            return true;
+        }
+        let Opening {
             family,
-            socket,
-            port,
-            addresses.to_vec(),
-            servers,
-            self.seed,
-            now,
-        ));
-        self.finish();
+            lifetime,
+            mut open,
+            ..
+        } = self.opening.remove(index);
+        self.seed = self.seed.wrapping_add(1);
+        // In the order in which they were asked for, whatever order they came in.
+        open.sort();
+        if lifetime {
+            let server = servers.iter().find(|server| Family::of(server.ip()) == family);
+            let sockets: Vec<_> = open.iter().map(|(id, _)| *id).collect();
+            self.lifetime =
+                server.and_then(|server| Lifetime::new(&sockets, *server, self.seed, now));
+            if self.lifetime.is_none() {
+                self.closing.extend(sockets);
+            }
+        } else if !open.is_empty() {
+            self.running.push(Netcheck::new(
+                family,
+                open,
+                addresses.to_vec(),
+                servers,
+                self.seed,
+                now,
+            ));
+        }
+        self.finish(now);
+        true
     }
 
-    pub(super) fn handle_socket_failed(&mut self, socket: SocketId) {
-        self.opened(socket);
-    }
-
-    fn opened(&mut self, socket: SocketId) -> Option<Family> {
-        let index = self.opening.iter().position(|(id, _)| *id == socket)?;
-        Some(self.opening.remove(index).1)
+    pub(super) fn handle_request(&mut self, socket: SocketId, message: &Message<'_>) -> bool {
+        let mut runs = self.running.iter_mut();
+        let run = runs.find(|run| run.sockets().any(|id| id == socket));
+        run.map(|run| run.handle_request(message)).is_some()
     }
 
     pub(super) fn handle_response(
@@ -93,35 +181,94 @@ impl Netchecks {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let run = self.running.iter_mut().find(|run| run.socket() == socket);
+        if let Some(lifetime) = &mut self.lifetime
+            && lifetime.sockets().any(|id| id == socket)
+        {
+            lifetime.handle_response(socket, from, message, now);
+            self.finish(now);
+            return true;
+        }
+        let mut runs = self.running.iter_mut();
+        let run = runs.find(|run| run.sockets().any(|id| id == socket));
         let found = run
-            .map(|run| run.handle_response(from, message, now))
+            .map(|run| run.handle_response(socket, from, message, now))
             .is_some();
-        self.finish();
+        if found {
+            self.finish(now);
+        }
         found
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, ids: &mut SocketIds, now: Instant) {
         for run in &mut self.running {
             run.handle_timeout(now);
         }
-        self.finish();
+        if let Some(lifetime) = &mut self.lifetime {
+            lifetime.handle_timeout(now);
+        }
+        if self.next_lifetime.is_some_and(|at| at <= now) {
+            self.next_lifetime = None;
+            self.open(Family::V4, true, Lifetime::SOCKETS, ids);
+        }
+        self.finish(now);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.running.iter().filter_map(Netcheck::poll_timeout).min()
+        self.running
+            .iter()
+            .filter_map(Netcheck::poll_timeout)
+            .chain(self.lifetime.as_ref().and_then(Lifetime::poll_timeout))
+            .chain(self.next_run)
+            .chain(self.next_lifetime)
+            .min()
     }
 
-    fn finish(&mut self) {
-        let (closing, done) = (&mut self.closing, &mut self.done);
+    /// What is known of a family's NAT, while a run is under way too.
+    pub(super) fn profile(&self, family: Family) -> Option<NatProfile> {
+        let known = self.profiles.iter().find(|profile| profile.family == family);
+        let partial = || {
+            let mut profiles = self.running.iter().map(Netcheck::profile);
+            profiles.find(|profile| profile.family == family)
+        };
+        let mut profile = known.cloned().or_else(partial)?;
+        profile.lifetime = self.measured;
+        profile.double_nat = profile.opening_ttl.map(|ttl| ttl > NEAREST);
+        self.overrides.apply(&mut profile);
+        Some(profile)
+    }
+
+    /// How long an unused mapping lives, if that was measured or is given.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        self.overrides.lifetime.or(self.measured)
+    }
+
+    fn finish(&mut self, now: Instant) {
+        let (closing, profiles) = (&mut self.closing, &mut self.profiles);
         self.running.retain(|run| {
             let over = run.poll_timeout().is_none();
             if over {
-                closing.push(run.socket());
-                done.push(run.profile());
+                closing.extend(run.sockets());
+                let profile = run.profile();
+                profiles.retain(|known| known.family != profile.family);
+                profiles.push(profile);
             }
             !over
         });
+        if self
+            .lifetime
+            .as_ref()
+            .is_some_and(|lifetime| lifetime.poll_timeout().is_none())
+            && let Some(lifetime) = self.lifetime.take()
+        {
+            self.closing.extend(lifetime.sockets());
+            self.measured = lifetime.lifetime();
+        }
+        let over = self.active
+            && self.running.is_empty()
+            && self.opening.iter().all(|opening| opening.lifetime);
+        if over && self.measured.is_none() && self.lifetime.is_none() {
+            self.next_lifetime.get_or_insert(now + LIFETIME_DELAY);
+        }
     }
 
     pub(super) fn drain(
@@ -129,7 +276,7 @@ impl Netchecks {
         transmits: &mut VecDeque<Transmit>,
         events: &mut VecDeque<ConnectorEvent>,
     ) {
-        for (socket, family) in self.asked.drain(..) {
+        for (socket, family) in self.to_open.drain(..) {
             events.push_back(ConnectorEvent::OpenSocket { socket, family });
         }
         for run in &mut self.running {
@@ -137,14 +284,21 @@ impl Netchecks {
                 transmits.push_back(transmit);
             }
         }
+        if let Some(lifetime) = &mut self.lifetime {
+            while let Some(transmit) = lifetime.poll_transmit() {
+                transmits.push_back(transmit);
+            }
+        }
         for socket in self.closing.drain(..) {
             events.push_back(ConnectorEvent::CloseSocket { socket });
         }
-        if self.active && self.opening.is_empty() && self.running.is_empty() {
+        let opening = self.opening.iter().any(|opening| !opening.lifetime);
+        if self.active && !opening && self.running.is_empty() {
             self.active = false;
-            self.done.sort_by_key(|profile| profile.family);
-            let profiles = std::mem::take(&mut self.done);
-            events.push_back(ConnectorEvent::Netcheck(profiles));
+            let profiles = [Family::V4, Family::V6]
+                .into_iter()
+                .filter_map(|family| self.profile(family));
+            events.push_back(ConnectorEvent::Netcheck(profiles.collect()));
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use punch_forward::PeerHandle;
 use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
-use punch_traversal::Role;
+use punch_traversal::Family;
 use rand_core::RngCore;
 
+use super::link::{Surroundings, Terms, tidy};
 use super::{
     Connector, ConnectorEvent, MAX_STALE, ServerId, Signal, WATCH_PAUSE, WATCHES, outside,
 };
@@ -146,22 +147,34 @@ impl Connector {
         if link.offer_is_fresh(now) && self.id > from {
             return true;
         }
+        let mut theirs = opened.description.clone();
+        tidy(&mut theirs, &self.overlay);
+        // Both count the attempt as the one who offers does.
+        let attempt = theirs.nat.as_ref().map_or(0, |nat| nat.attempt);
+        let profile = self.netchecks.profile(Family::V4);
+        let nat = profile.map(|profile| profile.summary(self.budget, attempt));
         let description = link.describe(
             wall,
             outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
+            nat.clone(),
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let mut theirs = opened.description.clone();
-        theirs.candidates = outside(&self.overlay, theirs.candidates);
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let Ok((exchange, answer)) = opened.answer(description, seed) else {
             return false;
         };
-        let agent_seed = self.rng.next_u64();
-        link.begin(exchange, Role::Controlled, local, theirs, agent_seed, now);
+        let terms = Terms {
+            offers: false,
+            local,
+            nat,
+            surroundings: self.surroundings(),
+        };
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.begin(exchange, terms, theirs, now);
+        }
         let frame = Frame::Send {
             to: from,
             envelope: answer,
@@ -172,11 +185,21 @@ impl Connector {
     }
 
     fn handle_answer(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+        let surroundings = self.surroundings();
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };
-        let seed = self.rng.next_u64();
-        link.handle_answer(envelope, &self.overlay, seed, now)
+        link.handle_answer(envelope, &self.overlay, surroundings, now)
+    }
+
+    fn surroundings(&mut self) -> Surroundings {
+        Surroundings {
+            profile: self.netchecks.profile(Family::V4),
+            lifetime: self.netchecks.lifetime(),
+            samplers: self.gatherer.answering(Family::V4),
+            network: self.network(),
+            seed: self.rng.next_u64(),
+        }
     }
 
     fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
@@ -187,6 +210,10 @@ impl Connector {
             Some((attempt, Note::Candidates(candidates))) => {
                 let candidates = outside(&self.overlay, candidates);
                 link.handle_candidates(attempt, candidates, now);
+                true
+            }
+            Some((attempt, Note::Prediction(prediction))) => {
+                link.handle_prediction(attempt, prediction, now);
                 true
             }
             Some((attempt, Note::Bye)) => {

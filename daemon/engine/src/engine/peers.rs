@@ -22,6 +22,7 @@ impl Engine {
             let (tunnel, path) = match &config.kind {
                 PeerKind::Punch { id, .. } => {
                     self.connector.add_peer(handle, *id, config.stamps);
+                    self.connector.remember(handle, config.memory.clone());
                     (Tunnel::default(), None)
                 }
                 PeerKind::Wireguard { .. } => (Tunnel::default(), None),

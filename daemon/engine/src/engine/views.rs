@@ -1,5 +1,7 @@
 //! What the desk may ask the engine.
 
+use std::time::Instant;
+
 use punch_api::ForwardKey;
 use punch_forward::{PeerHandle, Rules};
 use punch_signal_protocol::{Candidate, Ipv4Range};
@@ -52,14 +54,14 @@ impl Engine {
     }
 
     /// What is known of the way to a Punch peer.
-    pub fn link_status(&self, handle: PeerHandle) -> Option<LinkStatus> {
-        self.connector.link_status(handle)
+    pub fn link_status(&self, handle: PeerHandle, now: Instant) -> Option<LinkStatus> {
+        self.connector.link_status(handle, now)
     }
 
     /// Whether a peer takes its IPv4 address from another range than this machine, as its offer or answer said.
     pub fn ipv4_differs(&self, handle: PeerHandle) -> bool {
-        let link = self.connector.link_status(handle);
-        link.and_then(|link| link.peer_range)
+        self.connector
+            .peer_range(handle)
             .is_some_and(|range| range != self.ipv4_range)
     }
 

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use punch_engine::Budget;
 use punch_lab::matrix::{
-    Budget, Options, Pairs, from_json, measure, merge, picture, table, to_json,
+    Options, Pairs, from_json, measure, merge, picture, table, to_json,
 };
 
 /// Measures how often, how fast and at what cost every pair of NAT kinds connects.
@@ -18,7 +19,7 @@ struct Arguments {
     /// Seeds per pair
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// How much the machines may probe (the simulator ignores it for now)
+    /// What both machines may spend
     #[arg(long, value_enum, default_value_t = BudgetName::Normal)]
     budget: BudgetName,
     /// Datagrams lost one way, in percent
@@ -50,6 +51,7 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum BudgetName {
+    Gentle,
     Normal,
     Aggressive,
 }
@@ -75,6 +77,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         let options = Options {
             runs: arguments.runs,
             budget: match arguments.budget {
+                BudgetName::Gentle => Budget::Gentle,
                 BudgetName::Normal => Budget::Normal,
                 BudgetName::Aggressive => Budget::Aggressive,
             },

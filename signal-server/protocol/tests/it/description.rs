@@ -39,6 +39,7 @@ fn golden() -> Description {
         ],
         kem: vec![0xEE, 0xEF, 0xEE],
         ipv4_range: Some(Ipv4Range::DEFAULT),
+        nat: None,
     }
 }
 
@@ -289,6 +290,7 @@ fn any_description() -> impl Strategy<Value = Description> {
     )
         .prop_map(
             |(stamp, fragment, password, candidates, kem, ipv4_range)| Description {
+                nat: None,
                 stamp,
                 credentials: Credentials { fragment, password },
                 candidates,

@@ -43,5 +43,6 @@ fn description(stamp: u64) -> Description {
         ],
         kem: Vec::new(),
         ipv4_range: Some(Ipv4Range::DEFAULT),
+        nat: None,
     }
 }

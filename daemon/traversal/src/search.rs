@@ -1,0 +1,778 @@
+//! The search for ports that follows on ordinary checks (see [`crate::plan`]): opens sockets, foretells ports, sends at the
+//! budget's pace, counts what it costs, and ends.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::Prediction;
+use punch_stun_protocol::{Class, Message, TransactionId, Writer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+
+use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, StepKind, WINDOW};
+use crate::profile::FIRST_PORT;
+use crate::request::transaction;
+use crate::{SocketId, Step, Transmit};
+
+/// Packets leave in bursts of this interval.
+const TICK: Duration = Duration::from_millis(5);
+/// A sender that was kept waiting does not make up for more than this.
+const MAX_BURST: Duration = Duration::from_millis(25);
+/// After its last packet a search waits this long for what may come.
+const LINGER: Duration = Duration::from_millis(1500);
+/// A round of meeting is over when so much time has passed after its last packet.
+const ROUND_LINGER: Duration = Duration::from_millis(400);
+/// Meetings that are tried in one attempt.
+const ROUNDS: u8 = 6;
+/// A STUN server that foretells is asked so often, with this pause.
+const SAMPLE_TRIES: u32 = 8;
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
+/// Held mappings are made once more after this: the first packet may have been lost.
+const HOLD_AGAIN: Duration = Duration::from_millis(1200);
+/// TTL of opening packets where it was not measured: past a router or two and a carrier's NAT, short of the peer.
+const OPENING_TTL: u8 = 5;
+/// Targets at which the one who stays waits for the other's sequence, and how far they lie apart.
+const ANCHORS: u32 = 4;
+const ANCHOR_SPACING: u32 = WINDOW / ANCHORS;
+/// Between a sample and the packets that it foretells, so much time passes.
+const LAG: f64 = 0.2;
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has not begun.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It has found a path.
+    Found,
+    /// Another step found one first.
+    NotNeeded,
+    /// It has spent what it may, and found none.
+    Exhausted,
+    /// Mappings of earlier attempts are still alive: there is nothing left of the budget.
+    OverBudget,
+    /// No socket could be opened.
+    NoSockets,
+    /// The peer has not told where its sequence stands, or no STUN server did.
+    NoPrediction,
+}
+
+/// A step and what it cost; for `punchctl why`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// What it was about.
+    pub kind: StepKind,
+    /// The chance that was computed beforehand.
+    pub chance: f64,
+    /// In the median, if it succeeds.
+    pub typical: Duration,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// NAT mappings that it has made on this side.
+    pub mappings: u32,
+    /// Packets that it has sent.
+    pub packets: u32,
+    /// The most that left within one second.
+    pub peak_rate: u32,
+    /// How long it has taken.
+    pub took: Duration,
+}
+
+/// What a search needs to know of the two ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Ends {
+    /// This side's socket for ordinary checks.
+    pub(crate) base: SocketId,
+    /// The peer's endpoints as servers saw them.
+    pub(crate) known: Vec<SocketAddr>,
+    /// All its public addresses.
+    pub(crate) addresses: Vec<Ipv4Addr>,
+    /// STUN servers that tell where this side's sequence stands.
+    pub(crate) samplers: Vec<SocketAddr>,
+    pub(crate) opening_ttl: Option<u8>,
+    /// Whether this side's NAT makes one mapping per socket (EIM), or one per socket and address (ADM).
+    pub(crate) mapping_scope: MappingScope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MappingScope {
+    Socket,
+    Address,
+    Endpoint,
+}
+
+#[derive(Debug)]
+enum State {
+    /// So many sockets are still to come.
+    Opening(usize),
+    /// Asks a STUN server where the sequence stands.
+    Sampling {
+        id: TransactionId,
+        socket: usize,
+        tries: u32,
+        next: Instant,
+    },
+    /// Waits for the peer's prediction.
+    Expecting(Instant),
+    Sending,
+    /// Everything is sent.
+    Lingering(Instant),
+    Over,
+}
+
+/// Where packets go next.
+#[derive(Debug)]
+enum Order {
+    /// These, one after the other, and all once more at that time.
+    List {
+        packets: Vec<(usize, SocketAddr)>,
+        at: usize,
+        again: Option<Instant>,
+    },
+    /// From each socket in turn to the next of its own permutation of places.
+    Permutations {
+        walks: Vec<Walk>,
+        turn: usize,
+        addresses: Vec<Ipv4Addr>,
+        low: u16,
+        count: u32,
+    },
+}
+
+/// A permutation of `0..size`: no place comes twice.
+#[derive(Debug)]
+struct Walk {
+    index: u64,
+    stride: u64,
+    offset: u64,
+    size: u64,
+}
+
+impl Walk {
+    fn new(size: u64, rng: &mut ChaCha8Rng) -> Self {
+        let gcd = |mut a: u64, mut b: u64| {
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        let mut stride = 1 + rng.next_u64() % size.max(1);
+        while gcd(stride, size) != 1 {
+            stride = 1 + stride % size.max(1);
+        }
+        Self {
+            index: 0,
+            stride,
+            offset: rng.next_u64() % size.max(1),
+            size,
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        (self.index < self.size).then(|| {
+            let place = (self.index * self.stride + self.offset) % self.size;
+            self.index += 1;
+            place
+        })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Search {
+    step: Step,
+    caps: Caps,
+    /// Mappings that it may make: what other attempts have left of the cap.
+    allowance: u32,
+    ends: Ends,
+    state: State,
+    sockets: Vec<SocketId>,
+    order: Option<Order>,
+    /// The datagram that all its packets carry; its transaction stands for the whole search.
+    request: Vec<u8>,
+    pub(crate) transaction: TransactionId,
+    round: u8,
+    my_port: Option<u16>,
+    their_port: Option<Prediction>,
+    began: Instant,
+    last_tick: Instant,
+    second: (Instant, u32),
+    tokens: f64,
+    report: StepReport,
+    rng: ChaCha8Rng,
+    predictions: VecDeque<Prediction>,
+}
+
+impl Search {
+    pub(crate) fn new(
+        step: Step,
+        caps: Caps,
+        allowance: u32,
+        ends: Ends,
+        (transaction, request): (TransactionId, Vec<u8>),
+        rng: ChaCha8Rng,
+        now: Instant,
+    ) -> Self {
+        let report = StepReport {
+            kind: step.kind,
+            chance: step.chance,
+            typical: step.typical,
+            outcome: Outcome::Running,
+            mappings: 0,
+            packets: 0,
+            peak_rate: 0,
+            took: Duration::ZERO,
+        };
+        Self {
+            state: State::Opening(0),
+            step,
+            caps,
+            allowance,
+            ends,
+            sockets: Vec::new(),
+            order: None,
+            request,
+            transaction,
+            round: 0,
+            my_port: None,
+            their_port: None,
+            began: now,
+            last_tick: now,
+            second: (now, 0),
+            tokens: 0.0,
+            report,
+            rng,
+            predictions: VecDeque::new(),
+        }
+    }
+
+    /// Begins; returns how many sockets it wants.
+    pub(crate) fn start(&mut self, now: Instant) -> usize {
+        let wanted = match self.step.part {
+            // One more, to ask where the sequence stands.
+            Part::Hold { sockets, predict } => usize::from(sockets) + usize::from(predict),
+            Part::Probe { .. } => 0,
+            Part::Meet { .. } => usize::from(MEETING_SOCKETS),
+            Part::Birthday { sockets, .. } => usize::from(sockets),
+        };
+        self.state = State::Opening(wanted);
+        if wanted == 0 {
+            self.sockets.push(self.ends.base);
+            self.begin_round(now);
+        }
+        wanted
+    }
+
+    pub(crate) fn handle_socket(&mut self, socket: Option<SocketId>, now: Instant) {
+        let State::Opening(missing) = &mut self.state else {
+            return;
+        };
+        *missing = missing.saturating_sub(1);
+        let last = *missing == 0;
+        self.sockets.extend(socket);
+        if last && self.sockets.is_empty() {
+            self.end(Outcome::NoSockets, now);
+        } else if last {
+            self.begin_round(now);
+        }
+    }
+
+    pub(crate) fn handle_prediction(&mut self, prediction: Prediction, now: Instant) {
+        if self
+            .their_port
+            .is_none_or(|known| known.round < prediction.round)
+        {
+            self.their_port = Some(prediction);
+        }
+        if matches!(self.state, State::Expecting(_)) {
+            self.proceed(now);
+        }
+    }
+
+    /// A response of a STUN server on one of its sockets; returns whether it was asked for.
+    pub(crate) fn handle_sample(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let State::Sampling {
+            id, socket: asker, ..
+        } = &self.state
+        else {
+            return false;
+        };
+        let asked = *id == message.transaction
+            && self.sockets.get(*asker) == Some(&socket)
+            && self.ends.samplers.contains(&from);
+        if !asked {
+            return false;
+        }
+        if let (Class::Success, Some(mapped)) = (message.class, message.mapped) {
+            self.my_port = Some(mapped.port());
+            self.predictions.push_back(Prediction {
+                round: self.round,
+                port: mapped.port(),
+            });
+            self.proceed(now);
+        }
+        true
+    }
+
+    pub(crate) fn owns(&self, socket: SocketId) -> bool {
+        self.sockets.contains(&socket)
+    }
+
+    /// Whether a response with this transaction is for it.
+    pub(crate) fn is_asking(&self, transaction: TransactionId) -> bool {
+        self.transaction == transaction
+            || matches!(&self.state, State::Sampling { id, .. } if *id == transaction)
+    }
+
+    /// Whether an answer to its request may come from there.
+    pub(crate) fn has_probed(&self, from: SocketAddr) -> bool {
+        let IpAddr::V4(ip) = from.ip() else {
+            return false;
+        };
+        self.ends.addresses.contains(&ip) || self.ends.known.contains(&from)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    /// Stops sending; a path was found, by this step or another.
+    pub(crate) fn finish(&mut self, found: bool, now: Instant) {
+        let outcome = if found {
+            Outcome::Found
+        } else {
+            Outcome::NotNeeded
+        };
+        self.end(outcome, now);
+    }
+
+    pub(crate) fn report(&self, now: Instant) -> StepReport {
+        let mut report = self.report.clone();
+        if !self.is_over() {
+            report.took = now.saturating_duration_since(self.began);
+        }
+        report
+    }
+
+    pub(crate) fn poll_prediction(&mut self) -> Option<Prediction> {
+        self.predictions.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = self.began + self.caps.duration;
+        match &self.state {
+            State::Opening(_) => Some(deadline),
+            State::Sampling { next, .. } => Some(*next),
+            State::Expecting(until) | State::Lingering(until) => Some(*until),
+            State::Sending => Some(self.last_tick + TICK),
+            State::Over => None,
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+        let deadline = self.began + self.caps.duration;
+        if now >= deadline && !matches!(self.state, State::Lingering(_) | State::Over) {
+            self.state = State::Lingering(now);
+        }
+        match &self.state {
+            State::Opening(_) | State::Over => {}
+            State::Sampling { next, .. } if *next <= now => self.sample(now, out),
+            State::Expecting(until) if *until <= now => self.end(Outcome::NoPrediction, now),
+            State::Sending if self.last_tick + TICK <= now => self.send(now, out),
+            State::Lingering(until) if *until <= now => self.after_round(now),
+            _ => {}
+        }
+    }
+
+    // --- rounds ---
+
+    fn begin_round(&mut self, now: Instant) {
+        self.my_port = None;
+        self.order = None;
+        if self.predicts_mine() {
+            self.state = State::Sampling {
+                id: transaction(&mut self.rng),
+                // Each round asks from another socket: only a first contact makes a mapping.
+                socket: self.sockets.len() - 1 - usize::from(self.round) % self.sockets.len(),
+                tries: 0,
+                next: now,
+            };
+        } else {
+            self.proceed(now);
+        }
+    }
+
+    fn predicts_mine(&self) -> bool {
+        match self.step.part {
+            Part::Hold { predict, .. } => predict,
+            Part::Meet { mine, .. } => matches!(mine, Ports::After { .. }),
+            Part::Probe { .. } | Part::Birthday { .. } => false,
+        }
+    }
+
+    fn needs_theirs(&self) -> bool {
+        match self.step.part {
+            Part::Probe { ports } | Part::Meet { theirs: ports, .. } => {
+                matches!(ports, Ports::After { .. })
+            }
+            Part::Hold { .. } | Part::Birthday { .. } => false,
+        }
+    }
+
+    fn sample(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+        let State::Sampling {
+            id,
+            socket,
+            tries,
+            next,
+        } = &mut self.state
+        else {
+            return;
+        };
+        let count = self.ends.samplers.len();
+        if count == 0 || *tries >= SAMPLE_TRIES {
+            self.end(Outcome::NoPrediction, now);
+            return;
+        }
+        // Twice the first server, then the others.
+        let server = self.ends.samplers[(*tries / 2) as usize % count];
+        *tries += 1;
+        *next = now + SAMPLE_PAUSE * *tries;
+        out.push_back(Transmit {
+            socket: self.sockets[*socket],
+            to: server,
+            source: None,
+            ttl: None,
+            bytes: Writer::new(Class::Request, *id).finish(),
+        });
+        self.count(now);
+    }
+
+    /// Sends, if everything that must be known is known.
+    fn proceed(&mut self, now: Instant) {
+        if self.predicts_mine() && self.my_port.is_none() {
+            return;
+        }
+        let theirs = self.their_port.filter(|known| known.round >= self.round);
+        if self.needs_theirs() && theirs.is_none() {
+            self.state = State::Expecting(now + Duration::from_secs(4));
+            return;
+        }
+        self.order = Some(self.order_of_packets(theirs.map(|known| known.port), now));
+        self.state = State::Sending;
+        // The first burst leaves at once.
+        self.last_tick = now.checked_sub(TICK).unwrap_or(now);
+    }
+
+    fn after_round(&mut self, now: Instant) {
+        let again = matches!(self.step.part, Part::Meet { .. })
+            && self.round + 1 < ROUNDS
+            && now + ROUND_LINGER < self.began + self.caps.duration
+            && self.report.mappings < self.allowance;
+        if again {
+            self.round += 1;
+            self.begin_round(now);
+        } else {
+            self.end(Outcome::Exhausted, now);
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome, now: Instant) {
+        if !self.is_over() {
+            self.report.took = now.saturating_duration_since(self.began);
+            self.report.outcome = outcome;
+            self.state = State::Over;
+            self.order = None;
+        }
+    }
+
+    // --- what is sent ---
+
+    fn order_of_packets(&mut self, their_port: Option<u16>, now: Instant) -> Order {
+        match self.step.part {
+            Part::Hold { predict, .. } => {
+                let holding = self.sockets.len() - usize::from(predict && self.sockets.len() > 1);
+                let sockets = 0..holding;
+                let known = &self.ends.known;
+                let packets = sockets
+                    .flat_map(|socket| known.iter().map(move |to| (socket, *to)))
+                    .collect();
+                Order::List {
+                    packets,
+                    at: 0,
+                    again: Some(now + HOLD_AGAIN),
+                }
+            }
+            Part::Probe {
+                ports: Ports::Range { low, high },
+            } => self.permutations(low, high),
+            Part::Birthday {
+                ports: Ports::Range { low, high },
+                ..
+            } => self.permutations(low, high),
+            Part::Probe {
+                ports: Ports::After { step, others },
+            } => {
+                let port = their_port.unwrap_or(FIRST_PORT);
+                self.list(around(port, step, others))
+            }
+            Part::Meet {
+                mine,
+                theirs,
+                anchor,
+            } => self.meeting(mine, theirs, anchor, their_port),
+            // A birthday search is between two that choose at random.
+            Part::Birthday {
+                ports: Ports::After { .. },
+                ..
+            } => self.permutations(FIRST_PORT, u16::MAX),
+        }
+    }
+
+    fn permutations(&mut self, low: u16, high: u16) -> Order {
+        let count = u32::from(high - low) + 1;
+        let size = u64::from(count) * self.ends.addresses.len() as u64;
+        let rng = &mut self.rng;
+        Order::Permutations {
+            walks: self.sockets.iter().map(|_| Walk::new(size, rng)).collect(),
+            turn: 0,
+            addresses: self.ends.addresses.clone(),
+            low,
+            count,
+        }
+    }
+
+    /// From the first socket to these ports of all addresses.
+    fn list(&self, ports: Vec<u16>) -> Order {
+        let addresses = &self.ends.addresses;
+        let to = |port: u16| {
+            addresses
+                .iter()
+                .map(move |ip| (0, SocketAddr::new((*ip).into(), port)))
+        };
+        Order::List {
+            packets: ports.into_iter().flat_map(to).collect(),
+            at: 0,
+            again: None,
+        }
+    }
+
+    /// What one side sends when both must meet at a pair of ports.
+    ///
+    /// The one who stays (anchor) sends from all its sockets to one of the other's future ports, then to one further on, and
+    /// so on; its own mappings follow each other in the same order. The other one's sequence passes over those ports, and
+    /// while it does, it sends to where the anchor's mappings for them lie. Where only one side is sequential, the other one
+    /// stays at all ports of a window, and the sequence goes to all places of the other's block.
+    fn meeting(
+        &mut self,
+        mine: Ports,
+        theirs: Ports,
+        anchor: bool,
+        their_port: Option<u16>,
+    ) -> Order {
+        let sockets = self.sockets.len();
+        let address = |index: usize| {
+            let addresses = &self.ends.addresses;
+            addresses
+                .get(index % addresses.len().max(1))
+                .copied()
+                .unwrap_or(Ipv4Addr::UNSPECIFIED)
+        };
+        let mut packets = Vec::new();
+        let base = their_port.unwrap_or(FIRST_PORT);
+        match (mine, theirs) {
+            (Ports::After { .. }, Ports::After { step, others }) => {
+                let anchoring = anchor == self.round.is_multiple_of(2);
+                let lag = (f64::from(others) * LAG) as u32;
+                if anchoring {
+                    for block in 0..ANCHORS {
+                        let ahead = block * ANCHOR_SPACING + ANCHOR_SPACING / 2 + lag;
+                        let port = ahead_of(base, step, ahead);
+                        for socket in 0..sockets {
+                            packets.push((socket, SocketAddr::new(address(0).into(), port)));
+                        }
+                    }
+                } else {
+                    let width = u32::from(MEETING_SOCKETS);
+                    for index in 0..WINDOW {
+                        let block = index / ANCHOR_SPACING;
+                        let inside = width / 4 + (index * 7) % (width / 2);
+                        let port = ahead_of(base, step, block * width + inside + lag);
+                        let socket = index as usize % sockets;
+                        packets.push((socket, SocketAddr::new(address(0).into(), port)));
+                    }
+                }
+            }
+            // The sequence passes over its window and goes to places of the other's range.
+            (Ports::After { .. }, Ports::Range { low, high }) => {
+                let count = u32::from(high - low) + 1;
+                let places = u64::from(count) * self.ends.addresses.len() as u64;
+                let walk = Walk::new(places.max(1), &mut self.rng);
+                for (index, place) in walk.take(WINDOW as usize).enumerate() {
+                    let port = low + (place % u64::from(count)) as u16;
+                    let ip = address((place / u64::from(count)) as usize);
+                    packets.push((index % sockets, SocketAddr::new(ip.into(), port)));
+                }
+            }
+            // From all sockets to all ports over which the other's sequence passes.
+            (Ports::Range { .. }, Ports::After { step, others }) => {
+                let lag = (f64::from(others) * LAG) as u32;
+                for socket in 0..sockets {
+                    for index in 0..WINDOW {
+                        // Every socket begins elsewhere, so that the window fills evenly.
+                        let ahead = 1 + lag + (index + 5 * socket as u32) % WINDOW;
+                        let port = ahead_of(base, step, ahead);
+                        packets.push((socket, SocketAddr::new(address(0).into(), port)));
+                    }
+                }
+            }
+            (Ports::Range { .. }, Ports::Range { low, high }) => {
+                return self.permutations(low, high);
+            }
+        }
+        Order::List {
+            packets,
+            at: 0,
+            again: None,
+        }
+    }
+
+    fn next_packet(&mut self, now: Instant) -> Option<(usize, SocketAddr, bool)> {
+        match self.order.as_mut()? {
+            Order::List { packets, at, again } => {
+                if *at >= packets.len() && again.is_some_and(|time| time <= now) {
+                    *again = None;
+                    *at = 0;
+                }
+                let (socket, to) = packets.get(*at).copied()?;
+                *at += 1;
+                // Made before: it costs no mapping.
+                let fresh = again.is_some() || !matches!(self.step.part, Part::Hold { .. });
+                Some((socket, to, fresh))
+            }
+            Order::Permutations {
+                walks,
+                turn,
+                addresses,
+                low,
+                count,
+            } => {
+                let socket = *turn % walks.len();
+                *turn += 1;
+                let place = walks[socket].next()?;
+                let ip = addresses.get((place / u64::from(*count)) as usize)?;
+                let port = *low + (place % u64::from(*count)) as u16;
+                Some((socket, SocketAddr::new((*ip).into(), port), true))
+            }
+        }
+    }
+
+    fn send(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+        let elapsed = now
+            .saturating_duration_since(self.last_tick)
+            .min(MAX_BURST)
+            .as_secs_f64();
+        self.last_tick = now;
+        // A little below the cap, so that no second has more, wherever it begins.
+        self.tokens += elapsed * f64::from(self.caps.rate) * 0.97;
+        let ttl = matches!(self.step.part, Part::Hold { .. })
+            .then(|| self.ends.opening_ttl.unwrap_or(OPENING_TTL));
+        while self.tokens >= 1.0 {
+            let spent =
+                self.report.packets >= self.caps.packets() || self.report.mappings >= self.allowance;
+            let next = if spent { None } else { self.next_packet(now) };
+            let Some((socket, to, fresh)) = next else {
+                self.exhausted(spent, now);
+                return;
+            };
+            self.tokens -= 1.0;
+            self.count(now);
+            if fresh && (self.ends.mapping_scope == MappingScope::Endpoint || self.is_first(socket)) {
+                self.report.mappings += 1;
+            }
+            out.push_back(Transmit {
+                socket: self.sockets[socket],
+                to,
+                source: None,
+                ttl,
+                bytes: self.request.clone(),
+            });
+        }
+    }
+
+    /// Whether this packet is the first of its socket, where the NAT makes one mapping for all.
+    fn is_first(&self, socket: usize) -> bool {
+        match &self.order {
+            Some(Order::List { packets, at, .. }) => {
+                let before = &packets[..at.saturating_sub(1)];
+                self.round == 0 && !before.iter().any(|(other, _)| *other == socket)
+            }
+            Some(Order::Permutations { walks, .. }) => {
+                walks[socket].index == 1 && self.sockets[socket] != self.ends.base
+            }
+            None => false,
+        }
+    }
+
+    fn exhausted(&mut self, spent: bool, now: Instant) {
+        let waits = match &self.order {
+            Some(Order::List { again, .. }) => *again,
+            _ => None,
+        };
+        self.state = match (&self.step.part, waits) {
+            (_, Some(again)) if !spent => {
+                // Nothing to send until then.
+                self.last_tick = again.checked_sub(TICK).unwrap_or(again);
+                return;
+            }
+            // What is held stays for as long as the other side may probe.
+            (Part::Hold { .. }, _) => State::Lingering(self.began + self.caps.duration),
+            (Part::Meet { .. }, _) => State::Lingering(now + ROUND_LINGER),
+            _ => State::Lingering(now + LINGER),
+        };
+        self.tokens = 0.0;
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.report.packets += 1;
+        if now.saturating_duration_since(self.second.0) >= Duration::from_secs(1) {
+            self.second = (now, 0);
+        }
+        self.second.1 += 1;
+        self.report.peak_rate = self.report.peak_rate.max(self.second.1);
+    }
+}
+
+/// The port that a sequence gives out after `ahead` more.
+fn ahead_of(port: u16, step: i16, ahead: u32) -> u16 {
+    let span = i64::from(u16::MAX - FIRST_PORT) + 1;
+    let offset = i64::from(port) - i64::from(FIRST_PORT) + i64::from(step) * i64::from(ahead);
+    FIRST_PORT + u16::try_from(offset.rem_euclid(span)).unwrap_or(0)
+}
+
+/// Ports that a sequence gives out after this one, the likeliest first, those twice: a packet may be lost.
+fn around(port: u16, step: i16, others: u16) -> Vec<u16> {
+    let core = 24 + u32::from(others) / 2;
+    let near: Vec<_> = (1..=core).map(|ahead| ahead_of(port, step, ahead)).collect();
+    let wide = (core + 1..=(8 * core).min(1024)).map(|ahead| ahead_of(port, step, ahead));
+    // A sequence whose step was taken wrongly still passes near by.
+    let fine = (1..=4 * core).map(|ahead| ahead_of(port, step.signum(), ahead));
+    near.iter()
+        .copied()
+        .chain(near.iter().copied())
+        .chain(wide)
+        .chain(fine)
+        .collect()
+}

@@ -1,0 +1,181 @@
+//! What a description tells of the sender's IPv4 NAT, so that both ends make the same plan (DESIGN.md §6, §7).
+
+use std::net::Ipv4Addr;
+
+use crate::codec::{DecodeError, Reader};
+
+/// A NAT with more public addresses than this is described by the first of them.
+pub const MAX_NAT_ADDRESSES: usize = 8;
+
+/// On what a mapping depends (RFC 4787 §4.1). The numbers are on the wire for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mapping {
+    /// No NAT: a server sees the machine's own address.
+    None = 1,
+    /// One mapping for all destinations (EIM).
+    EndpointIndependent = 2,
+    /// One per destination address (ADM).
+    AddressDependent = 3,
+    /// One per destination address and port (APDM, "symmetric").
+    AddressAndPortDependent = 4,
+    /// One for every destination or pair of them; which could not be told with the servers at hand.
+    Dependent = 5,
+}
+
+/// From where packets may come in through a mapping (RFC 4787 §5). The numbers are on the wire for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Filtering {
+    /// From everywhere (EIF).
+    EndpointIndependent = 1,
+    /// From addresses that were sent to (ADF).
+    AddressDependent = 2,
+    /// From addresses and ports that were sent to (APDF).
+    AddressAndPortDependent = 3,
+}
+
+/// How the ports of new mappings are chosen, as far as samples tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Allocation {
+    /// The local port, wherever it is free (RFC 4787 §4.2.1's port preservation).
+    Preserving,
+    /// The last one plus a step.
+    Sequential {
+        /// From one mapping to the next; negative counts down. Never 0.
+        step: i16,
+        /// Mappings that others behind the same NAT make, per second.
+        others: u16,
+    },
+    /// Any of a block.
+    Block {
+        /// The lowest port of it.
+        low: u16,
+        /// The highest.
+        high: u16,
+    },
+    /// Any of all.
+    Random,
+}
+
+/// How much an attempt may ask of the routers (DESIGN.md §7). The numbers are on the wire for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Budget {
+    /// For routers that fall over easily.
+    Gentle = 1,
+    /// What home routers carry.
+    #[default]
+    Normal = 2,
+    /// What it takes for two NATs with random ports.
+    Aggressive = 3,
+}
+
+/// One end's NAT, as the other end needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NatSummary {
+    /// When known.
+    pub mapping: Option<Mapping>,
+    /// When known.
+    pub filtering: Option<Filtering>,
+    /// When known.
+    pub allocation: Option<Allocation>,
+    /// Its public addresses, as far as they were seen; at most [`MAX_NAT_ADDRESSES`].
+    pub addresses: Vec<Ipv4Addr>,
+    /// What the sender is ready to spend.
+    pub budget: Budget,
+    /// How many attempts between the two have failed just before: each next one uses other ports.
+    pub attempt: u8,
+}
+
+impl NatSummary {
+    /// `mapping, filtering, budget, attempt, allocation tag, two u16, addresses`; 0 stands for unknown.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (kind, first, second) = match self.allocation {
+            None => (0, 0, 0),
+            Some(Allocation::Preserving) => (1, 0, 0),
+            Some(Allocation::Sequential { step, others }) => (2, step.cast_unsigned(), others),
+            Some(Allocation::Block { low, high }) => (3, low, high),
+            Some(Allocation::Random) => (4, 0, 0),
+        };
+        let mut out = vec![
+            self.mapping.map_or(0, |mapping| mapping as u8),
+            self.filtering.map_or(0, |filtering| filtering as u8),
+            self.budget as u8,
+            self.attempt,
+            kind,
+        ];
+        out.extend(first.to_be_bytes());
+        out.extend(second.to_be_bytes());
+        for address in self.addresses.iter().take(MAX_NAT_ADDRESSES) {
+            out.extend(address.octets());
+        }
+        out
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mapping = match reader.u8()? {
+            0 => None,
+            1 => Some(Mapping::None),
+            2 => Some(Mapping::EndpointIndependent),
+            3 => Some(Mapping::AddressDependent),
+            4 => Some(Mapping::AddressAndPortDependent),
+            5 => Some(Mapping::Dependent),
+            _ => return Err(DecodeError::BadValue("NAT mapping")),
+        };
+        let filtering = match reader.u8()? {
+            0 => None,
+            1 => Some(Filtering::EndpointIndependent),
+            2 => Some(Filtering::AddressDependent),
+            3 => Some(Filtering::AddressAndPortDependent),
+            _ => return Err(DecodeError::BadValue("NAT filtering")),
+        };
+        let budget = match reader.u8()? {
+            1 => Budget::Gentle,
+            2 => Budget::Normal,
+            3 => Budget::Aggressive,
+            _ => return Err(DecodeError::BadValue("budget")),
+        };
+        let attempt = reader.u8()?;
+        let kind = reader.u8()?;
+        let (first, second) = (reader.u16()?, reader.u16()?);
+        let allocation = match kind {
+            0 => None,
+            1 => Some(Allocation::Preserving),
+            2 if first != 0 => Some(Allocation::Sequential {
+                step: first.cast_signed(),
+                others: second,
+            }),
+            3 if first <= second && first > 0 => Some(Allocation::Block {
+                low: first,
+                high: second,
+            }),
+            4 => Some(Allocation::Random),
+            _ => return Err(DecodeError::BadValue("NAT port allocation")),
+        };
+        let mut addresses = Vec::new();
+        while !reader.is_empty() {
+            if addresses.len() == MAX_NAT_ADDRESSES {
+                return Err(DecodeError::TooLong("NAT addresses"));
+            }
+            addresses.push(Ipv4Addr::from(reader.array::<4>()?));
+        }
+        Ok(Self {
+            mapping,
+            filtering,
+            allocation,
+            addresses,
+            budget,
+            attempt,
+        })
+    }
+}
+
+/// "My NAT has just given out this port": what a peer needs to foretell the next ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prediction {
+    /// Which try of the attempt it is for.
+    pub round: u8,
+    /// The last port that a STUN server saw.
+    pub port: u16,
+}

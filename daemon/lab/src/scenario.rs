@@ -349,7 +349,14 @@ pub fn world_with(
         Place::SameCarrier { home, hairpinning } => builder.neighbours(home, hairpinning),
     };
     let signal_delay = link.delay.max(Duration::from_micros(100));
-    World::new(network, [a, b, stun], signal_delay, budget, seed ^ 0x5eed, start)
+    World::new(
+        network,
+        [a, b, stun],
+        signal_delay,
+        budget,
+        seed ^ 0x5eed,
+        start,
+    )
 }
 
 /// Adds zones and hosts; `number` tells the sides apart in their addresses.

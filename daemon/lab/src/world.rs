@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Budget, Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, NatOverrides, NatProfile, Path, PeerHandle, ServerId,
-    SocketId,
+    Budget, Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, NatOverrides,
+    NatProfile, Path, PeerHandle, ServerId, SocketId,
 };
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};

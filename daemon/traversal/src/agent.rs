@@ -39,6 +39,9 @@ const DEFERENCE: Duration = Duration::from_millis(250);
 const ACTIVE: Duration = Duration::from_secs(3);
 /// Traffic "flows" for this long after the last packet.
 const ACTIVITY: Duration = Duration::from_secs(6);
+/// An endpoint that a NAT has shown only to the server that saw it is checked this late: it costs a mapping, and leads
+/// nowhere unless the profile is wrong.
+const AFTERTHOUGHT: Duration = Duration::from_secs(2);
 
 /// Who picks the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,9 +145,7 @@ impl Agent {
     pub fn new(config: AgentConfig, now: Instant) -> Self {
         let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
         let keepalive = config.lifetime.map_or(CAREFUL_KEEPALIVE, |lifetime| {
-            lifetime
-                .mul_f64(0.6)
-                .clamp(SHORTEST_KEEPALIVE, KEEPALIVE)
+            lifetime.mul_f64(0.6).clamp(SHORTEST_KEEPALIVE, KEEPALIVE)
         });
         let mut agent = Self {
             role: config.role,
@@ -438,6 +439,8 @@ impl Agent {
             if self.ports.defers_to(candidate) {
                 first = now + DEFERENCE;
                 self.open_for(path);
+            } else if self.plan.checks < 0.1 && self.ports.is_moving(candidate) {
+                first = now + AFTERTHOUGHT;
             }
             let pair = Pair::new(path, candidate.kind, candidate.priority(), first);
             self.pairs.push(pair);
@@ -449,7 +452,8 @@ impl Agent {
                 };
                 let known = self.pairs.iter().any(|pair| pair.path == path);
                 if !known && self.make_room() {
-                    let pair = Pair::new(path, candidate.kind, candidate.priority() - 1, first_check);
+                    let pair =
+                        Pair::new(path, candidate.kind, candidate.priority() - 1, first_check);
                     self.pairs.push(pair);
                     first_check += PACING;
                 }

@@ -95,9 +95,7 @@ impl Lifetime {
         }
         for silence in &mut self.silences {
             match silence.state {
-                State::Opening(id, ..)
-                    if id == message.transaction && socket == silence.socket =>
-                {
+                State::Opening(id, ..) if id == message.transaction && socket == silence.socket => {
                     silence.state = match (message.class, message.mapped) {
                         (Class::Success, Some(mapped)) => {
                             State::Silent(mapped.port(), now + silence.wait)

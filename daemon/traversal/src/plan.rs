@@ -190,9 +190,7 @@ impl Side {
             hard: is_hard(nat),
             per_address: mapping == Mapping::AddressDependent,
             // The strictest is also the usual.
-            filtering: nat
-                .filtering
-                .unwrap_or(Filtering::AddressAndPortDependent),
+            filtering: nat.filtering.unwrap_or(Filtering::AddressAndPortDependent),
             ports: Ports::of(nat.allocation),
             addresses: u32::try_from(nat.addresses.len().max(1)).unwrap_or(1),
             caps: Caps::of(nat.budget),
@@ -382,11 +380,17 @@ fn birthday(me: &Side, you: &Side) -> Step {
 }
 
 /// The peer's addresses to which a search may send: those that its summary names, and those of its candidates.
-pub(crate) fn targets(theirs: &NatSummary, candidates: impl Iterator<Item = Ipv4Addr>) -> Vec<Ipv4Addr> {
+pub(crate) fn targets(
+    theirs: &NatSummary,
+    candidates: impl Iterator<Item = Ipv4Addr>,
+) -> Vec<Ipv4Addr> {
     let mut targets: Vec<Ipv4Addr> = Vec::new();
     for ip in candidates.chain(theirs.addresses.iter().copied()) {
         let known = targets.contains(&ip);
-        if !known && crate::gather::usable(ip.into()) && targets.len() < punch_signal_protocol::MAX_NAT_ADDRESSES {
+        if !known
+            && crate::gather::usable(ip.into())
+            && targets.len() < punch_signal_protocol::MAX_NAT_ADDRESSES
+        {
             targets.push(ip);
         }
     }

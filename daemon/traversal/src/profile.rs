@@ -151,10 +151,9 @@ pub(crate) fn mapping(samples: &[Sample], local: &[IpAddr]) -> Option<Mapping> {
         (false, true) if knows_ports => Some(Mapping::AddressDependent),
         (false, true) => Some(Mapping::Dependent),
         // All at one address: whether another address would see another mapping is not known.
-        (false, false) => {
-            (knows_addresses && samples.iter().all(|sample| sample.mapped == first.mapped))
-                .then_some(Mapping::EndpointIndependent)
-        }
+        (false, false) => (knows_addresses
+            && samples.iter().all(|sample| sample.mapped == first.mapped))
+        .then_some(Mapping::EndpointIndependent),
     }
 }
 
@@ -200,7 +199,9 @@ fn step(ports: &[u16]) -> Option<i16> {
     distances.sort_unstable();
     let total = distances.len();
     let runs = distances.chunk_by(|a, b| a == b);
-    let (count, step) = runs.map(|run| (run.len(), run[0])).max_by_key(|(n, _)| *n)?;
+    let (count, step) = runs
+        .map(|run| (run.len(), run[0]))
+        .max_by_key(|(n, _)| *n)?;
     let small = i16::try_from(step)
         .ok()
         .filter(|step| *step != 0 && step.unsigned_abs() <= 256);
@@ -214,7 +215,10 @@ fn others(samples: &[&Sample], step: i16) -> u16 {
     };
     let distance = i32::from(last.mapped.port()) - i32::from(first.mapped.port());
     let made = f64::from(distance) / f64::from(step) - (samples.len() - 1) as f64;
-    let elapsed = last.sent.saturating_duration_since(first.sent).as_secs_f64();
+    let elapsed = last
+        .sent
+        .saturating_duration_since(first.sent)
+        .as_secs_f64();
     if made <= 0.0 || elapsed < 0.1 {
         return 0;
     }

@@ -504,10 +504,17 @@ impl Search {
         match self.step.part {
             Part::Hold { predict, .. } => {
                 let holding = self.sockets.len() - usize::from(predict && self.sockets.len() > 1);
-                let sockets = 0..holding;
-                let known = &self.ends.known;
-                let packets = sockets
-                    .flat_map(|socket| known.iter().map(move |to| (socket, *to)))
+                let mut places = self.ends.known.clone();
+                // The peer's probes may come from any of its addresses; where this side filters by address, any port will do.
+                if let Some(port) = places.first().map(SocketAddr::port) {
+                    let others = self.ends.addresses.iter();
+                    let others = others.map(|ip| SocketAddr::new((*ip).into(), port));
+                    places.extend(others);
+                    places.sort();
+                    places.dedup();
+                }
+                let packets = (0..holding)
+                    .flat_map(|socket| places.iter().map(move |to| (socket, *to)))
                     .collect();
                 Order::List {
                     packets,
@@ -690,8 +697,8 @@ impl Search {
         let ttl = matches!(self.step.part, Part::Hold { .. })
             .then(|| self.ends.opening_ttl.unwrap_or(OPENING_TTL));
         while self.tokens >= 1.0 {
-            let spent =
-                self.report.packets >= self.caps.packets() || self.report.mappings >= self.allowance;
+            let spent = self.report.packets >= self.caps.packets()
+                || self.report.mappings >= self.allowance;
             let next = if spent { None } else { self.next_packet(now) };
             let Some((socket, to, fresh)) = next else {
                 self.exhausted(spent, now);
@@ -699,7 +706,8 @@ impl Search {
             };
             self.tokens -= 1.0;
             self.count(now);
-            if fresh && (self.ends.mapping_scope == MappingScope::Endpoint || self.is_first(socket)) {
+            if fresh && (self.ends.mapping_scope == MappingScope::Endpoint || self.is_first(socket))
+            {
                 self.report.mappings += 1;
             }
             out.push_back(Transmit {
@@ -738,8 +746,16 @@ impl Search {
                 return;
             }
             // What is held stays for as long as the other side may probe.
-            (Part::Hold { .. }, _) => State::Lingering(self.began + self.caps.duration),
-            (Part::Meet { .. }, _) => State::Lingering(now + ROUND_LINGER),
+            (
+                Part::Hold { .. }
+                | Part::Meet {
+                    mine: Ports::After { .. },
+                    theirs: Ports::Range { .. },
+                    ..
+                },
+                _,
+            ) => State::Lingering(self.began + self.caps.duration),
+            (Part::Meet { .. }, _) if !spent => State::Lingering(now + ROUND_LINGER),
             _ => State::Lingering(now + LINGER),
         };
         self.tokens = 0.0;
@@ -765,7 +781,9 @@ fn ahead_of(port: u16, step: i16, ahead: u32) -> u16 {
 /// Ports that a sequence gives out after this one, the likeliest first, those twice: a packet may be lost.
 fn around(port: u16, step: i16, others: u16) -> Vec<u16> {
     let core = 24 + u32::from(others) / 2;
-    let near: Vec<_> = (1..=core).map(|ahead| ahead_of(port, step, ahead)).collect();
+    let near: Vec<_> = (1..=core)
+        .map(|ahead| ahead_of(port, step, ahead))
+        .collect();
     let wide = (core + 1..=(8 * core).min(1024)).map(|ahead| ahead_of(port, step, ahead));
     // A sequence whose step was taken wrongly still passes near by.
     let fine = (1..=4 * core).map(|ahead| ahead_of(port, step.signum(), ahead));

@@ -104,7 +104,8 @@ pub(super) struct Outlet<'a> {
 impl Outlet<'_> {
     fn close(&mut self, socket: SocketId) {
         self.sockets.remove(&socket);
-        self.events.push_back(ConnectorEvent::CloseSocket { socket });
+        self.events
+            .push_back(ConnectorEvent::CloseSocket { socket });
     }
 }
 
@@ -342,7 +343,9 @@ impl Link {
     ) -> Description {
         // A repeated attempt checks from a fresh socket: what is known of the old one would only keep a mapping alive that did
         // not serve.
-        let again = nat.as_ref().is_some_and(|nat| nat.attempt > 0 && !is_hard(nat));
+        let again = nat
+            .as_ref()
+            .is_some_and(|nat| nat.attempt > 0 && !is_hard(nat));
         candidates.retain(|candidate| {
             !again
                 || candidate.kind != CandidateKind::ServerReflexive
@@ -803,7 +806,9 @@ impl Link {
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + FAREWELL);
         }
-        let due = self.retired.extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
+        let due = self
+            .retired
+            .extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
         for (_, socket) in due {
             out.close(socket);
         }
@@ -835,6 +840,7 @@ impl Link {
 pub(super) fn tidy(description: &mut Description, overlay: &HashSet<IpAddr>) {
     description.candidates = outside(overlay, std::mem::take(&mut description.candidates));
     if let Some(nat) = &mut description.nat {
-        nat.addresses.retain(|ip| !overlay.contains(&IpAddr::V4(*ip)));
+        nat.addresses
+            .retain(|ip| !overlay.contains(&IpAddr::V4(*ip)));
     }
 }

@@ -6,9 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_stun_protocol::Message;
-use punch_traversal::{
-    Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit,
-};
+use punch_traversal::{Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit};
 
 use super::{ConnectorEvent, SocketIds};
 
@@ -90,11 +88,7 @@ impl Netchecks {
     }
 
     /// Starts over these families, unless a run is under way.
-    pub(super) fn start(
-        &mut self,
-        families: impl Iterator<Item = Family>,
-        ids: &mut SocketIds,
-    ) {
+    pub(super) fn start(&mut self, families: impl Iterator<Item = Family>, ids: &mut SocketIds) {
         if self.active {
             return;
         }
@@ -147,7 +141,9 @@ impl Netchecks {
         // In the order in which they were asked for, whatever order they came in.
         open.sort();
         if lifetime {
-            let server = servers.iter().find(|server| Family::of(server.ip()) == family);
+            let server = servers
+                .iter()
+                .find(|server| Family::of(server.ip()) == family);
             let sockets: Vec<_> = open.iter().map(|(id, _)| *id).collect();
             self.lifetime =
                 server.and_then(|server| Lifetime::new(&sockets, *server, self.seed, now));
@@ -225,7 +221,10 @@ impl Netchecks {
 
     /// What is known of a family's NAT, while a run is under way too.
     pub(super) fn profile(&self, family: Family) -> Option<NatProfile> {
-        let known = self.profiles.iter().find(|profile| profile.family == family);
+        let known = self
+            .profiles
+            .iter()
+            .find(|profile| profile.family == family);
         let partial = || {
             let mut profiles = self.running.iter().map(Netcheck::profile);
             profiles.find(|profile| profile.family == family)

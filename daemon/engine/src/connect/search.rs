@@ -33,7 +33,8 @@ impl Connector {
 
     pub(super) fn close_socket(&mut self, socket: SocketId) {
         self.sockets.remove(&socket);
-        self.events.push_back(ConnectorEvent::CloseSocket { socket });
+        self.events
+            .push_back(ConnectorEvent::CloseSocket { socket });
     }
 
     /// Lets the next search begin, if none is under way.
@@ -93,9 +94,12 @@ impl Connector {
         places.sort_unstable();
         places.dedup();
         // FNV-1a: it must be the same in every version.
-        places.iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        places
+            .iter()
+            .flatten()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
     }
 
     /// Carries away what one link has to send and to say.

@@ -164,6 +164,13 @@ impl PortSearch {
             && nat(&self.theirs)
     }
 
+    /// Whether the peer's NAT shows this endpoint only to the server that saw it.
+    pub(super) fn is_moving(&self, candidate: &Candidate) -> bool {
+        candidate.kind == CandidateKind::ServerReflexive
+            && candidate.address.is_ipv4()
+            && self.theirs.as_ref().is_some_and(is_hard)
+    }
+
     /// Further public addresses from which a peer's packets may come: the filter must be open for all of them.
     pub(super) fn siblings(&self, candidate: &Candidate) -> Vec<Ipv4Addr> {
         let theirs = self.theirs.as_ref().filter(|theirs| is_hard(theirs));
@@ -231,7 +238,10 @@ impl PortSearch {
         let has_base = matches!(self.base, Base::Main | Base::Ready(_));
         let has_targets = !self.known.is_empty()
             || (!matches!(part, Part::Hold { .. })
-                && self.theirs.as_ref().is_some_and(|nat| !nat.addresses.is_empty()));
+                && self
+                    .theirs
+                    .as_ref()
+                    .is_some_and(|nat| !nat.addresses.is_empty()));
         (has_base && has_targets).then_some(at)
     }
 
@@ -262,7 +272,12 @@ impl PortSearch {
     }
 
     fn caps(&self) -> Caps {
-        Caps::of(self.mine.as_ref().map(|mine| mine.budget).unwrap_or_default())
+        Caps::of(
+            self.mine
+                .as_ref()
+                .map(|mine| mine.budget)
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -305,9 +320,7 @@ impl Agent {
 
     /// When [`Self::wants_search`] will be true, as far as this agent is concerned.
     pub fn search_at(&self) -> Option<Instant> {
-        self.ports
-            .ready_at()
-            .filter(|_| self.selected.is_none())
+        self.ports.ready_at().filter(|_| self.selected.is_none())
     }
 
     /// Whether a search is under way or may still come.

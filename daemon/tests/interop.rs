@@ -29,8 +29,8 @@ fn coturns_stunclient_understands_punch_stun() {
             lab.env("A_IPV6"),
         ),
     ] {
-        // After the first answer it tries RESPONSE-PORT, which punch-stun declines (it would make others a target), and
-        // waits for ever: it has no timeout. Dropping it ends it.
+        // After the first answer it tries RESPONSE-PORT from a mapping that is not open, and waits for ever: it has no
+        // timeout. Dropping it ends it.
         let log = lab.dir.join(format!("client of {server}.log"));
         let mut command = lab.a.command(&["stdbuf", "-oL", &client, server]);
         let _client = Child::start(&mut command, &log);

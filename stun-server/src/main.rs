@@ -11,12 +11,14 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+use crate::net::SamplePorts;
+
 /// A STUN server: answers Binding requests (RFC 8489) and, with two addresses, NAT behaviour discovery (RFC 5780).
 #[derive(Debug, Parser)]
 #[command(
     name = "punch-stun",
     version,
-    after_help = "Examples:\n  punch-stun --listen 203.0.113.1:3478\n  punch-stun --listen 203.0.113.1:3478 --alternate 203.0.113.2 --sample-ports 40000-40063\n  punch-stun --listen 203.0.113.1:3478 --listen '[2001:db8::1]:3478'"
+    after_help = "Examples:\n  punch-stun --listen 203.0.113.1:3478\n  punch-stun --listen 203.0.113.1:3478 --alternate 203.0.113.2 --sample-ports 20000-20063\n  punch-stun --listen 203.0.113.1:3478 --listen '[2001:db8::1]:3478'"
 )]
 struct Arguments {
     /// Where to listen; once for each address
@@ -36,10 +38,15 @@ struct Arguments {
         value_delimiter = ','
     )]
     alternate: Vec<IpAddr>,
-    /// Further ports to answer on, so that a client can sample many mappings at once
-    #[arg(long, value_name = "FROM-TO", env = "PUNCH_STUN_SAMPLE_PORTS", value_parser = parse_ports)]
-    sample_ports: Option<(u16, u16)>,
-    /// Answers per second to one source address (an IPv6 /64 counts as one)
+    /// Further ports to answer on, so that a client can sample many mappings at once: `nearby`, FROM-TO, or `none`.
+    ///
+    /// `nearby` is the 64 ports from the --listen port plus 2 on, 3480-3543 for 3478; of these the longest run that is free is
+    /// taken, so that other programs' ports never stop the start. A range that is written out must be free. Answers tell
+    /// clients which ports they are; a firewall must let them in.
+    #[arg(long, value_name = "PORTS", default_value = "nearby", env = "PUNCH_STUN_SAMPLE_PORTS", value_parser = parse_ports)]
+    sample_ports: SamplePorts,
+    /// Answers per second to one source address (an IPv6 /64 counts as one), twice as many after a quiet moment. A client
+    /// that looks closely at its NAT asks about 300 times within a second
     #[arg(long, value_name = "N", default_value_t = 400, env = "PUNCH_STUN_RATE")]
     rate: u32,
     /// What to log: error, warn, info, debug or trace
@@ -50,8 +57,13 @@ struct Arguments {
 /// Ports beyond this number are a mistake.
 const MAX_SAMPLE_PORTS: u16 = 1024;
 
-fn parse_ports(text: &str) -> Result<(u16, u16), String> {
-    let wrong = || "write FROM-TO, for instance 40000-40063".to_owned();
+fn parse_ports(text: &str) -> Result<SamplePorts, String> {
+    match text {
+        "nearby" => return Ok(SamplePorts::Nearby),
+        "none" => return Ok(SamplePorts::None),
+        _ => {}
+    }
+    let wrong = || "write FROM-TO, for instance 20000-20063, or nearby, or none".to_owned();
     let (from, to) = text.split_once('-').ok_or_else(wrong)?;
     let from: u16 = from.parse().map_err(|_| wrong())?;
     let to: u16 = to.parse().map_err(|_| wrong())?;
@@ -61,7 +73,7 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     if to - from >= MAX_SAMPLE_PORTS {
         return Err(format!("{MAX_SAMPLE_PORTS} ports are the most"));
     }
-    Ok((from, to))
+    Ok(SamplePorts::Range(from, to))
 }
 
 fn main() -> ExitCode {

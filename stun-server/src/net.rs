@@ -20,13 +20,39 @@ const MAX_REQUEST: usize = 1280;
 pub(crate) struct Config {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) alternate: Vec<IpAddr>,
-    pub(crate) sample_ports: Option<(u16, u16)>,
+    pub(crate) sample_ports: SamplePorts,
     pub(crate) rate: u32,
 }
+
+/// On which further ports to answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SamplePorts {
+    /// On those behind the main ones, as far as they are free.
+    Nearby,
+    /// On these, or not at all.
+    Range(u16, u16),
+    None,
+}
+
+/// How many ports `nearby` is.
+const NEARBY: u16 = 64;
 
 struct Bound {
     socket: Arc<UdpSocket>,
     endpoint: Endpoint,
+}
+
+impl Bound {
+    fn new(socket: UdpSocket, local: SocketAddr, other: Option<SocketAddr>) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            endpoint: Endpoint {
+                local,
+                other,
+                samples: None,
+            },
+        }
+    }
 }
 
 /// Serves until it is told to stop.
@@ -44,13 +70,13 @@ async fn serve(config: &Config) -> Result<()> {
     let bound = bind(config)?;
     let by_address: HashMap<SocketAddr, Arc<UdpSocket>> = bound
         .iter()
-        .map(|bound| (bound.endpoint.local, bound.socket.clone()))
+        .map(|(local, bound)| (*local, bound.socket.clone()))
         .collect();
     let by_address = Arc::new(by_address);
     let limiter = Arc::new(Mutex::new(Limiter::new(config.rate)));
     let mut tasks = JoinSet::new();
     let sockets = bound.len();
-    for bound in bound {
+    for bound in bound.into_values() {
         tasks.spawn(answer(bound, by_address.clone(), limiter.clone()));
     }
     for address in &config.listen {
@@ -66,47 +92,115 @@ async fn serve(config: &Config) -> Result<()> {
 
 /// Opens every socket: each address on its port and, for RFC 5780, on the one after it; the alternates likewise; then the
 /// sample ports on every address.
-fn bind(config: &Config) -> Result<Vec<Bound>> {
-    let mut bound = Vec::new();
-    for primary in &config.listen {
-        let alternate = config
-            .alternate
-            .iter()
-            .find(|ip| ip.is_ipv4() == primary.is_ipv4());
-        let mut places = Vec::new();
-        if let Some(alternate) = alternate {
-            let (one, two) = (primary.ip(), *alternate);
-            let (first, second) = (primary.port(), primary.port() + 1);
-            for (ip, other_ip) in [(one, two), (two, one)] {
-                for (port, other_port) in [(first, second), (second, first)] {
-                    let other = SocketAddr::new(other_ip, other_port);
-                    places.push((SocketAddr::new(ip, port), Some(other)));
-                }
-            }
-        } else {
-            places.push((*primary, None));
-        }
-        if let Some((from, to)) = config.sample_ports {
-            let mut ips = vec![primary.ip()];
-            ips.extend(alternate);
-            for ip in ips {
-                for port in from..=to {
-                    let place = SocketAddr::new(ip, port);
-                    if !places.iter().any(|(known, _)| *known == place) {
-                        places.push((place, None));
+fn bind(config: &Config) -> Result<HashMap<SocketAddr, Bound>> {
+    let mut bound = HashMap::new();
+    let servers: Vec<_> = config
+        .listen
+        .iter()
+        .map(|primary| main_places(*primary, &config.alternate))
+        .collect();
+    for (local, other) in servers.iter().flatten() {
+        bind_one(&mut bound, *local, *other)?;
+    }
+    for places in &servers {
+        let mut ips: Vec<_> = places.iter().map(|(local, _)| local.ip()).collect();
+        ips.dedup();
+        let samples = match config.sample_ports {
+            SamplePorts::None => None,
+            SamplePorts::Nearby => bind_nearby(&mut bound, places[0].0.port(), &ips),
+            SamplePorts::Range(from, to) => {
+                for place in ips.iter().flat_map(|ip| sockets_of(*ip, from, to)) {
+                    // A main port may be among them.
+                    if !bound.contains_key(&place) {
+                        bind_one(&mut bound, place, None)?;
                     }
                 }
+                Some((from, to))
             }
-        }
-        for (local, other) in places {
-            let socket = open(local).with_context(|| format!("cannot listen on {local}"))?;
-            bound.push(Bound {
-                socket: Arc::new(socket),
-                endpoint: Endpoint { local, other },
-            });
+        };
+        for (local, _) in places {
+            if let Some(bound) = bound.get_mut(local) {
+                bound.endpoint.samples = samples;
+            }
         }
     }
     Ok(bound)
+}
+
+/// Where a server listens for itself, the `--listen` address first, and the other address of each of its sockets.
+fn main_places(
+    primary: SocketAddr,
+    alternates: &[IpAddr],
+) -> Vec<(SocketAddr, Option<SocketAddr>)> {
+    let alternate = alternates
+        .iter()
+        .find(|ip| ip.is_ipv4() == primary.is_ipv4());
+    let Some(alternate) = alternate else {
+        return vec![(primary, None)];
+    };
+    let mut places = Vec::new();
+    let (one, two) = (primary.ip(), *alternate);
+    let (first, second) = (primary.port(), primary.port() + 1);
+    for (ip, other_ip) in [(one, two), (two, one)] {
+        for (port, other_port) in [(first, second), (second, first)] {
+            let other = SocketAddr::new(other_ip, other_port);
+            places.push((SocketAddr::new(ip, port), Some(other)));
+        }
+    }
+    places
+}
+
+fn sockets_of(ip: IpAddr, from: u16, to: u16) -> impl Iterator<Item = SocketAddr> {
+    (from..=to).map(move |port| SocketAddr::new(ip, port))
+}
+
+fn bind_one(
+    bound: &mut HashMap<SocketAddr, Bound>,
+    local: SocketAddr,
+    other: Option<SocketAddr>,
+) -> Result<()> {
+    let socket = open(local).with_context(|| format!("cannot listen on {local}"))?;
+    bound.insert(local, Bound::new(socket, local, other));
+    Ok(())
+}
+
+/// Takes the longest run of the ports behind the main ones that are free on all of these addresses; returns its ends.
+fn bind_nearby(
+    bound: &mut HashMap<SocketAddr, Bound>,
+    main: u16,
+    ips: &[IpAddr],
+) -> Option<(u16, u16)> {
+    // A port that the system has chosen has no neighbours to speak of.
+    let first = main.checked_add(2).filter(|_| main > 0)?;
+    let last = first.saturating_add(NEARBY - 1);
+    let (mut best, mut run) = (Vec::new(), Vec::new());
+    for port in first..=last {
+        let sockets: Result<Vec<_>> = ips
+            .iter()
+            .map(|ip| open(SocketAddr::new(*ip, port)))
+            .collect();
+        match sockets {
+            Ok(sockets) => run.push((port, sockets)),
+            Err(error) => {
+                tracing::info!(port, %error, "this sample port is skipped");
+                if run.len() > best.len() {
+                    best = run;
+                }
+                run = Vec::new();
+            }
+        }
+    }
+    if run.len() > best.len() {
+        best = run;
+    }
+    let samples = (best.first()?.0, best.last()?.0);
+    for (port, sockets) in best {
+        for (ip, socket) in ips.iter().zip(sockets) {
+            let local = SocketAddr::new(*ip, port);
+            bound.insert(local, Bound::new(socket, local, None));
+        }
+    }
+    Some(samples)
 }
 
 fn open(address: SocketAddr) -> Result<UdpSocket> {
@@ -143,7 +237,7 @@ async fn answer(
         }
         if let Some(socket) = by_address.get(&answer.from) {
             // A full send buffer loses the answer, and the client asks again.
-            let _ = socket.try_send_to(&answer.bytes, source);
+            let _ = socket.try_send_to(&answer.bytes, answer.to);
         }
     }
 }

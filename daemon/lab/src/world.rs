@@ -329,12 +329,16 @@ impl World {
             .iter()
             .find(|ip| ip.is_ipv4() == to.is_ipv4() && **ip != to.ip());
         let other = other.map(|ip| SocketAddr::new(*ip, STUN_PORT + (STUN_PORT + 1 - to.port())));
-        let endpoint = Endpoint { local: to, other };
+        let endpoint = Endpoint {
+            local: to,
+            other,
+            samples: None,
+        };
         let known = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;
         if let Some(answer) = respond(payload, from, endpoint).filter(|_| known) {
             let datagram = Datagram {
                 src: answer.from,
-                dst: from,
+                dst: answer.to,
                 ttl: HOPS,
                 payload: answer.bytes,
             };

@@ -14,9 +14,13 @@ pub(crate) const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
 pub(crate) const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub(crate) const PRIORITY: u16 = 0x0024;
 pub(crate) const USE_CANDIDATE: u16 = 0x0025;
+pub(crate) const RESPONSE_PORT: u16 = 0x0027;
 pub(crate) const FINGERPRINT: u16 = 0x8028;
 pub(crate) const RESPONSE_ORIGIN: u16 = 0x802B;
 pub(crate) const OTHER_ADDRESS: u16 = 0x802C;
+/// Punch's own, from the range that others ignore (comprehension-optional, first come first served; RFC 8489 §18.3), where
+/// nobody has registered it: the first and the last of the ports that a client may sample.
+pub(crate) const SAMPLE_PORTS: u16 = 0xC0DE;
 
 /// What `FINGERPRINT`'s CRC is xored with (RFC 8489 §14.7).
 pub(crate) const FINGERPRINT_XOR: u32 = 0x5354_554E;
@@ -89,4 +93,23 @@ pub(crate) fn decode_address(value: &[u8], xor: Option<&TransactionId>) -> Optio
         _ => return None,
     };
     Some(SocketAddr::new(ip, port))
+}
+
+/// A port, of two bytes as RFC 5780 §7.5 has it, or with the two bytes of padding counted in, as coturn writes it.
+pub(crate) fn decode_port(value: &[u8]) -> Option<u16> {
+    match *value {
+        [high, low] | [high, low, _, _] => Some(u16::from_be_bytes([high, low])),
+        _ => None,
+    }
+}
+
+pub(crate) fn encode_ports((first, last): (u16, u16)) -> [u8; 4] {
+    let ([a, b], [c, d]) = (first.to_be_bytes(), last.to_be_bytes());
+    [a, b, c, d]
+}
+
+pub(crate) fn decode_ports(value: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d]: [u8; 4] = value.try_into().ok()?;
+    let (first, last) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    (0 < first && first <= last).then_some((first, last))
 }

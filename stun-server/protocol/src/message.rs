@@ -8,8 +8,8 @@ use subtle::ConstantTimeEq;
 
 use crate::attribute::{
     CHANGE_REQUEST, ERROR_CODE, FINGERPRINT, FINGERPRINT_XOR, MAPPED_ADDRESS, MESSAGE_INTEGRITY,
-    OTHER_ADDRESS, PRIORITY, RESPONSE_ORIGIN, UNKNOWN_ATTRIBUTES, USE_CANDIDATE, USERNAME,
-    XOR_MAPPED_ADDRESS, decode_address,
+    OTHER_ADDRESS, PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES,
+    USE_CANDIDATE, USERNAME, XOR_MAPPED_ADDRESS, decode_address, decode_port, decode_ports,
 };
 use crate::{ChangeRequest, ErrorCode};
 
@@ -71,6 +71,11 @@ pub struct Message<'a> {
     pub other: Option<SocketAddr>,
     /// CHANGE-REQUEST (RFC 5780 §7.2).
     pub change: Option<ChangeRequest>,
+    /// RESPONSE-PORT (RFC 5780 §7.5).
+    pub response_port: Option<u16>,
+    /// SAMPLE-PORTS, Punch's own: the first and the last port on which the server answers Binding requests, at the address
+    /// that was asked and at OTHER-ADDRESS's.
+    pub sample_ports: Option<(u16, u16)>,
     /// USERNAME.
     pub username: Option<&'a [u8]>,
     /// PRIORITY (RFC 8445 §7.1.1).
@@ -122,6 +127,8 @@ impl<'a> Message<'a> {
             origin: None,
             other: None,
             change: None,
+            response_port: None,
+            sample_ports: None,
             username: None,
             priority: None,
             nominated: false,
@@ -195,6 +202,8 @@ impl<'a> Message<'a> {
                     port: flags & 0x2 != 0,
                 });
             }
+            RESPONSE_PORT => self.response_port = Some(decode_port(value)?),
+            SAMPLE_PORTS => self.sample_ports = Some(decode_ports(value)?),
             USERNAME if value.len() <= 513 => self.username = Some(value),
             PRIORITY => self.priority = Some(u32::from_be_bytes(value.try_into().ok()?)),
             USE_CANDIDATE if value.is_empty() => self.nominated = true,

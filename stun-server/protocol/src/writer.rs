@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::attribute::{
     CHANGE_REQUEST, ERROR_CODE, FINGERPRINT, FINGERPRINT_XOR, MESSAGE_INTEGRITY, OTHER_ADDRESS,
-    PRIORITY, RESPONSE_ORIGIN, UNKNOWN_ATTRIBUTES, USE_CANDIDATE, USERNAME, XOR_MAPPED_ADDRESS,
-    encode_address,
+    PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES, USE_CANDIDATE,
+    USERNAME, XOR_MAPPED_ADDRESS, encode_address, encode_ports,
 };
 use crate::message::{HEADER, MAGIC_COOKIE, integrity};
 use crate::{ChangeRequest, Class, ErrorCode, TransactionId};
@@ -55,6 +55,16 @@ impl Writer {
     pub fn change(self, change: ChangeRequest) -> Self {
         let flags = u32::from(change.ip) << 2 | u32::from(change.port) << 1;
         self.attribute(CHANGE_REQUEST, &flags.to_be_bytes())
+    }
+
+    /// RESPONSE-PORT (RFC 5780 §7.5).
+    pub fn response_port(self, port: u16) -> Self {
+        self.attribute(RESPONSE_PORT, &port.to_be_bytes())
+    }
+
+    /// SAMPLE-PORTS, Punch's own; see [`crate::Message::sample_ports`].
+    pub fn sample_ports(self, ports: (u16, u16)) -> Self {
+        self.attribute(SAMPLE_PORTS, &encode_ports(ports))
     }
 
     /// USERNAME (RFC 8489 §14.3).

@@ -415,11 +415,12 @@ impl World {
             let endpoint = Endpoint {
                 local: *to,
                 other: None,
+                samples: None,
             };
             if let Some(answer) = respond(bytes, *from, endpoint) {
                 self.post(Datagram {
                     from: answer.from,
-                    to: *from,
+                    to: answer.to,
                     bytes: answer.bytes,
                 });
             }

@@ -132,6 +132,7 @@ impl Server {
             return (to == self.primary).then_some(Endpoint {
                 local: to,
                 other: None,
+                samples: None,
             });
         };
         let flip = |ip: IpAddr| {
@@ -153,6 +154,7 @@ impl Server {
         ours.then(|| Endpoint {
             local: to,
             other: Some(SocketAddr::new(flip(to.ip()), flip_port(to.port()))),
+            samples: None,
         })
     }
 

@@ -63,6 +63,14 @@ fn each_attribute_has_its_bytes_for_ever() {
         (change(true, false), "0003 0004 00000004"),
         (change(true, true), "0003 0004 00000006"),
         (
+            writer(Class::Request).response_port(40_001),
+            "0027 0002 9c41 0000",
+        ),
+        (
+            writer(Class::Success).sample_ports((3480, 3543)),
+            "c0de 0004 0d98 0dd7",
+        ),
+        (
             writer(Class::Request).username(b"ab:cd"),
             "0006 0005 61623a6364 000000",
         ),
@@ -171,6 +179,15 @@ fn only_two_bits_of_a_change_request_mean_anything() {
             port: true
         })
     );
+}
+
+#[test]
+fn a_response_port_may_count_its_padding_as_coturn_does() {
+    for value in ["9c41", "9c41 0000"] {
+        let bytes = message(0x0001, &[(0x0027, &hex(value))]);
+
+        assert_eq!(Message::parse(&bytes).unwrap().response_port, Some(40_001));
+    }
 }
 
 #[test]
@@ -283,6 +300,15 @@ fn impossible_values_name_their_attribute() {
     assert_eq!(parse(0x0008, &[0; 32]), Some(ParseError::Attribute(0x0008)));
     assert_eq!(parse(0x0009, &[0; 3]), Some(ParseError::Attribute(0x0009)));
     assert_eq!(parse(0x0024, &[0; 5]), Some(ParseError::Attribute(0x0024)));
+    for value in ["", "9c", "9c4100", "9c41000000"] {
+        let error = Some(ParseError::Attribute(0x0027));
+        assert_eq!(parse(0x0027, &hex(value)), error, "{value}");
+    }
+    // Too short, too long, backwards, from no port.
+    for value in ["", "0d98", "0d980dd700", "0d980d97", "00000dd7"] {
+        let error = Some(ParseError::Attribute(0xC0DE));
+        assert_eq!(parse(0xC0DE, &hex(value)), error, "{value}");
+    }
     assert_eq!(parse(0x0025, &[0]), Some(ParseError::Attribute(0x0025)));
 }
 
@@ -342,33 +368,38 @@ proptest! {
 
     #[test]
     fn every_response_survives_the_wire(
-        id: [u8; 12], ips: [IpAddr; 3], ports: [u16; 3], key in proptest::collection::vec(any::<u8>(), 0..100),
+        id: [u8; 12], ips: [IpAddr; 3], ports: [u16; 3], first in 1..=u16::MAX, more: u16, key in proptest::collection::vec(any::<u8>(), 0..100),
     ) {
+        let samples = (first, first.saturating_add(more));
         let [mapped, origin, other] = [0, 1, 2].map(|n| SocketAddr::new(ips[n], ports[n]));
         let bytes = Writer::new(Class::Success, TransactionId(id))
             .xor_mapped(mapped)
             .origin(origin)
             .other(other)
+            .sample_ports(samples)
             .finish_with_integrity(&key);
 
         let message = Message::parse(&bytes).unwrap();
 
         prop_assert_eq!((message.class, message.transaction), (Class::Success, TransactionId(id)));
         prop_assert_eq!((message.mapped, message.origin, message.other), (Some(mapped), Some(origin), Some(other)));
+        prop_assert_eq!(message.sample_ports, Some(samples));
         prop_assert!(message.verify_integrity(&key));
     }
 
     #[test]
     fn every_request_survives_the_wire(
-        name in proptest::collection::vec(any::<u8>(), 0..=513), priority: u32, ip: bool, port: bool,
+        name in proptest::collection::vec(any::<u8>(), 0..=513), priority: u32, ip: bool, port: bool, answer_to: u16,
     ) {
         let change = ChangeRequest { ip, port };
-        let bytes = writer(Class::Request).username(&name).priority(priority).change(change).finish();
+        let bytes = writer(Class::Request).username(&name).priority(priority).change(change)
+            .response_port(answer_to).finish();
 
         let message = Message::parse(&bytes).unwrap();
 
         prop_assert_eq!(message.username, Some(&name[..]));
         prop_assert_eq!((message.priority, message.change), (Some(priority), Some(change)));
+        prop_assert_eq!(message.response_port, Some(answer_to));
     }
 
     #[test]

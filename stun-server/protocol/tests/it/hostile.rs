@@ -23,25 +23,41 @@ fn try_everything(bytes: &[u8], source: SocketAddr, endpoint: Endpoint) -> bool 
     assert_eq!(response.transaction, request.transaction);
     assert!(matches!(response.class, Class::Success | Class::Error));
     assert!(answer.bytes.len() <= bytes.len() * MAX_AMPLIFICATION);
+    assert_eq!(answer.to.ip(), source.ip(), "nobody else is answered");
+    assert!(answer.to == source || answer.to.port() != 0);
     assert_eq!(respond(&answer.bytes, source, endpoint), None);
     true
 }
 
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {
-    (any::<[IpAddr; 2]>(), any::<[u16; 2]>(), any::<bool>()).prop_map(|(ips, ports, alternate)| {
-        Endpoint {
+    let samples =
+        prop::option::of((1..=u16::MAX).prop_flat_map(|first| (Just(first), first..=u16::MAX)));
+    (
+        any::<[IpAddr; 2]>(),
+        any::<[u16; 2]>(),
+        any::<bool>(),
+        samples,
+    )
+        .prop_map(|(ips, ports, alternate, samples)| Endpoint {
             local: SocketAddr::new(ips[0], ports[0]),
             other: alternate.then_some(SocketAddr::new(ips[1], ports[1])),
-        }
-    })
+            samples,
+        })
 }
 
 fn any_attribute() -> impl Strategy<Value = (u16, Vec<u8>)> {
     let known = prop::sample::select(vec![
-        0x0001, 0x0003, 0x0006, 0x0008, 0x0009, 0x000A, 0x0020, 0x0024, 0x0025, 0x8022, 0x8028,
-        0x802B, 0x802C,
+        0x0001, 0x0003, 0x0006, 0x0008, 0x0009, 0x000A, 0x0020, 0x0024, 0x0025, 0x0027, 0x8022,
+        0x8028, 0x802B, 0x802C, 0xC0DE,
     ]);
-    let length = prop_oneof![Just(0_usize), Just(4), Just(8), Just(20), 0..40_usize];
+    let length = prop_oneof![
+        Just(0_usize),
+        Just(2),
+        Just(4),
+        Just(8),
+        Just(20),
+        0..40_usize
+    ];
     let value = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
     (prop_oneof![4 => known, 1 => any::<u16>()], value)
 }
@@ -86,7 +102,8 @@ proptest! {
     fn a_changed_message_is_harmless(
         at: prop::sample::Index, byte: u8, cut: prop::sample::Index, integrity: bool, endpoint in any_endpoint(),
     ) {
-        let writer = Writer::new(Class::Request, TRANSACTION).username(b"ab:cdefg").priority(1).nominate();
+        let writer = Writer::new(Class::Request, TRANSACTION).username(b"ab:cdefg").priority(1).nominate()
+            .response_port(9).sample_ports((1, 2));
         let mut bytes = if integrity { writer.finish_with_integrity(b"key") } else { writer.finish_plain() };
         let at = at.index(bytes.len());
         bytes[at] = byte;
@@ -144,7 +161,8 @@ fn the_longest_message_is_harmless() {
         addr("192.0.2.9:9"),
         Endpoint {
             local: addr("192.0.2.1:1"),
-            other: None
+            other: None,
+            samples: None
         }
     ));
     let _ = Writer::new(Class::Request, TRANSACTION)

@@ -12,6 +12,7 @@ fn alone() -> Endpoint {
     Endpoint {
         local: addr("192.0.2.1:3478"),
         other: None,
+        samples: None,
     }
 }
 
@@ -19,6 +20,7 @@ fn with_alternate() -> Endpoint {
     Endpoint {
         local: addr("192.0.2.1:3478"),
         other: Some(addr("192.0.2.2:3479")),
+        samples: None,
     }
 }
 
@@ -31,7 +33,10 @@ fn a_plain_request_is_answered_with_the_source_that_was_seen() {
     let answer = respond(&request().finish_plain(), addr(SOURCE), alone()).unwrap();
 
     let response = Message::parse(&answer.bytes).unwrap();
-    assert_eq!(answer.from, addr("192.0.2.1:3478"));
+    assert_eq!(
+        (answer.from, answer.to),
+        (addr("192.0.2.1:3478"), addr(SOURCE))
+    );
     assert_eq!(
         (response.class, response.transaction),
         (Class::Success, TRANSACTION)
@@ -63,6 +68,7 @@ fn a_request_over_ipv6_is_answered_over_ipv6() {
     let endpoint = Endpoint {
         local: addr("[2001:db8::1]:3478"),
         other: Some(addr("[2001:db8::2]:3479")),
+        samples: None,
     };
 
     let answer = respond(&request().finish(), addr("[2001:db8::9]:1"), endpoint).unwrap();
@@ -115,6 +121,78 @@ fn change_request_without_alternate_is_a_bad_request() {
     let nothing = request().change(ChangeRequest::default()).finish();
     let answer = respond(&nothing, addr(SOURCE), alone()).unwrap();
     assert_eq!(Message::parse(&answer.bytes).unwrap().class, Class::Success);
+}
+
+#[test]
+fn response_port_chooses_the_port_that_is_answered() {
+    let both = ChangeRequest {
+        ip: true,
+        port: true,
+    };
+    for (datagram, from) in [
+        (request().response_port(40_001), "192.0.2.1:3478"),
+        (
+            request().response_port(40_001).change(both),
+            "192.0.2.2:3479",
+        ),
+    ] {
+        let answer = respond(&datagram.finish(), addr(SOURCE), with_alternate()).unwrap();
+
+        let response = Message::parse(&answer.bytes).unwrap();
+        assert_eq!(
+            (answer.from, answer.to),
+            (addr(from), addr("203.0.113.9:40001"))
+        );
+        assert_eq!(
+            response.mapped,
+            Some(addr(SOURCE)),
+            "the port that asked, not the one that is told"
+        );
+    }
+}
+
+#[test]
+fn errors_go_to_who_asked_whatever_port_was_named() {
+    let both = ChangeRequest {
+        ip: true,
+        port: true,
+    };
+    let padding = (0x0026, &[0; 64][..]);
+    for (datagram, error) in [
+        (request().response_port(0).finish(), ErrorCode::BAD_REQUEST),
+        (
+            request().response_port(40_001).change(both).finish(),
+            ErrorCode::BAD_REQUEST,
+        ),
+        (
+            message(0x0001, &[(0x0027, &hex("9c41")), padding]),
+            ErrorCode::UNKNOWN_ATTRIBUTE,
+        ),
+    ] {
+        let answer = respond(&datagram, addr(SOURCE), alone()).unwrap();
+
+        let response = Message::parse(&answer.bytes).unwrap();
+        assert_eq!(answer.to, addr(SOURCE));
+        assert_eq!(
+            (response.class, response.error),
+            (Class::Error, Some(error))
+        );
+    }
+}
+
+#[test]
+fn a_good_answer_tells_the_ports_to_sample_and_an_error_does_not() {
+    let endpoint = Endpoint {
+        samples: Some((3480, 3543)),
+        ..alone()
+    };
+    let samples = |datagram: &[u8]| {
+        let answer = respond(datagram, addr(SOURCE), endpoint).unwrap();
+        Message::parse(&answer.bytes).unwrap().sample_ports
+    };
+
+    assert_eq!(samples(&request().finish()), Some((3480, 3543)));
+    assert_eq!(samples(&request().response_port(0).finish()), None);
 }
 
 #[test]
@@ -180,11 +258,12 @@ fn the_smallest_request_is_answered_within_the_amplification_limit() {
     let endpoint = Endpoint {
         local: addr("[2001:db8::1]:3478"),
         other: Some(addr("[2001:db8::2]:3479")),
+        samples: Some((3480, 3543)),
     };
 
     let answer = respond(&request().finish_plain(), addr("[2001:db8::9]:1"), endpoint).unwrap();
 
-    assert_eq!(answer.bytes.len(), 100);
+    assert_eq!(answer.bytes.len(), 108);
     assert!(answer.bytes.len() <= 20 * MAX_AMPLIFICATION);
     assert_eq!(MAX_AMPLIFICATION, 6);
 }

@@ -1,0 +1,186 @@
+//! punch-stun itself, on real sockets. Every test has loopback addresses of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use punch_stun_protocol::{ChangeRequest, Class, ErrorCode, Message, TransactionId, Writer};
+
+const PORT: u16 = 3478;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The last byte tells the address, the others this test.
+fn ip(test: u8, last: u8) -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 0x3F), low, test << 3 | last).into()
+}
+
+fn command(test: u8, options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_punch-stun"));
+    command
+        .arg(format!("--listen={}:{PORT}", ip(test, 1)))
+        .arg(format!("--alternate={}", ip(test, 2)))
+        .args(options)
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(test: u8, options: &[&str]) -> Server {
+    let mut command = command(test, options);
+    let server = Server(command.stderr(Stdio::null()).spawn().unwrap());
+    let client = client(test);
+    let began = Instant::now();
+    while ask(&client, SocketAddr::new(ip(test, 1), PORT)).is_none() {
+        assert!(began.elapsed() < PATIENCE, "punch-stun does not answer");
+    }
+    server
+}
+
+fn client(test: u8) -> UdpSocket {
+    let socket = UdpSocket::bind((ip(test, 3), 0)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    socket
+}
+
+fn request(number: u16) -> Writer {
+    let mut transaction = [0; 12];
+    transaction[..2].copy_from_slice(&number.to_be_bytes());
+    Writer::new(Class::Request, TransactionId(transaction))
+}
+
+/// Sends and waits for an answer, once; resets by ICMP are no answer.
+fn ask(client: &UdpSocket, server: SocketAddr) -> Option<Vec<u8>> {
+    client.send_to(&request(0).finish(), server).ok()?;
+    receive(client).map(|(_, bytes)| bytes)
+}
+
+fn receive(client: &UdpSocket) -> Option<(SocketAddr, Vec<u8>)> {
+    let mut buffer = [0; 1500];
+    let (length, from) = client.recv_from(&mut buffer).ok()?;
+    Some((from, buffer[..length].to_vec()))
+}
+
+fn samples(test: u8) -> Option<(u16, u16)> {
+    let answer = ask(&client(test), SocketAddr::new(ip(test, 1), PORT)).unwrap();
+    Message::parse(&answer).unwrap().sample_ports
+}
+
+#[test]
+fn an_answer_goes_to_the_response_port_from_where_it_was_asked_to_come() {
+    let _server = start(0, &[]);
+    let (asking, listening) = (client(0), client(0));
+    let port = listening.local_addr().unwrap().port();
+    for (both, from) in [
+        (false, SocketAddr::new(ip(0, 1), PORT)),
+        (true, SocketAddr::new(ip(0, 2), PORT + 1)),
+    ] {
+        let change = ChangeRequest {
+            ip: both,
+            port: both,
+        };
+        let bytes = request(1).response_port(port).change(change).finish();
+        asking.send_to(&bytes, (ip(0, 1), PORT)).unwrap();
+
+        let (source, answer) = receive(&listening).expect("the other port is answered");
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(source, from);
+        assert_eq!(answer.mapped, Some(asking.local_addr().unwrap()));
+        assert_eq!(receive(&asking), None, "and only that one");
+    }
+
+    let bytes = request(2).response_port(0).finish();
+    asking.send_to(&bytes, (ip(0, 1), PORT)).unwrap();
+    let (_, refusal) = receive(&asking).unwrap();
+    let refusal = Message::parse(&refusal).unwrap();
+    assert_eq!(refusal.error, Some(ErrorCode::BAD_REQUEST));
+}
+
+/// What a client does that looks closely at its NAT: as many requests as the help of --rate says.
+#[test]
+fn a_burst_of_three_hundred_over_all_sample_ports_is_answered() {
+    let _server = start(1, &[]);
+    assert_eq!(samples(1), Some((PORT + 2, PORT + 65)));
+    let client = client(1);
+    let places = || {
+        let ports = (PORT..=PORT + 65).flat_map(|port| [(ip(1, 1), port), (ip(1, 2), port)]);
+        ports.cycle().take(300).zip(0..)
+    };
+    let mut answered = vec![false; 300];
+    for (place, number) in places() {
+        client.send_to(&request(number).finish(), place).unwrap();
+        // Its receive buffer would not hold them all.
+        if number % 50 == 49 {
+            for _ in 0..50 {
+                let (_, answer) = receive(&client).expect("every request is answered");
+                let answer = Message::parse(&answer).unwrap();
+                assert_eq!(answer.mapped, Some(client.local_addr().unwrap()));
+                let [high, low, ..] = answer.transaction.0;
+                answered[usize::from(u16::from_be_bytes([high, low]))] = true;
+            }
+        }
+    }
+    assert!(answered.iter().all(|answered| *answered));
+}
+
+#[test]
+fn a_taken_port_among_the_default_ones_is_left_out() {
+    let _taken = UdpSocket::bind((ip(2, 2), PORT + 12)).unwrap();
+    let _server = start(2, &[]);
+
+    let told = samples(2);
+
+    assert_eq!(told, Some((PORT + 13, PORT + 65)));
+    assert!(ask(&client(2), SocketAddr::new(ip(2, 2), PORT + 13)).is_some());
+}
+
+#[test]
+fn a_range_that_is_written_out_is_taken_or_the_start_fails() {
+    let taken = UdpSocket::bind((ip(3, 2), 20_005)).unwrap();
+    let output = command(3, &["--sample-ports=20000-20009"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains(&format!("cannot listen on {}:20005", ip(3, 2))),
+        "{said}"
+    );
+
+    drop(taken);
+    let _server = start(3, &["--sample-ports=20000-20009"]);
+    assert_eq!(samples(3), Some((20_000, 20_009)));
+    assert!(ask(&client(3), SocketAddr::new(ip(3, 2), 20_009)).is_some());
+}
+
+#[test]
+fn sample_ports_can_be_switched_off() {
+    let _server = start(4, &["--sample-ports=none"]);
+
+    assert_eq!(samples(4), None);
+    assert!(ask(&client(4), SocketAddr::new(ip(4, 1), PORT + 2)).is_none());
+}
+
+#[test]
+fn a_range_may_contain_the_main_ports() {
+    let _server = start(5, &["--sample-ports=3470-3490"]);
+
+    assert_eq!(samples(5), Some((3470, 3490)));
+    for port in 3470..=3490 {
+        assert!(
+            ask(&client(5), SocketAddr::new(ip(5, 1), port)).is_some(),
+            "{port}"
+        );
+    }
+}

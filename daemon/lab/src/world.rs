@@ -388,7 +388,7 @@ impl World {
                     let datagram = Datagram {
                         src: SocketAddr::new(transmit.source.unwrap_or(any), port),
                         dst: transmit.to,
-                        ttl: HOPS,
+                        ttl: transmit.ttl.unwrap_or(HOPS),
                         payload: transmit.bytes,
                     };
                     self.datagrams += 1;

@@ -138,6 +138,7 @@ impl Agent {
             socket,
             to: from,
             source: local,
+            ttl: None,
             bytes: Writer::new(Class::Success, message.transaction)
                 .xor_mapped(from)
                 .finish_with_integrity(&self.local.password),
@@ -373,6 +374,7 @@ impl Agent {
             socket: pair.path.socket,
             to: pair.path.remote,
             source: None,
+            ttl: None,
             bytes: writer.finish_with_integrity(&self.remote.password),
         });
     }

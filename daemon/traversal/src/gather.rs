@@ -186,6 +186,7 @@ impl Gatherer {
                     socket,
                     to: server,
                     source: None,
+                    ttl: None,
                     bytes: Writer::new(Class::Request, id).finish(),
                 };
                 let first = self

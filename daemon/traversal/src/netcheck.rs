@@ -302,6 +302,7 @@ impl Netcheck {
             socket: self.socket,
             to,
             source: None,
+            ttl: None,
             bytes: writer.finish(),
         };
         let first = self

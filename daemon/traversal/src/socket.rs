@@ -64,6 +64,8 @@ pub struct Transmit {
     /// From which of the machine's addresses; `None` leaves it to the routing table. An answer leaves from the address
     /// that the question came to, or it would not pass the asker's NAT.
     pub source: Option<IpAddr>,
+    /// How many routers may pass it on; `None` is the system's default.
+    pub ttl: Option<u8>,
     /// The payload.
     pub bytes: Vec<u8>,
 }

@@ -106,6 +106,7 @@ impl Engine {
                     socket,
                     to: from,
                     source: local,
+                    ttl: None,
                     bytes,
                 });
                 return;
@@ -176,6 +177,7 @@ impl Engine {
                     socket: path.socket,
                     to: path.remote,
                     source: local,
+                    ttl: None,
                     bytes: reply.to_vec(),
                 });
                 self.after_handshake(handle, true, now);
@@ -208,6 +210,7 @@ impl Engine {
                     socket: path.socket,
                     to: path.remote,
                     source: local,
+                    ttl: None,
                     bytes: reply.to_vec(),
                 });
             }

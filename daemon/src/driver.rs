@@ -6,7 +6,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use punch_engine::{
     ServerId, SocketId, StreamId, TargetEvent,
 };
 use punch_platform::clock::{self, SleepWatch};
-use punch_platform::{Datagrams, Tun, Udp};
+use punch_platform::{Datagrams, SocketSet, Tun, Udp};
 use punch_signal_protocol::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -56,7 +55,7 @@ pub(crate) struct Pong {
 pub(crate) struct Driver {
     engine: Engine,
     tun: Tun,
-    sockets: HashMap<SocketId, Udp>,
+    sockets: SocketSet<SocketId>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<EngineEvent>,
     servers: HashMap<ServerId, mpsc::Sender<Frame>>,
@@ -111,7 +110,7 @@ impl Driver {
         Self {
             engine,
             tun,
-            sockets: HashMap::new(),
+            sockets: SocketSet::default(),
             commands,
             events,
             servers: HashMap::new(),
@@ -154,13 +153,14 @@ impl Driver {
     fn take_all(&mut self) -> bool {
         let now = clock::now();
         let mut worked = false;
-        for id in [SocketId::MAIN_V4, SocketId::MAIN_V6] {
-            worked |= self.take_datagrams(id, now);
-        }
-        if self.sockets.len() > 2 {
-            let others: Vec<_> = self.sockets.keys().copied().filter(|id| id.0 > 1).collect();
-            for id in others {
-                worked |= self.take_datagrams(id, now);
+        // Each once: what a socket has beyond that is for the next turn.
+        for _ in 0..self.sockets.ready().min(TURN) {
+            let Some(id) = self.sockets.receive(&mut self.received) else {
+                break;
+            };
+            worked = true;
+            for (from, local, datagram) in self.received.iter() {
+                self.engine.handle_datagram(id, local, from, datagram, now);
             }
         }
         self.from_tun.clear();
@@ -206,19 +206,6 @@ impl Driver {
         worked
     }
 
-    fn take_datagrams(&mut self, id: SocketId, now: Instant) -> bool {
-        let Some(socket) = self.sockets.get(&id) else {
-            return false;
-        };
-        if !socket.receive(&mut self.received) {
-            return false;
-        }
-        for (from, local, datagram) in self.received.iter() {
-            self.engine.handle_datagram(id, local, from, datagram, now);
-        }
-        true
-    }
-
     /// Carries out all that the engine wants.
     async fn give_all(&mut self) {
         loop {
@@ -253,11 +240,11 @@ impl Driver {
     }
 
     async fn send(&self, burst: &Burst) {
-        let (Some(socket), Some(to)) = (self.sockets.get(&burst.socket), burst.to) else {
+        let (Some(socket), Some(to)) = (self.sockets.get(burst.socket), burst.to) else {
             return;
         };
         let sent = socket
-            .send(to, burst.source, burst.segment, &burst.bytes)
+            .send(to, burst.source, burst.segment, &burst.bytes, burst.ttl)
             .await;
         if let Err(error) = sent {
             tracing::trace!(%to, %error, "a datagram was not sent");
@@ -270,14 +257,7 @@ impl Driver {
             .poll_timeout()
             .map_or(self.next_watch, |at| at.min(self.next_watch));
         let sockets = &self.sockets;
-        let any_socket = poll_fn(|context| {
-            for socket in sockets.values() {
-                if socket.poll_readable(context).is_ready() {
-                    return Poll::Ready(());
-                }
-            }
-            Poll::Pending
-        });
+        let any_socket = poll_fn(|context| sockets.poll_readable(context));
         let now = clock::now();
         tokio::select! {
             () = any_socket => {}
@@ -337,7 +317,7 @@ impl Driver {
         match event {
             EngineEvent::OpenSocket { socket, family } => {
                 let now = clock::now();
-                match Udp::open(family == Family::V6, 0) {
+                match Udp::open_probe(family == Family::V6, 0) {
                     Ok(udp) => self.add_socket(socket, udp),
                     Err(error) => {
                         tracing::warn!(%error, "cannot open a UDP socket");
@@ -345,7 +325,7 @@ impl Driver {
                     }
                 }
             }
-            EngineEvent::CloseSocket { socket } => drop(self.sockets.remove(&socket)),
+            EngineEvent::CloseSocket { socket } => drop(self.sockets.remove(socket)),
             EngineEvent::Netcheck(profiles) => {
                 for answer in self.netchecks.drain(..) {
                     let _ = answer.send(profiles.clone());

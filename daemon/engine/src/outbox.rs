@@ -19,6 +19,8 @@ pub struct Burst {
     pub to: Option<SocketAddr>,
     /// From which of the machine's addresses, if it matters.
     pub source: Option<IpAddr>,
+    /// How many routers may pass them on; `None` is the system's default.
+    pub ttl: Option<u8>,
     /// The length of each datagram but the last.
     pub segment: usize,
     /// The datagrams.
@@ -75,6 +77,7 @@ impl Outbox {
     pub(crate) fn push(&mut self, transmit: Transmit) {
         self.start(transmit.socket, transmit.to, transmit.source);
         if let Some(last) = self.bursts.back_mut() {
+            last.ttl = transmit.ttl;
             last.segment = transmit.bytes.len();
             last.bytes.extend_from_slice(&transmit.bytes);
             last.closed = true;
@@ -98,6 +101,7 @@ impl Outbox {
         burst.socket = socket;
         burst.to = Some(to);
         burst.source = source;
+        burst.ttl = None;
         burst.segment = 0;
         burst.closed = false;
         self.bursts.push_back(burst);

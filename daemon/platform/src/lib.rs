@@ -3,9 +3,11 @@
 
 pub mod clock;
 pub mod netlink;
+mod socket_set;
 mod tun;
 mod udp;
 
+pub use socket_set::SocketSet;
 pub use tun::{Tun, TunError};
 pub use udp::{Datagrams, Udp};
 

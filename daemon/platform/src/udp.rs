@@ -2,20 +2,26 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Asked for; what is granted depends on CAP_NET_ADMIN and net.core.rmem_max.
 const BUFFER: usize = 4 * 1024 * 1024;
+/// The same for a socket that only probes: hundreds are open at once.
+const PROBE_BUFFER: usize = 256 * 1024;
 /// Slots of one receive call, each for a whole train of datagrams.
 const SLOTS: usize = 8;
 const SLOT: usize = 65_536;
 /// A send that the socket cannot take for so long is lost, as on a full link.
 const PATIENCE: Duration = Duration::from_millis(10);
+/// A kernel that has no memory for packets is asked again after this.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Received datagrams, in reused memory.
 pub struct Datagrams {
@@ -51,6 +57,8 @@ pub struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
     port: u16,
+    /// The system's default, to go back to.
+    ttl: u32,
 }
 
 impl Udp {
@@ -59,6 +67,23 @@ impl Udp {
     /// # Errors
     /// Those of the system calls; `AddrInUse` when the port is taken.
     pub fn open(v6: bool, port: u16) -> io::Result<Self> {
+        Self::open_with(v6, port, BUFFER)
+    }
+
+    /// The same with little memory, for a socket that only probes.
+    ///
+    /// # Errors
+    /// As [`Udp::open`].
+    pub fn open_probe(v6: bool, port: u16) -> io::Result<Self> {
+        Self::open_with(v6, port, PROBE_BUFFER)
+    }
+
+    /// Gives a socket that has probed the memory of one that carries a tunnel.
+    pub fn enlarge(&self) {
+        size_buffers(&SockRef::from(&self.socket), BUFFER);
+    }
+
+    fn open_with(v6: bool, port: u16, buffer: usize) -> io::Result<Self> {
         let (domain, any): (_, IpAddr) = if v6 {
             (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into())
         } else {
@@ -68,8 +93,13 @@ impl Udp {
         if v6 {
             socket.set_only_v6(true)?;
         }
-        enlarge(&socket);
+        size_buffers(&socket, buffer);
         socket.set_nonblocking(true)?;
+        let ttl = if v6 {
+            socket.unicast_hops_v6()?
+        } else {
+            socket.ttl_v4()?
+        };
         socket.bind(&SocketAddr::new(any, port).into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new((&socket).into())?;
@@ -79,6 +109,7 @@ impl Udp {
             socket,
             state,
             port,
+            ttl,
         })
     }
 
@@ -112,7 +143,8 @@ impl Udp {
         into.filled > 0
     }
 
-    /// Sends datagrams of `segment` bytes (the last may be shorter) to one place.
+    /// Sends datagrams of `segment` bytes (the last may be shorter) to one place; with a `ttl`, no more than so many routers get
+    /// them. Waits for room at most 10 ms.
     ///
     /// # Errors
     /// What the kernel says about this destination: no route, too long, refused earlier. The datagrams are lost.
@@ -122,6 +154,7 @@ impl Udp {
         source: Option<IpAddr>,
         segment: usize,
         bytes: &[u8],
+        ttl: Option<u8>,
     ) -> io::Result<()> {
         let most = segment * self.state.max_gso_segments().max(1);
         for train in bytes.chunks(most.max(1)) {
@@ -132,40 +165,46 @@ impl Udp {
                 segment_size: (train.len() > segment).then_some(segment),
                 src_ip: source,
             };
-            self.send_train(&transmit).await?;
+            self.send_train(&transmit, ttl).await?;
         }
         Ok(())
     }
 
-    async fn send_train(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let attempt = || {
-            self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), transmit)
-            })
-        };
-        match attempt() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match tokio::time::timeout(PATIENCE, self.socket.writable()).await {
+    async fn send_train(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
+        let mut deadline = None;
+        loop {
+            let result = self.attempt(transmit, ttl);
+            let Err(error) = &result else {
+                return result;
+            };
+            let full = error.kind() == io::ErrorKind::WouldBlock;
+            if full || error.raw_os_error() == Some(libc::ENOBUFS) {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                let room = async {
+                    if !full {
+                        sleep(BREATH).await;
+                        return Ok(());
+                    }
+                    self.socket.writable().await
+                };
+                match timeout_at(deadline, room).await {
                     Ok(ready) => ready?,
                     Err(_) => return Err(io::ErrorKind::TimedOut.into()),
                 }
-                attempt()
+                continue;
             }
-            // quinn-udp has just noticed that this route takes no segments and has switched them off: one by one now.
-            Err(error)
-                if transmit.segment_size.is_some()
-                    && self.state.max_gso_segments() == 1
-                    && !quinn_udp::is_msg_size_err(&error) =>
-            {
-                self.send_singly(transmit)
+            // One segment is too long for the route, and the kernel has refused them all for it; or quinn-udp has just noticed
+            // that this route takes no segments and has switched them off. One by one, then.
+            let segments_refused =
+                transmit.segment_size.is_some() && self.state.max_gso_segments() == 1;
+            if segments_refused || quinn_udp::is_msg_size_err(error) {
+                return self.send_singly(transmit, ttl);
             }
-            // One segment is too long for the route, and the kernel has refused them all for it.
-            Err(error) if quinn_udp::is_msg_size_err(&error) => self.send_singly(transmit),
-            result => result,
+            return result;
         }
     }
 
-    fn send_singly(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_singly(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
         let mut result = Ok(());
         for datagram in transmit.contents.chunks(segment.max(1)) {
@@ -176,19 +215,39 @@ impl Udp {
                 segment_size: None,
                 src_ip: transmit.src_ip,
             };
-            result = self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), &single)
-            });
+            result = self.attempt(&single, ttl);
         }
         result
+    }
+
+    /// One system call; with a TTL two more around it, and nothing in between that could leave it set.
+    fn attempt(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
+        self.socket.try_io(Interest::WRITABLE, || {
+            let send = || self.state.try_send((&self.socket).into(), transmit);
+            let Some(ttl) = ttl else {
+                return send();
+            };
+            // The kernel refuses 0.
+            self.set_ttl(transmit.destination, u32::from(ttl.max(1)))?;
+            let result = send();
+            self.set_ttl(transmit.destination, self.ttl)?;
+            result
+        })
+    }
+
+    fn set_ttl(&self, to: SocketAddr, ttl: u32) -> io::Result<()> {
+        let socket = SockRef::from(&self.socket);
+        if to.is_ipv4() {
+            socket.set_ttl_v4(ttl)
+        } else {
+            socket.set_unicast_hops_v6(ttl)
+        }
     }
 }
 
 /// quinn-udp forbids fragments, as QUIC demands. As long as the path's MTU is not measured, a full packet shall rather be cut
 /// than lost on a path that takes less than 1,500 bytes; stock WireGuard does the same.
-#[expect(unsafe_code, reason = "IP_MTU_DISCOVER has no safe wrapper")]
 fn allow_fragments(socket: &UdpSocket, v6: bool) {
-    use std::os::fd::AsRawFd;
     let (level, option, value) = if v6 {
         (
             libc::IPPROTO_IPV6,
@@ -202,6 +261,32 @@ fn allow_fragments(socket: &UdpSocket, v6: bool) {
             libc::IP_PMTUDISC_DONT,
         )
     };
+    if set_option(socket.as_fd(), level, option, value).is_err() {
+        tracing::debug!("the socket does not allow fragments");
+    }
+}
+
+/// Buffers of this size where it is granted: SO_*BUFFORCE needs CAP_NET_ADMIN, which punchd has; else the system's limit counts.
+fn size_buffers(socket: &Socket, size: usize) {
+    let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+    for (force, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
+        let set = |option| set_option(socket.as_fd(), libc::SOL_SOCKET, option, size);
+        if set(force).is_err() {
+            let _ = set(plain);
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "these options have no safe wrapper")]
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call, and the option's value is a c_int of the length given.
     let result = unsafe {
         libc::setsockopt(
@@ -212,34 +297,99 @@ fn allow_fragments(socket: &UdpSocket, v6: bool) {
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if result != 0 {
-        tracing::debug!("the socket does not allow fragments");
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
-/// Larger buffers where they are granted: SO_*BUFFORCE needs CAP_NET_ADMIN, which punchd has; else the system's limit counts.
-#[expect(unsafe_code, reason = "SO_RCVBUFFORCE has no safe wrapper")]
-fn enlarge(socket: &Socket) {
-    use std::os::fd::AsRawFd;
-    let size = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
-    for (force, plain) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
-        for option in [force, plain] {
-            // SAFETY: the descriptor is open for the call, and the option's value is a c_int of the length given.
-            let result = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const size).cast(),
-                    size_of::<libc::c_int>() as libc::socklen_t,
-                )
-            };
-            if result == 0 {
-                break;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use std::mem::MaybeUninit;
+    use std::net::UdpSocket as StdSocket;
+
+    use socket2::{MaybeUninitSlice, MsgHdrMut};
+
+    use super::*;
+
+    /// A socket on loopback that is told with which TTL a datagram arrives.
+    fn listener(v6: bool) -> StdSocket {
+        let (ip, level, option): (IpAddr, _, _) = if v6 {
+            let v6 = (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT);
+            (Ipv6Addr::LOCALHOST.into(), v6.0, v6.1)
+        } else {
+            let v4 = (libc::IPPROTO_IP, libc::IP_RECVTTL);
+            (Ipv4Addr::LOCALHOST.into(), v4.0, v4.1)
+        };
+        let socket = StdSocket::bind((ip, 0)).unwrap();
+        set_option(socket.as_fd(), level, option, 1).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        socket
+    }
+
+    /// The next datagram's length and TTL.
+    #[expect(unsafe_code, reason = "control messages are C structs in bytes")]
+    fn arrival(socket: &StdSocket) -> (usize, i32) {
+        let mut payload = [MaybeUninit::new(0); 2048];
+        let mut control = [MaybeUninit::new(0_u8); 64];
+        let mut slices = [MaybeUninitSlice::new(&mut payload)];
+        let mut header = MsgHdrMut::new()
+            .with_buffers(&mut slices)
+            .with_control(&mut control);
+        let length = SockRef::from(socket).recvmsg(&mut header, 0).unwrap();
+        // SAFETY: they were set to 0 above, and the kernel writes nothing but values.
+        let control = control.map(|byte| unsafe { byte.assume_init() });
+        // A header of a length, a level and a type; then an int.
+        let at = size_of::<libc::cmsghdr>();
+        let ttl = control[at..at + 4].try_into().unwrap();
+        (length, i32::from_ne_bytes(ttl))
+    }
+
+    #[tokio::test]
+    async fn a_ttl_is_that_of_its_datagrams_and_of_no_other() {
+        for v6 in [false, true] {
+            let (sender, listener) = (Udp::open_probe(v6, 0).unwrap(), listener(v6));
+            let to = listener.local_addr().unwrap();
+            for (ttl, expected) in [(None, 64), (Some(3), 3), (None, 64), (Some(0), 1)] {
+                // Three segments: a train, where the kernel takes trains.
+                sender.send(to, None, 100, &[7; 250], ttl).await.unwrap();
+
+                for length in [100, 100, 50] {
+                    assert_eq!(arrival(&listener), (length, expected));
+                }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_default_ttl_comes_back_after_a_failed_send() {
+        let (sender, listener) = (Udp::open_probe(false, 0).unwrap(), listener(false));
+        let to = listener.local_addr().unwrap();
+
+        let too_long = vec![0; 65_530];
+        let failed = sender
+            .send(to, None, too_long.len(), &too_long, Some(3))
+            .await;
+        sender.send(to, None, 10, &[7; 10], None).await.unwrap();
+
+        assert!(failed.is_err());
+        assert_eq!(arrival(&listener), (10, 64));
+    }
+
+    #[tokio::test]
+    async fn a_probing_socket_has_little_memory_until_it_is_enlarged() {
+        let socket = Udp::open_probe(false, 0).unwrap();
+        // The kernel doubles what is asked for.
+        let buffer = || SockRef::from(&socket.socket).recv_buffer_size().unwrap();
+        let few = buffer();
+
+        socket.enlarge();
+
+        assert!(few <= 2 * PROBE_BUFFER, "{few}");
+        assert!(buffer() >= few);
     }
 }

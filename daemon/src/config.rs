@@ -1,9 +1,11 @@
 //! punchd.toml: what the administrator sets. Everything is optional; what is unknown or wrong stops the start.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use punch_api::{Ipv4Range, ServerAddress, ServerKind};
+use punch_engine::{Allocation, Budget, Filtering, Mapping, NatOverrides};
 use serde::Deserialize;
 
 /// Where it is unless told otherwise.
@@ -17,6 +19,10 @@ pub(crate) struct Config {
     pub(crate) interface: String,
     pub(crate) mtu: u16,
     pub(crate) ipv4: Option<Ipv4Range>,
+    /// What an attempt at a direct path may ask of the routers.
+    pub(crate) budget: Budget,
+    /// What is known of the NAT and need not be measured.
+    pub(crate) nat: NatOverrides,
 }
 
 impl Default for Config {
@@ -27,6 +33,8 @@ impl Default for Config {
             interface: "punch0".to_owned(),
             mtu: 1420,
             ipv4: Some(Ipv4Range::DEFAULT),
+            budget: Budget::default(),
+            nat: NatOverrides::default(),
         }
     }
 }
@@ -39,6 +47,8 @@ struct File {
     underlay: Underlay,
     tun: Tun,
     overlay: Overlay,
+    punch: Punch,
+    nat: Nat,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,6 +74,129 @@ struct Tun {
 #[serde(deny_unknown_fields, default)]
 struct Overlay {
     ipv4: Option<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Punch {
+    budget: Option<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Nat {
+    mapping: Option<toml::Spanned<String>>,
+    filtering: Option<toml::Spanned<String>>,
+    allocation: Option<toml::Spanned<String>>,
+    addresses: Vec<std::net::IpAddr>,
+    hairpinning: Option<bool>,
+    lifetime: Option<toml::Spanned<u64>>,
+    opening_ttl: Option<toml::Spanned<u8>>,
+}
+
+impl Nat {
+    /// What the administrator says; `at` tells the line of a position.
+    fn overrides(self, at: impl Fn(usize) -> usize) -> Result<NatOverrides> {
+        let set = |value: Option<toml::Spanned<String>>, what: &str, names: &str| {
+            value.map(|value| {
+                let line = at(value.span().start);
+                let text = value.into_inner();
+                (
+                    text.clone(),
+                    format!("line {line}: \"{text}\" is no {what}: use one of {names}"),
+                )
+            })
+        };
+        let mapping = set(
+            self.mapping,
+            "mapping behaviour",
+            "none, endpoint-independent, address-dependent, address-and-port-dependent",
+        );
+        let mapping = match mapping {
+            None => None,
+            Some((text, refusal)) => Some(match text.as_str() {
+                "none" => Mapping::None,
+                "endpoint-independent" => Mapping::EndpointIndependent,
+                "address-dependent" => Mapping::AddressDependent,
+                "address-and-port-dependent" => Mapping::AddressAndPortDependent,
+                _ => bail!(refusal),
+            }),
+        };
+        let filtering = set(
+            self.filtering,
+            "filtering behaviour",
+            "endpoint-independent, address-dependent, address-and-port-dependent",
+        );
+        let filtering = match filtering {
+            None => None,
+            Some((text, refusal)) => Some(match text.as_str() {
+                "endpoint-independent" => Filtering::EndpointIndependent,
+                "address-dependent" => Filtering::AddressDependent,
+                "address-and-port-dependent" => Filtering::AddressAndPortDependent,
+                _ => bail!(refusal),
+            }),
+        };
+        let allocation = set(
+            self.allocation,
+            "port allocation",
+            "preserving, random, LOW-HIGH (a block of random ports), +N or -N (sequential)",
+        );
+        let allocation = match allocation {
+            None => None,
+            Some((text, refusal)) => Some(parse_allocation(&text).with_context(|| refusal)?),
+        };
+        let lifetime = match self.lifetime {
+            None => None,
+            Some(seconds) if (5..=86_400).contains(seconds.get_ref()) => {
+                Some(Duration::from_secs(seconds.into_inner()))
+            }
+            Some(seconds) => bail!(
+                "line {}: a lifetime of {} s cannot be right: 5 to 86400",
+                at(seconds.span().start),
+                seconds.get_ref()
+            ),
+        };
+        let opening_ttl = match self.opening_ttl {
+            None => None,
+            Some(ttl) if (2..=32).contains(ttl.get_ref()) => Some(ttl.into_inner()),
+            Some(ttl) => bail!(
+                "line {}: opening packets with a TTL of {} open nothing: 2 to 32",
+                at(ttl.span().start),
+                ttl.get_ref()
+            ),
+        };
+        Ok(NatOverrides {
+            mapping,
+            filtering,
+            allocation,
+            addresses: self.addresses,
+            hairpinning: self.hairpinning,
+            lifetime,
+            opening_ttl,
+        })
+    }
+}
+
+fn parse_allocation(text: &str) -> Option<Allocation> {
+    let step = |digits: &str, sign: i16| {
+        let step: i16 = digits.parse().ok()?;
+        let fits = (1..=256).contains(&step);
+        fits.then_some(Allocation::Sequential {
+            step: sign * step,
+            others: 0,
+        })
+    };
+    match text {
+        "preserving" => Some(Allocation::Preserving),
+        "random" => Some(Allocation::Random),
+        _ if text.starts_with('+') => step(&text[1..], 1),
+        _ if text.starts_with('-') => step(&text[1..], -1),
+        _ => {
+            let (low, high) = text.split_once('-')?;
+            let (low, high): (u16, u16) = (low.parse().ok()?, high.parse().ok()?);
+            (low > 0 && low <= high).then_some(Allocation::Block { low, high })
+        }
+    }
 }
 
 impl Config {
@@ -118,6 +251,18 @@ impl Config {
             }
             config.mtu = *mtu.get_ref();
         }
+        if let Some(budget) = file.punch.budget {
+            config.budget = match budget.get_ref().as_str() {
+                "gentle" => Budget::Gentle,
+                "normal" => Budget::Normal,
+                "aggressive" => Budget::Aggressive,
+                other => bail!(
+                    "line {}: \"{other}\" is no budget: use gentle, normal or aggressive",
+                    at(budget.span().start)
+                ),
+            };
+        }
+        config.nat = file.nat.overrides(at)?;
         if let Some(range) = file.overlay.ipv4 {
             config.ipv4 = match range.get_ref().as_str() {
                 "off" => None,
@@ -159,6 +304,16 @@ mod tests {
             mtu = 1380
             [overlay]
             ipv4 = "off"
+            [punch]
+            budget = "aggressive"
+            [nat]
+            mapping = "address-and-port-dependent"
+            filtering = "address-dependent"
+            allocation = "40000-41023"
+            addresses = ["203.0.113.9"]
+            hairpinning = false
+            lifetime = 30
+            opening_ttl = 3
         "#;
         let config = Config::parse(text).expect("parses");
         let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
@@ -172,6 +327,20 @@ mod tests {
         );
         assert_eq!((config.port, config.mtu), (41820, 1380));
         assert_eq!((config.interface.as_str(), config.ipv4), ("vpn0", None));
+        assert_eq!(config.budget, Budget::Aggressive);
+        let nat = NatOverrides {
+            mapping: Some(Mapping::AddressAndPortDependent),
+            filtering: Some(Filtering::AddressDependent),
+            allocation: Some(Allocation::Block {
+                low: 40_000,
+                high: 41_023,
+            }),
+            addresses: vec![[203, 0, 113, 9].into()],
+            hairpinning: Some(false),
+            lifetime: Some(Duration::from_secs(30)),
+            opening_ttl: Some(3),
+        };
+        assert_eq!(config.nat, nat);
     }
 
     #[test]
@@ -198,6 +367,13 @@ mod tests {
                 "http://x",
             ),
             ("[underlay]\nport = 70000\n", "line 2", "70000"),
+            ("[punch]\nbudget = \"lavish\"\n", "line 2", "aggressive"),
+            ("[nat]\nmapping = \"cone\"\n", "line 2", "endpoint-independent"),
+            ("[nat]\n\nfiltering = \"\"\n", "line 3", "address-dependent"),
+            ("[nat]\nallocation = \"9-8\"\n", "line 2", "LOW-HIGH"),
+            ("[nat]\nallocation = \"+0\"\n", "line 2", "sequential"),
+            ("[nat]\nlifetime = 1\n", "line 2", "86400"),
+            ("[nat]\nopening_ttl = 0\n", "line 2", "TTL"),
         ] {
             let refusal = refusal(text);
             assert!(

@@ -100,6 +100,7 @@ pub(crate) async fn serve(
         .route("/v1/peers/{name}/down", post(down))
         .route("/v1/peers/{name}/host", put(allow_host).delete(deny_host))
         .route("/v1/peers/{name}/ping", post(ping))
+        .route("/v1/peers/{name}/why", get(why))
         .route(
             "/v1/forwards",
             get(|c| ask(c, Request::Forwards)).post(add_forward),
@@ -188,6 +189,10 @@ async fn deny_host(context: State<Control>, name: Path1) -> Response {
 
 async fn ping(context: State<Control>, name: Path1) -> Response {
     ask_peer(context, name, Request::Ping).await
+}
+
+async fn why(context: State<Control>, name: Path1) -> Response {
+    ask_peer(context, name, Request::Why).await
 }
 
 async fn add_forward(context: State<Control>, Body(body): Body) -> Response {

@@ -3,6 +3,7 @@
 mod change;
 mod servers;
 mod show;
+mod why;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use anyhow::Result;
 use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardView, IdView,
     KeyView, NetcheckView, PeerName, PeerState, PeerView, PingView, Rename, ServerAddress,
-    ServerView, Status,
+    ServerView, Status, WhyView,
 };
 use punch_engine::{Configuration, EngineEvent, PeerHandle, ServerId};
 use punch_platform::clock;
@@ -25,7 +26,7 @@ use crate::driver::Command;
 use crate::run::{Spawner, Task};
 use crate::signalling::{self, Access, Report};
 use crate::snapshot::Snapshot;
-use crate::store::{Stamps, State, Store, StoredPeer};
+use crate::store::{Memory, Stamps, State, Store, StoredPeer};
 
 /// Names of STUN servers are looked up anew this often.
 const RESOLVE: Duration = Duration::from_secs(600);
@@ -60,6 +61,7 @@ pub(crate) enum Request {
     AddServer(AddServer, Answer<ServerView>),
     RemoveServer(AddServer, Answer<()>),
     Netcheck(Answer<Vec<NetcheckView>>),
+    Why(PeerName, Answer<WhyView>),
 }
 
 /// The network as the desk sees it.
@@ -108,6 +110,7 @@ pub(crate) struct Desk {
     stamps: Stamps,
     /// When changed stamps are written: several come together.
     stamps_due: Option<Instant>,
+    memory: Memory,
     started: Instant,
     handles: BTreeMap<PeerName, PeerHandle>,
     next_handle: u32,
@@ -143,6 +146,7 @@ impl Desk {
         let mut desk = Self {
             stamps,
             stamps_due: None,
+            memory: parts.store.load_memory(),
             started: now,
             handles: BTreeMap::new(),
             next_handle: 1,
@@ -364,6 +368,11 @@ impl Desk {
                     self.stamps_due.get_or_insert(clock::now() + STAMPS);
                 }
             }
+            EngineEvent::Worked {
+                peer,
+                network,
+                step,
+            } => self.remember(peer, network, step),
             EngineEvent::Stale { peer, seconds } => {
                 if let Some(peer) = self.name_of(peer) {
                     let off = seconds.unsigned_abs();
@@ -454,6 +463,7 @@ impl Desk {
             }
             Request::Ping(name, answer) => self.ping(&name, answer).await,
             Request::Netcheck(answer) => self.netcheck(answer).await,
+            Request::Why(name, answer) => drop(answer.send(self.why(&name).await)),
         }
     }
 

@@ -153,6 +153,8 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
         ipv4_range: config.ipv4,
         mtu: usize::from(config.mtu),
         seed: punch_platform::random()?,
+        budget: config.budget,
+        nat: config.nat.clone(),
     };
     let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
     let (commands, commands_out) = mpsc::channel(256);

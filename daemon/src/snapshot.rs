@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use punch_api::ForwardKey;
 use punch_engine::{DropReason, Engine, LinkState, LinkStatus, PeerHandle, PeerReport};
@@ -24,12 +25,12 @@ pub(crate) struct PeerSnapshot {
     pub(crate) ipv4_differs: bool,
 }
 
-pub(crate) fn take(engine: &Engine) -> Snapshot {
+pub(crate) fn take(engine: &Engine, now: Instant) -> Snapshot {
     let peer = |handle| {
         Some(PeerSnapshot {
             state: engine.peer_state(handle)?,
             report: engine.peer_report(handle)?,
-            link: engine.link_status(handle),
+            link: engine.link_status(handle, now),
             ipv4_differs: engine.ipv4_differs(handle),
         })
     };

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 const STATE: &str = "state.json";
 const STAMPS: &str = "stamps.json";
+const MEMORY: &str = "paths.json";
 const IDENTITY: &str = "identity.key";
 const LOCK: &str = "lock";
 const VERSION: u32 = 1;
@@ -84,6 +85,19 @@ struct StoredServer {
 
 /// For each identity the newest stamps of offers sent and seen: what makes a replayed offer recognizable after a restart.
 pub(crate) type Stamps = BTreeMap<PeerId, (u64, u64)>;
+
+/// For each identity, what has found a path to it from which network; the latest last.
+pub(crate) type Memory = BTreeMap<PeerId, Vec<(u64, Worked)>>;
+
+/// A step that has found a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Worked {
+    Checks,
+    HoldAndProbe,
+    Meet,
+    Birthday,
+}
 
 pub(crate) struct Store {
     directory: PathBuf,
@@ -249,6 +263,26 @@ impl Store {
     /// Replaces the stamps.
     pub(crate) fn save_stamps(&self, stamps: &Stamps) -> Result<()> {
         self.write(STAMPS, &serde_json::to_vec(stamps)?)
+    }
+
+    /// Reads what has worked. It only saves time: what cannot be read is forgotten, with a warning.
+    pub(crate) fn load_memory(&self) -> Memory {
+        let path = self.directory.join(MEMORY);
+        let read = || -> Result<Memory> {
+            match read_private(&path)? {
+                None => Ok(Memory::new()),
+                Some(text) => Ok(serde_json::from_str(&text)?),
+            }
+        };
+        read().unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "what has worked before is forgotten");
+            Memory::new()
+        })
+    }
+
+    /// Replaces what has worked.
+    pub(crate) fn save_memory(&self, memory: &Memory) -> Result<()> {
+        self.write(MEMORY, &serde_json::to_vec(memory)?)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {

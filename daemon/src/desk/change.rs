@@ -393,6 +393,7 @@ impl Desk {
             barred: peer.barred,
             host: peer.host,
             stamps,
+            memory: self.memory_of(peer),
         })
     }
 

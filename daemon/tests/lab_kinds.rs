@@ -236,7 +236,6 @@ fn ipv6_is_behind_a_firewall_whatever_ipv4_is_behind() {
         let host = socket(host, &format!("[{address}]:7000"));
         let own = host.local_addr().unwrap();
         let to = server.local_addr().unwrap();
-        host.set_ttl(2).ok();
         assert_eq!(seen(&host, &server, to, MOMENT * 5), Some(own));
         assert_eq!(seen(&server, &host, own, MOMENT), Some(to));
         assert_eq!(seen(&other, &host, own, MOMENT), None);
@@ -344,6 +343,17 @@ fn only_a_nat_that_does_hairpinning_joins_its_own_hosts() {
             [None; 2]
         };
         assert_eq!(heard, expected, "{kinds:?}");
+    }
+}
+
+#[test]
+fn daemons_connect_through_carriers_and_our_own_nats() {
+    need_lab!();
+    for (a, b) in [
+        ("double-port-restricted", "port-restricted"),
+        ("port-restricted-sequential", "port-restricted-random"),
+    ] {
+        Lab::connected("pair", a, b);
     }
 }
 

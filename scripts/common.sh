@@ -73,12 +73,14 @@ start_daemon() {
     wait_for "punchd on $1" quiet_ctl "$1" id
 }
 
-# The lab of two hosts, with servers and daemons: lab_up KIND_A KIND_B, or lab_up KIND same
+# The lab of two hosts, with servers and daemons: lab_up KIND_A KIND_B, or lab_up KIND same, or lab_up KIND carrier
 lab_up() {
     dir=$(mktemp -d /tmp/punch-lab.XXXXXX)
     chmod 755 "$dir"
     if [[ $2 == same ]]; then
         scripts/lab up --name "$lab" --same-lan "$1" --owner "$$" >/dev/null
+    elif [[ $2 == carrier ]]; then
+        scripts/lab up --name "$lab" --same-carrier "$1" --owner "$$" >/dev/null
     else
         scripts/lab up --name "$lab" --a "$1" --b "$2" --owner "$$" >/dev/null
     fi

@@ -19,6 +19,8 @@ pub enum Kinds<'a> {
     Apart(&'a str, &'a str),
     /// Both behind one router.
     SameLan(&'a str),
+    /// Each behind a home router, both behind one carrier's NAT.
+    SameCarrier(&'a str),
 }
 
 /// Two hosts, a server, the routers between. Removed when dropped.
@@ -103,6 +105,7 @@ impl Lab {
         match kinds {
             Kinds::Apart(a, b) => up.args(["--a", a, "--b", b]),
             Kinds::SameLan(kind) => up.args(["--same-lan", kind]),
+            Kinds::SameCarrier(kind) => up.args(["--same-carrier", kind]),
         };
         run(up.envs(env.iter().copied())).ok();
         let text = run(&mut lab_command(&["env", "--name", &name])).ok();
@@ -282,6 +285,11 @@ fn lab_script() -> PathBuf {
 fn lab_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(lab_script());
     command.args(arguments);
+    // For the kinds that nftables cannot make; where it is not built, scripts/lab does it.
+    let lab_nat = Path::new(env!("CARGO_BIN_EXE_punchd")).with_file_name("lab-nat");
+    if lab_nat.is_file() {
+        command.env("LAB_NAT", lab_nat);
+    }
     command
 }
 

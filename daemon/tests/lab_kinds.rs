@@ -1,0 +1,415 @@
+//! The routers of scripts/lab behave as their kinds say.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod harness;
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use harness::{Kinds, Lab, Namespace};
+
+/// Long enough for a datagram that is under way to arrive.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// Which of a server's three endpoints share something: with the first one, the second shares the address only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    Address,
+    Port,
+}
+use Reach::{Address, All, Port};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    Kept,
+    Random,
+    Block(u16, u16),
+    Counting(u16),
+}
+use Ports::{Block, Counting, Kept, Random};
+
+/// Kind, routers before the internet, mapping, filtering, allocation.
+type Kind = (&'static str, u32, Reach, Reach, Ports);
+
+const KINDS: [Kind; 26] = [
+    ("open", 0, All, All, Kept),
+    ("firewall", 1, All, Port, Kept),
+    ("full-cone", 1, All, All, Kept),
+    ("address-restricted", 1, All, Address, Kept),
+    ("port-restricted", 1, All, Port, Kept),
+    ("port-restricted-stateful", 1, All, Port, Kept),
+    ("port-restricted-sequential", 1, All, Port, Counting(1)),
+    ("port-restricted-random", 1, All, Port, Random),
+    ("address-dependent", 1, Address, Address, Random),
+    ("symmetric", 1, Port, Port, Random),
+    ("symmetric-block", 1, Port, Port, Block(40_000, 41_023)),
+    ("sequential", 1, Port, Port, Counting(1)),
+    ("sequential-8", 1, Port, Port, Counting(8)),
+    ("table-1000", 1, Port, Port, Random),
+    ("double-full-cone", 2, All, Port, Kept),
+    ("double-address-restricted", 2, All, Port, Kept),
+    ("double-port-restricted", 2, All, Port, Kept),
+    ("double-symmetric", 2, Port, Port, Random),
+    (
+        "double-symmetric-block",
+        2,
+        Port,
+        Port,
+        Block(40_000, 41_023),
+    ),
+    ("double-sequential-2", 2, Port, Port, Counting(2)),
+    ("full-cone+hairpin", 1, All, All, Kept),
+    ("address-restricted+hairpin", 1, All, Address, Kept),
+    ("port-restricted+hairpin", 1, All, Port, Kept),
+    (
+        "symmetric-block+hairpin",
+        1,
+        Port,
+        Port,
+        Block(40_000, 41_023),
+    ),
+    ("symmetric+ipv6", 1, Port, Port, Random),
+    ("sequential+ipv6+9s", 1, Port, Port, Counting(1)),
+];
+
+fn socket(host: &Namespace, address: &str) -> UdpSocket {
+    let socket = host.inside(|| UdpSocket::bind(address).expect(address));
+    socket.set_nonblocking(false).unwrap();
+    socket
+}
+
+/// The source that `to` sees, if it hears `from` at all.
+fn seen(
+    from: &UdpSocket,
+    to: &UdpSocket,
+    at: SocketAddr,
+    patience: Duration,
+) -> Option<SocketAddr> {
+    to.set_read_timeout(Some(patience)).unwrap();
+    from.send_to(b"datagram", at).unwrap();
+    let mut buffer = [0; 100];
+    to.recv_from(&mut buffer).ok().map(|(_, source)| source)
+}
+
+/// A host of a lab, and the sockets of its server: two on one address, one on another.
+struct Bench<'a> {
+    kind: &'a str,
+    host: &'a Namespace,
+    servers: [UdpSocket; 3],
+}
+
+impl<'a> Bench<'a> {
+    fn new(lab: &'a Lab, host: &'a Namespace, kind: &'a str, port: u16) -> Self {
+        let (main, other) = (lab.env("SERVER_IPV4"), lab.env("SERVER_IPV4_ALT"));
+        let servers = [(main, port), (main, port + 1), (other, port)]
+            .map(|(ip, port)| socket(&lab.server, &format!("{ip}:{port}")));
+        Self {
+            kind,
+            host,
+            servers,
+        }
+    }
+
+    fn fresh(&self) -> UdpSocket {
+        socket(self.host, "0.0.0.0:0")
+    }
+
+    /// What a server sees of a host's socket.
+    fn out(&self, from: &UdpSocket, server: usize) -> Option<SocketAddr> {
+        let to = &self.servers[server];
+        seen(from, to, to.local_addr().unwrap(), MOMENT * 5)
+    }
+
+    #[track_caller]
+    fn mapped(&self, from: &UdpSocket, server: usize) -> SocketAddr {
+        let source = self.out(from, server);
+        source.unwrap_or_else(|| panic!("{}: nothing came through", self.kind))
+    }
+
+    fn admits(&self, server: usize, at: SocketAddr, host: &UdpSocket) -> bool {
+        seen(&self.servers[server], host, at, MOMENT).is_some()
+    }
+
+    fn mapping(&self) -> Reach {
+        let host = self.fresh();
+        let [first, second, third] = [0, 1, 2].map(|server| self.mapped(&host, server));
+        assert_eq!(self.mapped(&host, 0), first, "{}: mappings stay", self.kind);
+        reach([first == second, first == third])
+    }
+
+    fn filtering(&self) -> Reach {
+        let host = self.fresh();
+        let at = self.mapped(&host, 0);
+        let answered = self.admits(0, at, &host);
+        assert!(answered, "{}: answers come in", self.kind);
+        reach([1, 2].map(|server| self.admits(server, at, &host)))
+    }
+
+    #[track_caller]
+    fn expect_ports(&self, expected: Ports) {
+        let (kind, hosts) = (self.kind, [(); 6].map(|()| self.fresh()));
+        let own = hosts
+            .each_ref()
+            .map(|host| host.local_addr().unwrap().port());
+        let got = hosts.each_ref().map(|host| self.mapped(host, 0).port());
+        let steps: Vec<_> = got
+            .windows(2)
+            .map(|two| two[1].wrapping_sub(two[0]))
+            .collect();
+        let random = got != own && steps.iter().any(|step| *step != steps[0]);
+        let right = match expected {
+            Kept => got == own,
+            Random => random,
+            Block(low, high) => random && got.iter().all(|port| (low..=high).contains(port)),
+            // They may begin anew at 1024.
+            Counting(by) => steps.iter().filter(|step| **step != by).count() <= 1,
+        };
+        assert!(right, "{kind}: {own:?} became {got:?}");
+    }
+
+    /// A TTL that dies on the internet opens the own NAT, and one more arrives.
+    #[track_caller]
+    fn expect_hops(&self, routers: u32, opens: bool) {
+        let (kind, host) = (self.kind, self.fresh());
+        let at = self.mapped(&host, 1);
+        host.set_ttl(routers + 1).unwrap();
+        assert_eq!(self.out(&host, 0), None, "{kind}: it dies on the way");
+        if opens {
+            assert!(self.admits(0, at, &host), "{kind}: it opens the NAT");
+        }
+        host.set_ttl(routers + 2).unwrap();
+        self.mapped(&host, 0);
+    }
+}
+
+fn reach(same: [bool; 2]) -> Reach {
+    match same {
+        [true, true] => All,
+        [true, false] => Address,
+        _ => Port,
+    }
+}
+
+#[test]
+fn mapping_filtering_allocation_and_hops_are_those_of_the_kind() {
+    need_lab!();
+    for pair in KINDS.chunks(2) {
+        let lab = Lab::bare("kind", Kinds::Apart(pair[0].0, pair[1].0), &[]);
+        for ((kind, routers, mapping, filtering, ports), host) in pair.iter().zip([&lab.a, &lab.b])
+        {
+            let bench = Bench::new(&lab, host, kind, if host.name == "a" { 4000 } else { 5000 });
+            assert_eq!(bench.mapping(), *mapping, "{kind}: mapping");
+            assert_eq!(bench.filtering(), *filtering, "{kind}: filtering");
+            bench.expect_ports(*ports);
+            bench.expect_hops(*routers, *mapping == All);
+            let public = lab.env(&format!("{}_PUBLIC_IPV4", host.name.to_uppercase()));
+            assert_eq!(bench.mapped(&bench.fresh(), 0).ip().to_string(), public);
+            expect_tcp(&lab, host, kind);
+        }
+    }
+}
+
+fn expect_tcp(lab: &Lab, host: &Namespace, kind: &str) {
+    let server = lab.env("SERVER_IPV4");
+    let listener = lab
+        .server
+        .inside(|| TcpListener::bind((server, 0)).unwrap());
+    let at = listener.local_addr().unwrap();
+    let patience = Duration::from_secs(5);
+    let connected = host.inside(|| TcpStream::connect_timeout(&at, patience).is_ok());
+    assert!(connected, "{kind}: TCP goes out");
+}
+
+#[test]
+fn ipv6_is_behind_a_firewall_whatever_ipv4_is_behind() {
+    need_lab!();
+    let lab = Lab::bare("six", Kinds::Apart("sequential+ipv6", "ipv6-firewall"), &[]);
+    let server = socket(&lab.server, &format!("[{}]:4000", lab.env("SERVER_IPV6")));
+    let other = socket(
+        &lab.server,
+        &format!("[{}]:4000", lab.env("SERVER_IPV6_ALT")),
+    );
+    for (host, address) in [(&lab.a, lab.env("A_IPV6")), (&lab.b, lab.env("B_IPV6"))] {
+        let host = socket(host, &format!("[{address}]:7000"));
+        let own = host.local_addr().unwrap();
+        let to = server.local_addr().unwrap();
+        assert_eq!(seen(&host, &server, to, MOMENT * 5), Some(own));
+        assert_eq!(seen(&server, &host, own, MOMENT), Some(to));
+        assert_eq!(seen(&other, &host, own, MOMENT), None);
+    }
+}
+
+#[test]
+fn a_state_that_a_stranger_has_left_moves_the_mapping() {
+    need_lab!();
+    let kinds = Kinds::Apart("port-restricted", "port-restricted-stateful");
+    let lab = Lab::bare("early", kinds, &[]);
+    for (host, kind, moves) in [
+        (&lab.a, "port-restricted", false),
+        (&lab.b, "stateful", true),
+    ] {
+        let bench = Bench::new(&lab, host, kind, if moves { 4000 } else { 5000 });
+        let socket = socket(host, "0.0.0.0:7000");
+        let public = lab.env(if moves {
+            "B_PUBLIC_IPV4"
+        } else {
+            "A_PUBLIC_IPV4"
+        });
+        let at = format!("{public}:7000").parse().unwrap();
+        assert_eq!(bench.mapped(&socket, 1), at, "{kind}: as STUN tells it");
+        assert!(!bench.admits(0, at, &socket), "{kind}: too early");
+        assert_eq!(bench.mapped(&socket, 0) != at, moves, "{kind}");
+        assert_eq!(bench.mapped(&socket, 1), at, "{kind}: STUN sees no change");
+    }
+}
+
+#[test]
+fn mappings_end_after_the_time_of_the_kind() {
+    need_lab!();
+    let lab = Lab::bare(
+        "time",
+        Kinds::Apart("port-restricted+2s", "sequential+2s"),
+        &[],
+    );
+    let full = Lab::bare(
+        "time",
+        Kinds::Apart("full-cone", "double-symmetric+2s"),
+        &[("LAB_UDP_TIMEOUT", "2")],
+    );
+    for (lab, host) in [
+        (&lab, &lab.a),
+        (&lab, &lab.b),
+        (&full, &full.a),
+        (&full, &full.b),
+    ] {
+        let bench = Bench::new(
+            lab,
+            host,
+            &host.name,
+            if host.name == "a" { 4000 } else { 5000 },
+        );
+        let socket = bench.fresh();
+        let at = bench.mapped(&socket, 0);
+        assert!(bench.admits(0, at, &socket), "{}", host.name);
+        sleep(Duration::from_millis(3000));
+        assert!(!bench.admits(0, at, &socket), "{}", host.name);
+    }
+}
+
+#[test]
+fn a_full_table_lets_nothing_new_out_and_other_users_take_ports() {
+    need_lab!();
+    let lab = Lab::bare("full", Kinds::Apart("table-3", "sequential+200others"), &[]);
+    let bench = Bench::new(&lab, &lab.a, "table-3", 4000);
+    let hosts = [(); 4].map(|()| bench.fresh());
+    let out = hosts.each_ref().map(|host| bench.out(host, 0).is_some());
+    assert_eq!(out, [true, true, true, false]);
+    let bench = Bench::new(&lab, &lab.b, "sequential+200others", 5000);
+    let socket = bench.fresh();
+    let first = bench.mapped(&socket, 0).port();
+    sleep(Duration::from_millis(500));
+    let second = bench.mapped(&socket, 1).port();
+    let between = second.wrapping_sub(first);
+    assert!(
+        between >= 100 && (between < 2000 || second < first),
+        "{first} {second}"
+    );
+}
+
+#[test]
+fn only_a_nat_that_does_hairpinning_joins_its_own_hosts() {
+    need_lab!();
+    for (kinds, works) in [
+        (Kinds::SameCarrier("port-restricted"), false),
+        (Kinds::SameCarrier("symmetric"), false),
+        (Kinds::SameCarrier("full-cone+hairpin"), true),
+        (Kinds::SameLan("full-cone"), false),
+        (Kinds::SameLan("port-restricted+hairpin"), true),
+    ] {
+        let lab = Lab::bare("pin", kinds, &[]);
+        assert_eq!(lab.env("A_PUBLIC_IPV4"), lab.env("B_PUBLIC_IPV4"));
+        let benches = [(&lab.a, 4000), (&lab.b, 5000)]
+            .map(|(host, port)| Bench::new(&lab, host, "pin", port));
+        let [a, b] = benches.each_ref().map(|bench| bench.fresh());
+        let (at_a, at_b) = (benches[0].mapped(&a, 0), benches[1].mapped(&b, 0));
+        seen(&a, &b, at_b, MOMENT);
+        let heard = [seen(&b, &a, at_a, MOMENT), seen(&a, &b, at_b, MOMENT)];
+        let expected = if works {
+            [Some(at_b), Some(at_a)]
+        } else {
+            [None; 2]
+        };
+        assert_eq!(heard, expected, "{kinds:?}");
+    }
+}
+
+#[test]
+fn daemons_connect_through_carriers_and_our_own_nats() {
+    need_lab!();
+    for (a, b) in [
+        ("double-port-restricted", "port-restricted"),
+        ("port-restricted-sequential", "port-restricted-random"),
+    ] {
+        Lab::connected("pair", a, b);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_lab() {
+    need_lab!();
+    let lab = Lab::bare("gone", Kinds::SameCarrier("sequential"), &[]);
+    let running = harness::run(std::process::Command::new("ip").args([
+        "netns",
+        "pids",
+        &lab.namespace("ca").namespace,
+    ]))
+    .ok();
+    let pids: Vec<_> = running.split_whitespace().map(str::to_owned).collect();
+    assert_eq!(pids.len(), 1, "lab-nat runs in the carrier's namespace");
+    let name = lab.name.clone();
+    drop(lab);
+    for pid in pids {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(
+            !status.contains("lab-nat") || status.contains(") Z "),
+            "{status}"
+        );
+    }
+    for host in ["a", "b", "server", "inet", "ra", "rb", "ca", "cb"] {
+        assert!(!Path::new(&format!("/run/netns/punch-{name}-{host}")).exists());
+    }
+}
+
+#[test]
+fn kinds_that_make_no_sense_are_refused() {
+    need_lab!();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lab");
+    for kind in [
+        "cone",
+        "double-open",
+        "double-firewall",
+        "double-symmetric+ipv6",
+        "double-double-symmetric",
+        "sequential-9",
+        "sequential-",
+        "table-0",
+        "open+15s",
+        "open+",
+        "symmetric+5others",
+        "symmetric+0s",
+        "firewall+hairpin",
+        "ipv6-firewall+ipv6",
+        "port-restricted-stateful+hairpin",
+    ] {
+        let mut up = std::process::Command::new(&script);
+        let refused = harness::run(up.args(["up", "--name", "never-made", "--a", kind]));
+        assert_eq!(refused.status, 1, "{kind}: {refused:?}");
+        assert!(
+            refused.stderr.contains("unknown kind"),
+            "{kind}: {refused:?}"
+        );
+    }
+}

@@ -226,6 +226,9 @@ impl Desk {
             tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
             self.stamps_due = Some(clock::now() + RESOLVE_AGAIN);
         }
+        if let Err(error) = self.parts.store.save_memory(&self.memory) {
+            tracing::error!(error = format!("{error:#}"), "what has worked was not saved");
+        }
     }
 
     fn assign_handle(&mut self, name: PeerName) -> PeerHandle {

@@ -17,8 +17,9 @@ pub use noun::{
 pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use view::{
-    CandidateView, ForwardView, IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView,
-    PeerState, PeerView, PingView, ProbeView, ServerState, ServerView, Status,
+    AllocationView, BudgetView, CandidateView, ForwardView, IdView, KeyView, NatView, NetcheckView,
+    NetworkView, PathKind, PathView, PeerState, PeerView, PingView, ProbeView, ServerState,
+    ServerView, Status, StepView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

@@ -208,12 +208,24 @@ pub struct NetcheckView {
     pub udp_blocked: bool,
     /// This machine as servers see it.
     pub public: Option<SocketAddr>,
+    /// All public addresses that were seen.
+    pub addresses: Vec<IpAddr>,
     /// `none`, `endpoint_independent`, `address_dependent`, `address_and_port_dependent` or `dependent` (RFC 4787 §4.1).
     pub mapping: Option<String>,
     /// `endpoint_independent`, `address_dependent` or `address_and_port_dependent` (RFC 4787 §5).
     pub filtering: Option<String>,
     /// Whether the NAT keeps the local port.
     pub preserves_port: Option<bool>,
+    /// How it allots ports; `null` when there were too few samples.
+    pub allocation: Option<AllocationView>,
+    /// Whether machines behind it reach each other through its public address.
+    pub hairpinning: Option<bool>,
+    /// An unused mapping lives at least so many seconds; measured in the minutes after a change of the network.
+    pub lifetime_s: Option<u64>,
+    /// The smallest TTL with which a packet opens everything that filters on this side.
+    pub opening_ttl: Option<u8>,
+    /// Whether what filters stands further away than the nearest router.
+    pub double_nat: Option<bool>,
     /// What each server said.
     pub evidence: Vec<ProbeView>,
 }
@@ -229,4 +241,108 @@ pub struct ProbeView {
     pub mapped: Option<SocketAddr>,
     /// How long the answer took.
     pub rtt_ms: Option<f64>,
+}
+
+/// How a NAT allots ports to new mappings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "model")]
+pub enum AllocationView {
+    /// The local port, wherever it is free.
+    Preserving,
+    /// The last one plus a step.
+    Sequential {
+        /// From one to the next.
+        step: i16,
+        /// Mappings per second that others make.
+        others: u16,
+    },
+    /// Any of a block.
+    Block {
+        /// The lowest port.
+        low: u16,
+        /// The highest.
+        high: u16,
+    },
+    /// Any of all.
+    Random,
+}
+
+/// `GET /v1/peers/NAME/why`: why the path to a peer is as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// Whom it is about.
+    pub peer: PeerName,
+    /// How the connection does.
+    pub state: PeerState,
+    /// Which way packets go.
+    pub path: Option<PathView>,
+    /// The answer in one sentence.
+    pub summary: String,
+    /// What this side knows of its NAT; `null` before it was measured.
+    pub mine: Option<NatView>,
+    /// What the peer has told of its own; `null` before it has answered.
+    pub theirs: Option<NatView>,
+    /// What was tried in the attempt that is under way, or in the last one.
+    pub steps: Vec<StepView>,
+    /// Attempts that have failed since there was a path.
+    pub failures: u8,
+    /// Seconds until the next attempt, when one is planned.
+    pub retry_in_s: Option<f64>,
+    /// What this side may spend on an attempt.
+    pub budget: BudgetView,
+    /// What would improve the result.
+    pub advice: Vec<String>,
+}
+
+/// One end's NAT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NatView {
+    /// In words.
+    pub summary: String,
+    /// As in [`NetcheckView`].
+    pub mapping: Option<String>,
+    /// As in [`NetcheckView`].
+    pub filtering: Option<String>,
+    /// As in [`NetcheckView`].
+    pub allocation: Option<AllocationView>,
+    /// Its public addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One step of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepView {
+    /// `checks`, `hold_and_probe`, `meet` or `birthday`.
+    pub step: String,
+    /// The chance that was computed beforehand, from 0 to 1.
+    pub chance: f64,
+    /// How long it takes in the median if it succeeds, in seconds.
+    pub typical_s: f64,
+    /// How long it takes on the average until some attempt succeeds, in seconds; `null` when the first one should.
+    pub expected_s: Option<f64>,
+    /// `waiting`, `running`, `found`, `not_needed`, `exhausted`, `over_budget`, `no_sockets` or `no_prediction`.
+    pub outcome: String,
+    /// NAT mappings that it has made on this side.
+    pub mappings: u32,
+    /// Packets that it has sent.
+    pub packets: u32,
+    /// The most packets within one second.
+    pub peak_rate: u32,
+    /// How long it has taken, in seconds.
+    pub took_s: f64,
+}
+
+/// What an attempt may ask of the routers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetView {
+    /// `gentle`, `normal` or `aggressive`.
+    pub name: String,
+    /// Mappings alive at once.
+    pub mappings: u32,
+    /// Packets per second.
+    pub packets_per_s: u32,
+    /// Packets to an address that a peer has named, in one attempt.
+    pub packets_per_address: u32,
+    /// How long a search lasts, in seconds.
+    pub duration_s: u64,
 }

@@ -4,12 +4,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView, NetcheckView, NetworkView,
+    AllocationView, ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView, NetcheckView, NetworkView,
     PathKind, PathView, PeerName, PeerState, PeerView, ProbeView, ServerKind, ServerState,
     ServerView, Status,
 };
 use punch_engine::{
-    Family, Filtering, LinkState, Mapping, NatProfile, PeerKind, Probe, ProbeOutcome,
+    Allocation, Family, Filtering, LinkState, Mapping, NatProfile, PeerKind, Probe, ProbeOutcome,
 };
 use punch_platform::clock;
 use punch_signal_protocol::CandidateKind;
@@ -186,7 +186,7 @@ fn path_kind(kind: CandidateKind) -> PathKind {
     }
 }
 
-fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
+pub(super) fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
     let Some(link) = &peer.link else {
         return Some(PathView {
@@ -204,34 +204,26 @@ fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
 }
 
 pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
-    let mapping = profile.mapping.map(|mapping| match mapping {
-        Mapping::None => "none",
-        Mapping::EndpointIndependent => "endpoint_independent",
-        Mapping::AddressDependent => "address_dependent",
-        Mapping::AddressAndPortDependent => "address_and_port_dependent",
-        Mapping::Dependent => "dependent",
-    });
-    let filtering = profile.filtering.map(|filtering| match filtering {
-        Filtering::EndpointIndependent => "endpoint_independent",
-        Filtering::AddressDependent => "address_dependent",
-        Filtering::AddressAndPortDependent => "address_and_port_dependent",
-    });
     let probes = profile.evidence.iter().flat_map(|check| {
         check.probes.iter().map(|(probe, outcome)| {
             let (mapped, rtt) = match outcome {
                 ProbeOutcome::Mapped(mapped, rtt) => (Some(*mapped), Some(*rtt)),
                 ProbeOutcome::Silence | ProbeOutcome::Refused => (None, None),
             };
+            let server = match probe {
+                Probe::Sample(place) => *place,
+                _ => check.server,
+            };
             ProbeView {
-                server: check.server,
+                server,
                 probe: match probe {
-                    Probe::Primary => "binding",
-                    Probe::ChangeBoth => "answer_from_other_address_and_port",
-                    Probe::ChangePort => "answer_from_other_port",
-                    Probe::OtherAddress => "binding_at_other_address",
-                    Probe::OtherBoth => "binding_at_other_address_and_port",
-                }
-                .to_owned(),
+                    Probe::Primary => "binding".to_owned(),
+                    Probe::ChangeBoth => "answer_from_other_address_and_port".to_owned(),
+                    Probe::ChangePort => "answer_from_other_port".to_owned(),
+                    Probe::Sample(_) => "sample".to_owned(),
+                    Probe::Another => "binding_from_another_socket".to_owned(),
+                    Probe::Opened(ttl) => format!("answer_through_opening_with_ttl_{ttl}"),
+                },
                 mapped,
                 rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             }
@@ -245,9 +237,44 @@ pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
         .to_owned(),
         udp_blocked: profile.udp_blocked,
         public: profile.public,
-        mapping: mapping.map(str::to_owned),
-        filtering: filtering.map(str::to_owned),
+        addresses: profile.addresses.clone(),
+        mapping: profile.mapping.map(mapping_name),
+        filtering: profile.filtering.map(filtering_name),
         preserves_port: profile.preserves_port,
+        allocation: profile.allocation.map(allocation_view),
+        hairpinning: profile.hairpinning,
+        lifetime_s: profile.lifetime.map(|lifetime| lifetime.as_secs()),
+        opening_ttl: profile.opening_ttl,
+        double_nat: profile.double_nat,
         evidence: probes.collect(),
+    }
+}
+
+pub(super) fn mapping_name(mapping: Mapping) -> String {
+    match mapping {
+        Mapping::None => "none",
+        Mapping::EndpointIndependent => "endpoint_independent",
+        Mapping::AddressDependent => "address_dependent",
+        Mapping::AddressAndPortDependent => "address_and_port_dependent",
+        Mapping::Dependent => "dependent",
+    }
+    .to_owned()
+}
+
+pub(super) fn filtering_name(filtering: Filtering) -> String {
+    match filtering {
+        Filtering::EndpointIndependent => "endpoint_independent",
+        Filtering::AddressDependent => "address_dependent",
+        Filtering::AddressAndPortDependent => "address_and_port_dependent",
+    }
+    .to_owned()
+}
+
+pub(super) fn allocation_view(allocation: Allocation) -> AllocationView {
+    match allocation {
+        Allocation::Preserving => AllocationView::Preserving,
+        Allocation::Sequential { step, others } => AllocationView::Sequential { step, others },
+        Allocation::Block { low, high } => AllocationView::Block { low, high },
+        Allocation::Random => AllocationView::Random,
     }
 }

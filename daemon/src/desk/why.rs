@@ -1,0 +1,344 @@
+//! Why the path to a peer is as it is: both NATs, what was tried with which chance, what came of it, what would help.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use punch_api::{
+    ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView,
+};
+use punch_engine::{
+    Allocation, Budget, Caps, Filtering, LinkStatus, Mapping, NatProfile, NatSummary, Outcome,
+    PeerHandle, StepKind, StepReport,
+};
+use punch_platform::clock;
+
+use super::{Desk, STAMPS, show};
+use crate::store::{StoredPeer, Worked};
+
+/// Attempts that have failed are repeated about this often, once they are rare.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Below this chance, an attempt is not expected to succeed.
+const GOOD: f64 = 0.9;
+
+impl Desk {
+    pub(super) async fn why(&self, name: &PeerName) -> Result<WhyView, ApiError> {
+        self.expect_peer(name)?;
+        let snapshot = self.snapshot().await?;
+        let handle = self.handles.get(name).copied();
+        let peer = handle.and_then(|handle| snapshot.peers.get(&handle));
+        let view = self.peer_view(name).await?;
+        let link = peer.and_then(|peer| peer.link.as_ref()).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::Invalid,
+                format!("{name} is a plain WireGuard peer: packets go to its fixed endpoint"),
+            )
+        })?;
+        let mine = link.mine.as_ref();
+        let public = |ip: &IpAddr| !matches!(ip, IpAddr::V6(_));
+        let mapped = snapshot.candidates.iter().any(|candidate| {
+            candidate.kind == punch_signal_protocol::CandidateKind::PortMapped
+                && public(&candidate.address.ip())
+        });
+        Ok(WhyView {
+            peer: name.clone(),
+            state: view.state,
+            path: view.path,
+            summary: summary(name, view.state, link),
+            mine: mine.map(my_nat),
+            theirs: link.theirs.as_ref().map(their_nat),
+            steps: link.steps.iter().map(step).collect(),
+            failures: link.failures,
+            retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
+            budget: budget(link.budget),
+            advice: advice(name, view.state, link, mapped),
+        })
+    }
+
+    /// Takes note of what has worked; it is written with the next stamps.
+    pub(super) fn remember(&mut self, peer: PeerHandle, network: u64, step: StepKind) {
+        let id = self
+            .name_of(peer)
+            .and_then(|name| self.state.peers.get(&name)?.kind.id());
+        let Some(id) = id else { return };
+        let entries = self.memory.entry(id).or_default();
+        entries.retain(|(known, _)| *known != network);
+        entries.push((network, worked(step)));
+        let excess = entries.len().saturating_sub(8);
+        entries.drain(..excess);
+        self.stamps_due.get_or_insert(clock::now() + STAMPS);
+    }
+
+    pub(super) fn memory_of(&self, peer: &StoredPeer) -> Vec<(u64, StepKind)> {
+        let entries = peer.kind.id().and_then(|id| self.memory.get(&id));
+        let step = |worked: &Worked| match worked {
+            Worked::Checks => StepKind::Checks,
+            Worked::HoldAndProbe => StepKind::HoldAndProbe,
+            Worked::Meet => StepKind::Meet,
+            Worked::Birthday => StepKind::Birthday,
+        };
+        entries
+            .into_iter()
+            .flatten()
+            .map(|(network, worked)| (*network, step(worked)))
+            .collect()
+    }
+}
+
+fn worked(step: StepKind) -> Worked {
+    match step {
+        StepKind::Checks => Worked::Checks,
+        StepKind::HoldAndProbe => Worked::HoldAndProbe,
+        StepKind::Meet => Worked::Meet,
+        StepKind::Birthday => Worked::Birthday,
+    }
+}
+
+fn budget(budget: Budget) -> BudgetView {
+    let caps = Caps::of(budget);
+    BudgetView {
+        name: budget_name(budget).to_owned(),
+        mappings: caps.mappings,
+        packets_per_s: caps.rate,
+        packets_per_address: caps.packets(),
+        duration_s: caps.duration.as_secs(),
+    }
+}
+
+fn budget_name(budget: Budget) -> &'static str {
+    match budget {
+        Budget::Gentle => "gentle",
+        Budget::Normal => "normal",
+        Budget::Aggressive => "aggressive",
+    }
+}
+
+fn my_nat(profile: &NatProfile) -> NatView {
+    NatView {
+        summary: describe(profile.mapping, profile.filtering, profile.allocation),
+        mapping: profile.mapping.map(show::mapping_name),
+        filtering: profile.filtering.map(show::filtering_name),
+        allocation: profile.allocation.map(show::allocation_view),
+        addresses: profile.addresses.clone(),
+    }
+}
+
+fn their_nat(nat: &NatSummary) -> NatView {
+    NatView {
+        summary: describe(nat.mapping, nat.filtering, nat.allocation),
+        mapping: nat.mapping.map(show::mapping_name),
+        filtering: nat.filtering.map(show::filtering_name),
+        allocation: nat.allocation.map(show::allocation_view),
+        addresses: nat.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
+    }
+}
+
+fn is_hard(mapping: Option<Mapping>) -> bool {
+    matches!(
+        mapping,
+        Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent)
+    )
+}
+
+/// A NAT in words.
+fn describe(
+    mapping: Option<Mapping>,
+    filtering: Option<Filtering>,
+    allocation: Option<Allocation>,
+) -> String {
+    let filter = match filtering {
+        Some(Filtering::EndpointIndependent) => "lets everybody in",
+        Some(Filtering::AddressDependent) => "lets in who was sent to, from any port",
+        Some(Filtering::AddressAndPortDependent) => "lets in only exactly who was sent to",
+        None => "filters in a way that no server could test",
+    };
+    let ports = match allocation {
+        Some(Allocation::Preserving) => "keeps the local port".to_owned(),
+        Some(Allocation::Sequential { step, others: 0 }) => {
+            format!("counts its ports by {step:+}")
+        }
+        Some(Allocation::Sequential { step, others }) => {
+            format!("counts its ports by {step:+} while others take about {others} a second")
+        }
+        Some(Allocation::Block { low, high }) => {
+            format!("takes ports at random between {low} and {high}")
+        }
+        Some(Allocation::Random) => "takes ports at random".to_owned(),
+        None => "takes ports in a way that too few samples have shown".to_owned(),
+    };
+    match mapping {
+        None => "not measured: no STUN server that can tell has answered".to_owned(),
+        Some(Mapping::None) if filtering == Some(Filtering::EndpointIndependent) => {
+            "no NAT and no firewall".to_owned()
+        }
+        Some(Mapping::None) => format!("no NAT, but a firewall that {filter}"),
+        Some(Mapping::EndpointIndependent) => {
+            format!("easy NAT: one public port for all destinations; it {filter}")
+        }
+        Some(Mapping::AddressDependent) => {
+            format!("hard NAT: another public port for each address; it {ports} and {filter}")
+        }
+        Some(Mapping::AddressAndPortDependent | Mapping::Dependent) => {
+            format!("hard NAT: another public port for each destination; it {ports} and {filter}")
+        }
+    }
+}
+
+fn step(report: &StepReport) -> StepView {
+    let first = report.chance >= GOOD || report.outcome == Outcome::Found;
+    let attempt = PAUSE + report.typical.min(Duration::from_secs(30));
+    StepView {
+        step: step_name(report.kind).to_owned(),
+        chance: report.chance,
+        typical_s: report.typical.as_secs_f64(),
+        expected_s: (!first && report.chance > 0.0)
+            .then(|| attempt.as_secs_f64() / report.chance),
+        outcome: match report.outcome {
+            Outcome::Waiting => "waiting",
+            Outcome::Running => "running",
+            Outcome::Found => "found",
+            Outcome::NotNeeded => "not_needed",
+            Outcome::Exhausted => "exhausted",
+            Outcome::OverBudget => "over_budget",
+            Outcome::NoSockets => "no_sockets",
+            Outcome::NoPrediction => "no_prediction",
+        }
+        .to_owned(),
+        mappings: report.mappings,
+        packets: report.packets,
+        peak_rate: report.peak_rate,
+        took_s: report.took.as_secs_f64(),
+    }
+}
+
+fn step_name(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Checks => "checks",
+        StepKind::HoldAndProbe => "hold_and_probe",
+        StepKind::Meet => "meet",
+        StepKind::Birthday => "birthday",
+    }
+}
+
+fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
+    let found = link
+        .steps
+        .iter()
+        .find(|step| step.outcome == Outcome::Found);
+    match (state, found) {
+        (PeerState::Connected, Some(step)) if step.kind != StepKind::Checks => format!(
+            "The path to {name} is direct. It was found by {} in {:.1} s, with {} packets.",
+            in_words(step.kind),
+            step.took.as_secs_f64(),
+            step.packets
+        ),
+        (PeerState::Connected, _) => {
+            format!("The path to {name} is direct; ordinary checks have found it.")
+        }
+        (PeerState::Down, _) => format!("Nobody has asked for a connection to {name}."),
+        (PeerState::Waiting, _) => format!(
+            "{name} is not on any signalling server that this machine reaches, so nothing can be tried."
+        ),
+        (PeerState::Connecting, _) if link.theirs.is_none() && link.steps.is_empty() => {
+            format!("{name} has not answered yet.")
+        }
+        (PeerState::Connecting, _) => {
+            let search = link.steps.iter().find(|step| step.kind != StepKind::Checks);
+            match search {
+                Some(step) if step.chance < GOOD => format!(
+                    "No direct path to {name} so far: {} finds one in {:.1} % of attempts with this budget.",
+                    in_words(step.kind),
+                    100.0 * step.chance
+                ),
+                _ => format!("No direct path to {name} so far; it is being tried."),
+            }
+        }
+    }
+}
+
+fn in_words(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Checks => "ordinary checks",
+        StepKind::HoldAndProbe => "holding ports open on the hard side and probing from the other",
+        StepKind::Meet => "meeting at predicted ports",
+        StepKind::Birthday => "a birthday search over random ports",
+    }
+}
+
+/// What the user could do.
+fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mine = link.mine.as_ref();
+    if mine.is_none_or(|mine| mine.mapping.is_none()) {
+        advice.push(
+            "Add a STUN server with two addresses, so that the NAT here can be measured: punchctl server add stun HOST"
+                .to_owned(),
+        );
+    }
+    if mine.is_some_and(|mine| mine.udp_blocked) {
+        advice.push(
+            "No STUN server answers: the network here may block UDP. Allow outgoing UDP.".to_owned(),
+        );
+    }
+    if state == PeerState::Waiting {
+        advice.push(format!(
+            "Start punchd on {name}, and give both machines a signalling server in common."
+        ));
+    }
+    if state == PeerState::Connected || state == PeerState::Down {
+        return advice;
+    }
+    let hard = |mapping| is_hard(mapping);
+    let mine_hard = mine.is_some_and(|mine| hard(mine.mapping));
+    let theirs_hard = link.theirs.as_ref().is_some_and(|nat| hard(nat.mapping));
+    let search = link.steps.iter().find(|step| step.kind != StepKind::Checks);
+    if mine_hard && theirs_hard {
+        if !mapped {
+            advice.push(
+                "Switch on UPnP, NAT-PMP or PCP on one of the two routers: with a mapped port, ordinary checks are enough."
+                    .to_owned(),
+            );
+        }
+        advice.push("IPv6 on both sides needs no port to be found.".to_owned());
+    }
+    let low = search.is_some_and(|step| step.chance < GOOD);
+    let theirs_budget = link.theirs.as_ref().map(|nat| nat.budget);
+    if low && link.budget < Budget::Aggressive {
+        advice.push(format!(
+            "A larger budget raises the chance: [punch] budget = \"aggressive\" in punchd.toml (now \"{}\"), on both sides. It makes up to 131,072 mappings for some seconds, which cheap routers may not carry.",
+            budget_name(link.budget)
+        ));
+    }
+    if let Some(theirs) = theirs_budget
+        && low
+        && theirs < link.budget
+    {
+        advice.push(format!(
+            "{name} has the smaller budget (\"{}\"); both count.",
+            budget_name(theirs)
+        ));
+    }
+    let unpredicted = search.is_some_and(|step| step.outcome == Outcome::NoPrediction);
+    if unpredicted {
+        advice.push(
+            "The ports could not be predicted: a STUN server did not answer in time, here or there."
+                .to_owned(),
+        );
+    }
+    if search.is_some_and(|step| step.outcome == Outcome::NoSockets) {
+        advice.push(
+            "No further socket could be opened: raise the limit of open files for punchd.".to_owned(),
+        );
+    }
+    if search.is_some_and(|step| step.outcome == Outcome::OverBudget) {
+        advice.push(
+            "Mappings of earlier attempts are still alive at the router; the next attempt waits for them to expire."
+                .to_owned(),
+        );
+    }
+    if link.theirs.is_none() && !link.steps.is_empty() {
+        advice.push(format!(
+            "{name} runs a version that tells nothing of its NAT: update it."
+        ));
+    }
+    advice
+}

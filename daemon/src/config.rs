@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) interface: String,
     pub(crate) mtu: u16,
     pub(crate) ipv4: Option<Ipv4Range>,
+    /// Whether the router is asked for a port.
+    pub(crate) port_mapping: bool,
 }
 
 impl Default for Config {
@@ -27,6 +29,7 @@ impl Default for Config {
             interface: "punch0".to_owned(),
             mtu: 1420,
             ipv4: Some(Ipv4Range::DEFAULT),
+            port_mapping: true,
         }
     }
 }
@@ -39,6 +42,7 @@ struct File {
     underlay: Underlay,
     tun: Tun,
     overlay: Overlay,
+    nat: Nat,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,6 +68,12 @@ struct Tun {
 #[serde(deny_unknown_fields, default)]
 struct Overlay {
     ipv4: Option<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Nat {
+    port_mapping: Option<bool>,
 }
 
 impl Config {
@@ -127,6 +137,9 @@ impl Config {
                 ),
             };
         }
+        if let Some(wanted) = file.nat.port_mapping {
+            config.port_mapping = wanted;
+        }
         Ok(config)
     }
 }
@@ -159,6 +172,8 @@ mod tests {
             mtu = 1380
             [overlay]
             ipv4 = "off"
+            [nat]
+            port_mapping = false
         "#;
         let config = Config::parse(text).expect("parses");
         let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
@@ -172,6 +187,7 @@ mod tests {
         );
         assert_eq!((config.port, config.mtu), (41820, 1380));
         assert_eq!((config.interface.as_str(), config.ipv4), ("vpn0", None));
+        assert!(!config.port_mapping);
     }
 
     #[test]
@@ -198,6 +214,7 @@ mod tests {
                 "http://x",
             ),
             ("[underlay]\nport = 70000\n", "line 2", "70000"),
+            ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
         ] {
             let refusal = refusal(text);
             assert!(

@@ -17,8 +17,9 @@ pub use noun::{
 pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use view::{
-    CandidateView, ForwardView, IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView,
-    PeerState, PeerView, PingView, ProbeView, ServerState, ServerView, Status,
+    CandidateView, ForwardView, IdView, KeyView, MappingProtocol, NetcheckView, NetworkView,
+    PathKind, PathView, PeerState, PeerView, PingView, PortMappingView, ProbeView, ServerState,
+    ServerView, Status,
 };
 
 /// Where the control socket is unless told otherwise.

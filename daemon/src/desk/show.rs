@@ -5,8 +5,8 @@ use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
     ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView, NetcheckView, NetworkView,
-    PathKind, PathView, PeerName, PeerState, PeerView, ProbeView, ServerKind, ServerState,
-    ServerView, Status,
+    PathKind, PathView, PeerName, PeerState, PeerView, PortMappingView, ProbeView, ServerKind,
+    ServerState, ServerView, Status,
 };
 use punch_engine::{
     Family, Filtering, LinkState, Mapping, NatProfile, PeerKind, Probe, ProbeOutcome,
@@ -183,6 +183,7 @@ fn path_kind(kind: CandidateKind) -> PathKind {
         CandidateKind::Host => PathKind::Host,
         CandidateKind::ServerReflexive => PathKind::ServerReflexive,
         CandidateKind::PeerReflexive => PathKind::PeerReflexive,
+        CandidateKind::PortMapped => PathKind::PortMapped,
     }
 }
 
@@ -203,7 +204,7 @@ fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
     })
 }
 
-pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
+pub(super) fn netcheck(profile: &NatProfile, port_mapping: &PortMappingView) -> NetcheckView {
     let mapping = profile.mapping.map(|mapping| match mapping {
         Mapping::None => "none",
         Mapping::EndpointIndependent => "endpoint_independent",
@@ -249,5 +250,6 @@ pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
         filtering: filtering.map(str::to_owned),
         preserves_port: profile.preserves_port,
         evidence: probes.collect(),
+        port_mapping: (profile.family == Family::V4).then(|| port_mapping.clone()),
     }
 }

@@ -238,6 +238,10 @@ fn priorities_are_those_of_rfc_8445() {
         110 << 24 | 0x7FFF << 8 | 255
     );
     assert_eq!(
+        candidate(CandidateKind::PortMapped, "192.0.2.1:1"),
+        108 << 24 | 0x7FFF << 8 | 255
+    );
+    assert_eq!(
         candidate(CandidateKind::ServerReflexive, "192.0.2.1:1"),
         100 << 24 | 0x7FFF << 8 | 255
     );
@@ -263,6 +267,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
         CandidateKind::Host,
         CandidateKind::ServerReflexive,
         CandidateKind::PeerReflexive,
+        CandidateKind::PortMapped,
     ]);
     (kind, any::<IpAddr>(), any::<u16>(), any::<u16>()).prop_map(|(kind, ip, port, preference)| {
         Candidate {

@@ -51,9 +51,11 @@ impl Router {
         let via = lab.env("RA_IPV4");
         let other = lab.namespace("rb");
         other.exec_ok(&["ip", "route", "add", &external, "via", via]);
+        let leases = lab.dir.join("leases");
+        let leases = leases.display();
         let config = format!(
             "ext_ifname=wan\next_ip={EXTERNAL}\nlistening_ip=lan\nhttp_port=5000\nipv6_disable=yes\nsecure_mode=yes\n\
-             uuid=11111111-2222-3333-4444-555555555555\nupnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\n\
+             uuid=11111111-2222-3333-4444-555555555555\nupnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\nlease_file={leases}\n\
              allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n{settings}\n"
         );
         fs::write(lab.dir.join("miniupnpd.conf"), config).unwrap();
@@ -91,6 +93,7 @@ impl Router {
     /// The power fails: nothing is left of its mappings.
     fn crash(&mut self) {
         self.daemon = None;
+        let _ = fs::remove_file(self.net.dir.join("leases"));
         for chain in ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"] {
             self.net
                 .exec_ok(&["nft", "flush", "chain", "inet", "miniupnpd", chain]);

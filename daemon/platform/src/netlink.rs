@@ -166,9 +166,10 @@ impl Netlink {
         };
         let local = match route.source {
             Some(source) => source,
-            None => match self.source_towards(route.gateway).await? {
-                Some(source) => source,
-                None => return Ok(None),
+            // A router that cannot be reached at the moment is none.
+            None => match self.source_towards(route.gateway).await {
+                Ok(Some(source)) => source,
+                Ok(None) | Err(_) => return Ok(None),
             },
         };
         let address = route.gateway;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp, pcp};
 use igd_next::aio::tokio::{Tokio, search_gateway};
-use igd_next::{AddPortError, GatewayIpVersion, PortMappingProtocol, SearchOptions};
+use igd_next::{
+    AddAnyPortError, AddPortError, GatewayIpVersion, PortMappingProtocol, SearchOptions,
+};
 use punch_api::MappingProtocol;
 use punch_platform::netlink::Gateway;
 use punch_signal_protocol::Identity;
@@ -303,10 +305,14 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
     };
     let port = match result {
         Ok(()) => external,
-        Err(AddPortError::PortInUse) => igd
-            .add_any_port(PortMappingProtocol::UDP, local, LIFETIME, NAME)
-            .await
-            .map_err(|error| Trouble::refused("UPnP", error))?,
+        Err(AddPortError::PortInUse) => {
+            let add = |lease| igd.add_any_port(PortMappingProtocol::UDP, local, lease, NAME);
+            match add(LIFETIME).await {
+                Err(AddAnyPortError::OnlyPermanentLeasesSupported) => add(0).await,
+                result => result,
+            }
+            .map_err(|error| Trouble::refused("UPnP", error))?
+        }
         Err(error) => return Err(Trouble::refused("UPnP", error)),
     };
     held("UPnP", address, port, LIFETIME, way)

@@ -163,7 +163,7 @@ fn impossible_values_are_named() {
         Err(DecodeError::BadValue("candidate kind"))
     );
     assert_eq!(
-        with("03 000a 04 7fff 04 c0a80102 ca6c"),
+        with("03 000a 05 7fff 04 c0a80102 ca6c"),
         Err(DecodeError::BadValue("candidate kind"))
     );
     assert_eq!(

@@ -1,6 +1,6 @@
 """A router that says what it is told to say. Usage: fake_router.py MODE [ADDRESS]
 
-  pcp ADDRESS        grants by PCP, and names ADDRESS as its own
+  pcp ADDRESS        grants by PCP, and names ADDRESS as its own; whoever has another nonce is refused (RFC 6887 section 11.3)
   nat-pmp ADDRESS    knows no PCP, and grants by NAT-PMP
   upnp ADDRESS       grants by UPnP IGD, but only permanent leases
   pcp-refuses        refuses by PCP, with a long lifetime of the refusal
@@ -28,6 +28,7 @@ import time
 MODE = sys.argv[1]
 ADDRESS = sys.argv[2] if len(sys.argv) > 2 else "203.0.113.10"
 HTTP = 5000
+NONCES = {}
 
 
 def say(text):
@@ -54,6 +55,12 @@ def port_5351(request):
         port = struct.unpack("!H", request[42:44])[0] or 5555
         lifetime = struct.unpack("!I", request[4:8])[0]
         if MODE == "pcp":
+            inside, nonce = request[40:42], request[24:36]
+            if NONCES.setdefault(inside, nonce) != nonce:
+                say("refused: another nonce")
+                return pcp_answer(request, 2, 60, port, ADDRESS)
+            if lifetime == 0:
+                del NONCES[inside]
             return pcp_answer(request, 0, lifetime, port, ADDRESS)
         if MODE == "pcp-refuses":
             return pcp_answer(request, 2, 0xFFFFFFFF, port, ADDRESS)

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, NetcheckView, PathKind, PathView, PeerName, PeerState,
-    PeerView, PingView, ServerState, ServerView, Status,
+    Event, ForwardView, IdView, KeyView, MappingProtocol, NetcheckView, PathKind, PathView,
+    PeerName, PeerState, PeerView, PingView, PortMappingView, ServerState, ServerView, Status,
 };
 use serde_json::Value;
 
@@ -304,6 +304,9 @@ pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
             let text = if kept { "is kept" } else { "is changed" };
             out.line(format!("  port       {text} by the NAT"));
         }
+        if let Some(mapping) = &view.port_mapping {
+            out.line(format!("  router     {}", explain_port_mapping(mapping)));
+        }
         for probe in &view.evidence {
             let outcome = match (probe.mapped, probe.rtt_ms) {
                 (Some(mapped), Some(rtt)) => format!("{mapped} in {rtt:.1} ms"),
@@ -316,6 +319,26 @@ pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
             ));
         }
     }
+}
+
+fn explain_port_mapping(view: &PortMappingView) -> String {
+    let protocol = view.protocol.map(|protocol| match protocol {
+        MappingProtocol::Pcp => "PCP",
+        MappingProtocol::NatPmp => "NAT-PMP",
+        MappingProtocol::Upnp => "UPnP",
+    });
+    let mut text = match (view.external, protocol) {
+        (Some(external), Some(protocol)) => format!("leads {external} here ({protocol})"),
+        _ => "maps no port".to_owned(),
+    };
+    if let Some(trouble) = &view.trouble {
+        text.push_str(": ");
+        text.push_str(trouble);
+    }
+    if view.double_nat {
+        text.push_str("; double NAT: only machines behind the same carrier reach that address");
+    }
+    text
 }
 
 fn explain_mapping(mapping: &str) -> &str {
@@ -364,6 +387,7 @@ fn kind(kind: PathKind) -> &'static str {
         PathKind::Host => "host",
         PathKind::ServerReflexive => "server-reflexive",
         PathKind::PeerReflexive => "peer-reflexive",
+        PathKind::PortMapped => "port mapped",
         PathKind::Fixed => "fixed",
     }
 }

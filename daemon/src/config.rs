@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) budget: Budget,
     /// What is known of the NAT and need not be measured.
     pub(crate) nat: NatOverrides,
+    /// Whether the router is asked for a port.
+    pub(crate) port_mapping: bool,
 }
 
 impl Default for Config {
@@ -35,6 +37,7 @@ impl Default for Config {
             ipv4: Some(Ipv4Range::DEFAULT),
             budget: Budget::default(),
             nat: NatOverrides::default(),
+            port_mapping: true,
         }
     }
 }
@@ -85,6 +88,7 @@ struct Punch {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Nat {
+    port_mapping: Option<bool>,
     mapping: Option<toml::Spanned<String>>,
     filtering: Option<toml::Spanned<String>>,
     allocation: Option<toml::Spanned<String>>,
@@ -97,53 +101,42 @@ struct Nat {
 impl Nat {
     /// What the administrator says; `at` tells the line of a position.
     fn overrides(self, at: impl Fn(usize) -> usize) -> Result<NatOverrides> {
-        let set = |value: Option<toml::Spanned<String>>, what: &str, names: &str| {
-            value.map(|value| {
-                let line = at(value.span().start);
-                let text = value.into_inner();
-                (
-                    text.clone(),
-                    format!("line {line}: \"{text}\" is no {what}: use one of {names}"),
-                )
-            })
-        };
-        let mapping = set(
+        let mapping = choose(
             self.mapping,
+            &at,
             "mapping behaviour",
-            "none, endpoint-independent, address-dependent, address-and-port-dependent",
-        );
-        let mapping = match mapping {
-            None => None,
-            Some((text, refusal)) => Some(match text.as_str() {
-                "none" => Mapping::None,
-                "endpoint-independent" => Mapping::EndpointIndependent,
-                "address-dependent" => Mapping::AddressDependent,
-                "address-and-port-dependent" => Mapping::AddressAndPortDependent,
-                _ => bail!(refusal),
-            }),
-        };
-        let filtering = set(
+            &[
+                ("none", Mapping::None),
+                ("endpoint-independent", Mapping::EndpointIndependent),
+                ("address-dependent", Mapping::AddressDependent),
+                (
+                    "address-and-port-dependent",
+                    Mapping::AddressAndPortDependent,
+                ),
+            ],
+        )?;
+        let filtering = choose(
             self.filtering,
+            &at,
             "filtering behaviour",
-            "endpoint-independent, address-dependent, address-and-port-dependent",
-        );
-        let filtering = match filtering {
+            &[
+                ("endpoint-independent", Filtering::EndpointIndependent),
+                ("address-dependent", Filtering::AddressDependent),
+                (
+                    "address-and-port-dependent",
+                    Filtering::AddressAndPortDependent,
+                ),
+            ],
+        )?;
+        let allocation = match self.allocation {
             None => None,
-            Some((text, refusal)) => Some(match text.as_str() {
-                "endpoint-independent" => Filtering::EndpointIndependent,
-                "address-dependent" => Filtering::AddressDependent,
-                "address-and-port-dependent" => Filtering::AddressAndPortDependent,
-                _ => bail!(refusal),
-            }),
-        };
-        let allocation = set(
-            self.allocation,
-            "port allocation",
-            "preserving, random, LOW-HIGH (a block of random ports), +N or -N (sequential)",
-        );
-        let allocation = match allocation {
-            None => None,
-            Some((text, refusal)) => Some(parse_allocation(&text).with_context(|| refusal)?),
+            Some(text) => Some(parse_allocation(text.get_ref()).with_context(|| {
+                format!(
+                    "line {}: \"{}\" is no port allocation: use preserving, random, LOW-HIGH (a block of random ports), +N or -N (sequential)",
+                    at(text.span().start),
+                    text.get_ref()
+                )
+            })?),
         };
         let lifetime = match self.lifetime {
             None => None,
@@ -175,6 +168,27 @@ impl Nat {
             opening_ttl,
         })
     }
+}
+
+/// One of some names.
+fn choose<T: Copy>(
+    text: Option<toml::Spanned<String>>,
+    at: impl Fn(usize) -> usize,
+    what: &str,
+    choices: &[(&str, T)],
+) -> Result<Option<T>> {
+    let Some(text) = text else { return Ok(None) };
+    let chosen = choices.iter().find(|(name, _)| name == text.get_ref());
+    let Some((_, chosen)) = chosen else {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "line {}: \"{}\" is no {what}: use one of {}",
+            at(text.span().start),
+            text.get_ref(),
+            names.join(", ")
+        );
+    };
+    Ok(Some(*chosen))
 }
 
 fn parse_allocation(text: &str) -> Option<Allocation> {
@@ -251,18 +265,18 @@ impl Config {
             }
             config.mtu = *mtu.get_ref();
         }
-        if let Some(budget) = file.punch.budget {
-            config.budget = match budget.get_ref().as_str() {
-                "gentle" => Budget::Gentle,
-                "normal" => Budget::Normal,
-                "aggressive" => Budget::Aggressive,
-                other => bail!(
-                    "line {}: \"{other}\" is no budget: use gentle, normal or aggressive",
-                    at(budget.span().start)
-                ),
-            };
+        if let Some(budget) = choose(
+            file.punch.budget,
+            at,
+            "budget",
+            &[
+                ("gentle", Budget::Gentle),
+                ("normal", Budget::Normal),
+                ("aggressive", Budget::Aggressive),
+            ],
+        )? {
+            config.budget = budget;
         }
-        config.nat = file.nat.overrides(at)?;
         if let Some(range) = file.overlay.ipv4 {
             config.ipv4 = match range.get_ref().as_str() {
                 "off" => None,
@@ -272,6 +286,10 @@ impl Config {
                 ),
             };
         }
+        if let Some(wanted) = file.nat.port_mapping {
+            config.port_mapping = wanted;
+        }
+        config.nat = file.nat.overrides(at)?;
         Ok(config)
     }
 }
@@ -314,6 +332,8 @@ mod tests {
             hairpinning = false
             lifetime = 30
             opening_ttl = 3
+            [nat]
+            port_mapping = false
         "#;
         let config = Config::parse(text).expect("parses");
         let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
@@ -341,6 +361,7 @@ mod tests {
             opening_ttl: Some(3),
         };
         assert_eq!(config.nat, nat);
+        assert!(!config.port_mapping);
     }
 
     #[test]
@@ -374,6 +395,7 @@ mod tests {
             ("[nat]\nallocation = \"+0\"\n", "line 2", "sequential"),
             ("[nat]\nlifetime = 1\n", "line 2", "86400"),
             ("[nat]\nopening_ttl = 0\n", "line 2", "TTL"),
+            ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
         ] {
             let refusal = refusal(text);
             assert!(

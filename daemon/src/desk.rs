@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::driver::Command;
+use crate::portmap::PortMapping;
 use crate::run::{Spawner, Task};
 use crate::signalling::{self, Access, Report};
 use crate::snapshot::Snapshot;
@@ -128,6 +129,7 @@ pub(crate) struct Desk {
     had: Vec<IpAddr>,
     /// When a change of the network is looked at, and when the first of the flock came.
     network_due: Option<(Instant, Instant)>,
+    port_mapping: PortMapping,
 }
 
 impl Desk {
@@ -143,6 +145,12 @@ impl Desk {
             reports: report_sender,
         };
         let now = clock::now();
+        let port_mapping = PortMapping::start(
+            &parts.spawner,
+            &parts.identity,
+            parts.ports.0,
+            parts.config.port_mapping,
+        );
         let mut desk = Self {
             stamps,
             stamps_due: None,
@@ -162,6 +170,7 @@ impl Desk {
             interface_up: true,
             had: Vec::new(),
             network_due: None,
+            port_mapping,
             state: State::default(),
             parts,
         };
@@ -203,6 +212,10 @@ impl Desk {
                     let (_, first) = self.network_due.unwrap_or((now, now));
                     self.network_due = Some(((now + SETTLE).min(first + SETTLE_MAX), first));
                 }
+                Ok(()) = self.port_mapping.changed() => {
+                    let external = self.port_mapping.view().external;
+                    let _ = self.parts.driver.send(Command::PortMapped(external)).await;
+                }
                 Some(resolved) = self.resolved.1.recv() => self.handle_resolved(resolved).await,
                 () = tokio::time::sleep_until(resolve_at.into()) => self.resolve(),
                 () = sleep_until(network_at) => {
@@ -218,6 +231,7 @@ impl Desk {
         if self.stamps_due.is_some() {
             self.save_stamps();
         }
+        self.port_mapping.stop().await;
     }
 
     fn save_stamps(&mut self) {
@@ -329,6 +343,10 @@ impl Desk {
             return;
         }
         let addresses = netlink.addresses(*index).await;
+        match netlink.default_gateway(*index).await {
+            Ok(gateway) => self.port_mapping.set_gateway(gateway),
+            Err(error) => tracing::warn!(%error, "the router of this machine is not known"),
+        }
         self.mend_interface().await;
         match addresses {
             Ok(addresses) => {
@@ -388,6 +406,7 @@ impl Desk {
             }
             EngineEvent::NetworkChanged => {
                 self.restart_signalling();
+                self.port_mapping.network_changed();
                 self.next_resolve = clock::now();
                 let message = "the addresses of this machine changed".to_owned();
                 self.tell(EventKind::Network, message);
@@ -525,9 +544,14 @@ impl Desk {
         }
         let (sender, receiver) = oneshot::channel();
         let _ = self.parts.driver.send(Command::Netcheck(sender)).await;
+        let port_mapping = self.port_mapping.views();
         let wait = async move {
             let result = match tokio::time::timeout(Duration::from_secs(30), receiver).await {
-                Ok(Ok(profiles)) => Ok(profiles.iter().map(show::netcheck).collect()),
+                Ok(Ok(profiles)) => {
+                    let port_mapping = port_mapping.borrow().clone();
+                    let view = |profile| show::netcheck(profile, &port_mapping);
+                    Ok(profiles.iter().map(view).collect())
+                }
                 _ => Err(ApiError::new(
                     ErrorCode::Timeout,
                     "the check did not finish",
@@ -540,7 +564,7 @@ impl Desk {
 }
 
 /// Sleeps until then, or for ever.
-async fn sleep_until(at: Option<Instant>) {
+pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

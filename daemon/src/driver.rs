@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ const WATCH: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     Configure(Configuration),
     Addresses(Vec<IpAddr>),
+    /// The router leads this address to the main IPv4 socket, or nothing any more.
+    PortMapped(Option<SocketAddr>),
     /// A signalling connection stands; frames for it go here.
     ServerUp(ServerId, mpsc::Sender<Frame>),
     ServerDown(ServerId),
@@ -279,6 +281,7 @@ impl Driver {
         match command {
             Command::Configure(configuration) => self.engine.configure(configuration, now),
             Command::Addresses(addresses) => self.engine.handle_addresses(addresses, now),
+            Command::PortMapped(external) => self.engine.handle_port_mapping(external, now),
             Command::ServerUp(server, frames) => {
                 self.servers.insert(server, frames);
                 self.engine.handle_server(server, true, now);

@@ -4,6 +4,7 @@ mod config;
 mod control;
 mod desk;
 mod driver;
+mod portmap;
 mod run;
 mod signalling;
 mod snapshot;

@@ -17,9 +17,9 @@ pub use noun::{
 pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use view::{
-    AllocationView, BudgetView, CandidateView, ForwardView, IdView, KeyView, NatView, NetcheckView,
-    NetworkView, PathKind, PathView, PeerState, PeerView, PingView, ProbeView, ServerState,
-    ServerView, Status, StepView, WhyView,
+    AllocationView, BudgetView, CandidateView, ForwardView, IdView, KeyView, MappingProtocol,
+    NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView, PingView,
+    PortMappingView, ProbeView, ServerState, ServerView, Status, StepView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

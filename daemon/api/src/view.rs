@@ -70,7 +70,7 @@ pub struct NetworkView {
 /// One candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CandidateView {
-    /// `host`, `server_reflexive`, `peer_reflexive`.
+    /// `host`, `server_reflexive`, `peer_reflexive`, `port_mapped`.
     pub kind: PathKind,
     /// The address.
     pub address: SocketAddr,
@@ -86,6 +86,8 @@ pub enum PathKind {
     ServerReflexive,
     /// What this machine saw in a check.
     PeerReflexive,
+    /// What a router leads to the peer because the peer has asked for it.
+    PortMapped,
     /// A fixed endpoint.
     Fixed,
 }
@@ -228,6 +230,33 @@ pub struct NetcheckView {
     pub double_nat: Option<bool>,
     /// What each server said.
     pub evidence: Vec<ProbeView>,
+    /// The port that the router maps for this machine; `null` for IPv6, where nothing is mapped.
+    pub port_mapping: Option<PortMappingView>,
+}
+
+/// The port that the router maps, or why it does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappingView {
+    /// How the router was asked; `null` without a mapping.
+    pub protocol: Option<MappingProtocol>,
+    /// The router's address and port that lead here.
+    pub external: Option<SocketAddr>,
+    /// Why there is no mapping, or none that is of use.
+    pub trouble: Option<String>,
+    /// The router is itself behind a NAT: its address is private or the carrier's (RFC 1918, RFC 6598).
+    pub double_nat: bool,
+}
+
+/// How a router is asked for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingProtocol {
+    /// The Port Control Protocol, RFC 6887.
+    Pcp,
+    /// RFC 6886.
+    NatPmp,
+    /// The Internet Gateway Device protocol.
+    Upnp,
 }
 
 /// One probe of a netcheck.

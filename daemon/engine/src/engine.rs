@@ -8,7 +8,7 @@ mod peers;
 mod views;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -255,6 +255,14 @@ impl Engine {
     pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) {
         addresses.retain(|ip| !self.own.contains(ip));
         self.connector.handle_addresses(addresses, now);
+        self.flush(now);
+    }
+
+    /// The router leads this address to the main IPv4 socket now, or nothing any more.
+    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
+        // A router that names an address of the overlay would lead packets into the tunnel that they belong to.
+        let external = external.filter(|at| !self.own.contains(&at.ip()));
+        self.connector.handle_port_mapping(external, now);
         self.flush(now);
     }
 

@@ -7,6 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
+    RouteType,
+};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 /// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
@@ -15,6 +19,15 @@ use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 /// Those of the file: no such interface, no IPv6 in the kernel, no permission.
 pub fn enable_ipv6(name: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")
+}
+
+/// The router that packets to the internet go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address on our side.
+    pub address: Ipv4Addr,
+    /// Our address on its side.
+    pub local: Ipv4Addr,
 }
 
 /// A connection to the kernel's routing tables.
@@ -137,6 +150,42 @@ impl Netlink {
         }
     }
 
+    /// The IPv4 router of the default route with the lowest metric that does not lead into `except`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn default_gateway(&self, except: u32) -> io::Result<Option<Gateway>> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut routes = self.handle.route().get(all).execute();
+        let mut found = Vec::new();
+        while let Some(route) = routes.try_next().await.map_err(error)? {
+            found.extend(DefaultRoute::of(&route));
+        }
+        let Some(route) = choose(found, except) else {
+            return Ok(None);
+        };
+        let local = match route.source {
+            Some(source) => source,
+            // A router that cannot be reached at the moment is none.
+            None => match self.source_towards(route.gateway).await {
+                Ok(Some(source)) => source,
+                Ok(None) | Err(_) => return Ok(None),
+            },
+        };
+        let address = route.gateway;
+        Ok(Some(Gateway { address, local }))
+    }
+
+    /// The source address that the kernel would take.
+    async fn source_towards(&self, to: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+        let ask = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .build();
+        let mut answers = self.handle.route().get(ask).execute();
+        let answer = answers.try_next().await.map_err(error)?;
+        Ok(answer.as_ref().and_then(|route| source(&route.attributes)))
+    }
+
     /// Whether an interface is up, and its addresses.
     ///
     /// # Errors
@@ -204,6 +253,83 @@ impl Netlink {
     }
 }
 
+/// A way to the internet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DefaultRoute {
+    gateway: Ipv4Addr,
+    interface: Option<u32>,
+    source: Option<Ipv4Addr>,
+    metric: u32,
+}
+
+impl DefaultRoute {
+    fn of(route: &RouteMessage) -> Option<Self> {
+        let header = &route.header;
+        let attributes = &route.attributes;
+        let table = attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        let dead = RouteFlags::Dead | RouteFlags::Linkdown;
+        if header.destination_prefix_length != 0
+            || header.kind != RouteType::Unicast
+            || table.unwrap_or(u32::from(header.table)) != u32::from(RouteHeader::RT_TABLE_MAIN)
+            || header.flags.intersects(dead)
+        {
+            return None;
+        }
+        let (mut gateway, mut interface) = next_hop(attributes);
+        let hops = attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+        for hop in hops.into_iter().flatten() {
+            if gateway.is_none() && !hop.flags.intersects(dead) {
+                gateway = next_hop(&hop.attributes).0;
+                interface = Some(hop.interface_index);
+            }
+        }
+        let metric = attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Priority(metric) => Some(*metric),
+            _ => None,
+        });
+        Some(Self {
+            gateway: gateway?,
+            interface,
+            source: source(attributes),
+            metric: metric.unwrap_or(0),
+        })
+    }
+}
+
+fn next_hop(attributes: &[RouteAttribute]) -> (Option<Ipv4Addr>, Option<u32>) {
+    let (mut gateway, mut interface) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    (gateway, interface)
+}
+
+fn source(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    })
+}
+
+/// The kernel's own order: the lowest metric, and the first of equal ones.
+fn choose(routes: Vec<DefaultRoute>, except: u32) -> Option<DefaultRoute> {
+    routes
+        .into_iter()
+        .filter(|route| route.interface != Some(except))
+        .min_by_key(|route| route.metric)
+}
+
 fn whole(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -219,5 +345,59 @@ fn error(refused: rtnetlink::Error) -> io::Error {
     match error_number(&refused) {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::other(refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 2, 1);
+
+    /// `default via GATEWAY dev INTERFACE metric METRIC`
+    fn route(gateway: Ipv4Addr, interface: u32, metric: u32) -> RouteMessage {
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .output_interface(interface)
+            .build();
+        route.attributes.push(RouteAttribute::Priority(metric));
+        route
+    }
+
+    fn chosen(routes: &[RouteMessage]) -> Option<Ipv4Addr> {
+        let routes = routes.iter().filter_map(DefaultRoute::of).collect();
+        choose(routes, 9).map(|route| route.gateway)
+    }
+
+    #[test]
+    fn the_default_route_with_the_lowest_metric_leads_to_the_router() {
+        assert_eq!(chosen(&[]), None);
+        assert_eq!(
+            chosen(&[route(LAN, 2, 600), route(OTHER, 3, 100)]),
+            Some(OTHER)
+        );
+        assert_eq!(
+            chosen(&[route(LAN, 2, 100), route(OTHER, 3, 100)]),
+            Some(LAN)
+        );
+    }
+
+    #[test]
+    fn a_route_into_the_tunnel_or_out_of_use_is_passed_over() {
+        let mut dead = route(OTHER, 3, 0);
+        dead.header.flags = RouteFlags::Linkdown;
+        let mut elsewhere = route(OTHER, 3, 0);
+        elsewhere.header.table = 100;
+        let mut narrow = route(OTHER, 3, 0);
+        narrow.header.destination_prefix_length = 8;
+        let mut without = route(OTHER, 3, 0);
+        without
+            .attributes
+            .retain(|attribute| !matches!(attribute, RouteAttribute::Gateway(_)));
+        let tunnel = route(OTHER, 9, 0);
+        for other in [dead, elsewhere, narrow, without, tunnel] {
+            assert_eq!(chosen(&[other, route(LAN, 2, 600)]), Some(LAN));
+        }
     }
 }

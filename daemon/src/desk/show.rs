@@ -4,9 +4,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    AllocationView, ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView, NetcheckView, NetworkView,
-    PathKind, PathView, PeerName, PeerState, PeerView, ProbeView, ServerKind, ServerState,
-    ServerView, Status,
+    AllocationView, ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView, NetcheckView,
+    NetworkView, PathKind, PathView, PeerName, PeerState, PeerView, PortMappingView, ProbeView,
+    ServerKind, ServerState, ServerView, Status,
 };
 use punch_engine::{
     Allocation, Family, Filtering, LinkState, Mapping, NatProfile, PeerKind, Probe, ProbeOutcome,
@@ -183,6 +183,7 @@ fn path_kind(kind: CandidateKind) -> PathKind {
         CandidateKind::Host => PathKind::Host,
         CandidateKind::ServerReflexive => PathKind::ServerReflexive,
         CandidateKind::PeerReflexive => PathKind::PeerReflexive,
+        CandidateKind::PortMapped => PathKind::PortMapped,
     }
 }
 
@@ -203,7 +204,7 @@ pub(super) fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
     })
 }
 
-pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
+pub(super) fn netcheck(profile: &NatProfile, port_mapping: &PortMappingView) -> NetcheckView {
     let probes = profile.evidence.iter().flat_map(|check| {
         check.probes.iter().map(|(probe, outcome)| {
             let (mapped, rtt) = match outcome {
@@ -247,6 +248,7 @@ pub(super) fn netcheck(profile: &NatProfile) -> NetcheckView {
         opening_ttl: profile.opening_ttl,
         double_nat: profile.double_nat,
         evidence: probes.collect(),
+        port_mapping: (profile.family == Family::V4).then(|| port_mapping.clone()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Where this machine may be reached: its own addresses, and those that STUN servers see (RFC 8445 §5.1.1).
+//! Where this machine may be reached: its own addresses, those that STUN servers see (RFC 8445 §5.1.1), and one that its
+//! router has given it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -35,6 +36,7 @@ pub struct Gatherer {
     ports: BTreeMap<SocketId, u16>,
     addresses: Vec<IpAddr>,
     servers: Vec<SocketAddr>,
+    port_mapping: Option<SocketAddr>,
     reflexive: BTreeMap<(SocketId, SocketAddr), Reflexive>,
     requests: Requests<(SocketId, SocketAddr)>,
     next_refresh: Option<Instant>,
@@ -57,6 +59,7 @@ impl Gatherer {
             ports: BTreeMap::new(),
             addresses: Vec::new(),
             servers: Vec::new(),
+            port_mapping: None,
             reflexive: BTreeMap::new(),
             requests: Requests::new(),
             next_refresh: None,
@@ -121,6 +124,14 @@ impl Gatherer {
             .map(|((_, server), _)| *server)
             .filter(|server| Family::of(server.ip()) == family)
             .collect()
+    }
+
+    /// The router leads this address to the main IPv4 socket now, or nothing any more.
+    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, _now: Instant) {
+        // An address that nobody can send to is a lie or a mistake.
+        let external = external.filter(|at| at.port() != 0 && usable(at.ip()));
+        self.changed |= external != self.port_mapping;
+        self.port_mapping = external;
     }
 
     /// A STUN response has come; returns whether it answered one of our requests.
@@ -255,11 +266,13 @@ impl Gatherer {
                 candidates.push(candidate);
             }
         }
-        for reflexive in self.reflexive.values() {
-            let known = |candidate: &Candidate| candidate.address == reflexive.mapped;
+        let port_mapped = self.port_mapping.map(|at| (CandidateKind::PortMapped, at));
+        let reflexive = self.reflexive.values();
+        let reflexive = reflexive.map(|seen| (CandidateKind::ServerReflexive, seen.mapped));
+        for (kind, address) in port_mapped.into_iter().chain(reflexive) {
+            let known = |candidate: &Candidate| candidate.address == address;
             if !candidates.iter().any(known) && candidates.len() < MAX_CANDIDATES {
-                let kind = CandidateKind::ServerReflexive;
-                candidates.push(Candidate::new(kind, reflexive.mapped));
+                candidates.push(Candidate::new(kind, address));
             }
         }
         candidates

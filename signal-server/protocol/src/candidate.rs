@@ -14,6 +14,8 @@ pub enum CandidateKind {
     ServerReflexive = 2,
     /// The address that the peer saw in a connectivity check.
     PeerReflexive = 3,
+    /// A port of the router's that leads here because this machine has asked for it (PCP, NAT-PMP, UPnP IGD).
+    PortMapped = 4,
 }
 
 impl CandidateKind {
@@ -22,6 +24,7 @@ impl CandidateKind {
         match self {
             Self::Host => 126,
             Self::PeerReflexive => 110,
+            Self::PortMapped => 108,
             Self::ServerReflexive => 100,
         }
     }
@@ -65,6 +68,7 @@ impl Candidate {
             1 => CandidateKind::Host,
             2 => CandidateKind::ServerReflexive,
             3 => CandidateKind::PeerReflexive,
+            4 => CandidateKind::PortMapped,
             _ => return Err(DecodeError::BadValue("candidate kind")),
         };
         let preference = reader.u16()?;

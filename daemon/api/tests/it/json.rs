@@ -5,9 +5,9 @@ use std::fmt::Debug;
 
 use punch_api::{
     AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView,
-    IdView, KeyView, NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerState, PeerView,
-    PingView, ProbeView, Protocol, Rename, Secret, ServerAddress, ServerKind, ServerState,
-    ServerView, Status, Target, Up,
+    IdView, KeyView, MappingProtocol, NetcheckView, NetworkView, PathKind, PathView, PeerKey,
+    PeerState, PeerView, PingView, PortMappingView, ProbeView, Protocol, Rename, Secret,
+    ServerAddress, ServerKind, ServerState, ServerView, Status, Target, Up,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -257,11 +257,12 @@ fn the_states_and_kinds_keep_their_words() {
         PathKind::Host,
         PathKind::ServerReflexive,
         PathKind::PeerReflexive,
+        PathKind::PortMapped,
         PathKind::Fixed,
     ];
     assert_eq!(
         serde_json::to_string(&kinds).unwrap(),
-        r#"["host","server_reflexive","peer_reflexive","fixed"]"#
+        r#"["host","server_reflexive","peer_reflexive","port_mapped","fixed"]"#
     );
     let states = [ServerState::Connecting, ServerState::Connected];
     assert_eq!(
@@ -335,8 +336,23 @@ fn a_ping_and_a_netcheck_keep_their_form() {
                 mapped: None,
                 rtt_ms: None,
             }],
+            port_mapping: Some(PortMappingView {
+                protocol: Some(MappingProtocol::NatPmp),
+                external: Some("100.64.3.4:51820".parse().unwrap()),
+                trouble: None,
+                double_nat: true,
+            }),
         },
-        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","mapping":"endpoint_independent","filtering":null,"preserves_port":false,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}]}"#,
+        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","mapping":"endpoint_independent","filtering":null,"preserves_port":false,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
+    );
+    let protocols = [
+        MappingProtocol::Pcp,
+        MappingProtocol::NatPmp,
+        MappingProtocol::Upnp,
+    ];
+    assert_eq!(
+        serde_json::to_string(&protocols).unwrap(),
+        r#"["pcp","nat_pmp","upnp"]"#
     );
 }
 

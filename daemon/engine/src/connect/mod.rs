@@ -358,6 +358,12 @@ impl Connector {
         self.settle(now);
     }
 
+    /// The router leads this address here now, or nothing any more.
+    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
+        self.gatherer.handle_port_mapping(external, now);
+        self.settle(now);
+    }
+
     /// The machine has slept: every path is doubtful, every mapping at a NAT may be gone.
     pub fn handle_resume(&mut self, now: Instant) {
         self.events.push_back(ConnectorEvent::NetworkChanged);

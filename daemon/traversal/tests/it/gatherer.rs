@@ -644,3 +644,47 @@ fn a_gatherer_that_knows_nothing_asks_nobody_and_names_nothing() {
         (vec![], vec![])
     );
 }
+
+#[test]
+fn a_mapped_port_is_named_as_long_as_it_is_mapped() {
+    let mut gatherer = behind_a_nat(&[]);
+    gatherer.poll_changed();
+    let mapped = Candidate::new(CandidateKind::PortMapped, addr(PUBLIC));
+
+    gatherer.handle_port_mapping(Some(addr(PUBLIC)), origin());
+    assert!(gatherer.poll_changed());
+    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820"), mapped]);
+    gatherer.handle_port_mapping(Some(addr(PUBLIC)), origin());
+    assert!(!gatherer.poll_changed(), "it was known");
+
+    gatherer.handle_port_mapping(None, origin());
+    assert!(gatherer.poll_changed());
+    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")]);
+}
+
+#[test]
+fn a_mapped_port_stays_named_once_when_servers_see_it_too_or_it_is_our_own() {
+    let mut gatherer = behind_a_nat(&[SERVER]);
+    gatherer.handle_port_mapping(Some(addr(PUBLIC)), origin());
+    pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
+    let mapped = Candidate::new(CandidateKind::PortMapped, addr(PUBLIC));
+    assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820"), mapped]);
+
+    gatherer.handle_port_mapping(Some(addr("192.168.1.2:51820")), origin());
+    let kinds = gatherer.candidates().into_iter().map(|c| c.kind);
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        [CandidateKind::Host, CandidateKind::ServerReflexive]
+    );
+}
+
+#[test]
+fn a_mapped_address_that_nobody_can_send_to_is_not_named() {
+    let mut gatherer = behind_a_nat(&[]);
+    gatherer.poll_changed();
+    for lie in ["127.0.0.1:5", "0.0.0.0:5", "224.0.0.1:5", "203.0.113.5:0"] {
+        gatherer.handle_port_mapping(Some(addr(lie)), origin());
+        assert!(!gatherer.poll_changed(), "{lie}");
+        assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")]);
+    }
+}

@@ -164,7 +164,7 @@ fn impossible_values_are_named() {
         Err(DecodeError::BadValue("candidate kind"))
     );
     assert_eq!(
-        with("03 000a 04 7fff 04 c0a80102 ca6c"),
+        with("03 000a 05 7fff 04 c0a80102 ca6c"),
         Err(DecodeError::BadValue("candidate kind"))
     );
     assert_eq!(
@@ -239,6 +239,10 @@ fn priorities_are_those_of_rfc_8445() {
         110 << 24 | 0x7FFF << 8 | 255
     );
     assert_eq!(
+        candidate(CandidateKind::PortMapped, "192.0.2.1:1"),
+        108 << 24 | 0x7FFF << 8 | 255
+    );
+    assert_eq!(
         candidate(CandidateKind::ServerReflexive, "192.0.2.1:1"),
         100 << 24 | 0x7FFF << 8 | 255
     );
@@ -264,6 +268,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
         CandidateKind::Host,
         CandidateKind::ServerReflexive,
         CandidateKind::PeerReflexive,
+        CandidateKind::PortMapped,
     ]);
     (kind, any::<IpAddr>(), any::<u16>(), any::<u16>()).prop_map(|(kind, ip, port, preference)| {
         Candidate {

@@ -94,6 +94,11 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },
+    /// Why the path to a peer is as it is: both NATs, what was tried, what would help
+    Why {
+        /// The peer
+        peer: PeerName,
+    },
     /// Find out how this machine's NAT behaves
     Netcheck,
     /// This machine's key

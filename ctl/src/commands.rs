@@ -14,6 +14,7 @@ use crate::arguments::{
     AddPeerArguments, Arguments, Command, KeyCommand, PeerCommand, ServerCommand,
 };
 use crate::client::{Client, Failure};
+use crate::explain;
 use crate::render::{self, Output};
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -81,12 +82,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             done(&out, answer, &text)
         }
         Command::Ping { peer, count } => ping(&client, &out, &peer, count).await,
+        Command::Why { peer } => {
+            let path = format!("/v1/peers/{peer}/why");
+            show(&out, client.get(&path).await?, explain::why)
+        }
         Command::Netcheck => {
             let progress = out.progress("asking the STUN servers");
             let answer = client.call(Method::POST, "/v1/netcheck", &()).await;
             progress.end();
             show(&out, answer?, |out, views: &Vec<_>| {
-                render::netcheck(out, views)
+                explain::netcheck(out, views)
             })
         }
         Command::Key(KeyCommand::Show) => show(&out, client.get("/v1/key").await?, render::key),
@@ -254,7 +259,7 @@ async fn up(client: &Client, out: &Output, peer: &PeerName, seconds: u64) -> Res
                 "{peer} is not to be found on a signalling server (punchctl server list); punchd goes on trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
             ),
             _ => format!(
-                "no connection to {peer} in {seconds} s; punchd goes on trying (punchctl events)"
+                "no connection to {peer} in {seconds} s; punchd goes on trying; for the reason: punchctl why {peer}"
             ),
         }));
     }

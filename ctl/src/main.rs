@@ -3,6 +3,7 @@
 mod arguments;
 mod client;
 mod commands;
+mod explain;
 mod render;
 
 use std::process::ExitCode;

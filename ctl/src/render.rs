@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, MappingProtocol, NetcheckView, PathKind, PathView,
-    PeerName, PeerState, PeerView, PingView, PortMappingView, ServerState, ServerView, Status,
+    Event, ForwardView, IdView, KeyView, PathKind, PathView, PeerName, PeerState, PeerView,
+    PingView, ServerState, ServerView, Status,
 };
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ impl Output {
     }
 
     /// Prints rows with their columns aligned.
-    fn table(&self, header: &[&str], rows: &[Vec<String>]) {
+    pub(crate) fn table(&self, header: &[&str], rows: &[Vec<String>]) {
         let width = |column: usize| {
             let cells = rows.iter().filter_map(|row| row.get(column));
             let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
@@ -270,103 +270,6 @@ pub(crate) fn event(out: &Output, data: &str) {
     }
 }
 
-pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
-    if views.is_empty() {
-        out.line("this machine has no address to check");
-    }
-    for (index, view) in views.iter().enumerate() {
-        if index > 0 {
-            out.line("");
-        }
-        let family = if view.family == "ipv6" {
-            "IPv6"
-        } else {
-            "IPv4"
-        };
-        if view.udp_blocked {
-            out.line(format!(
-                "{family}: no STUN server answers: UDP is blocked, or the servers are down"
-            ));
-        } else if let Some(public) = view.public {
-            out.line(format!("{family}: servers see this machine as {public}"));
-        } else {
-            out.line(format!("{family}: no STUN server for this family is known"));
-        }
-        if let Some(mapping) = &view.mapping {
-            out.line(format!("  mapping    {}", explain_mapping(mapping)));
-        }
-        if let Some(filtering) = &view.filtering {
-            out.line(format!("  filtering  {}", explain_filtering(filtering)));
-        } else if view.public.is_some() {
-            out.line("  filtering  not known: no server with two addresses answered (RFC 5780)");
-        }
-        if let (Some(kept), true) = (view.preserves_port, view.mapping.as_deref() != Some("none")) {
-            let text = if kept { "is kept" } else { "is changed" };
-            out.line(format!("  port       {text} by the NAT"));
-        }
-        if let Some(mapping) = &view.port_mapping {
-            out.line(format!("  router     {}", explain_port_mapping(mapping)));
-        }
-        for probe in &view.evidence {
-            let outcome = match (probe.mapped, probe.rtt_ms) {
-                (Some(mapped), Some(rtt)) => format!("{mapped} in {rtt:.1} ms"),
-                _ => "no answer".to_owned(),
-            };
-            out.line(format!(
-                "  {} {}: {outcome}",
-                probe.server,
-                probe.probe.replace('_', " ")
-            ));
-        }
-    }
-}
-
-fn explain_port_mapping(view: &PortMappingView) -> String {
-    let protocol = view.protocol.map(|protocol| match protocol {
-        MappingProtocol::Pcp => "PCP",
-        MappingProtocol::NatPmp => "NAT-PMP",
-        MappingProtocol::Upnp => "UPnP",
-    });
-    let mut text = match (view.external, protocol) {
-        (Some(external), Some(protocol)) => format!("leads {external} here ({protocol})"),
-        _ => "maps no port".to_owned(),
-    };
-    if let Some(trouble) = &view.trouble {
-        text.push_str(": ");
-        text.push_str(trouble);
-    }
-    if view.double_nat {
-        text.push_str("; double NAT: only machines behind the same carrier reach that address");
-    }
-    text
-}
-
-fn explain_mapping(mapping: &str) -> &str {
-    match mapping {
-        "none" => "no NAT",
-        "endpoint_independent" => {
-            "endpoint-independent (easy: one public port for all destinations)"
-        }
-        "address_dependent" => "address-dependent (hard: another public port for each destination)",
-        "address_and_port_dependent" => {
-            "address- and port-dependent (hard, \"symmetric\": another public port for each destination)"
-        }
-        "dependent" => "depends on the destination (hard)",
-        other => other,
-    }
-}
-
-fn explain_filtering(filtering: &str) -> &str {
-    match filtering {
-        "endpoint_independent" => "endpoint-independent (everybody may send in)",
-        "address_dependent" => "address-dependent (addresses that were sent to may send in)",
-        "address_and_port_dependent" => {
-            "address- and port-dependent (only who was sent to may send in)"
-        }
-        other => other,
-    }
-}
-
 fn allowed(view: &ForwardView) -> String {
     if view.peers.is_empty() {
         return "all peers".to_owned();
@@ -375,7 +278,7 @@ fn allowed(view: &ForwardView) -> String {
     names.join(", ")
 }
 
-fn path(view: &PathView) -> String {
+pub(crate) fn path(view: &PathView) -> String {
     match view.rtt_ms {
         Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(view.kind)),
         None => format!("{} ({})", view.remote, kind(view.kind)),

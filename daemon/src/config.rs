@@ -389,7 +389,11 @@ mod tests {
             ),
             ("[underlay]\nport = 70000\n", "line 2", "70000"),
             ("[punch]\nbudget = \"lavish\"\n", "line 2", "aggressive"),
-            ("[nat]\nmapping = \"cone\"\n", "line 2", "endpoint-independent"),
+            (
+                "[nat]\nmapping = \"cone\"\n",
+                "line 2",
+                "endpoint-independent",
+            ),
             ("[nat]\n\nfiltering = \"\"\n", "line 3", "address-dependent"),
             ("[nat]\nallocation = \"9-8\"\n", "line 2", "LOW-HIGH"),
             ("[nat]\nallocation = \"+0\"\n", "line 2", "sequential"),

@@ -241,7 +241,10 @@ impl Desk {
             self.stamps_due = Some(clock::now() + RESOLVE_AGAIN);
         }
         if let Err(error) = self.parts.store.save_memory(&self.memory) {
-            tracing::error!(error = format!("{error:#}"), "what has worked was not saved");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "what has worked was not saved"
+            );
         }
     }
 

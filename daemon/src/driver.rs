@@ -342,6 +342,12 @@ impl Driver {
                 }
             }
             event => {
+                if let EngineEvent::Selected { path, .. } = &event
+                    && let Some(socket) = self.sockets.get(path.socket)
+                {
+                    // One that was opened for a search carries the tunnel from now on.
+                    socket.enlarge();
+                }
                 if self.events.try_send(event).is_err() {
                     tracing::warn!("an event was lost: the desk is too slow");
                 }

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use punch_api::{
-    ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView,
-};
+use punch_api::{ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView};
 use punch_engine::{
     Allocation, Budget, Caps, Filtering, LinkStatus, Mapping, NatProfile, NatSummary, Outcome,
     PeerHandle, StepKind, StepReport,
@@ -190,8 +188,7 @@ fn step(report: &StepReport) -> StepView {
         step: step_name(report.kind).to_owned(),
         chance: report.chance,
         typical_s: report.typical.as_secs_f64(),
-        expected_s: (!first && report.chance > 0.0)
-            .then(|| attempt.as_secs_f64() / report.chance),
+        expected_s: (!first && report.chance > 0.0).then(|| attempt.as_secs_f64() / report.chance),
         outcome: match report.outcome {
             Outcome::Waiting => "waiting",
             Outcome::Running => "running",
@@ -276,7 +273,8 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     }
     if mine.is_some_and(|mine| mine.udp_blocked) {
         advice.push(
-            "No STUN server answers: the network here may block UDP. Allow outgoing UDP.".to_owned(),
+            "No STUN server answers: the network here may block UDP. Allow outgoing UDP."
+                .to_owned(),
         );
     }
     if state == PeerState::Waiting {
@@ -326,7 +324,8 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     }
     if search.is_some_and(|step| step.outcome == Outcome::NoSockets) {
         advice.push(
-            "No further socket could be opened: raise the limit of open files for punchd.".to_owned(),
+            "No further socket could be opened: raise the limit of open files for punchd."
+                .to_owned(),
         );
     }
     if search.is_some_and(|step| step.outcome == Outcome::OverBudget) {

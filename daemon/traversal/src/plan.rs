@@ -13,9 +13,12 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary};
+use punch_signal_protocol::{
+    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary,
+};
 
 use crate::Role;
+use crate::gather::usable;
 use crate::profile::FIRST_PORT;
 
 /// What one attempt may ask of the routers (DESIGN.md §7).
@@ -379,20 +382,25 @@ fn birthday(me: &Side, you: &Side) -> Step {
     }
 }
 
-/// The peer's addresses to which a search may send: those that its summary names, and those of its candidates.
+/// The peer's addresses to which a search may send: those of its candidates, and those that its summary names. A peer must
+/// not make this machine search its own network: private addresses count only where this side's public one is private too.
 pub(crate) fn targets(
+    mine: Option<&NatSummary>,
     theirs: &NatSummary,
     candidates: impl Iterator<Item = Ipv4Addr>,
 ) -> Vec<Ipv4Addr> {
+    let within = mine.is_some_and(|mine| mine.addresses.iter().any(|ip| is_private(*ip)));
     let mut targets: Vec<Ipv4Addr> = Vec::new();
     for ip in candidates.chain(theirs.addresses.iter().copied()) {
-        let known = targets.contains(&ip);
-        if !known
-            && crate::gather::usable(ip.into())
-            && targets.len() < punch_signal_protocol::MAX_NAT_ADDRESSES
-        {
+        let fits = usable(ip.into()) && (within || !is_private(ip));
+        if fits && !targets.contains(&ip) && targets.len() < MAX_NAT_ADDRESSES {
             targets.push(ip);
         }
     }
     targets
+}
+
+/// RFC 1918 and the carriers' RFC 6598.
+pub(crate) fn is_private(ip: Ipv4Addr) -> bool {
+    ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64)
 }

@@ -35,6 +35,10 @@ const ATTEMPTS: usize = 2;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Networks for which it is remembered what has worked with a peer.
 const MEMORY: usize = 8;
+/// After a search that has found nothing, the peer gets no other one for so long; the first time for less. However often it
+/// makes offers, the addresses that it names get a search's packets (`Caps::packets`) once a minute at the most.
+const SEARCH_PAUSE: Duration = Duration::from_secs(60);
+const FIRST_SEARCH_PAUSE: Duration = Duration::from_secs(20);
 /// An attempt with a search may take so long before a new offer goes out.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -151,6 +155,8 @@ pub(super) struct Link {
     /// What has worked, by network; the latest last.
     pub(super) memory: Vec<(u64, StepKind)>,
     serial: u64,
+    /// Searches in vain since there was a path, and when the next one may begin.
+    searched: (u32, Option<Instant>),
     /// Sockets of attempts that are over, and when they close.
     retired: Vec<(Option<Instant>, SocketId)>,
     /// What the last attempt that is over has tried, and what the peer said of its NAT.
@@ -179,6 +185,7 @@ impl Link {
             failures: 0,
             memory: Vec::new(),
             serial: 0,
+            searched: (0, None),
             retired: Vec::new(),
             last: (Vec::new(), None),
         }
@@ -205,6 +212,11 @@ impl Link {
 
     pub(super) fn wants_search(&self, now: Instant) -> bool {
         self.attempts.iter().any(|a| a.agent.wants_search(now))
+    }
+
+    /// Until when the peer gets no search.
+    pub(super) fn search_barred_until(&self, now: Instant) -> Option<Instant> {
+        self.searched.1.filter(|until| *until > now)
     }
 
     pub(super) fn search_at(&self) -> Option<Instant> {
@@ -738,7 +750,8 @@ impl Link {
                         self.last = (status.steps, status.theirs);
                         self.failures = self.failures.saturating_add(1);
                         let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
-                        let retry = now + interval.min(RETRY_MAX);
+                        let barred = self.searched.1.unwrap_or(now);
+                        let retry = (now + interval.min(RETRY_MAX)).max(barred);
                         self.retry_at = Some(match self.retry_at {
                             // The patience that a search has had ends with it.
                             Some(at) if !attempt.agent.was_refused() => at.min(retry),
@@ -767,7 +780,17 @@ impl Link {
                         let note = Note::Prediction(prediction);
                         out.envelopes.extend(attempt.exchange.seal(&note).ok());
                     }
-                    AgentEvent::SearchOver(mappings) => out.searched += mappings,
+                    AgentEvent::SearchOver(mappings) => {
+                        out.searched += mappings;
+                        let (count, until) = &mut self.searched;
+                        let pause = if *count == 0 {
+                            FIRST_SEARCH_PAUSE
+                        } else {
+                            SEARCH_PAUSE
+                        };
+                        *count += 1;
+                        *until = Some(now + pause);
+                    }
                 }
             }
             if let Some(path) = selected {
@@ -780,6 +803,7 @@ impl Link {
                 self.retry_at = None;
                 self.retries = 0;
                 self.failures = 0;
+                self.searched = (0, None);
                 self.hopeless = false;
                 out.events
                     .push_back(ConnectorEvent::Selected { peer, path });

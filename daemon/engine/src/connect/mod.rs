@@ -613,6 +613,10 @@ impl Connector {
     fn settle(&mut self, now: Instant) {
         if self.gatherer.poll_changed() {
             self.tell_candidates();
+            let seen = self.gatherer.reflexive().map(|(_, mapped)| mapped.ip());
+            for ip in seen.filter(IpAddr::is_ipv4) {
+                self.netchecks.handle_public(ip, now);
+            }
         }
         while let Some(transmit) = self.gatherer.poll_transmit() {
             self.transmits.push_back(transmit);

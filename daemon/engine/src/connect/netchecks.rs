@@ -14,6 +14,10 @@ use super::{ConnectorEvent, SocketIds};
 const SETTLE: Duration = Duration::from_millis(20);
 /// The lifetime is measured when mappings of the netcheck are gone: some NATs hold few.
 const LIFETIME_DELAY: Duration = Duration::from_secs(60);
+/// Where no server has answered, all are asked again after this.
+const AGAIN: Duration = Duration::from_secs(60);
+/// A public address that was not seen before makes the profile doubtful, but not more often than this: some NATs have many.
+const DOUBT: Duration = Duration::from_secs(300);
 /// A NAT that a machine is behind directly lets packets through with this TTL; what filters further away is another one.
 const NEAREST: u8 = 2;
 
@@ -36,6 +40,7 @@ pub(super) struct Netchecks {
     to_open: Vec<(SocketId, Family)>,
     closing: Vec<SocketId>,
     next_run: Option<Instant>,
+    last_run: Option<Instant>,
     next_lifetime: Option<Instant>,
     profiles: Vec<NatProfile>,
     measured: Option<Duration>,
@@ -53,6 +58,7 @@ impl Netchecks {
             to_open: Vec::new(),
             closing: Vec::new(),
             next_run: None,
+            last_run: None,
             next_lifetime: None,
             profiles: Vec::new(),
             measured: None,
@@ -76,6 +82,18 @@ impl Netchecks {
         }
         self.active = false;
         self.next_run = Some(now + SETTLE);
+    }
+
+    /// A server has seen this machine at a public address.
+    pub(super) fn handle_public(&mut self, ip: IpAddr, now: Instant) {
+        let known = self
+            .profiles
+            .iter()
+            .any(|profile| profile.addresses.contains(&ip));
+        let lately = self.last_run.is_none_or(|at| now < at + DOUBT);
+        if !known && !lately && self.next_run.is_none() && !self.active {
+            self.next_run = Some(now);
+        }
     }
 
     /// Whether a run is due that nobody has asked for.
@@ -265,7 +283,19 @@ impl Netchecks {
         let over = self.active
             && self.running.is_empty()
             && self.opening.iter().all(|opening| opening.lifetime);
-        if over && self.measured.is_none() && self.lifetime.is_none() {
+        if !over {
+            return;
+        }
+        self.last_run = Some(now);
+        let v4 = self
+            .profiles
+            .iter()
+            .find(|profile| profile.family == Family::V4);
+        let Some(v4) = v4 else { return };
+        if v4.public.is_none() {
+            self.next_run.get_or_insert(now + AGAIN);
+        }
+        if v4.public.is_some() && self.measured.is_none() && self.lifetime.is_none() {
             self.next_lifetime.get_or_insert(now + LIFETIME_DELAY);
         }
     }

@@ -142,7 +142,8 @@ impl PortSearch {
     /// Takes note of a public endpoint of the peer.
     pub(super) fn learn(&mut self, candidate: &Candidate) {
         let public = candidate.kind == CandidateKind::ServerReflexive
-            || (candidate.kind == CandidateKind::Host && !is_private(candidate.address.ip()));
+            || matches!(candidate.address.ip(), IpAddr::V4(ip)
+                if candidate.kind == CandidateKind::Host && !plan::is_private(ip));
         let fits = public && candidate.address.is_ipv4() && self.known.len() < MAX_KNOWN;
         if fits && !self.known.contains(&candidate.address) {
             self.known.push(candidate.address);
@@ -258,7 +259,7 @@ impl PortSearch {
                 Base::Main | Base::Opening => SocketId::MAIN_V4,
             },
             known: self.known.clone(),
-            addresses: plan::targets(&theirs, candidates),
+            addresses: plan::targets(self.mine.as_ref(), &theirs, candidates),
             samplers: self.samplers.clone(),
             opening_ttl: self.opening_ttl,
             mapping_scope: match mapping {
@@ -278,13 +279,6 @@ impl PortSearch {
                 .map(|mine| mine.budget)
                 .unwrap_or_default(),
         )
-    }
-}
-
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64),
-        IpAddr::V6(_) => false,
     }
 }
 

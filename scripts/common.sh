@@ -67,8 +67,11 @@ start_servers() {
     stun_pid=$last_pid
 }
 
+# With the lines of $config_a, $config_b or $config as its punchd.toml.
 start_daemon() {
-    in_back "$1" "$1" "$bin/punchd" --state-dir "$dir/$1" --socket "$dir/$1.sock"
+    local own=config_$1
+    printf '%b\n' "${!own:-${config:-}}" >"$dir/$1.toml"
+    in_back "$1" "$1" "$bin/punchd" --config "$dir/$1.toml" --state-dir "$dir/$1" --socket "$dir/$1.sock"
     declare -g "pid_$1=$last_pid"
     wait_for "punchd on $1" quiet_ctl "$1" id
 }

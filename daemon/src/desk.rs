@@ -392,6 +392,16 @@ impl Desk {
                     self.stamps_due.get_or_insert(clock::now() + STAMPS);
                 }
             }
+            EngineEvent::Searching { peer, step, chance } => {
+                if let Some(peer) = self.name_of(peer) {
+                    let percent = 100.0 * chance;
+                    let message = format!(
+                        "checks are not enough for {peer}: {}, chance {percent:.1} %",
+                        why::in_words(step)
+                    );
+                    self.tell(EventKind::Search { peer, chance }, message);
+                }
+            }
             EngineEvent::Worked {
                 peer,
                 network,

@@ -34,6 +34,13 @@ pub enum EventKind {
         /// The new remote address.
         remote: std::net::SocketAddr,
     },
+    /// Ordinary checks are not enough for a peer: a search for ports begins.
+    Search {
+        /// For whom.
+        peer: PeerName,
+        /// The chance that it finds a path, from 0 to 1.
+        chance: f64,
+    },
     /// A server came or went.
     Server {
         /// Its address.

@@ -37,7 +37,7 @@ const RENEWAL: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(60);
 
 /// What the engine has to say to the driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum EngineEvent {
     /// A peer's connection does otherwise now.
     State {
@@ -66,6 +66,15 @@ pub enum EngineEvent {
         peer: PeerHandle,
         /// The peer's clock minus ours.
         seconds: i64,
+    },
+    /// A search for ports begins.
+    Searching {
+        /// For whom.
+        peer: PeerHandle,
+        /// Which.
+        step: StepKind,
+        /// The chance that it finds a path, from 0 to 1.
+        chance: f64,
     },
     /// What has worked with a peer from this network, to be kept across restarts.
     Worked {
@@ -455,6 +464,9 @@ impl Engine {
                 peer,
                 stamps: (sent, seen),
             },
+            ConnectorEvent::Searching { peer, step, chance } => {
+                EngineEvent::Searching { peer, step, chance }
+            }
             ConnectorEvent::Worked {
                 peer,
                 network,

@@ -515,6 +515,7 @@ impl Machine {
             | ConnectorEvent::Abandoned { .. }
             | ConnectorEvent::Stamps { .. }
             | ConnectorEvent::Stale { .. }
+            | ConnectorEvent::Searching { .. }
             | ConnectorEvent::Worked { .. }
             | ConnectorEvent::NetworkChanged => {}
         }

@@ -252,7 +252,7 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
     }
 }
 
-fn in_words(kind: StepKind) -> &'static str {
+pub(super) fn in_words(kind: StepKind) -> &'static str {
     match kind {
         StepKind::Checks => "ordinary checks",
         StepKind::HoldAndProbe => "holding ports open on the hard side and probing from the other",

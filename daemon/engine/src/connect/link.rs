@@ -12,7 +12,7 @@ use punch_signal_protocol::{
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{
-    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId,
+    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId, Step,
     StepKind, StepReport, Transmit, is_hard,
 };
 use rand_core::RngCore;
@@ -224,9 +224,11 @@ impl Link {
         times.min()
     }
 
-    pub(super) fn search_cost(&self) -> u32 {
-        let costs = self.attempts.iter().map(|a| a.agent.search_cost());
-        costs.max().unwrap_or(0)
+    /// The search that wants to begin.
+    pub(super) fn waiting_search(&self, now: Instant) -> Option<&Step> {
+        let mut attempts = self.attempts.iter();
+        let waiting = attempts.find(|a| a.agent.wants_search(now))?;
+        waiting.agent.planned_search()
     }
 
     pub(super) fn start_search(&mut self, allowance: u32, now: Instant) {

@@ -83,7 +83,7 @@ pub struct ConnectorConfig {
 }
 
 /// What a connector has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ConnectorEvent {
     /// A peer has proven a new exchange: a session with this preshared key may begin.
     Proven {
@@ -146,6 +146,15 @@ pub enum ConnectorEvent {
     },
     /// A netcheck is finished.
     Netcheck(Vec<NatProfile>),
+    /// A search for ports begins.
+    Searching {
+        /// For whom.
+        peer: PeerHandle,
+        /// Which.
+        step: StepKind,
+        /// The chance that it finds a path, from 0 to 1.
+        chance: f64,
+    },
     /// What has worked with a peer from this network; to be kept across restarts.
     Worked {
         /// With whom.

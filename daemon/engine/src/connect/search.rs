@@ -50,13 +50,21 @@ impl Connector {
         let left = cap.saturating_sub(self.ledger.alive(now));
         let clear_at = self.ledger.clear_at();
         if let Some(link) = self.links.get_mut(&peer) {
+            let Some(step) = link.waiting_search(now).cloned() else {
+                return;
+            };
             if let Some(until) = link.search_barred_until(now) {
                 link.refuse_search(Some(until), now);
-            } else if left < (link.search_cost() / 4).max(1) {
+            } else if left < (step.mappings / 4).max(1) {
                 // A quarter of what it would cost is not worth the packets.
                 link.refuse_search(clear_at, now);
             } else {
                 link.start_search(left, now);
+                self.events.push_back(ConnectorEvent::Searching {
+                    peer,
+                    step: step.kind,
+                    chance: step.chance,
+                });
             }
         }
         self.drain_link(peer, now);

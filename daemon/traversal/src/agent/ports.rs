@@ -332,9 +332,9 @@ impl Agent {
         matches!(self.ports.stage, Stage::Active(_))
     }
 
-    /// Mappings that the search is planned to make.
-    pub fn search_cost(&self) -> u32 {
-        self.ports.step.as_ref().map_or(0, |step| step.mappings)
+    /// The search that the plan has, if it has one.
+    pub fn planned_search(&self) -> Option<&Step> {
+        self.ports.step.as_ref()
     }
 
     /// There is nothing left of the budget: the search is not made.

@@ -11,21 +11,15 @@ use punch_traversal::{
 };
 
 use crate::network::{A, B, Network, Wire};
-use crate::{addr, credentials, host, ms, origin, reflexive, secs};
+use crate::{addr, config, credentials, host, ms, origin, reflexive, secs};
 
 const V4: SocketId = SocketId::MAIN_V4;
 const PEER: &str = "192.0.2.9:4000";
 
 /// An agent with credentials 1 whose peer has credentials 2.
 fn alone(role: Role, candidates: Vec<Candidate>) -> Agent {
-    Agent::new(
-        role,
-        credentials(1),
-        credentials(2),
-        candidates,
-        7,
-        origin(),
-    )
+    let config = config(role, credentials(1), credentials(2), candidates, 7);
+    Agent::new(config, origin())
 }
 
 fn name(receiver: &Credentials, sender: &Credentials) -> Vec<u8> {
@@ -194,7 +188,7 @@ fn the_address_of_a_peer_that_nobody_named_is_learned_from_its_check() {
         (network.selected(A), network.selected(B)),
         (Some(0), Some(0))
     );
-    let status = network.agents[A].status().selected.unwrap();
+    let status = network.agents[A].status(network.now).selected.unwrap();
     assert_eq!(status.kind, CandidateKind::PeerReflexive);
     assert_eq!(status.remote, addr("203.0.113.77:54321"));
     assert!(status.valid);
@@ -261,7 +255,7 @@ fn a_check_with_the_wrong_password_gets_silence() {
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -278,7 +272,7 @@ fn a_check_without_a_password_gets_silence() {
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -292,7 +286,7 @@ fn what_is_authenticated_but_no_request_gets_silence() {
     }
 
     assert_eq!(transmits(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -395,14 +389,14 @@ fn an_answer_counts_once() {
     agent.handle_timeout(origin());
     let bytes = success(&agent.poll_transmit().unwrap());
     answer(&mut agent, addr(PEER), &bytes, origin() + ms(10));
-    let rtt = agent.status().selected.unwrap().rtt;
+    let rtt = agent.status(origin()).selected.unwrap().rtt;
     transmits(&mut agent);
 
     assert!(!agent.owns(&Message::parse(&bytes).unwrap()));
     answer(&mut agent, addr(PEER), &bytes, origin() + secs(3));
 
     assert_eq!(rtt, Some(ms(10)));
-    assert_eq!(agent.status().selected.unwrap().rtt, rtt);
+    assert_eq!(agent.status(origin()).selected.unwrap().rtt, rtt);
 }
 
 #[test]
@@ -417,7 +411,7 @@ fn with_passwords_of_another_exchange_there_is_no_path_at_all() {
         password: [0; 32],
         ..credentials(n)
     };
-    network.agents[A] = Agent::new(Role::Controlling, old(1), old(2), of_b, 1, origin());
+    network.agents[A] = Agent::new(config(Role::Controlling, old(1), old(2), of_b, 1), origin());
 
     network.run(secs(60));
 
@@ -547,7 +541,7 @@ fn an_address_that_nobody_can_send_to_is_never_probed() {
     let sent = shout_into_the_void(&mut agent);
 
     assert_eq!(sent, []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -592,7 +586,7 @@ fn a_flood_of_authenticated_checks_from_many_addresses_fills_a_bounded_table() {
         checks += sent.len() - 1;
     }
 
-    assert_eq!(agent.status().pairs.len(), MAX_PAIRS);
+    assert_eq!(agent.status(origin()).pairs.len(), MAX_PAIRS);
     assert_eq!(
         checks,
         MAX_PAIRS - 1,
@@ -620,7 +614,7 @@ fn a_peer_that_moves_on_takes_the_place_of_a_pair_that_failed() {
     answer(&mut agent, check.to, &success(&check), now + ms(5));
 
     assert_eq!(agent.path().unwrap().remote, addr("198.51.100.7:7"));
-    assert_eq!(agent.status().pairs.len(), MAX_PAIRS);
+    assert_eq!(agent.status(origin()).pairs.len(), MAX_PAIRS);
 }
 
 #[test]

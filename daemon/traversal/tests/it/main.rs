@@ -7,6 +7,7 @@ mod gatherer;
 mod nat;
 mod netcheck;
 mod network;
+mod plan;
 mod profile;
 mod recovery;
 mod selection;

@@ -302,6 +302,7 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
         chance,
         mappings: match (holding, prober.hard) {
             (true, _) => sockets,
+            (false, true) if prober.per_address => holder.addresses,
             (false, true) => probes,
             (false, false) => 1,
         },

@@ -10,6 +10,7 @@ mod network;
 mod plan;
 mod profile;
 mod recovery;
+mod search;
 mod selection;
 
 use std::net::SocketAddr;

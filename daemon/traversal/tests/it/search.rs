@@ -240,6 +240,21 @@ fn ends(mine: NatSummary, theirs: NatSummary, role: Role) -> AgentConfig {
     }
 }
 
+/// Mappings that these packets to the peer make at a NAT like this.
+fn mappings(nat: &NatSummary, packets: &[&(Duration, Transmit)]) -> usize {
+    let to_peer = packets.iter().filter(|(_, t)| t.to != addr(SAMPLER));
+    let key = |(_, t): &&&(Duration, Transmit)| match nat.mapping {
+        Some(Mapping::AddressAndPortDependent) => (t.socket, Some(t.to.ip()), t.to.port()),
+        Some(Mapping::AddressDependent) => (t.socket, Some(t.to.ip()), 0),
+        _ => (t.socket, None, 0),
+    };
+    let made: BTreeSet<_> = to_peer.map(|packet| key(&packet)).collect();
+    // The long-lived socket's own mapping was there before.
+    made.iter()
+        .filter(|(socket, ip, _)| ip.is_some() || *socket != SocketId::MAIN_V4)
+        .count()
+}
+
 /// The most packets in any second, wherever it begins.
 fn peak(times: impl Iterator<Item = Duration>) -> usize {
     let times: Vec<_> = times.collect();
@@ -388,31 +403,13 @@ fn no_search_ever_exceeds_its_budget_and_nothing_is_left_of_it() {
             );
             assert!(searched.len() <= caps.packets() as usize, "{label}");
 
-            // What makes a mapping depends on this side's NAT.
-            let mappings = match mine.mapping {
-                Some(Mapping::EndpointIndependent) => {
-                    let used: BTreeSet<_> = searched.iter().map(|(_, t)| t.socket).collect();
-                    used.len()
-                }
-                _ => {
-                    let used = searched.iter().map(|(_, t)| (t.socket, t.to));
-                    used.collect::<BTreeSet<_>>().len()
-                }
-            };
+            let made = mappings(&mine, &searched);
+            assert!(made <= caps.mappings as usize, "{label}: {made} mappings");
             assert!(
-                mappings <= caps.mappings as usize,
-                "{label}: {mappings} mappings"
+                made <= report.mappings as usize,
+                "{label}: {made} made, {} reported",
+                report.mappings
             );
-            if mine.mapping == Some(Mapping::AddressAndPortDependent) {
-                let to_peer = searched.iter().filter(|(_, t)| t.to != addr(SAMPLER));
-                let made: BTreeSet<_> = to_peer.map(|(_, t)| (t.socket, t.to)).collect();
-                assert!(
-                    made.len() <= report.mappings as usize,
-                    "{label}: {} made, {} reported",
-                    made.len(),
-                    report.mappings
-                );
-            }
 
             // The ordinary checks beside it keep to their own limit.
             let checks = machine.sent.len() - searched.len();
@@ -445,11 +442,24 @@ fn a_search_makes_no_more_mappings_than_it_is_allowed_to() {
 
         machine.run(secs(60));
 
-        let to_peer = machine.searched();
-        let to_peer = to_peer.iter().filter(|(_, t)| t.to != addr(SAMPLER));
-        let made: BTreeSet<_> = to_peer.map(|(_, t)| (t.socket, t.to)).collect();
-        assert!(made.len() <= 100, "{name}: {}", made.len());
+        let made = mappings(&hard(FULL, Budget::Normal), &machine.searched());
+        assert!(made <= 100, "{name}: {made}");
         assert!(machine.is_clean(), "{name}");
+    }
+}
+
+#[test]
+#[ignore = "BUG: Search::sample counts packets, but no mappings"]
+fn a_question_where_the_sequence_stands_makes_a_mapping_that_counts_too() {
+    for role in [Role::Controlling, Role::Controlled] {
+        let nat = |step| hard(sequence(step), Budget::Gentle);
+        let mut machine = Machine::new(ends(nat(1), nat(-1), role));
+
+        machine.run(secs(60));
+
+        let searched = machine.searched();
+        let made: BTreeSet<_> = searched.iter().map(|(_, t)| (t.socket, t.to)).collect();
+        assert!(made.len() <= 256, "{}", made.len());
     }
 }
 

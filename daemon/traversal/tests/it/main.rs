@@ -4,6 +4,7 @@
 
 mod agent;
 mod gatherer;
+mod lifetime;
 mod nat;
 mod netcheck;
 mod network;

@@ -426,3 +426,253 @@ fn the_same_seed_gives_the_same_requests() {
     assert_eq!(first(1), first(1));
     assert_ne!(first(1), first(2));
 }
+
+// --- opening packets ---
+
+#[test]
+fn the_smallest_ttl_that_opens_the_filter_is_found() {
+    for (hop, expected) in [
+        (1, Some(2)),
+        (2, Some(3)),
+        (3, Some(4)),
+        (4, Some(5)),
+        (5, None),
+        (8, None),
+    ] {
+        for filtered in [Depends::Address, Depends::AddressAndPort] {
+            for kind in ALL {
+                let mut nat = Nat::new(kind, filtered);
+                nat.hop = hop;
+                let profile = World::new(Some(nat), vec![Server::with_two_addresses()])
+                    .check()
+                    .profile;
+                // Where each destination has its own mapping, what is opened is another one's filter.
+                let expected = expected.filter(|_| kind == Depends::Nothing);
+                assert_eq!(profile.opening_ttl, expected, "{hop} {kind:?} {filtered:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn where_nothing_filters_there_is_nothing_to_open() {
+    let nat = Nat::new(Depends::Nothing, Depends::Nothing);
+    let profile = World::new(Some(nat), vec![Server::with_two_addresses()])
+        .check()
+        .profile;
+    assert_eq!(profile.opening_ttl, None);
+    let profile = World::new(None, vec![Server::with_two_addresses()])
+        .check()
+        .profile;
+    assert_eq!(profile.opening_ttl, None);
+}
+
+#[test]
+fn a_server_with_one_address_or_without_change_requests_does_not_measure_the_ttl() {
+    for server in [
+        Server::with_one_address(ONE),
+        Server::quirky(Quirk::IgnoresChange),
+        Server::quirky(Quirk::Refuses),
+    ] {
+        let nat = Nat::new(Depends::Nothing, Depends::AddressAndPort);
+        let profile = World::new(Some(nat), vec![server]).check().profile;
+        assert_eq!(profile.opening_ttl, None);
+    }
+}
+
+#[test]
+fn the_ttl_is_never_taken_too_small_where_packets_get_lost() {
+    let mut found = 0;
+    for seed in 0..100 {
+        let mut nat = Nat::new(Depends::Nothing, Depends::AddressAndPort);
+        nat.hop = 2;
+        let mut world = World::new(Some(nat), vec![Server::with_two_addresses()]);
+        (world.loss, world.seed) = (10, seed);
+        let ttl = world.check().profile.opening_ttl;
+        assert!(ttl.is_none_or(|ttl| (3..=5).contains(&ttl)), "{ttl:?}");
+        found += usize::from(ttl == Some(3));
+    }
+    assert!(found >= 90, "{found} of 100");
+}
+
+// --- hairpinning ---
+
+#[test]
+fn hairpinning_is_seen_whatever_the_filter() {
+    for hairpins in [true, false] {
+        for filtered in ALL {
+            let mut nat = Nat::new(Depends::Nothing, filtered);
+            nat.hairpins = hairpins;
+            let profile = World::new(Some(nat), vec![Server::with_two_addresses()])
+                .check()
+                .profile;
+            assert_eq!(profile.hairpinning, Some(hairpins), "{filtered:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_nat_or_without_two_sockets_nothing_is_said_of_hairpinning() {
+    let profile = World::new(None, vec![Server::with_two_addresses()])
+        .check()
+        .profile;
+    assert_eq!(profile.hairpinning, None);
+    for sockets in 0..=2 {
+        let mut nat = Nat::new(Depends::Nothing, Depends::AddressAndPort);
+        nat.hairpins = true;
+        let mut world = World::new(Some(nat), vec![Server::with_two_addresses()]);
+        world.sockets = sockets;
+        assert_eq!(world.check().profile.hairpinning, None);
+    }
+}
+
+#[test]
+fn somebody_else_s_request_is_no_hairpin() {
+    let nat = Nat::new(Depends::Nothing, Depends::Nothing);
+    drop(nat);
+    let mut run = on_one_socket(&[addr(ONE)], 1);
+    let stranger = Writer::new(Class::Request, TransactionId([5; 12])).finish();
+    run.handle_request(&Message::parse(&stranger).unwrap());
+    let own = run.poll_transmit().unwrap();
+    run.handle_request(&Message::parse(&own.bytes).unwrap());
+    assert_eq!(run.profile().hairpinning, None);
+}
+
+// --- addresses ---
+
+#[test]
+fn all_public_addresses_of_a_pool_are_named() {
+    for kind in ALL {
+        let mut nat = Nat::new(kind, Depends::AddressAndPort);
+        nat.public = (5..=7)
+            .map(|n| addr(&format!("203.0.113.{n}:1")).ip())
+            .collect();
+        let pool = nat.public.clone();
+        let server = Server::with_two_addresses().with_samples(20_000, 20_015);
+        let profile = World::new(Some(nat), vec![server]).check().profile;
+        assert_eq!(profile.addresses, pool, "{kind:?}");
+        assert_eq!(profile.mapping, mapping(kind));
+    }
+}
+
+// --- what is missing ---
+
+#[test]
+fn an_easy_nat_is_asked_for_few_mappings_and_a_hard_one_for_many() {
+    for (kind, at_least, at_most) in [
+        (Depends::Nothing, 0, 12),
+        (Depends::AddressAndPort, 60, 100),
+    ] {
+        let nat = Nat::new(kind, Depends::AddressAndPort);
+        let server = Server::with_two_addresses().with_samples(20_000, 20_031);
+        let profile = World::new(Some(nat), vec![server]).check().profile;
+        let count = profile.samples.len();
+        assert!((at_least..=at_most).contains(&count), "{kind:?}: {count}");
+    }
+}
+
+#[test]
+fn a_server_that_offers_all_its_ports_is_asked_at_few_of_them() {
+    let nat = Nat::new(Depends::AddressAndPort, Depends::AddressAndPort);
+    let server = Server::with_two_addresses().with_samples(1, 65_535);
+    let outcome = World::new(Some(nat), vec![server]).check();
+    let places: BTreeSet<_> = outcome.sent.iter().map(|t| t.to).collect();
+    assert!(places.len() <= 2 * 32 + 4 + 2, "{}", places.len());
+}
+
+#[test]
+fn with_fewer_sockets_less_is_found_but_nothing_wrong() {
+    for mapped in ALL {
+        for filtered in ALL {
+            for sockets in 0..6 {
+                let nat = Nat::new(mapped, filtered);
+                let mut world = World::new(Some(nat), vec![Server::with_two_addresses()]);
+                world.sockets = sockets;
+
+                let profile = world.check().profile;
+
+                let expect = |known: bool| known.then_some(());
+                assert_eq!(
+                    profile.filtering,
+                    expect(sockets >= 1).and(filtering(filtered)),
+                    "{mapped:?} {filtered:?} {sockets}"
+                );
+                assert_eq!(
+                    profile.mapping,
+                    expect(sockets >= 2).and(mapping(mapped)),
+                    "{mapped:?} {filtered:?} {sockets}"
+                );
+                assert_eq!(profile.public.is_some(), sockets >= 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_socket_udp_is_not_called_blocked() {
+    let nat = Nat::new(Depends::Nothing, Depends::Nothing);
+    let mut world = World::new(Some(nat), vec![Server::with_two_addresses()]);
+    world.sockets = 0;
+    assert!(!world.check().profile.udp_blocked);
+}
+
+#[test]
+fn answers_from_elsewhere_are_no_answers() {
+    let nat = Nat::new(Depends::Nothing, Depends::Nothing);
+    let world = World::new(Some(nat), vec![Server::quirky(Quirk::AnswersFromElsewhere)]);
+    let profile = world.check().profile;
+    assert_eq!(
+        (profile.public, profile.mapping, profile.filtering),
+        (None, None, None)
+    );
+    assert_eq!(profile.samples, []);
+    assert!(profile.udp_blocked);
+}
+
+#[test]
+fn where_packets_get_lost_at_random_nothing_wrong_is_found() {
+    for mapped in ALL {
+        for filtered in ALL {
+            for loss in [5, 20, 50] {
+                for seed in 0..10 {
+                    let nat = Nat::new(mapped, filtered);
+                    let server = Server::with_two_addresses().with_samples(20_000, 20_007);
+                    let mut world = World::new(Some(nat), vec![server]);
+                    (world.loss, world.seed) = (loss, seed);
+
+                    let outcome = world.check();
+
+                    let label = format!("{mapped:?} {filtered:?} {loss} {seed}");
+                    let found = outcome.profile.mapping;
+                    let dependent = Some(Mapping::Dependent);
+                    let unsure = found.is_none()
+                        || (found == dependent && mapped != Depends::Nothing)
+                        // Without an answer from another port of one address, the two look alike.
+                        || (found == Some(Mapping::AddressDependent) && mapped != Depends::Nothing);
+                    assert!(
+                        found == mapping(mapped) || (loss > 5 && unsure),
+                        "{label} {found:?}"
+                    );
+                    let took = outcome.took;
+                    assert!(took <= secs(5), "{label} {took:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ipv6_wants_two_sockets_and_is_asked_over_ipv6() {
+    assert_eq!(Netcheck::sockets_wanted(Family::V4), 6);
+    assert_eq!(Netcheck::sockets_wanted(Family::V6), 2);
+    let servers = [addr(ONE), addr("[2001:db8::1]:3478")];
+    let sockets = vec![(SocketId(7), 5000), (SocketId(8), 5001)];
+    let mut run = Netcheck::new(Family::V6, sockets, Vec::new(), &servers, 1, origin());
+    let asked: Vec<_> = std::iter::from_fn(|| run.poll_transmit())
+        .map(|transmit| (transmit.socket, transmit.to))
+        .collect();
+    assert_eq!(
+        asked,
+        [(SocketId(7), servers[1]), (SocketId(8), servers[1])]
+    );
+}

@@ -528,8 +528,6 @@ fn without_a_nat_or_without_two_sockets_nothing_is_said_of_hairpinning() {
 
 #[test]
 fn somebody_else_s_request_is_no_hairpin() {
-    let nat = Nat::new(Depends::Nothing, Depends::Nothing);
-    drop(nat);
     let mut run = on_one_socket(&[addr(ONE)], 1);
     let stranger = Writer::new(Class::Request, TransactionId([5; 12])).finish();
     run.handle_request(&Message::parse(&stranger).unwrap());
@@ -614,6 +612,9 @@ fn without_a_socket_udp_is_not_called_blocked() {
     let mut world = World::new(Some(nat), vec![Server::with_two_addresses()]);
     world.sockets = 0;
     assert!(!world.check().profile.udp_blocked);
+    // Nor before the first answer could have come.
+    let run = on_one_socket(&[addr(ONE)], 1);
+    assert!(!run.profile().udp_blocked);
 }
 
 #[test]

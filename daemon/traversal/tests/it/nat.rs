@@ -34,6 +34,8 @@ pub(crate) struct Nat {
     pub(crate) hairpins: bool,
     allocator: Allocator,
     mappings: BTreeMap<(SocketAddr, IpAddr, u16), SocketAddr>,
+    /// Whose socket a public endpoint leads to: mappings for different destinations may share one, as at a Linux NAT.
+    taken: BTreeMap<(SocketAddr, IpAddr, u16), SocketAddr>,
     contacts: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
@@ -51,6 +53,7 @@ impl Nat {
                 next
             }),
             mappings: BTreeMap::new(),
+            taken: BTreeMap::new(),
             contacts: BTreeSet::new(),
         }
     }
@@ -68,7 +71,7 @@ impl Nat {
         self
     }
 
-    fn out(&mut self, local: SocketAddr, to: SocketAddr, now: Duration) -> SocketAddr {
+    pub(crate) fn out(&mut self, local: SocketAddr, to: SocketAddr, now: Duration) -> SocketAddr {
         let any = IpAddr::from([0, 0, 0, 0]);
         let key = match self.mapping {
             Depends::Nothing => (local, any, 0),
@@ -81,10 +84,11 @@ impl Nat {
                 let ip = self.public[self.mappings.len() % self.public.len()];
                 let wanted = (self.allocator)(local.port(), now);
                 let mut mapped = SocketAddr::new(ip, wanted);
-                while self.mappings.values().any(|taken| *taken == mapped) {
+                while self.taken.contains_key(&(mapped, key.1, key.2)) {
                     mapped.set_port(mapped.port().wrapping_add(1).max(1024));
                 }
                 self.mappings.insert(key, mapped);
+                self.taken.insert((mapped, key.1, key.2), local);
                 mapped
             }
         };
@@ -92,20 +96,25 @@ impl Nat {
         mapped
     }
 
-    fn lets_in(&self, to: SocketAddr, from: SocketAddr) -> bool {
-        let mut contacts = self.contacts.iter().filter(|(mapped, _)| *mapped == to);
+    pub(crate) fn lets_in(&self, to: SocketAddr, from: SocketAddr) -> bool {
+        let lowest = SocketAddr::new([0, 0, 0, 0].into(), 0);
+        let contacts = self.contacts.range((to, lowest)..);
+        let mut contacts = contacts.take_while(|(mapped, _)| *mapped == to);
         match self.filtering {
             Depends::Nothing => contacts.next().is_some(),
             Depends::Address => contacts.any(|(_, contact)| contact.ip() == from.ip()),
-            Depends::AddressAndPort => contacts.any(|(_, contact)| *contact == from),
+            Depends::AddressAndPort => self.contacts.contains(&(to, from)),
         }
     }
 
-    fn inside(&self, public: SocketAddr) -> Option<SocketAddr> {
-        let mut mappings = self.mappings.iter();
-        mappings
-            .find(|(_, mapped)| **mapped == public)
-            .map(|((local, ..), _)| *local)
+    pub(crate) fn inside(&self, public: SocketAddr, from: SocketAddr) -> Option<SocketAddr> {
+        let exact = self.taken.get(&(public, from.ip(), from.port()));
+        let lowest = (public, IpAddr::from([0, 0, 0, 0]), 0);
+        let mut others = self.taken.range(lowest..);
+        let other = others
+            .next()
+            .filter(|((endpoint, ..), _)| *endpoint == public);
+        exact.or(other.map(|(_, local)| local)).copied()
     }
 }
 
@@ -380,7 +389,10 @@ impl World {
         let inside = match &self.nat {
             None => to,
             Some(nat) if class == Class::Request && !nat.hairpins => return None,
-            Some(nat) => nat.lets_in(to, from).then(|| nat.inside(to)).flatten()?,
+            Some(nat) => nat
+                .lets_in(to, from)
+                .then(|| nat.inside(to, from))
+                .flatten()?,
         };
         Some(SocketId(u32::from(inside.port() - 5000)))
     }

@@ -27,12 +27,15 @@ struct Kind {
     mapping: Depends,
     filtering: Depends,
     allocation: Allocation,
+    /// Public addresses, of which each new mapping takes the next.
+    pool: u8,
 }
 
 const EASY: Kind = Kind {
     mapping: Depends::Nothing,
     filtering: Depends::AddressAndPort,
     allocation: Allocation::Preserving,
+    pool: 1,
 };
 
 fn hard(allocation: Allocation) -> Kind {
@@ -40,6 +43,7 @@ fn hard(allocation: Allocation) -> Kind {
         mapping: Depends::AddressAndPort,
         filtering: Depends::AddressAndPort,
         allocation,
+        pool: 1,
     }
 }
 
@@ -55,25 +59,32 @@ fn block(low: u16, size: u16) -> Allocation {
 }
 
 impl Kind {
+    fn public(self, side: usize) -> Vec<Ipv4Addr> {
+        let address = |n| Ipv4Addr::new(203, 0, 113 + side as u8, n);
+        (1..=self.pool).map(address).collect()
+    }
+
     fn nat(self, side: usize, seed: u64) -> Nat {
         let mut rng = ChaCha8Rng::seed_from_u64(seed + 1000 * side as u64);
         let mut last = 1024 + (rng.next_u32() % 60_000) as i32;
-        let allocation = self.allocation;
-        let mut nat = Nat::new(self.mapping, self.filtering).allotting(move |local, _| {
+        let (allocation, mut by_others) = (self.allocation, 0);
+        let mut nat = Nat::new(self.mapping, self.filtering).allotting(move |local, now| {
             let any = |low: u16, high: u16, rng: &mut ChaCha8Rng| {
                 low + (rng.next_u32() % (u32::from(high - low) + 1)) as u16
             };
             match allocation {
                 Allocation::Preserving => local,
-                Allocation::Sequential { step, .. } => {
-                    last = 1024 + (last - 1024 + i32::from(step)).rem_euclid(64_512);
+                Allocation::Sequential { step, others } => {
+                    let made = (now.as_secs_f64() * f64::from(others)) as i32;
+                    let taken = 1 + made - std::mem::replace(&mut by_others, made);
+                    last = 1024 + (last - 1024 + i32::from(step) * taken).rem_euclid(64_512);
                     last as u16
                 }
                 Allocation::Block { low, high } => any(low, high, &mut rng),
                 Allocation::Random => any(1024, u16::MAX, &mut rng),
             }
         });
-        nat.public = vec![public(side).into()];
+        nat.public = self.public(side).into_iter().map(Into::into).collect();
         nat
     }
 
@@ -90,15 +101,11 @@ impl Kind {
                 Depends::AddressAndPort => Filtering::AddressAndPortDependent,
             }),
             allocation: Some(self.allocation),
-            addresses: vec![public(side)],
+            addresses: self.public(side),
             budget,
             attempt: 0,
         }
     }
-}
-
-fn public(side: usize) -> Ipv4Addr {
-    Ipv4Addr::new(203, 0, 113, 1 + side as u8)
 }
 
 fn local(side: usize, socket: SocketId) -> SocketAddr {
@@ -266,7 +273,9 @@ impl Duel {
                     continue;
                 }
             };
-            let found = [A, B].into_iter().find(|side| to.ip() == public(*side));
+            let found = [A, B]
+                .into_iter()
+                .find(|side| self.nats[*side].public.contains(&to.ip()));
             let Some(side) = found.filter(|side| self.nats[*side].lets_in(to, from)) else {
                 continue;
             };
@@ -344,8 +353,8 @@ fn a_hard_nat_and_an_easy_one_find_a_path_whatever_ports_the_hard_one_gives() {
 fn two_sequences_meet() {
     for (one, two) in [(1, 1), (1, -1), (2, 1), (-4, 3), (8, -8)] {
         let kinds = [hard(sequence(one)), hard(sequence(two))];
-        let (found, median) = fight(kinds, Budget::Normal, 10, 0);
-        assert!(found >= 9, "{one} {two}: {found} of 10");
+        let (found, median) = fight(kinds, Budget::Normal, 30, 0);
+        assert!(found >= 29, "{one} {two}: {found} of 30");
         assert!(median <= secs(2), "{one} {two}: {median:?}");
     }
 }
@@ -361,8 +370,8 @@ fn a_sequence_and_a_block_meet() {
 #[test]
 fn two_blocks_of_1024_ports_have_a_birthday() {
     let kinds = [hard(block(32_768, 1024)), hard(block(50_000, 1024))];
-    let (found, median) = fight(kinds, Budget::Normal, 8, 0);
-    assert!(found >= 7, "{found} of 8, {median:?}");
+    let (found, median) = fight(kinds, Budget::Normal, 50, 0);
+    assert!(found >= 48, "{found} of 50, {median:?}");
     assert!(median <= secs(5), "{median:?}");
 }
 
@@ -401,4 +410,61 @@ fn two_full_ranges_fail_with_the_normal_budget_and_both_ends_say_so() {
     for agent in &duel.agents {
         assert_eq!(agent.sockets().count(), 0);
     }
+}
+
+#[test]
+fn sequences_meet_although_others_take_ports_all_the_time() {
+    let busy = |step, others| hard(Allocation::Sequential { step, others });
+    for others in [10, 50] {
+        for kinds in [
+            [busy(1, others), busy(2, others)],
+            [busy(1, others), busy(-1, 0)],
+            [busy(1, others), EASY],
+            [EASY, busy(-2, others)],
+        ] {
+            let (found, median) = fight(kinds, Budget::Normal, 20, 0);
+            assert!(found >= 18, "{kinds:?}: {found} of 20, {median:?}");
+        }
+    }
+}
+
+#[test]
+fn pools_of_public_addresses_are_searched_whole() {
+    let pooled = |allocation, pool| Kind {
+        pool,
+        ..hard(allocation)
+    };
+    for (one, two) in [
+        (pooled(Allocation::Random, 2), EASY),
+        (pooled(block(32_768, 1024), 4), EASY),
+        (
+            pooled(block(32_768, 512), 2),
+            pooled(block(32_768, 1024), 1),
+        ),
+    ] {
+        for kinds in either_way(one, two) {
+            let (found, median) = fight(kinds, Budget::Normal, 10, 0);
+            assert!(found >= 9, "{kinds:?}: {found} of 10, {median:?}");
+        }
+    }
+}
+
+#[test]
+fn the_gentle_budget_is_enough_for_sequences_and_for_small_blocks() {
+    for kinds in [
+        [hard(sequence(1)), EASY],
+        [hard(sequence(1)), hard(sequence(-1))],
+        [hard(block(32_768, 512)), EASY],
+        [EASY, hard(block(32_768, 1024))],
+    ] {
+        let (found, median) = fight(kinds, Budget::Gentle, 10, 0);
+        assert!(found >= 9, "{kinds:?}: {found} of 10, {median:?}");
+    }
+}
+
+#[test]
+fn two_full_ranges_find_a_path_with_the_aggressive_budget() {
+    let kinds = [hard(Allocation::Random), hard(Allocation::Random)];
+    let (found, median) = fight(kinds, Budget::Aggressive, 4, 0);
+    assert!(found >= 3, "{found} of 4, {median:?}");
 }

@@ -1368,7 +1368,7 @@ fn a_path_that_a_search_finds_has_room_although_the_peer_has_named_very_many_add
     let target = addr("203.0.113.1:32800");
     let theirs = NatSummary {
         addresses: (1..=8).map(|n| [203, 0, 113, n].into()).collect(),
-        ..hard(block(512), Budget::Normal)
+        ..hard(block(64), Budget::Normal)
     };
     let mut config = ends(hard(FULL, Budget::Normal), theirs, Role::Controlling);
     config.candidates = (1..=28)

@@ -334,11 +334,16 @@ impl Agent {
             }
         }
         self.search(now);
+        self.settle_failure();
+    }
+
+    /// Says that nothing has answered, once nothing can any more.
+    fn settle_failure(&mut self) {
         let checked = self.pairs.iter().all(|pair| pair.next_check.is_none());
-        let valid = self.pairs.iter().any(Pair::is_valid);
-        // Where checks alone can do nothing, they need not be waited for.
-        let hopeless = checked || (!valid && self.ports.has_failed());
-        if hopeless && !self.failed && self.selected.is_none() && self.ports.is_idle() {
+        // Where checks alone can do little, the last of them need not be waited for.
+        let tried = self.ports.has_failed() && self.pairs.iter().all(Pair::had_its_time);
+        let over = self.ports.is_idle() || (checked && self.ports.cannot_begin());
+        if (checked || tried) && over && !self.failed && self.selected.is_none() {
             self.failed = true;
             self.close_sockets();
             self.events.push_back(AgentEvent::Failed);

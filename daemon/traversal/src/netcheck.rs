@@ -72,9 +72,9 @@ pub struct ServerCheck {
 
 impl ServerCheck {
     fn is_silent(&self) -> bool {
-        self.probes
-            .iter()
-            .all(|(_, outcome)| *outcome == ProbeOutcome::Silence)
+        let silent = |(_, outcome): &(Probe, ProbeOutcome)| *outcome == ProbeOutcome::Silence;
+        // Where nothing is over yet, nothing is known.
+        !self.probes.is_empty() && self.probes.iter().all(silent)
     }
 
     fn outcome(&self, probe: Probe) -> Option<ProbeOutcome> {

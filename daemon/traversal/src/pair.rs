@@ -128,6 +128,15 @@ impl Pair {
         }
     }
 
+    /// Whether it has been probed for as long as an answer takes around the world.
+    pub(crate) fn had_its_time(&self) -> bool {
+        match self.state {
+            State::Probing { sent } => sent as usize >= PROBE_INTERVALS.len(),
+            State::Valid { .. } => false,
+            State::Failed => true,
+        }
+    }
+
     /// The peer is heard on a pair that was given up.
     pub(crate) fn start_over(&mut self, now: Instant) {
         self.state = State::Probing { sent: 0 };

@@ -305,6 +305,7 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
         chance,
         mappings: match (holding, prober.hard) {
             (true, _) => sockets,
+            (false, true) if prober.per_address => holder.addresses,
             (false, true) => probes,
             (false, false) => 1,
         },
@@ -335,14 +336,11 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
     } else {
         // The other side's ports are known; this side's share of its own range decides.
         let random = if me.sequential() { you } else { me };
-        let alive = f64::from(random.caps.mappings);
+        let meeting = u32::from(MEETING_SOCKETS) * WINDOW;
+        let alive = f64::from(random.caps.mappings.min(meeting));
         let exponent = 0.93 * alive / random.places();
         let half = std::f64::consts::LN_2 * random.places() / f64::from(random.caps.rate);
-        let mappings = if me.sequential() {
-            2 * WINDOW
-        } else {
-            me.caps.mappings
-        };
+        let mappings = if me.sequential() { 2 * WINDOW } else { meeting };
         let typical = Duration::from_secs_f64(half);
         (1.0 - (-exponent).exp(), typical, mappings)
     };

@@ -1,7 +1,7 @@
 //! The search for ports that follows on ordinary checks (see [`crate::plan`]): opens sockets, foretells ports, sends at the
 //! budget's pace, counts what it costs, and ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
+use crate::gather::usable;
 use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, StepKind, WINDOW};
 use crate::profile::FIRST_PORT;
 use crate::request::transaction;
@@ -207,6 +208,8 @@ pub(crate) struct Search {
     report: StepReport,
     rng: ChaCha8Rng,
     predictions: VecDeque<Prediction>,
+    /// Sockets and the addresses to which they have sent, where each pair is a mapping.
+    reached: BTreeSet<(usize, IpAddr)>,
 }
 
 impl Search {
@@ -249,6 +252,7 @@ impl Search {
             report,
             rng,
             predictions: VecDeque::new(),
+            reached: BTreeSet::new(),
         }
     }
 
@@ -315,7 +319,11 @@ impl Search {
         if !asked {
             return false;
         }
-        if let (Class::Success, Some(mapped)) = (message.class, message.mapped) {
+        if let (Class::Success, Some(mapped)) = (message.class, message.mapped)
+            && mapped.is_ipv4()
+            && mapped.port() != 0
+            && usable(mapped.ip())
+        {
             self.my_port = Some(mapped.port());
             self.predictions.push_back(Prediction {
                 round: self.round,
@@ -448,6 +456,9 @@ impl Search {
         }
         // Twice the first server, then the others.
         let server = self.ends.samplers[(*tries / 2) as usize % count];
+        if (*tries).is_multiple_of(2) {
+            self.report.mappings += 1;
+        }
         *tries += 1;
         *next = now + SAMPLE_PAUSE * *tries;
         out.push_back(Transmit {
@@ -706,8 +717,12 @@ impl Search {
             };
             self.tokens -= 1.0;
             self.count(now);
-            if fresh && (self.ends.mapping_scope == MappingScope::Endpoint || self.is_first(socket))
-            {
+            let makes_one = match self.ends.mapping_scope {
+                MappingScope::Endpoint => fresh,
+                MappingScope::Address => self.reached.insert((socket, to.ip())),
+                MappingScope::Socket => fresh && self.is_first(socket),
+            };
+            if makes_one {
                 self.report.mappings += 1;
             }
             out.push_back(Transmit {

@@ -196,6 +196,12 @@ impl PortSearch {
         matches!(self.stage, Stage::None | Stage::Done(_)) && !matches!(self.base, Base::Opening)
     }
 
+    /// A search waits for what only the peer could tell.
+    pub(super) fn cannot_begin(&self) -> bool {
+        let base = matches!(self.base, Base::Main | Base::Ready(_));
+        base && matches!(self.stage, Stage::Waiting(_)) && self.ready_at().is_none()
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         matches!(&self.stage, Stage::Done(report)
             if !matches!(report.outcome, Outcome::Found | Outcome::NotNeeded))
@@ -295,6 +301,7 @@ impl Agent {
             self.close_socket(socket);
         }
         self.search(now);
+        self.settle_failure();
     }
 
     /// The peer has told where its sequence of ports stands.
@@ -343,6 +350,7 @@ impl Agent {
             report.outcome = Outcome::OverBudget;
             self.ports.stage = Stage::Done(report);
         }
+        self.settle_failure();
     }
 
     /// The search may begin, and make so many mappings.
@@ -350,6 +358,9 @@ impl Agent {
         let Some(step) = self.ports.step.clone() else {
             return;
         };
+        if !matches!(self.ports.stage, Stage::Waiting(_)) {
+            return;
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(self.ports.rng.next_u64());
         let id = transaction(&mut rng);
         let request = self.request(id);
@@ -417,6 +428,9 @@ impl Agent {
                 Base::Asking(socket)
             }
         };
+        if self.selected.is_some() && socket.is_some() {
+            self.ports.close_at = Some(now + SETTLING);
+        }
         let postponed = std::mem::take(&mut self.ports.postponed);
         self.add_candidates(&postponed, now);
     }
@@ -443,6 +457,9 @@ impl Agent {
             .is_some();
         if asked
             && let (Class::Success, Some(mapped)) = (message.class, message.mapped)
+            && mapped.is_ipv4()
+            && mapped.port() != 0
+            && usable(mapped.ip())
             && let Base::Asking(base) = self.ports.base
         {
             self.ports.base = Base::Ready(base);
@@ -472,7 +489,9 @@ impl Agent {
         let known = self.pairs.iter().position(|pair| pair.is(socket, from));
         let index = known.or_else(|| {
             if !self.make_room() {
-                return None;
+                // What answers is worth more than what has not.
+                let silent = self.pairs.iter().rposition(|pair| !pair.is_valid())?;
+                self.pairs.remove(silent);
             }
             let kind = CandidateKind::PeerReflexive;
             let priority = Candidate::new(kind, from).priority();
@@ -557,6 +576,12 @@ impl Agent {
         let (kept, gone): (Vec<_>, Vec<_>) =
             self.ports.own.iter().partition(|socket| keep(**socket));
         self.ports.own = kept;
+        if let Base::Asking(base) | Base::Ready(base) = self.ports.base
+            && gone.contains(&base)
+        {
+            self.ports.base = Base::Main;
+            self.ports.asking.clear();
+        }
         for socket in gone {
             self.pairs.retain(|pair| pair.path.socket != socket);
             self.events.push_back(AgentEvent::CloseSocket(socket));

@@ -2,30 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{
-    Agent, AgentEvent, Family, MAX_PAIRS, MAX_PROBES, Path, Role, SocketId, Transmit,
+    Agent, AgentConfig, AgentEvent, Allocation, Family, Filtering, MAX_PAIRS, MAX_PROBES, Mapping,
+    NatSummary, Path, Role, SocketId, Transmit,
 };
 
 use crate::network::{A, B, Network, Wire};
-use crate::{addr, credentials, host, ms, origin, reflexive, secs};
+use crate::{addr, config, credentials, host, ms, origin, reflexive, secs};
 
 const V4: SocketId = SocketId::MAIN_V4;
 const PEER: &str = "192.0.2.9:4000";
 
 /// An agent with credentials 1 whose peer has credentials 2.
 fn alone(role: Role, candidates: Vec<Candidate>) -> Agent {
-    Agent::new(
-        role,
-        credentials(1),
-        credentials(2),
-        candidates,
-        7,
-        origin(),
-    )
+    let config = config(role, credentials(1), credentials(2), candidates, 7);
+    Agent::new(config, origin())
 }
 
 fn name(receiver: &Credentials, sender: &Credentials) -> Vec<u8> {
@@ -194,7 +189,7 @@ fn the_address_of_a_peer_that_nobody_named_is_learned_from_its_check() {
         (network.selected(A), network.selected(B)),
         (Some(0), Some(0))
     );
-    let status = network.agents[A].status().selected.unwrap();
+    let status = network.agents[A].status(network.now).selected.unwrap();
     assert_eq!(status.kind, CandidateKind::PeerReflexive);
     assert_eq!(status.remote, addr("203.0.113.77:54321"));
     assert!(status.valid);
@@ -261,7 +256,7 @@ fn a_check_with_the_wrong_password_gets_silence() {
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -278,7 +273,7 @@ fn a_check_without_a_password_gets_silence() {
 
     assert_eq!(transmits(&mut agent), []);
     assert_eq!(events(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -292,7 +287,7 @@ fn what_is_authenticated_but_no_request_gets_silence() {
     }
 
     assert_eq!(transmits(&mut agent), []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -395,14 +390,14 @@ fn an_answer_counts_once() {
     agent.handle_timeout(origin());
     let bytes = success(&agent.poll_transmit().unwrap());
     answer(&mut agent, addr(PEER), &bytes, origin() + ms(10));
-    let rtt = agent.status().selected.unwrap().rtt;
+    let rtt = agent.status(origin()).selected.unwrap().rtt;
     transmits(&mut agent);
 
     assert!(!agent.owns(&Message::parse(&bytes).unwrap()));
     answer(&mut agent, addr(PEER), &bytes, origin() + secs(3));
 
     assert_eq!(rtt, Some(ms(10)));
-    assert_eq!(agent.status().selected.unwrap().rtt, rtt);
+    assert_eq!(agent.status(origin()).selected.unwrap().rtt, rtt);
 }
 
 #[test]
@@ -417,7 +412,7 @@ fn with_passwords_of_another_exchange_there_is_no_path_at_all() {
         password: [0; 32],
         ..credentials(n)
     };
-    network.agents[A] = Agent::new(Role::Controlling, old(1), old(2), of_b, 1, origin());
+    network.agents[A] = Agent::new(config(Role::Controlling, old(1), old(2), of_b, 1), origin());
 
     network.run(secs(60));
 
@@ -516,6 +511,117 @@ fn first_checks_leave_one_after_the_other_best_first() {
     assert_eq!(firsts, [(0, 3), (5, 2), (10, 4), (15, 1)]);
 }
 
+/// What leaves in the first second, and when: to where, and with which TTL.
+fn first_second(config: AgentConfig) -> Vec<(Duration, SocketAddr, Option<u8>)> {
+    let mut agent = Agent::new(config, origin());
+    let mut sent = Vec::new();
+    let mut now = origin();
+    loop {
+        for transmit in transmits(&mut agent) {
+            sent.push((now - origin(), transmit.to, transmit.ttl));
+        }
+        now = match agent.poll_timeout() {
+            Some(at) if at < origin() + secs(1) => now.max(at),
+            _ => return sent,
+        };
+        agent.handle_timeout(now);
+    }
+}
+
+/// Both sides have an easy NAT with a filter; this one answered the other's offer.
+fn answering(candidates: Vec<Candidate>) -> AgentConfig {
+    let nat = NatSummary {
+        mapping: Some(Mapping::EndpointIndependent),
+        filtering: Some(Filtering::AddressAndPortDependent),
+        allocation: Some(Allocation::Preserving),
+        ..NatSummary::default()
+    };
+    AgentConfig {
+        mine: Some(nat.clone()),
+        theirs: Some(nat),
+        ..config(
+            Role::Controlled,
+            credentials(1),
+            credentials(2),
+            candidates,
+            7,
+        )
+    }
+}
+
+#[test]
+fn between_two_easy_nats_the_one_who_answers_lets_the_other_s_checks_come_first() {
+    for (measured, ttl) in [(None, 5), (Some(2), 2)] {
+        let sent = first_second(AgentConfig {
+            opening_ttl: measured,
+            ..answering(vec![reflexive(PEER)])
+        });
+        let opener = (ms(0), addr(PEER), Some(ttl));
+        assert_eq!(sent[..2], [opener, opener]);
+        assert_eq!(sent[2], (ms(250), addr(PEER), None));
+        assert!(sent[2..].iter().all(|(_, _, ttl)| ttl.is_none()));
+    }
+}
+
+#[test]
+fn who_is_not_behind_such_a_nat_or_made_the_offer_checks_at_once() {
+    let with = |change: fn(&mut AgentConfig)| {
+        let mut config = answering(vec![reflexive(PEER)]);
+        change(&mut config);
+        config
+    };
+    let nat = |config: &mut AgentConfig, mapping, filtering| {
+        config.theirs = Some(NatSummary {
+            mapping,
+            filtering,
+            ..NatSummary::default()
+        });
+    };
+    let mut others = vec![
+        with(|config| config.answers = false),
+        with(|config| config.mine = None),
+        with(|config| config.theirs = None),
+        answering(vec![host(PEER)]),
+        answering(vec![reflexive("[2001:db8::9]:4000")]),
+    ];
+    for (mapping, filtering) in [
+        (None, Some(Filtering::AddressAndPortDependent)),
+        (
+            Some(Mapping::None),
+            Some(Filtering::AddressAndPortDependent),
+        ),
+        (
+            Some(Mapping::EndpointIndependent),
+            Some(Filtering::EndpointIndependent),
+        ),
+    ] {
+        let mut config = answering(vec![reflexive(PEER)]);
+        nat(&mut config, mapping, filtering);
+        others.push(config);
+    }
+    for config in others {
+        let label = format!("{config:?}");
+        let sent = first_second(config);
+        assert_eq!((sent[0].0, sent[0].2), (ms(0), None), "{label}");
+        assert!(sent.iter().all(|(_, _, ttl)| ttl.is_none()), "{label}");
+    }
+}
+
+#[test]
+fn who_waits_for_the_other_s_checks_answers_the_first_one_at_once() {
+    let mut agent = Agent::new(answering(vec![reflexive(PEER)]), origin());
+    transmits(&mut agent);
+    let now = origin() + ms(60);
+    let bytes = request(1).finish_with_integrity(&credentials(1).password);
+
+    ask(&mut agent, addr(PEER), &bytes, now);
+
+    let sent = transmits(&mut agent);
+    assert_eq!(sent.len(), 2, "an answer and a triggered check");
+    answer(&mut agent, addr(PEER), &success(&sent[1]), now + ms(40));
+    assert_eq!(agent.path().unwrap().remote, addr(PEER));
+}
+
 #[test]
 fn an_address_that_nobody_can_send_to_is_never_probed() {
     let unusable = [
@@ -547,7 +653,7 @@ fn an_address_that_nobody_can_send_to_is_never_probed() {
     let sent = shout_into_the_void(&mut agent);
 
     assert_eq!(sent, []);
-    assert_eq!(agent.status().pairs, []);
+    assert_eq!(agent.status(origin()).pairs, []);
 }
 
 #[test]
@@ -592,7 +698,7 @@ fn a_flood_of_authenticated_checks_from_many_addresses_fills_a_bounded_table() {
         checks += sent.len() - 1;
     }
 
-    assert_eq!(agent.status().pairs.len(), MAX_PAIRS);
+    assert_eq!(agent.status(origin()).pairs.len(), MAX_PAIRS);
     assert_eq!(
         checks,
         MAX_PAIRS - 1,
@@ -620,7 +726,7 @@ fn a_peer_that_moves_on_takes_the_place_of_a_pair_that_failed() {
     answer(&mut agent, check.to, &success(&check), now + ms(5));
 
     assert_eq!(agent.path().unwrap().remote, addr("198.51.100.7:7"));
-    assert_eq!(agent.status().pairs.len(), MAX_PAIRS);
+    assert_eq!(agent.status(origin()).pairs.len(), MAX_PAIRS);
 }
 
 #[test]

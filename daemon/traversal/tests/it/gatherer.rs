@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind};
 use punch_stun_protocol::{Class, ErrorCode, Message, Writer};
-use punch_traversal::{Gatherer, SocketId, Transmit};
+use punch_traversal::{Family, Gatherer, SocketId, Transmit};
 
 use crate::{addr, host, ms, origin, reflexive, secs};
 
@@ -22,6 +22,16 @@ fn ip(text: &str) -> IpAddr {
 /// A machine with one private IPv4 address that knows these servers; the first requests have left.
 fn behind_a_nat(servers: &[&str]) -> Gatherer {
     let mut gatherer = Gatherer::new(1);
+    gatherer.handle_socket(V4, 51820, origin());
+    gatherer.handle_addresses(vec![ip("192.168.1.2")], origin());
+    gatherer.handle_servers(servers.iter().map(|text| addr(text)).collect(), origin());
+    gatherer
+}
+
+/// The same where a mapping is known to live for two minutes.
+fn behind_a_patient_nat(servers: &[&str]) -> Gatherer {
+    let mut gatherer = Gatherer::new(1);
+    gatherer.set_lifetime(Some(secs(120)));
     gatherer.handle_socket(V4, 51820, origin());
     gatherer.handle_addresses(vec![ip("192.168.1.2")], origin());
     gatherer.handle_servers(servers.iter().map(|text| addr(text)).collect(), origin());
@@ -336,7 +346,7 @@ fn a_server_that_is_removed_takes_its_address_with_it() {
 
 #[test]
 fn a_request_is_repeated_at_doubled_intervals_and_then_given_up() {
-    let mut gatherer = behind_a_nat(&[SERVER]);
+    let mut gatherer = behind_a_patient_nat(&[SERVER]);
 
     let sent = pass(&mut gatherer, origin(), secs(19), |_, _| None);
 
@@ -369,23 +379,65 @@ fn a_repeated_request_is_the_same_request() {
 }
 
 #[test]
-fn the_mapping_is_refreshed_every_20_to_24_seconds() {
+fn the_mapping_is_refreshed_every_8_to_12_seconds() {
     let mut gatherer = behind_a_nat(&[SERVER]);
 
     let sent = pass(&mut gatherer, origin(), secs(600), |_, _| Some(PUBLIC));
 
     let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
-    assert!(gaps.len() >= 24, "{gaps:?}");
+    assert!(gaps.len() >= 49, "{gaps:?}");
     assert!(
-        gaps.iter().all(|gap| (secs(20)..=secs(24)).contains(gap)),
+        gaps.iter().all(|gap| (secs(8)..=secs(12)).contains(gap)),
         "{gaps:?}"
     );
     assert!(gaps.windows(2).any(|pair| pair[0] != pair[1]), "jitter");
 }
 
 #[test]
-fn a_server_that_goes_silent_vouches_for_three_more_refreshes_and_not_longer() {
+fn where_mappings_live_long_they_are_refreshed_every_20_to_24_seconds() {
+    for (lifetime, refresh) in [(39, 8), (40, 20), (300, 20)] {
+        let mut gatherer = behind_a_nat(&[SERVER]);
+        gatherer.set_lifetime(Some(secs(lifetime)));
+        pass(&mut gatherer, origin(), secs(13), |_, _| Some(PUBLIC));
+
+        let sent = pass(&mut gatherer, origin() + secs(13), secs(600), |_, _| {
+            Some(PUBLIC)
+        });
+
+        let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(gaps.len() >= 24, "{gaps:?}");
+        assert!(
+            gaps.iter()
+                .all(|gap| (secs(refresh)..=secs(refresh + 4)).contains(gap)),
+            "{lifetime}: {gaps:?}"
+        );
+    }
+}
+
+#[test]
+fn a_server_answers_or_does_not_and_that_is_known() {
     let mut gatherer = behind_a_nat(&[SERVER, SERVER_2]);
+    assert_eq!(gatherer.answering(Family::V4), []);
+    pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
+    assert_eq!(
+        gatherer.answering(Family::V4),
+        [addr(SERVER), addr(SERVER_2)]
+    );
+    assert_eq!(gatherer.answering(Family::V6), []);
+
+    pass(
+        &mut gatherer,
+        origin() + secs(1),
+        secs(25),
+        |_, transmit| (transmit.to == addr(SERVER_2)).then_some(PUBLIC),
+    );
+
+    assert_eq!(gatherer.answering(Family::V4), [addr(SERVER_2)]);
+}
+
+#[test]
+fn a_server_that_goes_silent_vouches_for_three_more_refreshes_and_not_longer() {
+    let mut gatherer = behind_a_patient_nat(&[SERVER, SERVER_2]);
     let answers = |until: u64| {
         move |at: Duration, transmit: &Transmit| {
             (transmit.to == addr(SERVER_2) || at < secs(until)).then_some(PUBLIC)
@@ -429,7 +481,7 @@ fn a_silent_server_that_was_alone_costs_the_candidate_and_brings_it_back() {
 
 #[test]
 fn one_lost_refresh_between_good_ones_changes_nothing() {
-    let mut gatherer = behind_a_nat(&[SERVER]);
+    let mut gatherer = behind_a_patient_nat(&[SERVER]);
     pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
     gatherer.poll_changed();
 
@@ -607,7 +659,7 @@ fn an_error_or_an_answer_without_an_address_brings_nothing() {
 
 #[test]
 fn a_server_that_only_answers_nonsense_any_more_vouches_for_three_more_refreshes_and_not_longer() {
-    let mut gatherer = behind_a_nat(&[SERVER]);
+    let mut gatherer = behind_a_patient_nat(&[SERVER]);
     pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
 
     pass(&mut gatherer, origin() + secs(1), secs(45), |_, _| {

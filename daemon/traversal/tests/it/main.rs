@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;
+mod duel;
 mod gatherer;
+mod lifetime;
 mod nat;
 mod netcheck;
 mod network;
+mod plan;
+mod profile;
 mod recovery;
+mod search;
 mod selection;
 
 use std::net::SocketAddr;
@@ -15,6 +20,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+use punch_traversal::{AgentConfig, Role};
 
 /// The one reading of the clock; all other times are this and a duration.
 #[allow(clippy::disallowed_methods)]
@@ -47,5 +53,29 @@ fn credentials(n: u8) -> Credentials {
     Credentials {
         fragment: [n; 8],
         password: [n ^ 0x5A; 32],
+    }
+}
+
+/// What an agent knows of whose NAT and whose peer's nothing is known.
+fn config(
+    role: Role,
+    local: Credentials,
+    remote: Credentials,
+    candidates: Vec<Candidate>,
+    seed: u64,
+) -> AgentConfig {
+    AgentConfig {
+        role,
+        answers: role == Role::Controlled,
+        local,
+        remote,
+        candidates,
+        mine: None,
+        theirs: None,
+        opening_ttl: None,
+        lifetime: None,
+        samplers: Vec::new(),
+        remembered: None,
+        seed,
     }
 }

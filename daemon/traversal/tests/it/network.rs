@@ -9,7 +9,7 @@ use punch_signal_protocol::Candidate;
 use punch_stun_protocol::{Class, Message};
 use punch_traversal::{Agent, AgentEvent, Family, Role, SocketId};
 
-use crate::{addr, credentials, ms, origin};
+use crate::{addr, config, credentials, ms, origin};
 
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
@@ -85,8 +85,11 @@ impl Network {
         let now = origin();
         let (a, b) = (credentials(1), credentials(2));
         let agents = [
-            Agent::new(Role::Controlling, a.clone(), b.clone(), of_b, seed, now),
-            Agent::new(Role::Controlled, b, a, of_a, seed + 1, now),
+            Agent::new(
+                config(Role::Controlling, a.clone(), b.clone(), of_b, seed),
+                now,
+            ),
+            Agent::new(config(Role::Controlled, b, a, of_a, seed + 1), now),
         ];
         Self {
             now,

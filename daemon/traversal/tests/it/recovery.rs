@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use punch_traversal::AgentEvent;
+use punch_traversal::{Agent, AgentConfig, AgentEvent, Role};
 
 use crate::network::{A, B, Network, Wire};
-use crate::{host, ms, reflexive, secs};
+use crate::{config, credentials, host, ms, reflexive, secs};
 
 fn two_wires(delay_ms: u64) -> Network {
     let wires = [
@@ -39,18 +39,52 @@ fn gaps_in_the_next(
 }
 
 #[test]
-fn an_idle_path_and_its_reserve_are_kept_alive_every_25_seconds() {
+fn an_idle_path_and_its_reserve_are_kept_alive_every_12_seconds() {
     for wire in [0, 1] {
         let mut network = two_wires(10);
         network.run(secs(30));
 
         let gaps = gaps_in_the_next(&mut network, secs(600), A, wire);
 
-        assert!(gaps.len() >= 23, "{gaps:?}");
+        assert!(gaps.len() >= 49, "{gaps:?}");
         assert!(
             gaps.iter()
-                .all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)),
+                .all(|gap| (ms(10_800)..=ms(12_100)).contains(gap)),
             "{gaps:?}"
+        );
+    }
+}
+
+#[test]
+fn where_the_lifetime_of_mappings_is_known_keepalives_come_in_six_tenths_of_it() {
+    for (lifetime, keepalive) in [
+        (5, ms(4_000)),
+        (15, ms(9_000)),
+        (25, ms(15_000)),
+        (40, ms(24_000)),
+        (60, ms(25_000)),
+        (120, ms(25_000)),
+    ] {
+        let mut network = two_wires(10);
+        for (side, role) in [(A, Role::Controlling), (B, Role::Controlled)] {
+            let other = network.wires[0].ends[1 - side];
+            let (mine, theirs) = if side == A { (1, 2) } else { (2, 1) };
+            let named = vec![host(&other.to_string())];
+            let known = AgentConfig {
+                lifetime: Some(secs(lifetime)),
+                ..config(role, credentials(mine), credentials(theirs), named, 5)
+            };
+            network.agents[side] = Agent::new(known, network.now);
+        }
+        network.run(secs(30));
+
+        let gaps = gaps_in_the_next(&mut network, secs(300), A, 0);
+
+        assert!(gaps.len() >= 10, "{lifetime}: {gaps:?}");
+        let expected = keepalive.mul_f64(0.9)..=keepalive + ms(100);
+        assert!(
+            gaps.iter().all(|gap| expected.contains(gap)),
+            "{lifetime}: {gaps:?}"
         );
     }
 }
@@ -74,7 +108,7 @@ fn while_traffic_flows_the_path_is_checked_every_3_seconds_and_the_reserve_is_no
         .into_iter()
         .filter(|at| *at > secs(10))
         .count();
-    assert!(reserve <= 3, "{reserve}");
+    assert!(reserve <= 6, "{reserve}: no more than keepalives");
 }
 
 #[test]
@@ -102,7 +136,7 @@ fn when_traffic_ends_keepalives_return() {
 
     assert!(
         gaps.iter()
-            .all(|gap| (ms(22_500)..=ms(25_100)).contains(gap)),
+            .all(|gap| (ms(10_800)..=ms(12_100)).contains(gap)),
         "{gaps:?}"
     );
 }
@@ -221,7 +255,11 @@ fn a_path_around_the_world_does_not_die_of_its_length() {
             network.events[side]
         );
         assert_eq!(
-            network.agents[side].status().selected.unwrap().rtt,
+            network.agents[side]
+                .status(network.now)
+                .selected
+                .unwrap()
+                .rtt,
             Some(ms(1_200))
         );
     }

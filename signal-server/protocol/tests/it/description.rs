@@ -9,18 +9,19 @@ use punch_signal_protocol::{
 };
 
 use crate::hex;
+use crate::nat::any_nat;
 
-const STAMP: &str = "01 0008 0102030405060708";
-const CREDENTIALS: &str =
+pub(crate) const STAMP: &str = "01 0008 0102030405060708";
+pub(crate) const CREDENTIALS: &str =
     "02 0028 f1f2f3f4f5f6f7f8 abababababababababababababababababababababababababababababababab";
 const CANDIDATES: &str = "03 002a
     01 7fff 04 c0a80102 ca6c
     02 ffff 06 20010db8000000000000000000000002 1092
     03 0001 04 cb007107 0001";
-const KEM: &str = "04 0003 eeefee";
+pub(crate) const KEM: &str = "04 0003 eeefee";
 const RANGE: &str = "05 0005 64400000 0a";
 
-fn golden() -> Description {
+pub(crate) fn golden() -> Description {
     let candidate = |kind, address: &str, preference| Candidate {
         kind,
         address: address.parse().unwrap(),
@@ -43,7 +44,7 @@ fn golden() -> Description {
     }
 }
 
-fn decode(parts: &[&str]) -> Result<Description, DecodeError> {
+pub(crate) fn decode(parts: &[&str]) -> Result<Description, DecodeError> {
     Description::decode(&hex(&parts.concat()))
 }
 
@@ -218,7 +219,7 @@ fn more_candidates_than_allowed_are_never_sent_and_never_read() {
 fn a_note_that_is_none_is_refused() {
     assert_eq!(Note::decode(&[]), Err(DecodeError::Truncated));
     assert_eq!(Note::decode(&[0]), Err(DecodeError::UnknownMessage(0)));
-    assert_eq!(Note::decode(&[3]), Err(DecodeError::UnknownMessage(3)));
+    assert_eq!(Note::decode(&[4]), Err(DecodeError::UnknownMessage(4)));
     assert_eq!(Note::decode(&[2, 0]), Err(DecodeError::Trailing(1)));
 }
 
@@ -279,7 +280,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
     })
 }
 
-fn any_description() -> impl Strategy<Value = Description> {
+pub(crate) fn any_description() -> impl Strategy<Value = Description> {
     let range = prop::option::of(
         (8..=24_u8).prop_map(|prefix| Ipv4Range::new([0, 0, 0, 0].into(), prefix).unwrap()),
     );
@@ -292,10 +293,11 @@ fn any_description() -> impl Strategy<Value = Description> {
         candidates,
         kem,
         range,
+        prop::option::of(any_nat()),
     )
         .prop_map(
-            |(stamp, fragment, password, candidates, kem, ipv4_range)| Description {
-                nat: None,
+            |(stamp, fragment, password, candidates, kem, ipv4_range, nat)| Description {
+                nat,
                 stamp,
                 credentials: Credentials { fragment, password },
                 candidates,

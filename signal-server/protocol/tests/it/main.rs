@@ -5,6 +5,7 @@
 mod description;
 mod frame;
 mod identity;
+mod nat;
 mod range;
 mod seal;
 mod second_writing;

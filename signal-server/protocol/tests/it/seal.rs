@@ -7,7 +7,8 @@ use punch_signal_protocol::seal::{
     AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError,
 };
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE, Note,
+    Candidate, CandidateKind, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE,
+    MAX_NAT_ADDRESSES, NatSummary, Note,
 };
 
 use crate::{description, machine};
@@ -426,6 +427,10 @@ fn the_largest_envelopes_fit_the_server_s_limit() {
     let candidates = vec![candidate; MAX_CANDIDATES];
     let largest = Description {
         candidates: candidates.clone(),
+        nat: Some(NatSummary {
+            addresses: vec![[203, 0, 113, 5].into(); MAX_NAT_ADDRESSES],
+            ..NatSummary::default()
+        }),
         ..description(1)
     };
 

@@ -16,16 +16,19 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::gather::usable;
+use crate::pace::Pace;
 use crate::pair::{Pair, PairStatus, State};
 use crate::request::transaction;
 use crate::search::{Outcome, StepReport};
-use crate::{Path, Plan, SocketId, StepKind, Transmit};
+use crate::{Caps, Path, Plan, SocketId, StepKind, Transmit};
 use ports::PortSearch;
 
 /// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
 pub const MAX_PAIRS: usize = 48;
 /// Between the first checks of two pairs (RFC 8445 §14.2 allows 5 ms).
 const PACING: Duration = Duration::from_millis(5);
+/// A check for which the budget has no room waits for so long.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Keepalive of an idle path, at the most; six tenths of the mapping's lifetime where that is known.
 const KEEPALIVE: Duration = Duration::from_secs(25);
 /// And at the least.
@@ -131,6 +134,7 @@ pub struct Agent {
     /// When the first path was found.
     found: Option<Instant>,
     sent_checks: u32,
+    pace: Pace,
     pairs: Vec<Pair>,
     selected: Option<Path>,
     proven: bool,
@@ -147,6 +151,8 @@ impl Agent {
         let keepalive = config.lifetime.map_or(CAREFUL_KEEPALIVE, |lifetime| {
             lifetime.mul_f64(0.6).clamp(SHORTEST_KEEPALIVE, KEEPALIVE)
         });
+        let budget = config.mine.as_ref().map(|mine| mine.budget);
+        let rate = Caps::of(budget.unwrap_or_default()).rate;
         let mut agent = Self {
             role: config.role,
             local: config.local.clone(),
@@ -158,6 +164,7 @@ impl Agent {
             began: now,
             found: None,
             sent_checks: 0,
+            pace: Pace::new(rate, now),
             pairs: Vec::new(),
             selected: None,
             proven: false,
@@ -329,6 +336,8 @@ impl Agent {
                         self.events.push_back(AgentEvent::Lost);
                     }
                 }
+            } else if self.pace.room(now) == 0 {
+                self.pairs[index].next_check = Some(now + PAUSE);
             } else {
                 self.check(index, now);
             }
@@ -443,7 +452,7 @@ impl Agent {
             let mut first = first_check;
             if self.ports.defers_to(candidate) {
                 first = now + DEFERENCE;
-                self.open_for(path);
+                self.open_for(path, now);
             } else if self.plan.checks < 0.1 && self.ports.is_moving(candidate) {
                 first = now + AFTERTHOUGHT;
             }
@@ -495,6 +504,7 @@ impl Agent {
             writer = writer.nominate();
         }
         self.sent_checks += 1;
+        self.pace.count(now);
         pair.sent(id, now, jitter);
         self.transmits.push_back(Transmit {
             socket: pair.path.socket,

@@ -11,6 +11,7 @@ mod agent;
 mod gather;
 mod lifetime;
 mod netcheck;
+mod pace;
 mod pair;
 mod plan;
 mod profile;

@@ -213,6 +213,11 @@ impl Side {
         self.filtering == Filtering::AddressAndPortDependent
     }
 
+    /// Whether a mapping of this side serves whatever port the other side's packets come from.
+    fn holds(&self) -> bool {
+        self.per_address && !self.strict()
+    }
+
     /// Sockets that hold a mapping each: as many as make the other's probes meet one soon.
     fn holding(&self) -> u32 {
         let wanted = match self.ports {
@@ -263,11 +268,11 @@ impl Plan {
             },
             (true, false) => Self::search(hold_and_probe(&me, &you, true)),
             (false, true) => Self::search(hold_and_probe(&you, &me, false)),
-            // One that filters by address lets every port of the other in: it holds.
-            (true, true) if !me.strict() && (you.strict() || role == Role::Controlled) => {
+            // One that maps and filters by address lets every port of the other in, and answers each by the same mapping.
+            (true, true) if me.holds() && (!you.holds() || role == Role::Controlled) => {
                 Self::search(hold_and_probe(&me, &you, true))
             }
-            (true, true) if !you.strict() => Self::search(hold_and_probe(&you, &me, false)),
+            (true, true) if you.holds() => Self::search(hold_and_probe(&you, &me, false)),
             (true, true) if me.sequential() || you.sequential() => {
                 Self::search(meet(&me, &you, role))
             }

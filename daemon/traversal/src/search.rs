@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::gather::usable;
+use crate::pace::Pace;
 use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, StepKind, WINDOW};
 use crate::profile::FIRST_PORT;
 use crate::request::transaction;
@@ -75,7 +76,7 @@ pub struct StepReport {
     pub mappings: u32,
     /// Packets that it has sent.
     pub packets: u32,
-    /// The most that left within one second.
+    /// The most that left within one second, checks included.
     pub peak_rate: u32,
     /// How long it has taken.
     pub took: Duration,
@@ -203,7 +204,6 @@ pub(crate) struct Search {
     their_port: Option<Prediction>,
     began: Instant,
     last_tick: Instant,
-    second: (Instant, u32),
     tokens: f64,
     report: StepReport,
     rng: ChaCha8Rng,
@@ -247,7 +247,6 @@ impl Search {
             their_port: None,
             began: now,
             last_tick: now,
-            second: (now, 0),
             tokens: 0.0,
             report,
             rng,
@@ -389,16 +388,21 @@ impl Search {
         }
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        pace: &mut Pace,
+        out: &mut VecDeque<Transmit>,
+    ) {
         let deadline = self.began + self.caps.duration;
         if now >= deadline && !matches!(self.state, State::Lingering(_) | State::Over) {
             self.state = State::Lingering(now);
         }
         match &self.state {
             State::Opening(_) | State::Over => {}
-            State::Sampling { next, .. } if *next <= now => self.sample(now, out),
+            State::Sampling { next, .. } if *next <= now => self.sample(now, pace, out),
             State::Expecting(until) if *until <= now => self.end(Outcome::NoPrediction, now),
-            State::Sending if self.last_tick + TICK <= now => self.send(now, out),
+            State::Sending if self.last_tick + TICK <= now => self.send(now, pace, out),
             State::Lingering(until) if *until <= now => self.after_round(now),
             _ => {}
         }
@@ -439,7 +443,7 @@ impl Search {
         }
     }
 
-    fn sample(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+    fn sample(&mut self, now: Instant, pace: &mut Pace, out: &mut VecDeque<Transmit>) {
         let State::Sampling {
             id,
             socket,
@@ -468,7 +472,7 @@ impl Search {
             ttl: None,
             bytes: Writer::new(Class::Request, *id).finish(),
         });
-        self.count(now);
+        self.count(pace, now);
     }
 
     /// Sends, if everything that must be known is known.
@@ -697,17 +701,21 @@ impl Search {
         }
     }
 
-    fn send(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+    fn send(&mut self, now: Instant, pace: &mut Pace, out: &mut VecDeque<Transmit>) {
         let elapsed = now
             .saturating_duration_since(self.last_tick)
             .min(MAX_BURST)
             .as_secs_f64();
         self.last_tick = now;
-        // A little below the cap, so that no second has more, wherever it begins.
+        // A little below the cap: checks need room too.
         self.tokens += elapsed * f64::from(self.caps.rate) * 0.97;
         let ttl = matches!(self.step.part, Part::Hold { .. })
             .then(|| self.ends.opening_ttl.unwrap_or(OPENING_TTL));
-        while self.tokens >= 1.0 {
+        let mut room = pace.room(now);
+        // What has no room now does not pile up.
+        self.tokens = self.tokens.min(f64::from(room) + 1.0);
+        while self.tokens >= 1.0 && room > 0 {
+            room -= 1;
             let spent = self.report.packets >= self.caps.packets()
                 || self.report.mappings >= self.allowance;
             let next = if spent { None } else { self.next_packet(now) };
@@ -716,7 +724,7 @@ impl Search {
                 return;
             };
             self.tokens -= 1.0;
-            self.count(now);
+            self.count(pace, now);
             let makes_one = match self.ends.mapping_scope {
                 MappingScope::Endpoint => fresh,
                 MappingScope::Address => self.reached.insert((socket, to.ip())),
@@ -776,13 +784,10 @@ impl Search {
         self.tokens = 0.0;
     }
 
-    fn count(&mut self, now: Instant) {
+    fn count(&mut self, pace: &mut Pace, now: Instant) {
+        pace.count(now);
         self.report.packets += 1;
-        if now.saturating_duration_since(self.second.0) >= Duration::from_secs(1) {
-            self.second = (now, 0);
-        }
-        self.second.1 += 1;
-        self.report.peak_rate = self.report.peak_rate.max(self.second.1);
+        self.report.peak_rate = self.report.peak_rate.max(pace.recent(now));
     }
 }
 
@@ -795,7 +800,8 @@ fn ahead_of(port: u16, step: i16, ahead: u32) -> u16 {
 
 /// Ports that a sequence gives out after this one, the likeliest first, those twice: a packet may be lost.
 fn around(port: u16, step: i16, others: u16) -> Vec<u16> {
-    let core = 24 + u32::from(others) / 2;
+    // What a peer says of others is a guess at best.
+    let core = 24 + u32::from(others).min(1000) / 2;
     let near: Vec<_> = (1..=core)
         .map(|ahead| ahead_of(port, step, ahead))
         .collect();

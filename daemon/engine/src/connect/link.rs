@@ -12,8 +12,8 @@ use punch_signal_protocol::{
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{
-    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId, Step,
-    StepKind, StepReport, Transmit, is_hard,
+    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId,
+    Step, StepKind, StepReport, Transmit, is_hard,
 };
 use rand_core::RngCore;
 

@@ -393,12 +393,13 @@ impl Agent {
     }
 
     /// Opens this side's NAT for a pair with packets that do not reach the other side's.
-    pub(super) fn open_for(&mut self, path: Path) {
+    pub(super) fn open_for(&mut self, path: Path, now: Instant) {
         let ttl = self.ports.opening_ttl.unwrap_or(OPENING_TTL);
         let id = transaction(&mut self.rng);
         let bytes = self.request(id);
         for _ in 0..2 {
             self.sent_checks += 1;
+            self.pace.count(now);
             self.transmits.push_back(Transmit {
                 socket: path.socket,
                 to: path.remote,
@@ -518,7 +519,7 @@ impl Agent {
             self.ports.base = Base::Ready(base);
         }
         if let Stage::Active(search) = &mut self.ports.stage {
-            search.handle_timeout(now, &mut self.transmits);
+            search.handle_timeout(now, &mut self.pace, &mut self.transmits);
             while let Some(prediction) = search.poll_prediction() {
                 self.events.push_back(AgentEvent::Predicted(prediction));
             }

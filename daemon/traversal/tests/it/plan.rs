@@ -237,6 +237,7 @@ fn the_hard_side_holds_and_the_easy_side_probes() {
 #[test]
 fn of_two_hard_sides_the_one_that_filters_by_address_holds() {
     let lenient = NatSummary {
+        mapping: Some(Mapping::AddressDependent),
         filtering: Some(Filtering::AddressDependent),
         ..hard(FULL, Budget::Normal)
     };

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family, LinkState, Order,
-    PeerConfig, PeerHandle, PeerKind, ServerId, Signal, SocketId,
+    Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family, LinkState,
+    NatOverrides, Order, PeerConfig, PeerHandle, PeerKind, ServerId, Signal, SocketId,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -193,6 +193,7 @@ impl World {
                         barred: false,
                         host: false,
                         stamps: (0, 0),
+                        memory: Vec::new(),
                     })
                     .collect(),
                 stun_servers: STUN.map(|server| server.parse().unwrap()).to_vec(),
@@ -228,6 +229,8 @@ impl World {
             ipv4_range,
             mtu: 1400,
             seed,
+            budget: Budget::Normal,
+            nat: NatOverrides::default(),
         };
         Engine::new(config, self.wall(), self.now)
     }

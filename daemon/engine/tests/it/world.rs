@@ -43,10 +43,11 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
-    /// Between a host and a STUN server.
+    /// Between a host and a STUN server, or from a netcheck to its own public address, to see whether the NAT turns it back.
     pub(crate) fn is_with_server(&self) -> bool {
         let servers = STUN.map(|server| server.parse::<SocketAddr>().unwrap());
-        servers.contains(&self.from) || servers.contains(&self.to)
+        let turned_back = self.from.ip() == self.to.ip();
+        servers.contains(&self.from) || servers.contains(&self.to) || turned_back
     }
 }
 

@@ -288,6 +288,8 @@ impl Connector {
             self.signal_all(&Frame::Unwatch(id));
             self.close(peer);
         }
+        // What the attempts held closes soon.
+        self.settle(now);
     }
 
     /// The overlay addresses of this machine and of all peers: never a candidate, and never where a check comes from.

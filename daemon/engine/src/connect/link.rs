@@ -153,6 +153,8 @@ pub(super) struct Link {
     serial: u64,
     /// Sockets of attempts that are over, and when they close.
     retired: Vec<(Option<Instant>, SocketId)>,
+    /// Mappings of searches that ended with their attempts; the ledger has not heard of them.
+    searched: u32,
     /// What the last attempt that is over has tried, and what the peer said of its NAT.
     last: (Vec<StepReport>, Option<NatSummary>),
 }
@@ -180,6 +182,7 @@ impl Link {
             memory: Vec::new(),
             serial: 0,
             retired: Vec::new(),
+            searched: 0,
             last: (Vec::new(), None),
         }
     }
@@ -250,6 +253,7 @@ impl Link {
     /// Ends attempts; their sockets close soon.
     fn retire(&mut self, range: std::ops::Range<usize>) {
         for attempt in self.attempts.drain(range) {
+            self.searched += attempt.agent.searched();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
         }
@@ -803,6 +807,7 @@ impl Link {
         if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
             self.engaged_until = Some(now + PATIENCE);
         }
+        out.searched += std::mem::take(&mut self.searched);
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + FAREWELL);
         }

@@ -338,6 +338,15 @@ impl Agent {
         matches!(self.ports.stage, Stage::Active(_))
     }
 
+    /// Mappings that a search which is still under way has made; for an attempt that ends before it.
+    pub fn searched(&self) -> u32 {
+        let report = match &self.ports.stage {
+            Stage::Active(search) => Some(search.report(self.began)),
+            _ => None,
+        };
+        report.map_or(0, |report| report.mappings)
+    }
+
     /// Mappings that the search is planned to make.
     pub fn search_cost(&self) -> u32 {
         self.ports.step.as_ref().map_or(0, |step| step.mappings)

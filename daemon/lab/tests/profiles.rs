@@ -321,3 +321,19 @@ fn the_ttl_of_opening_packets_passes_every_nat_in_a_row() {
         assert_eq!(open.opening_ttl, None, "nothing is to be opened");
     }
 }
+
+#[test]
+#[ignore = "a bug: only the socket of the samples counts, and it has two mappings"]
+fn the_allocation_of_an_address_dependent_nat_is_seen_over_several_sockets() {
+    let nat = NatSpec {
+        allocation: Allocation::Sequential { step: 2 },
+        ..NatSpec::new(
+            Mapping::AddressDependent,
+            Filtering::AddressDependent,
+            public(0),
+        )
+    };
+    let found = profile(&mut world(&[nat], 1)).allocation;
+    let fits = matches!(found, Some(engine::Allocation::Sequential { step: 2, .. }));
+    assert!(fits, "{found:?}");
+}

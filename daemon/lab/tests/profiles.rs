@@ -116,7 +116,7 @@ fn fits(nat: &NatSpec, found: Option<engine::Allocation>) -> bool {
         }
         (Allocation::Preserving, Some(found)) => {
             // Towards the second destination the port is taken, and another one is random.
-            (found == Preserving) == !many
+            (found == Preserving) != many
                 || nat.public.len() > 1
                 || nat.mapping == Mapping::AddressDependent
         }

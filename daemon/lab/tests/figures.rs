@@ -214,12 +214,12 @@ fn random_with_random() -> Vec<(Place, Figure)> {
 
 #[test]
 fn easy_pairs_connect_at_once() {
-    check(&easy_pairs(), Budget::Normal, Link::Perfect, runs(8));
+    check(&easy_pairs(), Budget::Normal, Link::Perfect, runs(5));
 }
 
 #[test]
 fn easy_pairs_connect_soon_over_poor_links() {
-    check(&easy_pairs(), Budget::Normal, Link::Poor, runs(6));
+    check(&easy_pairs(), Budget::Normal, Link::Poor, runs(4));
 }
 
 #[test]

@@ -240,7 +240,7 @@ fn predictable_ports_are_found_over_poor_links() {
     for (place, figure) in &mut pairs {
         if *place == small {
             *figure = Figure {
-                percent: 60.0,
+                percent: 40.0,
                 ..*figure
             };
         }
@@ -288,7 +288,7 @@ fn a_sequence_and_a_random_side_meet_as_often_as_the_plan_promises() {
 }
 
 #[test]
-#[ignore = "a miss: 65 to 75 % instead of 96"]
+#[ignore = "a miss: 46 % of 200 runs instead of 96"]
 fn a_small_table_meets_a_sequence_over_poor_links() {
     let place = Place::Apart(Kind::SmallTable, Kind::SymmetricSequential);
     check(

@@ -235,7 +235,8 @@ fn predictable_ports_are_found() {
 #[test]
 fn predictable_ports_are_found_over_poor_links() {
     let mut pairs = predictable_pairs();
-    // Misses its 96 %: the small table is full after a dozen probes, and what is lost of them is lost for two minutes.
+    // Misses its 96 %: others move the sequence on while the prediction travels, and the table is full after the first ten
+    // probes, which begin at the very next port.
     let small = Place::Apart(Kind::SmallTable, Kind::SymmetricSequential);
     for (place, figure) in &mut pairs {
         if *place == small {

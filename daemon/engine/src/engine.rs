@@ -224,7 +224,7 @@ impl Engine {
             .copied()
             .collect();
         for handle in gone {
-            self.remove_peer(handle);
+            self.remove_peer(handle, now);
         }
         for config in peers {
             self.apply_peer(config, now);

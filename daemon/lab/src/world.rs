@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Budget, Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, NatOverrides,
-    NatProfile, Path, PeerHandle, ServerId, SocketId,
+    NatProfile, Path, PeerHandle, ServerId, SocketId, StepKind,
 };
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
@@ -43,6 +43,10 @@ struct Machine {
     connection: Option<ConnectionId>,
     path: Option<Path>,
     profiles: Option<Vec<NatProfile>>,
+    worked: Vec<(u64, StepKind)>,
+    refuses_sockets: bool,
+    opened: u64,
+    closed: u64,
 }
 
 /// A frame between a machine and the hub; signalling runs over TCP, so nothing is lost and nothing overtakes.
@@ -65,6 +69,8 @@ pub struct World {
     signal_delay: Duration,
     wire: VecDeque<InFlight>,
     machines: [Machine; 2],
+    /// What the STUN server says that everybody's public endpoint is.
+    lie: Option<SocketAddr>,
     trace: u64,
     datagrams: u64,
 }
@@ -112,6 +118,10 @@ impl World {
                 connection: None,
                 path: None,
                 profiles: None,
+                worked: Vec::new(),
+                refuses_sockets: false,
+                opened: 0,
+                closed: 0,
             }
         };
         let machines = [machine(a), machine(b)];
@@ -126,6 +136,7 @@ impl World {
             signal_delay,
             wire: VecDeque::new(),
             machines,
+            lie: None,
             trace: 0xcbf2_9ce4_8422_2325,
             datagrams: 0,
         };
@@ -176,6 +187,28 @@ impl World {
         let now = self.now;
         self.machine_mut(side).connector.set_up(PEER, true, now);
         self.drain();
+    }
+
+    /// `punchctl down`, on one side.
+    pub fn down(&mut self, side: Side) {
+        let now = self.now;
+        self.machine_mut(side).connector.set_up(PEER, false, now);
+        self.drain();
+    }
+
+    /// From now on a machine's kernel gives it no more sockets, or it does again.
+    pub fn refuse_sockets(&mut self, side: Side, refuses: bool) {
+        self.machine_mut(side).refuses_sockets = refuses;
+    }
+
+    /// From now on the STUN server tells everybody that this is their public endpoint, or the truth again.
+    pub fn set_lie(&mut self, lie: Option<SocketAddr>) {
+        self.lie = lie;
+    }
+
+    /// Gives a machine what an earlier run had to remember (see [`World::worked`]).
+    pub fn remember(&mut self, side: Side, memory: Vec<(u64, StepKind)>) {
+        self.machine_mut(side).connector.remember(PEER, memory);
     }
 
     /// `punchctl netcheck`, on one side.
@@ -351,10 +384,14 @@ impl World {
         let (first, last) = SAMPLE_PORTS;
         let main = to.port() == STUN_PORT || to.port() == STUN_PORT + 1;
         let known = main || (first..=last).contains(&to.port());
-        if let Some(answer) = respond(payload, from, endpoint).filter(|_| known) {
+        let seen = self.lie.unwrap_or(from);
+        if let Some(answer) = respond(payload, seen, endpoint).filter(|_| known) {
+            // RESPONSE-PORT may ask for another one.
+            let asked = answer.to != seen;
+            let to = SocketAddr::new(from.ip(), answer.to.port());
             let datagram = Datagram {
                 src: answer.from,
-                dst: answer.to,
+                dst: if asked { to } else { from },
                 ttl: HOPS,
                 payload: answer.bytes,
             };
@@ -469,6 +506,21 @@ impl World {
         self.machine(side).connector.link_status(PEER, self.now)
     }
 
+    /// How many sockets a machine was asked to open for a purpose, and to close.
+    pub fn opened_and_closed(&self, side: Side) -> (u64, u64) {
+        (self.machine(side).opened, self.machine(side).closed)
+    }
+
+    /// What a machine had to remember about what worked, by network.
+    pub fn worked(&self, side: Side) -> &[(u64, StepKind)] {
+        &self.machine(side).worked
+    }
+
+    /// The time that it is.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// How many sockets a machine has open.
     pub fn sockets(&self, side: Side) -> usize {
         self.machine(side).sockets.len()
@@ -498,7 +550,11 @@ impl Machine {
         match event {
             ConnectorEvent::Selected { path, .. } => self.path = Some(path),
             ConnectorEvent::Lost { .. } | ConnectorEvent::Closed { .. } => self.path = None,
+            ConnectorEvent::OpenSocket { socket, .. } if self.refuses_sockets => {
+                self.connector.handle_socket_failed(socket, now);
+            }
             ConnectorEvent::OpenSocket { socket, .. } => {
+                self.opened += 1;
                 // A fresh port each time, as kernels give them.
                 let port = self.next_port;
                 self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
@@ -507,16 +563,17 @@ impl Machine {
             }
             ConnectorEvent::CloseSocket { socket } => {
                 if let Some(port) = self.sockets.remove(&socket) {
+                    self.closed += 1;
                     self.by_port.remove(&port);
                 }
             }
             ConnectorEvent::Netcheck(profiles) => self.profiles = Some(profiles),
+            ConnectorEvent::Worked { network, step, .. } => self.worked.push((network, step)),
             ConnectorEvent::Proven { .. }
             | ConnectorEvent::Abandoned { .. }
             | ConnectorEvent::Stamps { .. }
             | ConnectorEvent::Stale { .. }
             | ConnectorEvent::Searching { .. }
-            | ConnectorEvent::Worked { .. }
             | ConnectorEvent::NetworkChanged => {}
         }
     }

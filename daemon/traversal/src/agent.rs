@@ -20,7 +20,7 @@ use crate::pace::Pace;
 use crate::pair::{Pair, PairStatus, State};
 use crate::request::transaction;
 use crate::search::{Outcome, StepReport};
-use crate::{Caps, Path, Plan, SocketId, StepKind, Transmit};
+use crate::{Caps, Family, Path, Plan, SocketId, StepKind, Transmit};
 use ports::PortSearch;
 
 /// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
@@ -208,7 +208,13 @@ impl Agent {
         message: &Message<'_>,
         now: Instant,
     ) {
-        if message.class != Class::Request || !message.verify_integrity(&self.local.password) {
+        // Probes of one attempt also meet what another one holds: its sockets close with it, and are no path of this one's.
+        let own = socket == SocketId::main(Family::of(from.ip()))
+            || self.sockets().any(|own| own == socket);
+        if !own
+            || message.class != Class::Request
+            || !message.verify_integrity(&self.local.password)
+        {
             return;
         }
         self.prove();

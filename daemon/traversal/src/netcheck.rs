@@ -314,8 +314,10 @@ impl Netcheck {
         let mapping = profile::mapping(&by_one_socket, &self.local_addresses);
         let allocation = match mapping {
             Some(Mapping::None) => Some(Allocation::Preserving),
-            // Of a mapping that is reused, every socket shows one.
-            Some(Mapping::EndpointIndependent) | None => profile::allocation(&samples),
+            // Of a mapping that is reused, every socket shows one or two.
+            Some(Mapping::EndpointIndependent | Mapping::AddressDependent) | None => {
+                profile::allocation(&samples)
+            }
             // Mappings of several sockets at once would hide a sequence that each has for itself.
             Some(_) => profile::allocation(&by_one_socket),
         };
@@ -323,7 +325,6 @@ impl Netcheck {
         addresses.sort();
         addresses.dedup();
         let public = samples.first().map(|sample| sample.mapped);
-        let translated = mapping.is_some_and(|mapping| mapping != Mapping::None);
         let checks = || self.servers.iter().map(|server| &server.check);
         NatProfile {
             family: self.family,
@@ -337,7 +338,7 @@ impl Netcheck {
                 .find_map(|server| self.filtering(&server.check, server.other?)),
             preserves_port: samples.first().map(|s| s.mapped.port() == s.local),
             allocation,
-            hairpinning: (translated && !self.hairpins.is_empty()).then_some(self.hairpinned),
+            hairpinning: self.hairpinning(mapping),
             lifetime: None,
             opening_ttl: self.opening_ttl(),
             double_nat: None,
@@ -539,6 +540,13 @@ impl Netcheck {
                 && [check.server.ip(), other.ip()].contains(&asked.server.ip())
         });
         (!opened || found == Filtering::AddressAndPortDependent).then_some(found)
+    }
+
+    /// Where each destination has a mapping of its own, packets that do not come back may only have been filtered.
+    fn hairpinning(&self, mapping: Option<Mapping>) -> Option<bool> {
+        let tested = !self.hairpins.is_empty() && mapping.is_some_and(|m| m != Mapping::None);
+        let telling = self.hairpinned || mapping == Some(Mapping::EndpointIndependent);
+        (tested && telling).then_some(self.hairpinned)
     }
 
     /// The smallest TTL that has opened the filter, where there is one to open.

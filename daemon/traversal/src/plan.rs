@@ -110,6 +110,8 @@ impl Ports {
 
 /// Predicted ports that are tried.
 pub(crate) const WINDOW: u32 = 128;
+/// Mappings that a holder makes whose NAT counts its ports.
+pub(crate) const HELD: u32 = 16;
 /// Sockets with which both ends of a birthday search send: with one, the pairs of socket and port run out.
 const BIRTHDAY_SOCKETS: u16 = 4;
 /// Sockets of both ends of a meeting.
@@ -221,7 +223,7 @@ impl Side {
     /// Sockets that hold a mapping each: as many as make the other's probes meet one soon.
     fn holding(&self) -> u32 {
         let wanted = match self.ports {
-            Ports::After { .. } => 16,
+            Ports::After { .. } => HELD,
             Ports::Range { .. } if self.places() <= 8192.0 => 64,
             Ports::Range { .. } => 256,
         };

@@ -12,7 +12,7 @@ use rand_core::RngCore;
 
 use crate::gather::usable;
 use crate::pace::Pace;
-use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, StepKind, WINDOW};
+use crate::plan::{Caps, HELD, MEETING_SOCKETS, Part, Ports, StepKind, WINDOW};
 use crate::profile::FIRST_PORT;
 use crate::request::transaction;
 use crate::{SocketId, Step, Transmit};
@@ -94,6 +94,8 @@ pub(crate) struct Ends {
     /// STUN servers that tell where this side's sequence stands.
     pub(crate) samplers: Vec<SocketAddr>,
     pub(crate) opening_ttl: Option<u8>,
+    /// Whether the peer's packets may come from any of its addresses.
+    pub(crate) moving: bool,
     /// Whether this side's NAT makes one mapping per socket (EIM), or one per socket and address (ADM).
     pub(crate) mapping_scope: MappingScope,
 }
@@ -520,8 +522,10 @@ impl Search {
             Part::Hold { predict, .. } => {
                 let holding = self.sockets.len() - usize::from(predict && self.sockets.len() > 1);
                 let mut places = self.ends.known.clone();
-                // The peer's probes may come from any of its addresses; where this side filters by address, any port will do.
-                if let Some(port) = places.first().map(SocketAddr::port) {
+                // A hard peer's probes may come from any of its addresses; this side filters by address then, and any port will do.
+                if let Some(port) = places.first().map(SocketAddr::port)
+                    && self.ends.moving
+                {
                     let others = self.ends.addresses.iter();
                     let others = others.map(|ip| SocketAddr::new((*ip).into(), port));
                     places.extend(others);
@@ -802,7 +806,12 @@ fn ahead_of(port: u16, step: i16, ahead: u32) -> u16 {
 fn around(port: u16, step: i16, others: u16) -> Vec<u16> {
     // What a peer says of others is a guess at best.
     let core = 24 + u32::from(others).min(1000) / 2;
-    let near: Vec<_> = (1..=core)
+    // The holder has a row of mappings; its middle is the likeliest, and lies further on where others take ports meanwhile.
+    let middle = HELD / 2 + (f64::from(others.min(1000)) * LAG) as u32;
+    let mut near: Vec<u32> = (1..=core).collect();
+    near.sort_by_key(|ahead| ahead.abs_diff(middle));
+    let near: Vec<_> = near
+        .into_iter()
         .map(|ahead| ahead_of(port, step, ahead))
         .collect();
     let wide = (core + 1..=(8 * core).min(1024)).map(|ahead| ahead_of(port, step, ahead));

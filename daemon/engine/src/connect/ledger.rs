@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// An unanswered mapping is forgotten after this where it was not measured; Linux takes 30 s, RFC 4787 asks for 120.
-const LIFETIME: Duration = Duration::from_secs(60);
+/// An unused mapping is forgotten after this where its lifetime was not measured (RFC 4787 REQ-5; Linux takes 30 s).
+const LIFETIME: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {

@@ -156,9 +156,11 @@ pub(super) struct Link {
     pub(super) memory: Vec<(u64, StepKind)>,
     serial: u64,
     /// Searches in vain since there was a path, and when the next one may begin.
-    searched: (u32, Option<Instant>),
+    vain: (u32, Option<Instant>),
     /// Sockets of attempts that are over, and when they close.
     retired: Vec<(Option<Instant>, SocketId)>,
+    /// Mappings of searches that ended with their attempts; the ledger has not heard of them.
+    unbooked: u32,
     /// What the last attempt that is over has tried, and what the peer said of its NAT.
     last: (Vec<StepReport>, Option<NatSummary>),
 }
@@ -185,8 +187,9 @@ impl Link {
             failures: 0,
             memory: Vec::new(),
             serial: 0,
-            searched: (0, None),
+            vain: (0, None),
             retired: Vec::new(),
+            unbooked: 0,
             last: (Vec::new(), None),
         }
     }
@@ -216,7 +219,7 @@ impl Link {
 
     /// Until when the peer gets no search.
     pub(super) fn search_barred_until(&self, now: Instant) -> Option<Instant> {
-        self.searched.1.filter(|until| *until > now)
+        self.vain.1.filter(|until| *until > now)
     }
 
     pub(super) fn search_at(&self) -> Option<Instant> {
@@ -255,15 +258,17 @@ impl Link {
         }
     }
 
-    /// All sockets that attempts still hold; for a link that goes.
-    pub(super) fn retired(&mut self) -> Vec<SocketId> {
+    /// All sockets that attempts still hold, and the mappings that their searches have made; for a link that goes.
+    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
         self.retire(0..self.attempts.len());
-        self.retired.drain(..).map(|(_, socket)| socket).collect()
+        let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
+        (sockets, std::mem::take(&mut self.unbooked))
     }
 
     /// Ends attempts; their sockets close soon.
     fn retire(&mut self, range: std::ops::Range<usize>) {
         for attempt in self.attempts.drain(range) {
+            self.unbooked += attempt.agent.searched();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
         }
@@ -752,7 +757,7 @@ impl Link {
                         self.last = (status.steps, status.theirs);
                         self.failures = self.failures.saturating_add(1);
                         let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
-                        let barred = self.searched.1.unwrap_or(now);
+                        let barred = self.vain.1.unwrap_or(now);
                         let retry = (now + interval.min(RETRY_MAX)).max(barred);
                         self.retry_at = Some(match self.retry_at {
                             // The patience that a search has had ends with it.
@@ -784,7 +789,7 @@ impl Link {
                     }
                     AgentEvent::SearchOver(mappings) => {
                         out.searched += mappings;
-                        let (count, until) = &mut self.searched;
+                        let (count, until) = &mut self.vain;
                         let pause = if *count == 0 {
                             FIRST_SEARCH_PAUSE
                         } else {
@@ -805,7 +810,7 @@ impl Link {
                 self.retry_at = None;
                 self.retries = 0;
                 self.failures = 0;
-                self.searched = (0, None);
+                self.vain = (0, None);
                 self.hopeless = false;
                 out.events
                     .push_back(ConnectorEvent::Selected { peer, path });
@@ -829,6 +834,7 @@ impl Link {
         if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
             self.engaged_until = Some(now + PATIENCE);
         }
+        out.searched += std::mem::take(&mut self.unbooked);
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + FAREWELL);
         }

@@ -205,6 +205,8 @@ pub struct Connector {
     sockets: HashMap<SocketId, (PeerHandle, u64)>,
     budget: Budget,
     ledger: Ledger,
+    /// Stands for the network that this machine is in.
+    network: u64,
     addresses: Vec<IpAddr>,
     stun_servers: Vec<SocketAddr>,
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
@@ -234,6 +236,7 @@ impl Connector {
             sockets: HashMap::new(),
             budget: config.budget,
             ledger: Ledger::default(),
+            network: 0,
             rng,
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
@@ -269,11 +272,13 @@ impl Connector {
     }
 
     /// Forgets a peer: goodbye, and silence from now on.
-    pub fn remove_peer(&mut self, peer: PeerHandle) {
+    pub fn remove_peer(&mut self, peer: PeerHandle, now: Instant) {
         self.close(peer);
         if let Some(mut link) = self.links.remove(&peer) {
             self.by_id.remove(&link.id);
-            for socket in link.retired() {
+            let (sockets, searched) = link.dissolve();
+            self.ledger.add(searched, self.netchecks.lifetime(), now);
+            for socket in sockets {
                 self.close_socket(socket);
             }
             self.signal_all(&Frame::Unwatch(link.id));
@@ -297,6 +302,8 @@ impl Connector {
             self.signal_all(&Frame::Unwatch(id));
             self.close(peer);
         }
+        // What the attempts held closes soon.
+        self.settle(now);
     }
 
     /// The overlay addresses of this machine and of all peers: never a candidate, and never where a check comes from.
@@ -630,7 +637,9 @@ impl Connector {
         while let Some(transmit) = self.gatherer.poll_transmit() {
             self.transmits.push_back(transmit);
         }
-        self.netchecks.drain(&mut self.transmits, &mut self.events);
+        if self.netchecks.drain(&mut self.transmits, &mut self.events) {
+            self.network = self.fingerprint();
+        }
         let peers: Vec<_> = self.links.keys().copied().collect();
         for peer in peers {
             if self.drain_one(peer, now) {
@@ -642,7 +651,7 @@ impl Connector {
 
     /// Carries away what one link has to send and to say; returns whether a new offer is due at once.
     fn drain_one(&mut self, peer: PeerHandle, now: Instant) -> bool {
-        let network = self.network();
+        let network = self.network;
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };

@@ -295,16 +295,19 @@ impl Netchecks {
         if v4.public.is_none() {
             self.next_run.get_or_insert(now + AGAIN);
         }
-        if v4.public.is_some() && self.measured.is_none() && self.lifetime.is_none() {
+        // A server answers to the asking socket's address: with several, it may not be that of the silent one.
+        let measurable = v4.public.is_some() && v4.addresses.len() == 1;
+        if measurable && self.measured.is_none() && self.lifetime.is_none() {
             self.next_lifetime.get_or_insert(now + LIFETIME_DELAY);
         }
     }
 
+    /// Takes out what there is to send and to say; returns whether a run has just finished.
     pub(super) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
         events: &mut VecDeque<ConnectorEvent>,
-    ) {
+    ) -> bool {
         for (socket, family) in self.to_open.drain(..) {
             events.push_back(ConnectorEvent::OpenSocket { socket, family });
         }
@@ -322,12 +325,14 @@ impl Netchecks {
             events.push_back(ConnectorEvent::CloseSocket { socket });
         }
         let opening = self.opening.iter().any(|opening| !opening.lifetime);
-        if self.active && !opening && self.running.is_empty() {
+        let finished = self.active && !opening && self.running.is_empty();
+        if finished {
             self.active = false;
             let profiles = [Family::V4, Family::V6]
                 .into_iter()
                 .filter_map(|family| self.profile(family));
             events.push_back(ConnectorEvent::Netcheck(profiles.collect()));
         }
+        finished
     }
 }

@@ -79,8 +79,8 @@ impl Connector {
         times.min()
     }
 
-    /// Stands for the network that this machine is in: its public addresses and its own subnets.
-    pub(super) fn network(&self) -> u64 {
+    /// What stands for a network: its public addresses and this machine's subnets.
+    pub(super) fn fingerprint(&self) -> u64 {
         let public = self
             .netchecks
             .profile(Family::V4)

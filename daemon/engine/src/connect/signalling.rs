@@ -197,7 +197,7 @@ impl Connector {
             profile: self.netchecks.profile(Family::V4),
             lifetime: self.netchecks.lifetime(),
             samplers: self.gatherer.answering(Family::V4),
-            network: self.network(),
+            network: self.network,
             seed: self.rng.next_u64(),
         }
     }

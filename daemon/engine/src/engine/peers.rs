@@ -115,8 +115,8 @@ impl Engine {
         self.route_peers();
     }
 
-    pub(super) fn remove_peer(&mut self, handle: PeerHandle) {
-        self.connector.remove_peer(handle);
+    pub(super) fn remove_peer(&mut self, handle: PeerHandle, now: Instant) {
+        self.connector.remove_peer(handle, now);
         if let Some(peer) = self.peers.remove(&handle) {
             self.by_key.remove(peer.config.public());
             for index in peer.tunnel.indices() {

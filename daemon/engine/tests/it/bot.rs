@@ -38,6 +38,7 @@ impl Bot {
             candidates: candidates.iter().map(candidate).collect(),
             kem: Vec::new(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
+            nat: None,
         }
     }
 

@@ -106,7 +106,10 @@ impl Victim {
     #[track_caller]
     fn suffer(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8]) {
         let now = self.world.now;
-        let link = self.world.hosts[A].engine.link_status(handle(B)).unwrap();
+        let link = self.world.hosts[A]
+            .engine
+            .link_status(handle(B), now)
+            .unwrap();
         let events = self.world.hosts[A].events.len();
         let frames = self.world.frames.len();
         let host = &mut self.world.hosts[A];
@@ -121,7 +124,7 @@ impl Victim {
         assert_eq!(host.take_tun(), Vec::<Vec<u8>>::new());
         assert_eq!(host.events.len(), events);
         assert_eq!(host.orders, []);
-        let after = host.engine.link_status(handle(B)).unwrap();
+        let after = host.engine.link_status(handle(B), now).unwrap();
         let selected = |link: &punch_engine::LinkStatus| {
             link.agent.as_ref().map(|agent| agent.selected.clone())
         };

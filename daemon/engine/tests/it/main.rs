@@ -19,6 +19,7 @@ mod quiet;
 mod range;
 mod rekey;
 mod replace;
+mod search;
 mod servers;
 mod wireguard;
 mod world;

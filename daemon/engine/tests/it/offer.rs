@@ -504,7 +504,10 @@ fn a_flood_of_notes_and_candidates_is_bounded() {
         world.hear(A, bot.deliver(note));
     }
     world.run_for(seconds(20));
-    let link = world.hosts[A].engine.link_status(handle(B)).unwrap();
+    let link = world.hosts[A]
+        .engine
+        .link_status(handle(B), world.now)
+        .unwrap();
     assert!(link.agent.unwrap().pairs.len() <= 48);
     let tap = world.tap.take().unwrap();
     let checks = tap

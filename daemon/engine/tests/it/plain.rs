@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use punch_engine::{
-    Access, Batch, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family, Order,
-    PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
+    Access, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family,
+    NatOverrides, Order, PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
 };
 use punch_signal_protocol::{Identity, Ipv4Range};
 
@@ -64,6 +64,8 @@ impl Bench {
             ipv4_range: Some(Ipv4Range::DEFAULT),
             mtu: 1400,
             seed: [3; 32],
+            budget: Budget::Normal,
+            nat: NatOverrides::default(),
         };
         Self {
             engine: Engine::new(config, WALL, now),
@@ -119,6 +121,7 @@ impl Bench {
             barred: false,
             host: false,
             stamps: (0, 0),
+            memory: Vec::new(),
         };
         self.edit(|configuration| configuration.peers.push(config));
         index

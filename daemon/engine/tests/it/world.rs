@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family, LinkState, Order,
-    PeerConfig, PeerHandle, PeerKind, ServerId, Signal, SocketId,
+    Allocation, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent,
+    Family, Filtering, LinkState, Mapping, NatOverrides, Order, PeerConfig, PeerHandle, PeerKind,
+    ServerId, Signal, SocketId,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -43,10 +44,11 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
-    /// Between a host and a STUN server.
+    /// Between a host and a STUN server, or from a netcheck to its own public address, to see whether the NAT turns it back.
     pub(crate) fn is_with_server(&self) -> bool {
         let servers = STUN.map(|server| server.parse::<SocketAddr>().unwrap());
-        servers.contains(&self.from) || servers.contains(&self.to)
+        let turned_back = self.from.ip() == self.to.ip();
+        servers.contains(&self.from) || servers.contains(&self.to) || turned_back
     }
 }
 
@@ -63,8 +65,66 @@ pub(crate) struct Host {
     pub(crate) events: Vec<EngineEvent>,
     pub(crate) orders: Vec<Order>,
     pub(crate) wake_ups: u64,
-    sockets: BTreeMap<SocketId, u16>,
+    pub(crate) sockets: BTreeMap<SocketId, u16>,
+    nat: Option<Nat>,
     batch: Batch,
+}
+
+/// A NAT in front of a host that has no IPv6: lets in only what comes from where something was sent to (APDF). The lab has the
+/// real ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Nat {
+    /// A mapping for each destination, on any of [`Nat::PORTS`]; otherwise one for all, on the local port.
+    hard: bool,
+    mappings: BTreeMap<(u16, Option<SocketAddr>), u16>,
+    /// Public port and remote, and the local port.
+    permits: BTreeMap<(u16, SocketAddr), u16>,
+}
+
+impl Nat {
+    pub(crate) const PORTS: (u16, u16) = (20_480, 21_503);
+
+    pub(crate) fn new(hard: bool) -> Self {
+        Self {
+            hard,
+            mappings: BTreeMap::new(),
+            permits: BTreeMap::new(),
+        }
+    }
+
+    /// What the administrator knows about it: with one STUN server that has one address, nothing else tells.
+    pub(crate) fn known(&self) -> NatOverrides {
+        let (low, high) = Self::PORTS;
+        let (mapping, allocation) = if self.hard {
+            (
+                Mapping::AddressAndPortDependent,
+                Allocation::Block { low, high },
+            )
+        } else {
+            (Mapping::EndpointIndependent, Allocation::Preserving)
+        };
+        NatOverrides {
+            mapping: Some(mapping),
+            filtering: Some(Filtering::AddressAndPortDependent),
+            allocation: Some(allocation),
+            ..NatOverrides::default()
+        }
+    }
+
+    fn outbound(&mut self, port: u16, to: SocketAddr, rng: &mut ChaCha8Rng) -> u16 {
+        let key = (port, self.hard.then_some(to));
+        let (low, high) = Self::PORTS;
+        let random = low + (rng.next_u32() % u32::from(high - low + 1)) as u16;
+        let fresh = if self.hard { random } else { port };
+        let public = *self.mappings.entry(key).or_insert(fresh);
+        // Of two that clash, which happens seldom, the newer one loses.
+        self.permits.entry((public, to)).or_insert(port);
+        public
+    }
+
+    fn inbound(&self, public: u16, from: SocketAddr) -> Option<u16> {
+        self.permits.get(&(public, from)).copied()
+    }
 }
 
 impl Host {
@@ -87,7 +147,10 @@ impl Host {
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
-        vec![self.private.into(), self.global.into()]
+        match self.nat {
+            None => vec![self.private.into(), self.global.into()],
+            Some(_) => vec![self.private.into()],
+        }
     }
 }
 
@@ -146,6 +209,22 @@ impl World {
 
     /// Hosts with these IPv4 ranges, all of whom know each other, in front of silent servers.
     pub(crate) fn new(seed: u64, ranges: &[Option<Ipv4Range>]) -> Self {
+        Self::behind(seed, ranges, &vec![None; ranges.len()])
+    }
+
+    /// Hosts behind NATs, without IPv6, signed in; they have found out about their networks.
+    pub(crate) fn natted(seed: u64, nats: &[Nat]) -> Self {
+        let ranges = vec![Some(Ipv4Range::DEFAULT); nats.len()];
+        let nats: Vec<_> = nats.iter().cloned().map(Some).collect();
+        let mut world = Self::behind(seed, &ranges, &nats);
+        for index in 0..nats.len() {
+            world.sign_in(index);
+        }
+        world.run_for(seconds(5));
+        world
+    }
+
+    fn behind(seed: u64, ranges: &[Option<Ipv4Range>], nats: &[Option<Nat>]) -> Self {
         let now = Instant::now();
         let mut world = Self {
             now,
@@ -193,12 +272,13 @@ impl World {
                         barred: false,
                         host: false,
                         stamps: (0, 0),
+                        memory: Vec::new(),
                     })
                     .collect(),
                 stun_servers: STUN.map(|server| server.parse().unwrap()).to_vec(),
                 ..Configuration::default()
             };
-            let engine = world.new_engine(&identities[index], *range);
+            let engine = world.new_engine(&identities[index], *range, nats[index].as_ref());
             let number = index as u8 + 1;
             world.hosts.push(Host {
                 identity: identities[index].clone(),
@@ -213,6 +293,7 @@ impl World {
                 orders: Vec::new(),
                 wake_ups: 0,
                 sockets: BTreeMap::new(),
+                nat: nats[index].clone(),
                 batch: Batch::default(),
             });
             world.boot(index);
@@ -220,7 +301,12 @@ impl World {
         world
     }
 
-    fn new_engine(&mut self, identity: &Identity, ipv4_range: Option<Ipv4Range>) -> Engine {
+    fn new_engine(
+        &mut self,
+        identity: &Identity,
+        ipv4_range: Option<Ipv4Range>,
+        nat: Option<&Nat>,
+    ) -> Engine {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let config = EngineConfig {
@@ -228,6 +314,8 @@ impl World {
             ipv4_range,
             mtu: 1400,
             seed,
+            budget: Budget::Normal,
+            nat: nat.map(Nat::known).unwrap_or_default(),
         };
         Engine::new(config, self.wall(), self.now)
     }
@@ -284,7 +372,8 @@ impl World {
     pub(crate) fn restart(&mut self, index: usize) {
         self.sign_out(index);
         let (identity, range) = (self.hosts[index].identity.clone(), self.hosts[index].range);
-        self.hosts[index].engine = self.new_engine(&identity, range);
+        let nat = self.hosts[index].nat.clone();
+        self.hosts[index].engine = self.new_engine(&identity, range, nat.as_ref());
         self.boot(index);
         self.sign_in(index);
     }
@@ -432,12 +521,16 @@ impl World {
                 IpAddr::V6(ip) if ip == host.global => to.ip(),
                 _ => return None,
             };
+            let arrives = match &host.nat {
+                Some(nat) => nat.inbound(to.port(), *from)?,
+                None => to.port(),
+            };
             let family = Family::of(local);
             let socket = host.sockets.iter().find(|(socket, port)| {
                 let other = [SocketId::MAIN_V4, SocketId::MAIN_V6]
                     .into_iter()
                     .any(|main| main == **socket && main != SocketId::main(family));
-                **port == to.port() && !other
+                **port == arrives && !other
             });
             Some((index, local, *socket?.0))
         });
@@ -498,10 +591,14 @@ impl World {
         host.engine.swap_tun(&mut host.batch);
         host.tun.extend(host.batch.iter().map(<[u8]>::to_vec));
         while let Some(burst) = self.hosts[index].engine.poll_burst() {
-            let host = &self.hosts[index];
+            let host = &mut self.hosts[index];
             let to = burst.to.unwrap();
             assert!(burst.segment > 0 && burst.bytes.len() <= 44 * burst.segment);
             if let Some(port) = host.sockets.get(&burst.socket).copied() {
+                let port = match &mut host.nat {
+                    Some(nat) => nat.outbound(port, to, &mut self.rng),
+                    None => port,
+                };
                 let from = match to {
                     SocketAddr::V4(_) => SocketAddr::new(host.public.into(), port),
                     SocketAddr::V6(_) => SocketAddr::new(host.global.into(), port),

@@ -268,6 +268,7 @@ impl PortSearch {
             addresses: plan::targets(self.mine.as_ref(), &theirs, candidates),
             samplers: self.samplers.clone(),
             opening_ttl: self.opening_ttl,
+            moving: is_hard(&theirs),
             mapping_scope: match mapping {
                 Some(Mapping::AddressDependent) => MappingScope::Address,
                 Some(Mapping::AddressAndPortDependent | Mapping::Dependent) => {
@@ -337,6 +338,15 @@ impl Agent {
     /// Whether a search is under way.
     pub fn is_searching(&self) -> bool {
         matches!(self.ports.stage, Stage::Active(_))
+    }
+
+    /// Mappings that a search which is still under way has made; for an attempt that ends before it.
+    pub fn searched(&self) -> u32 {
+        let report = match &self.ports.stage {
+            Stage::Active(search) => Some(search.report(self.began)),
+            _ => None,
+        };
+        report.map_or(0, |report| report.mappings)
     }
 
     /// The search that the plan has, if it has one.

@@ -1401,7 +1401,6 @@ fn a_lying_server_makes_no_candidate_and_no_prediction() {
 }
 
 #[test]
-#[ignore = "MINOR: start_search does not look whether one waits"]
 fn a_search_that_is_started_twice_is_one_search() {
     let mut machine = Machine::between(hard(FULL, Budget::Normal), easy(Budget::Normal));
     machine.run(secs(1));

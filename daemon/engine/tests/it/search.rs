@@ -1,0 +1,151 @@
+//! Engines behind hard NATs: the search for ports, and real sessions over what it finds.
+
+use punch_engine::{
+    Allocation, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, Outcome, StepKind,
+    StepReport,
+};
+
+use crate::packets::{at, udp};
+use crate::world::{A, B, Nat, World, handle, millis, seconds};
+
+const C: usize = 2;
+
+fn search(world: &World, index: usize, peer: usize) -> Option<StepReport> {
+    let status = world.hosts[index]
+        .engine
+        .link_status(handle(peer), world.now)?;
+    status.steps.into_iter().nth(1)
+}
+
+/// A datagram through the tunnel in both directions.
+#[track_caller]
+fn talks(world: &mut World, from: usize, to: usize, text: &[u8]) {
+    for v6 in [false, true] {
+        for (from, to) in [(from, to), (to, from)] {
+            let (source, destination) =
+                (world.hosts[from].overlay(v6), world.hosts[to].overlay(v6));
+            let packet = udp(at(source, 1), at(destination, 2), text);
+            world.send(from, &packet);
+            world.run_for(millis(100));
+            assert_eq!(world.hosts[to].take_tun(), [packet]);
+        }
+    }
+}
+
+#[test]
+fn packets_flow_over_a_socket_that_a_search_has_found() {
+    let cases = [
+        (true, false, StepKind::HoldAndProbe),
+        (false, true, StepKind::HoldAndProbe),
+        (true, true, StepKind::Birthday),
+    ];
+    for (seed, (a, b, kind)) in cases.into_iter().enumerate() {
+        let mut world = World::natted(seed as u64, &[Nat::new(a), Nat::new(b)]);
+        for (host, peer) in [(A, B), (B, A)] {
+            world.grant(host, peer, true);
+        }
+        world.set_up(A, B, true);
+        let took = world.wait_for_both(seconds(20));
+        assert!(took < seconds(5), "{kind:?}: {took:?}");
+        for (index, peer, hard) in [(A, B, a), (B, A, b)] {
+            let report = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
+            let socket = report.path.unwrap().socket;
+            assert_eq!(socket.0 >= 16, hard, "{kind:?}: {socket:?}");
+            let step = search(&world, index, peer).unwrap();
+            assert_eq!(step.kind, kind);
+            let done = [Outcome::Found, Outcome::NotNeeded];
+            assert!(done.contains(&step.outcome), "{step:?}");
+            let worked = world.hosts[index].events.iter().any(|event| {
+                matches!(event, EngineEvent::Worked { peer: who, .. } if *who == handle(peer))
+            });
+            assert!(worked, "{kind:?}: it is told what has worked");
+        }
+        talks(&mut world, A, B, b"at once");
+
+        // The path's socket outlives the search; the others close, and so do those that measure the mappings' lifetime.
+        world.run_for(seconds(240));
+        for (index, hard) in [(A, a), (B, b)] {
+            let open = world.hosts[index].sockets.len();
+            assert_eq!(open, 2 + usize::from(hard), "{kind:?}");
+        }
+        assert_eq!(world.state(A, B), LinkState::Connected);
+        talks(&mut world, A, B, b"later");
+    }
+}
+
+#[test]
+fn one_engine_searches_for_one_peer_at_a_time() {
+    let nats = [true, false, false].map(Nat::new);
+    let mut world = World::natted(4, &nats);
+    // Nothing ever gets through between peers.
+    world.filter = Box::new(|datagram| datagram.is_with_server());
+    world.set_up(A, B, true);
+    world.set_up(A, C, true);
+    let mut seen = [false; 2];
+    for _ in 0..6000 {
+        world.run_for(millis(10));
+        let running = [B, C].map(|peer| {
+            let step = search(&world, A, peer);
+            step.is_some_and(|step| step.outcome == Outcome::Running)
+        });
+        assert_ne!(running, [true, true]);
+        for (seen, running) in seen.iter_mut().zip(running) {
+            *seen |= running;
+        }
+        assert!(world.hosts[A].sockets.len() <= 2 + 2 * 256 + 7);
+    }
+    assert_eq!(seen, [true, true], "each has its turn");
+
+    // One that gets through does not have to wait for the other for ever.
+    world.filter = Box::new(|_| true);
+    world.wait_for(seconds(180), |world| {
+        [B, C].into_iter().all(|peer| {
+            world.state(A, peer) == LinkState::Connected
+                && world.state(peer, A) == LinkState::Connected
+        })
+    });
+}
+
+#[test]
+fn what_the_administrator_says_goes_before_what_was_measured() {
+    let nat = Nat::new(true);
+    let mut world = World::natted(5, &[nat.clone(), Nat::new(false)]);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(20));
+
+    let NatOverrides { allocation, .. } = nat.known();
+    let (mapping, filtering) = (
+        Some(Mapping::AddressAndPortDependent),
+        Some(Filtering::AddressAndPortDependent),
+    );
+    let status = world.hosts[A]
+        .engine
+        .link_status(handle(B), world.now)
+        .unwrap();
+    let mine = status.mine.unwrap();
+    assert_eq!(
+        (mine.mapping, mine.filtering, mine.allocation),
+        (mapping, filtering, allocation)
+    );
+    assert!(matches!(mine.allocation, Some(Allocation::Block { .. })));
+    assert_eq!(
+        mine.addresses,
+        [std::net::IpAddr::from(world.hosts[A].public)]
+    );
+    // The peer is told so.
+    let status = world.hosts[B]
+        .engine
+        .link_status(handle(A), world.now)
+        .unwrap();
+    let theirs = status.theirs.unwrap();
+    assert_eq!(
+        (theirs.mapping, theirs.filtering, theirs.allocation),
+        (mapping, filtering, allocation)
+    );
+    // And so is the user who asks.
+    let profiles = world.hosts[A].events.iter().find_map(|event| match event {
+        EngineEvent::Netcheck(profiles) => Some(profiles.clone()),
+        _ => None,
+    });
+    assert_eq!(profiles.unwrap()[0].mapping, mapping);
+}

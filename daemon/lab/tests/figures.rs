@@ -282,9 +282,9 @@ fn two_random_sides_meet_by_birthday_over_poor_links() {
 #[test]
 fn a_sequence_and_a_random_side_meet_as_often_as_the_plan_promises() {
     let place = Place::Apart(Kind::SymmetricSequential, Kind::Symmetric);
-    // P = 1 - exp(-0.93 * 131,072 / 64,512).
-    let pairs = [(place, within(80.0, 30))];
-    check(&pairs, Budget::Aggressive, Link::Perfect, runs(10));
+    // 77 % by the plan: 25 s leave time for 24 rounds of 4,096 mappings each.
+    let pairs = [(place, within(60.0, 30))];
+    check(&pairs, Budget::Aggressive, Link::Perfect, runs(20));
 }
 
 #[test]

@@ -74,8 +74,13 @@ pub enum AgentEvent {
     Reflexive(SocketAddr),
     /// The peer must hear where this side's sequence of ports stands.
     Predicted(Prediction),
-    /// A search is over; it has made so many mappings.
-    SearchOver(u32),
+    /// A search is over.
+    SearchOver {
+        /// Mappings that it has made.
+        mappings: u32,
+        /// Packets that it has sent.
+        packets: u32,
+    },
 }
 
 /// What an agent is made from.

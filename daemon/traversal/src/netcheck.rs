@@ -326,19 +326,18 @@ impl Netcheck {
         addresses.dedup();
         let public = samples.first().map(|sample| sample.mapped);
         let checks = || self.servers.iter().map(|server| &server.check);
+        let mut servers = self.servers.iter();
+        let filtering = servers.find_map(|server| self.filtering(&server.check, server.other?));
         NatProfile {
             family: self.family,
             udp_blocked: !self.servers.is_empty() && checks().all(ServerCheck::is_silent),
             public,
             addresses,
             mapping,
-            filtering: self
-                .servers
-                .iter()
-                .find_map(|server| self.filtering(&server.check, server.other?)),
+            filtering,
             preserves_port: samples.first().map(|s| s.mapped.port() == s.local),
             allocation,
-            hairpinning: self.hairpinning(mapping),
+            hairpinning: self.hairpinning(mapping, filtering),
             lifetime: None,
             opening_ttl: self.opening_ttl(),
             double_nat: None,
@@ -542,10 +541,12 @@ impl Netcheck {
         (!opened || found == Filtering::AddressAndPortDependent).then_some(found)
     }
 
-    /// Where each destination has a mapping of its own, packets that do not come back may only have been filtered.
-    fn hairpinning(&self, mapping: Option<Mapping>) -> Option<bool> {
+    /// Where each destination has a mapping of its own and the filter is strict, packets that do not come back say nothing.
+    fn hairpinning(&self, mapping: Option<Mapping>, filtering: Option<Filtering>) -> Option<bool> {
         let tested = !self.hairpins.is_empty() && mapping.is_some_and(|m| m != Mapping::None);
-        let telling = self.hairpinned || mapping == Some(Mapping::EndpointIndependent);
+        let telling = self.hairpinned
+            || mapping == Some(Mapping::EndpointIndependent)
+            || filtering == Some(Filtering::EndpointIndependent);
         (tested && telling).then_some(self.hairpinned)
     }
 

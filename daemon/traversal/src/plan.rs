@@ -114,6 +114,8 @@ pub(crate) const WINDOW: u32 = 128;
 pub(crate) const HELD: u32 = 16;
 /// Sockets with which both ends of a birthday search send: with one, the pairs of socket and port run out.
 const BIRTHDAY_SOCKETS: u16 = 4;
+/// What passes between two rounds of a meeting, in seconds: waiting, asking where the sequence stands, telling.
+const ROUND_PAUSE: f64 = 0.7;
 /// Sockets of both ends of a meeting.
 pub(crate) const MEETING_SOCKETS: u16 = 32;
 
@@ -343,11 +345,18 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
     } else {
         // The other side's ports are known; this side's share of its own range decides.
         let random = if me.sequential() { you } else { me };
-        let meeting = u32::from(MEETING_SOCKETS) * WINDOW;
-        let alive = f64::from(random.caps.mappings.min(meeting));
+        let round = f64::from(MEETING_SOCKETS) * f64::from(WINDOW);
+        let rounds = random.caps.duration.as_secs_f64()
+            / (round / f64::from(random.caps.rate) + ROUND_PAUSE);
+        let alive = f64::from(random.caps.mappings).min(round * rounds);
         let exponent = 0.93 * alive / random.places();
         let half = std::f64::consts::LN_2 * random.places() / f64::from(random.caps.rate);
-        let mappings = if me.sequential() { 2 * WINDOW } else { meeting };
+        let mappings = if me.sequential() {
+            // One window a round, for as long as the other side has something to spend.
+            f64::from(WINDOW) * (alive / round).ceil()
+        } else {
+            alive
+        } as u32;
         let typical = Duration::from_secs_f64(half);
         (1.0 - (-exponent).exp(), typical, mappings)
     };

@@ -25,7 +25,7 @@ const MAX_BURST: Duration = Duration::from_millis(25);
 const LINGER: Duration = Duration::from_millis(1500);
 /// A round of meeting is over when so much time has passed after its last packet.
 const ROUND_LINGER: Duration = Duration::from_millis(400);
-/// Meetings that are tried in one attempt.
+/// Meetings of two sequences that are tried in one attempt.
 const ROUNDS: u8 = 6;
 /// A STUN server that foretells is asked so often, with this pause.
 const SAMPLE_TRIES: u32 = 8;
@@ -94,6 +94,8 @@ pub(crate) struct Ends {
     /// STUN servers that tell where this side's sequence stands.
     pub(crate) samplers: Vec<SocketAddr>,
     pub(crate) opening_ttl: Option<u8>,
+    /// The peer's packets per second.
+    pub(crate) their_rate: u32,
     /// Whether the peer's packets may come from any of its addresses.
     pub(crate) moving: bool,
     /// Whether this side's NAT makes one mapping per socket (EIM), or one per socket and address (ADM).
@@ -403,6 +405,10 @@ impl Search {
         match &self.state {
             State::Opening(_) | State::Over => {}
             State::Sampling { next, .. } if *next <= now => self.sample(now, pace, out),
+            // The peer is through with its rounds, or never began.
+            State::Expecting(until) if *until <= now && self.round > 0 => {
+                self.end(Outcome::Exhausted, now);
+            }
             State::Expecting(until) if *until <= now => self.end(Outcome::NoPrediction, now),
             State::Sending if self.last_tick + TICK <= now => self.send(now, pace, out),
             State::Lingering(until) if *until <= now => self.after_round(now),
@@ -494,8 +500,17 @@ impl Search {
     }
 
     fn after_round(&mut self, now: Instant) {
-        let again = matches!(self.step.part, Part::Meet { .. })
-            && self.round + 1 < ROUNDS
+        let rounds = match self.step.part {
+            Part::Meet {
+                mine: Ports::After { .. },
+                theirs: Ports::After { .. },
+                ..
+            } => ROUNDS,
+            // For as long as the budget lasts.
+            Part::Meet { .. } => u8::MAX,
+            _ => 1,
+        };
+        let again = self.round + 1 < rounds
             && now + ROUND_LINGER < self.began + self.caps.duration
             && self.report.mappings < self.allowance;
         if again {
@@ -773,15 +788,21 @@ impl Search {
                 return;
             }
             // What is held stays for as long as the other side may probe.
+            (Part::Hold { .. }, _) => State::Lingering(self.began + self.caps.duration),
+            // The other side sends to the whole window from all its sockets; then both go on to the next window.
             (
-                Part::Hold { .. }
-                | Part::Meet {
+                Part::Meet {
                     mine: Ports::After { .. },
                     theirs: Ports::Range { .. },
                     ..
                 },
                 _,
-            ) => State::Lingering(self.began + self.caps.duration),
+            ) => {
+                let packets = f64::from(MEETING_SOCKETS) * f64::from(WINDOW);
+                let round =
+                    Duration::from_secs_f64(packets / f64::from(self.ends.their_rate.max(1)));
+                State::Lingering((now + round + ROUND_LINGER).min(self.began + self.caps.duration))
+            }
             (Part::Meet { .. }, _) if !spent => State::Lingering(now + ROUND_LINGER),
             _ => State::Lingering(now + LINGER),
         };

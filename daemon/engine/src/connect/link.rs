@@ -787,8 +787,11 @@ impl Link {
                         let note = Note::Prediction(prediction);
                         out.envelopes.extend(attempt.exchange.seal(&note).ok());
                     }
-                    AgentEvent::SearchOver(mappings) => {
+                    AgentEvent::SearchOver { mappings, packets } => {
                         out.searched += mappings;
+                        if packets == 0 {
+                            continue;
+                        }
                         let (count, until) = &mut self.vain;
                         let pause = if *count == 0 {
                             FIRST_SEARCH_PAUSE

@@ -268,6 +268,7 @@ impl PortSearch {
             addresses: plan::targets(self.mine.as_ref(), &theirs, candidates),
             samplers: self.samplers.clone(),
             opening_ttl: self.opening_ttl,
+            their_rate: Caps::of(theirs.budget).rate,
             moving: is_hard(&theirs),
             mapping_scope: match mapping {
                 Some(Mapping::AddressDependent) => MappingScope::Address,
@@ -535,8 +536,10 @@ impl Agent {
             }
             if search.is_over() {
                 let report = search.report(now);
-                self.events
-                    .push_back(AgentEvent::SearchOver(report.mappings));
+                self.events.push_back(AgentEvent::SearchOver {
+                    mappings: report.mappings,
+                    packets: report.packets,
+                });
                 self.ports.stage = Stage::Done(report);
                 if self.selected.is_none() {
                     self.close_sockets();

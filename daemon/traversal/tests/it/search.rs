@@ -337,7 +337,13 @@ fn every_search(budget: Budget) -> Vec<(&'static str, AgentConfig, StepKind)> {
             two,
             hold,
         ),
-        ("probes, both hard", nat(FULL), lenient, two, hold),
+        (
+            "probes, both hard",
+            nat(FULL),
+            per_address(lenient),
+            two,
+            hold,
+        ),
         (
             "meets, anchor",
             nat(sequence(1)),
@@ -426,7 +432,11 @@ fn no_search_ever_exceeds_its_budget_and_nothing_is_left_of_it() {
             assert!(checks <= pairs * MAX_PROBES as usize, "{label}: {checks}");
 
             assert_eq!(machine.count(&AgentEvent::Failed), 1, "{label}");
-            assert_eq!(machine.count(&AgentEvent::SearchOver(report.mappings)), 1);
+            let over = AgentEvent::SearchOver {
+                mappings: report.mappings,
+                packets: report.packets,
+            };
+            assert_eq!(machine.count(&over), 1);
             assert!(machine.is_clean(), "{label}: sockets stay open");
             assert_eq!(machine.agent.sockets().count(), 0, "{label}");
             assert_eq!(machine.agent.poll_timeout(), None, "{label}");
@@ -541,7 +551,7 @@ fn a_search_for_which_there_is_time_spends_what_it_planned() {
             let (planned, spent) = (step.packets, machine.report().packets);
             assert!(spent <= planned, "{name}, {budget:?}: {spent} of {planned}");
             assert!(
-                f64::from(spent) >= 0.95 * f64::from(planned),
+                f64::from(spent) >= 0.9 * f64::from(planned),
                 "{name}, {budget:?}: {spent} of {planned}"
             );
         }
@@ -554,12 +564,14 @@ fn the_chance_of_a_meeting_with_a_random_side_is_what_its_packets_make_it() {
         let mine = hard(FULL, budget);
         let theirs = hard(sequence(1), budget);
         let step = Plan::new(Role::Controlling, Some(&mine), Some(&theirs)).search;
-        // The mover, whose sequence does not move on before its search is over, tells one prediction.
         let mut machine = Machine::between(mine, theirs);
         machine.predicts = false;
-        machine.tell(0);
 
-        machine.run(secs(60));
+        // The mover tells anew where its sequence stands, more often than it does in truth.
+        for round in 0..120 {
+            machine.tell(round);
+            machine.run(ms(500));
+        }
 
         let made = f64::from(machine.report().mappings);
         let possible = 1.0 - (-made / 64_512.0).exp();
@@ -923,7 +935,8 @@ fn a_prediction_that_comes_before_the_search_is_kept_for_it() {
         .iter()
         .map(|(_, t)| t.to.port())
         .collect();
-    assert_eq!(ports[..3], [30_001, 30_002, 30_003]);
+    // The middle of what 16 mappings in a row may have comes first.
+    assert_eq!(ports[..3], [30_008, 30_007, 30_009]);
     assert_eq!(machine.report().outcome, Outcome::Exhausted);
 }
 

@@ -59,7 +59,7 @@ impl Namespace {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let table = format!("count{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let text = format!(
-            "table inet {table} {{ chain all {{ type filter hook {hook} priority -300; {rule} counter; }} }}"
+            "table inet {table} {{ chain here {{ type filter hook {hook} priority -300; {rule} counter; }}; }}"
         );
         self.exec_ok(&["nft", &text]);
         Count {

@@ -153,6 +153,8 @@ pub(super) struct Link {
     serial: u64,
     /// Sockets of attempts that are over, and when they close.
     retired: Vec<(Option<Instant>, SocketId)>,
+    /// Mappings of searches that were cut short.
+    pub(super) abandoned: u32,
     /// What the last attempt that is over has tried, and what the peer said of its NAT.
     last: (Vec<StepReport>, Option<NatSummary>),
 }
@@ -180,6 +182,7 @@ impl Link {
             memory: Vec::new(),
             serial: 0,
             retired: Vec::new(),
+            abandoned: 0,
             last: (Vec::new(), None),
         }
     }
@@ -250,6 +253,7 @@ impl Link {
     /// Ends attempts; their sockets close soon.
     fn retire(&mut self, range: std::ops::Range<usize>) {
         for attempt in self.attempts.drain(range) {
+            self.abandoned += attempt.agent.untold_mappings();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
         }
@@ -411,6 +415,10 @@ impl Link {
 
     /// Unless a path is found by then, the next offer goes out soon, however many there were before.
     pub(super) fn reconsider(&mut self, now: Instant) {
+        // A search takes longer than that, and a new offer would cut it short.
+        if self.attempts.iter().any(|a| a.agent.has_search()) {
+            return;
+        }
         let soon = now + RETRY_MIN;
         self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
     }
@@ -803,6 +811,7 @@ impl Link {
         if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
             self.engaged_until = Some(now + PATIENCE);
         }
+        out.searched += std::mem::take(&mut self.abandoned);
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + FAREWELL);
         }

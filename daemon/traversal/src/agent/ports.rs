@@ -338,6 +338,14 @@ impl Agent {
         matches!(self.ports.stage, Stage::Active(_))
     }
 
+    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told; for an agent that is dropped.
+    pub fn untold_mappings(&self) -> u32 {
+        match &self.ports.stage {
+            Stage::Active(search) => search.mappings(),
+            _ => 0,
+        }
+    }
+
     /// Mappings that the search is planned to make.
     pub fn search_cost(&self) -> u32 {
         self.ports.step.as_ref().map_or(0, |step| step.mappings)

@@ -376,7 +376,7 @@ fn tells_what_would_help() -> bool {
 }
 
 #[test]
-#[ignore = "the ledger forgets the mappings of a search that a new offer cuts short"]
+
 fn the_cap_counts_searches_that_were_cut_short() {
     need_lab!();
     let normal = config("normal", "");

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use punch_api::{
-    AddForward, AddPeer, AddServer, AllocationView, BudgetView, CandidateView, Event, EventKind, ForwardKey, ForwardView,
-    IdView, KeyView, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerKey,
-    PeerState, PeerView, PingView, PortMappingView, ProbeView, Protocol, Rename, Secret,
-    ServerAddress, ServerKind, ServerState, ServerView, Status, StepView, Target, Up, WhyView,
+    AddForward, AddPeer, AddServer, AllocationView, BudgetView, CandidateView, Event, EventKind,
+    ForwardKey, ForwardView, IdView, KeyView, MappingProtocol, NatView, NetcheckView, NetworkView,
+    PathKind, PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeView,
+    Protocol, Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, StepView,
+    Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -331,7 +332,10 @@ fn a_ping_and_a_netcheck_keep_their_form() {
             mapping: Some("endpoint_independent".to_owned()),
             filtering: None,
             preserves_port: Some(false),
-            allocation: Some(AllocationView::Sequential { step: -2, others: 7 }),
+            allocation: Some(AllocationView::Sequential {
+                step: -2,
+                others: 7,
+            }),
             hairpinning: Some(true),
             lifetime_s: None,
             opening_ttl: Some(3),

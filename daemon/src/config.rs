@@ -332,7 +332,6 @@ mod tests {
             hairpinning = false
             lifetime = 30
             opening_ttl = 3
-            [nat]
             port_mapping = false
         "#;
         let config = Config::parse(text).expect("parses");

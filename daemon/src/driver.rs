@@ -27,6 +27,9 @@ const TURN: usize = 64;
 /// The wall clock is told to the engine, and sleep noticed, this often.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Descriptors that searches leave to everything else: control, servers, targets.
+const RESERVED: u64 = 44;
+
 /// What the rest of punchd asks of the driver.
 pub(crate) enum Command {
     Configure(Configuration),
@@ -66,6 +69,10 @@ pub(crate) struct Driver {
     pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
     netchecks: Vec<oneshot::Sender<Vec<NatProfile>>>,
     spawner: Spawner,
+    /// Sockets that may be open at once; the others of the limit of open files are for everything else.
+    most_sockets: usize,
+    /// The log has been told that no further socket opens.
+    refused: bool,
     sleep: SleepWatch,
     next_watch: Instant,
     received: Datagrams,
@@ -108,6 +115,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<EngineEvent>,
         spawner: Spawner,
+        files: u64,
     ) -> Self {
         Self {
             engine,
@@ -121,6 +129,10 @@ impl Driver {
             pings: HashMap::new(),
             netchecks: Vec::new(),
             spawner,
+            most_sockets: usize::try_from(files.saturating_sub(RESERVED))
+                .unwrap_or(usize::MAX)
+                .max(8),
+            refused: false,
             sleep: SleepWatch::new(),
             next_watch: clock::now(),
             received: Datagrams::default(),
@@ -319,12 +331,23 @@ impl Driver {
     fn handle_event(&mut self, event: EngineEvent) {
         match event {
             EngineEvent::OpenSocket { socket, family } => {
-                let now = clock::now();
-                match Udp::open_probe(family == Family::V6, 0) {
-                    Ok(udp) => self.add_socket(socket, udp),
+                let opened = if self.sockets.len() < self.most_sockets {
+                    Udp::open_probe(family == Family::V6, 0)
+                } else {
+                    Err(std::io::Error::other(
+                        "the limit of open files leaves no more",
+                    ))
+                };
+                match opened {
+                    Ok(udp) => {
+                        self.refused = false;
+                        self.add_socket(socket, udp);
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot open a UDP socket");
-                        self.engine.handle_socket_failed(socket, now);
+                        if !std::mem::replace(&mut self.refused, true) {
+                            tracing::warn!(%error, "cannot open a further UDP socket");
+                        }
+                        self.engine.handle_socket_failed(socket, clock::now());
                     }
                 }
             }

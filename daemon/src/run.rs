@@ -105,6 +105,10 @@ fn raise_file_limit() {
     }
 }
 
+fn file_limit() -> u64 {
+    rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
 async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()> {
     let spawner = Spawner(Handle::current());
     let store = Store::open(&places.state_dir)?;
@@ -159,7 +163,14 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
     let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
     let (commands, commands_out) = mpsc::channel(256);
     let (events_in, events) = mpsc::channel(4096);
-    let mut driver = Driver::new(engine, tun, commands_out, events_in, spawner.clone());
+    let mut driver = Driver::new(
+        engine,
+        tun,
+        commands_out,
+        events_in,
+        spawner.clone(),
+        file_limit(),
+    );
     for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
         if let Some(socket) = socket {
             driver.add_socket(id, socket);

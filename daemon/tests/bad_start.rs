@@ -124,6 +124,56 @@ fn a_wrong_configuration_is_named_with_file_line_and_reason() {
 }
 
 #[test]
+fn a_wrong_budget_or_nat_is_named_with_file_line_and_reason() {
+    need_lab!();
+    let lab = bare("conn");
+    let a = &lab.a;
+    refuses_config(
+        a,
+        "[punch]\nbudget = \"lavish\"\n",
+        2,
+        &["lavish", "gentle", "normal", "aggressive"],
+    );
+    refuses_config(a, "[punch]\n\nbudget = 3\n", 3, &["string"]);
+    refuses_config(a, "[punch]\nbudgets = \"normal\"\n", 2, &["budgets"]);
+    refuses_config(a, "budget = \"normal\"\n", 1, &["budget"]);
+    refuses_config(
+        a,
+        "[nat]\nmapping = \"symmetric\"\n",
+        2,
+        &["symmetric", "address-and-port-dependent"],
+    );
+    refuses_config(
+        a,
+        "[nat]\nport_mapping = true\nfiltering = \"none\"\n",
+        3,
+        &["none", "address-dependent"],
+    );
+    for wrong in [
+        "", "+0", "-0", "1-", "9-8", "0-9", "1-70000", "+300000", "random ", "block", "1-2-3",
+    ] {
+        let text = format!("[nat]\nallocation = \"{wrong}\"\n");
+        refuses_config(a, &text, 2, &["port allocation", "LOW-HIGH"]);
+    }
+    refuses_config(a, "[nat]\nallocation = 3\n", 2, &["string"]);
+    refuses_config(
+        a,
+        "[nat]\naddresses = [\n  \"192.0.2.1\",\n  \"192.0.2.300\",\n]\n",
+        4,
+        &["IP address"],
+    );
+    refuses_config(a, "[nat]\naddresses = \"192.0.2.1\"\n", 2, &[]);
+    refuses_config(a, "[nat]\nhairpinning = \"yes\"\n", 2, &["boolean"]);
+    refuses_config(a, "[nat]\nlifetime = 4\n", 2, &["4 s", "86400"]);
+    refuses_config(a, "[nat]\nlifetime = 86401\n", 2, &["86401", "86400"]);
+    refuses_config(a, "[nat]\nlifetime = -1\n", 2, &["-1"]);
+    refuses_config(a, "[nat]\nopening_ttl = 1\n", 2, &["TTL", "32"]);
+    refuses_config(a, "[nat]\nopening_ttl = 300\n", 2, &["300"]);
+    refuses_config(a, "[nat]\ncolour = 1\n", 2, &["colour", "opening_ttl"]);
+    refuses_config(a, "[nat]\n[punch]\n[nat]\n", 3, &["duplicate"]);
+}
+
+#[test]
 fn an_interface_name_that_cannot_be_is_refused() {
     need_lab!();
     let lab = bare("ifna");

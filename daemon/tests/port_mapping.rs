@@ -48,9 +48,8 @@ impl Router {
         router
             .net
             .exec_ok(&["ip", "addr", "add", &external, "dev", "wan"]);
-        let via = lab.env("RA_IPV4");
-        let other = lab.namespace("rb");
-        other.exec_ok(&["ip", "route", "add", &external, "via", via]);
+        let internet = lab.namespace("inet");
+        internet.exec_ok(&["ip", "route", "add", &external, "dev", "ra"]);
         let leases = lab.dir.join("leases");
         let leases = leases.display();
         let config = format!(

@@ -86,6 +86,16 @@ impl<K: Copy + Eq + Hash + Send + Sync + 'static> SocketSet<K> {
         self.members.get(&key).map(|member| &member.socket)
     }
 
+    /// How many sockets there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// How many sockets have something to read, as far as is known.
     pub fn ready(&self) -> usize {
         self.ready.queue().len()

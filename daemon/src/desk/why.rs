@@ -336,7 +336,7 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     }
     if link.theirs.is_none() && !link.steps.is_empty() {
         advice.push(format!(
-            "{name} runs a version that tells nothing of its NAT: update it."
+            "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
         ));
     }
     advice

@@ -6,8 +6,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns};
+use punch_api::{NetcheckView, WhyView};
 use serde_json::Value;
 
 use super::process::{Child, Output, Program, run};
@@ -51,6 +53,21 @@ impl Namespace {
         output.stdout
     }
 
+    /// Counts packets from now on that pass a hook (`input`, `output`, `forward`) of this host and match a rule of nftables.
+    #[track_caller]
+    pub fn count(&self, hook: &str, rule: &str) -> Count {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let table = format!("count{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let text = format!(
+            "table inet {table} {{ chain here {{ type filter hook {hook} priority -300; {rule} counter; }}; }}"
+        );
+        self.exec_ok(&["nft", &text]);
+        Count {
+            net: self.clone(),
+            table,
+        }
+    }
+
     /// Starts a command there; what it says goes to `NAME.log` in the lab's directory. It is killed when dropped.
     #[track_caller]
     pub fn spawn(&self, name: &str, argv: &[&str]) -> Child {
@@ -74,6 +91,28 @@ impl Namespace {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+}
+
+/// A rule that counts.
+#[derive(Debug)]
+pub struct Count {
+    net: Namespace,
+    table: String,
+}
+
+impl Count {
+    /// Packets so far.
+    #[track_caller]
+    pub fn packets(&self) -> u64 {
+        let text = self
+            .net
+            .exec_ok(&["nft", "list", "table", "inet", &self.table]);
+        let mut words = text.split_whitespace();
+        words
+            .find(|word| *word == "packets")
+            .and_then(|_| words.next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no counter: {text}"))
     }
 }
 
@@ -316,6 +355,39 @@ impl Host {
         dropped[reason]
             .as_u64()
             .unwrap_or_else(|| panic!("no {reason} in {dropped}"))
+    }
+
+    /// What `punchctl why --json` says of a peer.
+    #[track_caller]
+    pub fn why(&self, name: &str) -> WhyView {
+        let view = self.ctl_json(&["why", name]);
+        serde_json::from_value(view.clone()).unwrap_or_else(|error| panic!("{error}: {view:#}"))
+    }
+
+    /// What `punchctl netcheck --json` measures over IPv4.
+    #[track_caller]
+    pub fn netcheck(&self) -> NetcheckView {
+        let views = self.ctl_json(&["netcheck"]);
+        let views: Vec<NetcheckView> = serde_json::from_value(views.clone())
+            .unwrap_or_else(|error| panic!("{error}: {views:#}"));
+        let v4 = views.into_iter().find(|view| view.family == "ipv4");
+        v4.expect("there is IPv4")
+    }
+
+    /// The UDP sockets that are open on this host: all of them are punchd's.
+    pub fn udp_sockets(&self) -> usize {
+        ["udp", "udp6"]
+            .iter()
+            .map(|table| {
+                let path = format!("/proc/{}/net/{table}", self.punchd.pid());
+                std::fs::read_to_string(path).map_or(0, |text| text.lines().count() - 1)
+            })
+            .sum()
+    }
+
+    /// Files, sockets and whatever else punchd has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.punchd.pid())).map_or(0, Iterator::count)
     }
 
     /// The state file as it is; `None` before the first change.

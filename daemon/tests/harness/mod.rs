@@ -23,7 +23,7 @@ mod net;
 mod process;
 mod stranger;
 
-pub use host::{Host, Namespace};
+pub use host::{Count, Host, Namespace};
 pub use lab::{Kinds, Lab};
 pub use net::{Echo, Server, fill, receive_hashed, send_hashed};
 pub use process::{Child, Output, Program, run};

@@ -31,6 +31,8 @@ const LATE_SAMPLES: usize = 3;
 const LATE: Duration = Duration::from_millis(600);
 /// TTLs with which opening packets are tried.
 const TTLS: [u8; 4] = [2, 3, 4, 5];
+/// What the nearest router lets through has this TTL at the least; what filters further away is another one.
+const NEAREST: u8 = 2;
 /// Between an opening packet and the question whether it has opened anything.
 const OPENING: Duration = Duration::from_millis(20);
 /// One question of the run.
@@ -124,6 +126,9 @@ pub struct Netcheck {
     /// Packets that leave later, the earliest first.
     planned: VecDeque<(Instant, Planned)>,
     /// Requests that only come back if the NAT sends them back (RFC 5780 §4.5).
+    /// Opening packets, which must not arrive: whether one did, and with which TTL.
+    openings: Vec<(TransactionId, u8)>,
+    arrived: Option<u8>,
     hairpins: Vec<TransactionId>,
     hairpinned: bool,
     hairpin_over: Option<Instant>,
@@ -171,6 +176,8 @@ impl Netcheck {
             samples: Vec::new(),
             sent: Vec::new(),
             planned: VecDeque::new(),
+            openings: Vec::new(),
+            arrived: None,
             hairpins: Vec::new(),
             hairpinned: false,
             hairpin_over: None,
@@ -220,6 +227,14 @@ impl Netcheck {
         message: &Message<'_>,
         now: Instant,
     ) {
+        let opening = self
+            .openings
+            .iter()
+            .find(|(id, _)| *id == message.transaction);
+        if let Some((_, ttl)) = opening {
+            self.arrived = Some(self.arrived.map_or(*ttl, |least| least.min(*ttl)));
+            return;
+        }
         // A changed source is the very question of some probes; everything else must come from where it was asked.
         let elsewhere = |(_, probe, _): &Tag| probe.changes_source();
         let Some(((index, probe, at), rtt)) =
@@ -316,10 +331,10 @@ impl Netcheck {
             Some(Mapping::None) => Some(Allocation::Preserving),
             // Of a mapping that is reused, every socket shows one or two.
             Some(Mapping::EndpointIndependent | Mapping::AddressDependent) | None => {
-                profile::allocation(&samples)
+                profile::allocation(&samples, self.own())
             }
             // Mappings of several sockets at once would hide a sequence that each has for itself.
-            Some(_) => profile::allocation(&by_one_socket),
+            Some(_) => profile::allocation(&by_one_socket, self.own()),
         };
         let mut addresses: Vec<_> = samples.iter().map(|sample| sample.mapped.ip()).collect();
         addresses.sort();
@@ -340,10 +355,16 @@ impl Netcheck {
             hairpinning: self.hairpinning(mapping, filtering),
             lifetime: None,
             opening_ttl: self.opening_ttl(),
-            double_nat: None,
+            double_nat: self.opened().map(|ttl| ttl > NEAREST),
             evidence: checks().cloned().collect(),
             samples,
         }
+    }
+
+    /// Mappings that this run makes beside those of the samples: they are no others'.
+    fn own(&self) -> usize {
+        let openings = self.openings.len() / 2;
+        openings + self.hairpins.len() / 2
     }
 
     fn note(&mut self, index: usize, probe: Probe, outcome: ProbeOutcome) {
@@ -454,8 +475,10 @@ impl Netcheck {
     }
 
     fn open(&mut self, at: usize, to: SocketAddr, ttl: u8) {
-        let bytes = Writer::new(Class::Request, transaction(&mut self.rng)).finish();
+        let id = transaction(&mut self.rng);
+        let bytes = Writer::new(Class::Request, id).finish();
         if let Some(socket) = self.sockets.get(at) {
+            self.openings.push((id, ttl));
             self.transmits.push_back(Transmit {
                 socket: socket.id,
                 to,
@@ -551,7 +574,7 @@ impl Netcheck {
     }
 
     /// The smallest TTL that has opened the filter, where there is one to open.
-    fn opening_ttl(&self) -> Option<u8> {
+    fn opened(&self) -> Option<u8> {
         let server = self.servers.first()?;
         let silent = |probe| server.check.outcome(probe) == Some(ProbeOutcome::Silence);
         let opened = |ttl: &u8| {
@@ -563,6 +586,13 @@ impl Netcheck {
         silent(Probe::ChangeBoth)
             .then(|| TTLS.into_iter().find(opened))
             .flatten()
+    }
+
+    /// Behind a NAT that makes another mapping for every destination, the answer comes to another mapping than the one that was
+    /// opened, and nothing is learned. What is known is that a peer is hardly nearer than the server.
+    fn opening_ttl(&self) -> Option<u8> {
+        let short = |arrived: u8| (arrived > TTLS[0]).then(|| arrived - 1);
+        self.opened().or_else(|| self.arrived.and_then(short))
     }
 }
 

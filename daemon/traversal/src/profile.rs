@@ -158,8 +158,8 @@ pub(crate) fn mapping(samples: &[Sample], local: &[IpAddr]) -> Option<Mapping> {
 }
 
 /// How ports are allotted, by mappings in the order in which they were asked for. Mappings of one endpoint that is seen
-/// again count once.
-pub(crate) fn allocation(samples: &[Sample]) -> Option<Allocation> {
+/// again count once; `own` more were made meanwhile.
+pub(crate) fn allocation(samples: &[Sample], own: usize) -> Option<Allocation> {
     let mut fresh: Vec<&Sample> = Vec::new();
     for sample in samples {
         let known = |seen: &&Sample| seen.local == sample.local && seen.mapped == sample.mapped;
@@ -180,7 +180,7 @@ pub(crate) fn allocation(samples: &[Sample]) -> Option<Allocation> {
         return None;
     }
     if let Some(step) = step(&ports) {
-        let others = others(&fresh, step);
+        let others = others(&fresh, step, own);
         return Some(Allocation::Sequential { step, others });
     }
     let (low, high) = (*ports.iter().min()?, *ports.iter().max()?);
@@ -209,7 +209,7 @@ fn step(ports: &[u16]) -> Option<i16> {
 }
 
 /// How many mappings per second others have made between the first of these and the last.
-fn others(samples: &[&Sample], step: i16) -> u16 {
+fn others(samples: &[&Sample], step: i16, own: usize) -> u16 {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
         return 0;
     };
@@ -219,7 +219,7 @@ fn others(samples: &[&Sample], step: i16) -> u16 {
         // So far it goes only where the sequence begins anew.
         if taken.abs() < 4096.0 { taken } else { 1.0 }
     });
-    let made = taken.sum::<f64>() - (samples.len() - 1) as f64;
+    let made = taken.sum::<f64>() - (samples.len() - 1 + own) as f64;
     let elapsed = last
         .sent
         .saturating_duration_since(first.sent)

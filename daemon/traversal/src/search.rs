@@ -369,6 +369,10 @@ impl Search {
         self.end(outcome, now);
     }
 
+    pub(crate) fn mappings(&self) -> u32 {
+        self.report.mappings
+    }
+
     pub(crate) fn report(&self, now: Instant) -> StepReport {
         let mut report = self.report.clone();
         if !self.is_over() {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use punch_api::{
-    AddForward, AddPeer, AddServer, CandidateView, Event, EventKind, ForwardKey, ForwardView,
-    IdView, KeyView, MappingProtocol, NetcheckView, NetworkView, PathKind, PathView, PeerKey,
-    PeerState, PeerView, PingView, PortMappingView, ProbeView, Protocol, Rename, Secret,
-    ServerAddress, ServerKind, ServerState, ServerView, Status, Target, Up,
+    AddForward, AddPeer, AddServer, AllocationView, BudgetView, CandidateView, Event, EventKind,
+    ForwardKey, ForwardView, IdView, KeyView, MappingProtocol, NatView, NetcheckView, NetworkView,
+    PathKind, PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeView,
+    Protocol, Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, StepView,
+    Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -327,9 +328,18 @@ fn a_ping_and_a_netcheck_keep_their_form() {
             family: "ipv4".to_owned(),
             udp_blocked: false,
             public: Some("192.0.2.1:40000".parse().unwrap()),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
             mapping: Some("endpoint_independent".to_owned()),
             filtering: None,
             preserves_port: Some(false),
+            allocation: Some(AllocationView::Sequential {
+                step: -2,
+                others: 7,
+            }),
+            hairpinning: Some(true),
+            lifetime_s: None,
+            opening_ttl: Some(3),
+            double_nat: Some(true),
             evidence: vec![ProbeView {
                 server: "198.51.100.1:3478".parse().unwrap(),
                 probe: "primary".to_owned(),
@@ -343,7 +353,7 @@ fn a_ping_and_a_netcheck_keep_their_form() {
                 double_nat: true,
             }),
         },
-        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","mapping":"endpoint_independent","filtering":null,"preserves_port":false,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
+        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","addresses":["192.0.2.1"],"mapping":"endpoint_independent","filtering":null,"preserves_port":false,"allocation":{"model":"sequential","step":-2,"others":7},"hairpinning":true,"lifetime_s":null,"opening_ttl":3,"double_nat":true,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
     );
     let protocols = [
         MappingProtocol::Pcp,
@@ -353,6 +363,60 @@ fn a_ping_and_a_netcheck_keep_their_form() {
     assert_eq!(
         serde_json::to_string(&protocols).unwrap(),
         r#"["pcp","nat_pmp","upnp"]"#
+    );
+}
+
+#[test]
+fn a_why_keeps_its_form() {
+    let nat = |allocation| NatView {
+        summary: "hard NAT".to_owned(),
+        mapping: Some("address_and_port_dependent".to_owned()),
+        filtering: None,
+        allocation,
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+    };
+    golden(
+        WhyView {
+            peer: "db".parse().unwrap(),
+            state: PeerState::Connecting,
+            path: None,
+            summary: "No path.".to_owned(),
+            mine: Some(nat(Some(AllocationView::Random))),
+            theirs: None,
+            steps: vec![StepView {
+                step: "birthday".to_owned(),
+                chance: 0.25,
+                typical_s: 4.5,
+                expected_s: Some(300.0),
+                outcome: "running".to_owned(),
+                mappings: 10,
+                packets: 20,
+                peak_rate: 15,
+                took_s: 1.5,
+            }],
+            failures: 1,
+            retry_in_s: Some(2.5),
+            budget: BudgetView {
+                name: "normal".to_owned(),
+                mappings: 4096,
+                packets_per_s: 1000,
+                packets_per_address: 12_000,
+                duration_s: 12,
+            },
+            advice: vec!["Do something.".to_owned()],
+        },
+        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
+    );
+    let models = [
+        AllocationView::Preserving,
+        AllocationView::Block {
+            low: 40_000,
+            high: 41_023,
+        },
+    ];
+    assert_eq!(
+        serde_json::to_string(&models).unwrap(),
+        r#"[{"model":"preserving"},{"model":"block","low":40000,"high":41023}]"#
     );
 }
 

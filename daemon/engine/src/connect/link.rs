@@ -213,6 +213,11 @@ impl Link {
         self.attempts.iter().any(|a| a.agent.is_searching())
     }
 
+    /// Whether a search is under way or may still come: a new offer would cut it short.
+    pub(super) fn has_search(&self) -> bool {
+        self.attempts.iter().any(|a| a.agent.has_search())
+    }
+
     pub(super) fn wants_search(&self, now: Instant) -> bool {
         self.attempts.iter().any(|a| a.agent.wants_search(now))
     }
@@ -268,7 +273,7 @@ impl Link {
     /// Ends attempts; their sockets close soon.
     fn retire(&mut self, range: std::ops::Range<usize>) {
         for attempt in self.attempts.drain(range) {
-            self.unbooked += attempt.agent.searched();
+            self.unbooked += attempt.agent.untold_mappings();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
         }
@@ -317,7 +322,10 @@ impl Link {
         budget: Budget,
         now: Instant,
     ) -> LinkStatus {
-        let newest = self.attempts.back().map(|a| a.agent.status(now));
+        let mut attempts = self.attempts.iter().rev();
+        let newest = attempts
+            .find(|a| !a.agent.was_refused() || self.last.0.is_empty())
+            .map(|a| a.agent.status(now));
         let (steps, theirs) = newest.map_or_else(|| self.last.clone(), |s| (s.steps, s.theirs));
         LinkStatus {
             state: self.state(),
@@ -430,6 +438,10 @@ impl Link {
 
     /// Unless a path is found by then, the next offer goes out soon, however many there were before.
     pub(super) fn reconsider(&mut self, now: Instant) {
+        // A search takes longer than that, and a new offer would cut it short.
+        if self.has_search() {
+            return;
+        }
         let soon = now + RETRY_MIN;
         self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
     }
@@ -753,9 +765,12 @@ impl Link {
                     AgentEvent::Failed => {
                         failed |= index > 0;
                         self.hopeless = true;
-                        let status = attempt.agent.status(now);
-                        self.last = (status.steps, status.theirs);
-                        self.failures = self.failures.saturating_add(1);
+                        // An attempt whose search was not made says little, and its ports were not used up.
+                        if !attempt.agent.was_refused() {
+                            let status = attempt.agent.status(now);
+                            self.last = (status.steps, status.theirs);
+                            self.failures = self.failures.saturating_add(1);
+                        }
                         let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
                         let barred = self.vain.1.unwrap_or(now);
                         let retry = (now + interval.min(RETRY_MAX)).max(barred);

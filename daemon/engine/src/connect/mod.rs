@@ -296,8 +296,11 @@ impl Connector {
         link.up = up;
         let id = link.id;
         if up {
+            let searching = link.has_search();
             self.signal_all(&Frame::Watch(id));
-            self.offer(peer, now);
+            if !searching {
+                self.offer(peer, now);
+            }
         } else {
             self.signal_all(&Frame::Unwatch(id));
             self.close(peer);
@@ -313,7 +316,10 @@ impl Connector {
 
     /// Makes an offer at once to a peer that is wanted and has no path, unless one has just gone out.
     pub fn retry(&mut self, peer: PeerHandle, now: Instant) {
-        let due = |link: &Link| link.wanted() && link.path().is_none() && !link.offer_is_fresh(now);
+        let due = |link: &Link| {
+            let idle = link.path().is_none() && !link.has_search();
+            link.wanted() && idle && !link.offer_is_fresh(now)
+        };
         match self.links.get_mut(&peer) {
             Some(link) if due(link) => self.offer(peer, now),
             Some(link) => link.hurry(),

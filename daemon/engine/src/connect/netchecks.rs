@@ -18,8 +18,6 @@ const LIFETIME_DELAY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(60);
 /// A public address that was not seen before makes the profile doubtful, but not more often than this: some NATs have many.
 const DOUBT: Duration = Duration::from_secs(300);
-/// A NAT that a machine is behind directly lets packets through with this TTL; what filters further away is another one.
-const NEAREST: u8 = 2;
 
 /// Sockets that are being opened for one purpose.
 #[derive(Debug)]
@@ -249,7 +247,6 @@ impl Netchecks {
         };
         let mut profile = known.cloned().or_else(partial)?;
         profile.lifetime = self.measured;
-        profile.double_nat = profile.opening_ttl.map(|ttl| ttl > NEAREST);
         self.overrides.apply(&mut profile);
         Some(profile)
     }

@@ -341,13 +341,12 @@ impl Agent {
         matches!(self.ports.stage, Stage::Active(_))
     }
 
-    /// Mappings that a search which is still under way has made; for an attempt that ends before it.
-    pub fn searched(&self) -> u32 {
-        let report = match &self.ports.stage {
-            Stage::Active(search) => Some(search.report(self.began)),
-            _ => None,
-        };
-        report.map_or(0, |report| report.mappings)
+    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told; for an agent that is dropped.
+    pub fn untold_mappings(&self) -> u32 {
+        match &self.ports.stage {
+            Stage::Active(search) => search.mappings(),
+            _ => 0,
+        }
     }
 
     /// The search that the plan has, if it has one.

@@ -1,0 +1,344 @@
+//! What punchctl says of NATs and paths, for what punchd answers; punchd is played by a thread.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use punch_api::{
+    AllocationView, BudgetView, MappingProtocol, NatView, NetcheckView, PathKind, PathView,
+    PeerState, PortMappingView, ProbeView, StepView, WhyView,
+};
+use serde::Serialize;
+
+/// Runs punchctl against a punchd that gives this answer once; returns the request's first line too.
+fn ask(arguments: &[&str], status: &str, body: &str) -> (Output, String) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!(
+        "punchctl-explain-{}-{}.sock",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
+    let path: PathBuf = std::env::temp_dir().join(name);
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let punchd = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "punchctl asks");
+            request.extend(&buffer[..read]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        let text = String::from_utf8_lossy(&request).into_owned();
+        text.lines().next().unwrap_or_default().to_owned()
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_punchctl"))
+        .arg("--socket")
+        .arg(&path)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let request = punchd.join().unwrap();
+    let _ = std::fs::remove_file(&path);
+    (output, request)
+}
+
+/// The lines that punchctl prints for this answer.
+#[track_caller]
+fn says(arguments: &[&str], answer: &impl Serialize) -> Vec<String> {
+    let (output, _) = ask(arguments, "200 OK", &serde_json::to_string(answer).unwrap());
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn nat(summary: &str, addresses: &[&str]) -> NatView {
+    NatView {
+        summary: summary.to_owned(),
+        mapping: None,
+        filtering: None,
+        allocation: None,
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+    }
+}
+
+fn step(name: &str, chance: f64, outcome: &str) -> StepView {
+    StepView {
+        step: name.to_owned(),
+        chance,
+        typical_s: 1.0,
+        expected_s: None,
+        outcome: outcome.to_owned(),
+        mappings: 1,
+        packets: 12,
+        peak_rate: 0,
+        took_s: 0.25,
+    }
+}
+
+fn why() -> WhyView {
+    WhyView {
+        peer: "db".parse().unwrap(),
+        state: PeerState::Connecting,
+        path: None,
+        summary: "No direct path to db so far.".to_owned(),
+        mine: Some(nat("hard NAT", &["192.0.2.1", "192.0.2.2"])),
+        theirs: None,
+        steps: vec![
+            step("checks", 0.0, "exhausted"),
+            StepView {
+                expected_s: Some(22_370.0),
+                mappings: 4096,
+                packets: 4096,
+                peak_rate: 970,
+                took_s: 5.7,
+                ..step("birthday", 0.004, "exhausted")
+            },
+        ],
+        failures: 3,
+        retry_in_s: Some(61.25),
+        budget: BudgetView {
+            name: "normal".to_owned(),
+            mappings: 4096,
+            packets_per_s: 1000,
+            packets_per_address: 12_000,
+            duration_s: 12,
+        },
+        advice: vec!["Do this.".to_owned(), "Or that.".to_owned()],
+    }
+}
+
+#[test]
+fn a_search_without_success_is_told_with_its_cost_and_what_would_help() {
+    assert_eq!(
+        says(&["why", "db"], &why()),
+        [
+            "No direct path to db so far.",
+            "",
+            "here    hard NAT (192.0.2.1, 192.0.2.2)",
+            "there   not known yet",
+            "",
+            "STEP             CHANCE  RESULT      MAPPINGS  PACKETS  PEAK   TOOK",
+            "ordinary checks  0 %     found none  1         12       -      0.2 s",
+            "birthday search  0.40 %  found none  4096      4096     970/s  5.7 s",
+            "On the average it takes 6 h of attempts until one succeeds.",
+            "3 attempts have failed in a row; the next one begins in 61.2 s.",
+            "budget  normal: at most 4096 mappings alive, 1000 packets/s, 12000 packets to one address, 12 s for a search",
+            "",
+            "- Do this.",
+            "- Or that.",
+        ]
+    );
+}
+
+#[test]
+fn a_path_is_told_with_what_has_found_it() {
+    let view = WhyView {
+        state: PeerState::Connected,
+        path: Some(PathView {
+            remote: "192.0.2.9:4000".parse().unwrap(),
+            kind: PathKind::PeerReflexive,
+            rtt_ms: Some(3.25),
+        }),
+        theirs: Some(nat("easy NAT", &[])),
+        steps: vec![
+            step("checks", 1.0, "not_needed"),
+            step("hold_and_probe", 0.98, "found"),
+        ],
+        failures: 0,
+        retry_in_s: None,
+        advice: Vec::new(),
+        ..why()
+    };
+    let lines = says(&["why", "db"], &view);
+    assert!(lines[1].starts_with("path    192.0.2.9:4000"), "{lines:#?}");
+    let text = lines.join("\n");
+    for part in [
+        "there   easy NAT\n",
+        "ordinary checks  100 %   not needed",
+        "hold and probe   98 %    found the path",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    for part in ["failed in a row", "On the average", "\n- "] {
+        assert!(!text.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
+fn every_outcome_has_words_and_an_unknown_one_is_shown_as_it_is() {
+    for (outcome, words) in [
+        ("waiting", "waiting"),
+        ("running", "running"),
+        ("over_budget", "waits: the budget is spent"),
+        ("no_sockets", "no socket could be opened"),
+        ("no_prediction", "the ports could not be predicted"),
+        ("of_the_future", "of_the_future"),
+    ] {
+        let view = WhyView {
+            steps: vec![step("meet", 0.5, outcome), step("telepathy", 0.5, outcome)],
+            failures: 1,
+            retry_in_s: None,
+            ..why()
+        };
+        let text = says(&["why", "db"], &view).join("\n");
+        for part in [
+            words,
+            "meet at predicted ports",
+            "telepathy",
+            "1 attempt has failed in a row.",
+        ] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+    }
+}
+
+#[test]
+fn json_is_what_punchd_has_said() {
+    let view = why();
+    let text = serde_json::to_string(&view).unwrap();
+    let (output, request) = ask(&["why", "db", "--json"], "200 OK", &text);
+    assert!(request.starts_with("GET /v1/peers/db/why "), "{request}");
+    assert!(output.status.success());
+    assert_eq!(
+        serde_json::from_slice::<WhyView>(&output.stdout).unwrap(),
+        view
+    );
+}
+
+#[test]
+fn refusals_and_answers_of_another_version_are_told_in_a_line() {
+    let refusal = r#"{"error":{"code":"not_found","message":"no peer is called db"}}"#;
+    let (output, _) = ask(&["why", "db"], "404 Not Found", refusal);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text, "punchctl: no peer is called db\n");
+    let (output, _) = ask(&["why", "db"], "200 OK", "{\"peer\":\"db\"}");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("another version"), "{text}");
+}
+
+fn netcheck() -> NetcheckView {
+    NetcheckView {
+        family: "ipv4".to_owned(),
+        udp_blocked: false,
+        public: Some("192.0.2.1:40000".parse().unwrap()),
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        mapping: Some("address_and_port_dependent".to_owned()),
+        filtering: None,
+        preserves_port: Some(false),
+        allocation: Some(AllocationView::Random),
+        hairpinning: None,
+        lifetime_s: None,
+        opening_ttl: None,
+        double_nat: None,
+        evidence: Vec::new(),
+        port_mapping: None,
+    }
+}
+
+#[test]
+fn everything_that_a_netcheck_knows_is_told() {
+    let probe = |probe: &str, port: Option<u16>| ProbeView {
+        server: "198.51.100.1:3478".parse().unwrap(),
+        probe: probe.to_owned(),
+        mapped: port.map(|port| ([192, 0, 2, 1], port).into()),
+        rtt_ms: port.map(|_| 3.25),
+    };
+    let mut evidence = vec![
+        probe("binding", Some(40_000)),
+        probe("answer_from_other_port", None),
+    ];
+    evidence.extend((1..=14).map(|port| probe("sample", Some(port))));
+    let view = NetcheckView {
+        addresses: vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()],
+        allocation: Some(AllocationView::Sequential {
+            step: -2,
+            others: 7,
+        }),
+        hairpinning: Some(true),
+        lifetime_s: Some(40),
+        opening_ttl: Some(3),
+        double_nat: Some(true),
+        evidence,
+        port_mapping: Some(PortMappingView {
+            protocol: Some(MappingProtocol::Pcp),
+            external: Some("100.64.0.1:4000".parse().unwrap()),
+            trouble: None,
+            double_nat: true,
+        }),
+        ..netcheck()
+    };
+    assert_eq!(
+        says(&["netcheck"], &[view]),
+        [
+            "IPv4: servers see this machine as 192.0.2.1:40000",
+            "  mapping    address- and port-dependent (hard, \"symmetric\": another public port for each destination)",
+            "  filtering  not known: no server with two addresses answered (RFC 5780)",
+            "  port       is changed by the NAT",
+            "  router     leads 100.64.0.1:4000 here (PCP); double NAT: only machines behind the same carrier reach that address",
+            "  ports      sequential: each next mapping gets the last port -2; others take about 7 a second",
+            "  addresses  192.0.2.1, 192.0.2.2",
+            "  hairpin    works",
+            "  lifetime   an unused mapping lives 40 s or more",
+            "  depth      what filters stands 2 hops away: more than one NAT or firewall",
+            "  14 samples, ports 1 2 3 4 5 6 7 8 9 10 11 12 …",
+            "  198.51.100.1:3478 binding: 192.0.2.1:40000 in 3.2 ms",
+            "  198.51.100.1:3478 answer from other port: no answer",
+        ]
+    );
+}
+
+#[test]
+fn each_way_to_allot_ports_has_words() {
+    for (allocation, words) in [
+        (
+            AllocationView::Preserving,
+            "preserved: the local one, wherever it is free",
+        ),
+        (
+            AllocationView::Sequential { step: 3, others: 0 },
+            "sequential: each next mapping gets the last port +3",
+        ),
+        (
+            AllocationView::Block {
+                low: 40_000,
+                high: 41_023,
+            },
+            "random between 40000 and 41023",
+        ),
+        (AllocationView::Random, "random over all"),
+    ] {
+        let view = NetcheckView {
+            allocation: Some(allocation),
+            ..netcheck()
+        };
+        let lines = says(&["netcheck"], &[view]);
+        let line = format!("  ports      {words}");
+        assert!(lines.contains(&line), "no {line:?} in {lines:#?}");
+    }
+    let blocked = NetcheckView {
+        udp_blocked: true,
+        public: None,
+        mapping: None,
+        allocation: None,
+        ..netcheck()
+    };
+    let lines = says(&["netcheck"], &[blocked]);
+    assert!(lines[0].contains("UDP is blocked"), "{lines:#?}");
+    let none: [NetcheckView; 0] = [];
+    assert_eq!(
+        says(&["netcheck"], &none),
+        ["this machine has no address to check"]
+    );
+}

@@ -62,7 +62,7 @@ pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
         if let Some(ttl) = view.opening_ttl {
             let hops = ttl - 1;
             let text = if view.double_nat == Some(true) {
-                format!("what filters stands {hops} hops away: more than one NAT or firewall")
+                format!("what filters stands {hops} hops away, not at the nearest router")
             } else {
                 "what filters is the nearest router".to_owned()
             };
@@ -230,7 +230,7 @@ fn row(step: &StepView) -> Vec<String> {
         "found" => "found the path",
         "not_needed" => "not needed",
         "exhausted" => "found none",
-        "over_budget" => "waits: the budget is spent",
+        "over_budget" => "waits for the budget",
         "no_sockets" => "no socket could be opened",
         "no_prediction" => "the ports could not be predicted",
         other => other,

@@ -179,7 +179,7 @@ fn every_outcome_has_words_and_an_unknown_one_is_shown_as_it_is() {
     for (outcome, words) in [
         ("waiting", "waiting"),
         ("running", "running"),
-        ("over_budget", "waits: the budget is spent"),
+        ("over_budget", "waits for the budget"),
         ("no_sockets", "no socket could be opened"),
         ("no_prediction", "the ports could not be predicted"),
         ("of_the_future", "of_the_future"),
@@ -291,7 +291,7 @@ fn everything_that_a_netcheck_knows_is_told() {
             "  addresses  192.0.2.1, 192.0.2.2",
             "  hairpin    works",
             "  lifetime   an unused mapping lives 40 s or more",
-            "  depth      what filters stands 2 hops away: more than one NAT or firewall",
+            "  depth      what filters stands 2 hops away, not at the nearest router",
             "  14 samples, ports 1 2 3 4 5 6 7 8 9 10 11 12 …",
             "  198.51.100.1:3478 binding: 192.0.2.1:40000 in 3.2 ms",
             "  198.51.100.1:3478 answer from other port: no answer",

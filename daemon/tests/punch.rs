@@ -630,14 +630,6 @@ fn nats_with_small_tables_are_survived() {
     }
 }
 
-#[test]
-fn a_table_that_is_full_has_room_again_later() {
-    need_lab!();
-    let normal = config("normal", "");
-    let lab = lab("tabe", "table-64", "port-restricted", [&normal, &normal]);
-    connect(&lab);
-}
-
 /// Who knows nothing of its own NAT still agrees on who picks the path when an attempt is repeated.
 #[test]
 fn a_repeated_attempt_works_with_a_peer_that_has_no_stun_server() {
@@ -745,7 +737,9 @@ fn measures(
     assert!(view.allocation.is_some_and(fits), "{view:#?}");
     assert_eq!(view.double_nat, double, "{view:#?}");
     assert_eq!(view.addresses.len(), 1, "{view:#?}");
-    assert_eq!(view.hairpinning, Some(false), "{view:#?}");
+    // Where each destination has a mapping of its own, nothing can be told.
+    let hairpinning = (mapping != SYMMETRIC).then_some(false);
+    assert_eq!(view.hairpinning, hairpinning, "{view:#?}");
     let answered = view.evidence.iter().filter(|probe| probe.mapped.is_some());
     assert!(answered.count() >= 4, "there is evidence: {view:#?}");
     let text = host.ctl_ok(&["netcheck"]);
@@ -811,9 +805,13 @@ fn netcheck_sees_the_second_nat() {
     let kinds = ["double-port-restricted", "double-symmetric"];
     let lab = lab("netd", kinds[0], kinds[1], [&normal, &normal]);
     let easy = "endpoint_independent";
-    measures(&lab.a, easy, Some(true), "more than one NAT", |ports| {
-        ports == AllocationView::Preserving
-    });
+    measures(
+        &lab.a,
+        easy,
+        Some(true),
+        "not at the nearest router",
+        |ports| ports == AllocationView::Preserving,
+    );
     // What opens the filter of a hard NAT opens another mapping than the one that is asked for: nothing can be told.
     measures(&lab.b, SYMMETRIC, None, "random over all", |ports| {
         ports == AllocationView::Random

@@ -25,6 +25,6 @@ pub use punch_packet::Batch;
 pub use punch_traversal::{
     AgentStatus, Allocation, Budget, Caps, Family, Filtering, Mapping, NatOverrides, NatProfile,
     NatSummary, Outcome, PairStatus, Path, Probe, ProbeOutcome, Sample, SocketId, StepKind,
-    StepReport,
+    StepReport, is_hard,
 };
 pub use report::{DropReason, Drops, PeerReport};

@@ -6,15 +6,15 @@ use std::time::Duration;
 use punch_api::{ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView};
 use punch_engine::{
     Allocation, Budget, Caps, Filtering, LinkStatus, Mapping, NatProfile, NatSummary, Outcome,
-    PeerHandle, StepKind, StepReport,
+    PeerHandle, StepKind, StepReport, is_hard,
 };
 use punch_platform::clock;
 
 use super::{Desk, STAMPS, show};
 use crate::store::{StoredPeer, Worked};
 
-/// Attempts that have failed are repeated about this often, once they are rare.
-const PAUSE: Duration = Duration::from_secs(60);
+/// A search that has spent the budget is repeated when its mappings are gone: 120 s after it, as far as is known.
+const PAUSE: Duration = Duration::from_secs(130);
 /// Below this chance, an attempt is not expected to succeed.
 const GOOD: f64 = 0.9;
 
@@ -130,13 +130,6 @@ fn their_nat(nat: &NatSummary) -> NatView {
     }
 }
 
-fn is_hard(mapping: Option<Mapping>) -> bool {
-    matches!(
-        mapping,
-        Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent)
-    )
-}
-
 /// A NAT in words.
 fn describe(
     mapping: Option<Mapping>,
@@ -228,9 +221,10 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
             step.took.as_secs_f64(),
             step.packets
         ),
-        (PeerState::Connected, _) => {
+        (PeerState::Connected, Some(_)) => {
             format!("The path to {name} is direct; ordinary checks have found it.")
         }
+        (PeerState::Connected, None) => format!("The path to {name} is direct."),
         (PeerState::Down, _) => format!("Nobody has asked for a connection to {name}."),
         (PeerState::Waiting, _) => format!(
             "{name} is not on any signalling server that this machine reaches, so nothing can be tried."
@@ -285,9 +279,8 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     if state == PeerState::Connected || state == PeerState::Down {
         return advice;
     }
-    let hard = |mapping| is_hard(mapping);
-    let mine_hard = mine.is_some_and(|mine| hard(mine.mapping));
-    let theirs_hard = link.theirs.as_ref().is_some_and(|nat| hard(nat.mapping));
+    let mine_hard = mine.is_some_and(|mine| is_hard(&mine.summary(link.budget, 0)));
+    let theirs_hard = link.theirs.as_ref().is_some_and(is_hard);
     let search = link.steps.iter().find(|step| step.kind != StepKind::Checks);
     if mine_hard && theirs_hard {
         if !mapped {
@@ -302,7 +295,7 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     let theirs_budget = link.theirs.as_ref().map(|nat| nat.budget);
     if low && link.budget < Budget::Aggressive {
         advice.push(format!(
-            "A larger budget raises the chance: [punch] budget = \"aggressive\" in punchd.toml (now \"{}\"), on both sides. It makes up to 131,072 mappings for some seconds, which cheap routers may not carry.",
+            "A larger budget raises the chance: [punch] budget = \"aggressive\" in punchd.toml (now \"{}\"), on both sides. It makes up to 131,072 mappings, which cheap routers may not carry.",
             budget_name(link.budget)
         ));
     }
@@ -330,7 +323,7 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     }
     if search.is_some_and(|step| step.outcome == Outcome::OverBudget) {
         advice.push(
-            "Mappings of earlier attempts are still alive at the router; the next attempt waits for them to expire."
+            "The next search waits: mappings of earlier ones may still be alive at the router, or the last one for this peer was just now."
                 .to_owned(),
         );
     }

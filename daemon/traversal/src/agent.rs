@@ -22,6 +22,7 @@ use crate::request::transaction;
 use crate::search::{Outcome, StepReport};
 use crate::{Caps, Family, Path, Plan, SocketId, StepKind, Transmit};
 use ports::PortSearch;
+pub use ports::takes_fresh_base;
 
 /// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
 pub const MAX_PAIRS: usize = 48;
@@ -78,8 +79,8 @@ pub enum AgentEvent {
     SearchOver {
         /// Mappings that it has made.
         mappings: u32,
-        /// Packets that it has sent.
-        packets: u32,
+        /// Whether it has found the path.
+        found: bool,
     },
 }
 
@@ -246,7 +247,9 @@ impl Agent {
                 if !self.make_room() {
                     return;
                 }
-                self.pairs.push(Pair::new(path, kind, priority, now));
+                let mut pair = Pair::new(path, kind, priority, now);
+                pair.by_search = self.ports.has_searched(path);
+                self.pairs.push(pair);
                 self.pairs.len() - 1
             }
         };
@@ -435,7 +438,7 @@ impl Agent {
             chance: self.plan.checks,
             typical: Duration::from_millis(100),
             outcome,
-            mappings: 1,
+            mappings: u32::try_from(self.pairs.len()).unwrap_or(u32::MAX),
             packets: self.sent_checks,
             peak_rate: 0,
             took: until.saturating_duration_since(self.began),

@@ -17,7 +17,7 @@ use crate::{Family, SocketId, Transmit};
 /// keep 30).
 const REFRESH: Duration = Duration::from_secs(20);
 /// Where it is not known that a mapping lives that long: some NATs forget after 15 s.
-const CAREFUL_REFRESH: Duration = Duration::from_secs(8);
+const CAREFUL_REFRESH: Duration = Duration::from_secs(10);
 /// Mappings that live so long need not be refreshed so carefully.
 const LONG: Duration = Duration::from_secs(40);
 /// How often one request is sent in all.
@@ -193,9 +193,12 @@ impl Gatherer {
     }
 
     fn refresh(&mut self, now: Instant) {
-        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 4000));
-        let long = self.lifetime.is_some_and(|lifetime| lifetime >= LONG);
-        let pause = if long { REFRESH } else { CAREFUL_REFRESH };
+        let pause = match self.lifetime {
+            Some(lifetime) if lifetime >= LONG => REFRESH,
+            Some(lifetime) => CAREFUL_REFRESH.min(lifetime.mul_f64(0.6)),
+            None => CAREFUL_REFRESH,
+        };
+        let jitter = pause.mul_f64(0.2 * f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
         self.next_refresh = Some(now + pause + jitter);
         for family in [Family::V4, Family::V6] {
             let socket = SocketId::main(family);

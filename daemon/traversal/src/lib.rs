@@ -19,7 +19,7 @@ mod request;
 mod search;
 mod socket;
 
-pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Role};
+pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Role, takes_fresh_base};
 pub use gather::Gatherer;
 pub use lifetime::Lifetime;
 pub use netcheck::{Netcheck, Probe, ProbeOutcome, ServerCheck};

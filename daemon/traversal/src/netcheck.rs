@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::gather::usable;
+use crate::plan::is_private;
 use crate::profile::{self, NatProfile, Sample};
 use crate::request::{Requests, transaction};
 use crate::{Family, SocketId, Transmit};
@@ -612,6 +613,12 @@ impl Probe {
 fn other_address(server: SocketAddr, message: &Message<'_>) -> Option<SocketAddr> {
     message.other.filter(|other| {
         let differs = other.ip() != server.ip() && other.port() != server.port();
-        other.is_ipv4() == server.is_ipv4() && differs && other.port() != 0 && usable(other.ip())
+        // A public server must not make this machine ask around in its own network.
+        let private = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if is_private(ip));
+        other.is_ipv4() == server.is_ipv4()
+            && differs
+            && other.port() != 0
+            && usable(other.ip())
+            && (private(server.ip()) || !private(other.ip()))
     })
 }

@@ -50,6 +50,8 @@ pub(crate) struct Pair {
     /// How often that was since the last answer: the pauses grow.
     triggers: u32,
     checks: VecDeque<(TransactionId, Instant)>,
+    /// A search for ports has found it.
+    pub(crate) by_search: bool,
 }
 
 /// A pair as status shows it.
@@ -83,6 +85,7 @@ impl Pair {
             triggered: None,
             triggers: 0,
             checks: VecDeque::new(),
+            by_search: false,
         }
     }
 

@@ -114,6 +114,8 @@ pub(crate) const WINDOW: u32 = 128;
 pub(crate) const HELD: u32 = 16;
 /// Sockets with which both ends of a birthday search send: with one, the pairs of socket and port run out.
 const BIRTHDAY_SOCKETS: u16 = 4;
+/// Probes are enough when so many are expected to meet a held mapping: the chance that none does is one in 160,000.
+const ENOUGH: f64 = 12.0;
 /// What passes between two rounds of a meeting, in seconds: waiting, asking where the sequence stands, telling.
 const ROUND_PAUSE: f64 = 0.7;
 /// Sockets of both ends of a meeting.
@@ -227,7 +229,7 @@ impl Side {
         let wanted = match self.ports {
             Ports::After { .. } => HELD,
             Ports::Range { .. } if self.places() <= 8192.0 => 64,
-            Ports::Range { .. } => 256,
+            Ports::Range { .. } => 256 * self.addresses.min(2),
         };
         wanted.min(self.caps.mappings / 2)
     }
@@ -254,7 +256,11 @@ impl Plan {
         let open = |side: &Side| side.filtering == Filtering::EndpointIndependent;
         match (me.hard, you.hard) {
             (false, false) => Self {
-                checks: 0.99,
+                checks: if mine.mapping.is_some() && theirs.mapping.is_some() {
+                    0.99
+                } else {
+                    0.5
+                },
                 search: None,
             },
             _ if open(&me) || open(&you) => Self {
@@ -297,9 +303,13 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
     let held = f64::from(sockets);
     let places = holder.places().max(1.0);
     let mut probes = f64::from(prober.caps.packets());
-    if prober.hard && !prober.per_address {
+    // Every destination takes room in the prober's table, too, unless it filters by address at the most.
+    let by_endpoint = prober.strict() || (prober.hard && !prober.per_address);
+    if by_endpoint {
         probes = probes.min(f64::from(prober.caps.mappings));
     }
+    // More than this would hardly find what so many have not, and the next attempt needs something to spend.
+    probes = probes.min((ENOUGH * places / held).ceil());
     let chance = if holder.sequential() {
         0.98
     } else {
@@ -396,18 +406,22 @@ fn birthday(me: &Side, you: &Side) -> Step {
     }
 }
 
-/// The peer's addresses to which a search may send: those of its candidates, and those that its summary names. A peer must
-/// not make this machine search its own network: private addresses count only where this side's public one is private too.
+/// Whether a search may send there. A peer must not make this machine search its own network: private addresses count only
+/// where this side's public one is private too.
+pub(crate) fn may_search(mine: Option<&NatSummary>, ip: Ipv4Addr) -> bool {
+    let within = || mine.is_some_and(|mine| mine.addresses.iter().any(|ip| is_private(*ip)));
+    usable(ip.into()) && (!is_private(ip) || within())
+}
+
+/// The peer's addresses to which a search may send: those of its candidates, and those that its summary names.
 pub(crate) fn targets(
     mine: Option<&NatSummary>,
     theirs: &NatSummary,
     candidates: impl Iterator<Item = Ipv4Addr>,
 ) -> Vec<Ipv4Addr> {
-    let within = mine.is_some_and(|mine| mine.addresses.iter().any(|ip| is_private(*ip)));
     let mut targets: Vec<Ipv4Addr> = Vec::new();
     for ip in candidates.chain(theirs.addresses.iter().copied()) {
-        let fits = usable(ip.into()) && (within || !is_private(ip));
-        if fits && !targets.contains(&ip) && targets.len() < MAX_NAT_ADDRESSES {
+        if may_search(mine, ip) && !targets.contains(&ip) && targets.len() < MAX_NAT_ADDRESSES {
             targets.push(ip);
         }
     }

@@ -37,6 +37,8 @@ const OPENING_TTL: u8 = 5;
 /// Targets at which the one who stays waits for the other's sequence, and how far they lie apart.
 const ANCHORS: u32 = 4;
 const ANCHOR_SPACING: u32 = WINDOW / ANCHORS;
+/// The peer's prediction is waited for so long.
+const EXPECTATION: Duration = Duration::from_secs(4);
 /// Between a sample and the packets that it foretells, so much time passes.
 const LAG: f64 = 0.2;
 
@@ -355,6 +357,10 @@ impl Search {
         self.ends.addresses.contains(&ip) || self.ends.known.contains(&from)
     }
 
+    fn deadline(&self) -> Instant {
+        self.began + self.caps.duration
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
@@ -386,7 +392,7 @@ impl Search {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let deadline = self.began + self.caps.duration;
+        let deadline = self.deadline();
         match &self.state {
             State::Opening(_) => Some(deadline),
             State::Sampling { next, .. } => Some(*next),
@@ -402,7 +408,7 @@ impl Search {
         pace: &mut Pace,
         out: &mut VecDeque<Transmit>,
     ) {
-        let deadline = self.began + self.caps.duration;
+        let deadline = self.deadline();
         if now >= deadline && !matches!(self.state, State::Lingering(_) | State::Over) {
             self.state = State::Lingering(now);
         }
@@ -466,7 +472,7 @@ impl Search {
             return;
         };
         let count = self.ends.samplers.len();
-        if count == 0 || *tries >= SAMPLE_TRIES {
+        if count == 0 || *tries >= SAMPLE_TRIES || self.report.mappings >= self.allowance {
             self.end(Outcome::NoPrediction, now);
             return;
         }
@@ -494,7 +500,7 @@ impl Search {
         }
         let theirs = self.their_port.filter(|known| known.round >= self.round);
         if self.needs_theirs() && theirs.is_none() {
-            self.state = State::Expecting(now + Duration::from_secs(4));
+            self.state = State::Expecting((now + EXPECTATION).min(self.deadline()));
             return;
         }
         self.order = Some(self.order_of_packets(theirs.map(|known| known.port), now));
@@ -739,8 +745,8 @@ impl Search {
         self.tokens = self.tokens.min(f64::from(room) + 1.0);
         while self.tokens >= 1.0 && room > 0 {
             room -= 1;
-            let spent = self.report.packets >= self.caps.packets()
-                || self.report.mappings >= self.allowance;
+            let spent =
+                self.report.packets >= self.limit() || self.report.mappings >= self.allowance;
             let next = if spent { None } else { self.next_packet(now) };
             let Some((socket, to, fresh)) = next else {
                 self.exhausted(spent, now);
@@ -780,6 +786,16 @@ impl Search {
         }
     }
 
+    /// How many packets it sends at the most.
+    fn limit(&self) -> u32 {
+        match self.step.part {
+            Part::Probe {
+                ports: Ports::Range { .. },
+            } => self.step.packets,
+            _ => self.caps.packets(),
+        }
+    }
+
     fn exhausted(&mut self, spent: bool, now: Instant) {
         let waits = match &self.order {
             Some(Order::List { again, .. }) => *again,
@@ -805,10 +821,10 @@ impl Search {
                 let packets = f64::from(MEETING_SOCKETS) * f64::from(WINDOW);
                 let round =
                     Duration::from_secs_f64(packets / f64::from(self.ends.their_rate.max(1)));
-                State::Lingering((now + round + ROUND_LINGER).min(self.began + self.caps.duration))
+                State::Lingering((now + round + ROUND_LINGER).min(self.deadline()))
             }
             (Part::Meet { .. }, _) if !spent => State::Lingering(now + ROUND_LINGER),
-            _ => State::Lingering(now + LINGER),
+            _ => State::Lingering((now + LINGER).min(self.deadline())),
         };
         self.tokens = 0.0;
     }

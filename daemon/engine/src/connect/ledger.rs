@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// An unused mapping is forgotten after this where its lifetime was not measured (RFC 4787 REQ-5; Linux takes 30 s).
+/// An unused mapping is forgotten after this at the latest, as far as is known (RFC 4787 REQ-5; Linux takes 30 s). What is
+/// measured is only how long mappings live at the least, and an answer that was lost makes it shorter than it is.
 const LIFETIME: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
@@ -13,10 +14,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn add(&mut self, mappings: u32, lifetime: Option<Duration>, now: Instant) {
+    pub(super) fn add(&mut self, mappings: u32, now: Instant) {
         if mappings > 0 {
-            let until = now + lifetime.unwrap_or(LIFETIME);
-            self.entries.push_back((until, mappings));
+            self.entries.push_back((now + LIFETIME, mappings));
         }
     }
 

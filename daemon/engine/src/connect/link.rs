@@ -13,7 +13,7 @@ use punch_signal_protocol::{
 use punch_stun_protocol::Message;
 use punch_traversal::{
     Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId,
-    Step, StepKind, StepReport, Transmit, is_hard,
+    Step, StepKind, StepReport, Transmit, takes_fresh_base,
 };
 use rand_core::RngCore;
 
@@ -35,10 +35,10 @@ const ATTEMPTS: usize = 2;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Networks for which it is remembered what has worked with a peer.
 const MEMORY: usize = 8;
-/// After a search that has found nothing, the peer gets no other one for so long; the first time for less. However often it
-/// makes offers, the addresses that it names get a search's packets (`Caps::packets`) once a minute at the most.
+/// From the beginning of one search for a peer to that of the next, unless the first has found a path; the first time less.
+/// However often it makes offers, the addresses that it names get a search's packets (`Caps::packets`) once a minute.
 const SEARCH_PAUSE: Duration = Duration::from_secs(60);
-const FIRST_SEARCH_PAUSE: Duration = Duration::from_secs(20);
+const FIRST_SEARCH_PAUSE: Duration = Duration::from_secs(30);
 /// An attempt with a search may take so long before a new offer goes out.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -87,14 +87,14 @@ pub(super) struct Surroundings {
     pub(super) profile: Option<NatProfile>,
     pub(super) lifetime: Option<Duration>,
     pub(super) samplers: Vec<SocketAddr>,
-    pub(super) network: u64,
+    pub(super) network: Option<u64>,
     pub(super) seed: u64,
 }
 
 /// Where a link's doings go.
 pub(super) struct Outlet<'a> {
     pub(super) peer: PeerHandle,
-    pub(super) network: u64,
+    pub(super) network: Option<u64>,
     pub(super) transmits: &'a mut VecDeque<Transmit>,
     pub(super) events: &'a mut VecDeque<ConnectorEvent>,
     pub(super) ids: &'a mut SocketIds,
@@ -242,6 +242,15 @@ impl Link {
     pub(super) fn start_search(&mut self, allowance: u32, now: Instant) {
         let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
         if let Some(attempt) = found {
+            // Counted from the beginning, or a peer that cuts a search short by a new offer would get the next one at once.
+            let (count, until) = &mut self.vain;
+            let pause = if *count == 0 {
+                FIRST_SEARCH_PAUSE
+            } else {
+                SEARCH_PAUSE
+            };
+            *count = count.saturating_add(1);
+            *until = Some(now + pause);
             attempt.agent.start_search(allowance, now);
         }
     }
@@ -366,13 +375,12 @@ impl Link {
         mut candidates: Vec<Candidate>,
         ipv4_range: Option<Ipv4Range>,
         nat: Option<NatSummary>,
+        fresh_base: bool,
         rng: &mut impl RngCore,
     ) -> Description {
         // A repeated attempt checks from a fresh socket: what is known of the old one would only keep a mapping alive that did
         // not serve.
-        let again = nat
-            .as_ref()
-            .is_some_and(|nat| nat.attempt > 0 && !is_hard(nat));
+        let again = fresh_base && nat.as_ref().is_some_and(takes_fresh_base);
         candidates.retain(|candidate| {
             !again
                 || candidate.kind != CandidateKind::ServerReflexive
@@ -528,7 +536,11 @@ impl Link {
             nat,
             surroundings,
         } = terms;
-        let attempt = nat.as_ref().map_or(0, |nat| nat.attempt);
+        // Both must come to the same: where one tells nothing of its NAT, there is nothing to take turns by.
+        let attempt = match (&nat, &theirs.nat) {
+            (Some(mine), Some(_)) => mine.attempt,
+            _ => 0,
+        };
         // The one who offers picks the path; in a repeated attempt the other one does.
         let role = if offers == attempt.is_multiple_of(2) {
             Role::Controlling
@@ -549,7 +561,7 @@ impl Link {
                 lifetime: surroundings.lifetime,
                 samplers: surroundings.samplers,
                 remembered: memory
-                    .find(|(network, _)| *network == surroundings.network)
+                    .find(|(network, _)| Some(*network) == surroundings.network)
                     .map(|(_, step)| *step),
                 seed: surroundings.seed,
             },
@@ -802,19 +814,11 @@ impl Link {
                         let note = Note::Prediction(prediction);
                         out.envelopes.extend(attempt.exchange.seal(&note).ok());
                     }
-                    AgentEvent::SearchOver { mappings, packets } => {
+                    AgentEvent::SearchOver { mappings, found } => {
                         out.searched += mappings;
-                        if packets == 0 {
-                            continue;
+                        if found {
+                            self.vain = (0, None);
                         }
-                        let (count, until) = &mut self.vain;
-                        let pause = if *count == 0 {
-                            FIRST_SEARCH_PAUSE
-                        } else {
-                            SEARCH_PAUSE
-                        };
-                        *count += 1;
-                        *until = Some(now + pause);
                     }
                 }
             }
@@ -828,7 +832,6 @@ impl Link {
                 self.retry_at = None;
                 self.retries = 0;
                 self.failures = 0;
-                self.vain = (0, None);
                 self.hopeless = false;
                 out.events
                     .push_back(ConnectorEvent::Selected { peer, path });
@@ -868,19 +871,19 @@ impl Link {
     /// Remembers which step has found the path.
     fn learn(&mut self, steps: &[StepReport], out: &mut Outlet<'_>) {
         let found = steps.iter().find(|step| step.outcome == Outcome::Found);
-        let Some(step) = found.map(|step| step.kind) else {
+        let (Some(step), Some(network)) = (found.map(|step| step.kind), out.network) else {
             return;
         };
-        if self.memory.last() == Some(&(out.network, step)) {
+        if self.memory.last() == Some(&(network, step)) {
             return;
         }
-        self.memory.retain(|(network, _)| *network != out.network);
-        self.memory.push((out.network, step));
+        self.memory.retain(|(known, _)| *known != network);
+        self.memory.push((network, step));
         let excess = self.memory.len().saturating_sub(MEMORY);
         self.memory.drain(..excess);
         out.events.push_back(ConnectorEvent::Worked {
             peer: out.peer,
-            network: out.network,
+            network,
             step,
         });
     }

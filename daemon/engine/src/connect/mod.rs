@@ -206,7 +206,7 @@ pub struct Connector {
     budget: Budget,
     ledger: Ledger,
     /// Stands for the network that this machine is in.
-    network: u64,
+    network: Option<u64>,
     addresses: Vec<IpAddr>,
     stun_servers: Vec<SocketAddr>,
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
@@ -236,7 +236,7 @@ impl Connector {
             sockets: HashMap::new(),
             budget: config.budget,
             ledger: Ledger::default(),
-            network: 0,
+            network: None,
             rng,
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
@@ -277,7 +277,7 @@ impl Connector {
         if let Some(mut link) = self.links.remove(&peer) {
             self.by_id.remove(&link.id);
             let (sockets, searched) = link.dissolve();
-            self.ledger.add(searched, self.netchecks.lifetime(), now);
+            self.ledger.add(searched, now);
             for socket in sockets {
                 self.close_socket(socket);
             }
@@ -369,6 +369,7 @@ impl Connector {
         if self.gatherer.handle_addresses(addresses, now) {
             self.events.push_back(ConnectorEvent::NetworkChanged);
             self.netchecks.restart(now);
+            self.network = None;
             for link in self.links.values_mut() {
                 link.failures = 0;
             }
@@ -390,6 +391,8 @@ impl Connector {
     pub fn handle_resume(&mut self, now: Instant) {
         self.events.push_back(ConnectorEvent::NetworkChanged);
         self.gatherer.restart(now);
+        self.netchecks.restart(now);
+        self.network = None;
         for link in self.links.values_mut() {
             link.verify(now);
         }
@@ -586,6 +589,7 @@ impl Connector {
             outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
             nat,
+            !self.gatherer.answering(Family::V4).is_empty(),
             &mut self.rng,
         );
         let local = description.credentials.clone();
@@ -644,7 +648,7 @@ impl Connector {
             self.transmits.push_back(transmit);
         }
         if self.netchecks.drain(&mut self.transmits, &mut self.events) {
-            self.network = self.fingerprint();
+            self.network = Some(self.fingerprint());
         }
         let peers: Vec<_> = self.links.keys().copied().collect();
         for peer in peers {
@@ -673,7 +677,7 @@ impl Connector {
         };
         let again = link.drain(&mut outlet, now);
         let (to, envelopes, searched) = (link.id, outlet.envelopes, outlet.searched);
-        self.ledger.add(searched, self.netchecks.lifetime(), now);
+        self.ledger.add(searched, now);
         for envelope in envelopes {
             self.signal_all(&Frame::Send { to, envelope });
         }

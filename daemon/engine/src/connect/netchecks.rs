@@ -88,9 +88,12 @@ impl Netchecks {
             .profiles
             .iter()
             .any(|profile| profile.addresses.contains(&ip));
-        let lately = self.last_run.is_none_or(|at| now < at + DOUBT);
-        if !known && !lately && self.next_run.is_none() && !self.active {
-            self.next_run = Some(now);
+        if let Some(last) = self.last_run
+            && !known
+            && self.next_run.is_none()
+            && !self.active
+        {
+            self.next_run = Some(now.max(last + DOUBT));
         }
     }
 

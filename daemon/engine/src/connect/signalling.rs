@@ -158,6 +158,7 @@ impl Connector {
             outside(&self.overlay, self.gatherer.candidates()),
             self.ipv4_range,
             nat.clone(),
+            !self.gatherer.answering(Family::V4).is_empty(),
             &mut self.rng,
         );
         let local = description.credentials.clone();

@@ -76,11 +76,7 @@ pub(super) struct PortSearch {
 
 impl PortSearch {
     pub(super) fn new(plan: &Plan, config: &AgentConfig, now: Instant) -> Self {
-        let translated = config
-            .mine
-            .as_ref()
-            .is_some_and(|nat| nat.mapping == Some(Mapping::EndpointIndependent));
-        let again = config.mine.as_ref().is_some_and(|nat| nat.attempt > 0);
+        let fresh = config.mine.as_ref().is_some_and(takes_fresh_base);
         let head_start = match (&plan.search, config.remembered) {
             (Some(step), Some(kind)) if step.kind == kind => Duration::ZERO,
             _ if plan.checks < 0.1 => SHORT_START,
@@ -97,7 +93,7 @@ impl PortSearch {
                 Some(_) => Stage::Waiting(now + head_start),
                 None => Stage::None,
             },
-            base: if again && translated && !config.samplers.is_empty() {
+            base: if fresh && !config.samplers.is_empty() {
                 Base::Opening
             } else {
                 Base::Main
@@ -144,7 +140,9 @@ impl PortSearch {
         let public = candidate.kind == CandidateKind::ServerReflexive
             || matches!(candidate.address.ip(), IpAddr::V4(ip)
                 if candidate.kind == CandidateKind::Host && !plan::is_private(ip));
-        let fits = public && candidate.address.is_ipv4() && self.known.len() < MAX_KNOWN;
+        let allowed = matches!(candidate.address.ip(), IpAddr::V4(ip)
+            if plan::may_search(self.mine.as_ref(), ip));
+        let fits = public && allowed && self.known.len() < MAX_KNOWN;
         if fits && !self.known.contains(&candidate.address) {
             self.known.push(candidate.address);
         }
@@ -179,7 +177,7 @@ impl PortSearch {
             (Some(theirs), IpAddr::V4(ip)) if candidate.kind == CandidateKind::ServerReflexive => {
                 let others = theirs.addresses.iter().copied();
                 others
-                    .filter(|other| *other != ip && usable((*other).into()))
+                    .filter(|other| *other != ip && plan::may_search(self.mine.as_ref(), *other))
                     .collect()
             }
             _ => Vec::new(),
@@ -194,6 +192,12 @@ impl PortSearch {
     /// Nothing goes on.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::None | Stage::Done(_)) && !matches!(self.base, Base::Opening)
+    }
+
+    /// Whether a search has sent this way, so that what comes back is its doing.
+    pub(super) fn has_searched(&self, path: Path) -> bool {
+        matches!(&self.stage, Stage::Active(search)
+            if search.owns(path.socket) && search.has_probed(path.remote))
     }
 
     /// A search waits for what only the peer could tell.
@@ -259,6 +263,7 @@ impl PortSearch {
         });
         let theirs = self.theirs.clone().unwrap_or_default();
         let mapping = self.mine.as_ref().and_then(|mine| mine.mapping);
+        let filtering = self.mine.as_ref().and_then(|mine| mine.filtering);
         Ends {
             base: match self.base {
                 Base::Ready(socket) | Base::Asking(socket) => socket,
@@ -270,13 +275,7 @@ impl PortSearch {
             opening_ttl: self.opening_ttl,
             their_rate: Caps::of(theirs.budget).rate,
             moving: is_hard(&theirs),
-            mapping_scope: match mapping {
-                Some(Mapping::AddressDependent) => MappingScope::Address,
-                Some(Mapping::AddressAndPortDependent | Mapping::Dependent) => {
-                    MappingScope::Endpoint
-                }
-                _ => MappingScope::Socket,
-            },
+            mapping_scope: scope(mapping, filtering),
         }
     }
 
@@ -288,6 +287,29 @@ impl PortSearch {
                 .unwrap_or_default(),
         )
     }
+}
+
+/// What takes room in the router's table: a mapping, or a permission for a destination where it filters; most keep one table.
+fn scope(mapping: Option<Mapping>, filtering: Option<Filtering>) -> MappingScope {
+    let (mapping, filtering) = (
+        mapping.unwrap_or(Mapping::Dependent),
+        filtering.unwrap_or(Filtering::AddressAndPortDependent),
+    );
+    match (mapping, filtering) {
+        (Mapping::None | Mapping::EndpointIndependent, Filtering::EndpointIndependent) => {
+            MappingScope::Socket
+        }
+        (
+            Mapping::None | Mapping::EndpointIndependent | Mapping::AddressDependent,
+            Filtering::EndpointIndependent | Filtering::AddressDependent,
+        ) => MappingScope::Address,
+        _ => MappingScope::Endpoint,
+    }
+}
+
+/// Whether the checks of a repeated attempt leave from a fresh socket: only where that has a public endpoint that can be told.
+pub fn takes_fresh_base(nat: &NatSummary) -> bool {
+    nat.attempt > 0 && nat.mapping == Some(Mapping::EndpointIndependent)
 }
 
 impl Agent {
@@ -476,6 +498,7 @@ impl Agent {
             self.ports.base = Base::Ready(base);
             self.events.push_back(AgentEvent::Reflexive(mapped));
         }
+        self.settle_base(asked);
         asked
     }
 
@@ -513,21 +536,26 @@ impl Agent {
             self.pairs.push(Pair::new(path, kind, priority, now));
             Some(self.pairs.len() - 1)
         })?;
+        self.pairs[index].by_search = true;
         self.pairs[index].found(now);
         Some(index)
+    }
+
+    /// No server has told the fresh socket's address, and none is left to do so: the peer will see where packets come from.
+    fn settle_base(&mut self, ended: bool) {
+        if ended
+            && self.ports.asking.is_empty()
+            && let Base::Asking(base) = self.ports.base
+        {
+            self.ports.base = Base::Ready(base);
+        }
     }
 
     /// Lets the search do what is due.
     pub(super) fn search(&mut self, now: Instant) {
         let (again, lost) = self.ports.asking.handle_timeout(now);
         self.transmits.extend(again);
-        if !lost.is_empty()
-            && self.ports.asking.is_empty()
-            && let Base::Asking(base) = self.ports.base
-        {
-            // No server answers; the peer will see where packets come from.
-            self.ports.base = Base::Ready(base);
-        }
+        self.settle_base(!lost.is_empty());
         if let Stage::Active(search) = &mut self.ports.stage {
             search.handle_timeout(now, &mut self.pace, &mut self.transmits);
             while let Some(prediction) = search.poll_prediction() {
@@ -537,7 +565,7 @@ impl Agent {
                 let report = search.report(now);
                 self.events.push_back(AgentEvent::SearchOver {
                     mappings: report.mappings,
-                    packets: report.packets,
+                    found: report.outcome == Outcome::Found,
                 });
                 self.ports.stage = Stage::Done(report);
                 if self.selected.is_none() {
@@ -553,11 +581,8 @@ impl Agent {
 
     /// A path is selected: the search stops, and soon its sockets close.
     pub(super) fn end_search(&mut self, path: Path, now: Instant) {
-        let by_search = self.plan.checks < 0.5
-            && self
-                .pairs
-                .iter()
-                .any(|pair| pair.path == path && pair.kind == CandidateKind::PeerReflexive);
+        let mut pairs = self.pairs.iter();
+        let by_search = pairs.any(|pair| pair.path == path && pair.by_search);
         match &mut self.ports.stage {
             Stage::Active(search) => {
                 search.finish(by_search, now);

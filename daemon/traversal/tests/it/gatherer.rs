@@ -487,8 +487,8 @@ fn one_lost_refresh_between_good_ones_changes_nothing() {
 
     for round in 0..5 {
         let start = origin() + secs(1 + 100 * round);
-        pass(&mut gatherer, start, secs(50), |_, _| None);
-        pass(&mut gatherer, start + secs(50), secs(50), |_, _| {
+        pass(&mut gatherer, start, secs(38), |_, _| None);
+        pass(&mut gatherer, start + secs(38), secs(62), |_, _| {
             Some(PUBLIC)
         });
     }

@@ -434,7 +434,7 @@ fn no_search_ever_exceeds_its_budget_and_nothing_is_left_of_it() {
             assert_eq!(machine.count(&AgentEvent::Failed), 1, "{label}");
             let over = AgentEvent::SearchOver {
                 mappings: report.mappings,
-                packets: report.packets,
+                found: false,
             };
             assert_eq!(machine.count(&over), 1);
             assert!(machine.is_clean(), "{label}: sockets stay open");

@@ -1,4 +1,5 @@
-//! How many packets of an attempt leave in any one second: the budget's rate is never exceeded, whoever sends.
+//! How many packets of an attempt leave in any one second: searches and probes keep to the budget's rate together. Answers to the
+//! peer's checks, and checks that they set off, are counted but not held back.
 
 use std::time::{Duration, Instant};
 

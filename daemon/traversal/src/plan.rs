@@ -108,6 +108,8 @@ impl Ports {
     }
 }
 
+/// TTL of opening packets where it was not measured: past a router or two and a carrier's NAT, short of the peer.
+pub(crate) const OPENING_TTL: u8 = 5;
 /// Predicted ports that are tried.
 pub(crate) const WINDOW: u32 = 128;
 /// Mappings that a holder makes whose NAT counts its ports.

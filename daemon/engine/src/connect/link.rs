@@ -1,5 +1,8 @@
 //! What the connector knows of one peer: the offer that is out, the attempt that is under way, the one that serves.
 
+mod drain;
+mod searches;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -8,12 +11,12 @@ use punch_forward::PeerHandle;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
 use punch_signal_protocol::{
     Candidate, CandidateKind, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary,
-    Note, PeerId, Prediction,
+    Note, PeerId,
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{
-    Agent, AgentConfig, AgentEvent, Budget, Family, NatProfile, Outcome, Path, Role, SocketId,
-    Step, StepKind, StepReport, Transmit, takes_fresh_base,
+    Agent, AgentConfig, Budget, NatProfile, Path, Role, SocketId, StepKind, StepReport, Transmit,
+    takes_fresh_base,
 };
 use rand_core::RngCore;
 
@@ -191,100 +194,6 @@ impl Link {
             retired: Vec::new(),
             unbooked: 0,
             last: (Vec::new(), None),
-        }
-    }
-
-    // --- searches ---
-
-    /// A socket is open, or could not be opened; returns whether the attempt that asked for it still lives.
-    pub(super) fn handle_socket(
-        &mut self,
-        serial: u64,
-        socket: Option<SocketId>,
-        now: Instant,
-    ) -> bool {
-        let found = self.attempts.iter_mut().find(|a| a.serial == serial);
-        found
-            .map(|attempt| attempt.agent.handle_socket(socket, now))
-            .is_some()
-    }
-
-    pub(super) fn is_searching(&self) -> bool {
-        self.attempts.iter().any(|a| a.agent.is_searching())
-    }
-
-    /// Whether a search is under way or may still come: a new offer would cut it short.
-    pub(super) fn has_search(&self) -> bool {
-        self.attempts.iter().any(|a| a.agent.has_search())
-    }
-
-    pub(super) fn wants_search(&self, now: Instant) -> bool {
-        self.attempts.iter().any(|a| a.agent.wants_search(now))
-    }
-
-    /// Until when the peer gets no search.
-    pub(super) fn search_barred_until(&self, now: Instant) -> Option<Instant> {
-        self.vain.1.filter(|until| *until > now)
-    }
-
-    pub(super) fn search_at(&self) -> Option<Instant> {
-        let times = self.attempts.iter().filter_map(|a| a.agent.search_at());
-        times.min()
-    }
-
-    /// The search that wants to begin.
-    pub(super) fn waiting_search(&self, now: Instant) -> Option<&Step> {
-        let mut attempts = self.attempts.iter();
-        let waiting = attempts.find(|a| a.agent.wants_search(now))?;
-        waiting.agent.planned_search()
-    }
-
-    pub(super) fn start_search(&mut self, allowance: u32, now: Instant) {
-        let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
-        if let Some(attempt) = found {
-            // Counted from the beginning, or a peer that cuts a search short by a new offer would get the next one at once.
-            let (count, until) = &mut self.vain;
-            let pause = if *count == 0 {
-                FIRST_SEARCH_PAUSE
-            } else {
-                SEARCH_PAUSE
-            };
-            *count = count.saturating_add(1);
-            *until = Some(now + pause);
-            attempt.agent.start_search(allowance, now);
-        }
-    }
-
-    pub(super) fn refuse_search(&mut self, until: Option<Instant>, now: Instant) {
-        let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
-        if let Some(attempt) = found {
-            attempt.agent.refuse_search(now);
-            attempt.agent.handle_timeout(now);
-            if self.wanted() {
-                self.retry_at = self.retry_at.max(until);
-            }
-        }
-    }
-
-    pub(super) fn handle_prediction(&mut self, attempt: usize, told: Prediction, now: Instant) {
-        if let Some(attempt) = self.attempts.get_mut(attempt) {
-            attempt.agent.handle_prediction(told, now);
-        }
-    }
-
-    /// All sockets that attempts still hold, and the mappings that their searches have made; for a link that goes.
-    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
-        self.retire(0..self.attempts.len());
-        let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
-        (sockets, std::mem::take(&mut self.unbooked))
-    }
-
-    /// Ends attempts; their sockets close soon.
-    fn retire(&mut self, range: std::ops::Range<usize>) {
-        for attempt in self.attempts.drain(range) {
-            self.unbooked += attempt.agent.untold_mappings();
-            let sockets = attempt.agent.sockets();
-            self.retired.extend(sockets.map(|socket| (None, socket)));
         }
     }
 
@@ -742,150 +651,6 @@ impl Link {
             .chain(self.engaged_until)
             .chain(self.retired.iter().filter_map(|(at, _)| *at))
             .min()
-    }
-
-    /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
-    pub(super) fn drain(&mut self, out: &mut Outlet<'_>, now: Instant) -> bool {
-        let peer = out.peer;
-        let mut again = false;
-        let mut index = 0;
-        while index < self.attempts.len() {
-            let attempt = &mut self.attempts[index];
-            while let Some(transmit) = attempt.agent.poll_transmit() {
-                out.transmits.push_back(transmit);
-            }
-            let (mut selected, mut failed) = (None, false);
-            while let Some(event) = attempt.agent.poll_event() {
-                match event {
-                    AgentEvent::Proven => {
-                        if !attempt.offers {
-                            self.engaged = true;
-                        }
-                        out.events.push_back(ConnectorEvent::Proven {
-                            peer,
-                            preshared: attempt.exchange.preshared_key().clone(),
-                            initiator: attempt.offers,
-                        });
-                    }
-                    AgentEvent::Selected(path) => selected = Some(path),
-                    AgentEvent::Lost if index == 0 => {
-                        out.events.push_back(ConnectorEvent::Lost { peer });
-                        self.retries = 0;
-                        again = self.offer.is_none();
-                    }
-                    AgentEvent::Lost => {}
-                    AgentEvent::Failed => {
-                        failed |= index > 0;
-                        self.hopeless = true;
-                        // An attempt whose search was not made says little, and its ports were not used up.
-                        if !attempt.agent.was_refused() {
-                            let status = attempt.agent.status(now);
-                            self.last = (status.steps, status.theirs);
-                            self.failures = self.failures.saturating_add(1);
-                        }
-                        let interval = RETRY_MIN.saturating_mul(1 << self.retries.min(5));
-                        let barred = self.vain.1.unwrap_or(now);
-                        let retry = (now + interval.min(RETRY_MAX)).max(barred);
-                        self.retry_at = Some(match self.retry_at {
-                            // The patience that a search has had ends with it.
-                            Some(at) if !attempt.agent.was_refused() => at.min(retry),
-                            Some(at) => at,
-                            None => retry,
-                        });
-                    }
-                    AgentEvent::OpenSockets(count) => {
-                        for _ in 0..count {
-                            let socket = out.ids.next();
-                            out.sockets.insert(socket, (peer, attempt.serial));
-                            let family = Family::V4;
-                            out.events
-                                .push_back(ConnectorEvent::OpenSocket { socket, family });
-                        }
-                    }
-                    AgentEvent::CloseSocket(socket) => out.close(socket),
-                    AgentEvent::Reflexive(address) => {
-                        let kind = CandidateKind::ServerReflexive;
-                        let candidate = Candidate::new(kind, address);
-                        attempt.told.push(candidate);
-                        let note = Note::Candidates(vec![candidate]);
-                        out.envelopes.extend(attempt.exchange.seal(&note).ok());
-                    }
-                    AgentEvent::Predicted(prediction) => {
-                        let note = Note::Prediction(prediction);
-                        out.envelopes.extend(attempt.exchange.seal(&note).ok());
-                    }
-                    AgentEvent::SearchOver { mappings, found } => {
-                        out.searched += mappings;
-                        if found {
-                            self.vain = (0, None);
-                        }
-                    }
-                }
-            }
-            if let Some(path) = selected {
-                let status = attempt.agent.status(now);
-                self.learn(&status.steps, out);
-                // The successor has a path: it serves from now on.
-                self.retire(0..index);
-                index = 0;
-                self.engaged_until = None;
-                self.retry_at = None;
-                self.retries = 0;
-                self.failures = 0;
-                self.hopeless = false;
-                out.events
-                    .push_back(ConnectorEvent::Selected { peer, path });
-            }
-            if failed && index > 0 {
-                self.retire(index..index + 1);
-                out.events.push_back(ConnectorEvent::Abandoned { peer });
-                continue;
-            }
-            index += 1;
-        }
-        // Nobody wants it and nothing works: it is down, and says so.
-        if std::mem::take(&mut self.hopeless)
-            && !self.wanted()
-            && self.path().is_none()
-            && !self.attempts.is_empty()
-        {
-            self.retire(0..self.attempts.len());
-            out.events.push_back(ConnectorEvent::Closed { peer });
-        }
-        if self.engaged && self.path().is_none() && self.engaged_until.is_none() {
-            self.engaged_until = Some(now + PATIENCE);
-        }
-        out.searched += std::mem::take(&mut self.unbooked);
-        for (at, _) in &mut self.retired {
-            at.get_or_insert(now + FAREWELL);
-        }
-        let due = self
-            .retired
-            .extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
-        for (_, socket) in due {
-            out.close(socket);
-        }
-        self.wanted() && again
-    }
-
-    /// Remembers which step has found the path.
-    fn learn(&mut self, steps: &[StepReport], out: &mut Outlet<'_>) {
-        let found = steps.iter().find(|step| step.outcome == Outcome::Found);
-        let (Some(step), Some(network)) = (found.map(|step| step.kind), out.network) else {
-            return;
-        };
-        if self.memory.last() == Some(&(network, step)) {
-            return;
-        }
-        self.memory.retain(|(known, _)| *known != network);
-        self.memory.push((network, step));
-        let excess = self.memory.len().saturating_sub(MEMORY);
-        self.memory.drain(..excess);
-        out.events.push_back(ConnectorEvent::Worked {
-            peer: out.peer,
-            network,
-            step,
-        });
     }
 }
 

@@ -11,7 +11,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::{Agent, AgentConfig, AgentEvent};
 use crate::gather::usable;
 use crate::pair::Pair;
-use crate::plan::{self, Caps, Part, Plan, is_hard};
+use crate::plan::{self, Caps, OPENING_TTL, Part, Plan, is_hard};
 use crate::request::{Requests, transaction};
 use crate::search::{Ends, MappingScope, Outcome, Search, StepReport};
 use crate::{Family, Path, SocketId, Step, Transmit};
@@ -26,8 +26,6 @@ const MAX_KNOWN: usize = 4;
 const SETTLING: Duration = Duration::from_secs(1);
 /// STUN servers asked for the public address of a fresh socket.
 const SERVERS: usize = 2;
-/// TTL of opening packets where it was not measured.
-const OPENING_TTL: u8 = 5;
 
 #[derive(Debug)]
 enum Base {

@@ -167,9 +167,15 @@ impl Keeper {
                     }
                 }
                 () = super::desk::sleep_until(next) => {
-                    tokio::select! {
-                        () = self.ask() => {}
-                        _ = &mut stop => break,
+                    let mut asking = std::pin::pin!(self.ask());
+                    let stopped = tokio::select! {
+                        () = &mut asking => false,
+                        _ = &mut stop => true,
+                    };
+                    if stopped {
+                        // A router that has just agreed would keep a mapping that nobody knows of.
+                        let _ = tokio::time::timeout(FAREWELL / 2, asking).await;
+                        break;
                     }
                 }
             }
@@ -219,7 +225,13 @@ impl Keeper {
                 self.failures = 0;
                 self.next = Some(now + renewal(held.protocol(), held.lifetime));
                 self.report(mapped(&held, None));
-                self.held = Some((held.clone(), now + held.lifetime));
+                let ends = now + held.lifetime;
+                let before = self.held.replace((held.clone(), ends));
+                if let Some((before, _)) = before
+                    && before.protocol() != held.protocol()
+                {
+                    let _ = tokio::time::timeout(FAREWELL, router::release(&client, &before)).await;
+                }
             }
             Err(trouble) => {
                 let pause = pause(self.failures);

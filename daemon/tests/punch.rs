@@ -602,7 +602,7 @@ fn nats_with_small_tables_are_survived() {
         let normal = config("normal", "");
         let mut lab = lab("tabl", a, b, [&normal, &normal]);
         let before = lab.hosts().map(Host::udp_sockets);
-        let up = lab.a.ctl(&["up", "b", "--timeout", "30"]);
+        let up = lab.a.ctl(&["up", "b", "--timeout", "14"]);
         if up.success() {
             eprintln!("{a} x {b}: connected");
         } else {

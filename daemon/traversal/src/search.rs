@@ -88,8 +88,8 @@ pub(crate) struct Ends {
     /// STUN servers that tell where this side's sequence stands.
     pub(crate) samplers: Vec<SocketAddr>,
     pub(crate) opening_ttl: Option<u8>,
-    /// The peer's packets per second.
-    pub(crate) their_rate: u32,
+    /// What the peer may spend.
+    pub(crate) their_caps: Caps,
     /// Whether the peer's packets may come from any of its addresses.
     pub(crate) moving: bool,
     /// Whether this side's NAT makes one mapping per socket (EIM), or one per socket and address (ADM).
@@ -562,9 +562,15 @@ impl Search {
                 _,
             ) => {
                 let packets = f64::from(MEETING_SOCKETS) * f64::from(WINDOW);
-                let round =
-                    Duration::from_secs_f64(packets / f64::from(self.ends.their_rate.max(1)));
+                let round = Duration::from_secs_f64(packets / f64::from(self.ends.their_caps.rate));
                 State::Lingering((now + round + ROUND_LINGER).min(self.deadline()))
+            }
+            // The other side may have more pairs to walk through.
+            (Part::Birthday { .. }, _) => {
+                let Caps { mappings, rate, .. } = self.ends.their_caps;
+                let theirs = Duration::from_secs_f64(f64::from(mappings) / f64::from(rate));
+                let end = (now + LINGER).max(self.began + theirs + LINGER);
+                State::Lingering(end.min(self.deadline()))
             }
             (Part::Meet { .. }, _) if !spent => State::Lingering(now + ROUND_LINGER),
             _ => State::Lingering((now + LINGER).min(self.deadline())),

@@ -271,7 +271,7 @@ impl PortSearch {
             addresses: plan::targets(self.mine.as_ref(), &theirs, candidates),
             samplers: self.samplers.clone(),
             opening_ttl: self.opening_ttl,
-            their_rate: Caps::of(theirs.budget).rate,
+            their_caps: Caps::of(theirs.budget),
             moving: is_hard(&theirs),
             mapping_scope: scope(mapping, filtering),
         }

@@ -81,6 +81,7 @@ fn step(name: &str, chance: f64, outcome: &str) -> StepView {
         mappings: 1,
         packets: 12,
         peak_rate: 0,
+        refused_sockets: 0,
         took_s: 0.25,
     }
 }

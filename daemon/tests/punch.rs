@@ -31,8 +31,14 @@ fn connect(lab: &Lab) {
 }
 
 /// No router is asked for a port: what the NATs do is what counts.
+/// The lifetime of mappings is fixed, since its measurement holds seven sockets open for minutes, and these tests count sockets.
 fn config(budget: &str, nat: &str) -> String {
-    format!("[punch]\nbudget = \"{budget}\"\n[nat]\nport_mapping = false\n{nat}")
+    let lifetime = if nat.contains("lifetime") {
+        ""
+    } else {
+        "lifetime = 60\n"
+    };
+    format!("[punch]\nbudget = \"{budget}\"\n[nat]\nport_mapping = false\n{lifetime}{nat}")
 }
 
 /// punchd runs on both with this configuration, and both know their NATs.
@@ -507,7 +513,7 @@ fn with_few_files_a_search_does_what_it_can() {
                 ["no_sockets", "exhausted", "waiting", "running"].contains(&outcome.as_str()),
                 "{view:#?}"
             );
-            if outcome == "no_sockets" {
+            if search(&view).refused_sockets > 0 {
                 assert!(
                     view.advice.iter().any(|text| text.contains("open files")),
                     "{view:#?}"
@@ -523,9 +529,9 @@ fn with_few_files_a_search_does_what_it_can() {
             .a
             .punchd
             .log_text()
-            .matches("cannot open a UDP socket")
+            .matches("cannot open a further UDP socket")
             .count();
-        eprintln!("{complaints} complaints");
+        assert!(complaints <= 8, "{complaints} complaints");
     }
 }
 

@@ -357,6 +357,8 @@ pub struct StepView {
     pub packets: u32,
     /// The most packets within one second.
     pub peak_rate: u32,
+    /// Sockets that it wanted and did not get.
+    pub refused_sockets: u32,
     /// How long it has taken, in seconds.
     pub took_s: f64,
 }

@@ -196,6 +196,7 @@ fn step(report: &StepReport) -> StepView {
         mappings: report.mappings,
         packets: report.packets,
         peak_rate: report.peak_rate,
+        refused_sockets: report.refused_sockets,
         took_s: report.took.as_secs_f64(),
     }
 }
@@ -315,11 +316,16 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
                 .to_owned(),
         );
     }
-    if search.is_some_and(|step| step.outcome == Outcome::NoSockets) {
-        advice.push(
-            "No further socket could be opened: raise the limit of open files for punchd."
-                .to_owned(),
-        );
+    if let Some(step) = search.filter(|step| step.refused_sockets > 0) {
+        let effect = if step.outcome == Outcome::NoSockets {
+            "it could not begin"
+        } else {
+            "its chance was smaller than computed"
+        };
+        advice.push(format!(
+            "{} sockets of the search could not be opened, {effect}: raise the limit of open files for punchd.",
+            step.refused_sockets
+        ));
     }
     if search.is_some_and(|step| step.outcome == Outcome::OverBudget) {
         advice.push(

@@ -441,6 +441,7 @@ impl Agent {
             mappings: u32::try_from(self.pairs.len()).unwrap_or(u32::MAX),
             packets: self.sent_checks,
             peak_rate: 0,
+            refused_sockets: 0,
             took: until.saturating_duration_since(self.began),
         };
         [checks].into_iter().chain(search).collect()

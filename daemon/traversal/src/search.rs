@@ -72,6 +72,8 @@ pub struct StepReport {
     pub packets: u32,
     /// The most that left within one second, checks included.
     pub peak_rate: u32,
+    /// Sockets that it wanted and did not get.
+    pub refused_sockets: u32,
     /// How long it has taken.
     pub took: Duration,
 }
@@ -167,6 +169,7 @@ impl Search {
             mappings: 0,
             packets: 0,
             peak_rate: 0,
+            refused_sockets: 0,
             took: Duration::ZERO,
         };
         Self {
@@ -215,6 +218,7 @@ impl Search {
         };
         *missing = missing.saturating_sub(1);
         let last = *missing == 0;
+        self.report.refused_sockets += u32::from(socket.is_none());
         self.sockets.extend(socket);
         if last && self.sockets.is_empty() {
             self.end(Outcome::NoSockets, now);

@@ -392,6 +392,7 @@ fn a_why_keeps_its_form() {
                 mappings: 10,
                 packets: 20,
                 peak_rate: 15,
+                refused_sockets: 3,
                 took_s: 1.5,
             }],
             failures: 1,
@@ -405,7 +406,7 @@ fn a_why_keeps_its_form() {
             },
             advice: vec!["Do something.".to_owned()],
         },
-        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
+        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
     );
     let models = [
         AllocationView::Preserving,

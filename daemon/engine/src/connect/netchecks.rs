@@ -297,7 +297,8 @@ impl Netchecks {
         }
         // A server answers to the asking socket's address: with several, it may not be that of the silent one.
         let measurable = v4.public.is_some() && v4.addresses.len() == 1;
-        if measurable && self.measured.is_none() && self.lifetime.is_none() {
+        let wanted = self.lifetime().is_none() && self.lifetime.is_none();
+        if measurable && wanted {
             self.next_lifetime.get_or_insert(now + LIFETIME_DELAY);
         }
     }

@@ -74,6 +74,22 @@ fn packets_flow_over_a_socket_that_a_search_has_found() {
 }
 
 #[test]
+fn a_lifetime_that_is_configured_is_not_measured() {
+    for lifetime in [None, Some(seconds(60))] {
+        let mut nat = Nat::new(false);
+        nat.lifetime = lifetime;
+        let mut world = World::natted(6, &[nat]);
+        let mut most = 0;
+        for _ in 0..180 {
+            world.run_for(seconds(1));
+            most = most.max(world.hosts[A].sockets.len());
+        }
+        let measured = most > 2;
+        assert_eq!(measured, lifetime.is_none(), "{most} sockets");
+    }
+}
+
+#[test]
 fn one_engine_searches_for_one_peer_at_a_time() {
     let nats = [true, false, false].map(Nat::new);
     let mut world = World::natted(4, &nats);

@@ -79,6 +79,8 @@ pub(crate) struct Nat {
     mappings: BTreeMap<(u16, Option<SocketAddr>), u16>,
     /// Public port and remote, and the local port.
     permits: BTreeMap<(u16, SocketAddr), u16>,
+    /// What the administrator says of it.
+    pub(crate) lifetime: Option<Duration>,
 }
 
 impl Nat {
@@ -89,6 +91,7 @@ impl Nat {
             hard,
             mappings: BTreeMap::new(),
             permits: BTreeMap::new(),
+            lifetime: None,
         }
     }
 
@@ -107,6 +110,7 @@ impl Nat {
             mapping: Some(mapping),
             filtering: Some(Filtering::AddressAndPortDependent),
             allocation: Some(allocation),
+            lifetime: self.lifetime,
             ..NatOverrides::default()
         }
     }

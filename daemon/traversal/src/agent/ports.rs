@@ -220,6 +220,7 @@ impl PortSearch {
                 mappings: 0,
                 packets: 0,
                 peak_rate: 0,
+                refused_sockets: 0,
                 took: Duration::ZERO,
             }),
             Stage::Active(search) => Some(search.report(now)),

@@ -745,6 +745,7 @@ fn without_any_socket_a_search_that_needs_some_says_so() {
             assert_eq!(report.outcome, Outcome::Exhausted, "{name}");
         } else {
             assert_eq!(report.outcome, Outcome::NoSockets, "{name}");
+            assert!(report.refused_sockets > 0, "{name}");
             assert_eq!((report.packets, report.mappings), (0, 0), "{name}");
         }
         assert_eq!(machine.count(&AgentEvent::Failed), 1, "{name}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use punch_api::{Ipv4Range, ServerAddress, ServerKind};
 use punch_engine::{Allocation, Budget, Filtering, Mapping, NatOverrides};
+use punch_platform::Offloads;
 use serde::Deserialize;
 
 /// Where it is unless told otherwise.
@@ -25,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) nat: NatOverrides,
     /// Whether the router is asked for a port.
     pub(crate) port_mapping: bool,
+    /// What the kernel may do for many packets at once.
+    pub(crate) offloads: Offloads,
 }
 
 impl Default for Config {
@@ -38,6 +41,7 @@ impl Default for Config {
             budget: Budget::default(),
             nat: NatOverrides::default(),
             port_mapping: true,
+            offloads: Offloads::default(),
         }
     }
 }
@@ -52,6 +56,7 @@ struct File {
     overlay: Overlay,
     punch: Punch,
     nat: Nat,
+    offload: Offload,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +101,28 @@ struct Nat {
     hairpinning: Option<bool>,
     lifetime: Option<toml::Spanned<u64>>,
     opening_ttl: Option<toml::Spanned<u8>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Offload {
+    tun_tso: Option<bool>,
+    tun_uso: Option<bool>,
+    tun_gro: Option<bool>,
+    udp_gso: Option<bool>,
+    udp_gro: Option<bool>,
+}
+
+impl Offload {
+    fn switches(&self) -> Offloads {
+        Offloads {
+            tun_tso: self.tun_tso.unwrap_or(true),
+            tun_uso: self.tun_uso.unwrap_or(true),
+            tun_gro: self.tun_gro.unwrap_or(true),
+            udp_gso: self.udp_gso.unwrap_or(true),
+            udp_gro: self.udp_gro.unwrap_or(true),
+        }
+    }
 }
 
 impl Nat {
@@ -290,6 +317,7 @@ impl Config {
             config.port_mapping = wanted;
         }
         config.nat = file.nat.overrides(at)?;
+        config.offloads = file.offload.switches();
         Ok(config)
     }
 }

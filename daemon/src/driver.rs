@@ -14,7 +14,7 @@ use punch_engine::{
     ServerId, SocketId, StreamId, TargetEvent,
 };
 use punch_platform::clock::{self, SleepWatch};
-use punch_platform::{Datagrams, SocketSet, Tun, Udp};
+use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
 use punch_signal_protocol::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -22,8 +22,10 @@ use crate::run::{Spawner, Task};
 use crate::snapshot::{self, Snapshot};
 use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
 
-/// Commands and reports taken per turn.
+/// Commands, reports and packets of the host taken per turn.
 const TURN: usize = 64;
+/// Bytes of the host taken per turn: they take about 150 µs to seal, and whatever has come meanwhile waits for so long.
+const TURN_BYTES: usize = 128 * 1024;
 /// The wall clock is told to the engine, and sleep noticed, this often.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -76,8 +78,8 @@ pub(crate) struct Driver {
     sleep: SleepWatch,
     next_watch: Instant,
     received: Datagrams,
-    from_tun: Batch,
     to_tun: Batch,
+    offloads: Offloads,
     stopping: bool,
 }
 
@@ -116,6 +118,7 @@ impl Driver {
         events: mpsc::Sender<EngineEvent>,
         spawner: Spawner,
         files: u64,
+        offloads: Offloads,
     ) -> Self {
         Self {
             engine,
@@ -136,14 +139,15 @@ impl Driver {
             sleep: SleepWatch::new(),
             next_watch: clock::now(),
             received: Datagrams::default(),
-            from_tun: Batch::with_capacity(64, 1500),
             to_tun: Batch::with_capacity(64, 1500),
+            offloads,
             stopping: false,
         }
     }
 
     /// Hands over a main socket.
-    pub(crate) fn add_socket(&mut self, id: SocketId, socket: Udp) {
+    pub(crate) fn add_socket(&mut self, id: SocketId, mut socket: Udp) {
+        socket.limit(self.offloads);
         let port = socket.port();
         self.sockets.insert(id, socket);
         self.engine.handle_socket(id, port, clock::now());
@@ -151,20 +155,25 @@ impl Driver {
 
     /// Works until it is told to stop.
     pub(crate) async fn run(mut self) {
+        let mut busy = false;
         loop {
-            let worked = self.take_all();
+            let worked = self.take_all().await;
             self.give_all().await;
             if self.stopping {
                 return;
             }
             if !worked {
                 self.wait().await;
+            } else if busy {
+                // Only the runtime learns which sockets have something to read; after a single turn it is asked anyway.
+                tokio::task::yield_now().await;
             }
+            busy = worked;
         }
     }
 
     /// Takes what is there; returns whether there was anything.
-    fn take_all(&mut self) -> bool {
+    async fn take_all(&mut self) -> bool {
         let now = clock::now();
         let mut worked = false;
         // Each once: what a socket has beyond that is for the next turn.
@@ -173,22 +182,13 @@ impl Driver {
                 break;
             };
             worked = true;
-            for (from, local, datagram) in self.received.iter() {
-                self.engine.handle_datagram(id, local, from, datagram, now);
+            for train in self.received.trains() {
+                let Train { from, local, .. } = train;
+                self.engine
+                    .handle_train(id, local, from, train.stride, train.bytes, now);
             }
         }
-        self.from_tun.clear();
-        match self.tun.read(&mut self.from_tun) {
-            Ok(packets) => worked |= packets > 0,
-            Err(error) => {
-                tracing::error!(%error, name = self.tun.name(), "the interface is gone");
-                self.engine.shut_down(now);
-                self.stopping = true;
-            }
-        }
-        for packet in self.from_tun.iter() {
-            self.engine.handle_tun(packet, now);
-        }
+        worked |= self.take_packets(now).await;
         for _ in 0..TURN {
             let Ok(report) = self.reports.1.try_recv() else {
                 break;
@@ -220,6 +220,34 @@ impl Driver {
         worked
     }
 
+    /// Takes packets of the host; what is sealed leaves as soon as there is a train of it.
+    async fn take_packets(&mut self, now: Instant) -> bool {
+        let mut taken = 0;
+        for packets in 0..TURN {
+            if taken >= TURN_BYTES {
+                break;
+            }
+            match self.tun.read() {
+                Ok(Some((offload, packet))) => {
+                    taken += packet.len();
+                    self.engine.handle_tun(packet, offload, now);
+                }
+                Ok(None) => return packets > 0,
+                Err(error) => {
+                    tracing::error!(%error, name = self.tun.name(), "the interface is gone");
+                    self.engine.shut_down(now);
+                    self.stopping = true;
+                    return true;
+                }
+            }
+            while let Some(burst) = self.engine.poll_full_burst() {
+                self.send(&burst).await;
+                self.engine.recycle(burst);
+            }
+        }
+        true
+    }
+
     /// Carries out all that the engine wants.
     async fn give_all(&mut self) {
         loop {
@@ -244,8 +272,8 @@ impl Driver {
             }
         }
         self.engine.swap_tun(&mut self.to_tun);
-        for packet in self.to_tun.iter() {
-            self.tun.write(packet);
+        if !self.to_tun.is_empty() {
+            self.tun.write(&mut self.to_tun);
         }
         while let Some(burst) = self.engine.poll_burst() {
             self.send(&burst).await;

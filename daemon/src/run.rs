@@ -118,7 +118,7 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
 
     let (tun, v4, v6) = {
         let _data = data.enter();
-        let tun = Tun::create(&config.interface, usize::from(config.mtu))?;
+        let tun = Tun::create(&config.interface, config.offloads)?;
         let v4 = Udp::open(false, config.port);
         let v6 = Udp::open(true, config.port);
         (tun, v4, v6)
@@ -170,6 +170,7 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
         events_in,
         spawner.clone(),
         file_limit(),
+        config.offloads,
     );
     for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
         if let Some(socket) = socket {

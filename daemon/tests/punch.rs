@@ -31,14 +31,13 @@ fn connect(lab: &Lab) {
 }
 
 /// No router is asked for a port: what the NATs do is what counts.
-/// The lifetime of mappings is fixed, since its measurement holds seven sockets open for minutes, and these tests count sockets.
 fn config(budget: &str, nat: &str) -> String {
-    let lifetime = if nat.contains("lifetime") {
-        ""
-    } else {
-        "lifetime = 60\n"
-    };
-    format!("[punch]\nbudget = \"{budget}\"\n[nat]\nport_mapping = false\n{lifetime}{nat}")
+    format!("[punch]\nbudget = \"{budget}\"\n[nat]\nport_mapping = false\n{nat}")
+}
+
+/// For tests that count sockets: measuring how long mappings live holds seven of them open for minutes.
+fn unmeasured(budget: &str) -> String {
+    config(budget, "lifetime = 30")
 }
 
 /// punchd runs on both with this configuration, and both know their NATs.
@@ -128,7 +127,7 @@ fn told(lab: &Lab, step: &str) {
 /// Connects, passes packets, tells how, and keeps only the sockets that it needs.
 #[track_caller]
 fn punches(hint: &str, a: &str, b: &str, step: &str) {
-    let normal = config("normal", "");
+    let normal = unmeasured("normal");
     let lab = lab(hint, a, b, [&normal, &normal]);
     let before = lab.hosts().map(Host::udp_sockets);
     connect(&lab);
@@ -270,7 +269,7 @@ fn keepalives_hold_what_a_nat_forgets_soon() {
 #[test]
 fn alone_two_symmetric_with_an_aggressive_budget() {
     need_lab!();
-    let aggressive = config("aggressive", "");
+    let aggressive = unmeasured("aggressive");
     let lab = lab("aggr", "symmetric", "symmetric", [&aggressive, &aggressive]);
     let before = lab.hosts().map(Host::udp_sockets);
     connect(&lab);
@@ -298,7 +297,7 @@ fn two_symmetric_with_a_normal_budget_are_told_what_would_help() {
 }
 
 fn tells_what_would_help() -> bool {
-    let normal = config("normal", "");
+    let normal = unmeasured("normal");
     let lab = lab("norm", "symmetric", "symmetric", [&normal, &normal]);
     let before = lab.hosts().map(Host::udp_sockets);
     let sent = [(&lab.a, "RB_IPV4"), (&lab.b, "RA_IPV4")].map(|(host, router)| {
@@ -478,7 +477,7 @@ fn returns(lab: &Lab) {
 fn with_few_files_a_search_does_what_it_can() {
     need_lab!();
     for limit in [64, 40] {
-        let normal = config("normal", "");
+        let normal = unmeasured("normal");
         let mut lab = Lab::bare("file", Kinds::Apart("symmetric", "port-restricted"), &[]);
         lab.start_servers();
         let prlimit = tool("prlimit", "util-linux");
@@ -563,7 +562,7 @@ fn a_search_leaves_files_for_those_who_ask() {
 /// a may have 64 files open, and makes a search that finds nothing; `during` it, that is looked at.
 #[track_caller]
 fn few_files(during: impl Fn(&Lab)) {
-    let normal = config("normal", "");
+    let normal = unmeasured("normal");
     let mut lab = Lab::bare("full", Kinds::Apart("symmetric", "port-restricted"), &[]);
     lab.start_servers();
     let prlimit = tool("prlimit", "util-linux");
@@ -606,7 +605,7 @@ fn few_files(during: impl Fn(&Lab)) {
 fn nats_with_small_tables_are_survived() {
     need_lab!();
     for (a, b) in [("table-64", "port-restricted"), ("table-16", "symmetric")] {
-        let normal = config("normal", "");
+        let normal = unmeasured("normal");
         let mut lab = lab("tabl", a, b, [&normal, &normal]);
         let before = lab.hosts().map(Host::udp_sockets);
         let up = lab.a.ctl(&["up", "b", "--timeout", "14"]);
@@ -677,13 +676,13 @@ fn a_repeated_attempt_works_with_a_peer_that_has_no_stun_server() {
 #[test]
 fn who_lies_about_a_nat_gets_no_more_than_the_budget_sent_to_others() {
     need_lab!();
-    let normal = config("normal", "");
+    let normal = unmeasured("normal");
     let third = "203.0.113.2";
     let lie = config(
         "aggressive",
         &format!(
             "mapping = \"address-and-port-dependent\"\nfiltering = \"address-and-port-dependent\"\n\
-             allocation = \"random\"\naddresses = [\"{third}\"]\n"
+             allocation = \"random\"\naddresses = [\"{third}\"]\nlifetime = 30\n"
         ),
     );
     let lab = lab("lie", "port-restricted", "symmetric", [&normal, &lie]);

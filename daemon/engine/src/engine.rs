@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use punch_forward::{Order, PeerHandle, Rules, Stack, StreamId, TargetEvent};
-use punch_packet::{Batch, Reassembly};
+use punch_packet::{Batch, Buffer, Reassembly};
 use punch_signal_protocol::{Frame, Ipv4Range};
 use punch_traversal::{Family, NatProfile, Path, SocketId, StepKind};
 use rand_chacha::ChaCha20Rng;
@@ -151,6 +151,9 @@ pub struct Engine {
     unannounced: bool,
     drops: Drops,
     scratch: Vec<u8>,
+    segment: Buffer,
+    /// A packet that is not simply the host's.
+    aside: Buffer,
     busy: Vec<PeerHandle>,
     outbox: Outbox,
     to_tun: Batch,
@@ -198,6 +201,8 @@ impl Engine {
             unannounced: false,
             drops: Drops::default(),
             scratch: Vec::new(),
+            segment: Buffer::default(),
+            aside: Buffer::default(),
             busy: Vec::new(),
             outbox: Outbox::default(),
             to_tun: Batch::with_capacity(64, 1500),
@@ -370,7 +375,7 @@ impl Engine {
                 match path {
                     Some(path) => outbox.push_with(path, |out| fill(out)),
                     None => {
-                        fill(&mut Vec::new());
+                        fill(&mut Buffer::default());
                     }
                 }
             });
@@ -509,6 +514,11 @@ impl Engine {
     /// The next datagrams to send; give them back with [`Self::recycle`].
     pub fn poll_burst(&mut self) -> Option<Burst> {
         self.outbox.pop()
+    }
+
+    /// The next datagrams to send to which nothing will be added: so that they can leave while more is sealed.
+    pub fn poll_full_burst(&mut self) -> Option<Burst> {
+        self.outbox.pop_full()
     }
 
     /// Takes back a burst that was sent, for its memory.

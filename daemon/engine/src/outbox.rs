@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use punch_packet::Buffer;
 use punch_traversal::{Path, SocketId, Transmit};
 
 /// UDP_SEGMENT takes at most this many datagrams (older kernels) and 65,507 bytes at once.
@@ -24,9 +25,17 @@ pub struct Burst {
     /// The length of each datagram but the last.
     pub segment: usize,
     /// The datagrams.
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     /// No more may follow.
     closed: bool,
+}
+
+impl Burst {
+    /// One more datagram does not fit.
+    fn is_full(&self) -> bool {
+        self.bytes.len() + self.segment > MAX_BYTES
+            || (!self.bytes.is_empty() && self.bytes.len() >= MAX_SEGMENTS * self.segment)
+    }
 }
 
 /// The queue of bursts; emptied ones are kept for their memory.
@@ -38,13 +47,12 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
-    pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Vec<u8>) -> usize) {
+    pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Buffer) -> usize) {
         let fits = self.bursts.back().is_some_and(|last| {
             !last.closed
                 && last.socket == path.socket
                 && last.to == Some(path.remote)
-                && last.bytes.len() + last.segment <= MAX_BYTES
-                && last.bytes.len() < MAX_SEGMENTS * last.segment
+                && !last.is_full()
         });
         if !fits {
             self.start(path.socket, path.remote, None);
@@ -61,12 +69,13 @@ impl Outbox {
         }
         if length > last.segment {
             // Longer than those before it: it starts a burst of its own.
-            let datagram = last.bytes.split_off(start);
+            let datagram = last.bytes[start..].to_vec();
+            last.bytes.truncate(start);
             last.closed = true;
             self.start(path.socket, path.remote, None);
             if let Some(last) = self.bursts.back_mut() {
                 last.segment = length;
-                last.bytes.extend_from_slice(&datagram);
+                last.bytes.extend(&datagram);
             }
         }
         if self.bursts.back().is_some_and(|last| last.bytes.is_empty()) {
@@ -79,13 +88,20 @@ impl Outbox {
         if let Some(last) = self.bursts.back_mut() {
             last.ttl = transmit.ttl;
             last.segment = transmit.bytes.len();
-            last.bytes.extend_from_slice(&transmit.bytes);
+            last.bytes.extend(&transmit.bytes);
             last.closed = true;
         }
     }
 
     pub(crate) fn pop(&mut self) -> Option<Burst> {
         self.bursts.pop_front()
+    }
+
+    /// The next burst to which nothing can be added any more.
+    pub(crate) fn pop_full(&mut self) -> Option<Burst> {
+        let first = self.bursts.front()?;
+        let full = self.bursts.len() > 1 || first.closed || first.is_full();
+        if full { self.bursts.pop_front() } else { None }
     }
 
     pub(crate) fn recycle(&mut self, mut burst: Burst) {

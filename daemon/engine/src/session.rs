@@ -11,6 +11,7 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
+use punch_packet::{Batch, Buffer};
 use punch_signal_protocol::Identity;
 
 /// WireGuard's overhead for a data packet: type, receiver, counter, tag.
@@ -113,6 +114,26 @@ pub(crate) enum Opened<'a> {
     Refused,
 }
 
+/// What came of a data message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenedData {
+    /// There was a packet in it.
+    Packet,
+    /// Authentic, and empty.
+    Keepalive,
+    /// Not authentic, replayed, or for keys that are gone.
+    Refused,
+}
+
+/// The receiver's index of a data message (type 4, three zero bytes; receiver, counter, then at least a tag).
+pub(crate) fn data_index(datagram: &[u8]) -> Option<u32> {
+    let header: &[u8; 8] = datagram.first_chunk()?;
+    let [4, 0, 0, 0, receiver @ ..] = header else {
+        return None;
+    };
+    (datagram.len() >= OVERHEAD).then(|| u32::from_le_bytes(*receiver) >> 8)
+}
+
 pub(crate) struct Session {
     tunn: Tunn,
     index: u32,
@@ -163,32 +184,58 @@ impl Session {
 
     /// Appends the sealed packet to `out`; without keys the packet waits and a handshake is appended instead, if none is
     /// under way. Returns the number of bytes appended.
-    pub(crate) fn seal(&mut self, packet: &[u8], out: &mut Vec<u8>) -> usize {
+    pub(crate) fn seal(&mut self, packet: &[u8], out: &mut Buffer) -> usize {
         let room = (packet.len() + OVERHEAD).max(HANDSHAKE_LENGTH);
-        write(out, room, |buffer| {
-            written(self.tunn.encapsulate(packet, buffer))
-        })
+        out.append_with(room, |slot| written(self.tunn.encapsulate(packet, slot)))
     }
 
     /// Starts a handshake now, whatever is under way.
-    pub(crate) fn initiate(&mut self, out: &mut Vec<u8>) -> usize {
-        write(out, HANDSHAKE_LENGTH, |buffer| {
-            written(self.tunn.format_handshake_initiation(buffer, true))
+    pub(crate) fn initiate(&mut self, out: &mut Buffer) -> usize {
+        out.append_with(HANDSHAKE_LENGTH, |slot| {
+            written(self.tunn.format_handshake_initiation(slot, true))
         })
     }
 
     /// Keepalives, rekeys and retries; to be called every quarter of a second.
-    pub(crate) fn handle_timeout(&mut self, out: &mut Vec<u8>) -> usize {
-        write(out, HANDSHAKE_LENGTH, |buffer| {
-            written(self.tunn.update_timers(buffer))
+    pub(crate) fn handle_timeout(&mut self, out: &mut Buffer) -> usize {
+        out.append_with(HANDSHAKE_LENGTH, |slot| {
+            written(self.tunn.update_timers(slot))
         })
     }
 
     /// Appends the next packet that waited for keys.
-    pub(crate) fn seal_waiting(&mut self, out: &mut Vec<u8>) -> usize {
-        write(out, 65_535 + OVERHEAD, |buffer| {
-            written(self.tunn.decapsulate(None, &[], buffer))
+    pub(crate) fn seal_waiting(&mut self, out: &mut Buffer) -> usize {
+        out.append_with(65_535 + OVERHEAD, |slot| {
+            written(self.tunn.decapsulate(None, &[], slot))
         })
+    }
+
+    /// Opens a data message and appends the packet in it, if there is one.
+    pub(crate) fn open_data(
+        &mut self,
+        from: IpAddr,
+        datagram: &[u8],
+        out: &mut Batch,
+    ) -> OpenedData {
+        let mut opened = OpenedData::Packet;
+        out.push_with(datagram.len(), |slot| {
+            match self.tunn.decapsulate(Some(from), datagram, slot) {
+                // It stands at the start of the slot.
+                TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                    Some(packet.len())
+                }
+                TunnResult::Done => {
+                    opened = OpenedData::Keepalive;
+                    None
+                }
+                TunnResult::WriteToNetwork(_) | TunnResult::Err(_) => {
+                    opened = OpenedData::Refused;
+                    None
+                }
+            }
+        });
+        self.received |= opened != OpenedData::Refused;
+        opened
     }
 
     /// Opens a datagram that [`Gate::admit`] has admitted for this session.
@@ -220,15 +267,6 @@ impl Session {
             TunnResult::Err(_) => Opened::Refused,
         }
     }
-}
-
-/// Lets boringtun write up to `room` bytes behind the end of `out`, and keeps what it wrote.
-fn write(out: &mut Vec<u8>, room: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
-    let start = out.len();
-    out.resize(start + room, 0);
-    let length = fill(&mut out[start..]);
-    out.truncate(start + length);
-    length
 }
 
 /// boringtun writes at the start of the buffer that it is given.

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use punch_packet::Buffer;
+
 use crate::session::Session;
 
 /// The session that was left still opens what is under way.
@@ -63,7 +65,7 @@ impl Tunnel {
 
     /// The new exchange has a path: the initiator starts the handshake. The responder waits for it, but not for ever: what
     /// confirms the new session is a single datagram, and if that is lost the responder begins a handshake of its own.
-    pub(crate) fn start(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
+    pub(crate) fn start(&mut self, now: Instant, out: &mut Buffer) -> usize {
         match &mut self.next {
             Some(next) if !next.initiator => {
                 next.retry_at.get_or_insert(now + 2 * RETRY);
@@ -122,7 +124,7 @@ impl Tunnel {
         &mut self,
         rtt: Option<Duration>,
         now: Instant,
-        mut send: impl FnMut(&mut dyn FnMut(&mut Vec<u8>) -> usize),
+        mut send: impl FnMut(&mut dyn FnMut(&mut Buffer) -> usize),
     ) -> Vec<u32> {
         if let Some(current) = &mut self.current {
             send(&mut |out| current.handle_timeout(out));

@@ -1,9 +1,13 @@
 //! Many packets in one reused allocation.
 
-/// Packets back to back in one buffer that keeps its capacity from batch to batch.
+use std::ops::Range;
+
+use crate::Buffer;
+
+/// Packets back to back in one buffer that keeps its memory from batch to batch.
 #[derive(Debug, Default)]
 pub struct Batch {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     ends: Vec<usize>,
 }
 
@@ -11,7 +15,7 @@ impl Batch {
     /// Room for `packets` of `size` bytes before the first reallocation.
     pub fn with_capacity(packets: usize, size: usize) -> Self {
         Self {
-            bytes: Vec::with_capacity(packets * size),
+            bytes: Buffer::with_capacity(packets * size),
             ends: Vec::with_capacity(packets),
         }
     }
@@ -32,9 +36,14 @@ impl Batch {
         self.ends.is_empty()
     }
 
+    /// How many bytes they have together.
+    pub fn total(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds one packet.
     pub fn push(&mut self, packet: &[u8]) {
-        self.bytes.extend_from_slice(packet);
+        self.bytes.extend(packet);
         self.ends.push(self.bytes.len());
     }
 
@@ -44,23 +53,65 @@ impl Batch {
         size: usize,
         fill: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> bool {
-        let start = self.bytes.len();
-        self.bytes.resize(start + size, 0);
-        let length = fill(&mut self.bytes[start..]).map(|length| length.min(size));
-        self.bytes.truncate(start + length.unwrap_or(0));
-        if length.is_some() {
+        let mut added = false;
+        self.bytes.append_with(size, |slot| {
+            let length = fill(slot);
+            added = length.is_some();
+            length.unwrap_or(0)
+        });
+        if added {
             self.ends.push(self.bytes.len());
         }
-        length.is_some()
+        added
+    }
+
+    /// The packet that was added last.
+    pub fn last(&self) -> Option<&[u8]> {
+        let range = self.range(self.len().checked_sub(1)?);
+        Some(&self.bytes[range])
+    }
+
+    /// Takes the packet that was added last away.
+    pub fn pop(&mut self) {
+        self.ends.pop();
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    /// Keeps the first `length` bytes of the packet that was added last.
+    pub fn shorten(&mut self, length: usize) {
+        let Some(last) = self.len().checked_sub(1) else {
+            return;
+        };
+        let Range { start, end } = self.range(last);
+        let end = end.min(start + length);
+        self.bytes.truncate(end);
+        self.ends[last] = end;
     }
 
     /// The packets, first in first.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut start = 0;
-        self.ends.iter().map(move |&end| {
-            let packet = &self.bytes[start..end];
-            start = end;
-            packet
-        })
+        (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// The packet at `index`, counted from 0.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn get(&self, index: usize) -> &[u8] {
+        &self.bytes[self.range(index)]
+    }
+
+    /// The same, to be changed in place.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn get_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = self.range(index);
+        &mut self.bytes[range]
+    }
+
+    fn range(&self, index: usize) -> Range<usize> {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        start..self.ends[index]
     }
 }

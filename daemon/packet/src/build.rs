@@ -188,8 +188,20 @@ pub(crate) fn ip_packet(
     }
 }
 
-fn set_ipv4_checksum(packet: &mut [u8]) {
+pub(crate) fn set_ipv4_checksum(packet: &mut [u8]) {
+    let header = usize::from(packet[0] & 0x0F) * 4;
     packet[10..12].fill(0);
-    let checksum = Checksum::default().with(&packet[..20]).finish();
+    let checksum = Checksum::default().with(&packet[..header]).finish();
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Lets the IP header say that the packet is so long, which must be less than 64 KiB; an IPv4 header's checksum is left to
+/// [`set_ipv4_checksum`].
+pub(crate) fn set_ip_length(packet: &mut [u8], length: usize) {
+    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    if packet[0] >> 4 == 4 {
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+    } else {
+        packet[4..6].copy_from_slice(&length.saturating_sub(40).to_be_bytes());
+    }
 }

@@ -1,16 +1,24 @@
 //! IP packets seen as packets: views that never copy, replies that are built from what was refused, checksums, and
-//! batches. Nothing here panics on any bytes.
+//! batches, and what network cards do for packets: cutting and joining them. Nothing here panics on any bytes.
 
 mod batch;
+mod buffer;
 mod build;
 mod checksum;
+mod coalesce;
 mod fragment;
+mod offload;
 mod refuse;
+mod segment;
 mod view;
 
 pub use batch::Batch;
+pub use buffer::Buffer;
 pub use build::{UdpReply, echo_reply, echo_request, is_our_echo, split, udp_packets};
 pub use checksum::{Checksum, pseudo_header, transport_checksum};
+pub use coalesce::{Coalescer, Group};
 pub use fragment::{MAX_REASSEMBLED, Reassembly, ReassemblyFull};
+pub use offload::{GsoKind, Offload, PartialChecksum};
 pub use refuse::{Unreachable, refuse, tcp_reset, unreachable};
+pub use segment::segments;
 pub use view::{Flow, Fragment, Malformed, Packet, Protocol, TcpFlags, Transport};

@@ -3,13 +3,15 @@
 
 pub mod clock;
 pub mod netlink;
+mod offloads;
 mod socket_set;
 mod tun;
 mod udp;
 
+pub use offloads::Offloads;
 pub use socket_set::SocketSet;
 pub use tun::{Tun, TunError};
-pub use udp::{Datagrams, Udp};
+pub use udp::{Datagrams, Train, Udp};
 
 /// Fresh randomness from the operating system.
 ///

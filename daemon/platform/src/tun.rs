@@ -1,15 +1,22 @@
-//! The TUN device. The `tun` crate creates it; packets are read and written here, many per wake-up.
+//! The TUN device. The `tun` crate creates it; packets are read and written here, and with offloads many at a time.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::path::Path;
 
-use punch_packet::Batch;
-use tokio::io::Interest;
+use punch_packet::{Batch, Coalescer, Offload};
 use tokio::io::unix::AsyncFd;
 
-/// Packets read per wake-up: bounds how long other work waits.
-const MAX_BATCH: usize = 64;
+use crate::Offloads;
+
+/// The longest packet, with TSO or without.
+const LONGEST: usize = 65_535;
+
+// linux/if_tun.h
+const TUN_F_CSUM: libc::c_uint = 0x01;
+const TUN_F_TSO: libc::c_uint = 0x02 | 0x04 | 0x08;
+const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
 
 /// Why there is no TUN device; the texts say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -39,25 +46,21 @@ pub enum TunError {
 
 /// One TUN device; it disappears when dropped.
 pub struct Tun {
-    fd: AsyncFd<Device>,
+    fd: AsyncFd<File>,
     name: String,
-    mtu: usize,
-}
-
-struct Device(tun::Device);
-
-impl AsRawFd for Device {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    /// Each packet has a header that says what is still to be done to it.
+    headers: bool,
+    in_effect: Offloads,
+    coalescer: Coalescer,
+    buffer: Vec<u8>,
 }
 
 impl Tun {
-    /// Creates the interface `name` for packets of up to `mtu` bytes; it is down and has no address.
+    /// Creates the interface `name`; it is down and has no address. Offloads that the kernel does not have are left away.
     ///
     /// # Errors
     /// [`TunError`].
-    pub fn create(name: &str, mtu: usize) -> Result<Self, TunError> {
+    pub fn create(name: &str, wanted: Offloads) -> Result<Self, TunError> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !(1..=15).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
             return Err(TunError::BadName(name.to_owned()));
@@ -66,21 +69,21 @@ impl Tun {
         if Path::new("/sys/class/net").join(name).exists() {
             return Err(TunError::NameTaken(name.to_owned()));
         }
-        let mut configuration = tun::Configuration::default();
-        configuration.tun_name(name);
-        configuration.platform_config(|platform| {
-            // Addresses, MTU and state are netlink's business, here as everywhere.
-            platform.ensure_root_privileges(false);
-        });
-        let device = tun::create(&configuration)
-            .map_err(io::Error::from)
-            .and_then(|device| device.set_nonblock().map(|()| device))
-            .map_err(|error| explain(name, error))?;
-        let fd = register(device).map_err(|error| TunError::Other(name.to_owned(), error))?;
+        let headers = wanted.tun_tso || wanted.tun_uso || wanted.tun_gro;
+        let file = open(name, headers).map_err(|error| explain(name, error))?;
+        let mut in_effect = wanted;
+        if headers {
+            (in_effect.tun_tso, in_effect.tun_uso) = enable(&file, wanted);
+        }
+        let other = |error| TunError::Other(name.to_owned(), error);
         Ok(Self {
-            fd,
+            fd: register(file).map_err(other)?,
             name: name.to_owned(),
-            mtu,
+            headers,
+            in_effect,
+            // A kernel that cuts datagrams takes joined ones too.
+            coalescer: Coalescer::new(wanted.tun_gro, wanted.tun_gro && in_effect.tun_uso),
+            buffer: vec![0; Offload::LENGTH + LONGEST],
         })
     }
 
@@ -89,55 +92,153 @@ impl Tun {
         &self.name
     }
 
-    /// Waits until there is a packet.
+    /// The offloads that the kernel has granted; those of UDP sockets as they were asked for.
+    pub fn offloads(&self) -> Offloads {
+        self.in_effect
+    }
+
+    /// Waits until there may be a packet. Call it only when [`Self::read`] has found none: reading does not ask whether there is one.
     ///
     /// # Errors
     /// Those of the descriptor.
     pub async fn readable(&self) -> io::Result<()> {
-        self.fd.readable().await.map(|_| ())
+        self.fd.readable().await?.clear_ready();
+        Ok(())
     }
 
-    /// Appends the packets that wait, at most 64; returns how many.
+    /// The next packet and what is still to be done to it, or `None` if none waits.
     ///
     /// # Errors
     /// When the interface is gone: somebody has deleted it.
-    pub fn read(&mut self, batch: &mut Batch) -> io::Result<usize> {
-        let room = self.mtu.max(1500) + 64;
-        let before = batch.len();
-        let mut failure = None;
-        while batch.len() - before < MAX_BATCH {
-            let read = batch.push_with(room, |buffer| {
-                let read = self
-                    .fd
-                    .try_io_mut(Interest::READABLE, |device| device.0.read(buffer));
-                read.map_err(|error| failure = Some(error)).ok()
-            });
-            if !read {
-                break;
+    pub fn read(&mut self) -> io::Result<Option<(Offload, &[u8])>> {
+        loop {
+            let length = match self.fd.get_ref().read(&mut self.buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The interface is down, and may come up again.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if !self.headers {
+                return Ok(Some((Offload::default(), &self.buffer[..length])));
             }
-        }
-        match failure {
-            // EIO: the interface is down, and may come up again.
-            Some(error)
-                if error.kind() != io::ErrorKind::WouldBlock
-                    && error.raw_os_error() != Some(libc::EIO) =>
-            {
-                Err(error)
+            let header = self.buffer[..length].first_chunk();
+            if let Some(offload) = header.and_then(|header| Offload::decode(header).ok()) {
+                return Ok(Some((offload, &self.buffer[Offload::LENGTH..length])));
             }
-            _ => Ok(batch.len() - before),
         }
     }
 
-    /// Gives a packet to the kernel; whether it took it. A device that is down refuses with EIO.
-    pub fn write(&mut self, packet: &[u8]) -> bool {
-        self.fd.get_mut().0.write(packet).is_ok()
+    /// Gives packets to the kernel, joined where that is possible; returns how many it has refused. A device that is down
+    /// refuses all.
+    pub fn write(&mut self, batch: &mut Batch) -> usize {
+        let mut file = self.fd.get_ref();
+        if !self.headers {
+            return batch
+                .iter()
+                .filter(|packet| file.write(packet).is_err())
+                .count();
+        }
+        self.coalescer.join(batch);
+        let headers: Vec<_> = self
+            .coalescer
+            .groups()
+            .map(|group| group.offload.encode(group.headers))
+            .collect();
+        let mut refused = 0;
+        let mut senseless = false;
+        let mut pieces = Vec::with_capacity(2);
+        for (group, header) in self.coalescer.groups().zip(&headers) {
+            pieces.clear();
+            pieces.push(IoSlice::new(header));
+            for (place, member) in self.coalescer.members(group).enumerate() {
+                let skipped = if place == 0 {
+                    0
+                } else {
+                    usize::from(group.headers)
+                };
+                pieces.push(IoSlice::new(&batch.get(member)[skipped..]));
+            }
+            if let Err(error) = file.write_vectored(&pieces) {
+                refused += pieces.len() - 1;
+                senseless |= pieces.len() > 2 && error.raw_os_error() == Some(libc::EINVAL);
+            }
+        }
+        if senseless && self.in_effect.tun_gro {
+            tracing::warn!(
+                name = self.name,
+                "the kernel takes no joined packets: each by itself from now on"
+            );
+            self.in_effect.tun_gro = false;
+            self.coalescer = Coalescer::new(false, false);
+        }
+        refused
     }
 }
 
-#[expect(unsafe_code, reason = "the tun crate offers the raw descriptor only")]
-fn register(device: tun::Device) -> io::Result<AsyncFd<Device>> {
-    // SAFETY: the device owns its descriptor, which stays open and the same until the AsyncFd that owns the device is dropped.
-    unsafe { AsyncFd::register(Device(device)) }.map_err(io::Error::from)
+fn open(name: &str, headers: bool) -> io::Result<File> {
+    let mut configuration = tun::Configuration::default();
+    configuration.tun_name(name);
+    configuration.platform_config(|platform| {
+        // Addresses, MTU and state are netlink's business, here as everywhere.
+        platform.ensure_root_privileges(false);
+        platform.vnet_hdr(headers);
+    });
+    let device = tun::create(&configuration)?;
+    device.set_nonblock()?;
+    Ok(adopt(device))
+}
+
+/// Reads and writes are ours: a device of the `tun` crate has no vectored ones.
+#[expect(
+    unsafe_code,
+    reason = "the tun crate hands over the raw descriptor only"
+)]
+fn adopt(device: tun::Device) -> File {
+    // SAFETY: the device gives its descriptor up, open, and nobody else has it.
+    unsafe { File::from_raw_fd(device.into_raw_fd()) }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a File's descriptor could be exchanged, which nobody here does"
+)]
+fn register(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: the file owns its descriptor, which stays open and the same until the AsyncFd that owns the file is dropped.
+    unsafe { AsyncFd::register(file) }.map_err(io::Error::from)
+}
+
+/// Asks for segmentation offloads; returns whether TCP's and UDP's were granted.
+fn enable(file: &File, wanted: Offloads) -> (bool, bool) {
+    let tries = [(wanted.tun_tso, wanted.tun_uso), (wanted.tun_tso, false)];
+    for (tso, uso) in tries {
+        let mut flags = 0;
+        if tso {
+            flags |= TUN_F_CSUM | TUN_F_TSO;
+        }
+        if uso {
+            flags |= TUN_F_CSUM | TUN_F_USO;
+        }
+        if flags == 0 || set_offload(file, flags).is_ok() {
+            return (tso, uso);
+        }
+    }
+    (false, false)
+}
+
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
+    /// _IOW('T', 208, unsigned int)
+    const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54D0;
+    // SAFETY: the descriptor is open, and this request takes its argument by value.
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn explain(name: &str, error: io::Error) -> TunError {

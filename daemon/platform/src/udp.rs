@@ -11,6 +11,8 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::Offloads;
+
 /// Asked for; what is granted depends on CAP_NET_ADMIN and net.core.rmem_max.
 const BUFFER: usize = 4 * 1024 * 1024;
 /// The same for a socket that only probes: hundreds are open at once.
@@ -41,14 +43,44 @@ impl Default for Datagrams {
 }
 
 impl Datagrams {
+    /// Trains of datagrams that have come one after the other from the same place.
+    pub fn trains(&self) -> impl Iterator<Item = Train<'_>> {
+        let used = self.memory.iter().zip(&self.meta).take(self.filled);
+        used.map(|(memory, meta)| Train {
+            from: meta.addr,
+            local: meta.dst_ip,
+            stride: meta.stride.max(1),
+            bytes: &memory[..meta.len],
+        })
+    }
+
     /// Sender, the address that it was sent to, payload.
     pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, Option<IpAddr>, &[u8])> {
-        let used = self.memory.iter().zip(&self.meta).take(self.filled);
-        used.flat_map(|(memory, meta)| {
-            memory[..meta.len]
-                .chunks(meta.stride.max(1))
-                .map(|datagram| (meta.addr, meta.dst_ip, datagram))
+        self.trains().flat_map(|train| {
+            train
+                .iter()
+                .map(move |datagram| (train.from, train.local, datagram))
         })
+    }
+}
+
+/// Datagrams back to back.
+#[derive(Debug, Clone, Copy)]
+pub struct Train<'a> {
+    /// The sender.
+    pub from: SocketAddr,
+    /// The address that they were sent to, where the kernel says so.
+    pub local: Option<IpAddr>,
+    /// The length of each but the last, which may be shorter; at least 1.
+    pub stride: usize,
+    /// The datagrams.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Train<'a> {
+    /// The datagrams.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        self.bytes.chunks(self.stride)
     }
 }
 
@@ -59,6 +91,8 @@ pub struct Udp {
     port: u16,
     /// The system's default, to go back to.
     ttl: u32,
+    /// Whether many datagrams may leave with one call.
+    gso: bool,
 }
 
 impl Udp {
@@ -110,7 +144,17 @@ impl Udp {
             state,
             port,
             ttl,
+            gso: true,
         })
+    }
+
+    /// Does without the offloads that are not wanted.
+    pub fn limit(&mut self, wanted: Offloads) {
+        self.gso = wanted.udp_gso;
+        if !wanted.udp_gro {
+            // Where there is no such option it is off.
+            let _ = set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
+        }
     }
 
     /// The local port.
@@ -156,7 +200,12 @@ impl Udp {
         bytes: &[u8],
         ttl: Option<u8>,
     ) -> io::Result<()> {
-        let most = segment * self.state.max_gso_segments().max(1);
+        let segments = if self.gso {
+            self.state.max_gso_segments().max(1)
+        } else {
+            1
+        };
+        let most = segment * segments;
         for train in bytes.chunks(most.max(1)) {
             let transmit = Transmit {
                 destination: to,

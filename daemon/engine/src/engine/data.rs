@@ -1,11 +1,13 @@
 //! The packet path: from the TUN into a session, from a datagram through a session and the inbound decision.
 
+use std::iter::Peekable;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use punch_forward::{PeerHandle, Refused};
 use punch_packet::{
-    Packet, Transport, Unreachable, echo_reply, refuse, split, tcp_reset, unreachable,
+    Offload, Packet, Transport, Unreachable, echo_reply, refuse, segments, split, tcp_reset,
+    unreachable,
 };
 use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, SocketId, Transmit};
@@ -16,7 +18,7 @@ use crate::config::PeerKind;
 use crate::connect::LinkState;
 use crate::inbound::{Refusal, Sender, Verdict, decide};
 use crate::report::DropReason;
-use crate::session::{Admission, COOKIE_REPLY, Message, Opened};
+use crate::session::{Admission, COOKIE_REPLY, Message, Opened, OpenedData, data_index};
 
 impl Peer {
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
@@ -28,9 +30,18 @@ impl Peer {
     }
 }
 
+/// A whole packet that is no echo: the verdict on it is that on others of its conversation.
+fn is_plain(packet: &Packet<'_>) -> bool {
+    packet.fragment().is_none()
+        && matches!(
+            packet.transport(),
+            Transport::Tcp { .. } | Transport::Udp { .. }
+        )
+}
+
 impl Engine {
-    /// A packet of this host.
-    pub fn handle_tun(&mut self, bytes: &[u8], now: Instant) {
+    /// A packet of this host, or with `offload` what stands for several of one flow.
+    pub fn handle_tun(&mut self, bytes: &[u8], offload: Offload, now: Instant) {
         let Ok(packet) = Packet::parse(bytes) else {
             self.drop_packet(DropReason::Malformed);
             return;
@@ -55,7 +66,21 @@ impl Engine {
             let opens = matches!(packet.transport(), Transport::Tcp { flags, .. } if flags.opens());
             peer.flows.outbound(flow, opens, peer.config.host, now);
         }
-        self.send(handle, packet.bytes());
+        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+            self.drop_packet(DropReason::NoPath);
+            return;
+        };
+        let (outbox, sent) = (&mut self.outbox, &mut peer.sent);
+        let cut = segments(&packet, offload, &mut self.segment, |segment| {
+            *sent += segment.len() as u64;
+            outbox.push_with(path, |out| session.seal(segment, out));
+        });
+        if cut.is_err() {
+            self.drop_packet(DropReason::Malformed);
+        } else if !peer.busy {
+            peer.busy = true;
+            self.busy.push(handle);
+        }
     }
 
     /// Seals a packet for a peer.
@@ -75,6 +100,122 @@ impl Engine {
         }
     }
 
+    /// Datagrams have come in on `socket`, back to back, each of `stride` bytes, the last one possibly shorter; `local` is the
+    /// address they came to, where the kernel says so. Many of the same session cost little more than opening them.
+    pub fn handle_train(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        stride: usize,
+        bytes: &[u8],
+        now: Instant,
+    ) {
+        let mut datagrams = bytes.chunks(stride.max(1)).peekable();
+        if self.is_inside(from.ip()) {
+            datagrams.for_each(|_| self.drop_packet(DropReason::NotForUs));
+            return;
+        }
+        let path = Path {
+            socket,
+            remote: from,
+        };
+        while let Some(datagram) = datagrams.peek() {
+            match data_index(datagram) {
+                Some(index) => self.open_run(index, path, &mut datagrams, now),
+                None => {
+                    self.handle_datagram(socket, local, from, datagram, now);
+                    datagrams.next();
+                }
+            }
+        }
+    }
+
+    /// Whether an address is one that is reached through a tunnel.
+    fn is_inside(&self, ip: IpAddr) -> bool {
+        self.routes.contains_key(&ip) || self.own.contains(&ip)
+    }
+
+    /// Opens the data messages at the head of `datagrams` that are for the session with this index, at least one.
+    fn open_run<'a>(
+        &mut self,
+        index: u32,
+        path: Path,
+        datagrams: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
+        now: Instant,
+    ) {
+        let next = |datagrams: &mut Peekable<_>| {
+            datagrams.next_if(|datagram: &&[u8]| data_index(datagram) == Some(index))
+        };
+        let Some(handle) = self.by_index.get(&index).copied() else {
+            while next(datagrams).is_some() {
+                self.drop_packet(DropReason::NotForUs);
+            }
+            return;
+        };
+        // The conversation that the packet before belongs to, if such packets are for this host.
+        let mut ours = None;
+        let mut authentic = false;
+        let mut keepalive = false;
+        while let Some(datagram) = next(datagrams) {
+            let Some(peer) = self.peers.get_mut(&handle) else {
+                continue;
+            };
+            let opened = match peer.tunnel.by_index(index) {
+                Some(session) => session.open_data(path.remote.ip(), datagram, &mut self.to_tun),
+                None => OpenedData::Refused,
+            };
+            match opened {
+                OpenedData::Refused => {
+                    self.drop_packet(DropReason::NotForUs);
+                    continue;
+                }
+                OpenedData::Keepalive => keepalive = true,
+                OpenedData::Packet => {}
+            }
+            if !authentic {
+                authentic = true;
+                peer.settle_path(path);
+            }
+            if opened == OpenedData::Keepalive {
+                continue;
+            }
+            let bytes = self.to_tun.last().unwrap_or_default();
+            peer.received += bytes.len() as u64;
+            if !peer.busy {
+                peer.busy = true;
+                self.busy.push(handle);
+            }
+            let packet = Packet::parse(bytes).ok();
+            let flow = packet.filter(is_plain).and_then(|packet| packet.flow());
+            if let (Some(packet), Some(flow)) = (packet, flow) {
+                let sender = Sender {
+                    peer: handle,
+                    addresses: &peer.addresses,
+                    host: peer.config.host,
+                    flows: &mut peer.flows,
+                };
+                if ours == Some(flow)
+                    || decide(&packet, sender, &self.own, &self.rules, now) == Verdict::Tun
+                {
+                    ours = Some(flow);
+                    let length = packet.bytes().len();
+                    self.to_tun.shorten(length);
+                    continue;
+                }
+            }
+            let mut scratch = std::mem::take(&mut self.aside);
+            scratch.clear();
+            scratch.extend(bytes);
+            self.to_tun.pop();
+            self.handle_inner(handle, &scratch, now);
+            self.aside = scratch;
+        }
+        if authentic {
+            self.after_handshake(handle, keepalive, now);
+        }
+    }
+
     /// A datagram has come in on `socket`; `local` is the address it came to, where the kernel says so.
     pub fn handle_datagram(
         &mut self,
@@ -85,7 +226,7 @@ impl Engine {
         now: Instant,
     ) {
         // What comes out of a tunnel must not lead a tunnel into itself.
-        if self.routes.contains_key(&from.ip()) || self.own.contains(&from.ip()) {
+        if self.is_inside(from.ip()) {
             self.drop_packet(DropReason::NotForUs);
             return;
         }

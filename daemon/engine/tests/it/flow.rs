@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_engine::SocketId;
+use punch_engine::{Offload, SocketId};
 
 use crate::packets::{ACK, RST, SYN, at, echo, icmp, port_unreachable, syn, tcp, udp};
 use crate::plain::Bench;
@@ -222,9 +222,11 @@ fn a_flood_of_conversations_keeps_the_newest() {
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     for number in 0..40_000_u32 {
         let port = 1024 + (number % 60_000) as u16;
-        bench
-            .engine
-            .handle_tun(&udp(at(own, port), at(peer, 53), b"q"), bench.now);
+        bench.engine.handle_tun(
+            &udp(at(own, port), at(peer, 53), b"q"),
+            Offload::default(),
+            bench.now,
+        );
         if number % 1000 == 0 {
             bench.pass(Duration::from_millis(1));
         }

@@ -1,5 +1,6 @@
 //! Bursts: what the kernel can be given at once (UDP_SEGMENT), in the order in which it was written.
 
+use punch_engine::Offload;
 use std::net::SocketAddr;
 
 use boringtun::noise::TunnResult;
@@ -23,7 +24,9 @@ fn bursts(bench: &mut Bench, packets: &[(usize, usize)]) -> Vec<Sent> {
         let mut payload = vec![0; *length];
         payload[..4].copy_from_slice(&(number as u32).to_be_bytes());
         let packet = udp(at(own, 1), at(bench.peers[*peer].address, 2), &payload);
-        bench.engine.handle_tun(&packet, bench.now);
+        bench
+            .engine
+            .handle_tun(&packet, Offload::default(), bench.now);
     }
     bench.engine.flush(bench.now);
     let mut all = Vec::new();
@@ -134,7 +137,7 @@ fn what_comes_between_keeps_its_place() {
     let now = bench.now;
     for number in 0..3_u32 {
         let packet = udp(at(own, 1), at(peer, 2), &number.to_be_bytes());
-        bench.engine.handle_tun(&packet, now);
+        bench.engine.handle_tun(&packet, Offload::default(), now);
         bench.engine.ping(handle, now).unwrap();
     }
     bench.pump();

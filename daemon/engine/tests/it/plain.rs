@@ -8,7 +8,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use punch_engine::{
     Access, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family,
-    NatOverrides, Order, PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
+    NatOverrides, Offload, Order, PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
 };
 use punch_signal_protocol::{Identity, Ipv4Range};
 
@@ -208,7 +208,7 @@ impl Bench {
 
     /// A packet of this host's kernel.
     pub(crate) fn host_sends(&mut self, packet: &[u8]) {
-        self.engine.handle_tun(packet, self.now);
+        self.engine.handle_tun(packet, Offload::default(), self.now);
         self.engine.flush(self.now);
         self.pump();
     }
@@ -237,7 +237,7 @@ impl Bench {
     fn hand_over(&mut self, from: SocketAddr, datagram: &[u8]) {
         let socket = SocketId::main(Family::of(from.ip()));
         self.engine
-            .handle_datagram(socket, None, from, datagram, self.now);
+            .handle_train(socket, None, from, datagram.len(), datagram, self.now);
         self.engine.flush(self.now);
     }
 

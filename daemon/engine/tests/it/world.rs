@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Allocation, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent,
-    Family, Filtering, LinkState, Mapping, NatOverrides, Order, PeerConfig, PeerHandle, PeerKind,
-    ServerId, Signal, SocketId,
+    Family, Filtering, LinkState, Mapping, NatOverrides, Offload, Order, PeerConfig, PeerHandle,
+    PeerKind, ServerId, Signal, SocketId,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -399,7 +399,9 @@ impl World {
 
     /// A packet of the host's kernel.
     pub(crate) fn send(&mut self, index: usize, packet: &[u8]) {
-        self.hosts[index].engine.handle_tun(packet, self.now);
+        self.hosts[index]
+            .engine
+            .handle_tun(packet, Offload::default(), self.now);
         self.hosts[index].engine.flush(self.now);
         self.drain(index);
     }
@@ -543,7 +545,7 @@ impl World {
             return;
         };
         let engine = &mut self.hosts[index].engine;
-        engine.handle_datagram(socket, Some(local), *from, bytes, self.now);
+        engine.handle_train(socket, Some(local), *from, bytes.len(), bytes, self.now);
         engine.flush(self.now);
     }
 

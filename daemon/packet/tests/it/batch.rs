@@ -25,7 +25,7 @@ fn a_packet_is_written_in_place() {
     batch.push(b"before");
 
     let added = batch.push_with(8, |room| {
-        assert_eq!(room, [0; 8]);
+        assert_eq!(room.len(), 8);
         room[..3].copy_from_slice(b"abc");
         Some(3)
     });
@@ -63,14 +63,32 @@ fn a_writer_that_claims_more_than_it_had_gets_what_it_had() {
 }
 
 #[test]
-fn a_cleared_batch_is_empty_and_shows_no_old_bytes() {
+fn a_cleared_batch_is_empty() {
     let mut batch = Batch::default();
-    batch.push(b"secret");
+    batch.push(b"before");
 
     batch.clear();
-    batch.push_with(6, |room| Some(room.len()));
+    batch.push(b"after");
 
-    assert_eq!(batch.iter().collect::<Vec<_>>(), [[0; 6]]);
+    assert_eq!(batch.iter().collect::<Vec<_>>(), [b"after"]);
+}
+
+#[test]
+fn the_last_packet_can_be_shortened_and_taken_away() {
+    let mut batch = Batch::default();
+    batch.pop();
+    batch.shorten(3);
+    assert_eq!(batch.last(), None);
+    batch.push(b"first");
+    batch.push(b"second");
+
+    batch.shorten(3);
+    assert_eq!(batch.last(), Some(&b"sec"[..]));
+    batch.shorten(100);
+    assert_eq!((batch.last(), batch.total()), (Some(&b"sec"[..]), 8));
+    batch.pop();
+
+    assert_eq!(batch.iter().collect::<Vec<_>>(), [b"first"]);
 }
 
 proptest! {

@@ -6,6 +6,7 @@ mod build;
 mod checksum;
 mod fragment;
 mod hostile;
+mod offload;
 mod refuse;
 mod view;
 

@@ -361,6 +361,13 @@ mod tests {
             lifetime = 30
             opening_ttl = 3
             port_mapping = false
+
+            [offload]
+            tun_tso = false
+            tun_uso = false
+            tun_gro = false
+            udp_gso = false
+            udp_gro = false
         "#;
         let config = Config::parse(text).expect("parses");
         let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
@@ -389,6 +396,14 @@ mod tests {
         };
         assert_eq!(config.nat, nat);
         assert!(!config.port_mapping);
+        let offloads = Offloads {
+            tun_tso: false,
+            tun_uso: false,
+            tun_gro: false,
+            udp_gso: false,
+            udp_gro: false,
+        };
+        assert_eq!(config.offloads, offloads);
     }
 
     #[test]

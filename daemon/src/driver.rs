@@ -26,6 +26,8 @@ use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
 const TURN: usize = 64;
 /// Bytes of the host taken per turn: they take about 150 µs to seal, and whatever has come meanwhile waits for so long.
 const TURN_BYTES: usize = 128 * 1024;
+/// Packets for the host wait for others that can be joined to them until they have so many bytes.
+const TUN_BYTES: usize = 48 * 1024;
 /// The wall clock is told to the engine, and sleep noticed, this often.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -110,6 +112,13 @@ impl Stream {
     }
 }
 
+fn write_packets(engine: &mut Engine, tun: &mut Tun, batch: &mut Batch) {
+    engine.swap_tun(batch);
+    if !batch.is_empty() {
+        tun.write(batch);
+    }
+}
+
 impl Driver {
     pub(crate) fn new(
         engine: Engine,
@@ -186,6 +195,9 @@ impl Driver {
                 let Train { from, local, .. } = train;
                 self.engine
                     .handle_train(id, local, from, train.stride, train.bytes, now);
+                if self.engine.tun_bytes() >= TUN_BYTES {
+                    write_packets(&mut self.engine, &mut self.tun, &mut self.to_tun);
+                }
             }
         }
         worked |= self.take_packets(now).await;
@@ -271,10 +283,7 @@ impl Driver {
                 let _ = server.try_send(signal.frame);
             }
         }
-        self.engine.swap_tun(&mut self.to_tun);
-        if !self.to_tun.is_empty() {
-            self.tun.write(&mut self.to_tun);
-        }
+        write_packets(&mut self.engine, &mut self.tun, &mut self.to_tun);
         while let Some(burst) = self.engine.poll_burst() {
             self.send(&burst).await;
             self.engine.recycle(burst);

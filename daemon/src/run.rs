@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use punch_engine::{Engine, EngineConfig, SocketId};
-use punch_platform::{Tun, Udp, clock, netlink};
+use punch_platform::{Offloads, Tun, Udp, clock, netlink};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
@@ -123,6 +123,14 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
         let v6 = Udp::open(true, config.port);
         (tun, v4, v6)
     };
+    let Offloads {
+        tun_tso,
+        tun_uso,
+        tun_gro,
+        udp_gso,
+        udp_gro,
+    } = tun.offloads();
+    tracing::info!(tun_tso, tun_uso, tun_gro, udp_gso, udp_gro, "offloads");
     if let (Err(v4), Err(v6)) = (&v4, &v6) {
         bail!("cannot open UDP port {}: {v4}; IPv6: {v6}", config.port);
     }

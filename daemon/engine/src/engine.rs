@@ -526,6 +526,11 @@ impl Engine {
         self.outbox.recycle(burst);
     }
 
+    /// How many bytes of packets for the TUN there are.
+    pub fn tun_bytes(&self) -> usize {
+        self.to_tun.total()
+    }
+
     /// The packets for the TUN since the last call; give the batch back, cleared or not, with the next call.
     pub fn swap_tun(&mut self, batch: &mut Batch) {
         batch.clear();

@@ -1,0 +1,198 @@
+//! What the kernel does for many packets at once changes how fast they are, never what arrives.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod harness;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+
+use harness::{Host, Kinds, Lab, PATIENCE, Server, receive_hashed, send_hashed, tool, wait_until};
+use serde_json::Value;
+
+const LENGTH: u64 = 8 * 1024 * 1024;
+const MTU: u64 = 1420;
+
+const ALL: &str = "";
+const NONE: &str =
+    "tun_tso = false\ntun_uso = false\ntun_gro = false\nudp_gso = false\nudp_gro = false\n";
+
+/// Two connected hosts that may reach all of each other, with these lines under [offload].
+fn lab(hint: &str, offload: [&str; 2]) -> Lab {
+    let mut lab = Lab::bare(hint, Kinds::Apart("port-restricted", "full-cone"), &[]);
+    lab.start_servers();
+    for (host, lines) in [&mut lab.a, &mut lab.b].into_iter().zip(offload) {
+        host.configure(&format!("[offload]\n{lines}"));
+        host.start();
+    }
+    lab.add_servers();
+    lab.introduce();
+    lab.connect();
+    lab.a.ctl_ok(&["allow", "b", "--host"]);
+    lab.b.ctl_ok(&["allow", "a", "--host"]);
+    lab
+}
+
+/// TCP from one host's kernel to the other's, checked.
+fn stream(from: &Host, to: &Host, address: IpAddr) {
+    let (sender, receiver) = mpsc::channel();
+    let listen = SocketAddr::new(address, 7000);
+    let _server = Server::start(to, &listen.to_string(), move |mut stream| {
+        let _ = sender.send(receive_hashed(&mut stream));
+    });
+    let mut stream = from.connect_tcp(listen).unwrap();
+    let sent = send_hashed(&mut stream, LENGTH, 5).unwrap();
+    let received = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(received, (LENGTH, sent), "to {address}");
+}
+
+/// Datagrams of 500 bytes, the last one of each call shorter; the sender gives the kernel ten at once (UDP_SEGMENT).
+fn datagrams(from: &Host, to: &Host, address: IpAddr) {
+    let python = tool("python3", "python3");
+    let family = if address.is_ipv4() { "INET" } else { "INET6" };
+    let receive = format!(
+        "import socket
+s = socket.socket(socket.AF_{family}, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+s.bind(('{address}', 7001))
+s.settimeout(10)
+print('listening', flush=True)
+for call in range(20):
+    whole = b''
+    for at in range(10):
+        part = s.recv(65535)
+        assert len(part) == (500 if at < 9 else 77), len(part)
+        whole += part
+    assert whole == bytes((i * 7 + call) % 256 for i in range(4577)), call
+print('all', flush=True)"
+    );
+    let name = format!("receiver of {address}");
+    let receiver = to.spawn(&name, &[&python, "-c", &receive]);
+    let log = to.dir.join(format!("{name}.log"));
+    let said = |what: &str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(what));
+    wait_until(PATIENCE, "the receiver listens", || said("listening"));
+    let send = format!(
+        "import socket, time
+s = socket.socket(socket.AF_{family}, socket.SOCK_DGRAM)
+s.setsockopt(17, 103, 500)
+for call in range(20):
+    s.sendto(bytes((i * 7 + call) % 256 for i in range(4577)), ('{address}', 7001))
+    time.sleep(0.002)"
+    );
+    from.exec_ok(&[&python, "-c", &send]);
+    wait_until(PATIENCE, "all datagrams came, in order", || said("all"));
+    drop(receiver);
+}
+
+fn carries(lab: &Lab) {
+    for (from, to) in [(&lab.a, &lab.b), (&lab.b, &lab.a)] {
+        for address in [to.ipv4(), to.ipv6()] {
+            stream(from, to, address);
+            datagrams(from, to, address);
+        }
+    }
+    for host in lab.hosts() {
+        let counters = host.exec_ok(&["cat", "/proc/net/snmp", "/proc/net/snmp6"]);
+        let wrong = checksum_errors(&counters);
+        assert_eq!(wrong, 0, "on {}: {counters}", host.name);
+    }
+}
+
+/// Of TCP and UDP over either family.
+fn checksum_errors(counters: &str) -> u64 {
+    let lines: Vec<Vec<_>> = counters
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let v4 = lines
+        .windows(2)
+        .filter(|pair| pair[0].first() == pair[1].first());
+    let v4 = v4.flat_map(|pair| pair[0].iter().zip(&pair[1]));
+    let v4 = v4.filter(|(name, _)| **name == "InCsumErrors");
+    let v6 = lines
+        .iter()
+        .filter(|line| line[0].starts_with("Udp6InCsum"));
+    let all = v4.map(|(_, value)| *value).chain(v6.map(|line| line[1]));
+    all.map(|value| value.parse::<u64>().unwrap()).sum()
+}
+
+/// The mean length of what an interface of a host has sent and received, as its kernel saw it.
+fn mean_lengths(host: &Host, interface: &str) -> [u64; 2] {
+    let text = host.exec_ok(&["ip", "-s", "-j", "link", "show", "dev", interface]);
+    let links: Value = serde_json::from_str(&text).unwrap();
+    ["tx", "rx"].map(|direction| {
+        let of = |what: &str| links[0]["stats64"][direction][what].as_u64().unwrap();
+        of("bytes") / of("packets").max(1)
+    })
+}
+
+#[test]
+fn with_all_of_them_packets_are_large() {
+    need_lab!();
+    let lab = lab("offall", [ALL, ALL]);
+    carries(&lab);
+
+    for host in lab.hosts() {
+        // Half of the traffic is that of the other direction's acknowledgements.
+        let [sent, received] = mean_lengths(host, "punch0");
+        assert!(sent > 2 * MTU, "{sent}");
+        assert!(received > 2 * MTU, "{received}");
+        let log = host.punchd.log_text();
+        assert!(
+            log.contains("tun_tso=true tun_uso=true tun_gro=true"),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn with_none_of_them_all_arrives_too() {
+    need_lab!();
+    let lab = lab("offnone", [NONE, NONE]);
+    carries(&lab);
+
+    for host in lab.hosts() {
+        for mean in mean_lengths(host, "punch0") {
+            assert!(mean <= MTU, "{mean}");
+        }
+        let log = host.punchd.log_text();
+        assert!(
+            log.contains("tun_tso=false tun_uso=false tun_gro=false"),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn each_of_them_may_be_missing_at_either_end() {
+    need_lab!();
+    for [a, b] in [
+        ["tun_tso = false\n", "tun_gro = false\n"],
+        ["tun_uso = false\n", "udp_gso = false\n"],
+        ["udp_gro = false\n", NONE],
+        [
+            "tun_tso = false\ntun_uso = false\n",
+            "udp_gso = false\nudp_gro = false\n",
+        ],
+    ] {
+        let lab = lab("offmix", [a, b]);
+        carries(&lab);
+        let [sent, received] = mean_lengths(&lab.a, "punch0");
+        assert_eq!(sent > 2 * MTU, !a.contains("tso"), "{a}: {sent}");
+        assert!(received > 2 * MTU, "{a}: {received}");
+    }
+}
+
+#[test]
+fn a_device_that_computes_no_checksums_gets_datagrams_one_by_one() {
+    need_lab!();
+    let ethtool = tool("ethtool", "ethtool");
+    let lab = lab("offdev", [ALL, ALL]);
+    for host in lab.hosts() {
+        let route = host.exec_ok(&["ip", "-j", "route", "get", lab.env("SERVER_IPV4")]);
+        let route: Value = serde_json::from_str(&route).unwrap();
+        let device = route[0]["dev"].as_str().unwrap();
+        // The kernel refuses trains then: EIO for IPv4 and IPv6.
+        host.exec_ok(&[&ethtool, "-K", device, "tx", "off", "gro", "off"]);
+    }
+    carries(&lab);
+}

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use punch_engine::{
-    Batch, Burst, Configuration, Engine, EngineEvent, Family, NatProfile, Order, PeerHandle,
-    ServerId, SocketId, StreamId, TargetEvent,
+    Batch, Burst, Codel, Configuration, Engine, EngineEvent, FairQueue, Family, NatProfile, Order,
+    PeerHandle, ServerId, SocketId, StreamId, TargetEvent,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -26,6 +26,8 @@ use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
 const TURN: usize = 64;
 /// Bytes of the host taken per turn: they take about 150 µs to seal, and whatever has come meanwhile waits for so long.
 const TURN_BYTES: usize = 128 * 1024;
+/// Datagrams of this length carry data in bulk.
+const LONG: usize = 1000;
 /// Packets for the host wait for others that can be joined to them until they have so many bytes.
 const TUN_BYTES: usize = 48 * 1024;
 /// The wall clock is told to the engine, and sleep noticed, this often.
@@ -80,9 +82,21 @@ pub(crate) struct Driver {
     sleep: SleepWatch,
     next_watch: Instant,
     received: Datagrams,
+    /// How long datagrams wait in the sockets.
+    incoming: Codel,
+    queue: FairQueue,
     to_tun: Batch,
     offloads: Offloads,
     stopping: bool,
+}
+
+/// What the driver is told once.
+pub(crate) struct Settings {
+    /// The limit of open files.
+    pub(crate) files: u64,
+    pub(crate) offloads: Offloads,
+    /// Random: who shares a queue with whom follows from it.
+    pub(crate) seed: u64,
 }
 
 /// A forwarded stream's channel to its task, and what waits for either end.
@@ -126,8 +140,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<EngineEvent>,
         spawner: Spawner,
-        files: u64,
-        offloads: Offloads,
+        settings: Settings,
     ) -> Self {
         Self {
             engine,
@@ -141,15 +154,17 @@ impl Driver {
             pings: HashMap::new(),
             netchecks: Vec::new(),
             spawner,
-            most_sockets: usize::try_from(files.saturating_sub(RESERVED))
+            most_sockets: usize::try_from(settings.files.saturating_sub(RESERVED))
                 .unwrap_or(usize::MAX)
                 .max(8),
             refused: false,
             sleep: SleepWatch::new(),
             next_watch: clock::now(),
             received: Datagrams::default(),
+            incoming: Codel::default(),
+            queue: FairQueue::new(settings.seed),
             to_tun: Batch::with_capacity(64, 1500),
-            offloads,
+            offloads: settings.offloads,
             stopping: false,
         }
     }
@@ -193,8 +208,13 @@ impl Driver {
             worked = true;
             for train in self.received.trains() {
                 let Train { from, local, .. } = train;
+                let mut bytes = train.bytes;
+                // Only what is long makes a queue; a later train of these has waited for the earlier ones to be opened, too.
+                if train.stride >= LONG && self.incoming.drops(train.waited, false, now) {
+                    bytes = bytes.get(train.stride..).unwrap_or_default();
+                }
                 self.engine
-                    .handle_train(id, local, from, train.stride, train.bytes, now);
+                    .handle_train(id, local, from, train.stride, bytes, now);
                 if self.engine.tun_bytes() >= TUN_BYTES {
                     write_packets(&mut self.engine, &mut self.tun, &mut self.to_tun);
                 }
@@ -232,32 +252,44 @@ impl Driver {
         worked
     }
 
-    /// Takes packets of the host; what is sealed leaves as soon as there is a train of it.
+    /// Takes packets of the host, and seals in turn what there is to send; what is sealed leaves as soon as there is a train
+    /// of it.
     async fn take_packets(&mut self, now: Instant) -> bool {
+        if let Err(error) = self.read_packets(now) {
+            tracing::error!(%error, name = self.tun.name(), "the interface is gone");
+            self.engine.shut_down(now);
+            self.stopping = true;
+            return true;
+        }
         let mut taken = 0;
-        for packets in 0..TURN {
-            if taken >= TURN_BYTES {
+        while taken < TURN_BYTES {
+            let Some(packet) = self.queue.pop(now) else {
                 break;
-            }
-            match self.tun.read() {
-                Ok(Some((offload, packet))) => {
-                    taken += packet.len();
-                    self.engine.handle_tun(packet, offload, now);
-                }
-                Ok(None) => return packets > 0,
-                Err(error) => {
-                    tracing::error!(%error, name = self.tun.name(), "the interface is gone");
-                    self.engine.shut_down(now);
-                    self.stopping = true;
-                    return true;
-                }
-            }
+            };
+            taken += packet.bytes().len();
+            self.engine.handle_tun(packet.bytes(), packet.offload, now);
+            self.queue.recycle(packet);
             while let Some(burst) = self.engine.poll_full_burst() {
                 self.send(&burst).await;
                 self.engine.recycle(burst);
             }
         }
-        true
+        taken > 0
+    }
+
+    /// Moves what waits in the kernel into the queue, where it can be told what waits.
+    fn read_packets(&mut self, now: Instant) -> std::io::Result<()> {
+        while !self.queue.is_full() {
+            let mut memory = self.queue.memory(Tun::BUFFER);
+            match self.tun.read(&mut memory)? {
+                Some((offload, range)) => self.queue.push(memory, range, offload, now),
+                None => {
+                    self.queue.give_back(memory);
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Carries out all that the engine wants.

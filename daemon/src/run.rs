@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::config::Config;
 use crate::control;
 use crate::desk::{Desk, Inlets, Kernel, Parts};
-use crate::driver::{Command, Driver};
+use crate::driver::{Command, Driver, Settings};
 use crate::store::Store;
 
 /// The TUN's transmit queue, in packets: a millisecond or two at full speed.
@@ -177,8 +177,11 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
         commands_out,
         events_in,
         spawner.clone(),
-        file_limit(),
-        config.offloads,
+        Settings {
+            files: file_limit(),
+            offloads: config.offloads,
+            seed: u64::from_ne_bytes(punch_platform::random()?),
+        },
     );
     for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
         if let Some(socket) = socket {

@@ -21,7 +21,7 @@ pub use engine::{Engine, EngineEvent};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;
 pub use punch_forward::{Access, Order, PeerHandle, Rule, Rules, StreamId, TargetEvent};
-pub use punch_packet::{Batch, Offload};
+pub use punch_packet::{Batch, Codel, FairQueue, Offload};
 pub use punch_traversal::{
     AgentStatus, Allocation, Budget, Caps, Family, Filtering, Mapping, NatOverrides, NatProfile,
     NatSummary, Outcome, PairStatus, Path, Probe, ProbeOutcome, Sample, SocketId, StepKind,

@@ -132,3 +132,32 @@ fn begin<'a>(
     }
     scratch
 }
+
+/// Takes the first piece out of a packet that is to be cut: what is left stands at the end of `packet`, behind as many bytes as
+/// are returned. `None` when nothing is left.
+pub(crate) fn drop_first(packet: &mut [u8], offload: Offload) -> Option<usize> {
+    let (kind, size) = offload.gso?;
+    let size = usize::from(size);
+    let view = Packet::parse(packet).ok()?;
+    let at = view.ip_header().len();
+    let headers = match kind {
+        GsoKind::Udp => at + 8,
+        GsoKind::Tcp4 | GsoKind::Tcp6 => at + usize::from(*view.segment().get(12)? >> 4) * 4,
+    };
+    if size == 0 || packet.len() <= headers + size {
+        return None;
+    }
+    packet.copy_within(..headers, size);
+    let rest = &mut packet[size..];
+    set_ip_length(rest, rest.len());
+    if kind == GsoKind::Udp {
+        let length = u16::try_from(rest.len() - at).ok()?;
+        rest[at + 4..at + 6].copy_from_slice(&length.to_be_bytes());
+    } else {
+        let sequence = rest.get(at + 4..at + 8)?.first_chunk()?;
+        let step = u32::try_from(size).ok()?;
+        let sequence = u32::from_be_bytes(*sequence).wrapping_add(step);
+        rest[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+    }
+    Some(size)
+}

@@ -9,10 +9,14 @@ pub fn now() -> Instant {
 
 /// Milliseconds since 1970 by the wall clock, which may be set at any time.
 pub fn wall_ms() -> u64 {
-    let since = SystemTime::now()
+    u64::try_from(wall().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same, as exact as it is.
+pub(crate) fn wall() -> Duration {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        .unwrap_or_default()
 }
 
 /// Notices that the machine has slept: `CLOCK_BOOTTIME` goes on while `CLOCK_MONOTONIC` stands still.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::path::Path;
 
@@ -9,9 +10,6 @@ use punch_packet::{Batch, Coalescer, Offload};
 use tokio::io::unix::AsyncFd;
 
 use crate::Offloads;
-
-/// The longest packet, with TSO or without.
-const LONGEST: usize = 65_535;
 
 // linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -52,10 +50,12 @@ pub struct Tun {
     headers: bool,
     in_effect: Offloads,
     coalescer: Coalescer,
-    buffer: Vec<u8>,
 }
 
 impl Tun {
+    /// How long the longest packet is with its header: with TSO no MTU bounds it.
+    pub const BUFFER: usize = Offload::LENGTH + 65_535;
+
     /// Creates the interface `name`; it is down and has no address. Offloads that the kernel does not have are left away.
     ///
     /// # Errors
@@ -83,7 +83,6 @@ impl Tun {
             in_effect,
             // A kernel that cuts datagrams takes joined ones too.
             coalescer: Coalescer::new(wanted.tun_gro, wanted.tun_gro && in_effect.tun_uso),
-            buffer: vec![0; Offload::LENGTH + LONGEST],
         })
     }
 
@@ -106,13 +105,14 @@ impl Tun {
         Ok(())
     }
 
-    /// The next packet and what is still to be done to it, or `None` if none waits.
+    /// Reads the next packet into `buffer`, of [`Self::BUFFER`] bytes; returns what is still to be done to it and where it stands,
+    /// or `None` if none waits.
     ///
     /// # Errors
     /// When the interface is gone: somebody has deleted it.
-    pub fn read(&mut self) -> io::Result<Option<(Offload, &[u8])>> {
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(Offload, Range<usize>)>> {
         loop {
-            let length = match self.fd.get_ref().read(&mut self.buffer) {
+            let length = match self.fd.get_ref().read(buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -121,11 +121,11 @@ impl Tun {
                 Err(error) => return Err(error),
             };
             if !self.headers {
-                return Ok(Some((Offload::default(), &self.buffer[..length])));
+                return Ok(Some((Offload::default(), 0..length)));
             }
-            let header = self.buffer[..length].first_chunk();
+            let header = buffer[..length].first_chunk();
             if let Some(offload) = header.and_then(|header| Offload::decode(header).ok()) {
-                return Ok(Some((offload, &self.buffer[Offload::LENGTH..length])));
+                return Ok(Some((offload, Offload::LENGTH..length)));
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::Offloads;
+use crate::{Offloads, clock};
 
 /// Asked for; what is granted depends on CAP_NET_ADMIN and net.core.rmem_max.
 const BUFFER: usize = 4 * 1024 * 1024;
@@ -25,11 +25,16 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// A kernel that has no memory for packets is asked again after this.
 const BREATH: Duration = Duration::from_millis(1);
 
+/// No socket keeps a datagram for so long while it is read.
+const NONSENSE: Duration = Duration::from_secs(1);
+
 /// Received datagrams, in reused memory.
 pub struct Datagrams {
     memory: Vec<Vec<u8>>,
     meta: Vec<RecvMeta>,
     filled: usize,
+    /// When they were taken, by the wall clock.
+    taken: Duration,
 }
 
 impl Default for Datagrams {
@@ -38,6 +43,7 @@ impl Default for Datagrams {
             memory: vec![vec![0; SLOT]; SLOTS],
             meta: vec![RecvMeta::default(); SLOTS],
             filled: 0,
+            taken: Duration::ZERO,
         }
     }
 }
@@ -49,9 +55,18 @@ impl Datagrams {
         used.map(|(memory, meta)| Train {
             from: meta.addr,
             local: meta.dst_ip,
+            waited: self.waited(meta),
             stride: meta.stride.max(1),
             bytes: &memory[..meta.len],
         })
+    }
+
+    /// How long they have waited in the socket. The wall clock may be set between: what cannot be is nothing.
+    fn waited(&self, meta: &RecvMeta) -> Duration {
+        let waited = meta.timestamp.and_then(|at| self.taken.checked_sub(at));
+        waited
+            .filter(|waited| *waited < NONSENSE)
+            .unwrap_or_default()
     }
 
     /// Sender, the address that it was sent to, payload.
@@ -71,6 +86,8 @@ pub struct Train<'a> {
     pub from: SocketAddr,
     /// The address that they were sent to, where the kernel says so.
     pub local: Option<IpAddr>,
+    /// How long the first of them has waited in the socket, as far as is known.
+    pub waited: Duration,
     /// The length of each but the last, which may be shorter; at least 1.
     pub stride: usize,
     /// The datagrams.
@@ -184,6 +201,7 @@ impl Udp {
         });
         // An ICMP error of an earlier send is reported once here (RFC 1122 §4.1.3.3): nothing was received.
         into.filled = received.unwrap_or(0);
+        into.taken = clock::wall();
         into.filled > 0
     }
 

@@ -7,6 +7,7 @@ mod checksum;
 mod fragment;
 mod hostile;
 mod offload;
+mod queue;
 mod refuse;
 mod view;
 

@@ -1,0 +1,280 @@
+//! The host's packets on their way into the tunnels: fair between peers, fair between the conversations with a peer, who sends
+//! little goes first, and no queue stands (FQ-CoDel, RFC 8290, in two layers).
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::codel::{Codel, TARGET};
+use crate::segment::drop_first;
+use crate::{Offload, Packet};
+
+/// Queues for peers, and for the conversations with each; who shares one shares its turns.
+const PEERS: usize = 64;
+const FLOWS: usize = 16;
+/// What one queue may send before the next has its turn, in bytes; who sends less each time goes before who sends more.
+const QUANTUM: i64 = 16 * 1024;
+/// Packets wait here up to so many bytes and packets, and beyond that where they come from.
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+const MAX_PACKETS: usize = 512;
+/// Longer ones stay in the memory that they were read into.
+const SMALL: usize = 2048;
+/// Memory of that size that is kept.
+const KEPT: usize = 32;
+
+/// A packet as it was read, and what is to be done to it.
+#[derive(Debug)]
+pub struct Queued {
+    memory: Vec<u8>,
+    range: Range<usize>,
+    /// What is still to be done to it.
+    pub offload: Offload,
+    at: Instant,
+}
+
+impl Queued {
+    /// The packet.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.range.clone()]
+    }
+}
+
+/// Whose turn it is among queues (deficit round robin; RFC 8290 §4.2): those that have just got something before those that
+/// always have something.
+#[derive(Debug, Default)]
+struct Rounds {
+    fresh: VecDeque<usize>,
+    old: VecDeque<usize>,
+    /// What each queue may still send, while it takes part.
+    credit: Vec<Option<i64>>,
+}
+
+impl Rounds {
+    fn new(queues: usize) -> Self {
+        Self {
+            credit: vec![None; queues],
+            ..Self::default()
+        }
+    }
+
+    /// A queue has something.
+    fn wake(&mut self, queue: usize) {
+        if self.credit[queue].is_none() {
+            self.credit[queue] = Some(QUANTUM);
+            self.fresh.push_back(queue);
+        }
+    }
+
+    /// Whose turn it is.
+    fn current(&mut self) -> Option<usize> {
+        loop {
+            let fresh = self.fresh.front().copied();
+            let queue = fresh.or_else(|| self.old.front().copied())?;
+            let credit = self.credit[queue].get_or_insert(QUANTUM);
+            if *credit > 0 {
+                return Some(queue);
+            }
+            *credit += QUANTUM;
+            self.leave();
+            self.old.push_back(queue);
+        }
+    }
+
+    /// The current queue has sent so much.
+    fn charge(&mut self, queue: usize, length: usize) {
+        if let Some(credit) = &mut self.credit[queue] {
+            *credit -= i64::try_from(length).unwrap_or(i64::MAX);
+        }
+    }
+
+    /// The current queue has nothing. A fresh one waits for a round all the same, or it would always come first.
+    fn retire(&mut self, queue: usize) {
+        if self.leave() {
+            self.old.push_back(queue);
+        } else {
+            self.credit[queue] = None;
+        }
+    }
+
+    /// Takes the current queue out of its list; whether that was the list of fresh ones.
+    fn leave(&mut self) -> bool {
+        let fresh = self.fresh.pop_front().is_some();
+        if !fresh {
+            self.old.pop_front();
+        }
+        fresh
+    }
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    items: VecDeque<Queued>,
+    codel: Codel,
+}
+
+#[derive(Debug)]
+struct Peer {
+    rounds: Rounds,
+    flows: Vec<Flow>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FairQueue {
+    rounds: Rounds,
+    peers: Vec<Peer>,
+    bytes: usize,
+    packets: usize,
+    dropped: u64,
+    seed: u64,
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+impl FairQueue {
+    /// An empty queue. The `seed` shall be random: who knows it can choose with whom to share a turn.
+    pub fn new(seed: u64) -> Self {
+        let peer = || Peer {
+            rounds: Rounds::new(FLOWS),
+            flows: (0..FLOWS).map(|_| Flow::default()).collect(),
+        };
+        Self {
+            rounds: Rounds::new(PEERS),
+            peers: (0..PEERS).map(|_| peer()).collect(),
+            bytes: 0,
+            packets: 0,
+            dropped: 0,
+            seed,
+            small: Vec::new(),
+            large: Vec::new(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.packets == 0
+    }
+
+    /// Whether no more shall be added.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= MAX_BYTES || self.packets >= MAX_PACKETS
+    }
+
+    /// How many packets, or segments of one, were dropped so that the queue does not stand.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Memory of `size` bytes to read a packet into.
+    pub fn memory(&mut self, size: usize) -> Vec<u8> {
+        let memory = self.large.pop().filter(|memory| memory.len() >= size);
+        memory.unwrap_or_else(|| vec![0; size])
+    }
+
+    /// Gives memory back that is not needed.
+    pub fn give_back(&mut self, memory: Vec<u8>) {
+        if self.large.len() < KEPT {
+            self.large.push(memory);
+        }
+    }
+
+    /// Adds the packet at `range` of `memory`.
+    pub fn push(&mut self, memory: Vec<u8>, range: Range<usize>, offload: Offload, now: Instant) {
+        let Some(bytes) = memory.get(range.clone()) else {
+            return;
+        };
+        let (peer, flow) = self.places(bytes);
+        let item = if bytes.len() <= SMALL {
+            let mut small = self.small.pop().unwrap_or_default();
+            small.clear();
+            small.extend_from_slice(bytes);
+            self.give_back(memory);
+            Queued {
+                range: 0..small.len(),
+                memory: small,
+                offload,
+                at: now,
+            }
+        } else {
+            Queued {
+                memory,
+                range,
+                offload,
+                at: now,
+            }
+        };
+        self.bytes += item.range.len();
+        self.packets += 1;
+        self.rounds.wake(peer);
+        self.peers[peer].rounds.wake(flow);
+        self.peers[peer].flows[flow].items.push_back(item);
+    }
+
+    /// The next packet; give it back with [`Self::recycle`].
+    pub fn pop(&mut self, now: Instant) -> Option<Queued> {
+        // What waits behind a full queue is not seen; it waits no less.
+        let least = if self.is_full() {
+            TARGET
+        } else {
+            Duration::ZERO
+        };
+        loop {
+            let peer = self.rounds.current()?;
+            let Some(flow) = self.peers[peer].rounds.current() else {
+                self.rounds.retire(peer);
+                continue;
+            };
+            let Peer { rounds, flows } = &mut self.peers[peer];
+            let Flow { items, codel } = &mut flows[flow];
+            let Some(mut item) = items.pop_front() else {
+                rounds.retire(flow);
+                continue;
+            };
+            let length = item.range.len();
+            rounds.charge(flow, length);
+            self.rounds.charge(peer, length);
+            self.bytes -= length;
+            self.packets -= 1;
+            let wait = now.saturating_duration_since(item.at).max(least);
+            if codel.drops(wait, items.is_empty(), now) {
+                self.dropped += 1;
+                let range = item.range.clone();
+                match drop_first(&mut item.memory[range], item.offload) {
+                    Some(dropped) => item.range.start += dropped,
+                    None => {
+                        self.recycle(item);
+                        continue;
+                    }
+                }
+            }
+            return Some(item);
+        }
+    }
+
+    /// Takes a packet back for its memory.
+    pub fn recycle(&mut self, packet: Queued) {
+        if packet.memory.len() > SMALL {
+            self.give_back(packet.memory);
+        } else if self.small.len() < MAX_PACKETS {
+            self.small.push(packet.memory);
+        }
+    }
+
+    /// Which peer's queue, and which of its conversations'.
+    fn places(&self, bytes: &[u8]) -> (usize, usize) {
+        let Ok(packet) = Packet::parse(bytes) else {
+            return (0, 0);
+        };
+        (
+            self.place(packet.destination(), PEERS),
+            self.place(packet.flow(), FLOWS),
+        )
+    }
+
+    fn place(&self, key: impl Hash, places: usize) -> usize {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, key).hash(&mut hasher);
+        usize::try_from(hasher.finish() % places as u64).unwrap_or(0)
+    }
+}

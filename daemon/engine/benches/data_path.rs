@@ -1,0 +1,315 @@
+//! What a packet costs between the TUN and the sockets: two engines with real WireGuard between them, in memory. Rates are
+//! bytes and packets per second. The number is that of peers and of forwards; only finding a rule may grow with it, by its
+//! logarithm.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../tests/it/packets.rs"]
+#[allow(dead_code, reason = "the tests make more kinds of packets")]
+mod packets;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use packets::{ACK, at, tcp, udp};
+use punch_api::{ForwardKey, Protocol};
+use punch_engine::{
+    Access, Batch, Budget, Configuration, Engine, EngineConfig, NatOverrides, Offload, PeerConfig,
+    PeerHandle, PeerKind, Rule, Rules, SocketId,
+};
+use punch_packet::{GsoKind, PartialChecksum};
+use punch_signal_protocol::{Identity, Ipv4Range};
+
+const MTU: usize = 1420;
+const MSS: usize = MTU - 40;
+/// As many full packets come in with one call, sealed, at the most.
+const TRAIN: usize = 45;
+/// How many peers and forwards there are.
+const COUNTS: [u16; 3] = [1, 10, 1000];
+/// The first port that is forwarded; each next one is two further.
+const FORWARDED: u16 = 20_000;
+/// Lies between forwards, where there are several, and is none.
+const OPEN: u16 = FORWARDED + 1;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(args = COUNTS)]
+fn seal_64_kib_in_one(bencher: Bencher<'_, '_>, count: u16) {
+    let pair = Pair::new(count);
+    let (near, far) = (pair.near.address, pair.far.address);
+    let data = vec![7; 65_535 - 40];
+    let packet = tcp(at(near, 40_000), at(far, OPEN), ACK, 1, 1, &data);
+    let offload = Offload {
+        checksum: Some(PartialChecksum {
+            start: 20,
+            offset: 16,
+        }),
+        gso: Some((GsoKind::Tcp4, MSS as u16)),
+    };
+    seal(bencher, pair, &[packet], offload, data.len().div_ceil(MSS));
+}
+
+#[divan::bench(args = COUNTS)]
+fn seal_64_packets_of_64_bytes(bencher: Bencher<'_, '_>, count: u16) {
+    let pair = Pair::new(count);
+    let packets: Vec<_> = (0..64).map(|_| pair.small(0)).collect();
+    seal(bencher, pair, &packets, Offload::default(), 64);
+}
+
+#[divan::bench(args = COUNTS)]
+fn open_45_full_packets(bencher: Bencher<'_, '_>, count: u16) {
+    let pair = Pair::new(count);
+    let (near, far) = (pair.near.address, pair.far.address);
+    let packets: Vec<_> = (0..TRAIN)
+        .map(|index| {
+            let sequence = (index * MSS) as u32;
+            tcp(at(near, 40_000), at(far, OPEN), ACK, sequence, 1, &[7; MSS])
+        })
+        .collect();
+    open(bencher, pair, &packets);
+}
+
+#[divan::bench(args = COUNTS)]
+fn open_45_packets_of_64_bytes(bencher: Bencher<'_, '_>, count: u16) {
+    let pair = Pair::new(count);
+    let packets: Vec<_> = (0..TRAIN).map(|_| pair.small(0)).collect();
+    open(bencher, pair, &packets);
+}
+
+/// What is decided about a packet holds for those of its flow behind it; here it is decided about each.
+#[divan::bench(args = COUNTS)]
+fn open_45_packets_of_64_bytes_of_45_flows(bencher: Bencher<'_, '_>, count: u16) {
+    let pair = Pair::new(count);
+    let packets: Vec<_> = (0..TRAIN).map(|flow| pair.small(flow as u16)).collect();
+    open(bencher, pair, &packets);
+}
+
+#[divan::bench(args = COUNTS, sample_size = 1000)]
+fn find_rule(bencher: Bencher<'_, '_>, count: u16) {
+    let (rules, port) = (rules(count), FORWARDED + count / 2 * 2);
+    assert!(rules.find(Protocol::Tcp, port, PEER).is_some());
+    bencher
+        .counter(ItemsCount::new(1_u32))
+        .bench_local(|| rules.find(black_box(Protocol::Tcp), black_box(port), PEER));
+}
+
+#[divan::bench(args = COUNTS, sample_size = 1000)]
+fn find_no_rule(bencher: Bencher<'_, '_>, count: u16) {
+    let (rules, port) = (rules(count), FORWARDED + count / 2 * 2 + 1);
+    assert!(rules.find(Protocol::Tcp, port, PEER).is_none());
+    bencher
+        .counter(ItemsCount::new(1_u32))
+        .bench_local(|| rules.find(black_box(Protocol::Tcp), black_box(port), PEER));
+}
+
+/// The near host's kernel sends these packets, with one reading of the TUN each, and `datagrams` leave.
+fn seal(
+    bencher: Bencher<'_, '_>,
+    pair: Pair,
+    packets: &[Vec<u8>],
+    offload: Offload,
+    datagrams: usize,
+) {
+    let Host { mut engine, .. } = pair.near;
+    let now = pair.now;
+    bencher
+        .counter(BytesCount::new(packets.iter().map(Vec::len).sum::<usize>()))
+        .counter(ItemsCount::new(datagrams))
+        .bench_local(|| {
+            for packet in packets {
+                engine.handle_tun(black_box(packet), offload, now);
+            }
+            engine.flush(now);
+            let mut sent = 0;
+            while let Some(burst) = engine.poll_burst() {
+                sent += burst.bytes.len().div_ceil(burst.segment);
+                engine.recycle(burst);
+            }
+            assert_eq!(sent, datagrams);
+        });
+}
+
+/// The far host gets these packets from the near one, which all have one length, in one train.
+fn open(bencher: Bencher<'_, '_>, pair: Pair, packets: &[Vec<u8>]) {
+    let Pair {
+        mut near,
+        mut far,
+        now,
+    } = pair;
+    let (from, mut batch) = (near.endpoint, Batch::default());
+    bencher
+        .counter(BytesCount::new(packets.iter().map(Vec::len).sum::<usize>()))
+        .counter(ItemsCount::new(packets.len()))
+        // A datagram is opened once and never again.
+        .with_inputs(|| {
+            for packet in packets {
+                near.engine.handle_tun(packet, Offload::default(), now);
+            }
+            near.engine.flush(now);
+            let mut train = (0, Vec::new());
+            near.send(|_, stride, bytes| {
+                train.0 = stride;
+                train.1.extend_from_slice(bytes);
+            });
+            train
+        })
+        .bench_local_refs(|(stride, train)| {
+            far.engine
+                .handle_train(SocketId::MAIN_V4, None, from, *stride, train, now);
+            far.engine.flush(now);
+            far.engine.swap_tun(&mut batch);
+            assert_eq!(batch.len(), packets.len());
+        });
+}
+
+/// The handle by which the two know each other.
+const PEER: PeerHandle = PeerHandle(0);
+
+struct Host {
+    engine: Engine,
+    address: IpAddr,
+    endpoint: SocketAddr,
+}
+
+/// Two hosts that are connected, and that grant themselves to each other.
+struct Pair {
+    near: Host,
+    far: Host,
+    now: Instant,
+}
+
+impl Pair {
+    /// Each with so many peers, the other one being the first of them, and so many forwards.
+    fn new(count: u16) -> Self {
+        let now = Instant::now();
+        let mut pair = Self {
+            near: Host::new(1, 2, count, now),
+            far: Host::new(2, 1, count, now),
+            now,
+        };
+        // Both shake hands with everybody; the far one's are lost.
+        pair.far.send(|_, _, _| ());
+        pair.near.send_to(&mut pair.far, now);
+        pair.far.send_to(&mut pair.near, now);
+        pair.near.send_to(&mut pair.far, now);
+        for host in [&pair.near, &pair.far] {
+            assert!(host.engine.peer_report(PEER).unwrap().established);
+        }
+        pair
+    }
+
+    /// 64 bytes from near to far.
+    fn small(&self, flow: u16) -> Vec<u8> {
+        let source = at(self.near.address, 40_000 + flow);
+        udp(source, at(self.far.address, OPEN), &[7; 36])
+    }
+}
+
+impl Host {
+    /// Host `own` with host `peer` and strangers as its peers.
+    fn new(own: u8, peer: u8, count: u16, now: Instant) -> Self {
+        let config = EngineConfig {
+            identity: identity(own),
+            ipv4_range: Some(Ipv4Range::DEFAULT),
+            mtu: MTU,
+            seed: [own; 32],
+            budget: Budget::Normal,
+            nat: NatOverrides::default(),
+        };
+        let mut engine = Engine::new(config, 1_800_000_000_000, now);
+        let strangers = (1..count).map(|number| {
+            let [high, low] = number.to_be_bytes();
+            let mut seed = [3; 32];
+            seed[..2].copy_from_slice(&[high, low]);
+            PeerConfig {
+                handle: PeerHandle(number.into()),
+                ..peer_config(
+                    &Identity::from_seed(&seed),
+                    [10, 0, high, low].into(),
+                    SocketAddr::new([198, 18, high, low].into(), 51_820),
+                )
+            }
+        });
+        let peer = peer_config(&identity(peer), overlay(peer), endpoint(peer));
+        let configuration = Configuration {
+            peers: [peer].into_iter().chain(strangers).collect(),
+            rules: rules(count),
+            ..Configuration::default()
+        };
+        engine.configure(configuration, now);
+        Self {
+            engine,
+            address: overlay(own),
+            endpoint: endpoint(own),
+        }
+    }
+
+    /// Gives each burst to `take`, as its destination, the length of its datagrams, and the datagrams.
+    fn send(&mut self, mut take: impl FnMut(SocketAddr, usize, &[u8])) {
+        while let Some(burst) = self.engine.poll_burst() {
+            take(burst.to.unwrap(), burst.segment, &burst.bytes);
+            self.engine.recycle(burst);
+        }
+    }
+
+    fn send_to(&mut self, other: &mut Self, now: Instant) {
+        let from = self.endpoint;
+        self.send(|to, stride, bytes| {
+            if to == other.endpoint {
+                let socket = SocketId::MAIN_V4;
+                other
+                    .engine
+                    .handle_train(socket, None, from, stride, bytes, now);
+            }
+        });
+        other.engine.flush(now);
+    }
+}
+
+fn identity(host: u8) -> Identity {
+    Identity::from_seed(&[host; 32])
+}
+
+fn overlay(host: u8) -> IpAddr {
+    identity(host).id().overlay_ipv4(Ipv4Range::DEFAULT).into()
+}
+
+fn endpoint(host: u8) -> SocketAddr {
+    SocketAddr::new([192, 0, 2, host].into(), 51_820)
+}
+
+/// A plain WireGuard peer, so that nothing has to be found out about it first.
+fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> PeerConfig {
+    PeerConfig {
+        handle: PEER,
+        kind: PeerKind::Wireguard {
+            public: *identity.id().x25519(),
+            endpoint,
+            address,
+            preshared: None,
+        },
+        up: true,
+        barred: false,
+        host: true,
+        stamps: (0, 0),
+        memory: Vec::new(),
+    }
+}
+
+/// So many of each protocol.
+fn rules(count: u16) -> Rules {
+    let rules = (0..count).flat_map(|number| {
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| Rule {
+            key: ForwardKey {
+                protocol,
+                ports: (FORWARDED + 2 * number).to_string().parse().unwrap(),
+            },
+            target: "127.0.0.1:5432".parse().unwrap(),
+            access: Access::AllPeers,
+        })
+    });
+    Rules::new(rules)
+}

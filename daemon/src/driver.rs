@@ -209,8 +209,10 @@ impl Driver {
             for train in self.received.trains() {
                 let Train { from, local, .. } = train;
                 let mut bytes = train.bytes;
-                // Only what is long makes a queue; a later train of these has waited for the earlier ones to be opened, too.
-                if train.stride >= LONG && self.incoming.drops(train.waited, false, now) {
+                // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
+                // none.
+                let last = !self.received.is_full();
+                if train.stride >= LONG && self.incoming.drops(train.waited, last, now) {
                     bytes = bytes.get(train.stride..).unwrap_or_default();
                 }
                 self.engine

@@ -61,6 +61,11 @@ impl Datagrams {
         })
     }
 
+    /// Whether more may wait in the socket.
+    pub fn is_full(&self) -> bool {
+        self.filled == SLOTS
+    }
+
     /// How long they have waited in the socket. The wall clock may be set between: what cannot be is nothing.
     fn waited(&self, meta: &RecvMeta) -> Duration {
         let waited = meta.timestamp.and_then(|at| self.taken.checked_sub(at));

@@ -3,24 +3,26 @@
 //! Everything runs on one thread. Each turn takes what is there, in bounded batches from every source, lets the engine work,
 //! and sends what came of it; only when there is nothing left does the driver sleep.
 
-use std::collections::{HashMap, VecDeque};
+mod forwards;
+
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use punch_engine::{
-    Batch, Burst, Codel, Configuration, Engine, EngineEvent, FairQueue, Family, NatProfile, Order,
-    PeerHandle, ServerId, SocketId, StreamId, TargetEvent,
+    Batch, Burst, Codel, Configuration, DropReason, Engine, EngineEvent, FairQueue, Family,
+    NatProfile, PeerHandle, ServerId, SocketId, StreamId,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
 use punch_signal_protocol::Frame;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::run::{Spawner, Task};
+use self::forwards::Stream;
+use crate::run::Spawner;
 use crate::snapshot::{self, Snapshot};
-use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
+use crate::targets::FromTarget;
 
 /// Commands, reports and packets of the host taken per turn.
 const TURN: usize = 64;
@@ -99,37 +101,11 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
 }
 
-/// A forwarded stream's channel to its task, and what waits for either end.
-struct Stream {
-    target: mpsc::Sender<ToTarget>,
-    /// Room that is kept for the end, so that it never has to wait.
-    finish: Option<mpsc::OwnedPermit<ToTarget>>,
-    blocked: bool,
-    /// The client has sent all it will, and the end has not been passed on.
-    finishing: bool,
-    for_client: VecDeque<(Bytes, OwnedSemaphorePermit)>,
-    /// What happened at the target once its last bytes are with the client.
-    last_event: Option<TargetEvent>,
-    /// Dropped when the client is gone.
-    _over: oneshot::Sender<()>,
-    task: Task,
-}
-
-impl Stream {
-    /// Passes the client's end on, if it is due.
-    fn pass_finish(&mut self) {
-        if std::mem::take(&mut self.finishing)
-            && let Some(room) = self.finish.take()
-        {
-            room.send(ToTarget::Finish);
-        }
-    }
-}
-
 fn write_packets(engine: &mut Engine, tun: &mut Tun, batch: &mut Batch) {
     engine.swap_tun(batch);
     if !batch.is_empty() {
-        tun.write(batch);
+        let refused = tun.write(batch);
+        engine.count_drops(DropReason::HostRefused, refused as u64);
     }
 }
 
@@ -214,6 +190,7 @@ impl Driver {
                 let last = !self.received.is_full();
                 if train.stride >= LONG && self.incoming.drops(train.waited, last, now) {
                     bytes = bytes.get(train.stride..).unwrap_or_default();
+                    self.engine.count_drops(DropReason::QueueIn, 1);
                 }
                 self.engine
                     .handle_train(id, local, from, train.stride, bytes, now);
@@ -264,6 +241,7 @@ impl Driver {
             return true;
         }
         let mut taken = 0;
+        let dropped = self.queue.dropped();
         while taken < TURN_BYTES {
             let Some(packet) = self.queue.pop(now) else {
                 break;
@@ -276,6 +254,8 @@ impl Driver {
                 self.engine.recycle(burst);
             }
         }
+        let dropped = self.queue.dropped() - dropped;
+        self.engine.count_drops(DropReason::QueueOut, dropped);
         taken > 0
     }
 
@@ -444,127 +424,6 @@ impl Driver {
                 }
                 if self.events.try_send(event).is_err() {
                     tracing::warn!("an event was lost: the desk is too slow");
-                }
-            }
-        }
-    }
-
-    // --- forwards ---
-
-    fn handle_order(&mut self, order: Order) {
-        match order {
-            Order::Connect {
-                stream,
-                protocol,
-                target,
-                ..
-            } => {
-                let (sender, receiver) = mpsc::channel(TO_TARGET + 1);
-                let (over, is_over) = oneshot::channel();
-                let reports = self.reports.0.clone();
-                let carry = targets::carry(stream, protocol, target, receiver, is_over, reports);
-                self.streams.insert(
-                    stream,
-                    Stream {
-                        finish: sender.clone().try_reserve_owned().ok(),
-                        target: sender,
-                        blocked: false,
-                        finishing: false,
-                        for_client: VecDeque::new(),
-                        last_event: None,
-                        _over: over,
-                        task: self.spawner.spawn("target", carry),
-                    },
-                );
-            }
-            Order::Readable(stream) => self.feed_target(stream),
-            Order::Writable(stream) => self.feed_client(stream),
-            Order::Datagram(stream, bytes) => {
-                if let Some(entry) = self.streams.get(&stream) {
-                    // A target that does not keep up loses datagrams, as it would locally.
-                    let _ = entry.target.try_send(ToTarget::Bytes(bytes));
-                }
-            }
-            Order::Finish(stream) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
-                    entry.finishing = true;
-                }
-                self.feed_target(stream);
-            }
-            // The task goes with its handle, and resets the target.
-            Order::Reset(stream) => drop(self.streams.remove(&stream)),
-            Order::Close(stream) => {
-                if let Some(mut entry) = self.streams.remove(&stream) {
-                    entry.pass_finish();
-                    // The task ends by itself when its channel closes, so that bytes that are under way arrive.
-                    entry.task.detach();
-                }
-            }
-        }
-    }
-
-    /// Moves what a client sent towards its target, as far as there is room.
-    fn feed_target(&mut self, stream: StreamId) {
-        let Some(entry) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        loop {
-            let Ok(room) = entry.target.try_reserve() else {
-                entry.blocked = true;
-                return;
-            };
-            let bytes = self.engine.read_stream(stream, CHUNK);
-            if bytes.is_empty() {
-                drop(room);
-                entry.blocked = false;
-                entry.pass_finish();
-                return;
-            }
-            room.send(ToTarget::Bytes(bytes));
-        }
-    }
-
-    /// Moves what a target sent towards its client, as far as there is room.
-    fn feed_client(&mut self, stream: StreamId) {
-        let Some(entry) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        while let Some((bytes, _)) = entry.for_client.front_mut() {
-            let taken = self.engine.write_stream(stream, bytes);
-            if taken < bytes.len() {
-                let _ = bytes.split_to(taken);
-                return;
-            }
-            entry.for_client.pop_front();
-        }
-        if let Some(event) = entry.last_event.take() {
-            self.engine.handle_target(stream, event, clock::now());
-        }
-    }
-
-    fn handle_report(&mut self, report: FromTarget, now: Instant) {
-        match report {
-            // What the target sent before its end comes first.
-            FromTarget::Event(stream, event @ (TargetEvent::Finished | TargetEvent::Reset)) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
-                    entry.last_event = Some(event);
-                }
-                self.feed_client(stream);
-            }
-            FromTarget::Event(stream, event) => self.engine.handle_target(stream, event, now),
-            FromTarget::Bytes(stream, bytes, permit) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
-                    entry.for_client.push_back((bytes, permit));
-                }
-                self.feed_client(stream);
-            }
-            FromTarget::Datagram(stream, bytes) => {
-                self.engine.write_datagram(stream, &bytes, now);
-            }
-            FromTarget::Room(stream) => {
-                let blocked = self.streams.get(&stream).is_some_and(|entry| entry.blocked);
-                if blocked {
-                    self.feed_target(stream);
                 }
             }
         }

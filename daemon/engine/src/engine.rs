@@ -564,6 +564,11 @@ impl Engine {
         .min()
     }
 
+    /// Packets were lost on the way to the engine or from it.
+    pub fn count_drops(&mut self, reason: DropReason, packets: u64) {
+        self.drops.add(reason, packets);
+    }
+
     fn drop_packet(&mut self, reason: DropReason) {
         self.drops.count(reason);
     }

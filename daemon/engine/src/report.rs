@@ -28,6 +28,12 @@ pub enum DropReason {
     NoPeer,
     /// From this machine: the peer is not connected.
     NoPath,
+    /// From this machine: a queue of packets for a peer stood for too long.
+    QueueOut,
+    /// From outside: the queue of a socket stood for too long.
+    QueueIn,
+    /// From a peer: the kernel did not take it.
+    HostRefused,
     /// An envelope from somebody who is no peer.
     Stranger,
     /// An envelope that does not open, is replayed or stale.
@@ -36,7 +42,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::NotForUs,
         Self::UnderLoad,
         Self::Malformed,
@@ -47,6 +53,9 @@ impl DropReason {
         Self::Full,
         Self::NoPeer,
         Self::NoPath,
+        Self::QueueOut,
+        Self::QueueIn,
+        Self::HostRefused,
         Self::Stranger,
         Self::BadEnvelope,
     ];
@@ -65,6 +74,9 @@ impl fmt::Display for DropReason {
             Self::Full => "full",
             Self::NoPeer => "no_peer",
             Self::NoPath => "no_path",
+            Self::QueueOut => "queue_out",
+            Self::QueueIn => "queue_in",
+            Self::HostRefused => "host_refused",
             Self::Stranger => "stranger",
             Self::BadEnvelope => "bad_envelope",
         })
@@ -78,7 +90,12 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// Counts one more.
     pub fn count(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+        self.add(reason, 1);
+    }
+
+    /// Counts several more.
+    pub fn add(&mut self, reason: DropReason, packets: u64) {
+        self.0[reason as usize] += packets;
     }
 
     /// How many there were.

@@ -1,0 +1,161 @@
+//! The driver's part in forwards: bytes between the engine's streams and the tasks of their targets, as far as each has room.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use punch_engine::{Order, StreamId, TargetEvent};
+use punch_platform::clock;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::Driver;
+use crate::run::Task;
+use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
+
+/// A forwarded stream's channel to its task, and what waits for either end.
+pub(super) struct Stream {
+    target: mpsc::Sender<ToTarget>,
+    /// Room that is kept for the end, so that it never has to wait.
+    finish: Option<mpsc::OwnedPermit<ToTarget>>,
+    blocked: bool,
+    /// The client has sent all it will, and the end has not been passed on.
+    finishing: bool,
+    for_client: VecDeque<(Bytes, OwnedSemaphorePermit)>,
+    /// What happened at the target once its last bytes are with the client.
+    last_event: Option<TargetEvent>,
+    /// Dropped when the client is gone.
+    _over: oneshot::Sender<()>,
+    task: Task,
+}
+
+impl Stream {
+    /// Passes the client's end on, if it is due.
+    fn pass_finish(&mut self) {
+        if std::mem::take(&mut self.finishing)
+            && let Some(room) = self.finish.take()
+        {
+            room.send(ToTarget::Finish);
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn handle_order(&mut self, order: Order) {
+        match order {
+            Order::Connect {
+                stream,
+                protocol,
+                target,
+                ..
+            } => {
+                let (sender, receiver) = mpsc::channel(TO_TARGET + 1);
+                let (over, is_over) = oneshot::channel();
+                let reports = self.reports.0.clone();
+                let carry = targets::carry(stream, protocol, target, receiver, is_over, reports);
+                self.streams.insert(
+                    stream,
+                    Stream {
+                        finish: sender.clone().try_reserve_owned().ok(),
+                        target: sender,
+                        blocked: false,
+                        finishing: false,
+                        for_client: VecDeque::new(),
+                        last_event: None,
+                        _over: over,
+                        task: self.spawner.spawn("target", carry),
+                    },
+                );
+            }
+            Order::Readable(stream) => self.feed_target(stream),
+            Order::Writable(stream) => self.feed_client(stream),
+            Order::Datagram(stream, bytes) => {
+                if let Some(entry) = self.streams.get(&stream) {
+                    // A target that does not keep up loses datagrams, as it would locally.
+                    let _ = entry.target.try_send(ToTarget::Bytes(bytes));
+                }
+            }
+            Order::Finish(stream) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.finishing = true;
+                }
+                self.feed_target(stream);
+            }
+            // The task goes with its handle, and resets the target.
+            Order::Reset(stream) => drop(self.streams.remove(&stream)),
+            Order::Close(stream) => {
+                if let Some(mut entry) = self.streams.remove(&stream) {
+                    entry.pass_finish();
+                    // The task ends by itself when its channel closes, so that bytes that are under way arrive.
+                    entry.task.detach();
+                }
+            }
+        }
+    }
+
+    /// Moves what a client sent towards its target, as far as there is room.
+    fn feed_target(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        loop {
+            let Ok(room) = entry.target.try_reserve() else {
+                entry.blocked = true;
+                return;
+            };
+            let bytes = self.engine.read_stream(stream, CHUNK);
+            if bytes.is_empty() {
+                drop(room);
+                entry.blocked = false;
+                entry.pass_finish();
+                return;
+            }
+            room.send(ToTarget::Bytes(bytes));
+        }
+    }
+
+    /// Moves what a target sent towards its client, as far as there is room.
+    fn feed_client(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        while let Some((bytes, _)) = entry.for_client.front_mut() {
+            let taken = self.engine.write_stream(stream, bytes);
+            if taken < bytes.len() {
+                let _ = bytes.split_to(taken);
+                return;
+            }
+            entry.for_client.pop_front();
+        }
+        if let Some(event) = entry.last_event.take() {
+            self.engine.handle_target(stream, event, clock::now());
+        }
+    }
+
+    pub(super) fn handle_report(&mut self, report: FromTarget, now: Instant) {
+        match report {
+            // What the target sent before its end comes first.
+            FromTarget::Event(stream, event @ (TargetEvent::Finished | TargetEvent::Reset)) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.last_event = Some(event);
+                }
+                self.feed_client(stream);
+            }
+            FromTarget::Event(stream, event) => self.engine.handle_target(stream, event, now),
+            FromTarget::Bytes(stream, bytes, permit) => {
+                if let Some(entry) = self.streams.get_mut(&stream) {
+                    entry.for_client.push_back((bytes, permit));
+                }
+                self.feed_client(stream);
+            }
+            FromTarget::Datagram(stream, bytes) => {
+                self.engine.write_datagram(stream, &bytes, now);
+            }
+            FromTarget::Room(stream) => {
+                let blocked = self.streams.get(&stream).is_some_and(|entry| entry.blocked);
+                if blocked {
+                    self.feed_target(stream);
+                }
+            }
+        }
+    }
+}

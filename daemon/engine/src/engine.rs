@@ -4,6 +4,7 @@
 //! sleep until [`Engine::poll_timeout`].
 
 mod data;
+mod inner;
 mod peers;
 mod views;
 

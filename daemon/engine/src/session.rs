@@ -28,8 +28,8 @@ const HANDSHAKES_PER_SECOND: u64 = 400;
 pub(crate) enum Message {
     /// A handshake initiation from the holder of this key.
     Initiation { public: [u8; 32] },
-    /// For the session with this index.
-    For { index: u32, data: bool },
+    /// A handshake's answer or a cookie, for the session with this index.
+    For { index: u32 },
 }
 
 /// What the gate says to a datagram.
@@ -65,15 +65,8 @@ impl Gate {
         self.limiter.reset_count();
     }
 
-    /// Looks at a datagram before anything expensive is done for it.
+    /// Looks at a handshake message before anything expensive is done for it.
     pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8]) -> Admission {
-        // Data needs no look at the limiter.
-        if let Ok(Packet::PacketData(data)) = Tunn::parse_incoming_packet(datagram) {
-            return Admission::Admitted(Message::For {
-                index: data.receiver_idx >> 8,
-                data: true,
-            });
-        }
         let mut cookie = [0; HANDSHAKE_LENGTH];
         match self
             .limiter
@@ -89,11 +82,9 @@ impl Gate {
             }
             Ok(Packet::HandshakeResponse(response)) => Admission::Admitted(Message::For {
                 index: response.receiver_idx >> 8,
-                data: false,
             }),
             Ok(Packet::PacketCookieReply(reply)) => Admission::Admitted(Message::For {
                 index: reply.receiver_idx >> 8,
-                data: false,
             }),
             Ok(Packet::PacketData(_)) | Err(TunnResult::Err(_)) => Admission::Refused,
             Err(TunnResult::WriteToNetwork(reply)) => Admission::Cookie(reply.to_vec()),
@@ -102,10 +93,8 @@ impl Gate {
     }
 }
 
-/// What came of a datagram.
+/// What came of a handshake message.
 pub(crate) enum Opened<'a> {
-    /// A packet from inside the tunnel.
-    Packet(&'a [u8]),
     /// A handshake message, or the keepalive that confirms one, to be sent back.
     Reply(&'a [u8]),
     /// Authentic, and nothing to do.
@@ -238,7 +227,7 @@ impl Session {
         opened
     }
 
-    /// Opens a datagram that [`Gate::admit`] has admitted for this session.
+    /// Opens a handshake message that [`Gate::admit`] has admitted for this session.
     pub(crate) fn open<'a>(
         &mut self,
         from: IpAddr,
@@ -249,22 +238,16 @@ impl Session {
         if scratch.len() < room {
             scratch.resize(room, 0);
         }
-        let data = datagram.first() == Some(&4);
         match self.tunn.decapsulate(Some(from), datagram, scratch) {
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                self.received = true;
-                Opened::Packet(packet)
-            }
             // The gate sends cookies; one from here is the answer to something that nobody has authenticated.
             TunnResult::WriteToNetwork(reply) if reply.first() == Some(&COOKIE_REPLY) => {
                 Opened::Refused
             }
             TunnResult::WriteToNetwork(reply) => Opened::Reply(reply),
-            TunnResult::Done => {
-                self.received |= data;
-                Opened::Nothing
-            }
-            TunnResult::Err(_) => Opened::Refused,
+            TunnResult::Done => Opened::Nothing,
+            TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..)
+            | TunnResult::Err(_) => Opened::Refused,
         }
     }
 }

@@ -120,7 +120,7 @@ impl Engine {
             match data_index(datagram) {
                 Some(index) => self.open_run(index, path, &mut datagrams, now),
                 None => {
-                    self.handle_datagram(socket, local, from, datagram, now);
+                    self.handle_control(path, local, datagram, now);
                     datagrams.next();
                 }
             }
@@ -212,20 +212,12 @@ impl Engine {
         }
     }
 
-    /// A datagram has come in on `socket`; `local` is the address it came to, where the kernel says so.
-    pub fn handle_datagram(
-        &mut self,
-        socket: SocketId,
-        local: Option<IpAddr>,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) {
-        // What comes out of a tunnel must not lead a tunnel into itself.
-        if self.is_inside(from.ip()) {
-            self.drop_packet(DropReason::NotForUs);
-            return;
-        }
+    /// A datagram from outside that carries no data: STUN or a handshake.
+    fn handle_control(&mut self, path: Path, local: Option<IpAddr>, datagram: &[u8], now: Instant) {
+        let Path {
+            socket,
+            remote: from,
+        } = path;
         if is_stun(datagram) {
             if !self
                 .connector
@@ -255,23 +247,25 @@ impl Engine {
         };
         let handle = match message {
             Message::Initiation { public } => self.by_key.get(&public).copied(),
-            Message::For { index, .. } => self.by_index.get(&index).copied(),
+            Message::For { index } => self.by_index.get(&index).copied(),
         };
         let Some(handle) = handle else {
             self.drop_packet(DropReason::NotForUs);
             return;
         };
-        let path = Path {
-            socket,
-            remote: from,
-        };
-        self.open(handle, message, path, local, datagram, now);
+        match message {
+            Message::Initiation { .. } => {
+                self.answer_initiation(handle, path, local, datagram, now);
+            }
+            Message::For { index } => self.open(handle, index, path, local, datagram, now),
+        }
     }
 
+    /// A handshake's answer, or a cookie.
     fn open(
         &mut self,
         handle: PeerHandle,
-        message: Message,
+        index: u32,
         path: Path,
         local: Option<IpAddr>,
         datagram: &[u8],
@@ -280,35 +274,16 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&handle) else {
             return;
         };
-        let Message::For { index, data } = message else {
-            self.answer_initiation(handle, path, local, datagram, now);
-            return;
+        let opened = match peer.tunnel.by_index(index) {
+            Some(session) => session.open(path.remote.ip(), datagram, &mut self.scratch),
+            None => Opened::Refused,
         };
-        let Some(session) = peer.tunnel.by_index(index) else {
-            self.drop_packet(DropReason::NotForUs);
-            return;
-        };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let opened = session.open(path.remote.ip(), datagram, &mut scratch);
-        if matches!(opened, Opened::Refused) {
-            self.drop_packet(DropReason::NotForUs);
-            self.scratch = scratch;
-            return;
-        }
-        // Authentic, save a cookie, which anybody can make who sees our handshakes.
-        if datagram.first() != Some(&COOKIE_REPLY) {
-            peer.settle_path(path);
-        }
-        match opened {
-            Opened::Packet(packet) => {
-                peer.received += packet.len() as u64;
-                if !peer.busy {
-                    peer.busy = true;
-                    self.busy.push(handle);
-                }
-                self.after_handshake(handle, false, now);
-                self.handle_inner(handle, packet, now);
+        let flush = match opened {
+            Opened::Refused => {
+                self.drop_packet(DropReason::NotForUs);
+                return;
             }
+            Opened::Nothing => false,
             Opened::Reply(reply) => {
                 self.outbox.push(Transmit {
                     socket: path.socket,
@@ -317,12 +292,14 @@ impl Engine {
                     ttl: None,
                     bytes: reply.to_vec(),
                 });
-                self.after_handshake(handle, true, now);
+                true
             }
-            Opened::Nothing => self.after_handshake(handle, data, now),
-            Opened::Refused => {}
+        };
+        // Authentic, save a cookie, which anybody can make who sees our handshakes.
+        if datagram.first() != Some(&COOKIE_REPLY) {
+            peer.settle_path(path);
         }
-        self.scratch = scratch;
+        self.after_handshake(handle, flush, now);
     }
 
     /// A peer asks for new keys.

@@ -258,7 +258,7 @@ fn a_flood_of_conversations_does_not_make_the_peers_own_into_ours() {
         let (from, socket) = (bench.peers[0].endpoint, SocketId::MAIN_V4);
         bench
             .engine
-            .handle_datagram(socket, None, from, &datagram, bench.now);
+            .handle_train(socket, None, from, datagram.len(), &datagram, bench.now);
     }
     bench.host_sends(&tcp(at(own, 22), at(peer, 4000), ACK, 8, 1001, b"prompt"));
 

@@ -113,7 +113,8 @@ impl Victim {
         let events = self.world.hosts[A].events.len();
         let frames = self.world.frames.len();
         let host = &mut self.world.hosts[A];
-        host.engine.handle_datagram(socket, None, from, bytes, now);
+        host.engine
+            .handle_train(socket, None, from, bytes.len(), bytes, now);
         host.engine.flush(now);
         if let Some(burst) = host.engine.poll_burst() {
             // Only a cookie reply may come of it, when very many handshakes come.

@@ -410,7 +410,7 @@ impl World {
     pub(crate) fn receive(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) {
         let socket = SocketId::main(Family::of(from.ip()));
         let engine = &mut self.hosts[index].engine;
-        engine.handle_datagram(socket, None, from, bytes, self.now);
+        engine.handle_train(socket, None, from, bytes.len(), bytes, self.now);
         engine.flush(self.now);
         self.drain(index);
     }

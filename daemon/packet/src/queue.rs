@@ -15,12 +15,14 @@ const PEERS: usize = 64;
 const FLOWS: usize = 16;
 /// What one queue may send before the next has its turn, in bytes; who sends less each time goes before who sends more.
 const QUANTUM: i64 = 16 * 1024;
-/// Packets wait here up to so many bytes and packets, and beyond that where they come from.
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Packets wait here up to so much memory and so many, and beyond that where they come from.
+const MAX_MEMORY: usize = 2 * 1024 * 1024;
 const MAX_PACKETS: usize = 512;
-/// Longer ones stay in the memory that they were read into.
+/// Memory of up to this size is kept for others of that size.
 const SMALL: usize = 2048;
-/// Memory of that size that is kept.
+/// Longer packets stay in the memory that they were read into; for shorter ones it would be a waste.
+const LARGE: usize = 16 * 1024;
+/// How many pieces of that memory are kept.
 const KEPT: usize = 32;
 
 /// A packet as it was read, and what is to be done to it.
@@ -124,7 +126,8 @@ struct Peer {
 pub struct FairQueue {
     rounds: Rounds,
     peers: Vec<Peer>,
-    bytes: usize,
+    /// Memory of what waits.
+    held: usize,
     packets: usize,
     dropped: u64,
     seed: u64,
@@ -142,7 +145,7 @@ impl FairQueue {
         Self {
             rounds: Rounds::new(PEERS),
             peers: (0..PEERS).map(|_| peer()).collect(),
-            bytes: 0,
+            held: 0,
             packets: 0,
             dropped: 0,
             seed,
@@ -158,7 +161,7 @@ impl FairQueue {
 
     /// Whether no more shall be added.
     pub fn is_full(&self) -> bool {
-        self.bytes >= MAX_BYTES || self.packets >= MAX_PACKETS
+        self.held >= MAX_MEMORY || self.packets >= MAX_PACKETS
     }
 
     /// How many packets, or segments of one, were dropped so that the queue does not stand.
@@ -185,26 +188,25 @@ impl FairQueue {
             return;
         };
         let (peer, flow) = self.places(bytes);
-        let item = if bytes.len() <= SMALL {
-            let mut small = self.small.pop().unwrap_or_default();
-            small.clear();
-            small.extend_from_slice(bytes);
+        let (memory, range) = if bytes.len() < LARGE {
+            let small = bytes.len() <= SMALL;
+            let kept = if small { self.small.pop() } else { None };
+            let mut own = kept.unwrap_or_default();
+            own.clear();
+            own.extend_from_slice(bytes);
             self.give_back(memory);
-            Queued {
-                range: 0..small.len(),
-                memory: small,
-                offload,
-                at: now,
-            }
+            let range = 0..own.len();
+            (own, range)
         } else {
-            Queued {
-                memory,
-                range,
-                offload,
-                at: now,
-            }
+            (memory, range)
         };
-        self.bytes += item.range.len();
+        self.held += memory.len();
+        let item = Queued {
+            memory,
+            range,
+            offload,
+            at: now,
+        };
         self.packets += 1;
         self.rounds.wake(peer);
         self.peers[peer].rounds.wake(flow);
@@ -234,7 +236,7 @@ impl FairQueue {
             let length = item.range.len();
             rounds.charge(flow, length);
             self.rounds.charge(peer, length);
-            self.bytes -= length;
+            self.held -= item.memory.len();
             self.packets -= 1;
             let wait = now.saturating_duration_since(item.at).max(least);
             if codel.drops(wait, items.is_empty(), now) {
@@ -254,10 +256,10 @@ impl FairQueue {
 
     /// Takes a packet back for its memory.
     pub fn recycle(&mut self, packet: Queued) {
-        if packet.memory.len() > SMALL {
-            self.give_back(packet.memory);
-        } else if self.small.len() < MAX_PACKETS {
-            self.small.push(packet.memory);
+        match packet.memory.len() {
+            LARGE.. => self.give_back(packet.memory),
+            0..=SMALL if self.small.len() < MAX_PACKETS => self.small.push(packet.memory),
+            _ => {}
         }
     }
 

@@ -73,7 +73,8 @@ impl Tun {
         let file = open(name, headers).map_err(|error| explain(name, error))?;
         let mut in_effect = wanted;
         if headers {
-            (in_effect.tun_tso, in_effect.tun_uso) = enable(&file, wanted);
+            (in_effect.tun_tso, in_effect.tun_uso) =
+                enable(wanted, |flags| set_offload(&file, flags));
         }
         let other = |error| TunError::Other(name.to_owned(), error);
         Ok(Self {
@@ -210,9 +211,8 @@ fn register(file: File) -> io::Result<AsyncFd<File>> {
 }
 
 /// Asks for segmentation offloads; returns whether TCP's and UDP's were granted.
-fn enable(file: &File, wanted: Offloads) -> (bool, bool) {
-    let tries = [(wanted.tun_tso, wanted.tun_uso), (wanted.tun_tso, false)];
-    for (tso, uso) in tries {
+fn enable(wanted: Offloads, mut ask: impl FnMut(libc::c_uint) -> io::Result<()>) -> (bool, bool) {
+    for (tso, uso) in [(wanted.tun_tso, wanted.tun_uso), (wanted.tun_tso, false)] {
         let mut flags = 0;
         if tso {
             flags |= TUN_F_CSUM | TUN_F_TSO;
@@ -220,7 +220,7 @@ fn enable(file: &File, wanted: Offloads) -> (bool, bool) {
         if uso {
             flags |= TUN_F_CSUM | TUN_F_USO;
         }
-        if flags == 0 || set_offload(file, flags).is_ok() {
+        if flags == 0 || ask(flags).is_ok() {
             return (tso, uso);
         }
     }
@@ -247,5 +247,50 @@ fn explain(name: &str, error: io::Error) -> TunError {
         Some(libc::EPERM | libc::EACCES) => TunError::NotPermitted(name.to_owned()),
         Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => TunError::NameTaken(name.to_owned()),
         _ => TunError::Other(name.to_owned(), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is granted by a kernel that knows these flags, and what it was asked for.
+    fn granted(wanted: Offloads, known: libc::c_uint) -> ((bool, bool), Vec<libc::c_uint>) {
+        let mut asked = Vec::new();
+        let result = enable(wanted, |flags| {
+            asked.push(flags);
+            match flags & !known {
+                0 => Ok(()),
+                _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            }
+        });
+        (result, asked)
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_an_offload_is_asked_for_less() {
+        let all = Offloads::default();
+        let (tso, every) = (TUN_F_CSUM | TUN_F_TSO, TUN_F_CSUM | TUN_F_TSO | TUN_F_USO);
+
+        assert_eq!(granted(all, every), ((true, true), vec![every]));
+        assert_eq!(granted(all, tso), ((true, false), vec![every, tso]));
+        assert_eq!(granted(all, 0), ((false, false), vec![every, tso]));
+    }
+
+    #[test]
+    fn nothing_is_asked_for_that_is_not_wanted() {
+        let uso = TUN_F_CSUM | TUN_F_USO;
+        let only_uso = Offloads {
+            tun_tso: false,
+            ..Offloads::default()
+        };
+        let neither = Offloads {
+            tun_uso: false,
+            ..only_uso
+        };
+
+        assert_eq!(granted(only_uso, uso), ((false, true), vec![uso]));
+        assert_eq!(granted(only_uso, 0), ((false, false), vec![uso]));
+        assert_eq!(granted(neither, uso), ((false, false), vec![]));
     }
 }

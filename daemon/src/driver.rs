@@ -26,12 +26,17 @@ use crate::targets::FromTarget;
 
 /// Commands, reports and packets of the host taken per turn.
 const TURN: usize = 64;
-/// Bytes of the host taken per turn: they take about 150 µs to seal, and whatever has come meanwhile waits for so long.
-const TURN_BYTES: usize = 128 * 1024;
+/// Bytes of the host taken per turn: they take about 100 µs to seal and send, and whatever has come meanwhile waits for so long.
+const TURN_BYTES: usize = 64 * 1024;
+/// Bytes taken from the sockets per turn for each peer that sends, and in all.
+const RECEIVE_BYTES: usize = 128 * 1024;
+const MAX_RECEIVE_BYTES: usize = 1024 * 1024;
 /// Datagrams of this length carry data in bulk.
 const LONG: usize = 1000;
-/// Packets for the host wait for others that can be joined to them until they have so many bytes.
+/// Packets for the host wait for others that can be joined to them until they have so many bytes, for each peer that sends
+/// and in all.
 const TUN_BYTES: usize = 48 * 1024;
+const MAX_TUN_BYTES: usize = 512 * 1024;
 /// The wall clock is told to the engine, and sleep noticed, this often.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -86,6 +91,8 @@ pub(crate) struct Driver {
     received: Datagrams,
     /// How long datagrams wait in the sockets.
     incoming: Codel,
+    /// The last turn has left datagrams there.
+    behind: bool,
     queue: FairQueue,
     to_tun: Batch,
     offloads: Offloads,
@@ -138,6 +145,7 @@ impl Driver {
             next_watch: clock::now(),
             received: Datagrams::default(),
             incoming: Codel::default(),
+            behind: false,
             queue: FairQueue::new(settings.seed),
             to_tun: Batch::with_capacity(64, 1500),
             offloads: settings.offloads,
@@ -175,30 +183,7 @@ impl Driver {
     /// Takes what is there; returns whether there was anything.
     async fn take_all(&mut self) -> bool {
         let now = clock::now();
-        let mut worked = false;
-        // Each once: what a socket has beyond that is for the next turn.
-        for _ in 0..self.sockets.ready().min(TURN) {
-            let Some(id) = self.sockets.receive(&mut self.received) else {
-                break;
-            };
-            worked = true;
-            for train in self.received.trains() {
-                let Train { from, local, .. } = train;
-                let mut bytes = train.bytes;
-                // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
-                // none.
-                let last = !self.received.is_full();
-                if train.stride >= LONG && self.incoming.drops(train.waited, last, now) {
-                    bytes = bytes.get(train.stride..).unwrap_or_default();
-                    self.engine.count_drops(DropReason::QueueIn, 1);
-                }
-                self.engine
-                    .handle_train(id, local, from, train.stride, bytes, now);
-                if self.engine.tun_bytes() >= TUN_BYTES {
-                    write_packets(&mut self.engine, &mut self.tun, &mut self.to_tun);
-                }
-            }
-        }
+        let mut worked = self.take_datagrams(now);
         worked |= self.take_packets(now).await;
         for _ in 0..TURN {
             let Ok(report) = self.reports.1.try_recv() else {
@@ -229,6 +214,40 @@ impl Driver {
             self.engine.flush(now);
         }
         worked
+    }
+
+    /// Takes datagrams; the more, the more peers they come from, so that each one's can be joined.
+    fn take_datagrams(&mut self, now: Instant) -> bool {
+        let (mut calls, mut taken, mut share) = (0, 0, RECEIVE_BYTES);
+        while calls < TURN && taken < share {
+            let Some(id) = self.sockets.receive(&mut self.received) else {
+                self.behind = false;
+                return calls > 0;
+            };
+            calls += 1;
+            taken += self.received.total();
+            for train in self.received.trains() {
+                let Train { from, local, .. } = train;
+                let mut bytes = train.bytes;
+                // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
+                // none.
+                let last = !self.behind;
+                if train.stride >= LONG && self.incoming.drops(train.waited, last, now) {
+                    bytes = bytes.get(train.stride..).unwrap_or_default();
+                    self.engine.count_drops(DropReason::QueueIn, 1);
+                }
+                self.engine
+                    .handle_train(id, local, from, train.stride, bytes, now);
+                let most = TUN_BYTES * self.engine.busy_peers();
+                if self.engine.tun_bytes() >= most.clamp(TUN_BYTES, MAX_TUN_BYTES) {
+                    write_packets(&mut self.engine, &mut self.tun, &mut self.to_tun);
+                }
+            }
+            let most = RECEIVE_BYTES * self.engine.busy_peers();
+            share = most.clamp(RECEIVE_BYTES, MAX_RECEIVE_BYTES);
+        }
+        self.behind = true;
+        true
     }
 
     /// Takes packets of the host, and seals in turn what there is to send; what is sealed leaves as soon as there is a train

@@ -13,8 +13,8 @@ const UDP: u8 = 17;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Flows that are joined side by side; a packet of another one ends the joining of the one that began first.
-const OPEN: usize = 8;
+/// Places for flows that are joined side by side; a packet of another one ends the joining of the one in its place.
+const OPEN: usize = 256;
 /// The kernel takes no more datagrams in one, and no longer packets.
 const MAX_PACKETS: u32 = 64;
 const MAX_LENGTH: usize = 65_535;
@@ -60,8 +60,10 @@ pub struct Coalescer {
     groups: Vec<Group>,
     /// The next packet of the same group, or the packet itself at its end.
     next: Vec<usize>,
-    /// Groups that may grow, the newest last.
-    open: Vec<usize>,
+    /// Groups that may grow, each in the place that follows from its flow.
+    open: Vec<Option<usize>>,
+    /// Groups before this one have ended.
+    ended: usize,
 }
 
 impl Coalescer {
@@ -72,7 +74,8 @@ impl Coalescer {
             udp,
             groups: Vec::new(),
             next: Vec::new(),
-            open: Vec::with_capacity(OPEN),
+            open: vec![None; OPEN],
+            ended: 0,
         }
     }
 
@@ -81,7 +84,8 @@ impl Coalescer {
     pub fn join(&mut self, batch: &mut Batch) {
         self.groups.clear();
         self.next.clear();
-        self.open.clear();
+        self.open.fill(None);
+        self.ended = 0;
         for index in 0..batch.len() {
             self.next.push(index);
             self.add(batch, index);
@@ -111,46 +115,33 @@ impl Coalescer {
     fn add(&mut self, batch: &Batch, index: usize) {
         let packet = batch.get(index);
         let candidate = candidate(packet, self.tcp, self.udp);
-        if candidate.is_none() {
+        match &candidate {
             // It may be of any flow, and overtakes none.
-            self.open.clear();
-        }
-        if let Some(candidate) = &candidate {
-            let same_flow = |group: &Group| {
-                group.protocol == candidate.protocol
-                    && group.at == candidate.at
-                    && is_same_flow(batch.get(group.first), packet, candidate.at)
-            };
-            let found = self
-                .open
-                .iter()
-                .rposition(|open| same_flow(&self.groups[*open]));
-            if let Some(found) = found {
-                let group = &mut self.groups[self.open[found]];
-                if candidate.joinable && takes(group, candidate, batch.get(group.first), packet) {
-                    self.next[group.last] = index;
-                    group.last = index;
-                    group.count += 1;
-                    group.length += candidate.payload;
-                    group.next_sequence = end(candidate);
-                    group.psh = candidate.ends;
-                    let over = candidate.ends || candidate.payload < group.size;
-                    if over {
-                        self.open.remove(found);
+            None => self.ended = self.groups.len() + 1,
+            Some(candidate) => {
+                let place = place(packet, candidate.at);
+                let open = self.open[place].filter(|open| *open >= self.ended);
+                if let Some(group) = open.map(|open| &mut self.groups[open]) {
+                    let first = batch.get(group.first);
+                    let same_flow = group.protocol == candidate.protocol
+                        && group.at == candidate.at
+                        && is_same_flow(first, packet, candidate.at);
+                    if same_flow && candidate.joinable && takes(group, candidate, first, packet) {
+                        self.next[group.last] = index;
+                        group.last = index;
+                        group.count += 1;
+                        group.length += candidate.payload;
+                        group.next_sequence = end(candidate);
+                        group.psh = candidate.ends;
+                        if candidate.ends || candidate.payload < group.size {
+                            self.open[place] = None;
+                        }
+                        return;
                     }
-                    return;
                 }
-                self.open.remove(found);
+                let opens = candidate.joinable && !candidate.ends;
+                self.open[place] = opens.then_some(self.groups.len());
             }
-        }
-        let open = candidate
-            .as_ref()
-            .is_some_and(|candidate| candidate.joinable && !candidate.ends);
-        if open {
-            if self.open.len() == OPEN {
-                self.open.remove(0);
-            }
-            self.open.push(self.groups.len());
         }
         let candidate = candidate.as_ref();
         self.groups.push(Group {
@@ -251,6 +242,16 @@ fn candidate(packet: &[u8], tcp: bool, udp: bool) -> Option<Candidate> {
 
 fn length(high: u8, low: u8) -> usize {
     usize::from(u16::from_be_bytes([high, low]))
+}
+
+/// A place for the packet's flow. Who aims at another's place gains nothing but that less is joined.
+fn place(packet: &[u8], at: usize) -> usize {
+    let word = |from: usize| u32::from_be_bytes(*packet[from..].first_chunk().unwrap_or(&[0; 4]));
+    // Both addresses end before the transport header, where the ports are.
+    let mixed = [at - 4, at - if at == 20 { 8 } else { 20 }, at]
+        .into_iter()
+        .fold(0_u32, |mixed, from| (mixed ^ word(from)).wrapping_mul(0x9E37_79B1).rotate_left(15));
+    mixed as usize % OPEN
 }
 
 /// The same addresses and ports.

@@ -10,19 +10,21 @@ use crate::codel::{Codel, TARGET};
 use crate::segment::drop_first;
 use crate::{Offload, Packet};
 
-/// Queues for peers, and for the conversations with each; who shares one shares its turns.
+/// Queues for peers, and for the conversations with each. Two share one, and its turns, only where all that may be had are taken.
 const PEERS: usize = 64;
 const FLOWS: usize = 16;
+/// Among how many queues one is looked for.
+const WAYS: usize = 8;
 /// What one queue may send before the next has its turn, in bytes; who sends less each time goes before who sends more.
 const QUANTUM: i64 = 16 * 1024;
 /// Packets wait here up to so much memory and so many, and beyond that where they come from.
-const MAX_MEMORY: usize = 2 * 1024 * 1024;
+const MAX_MEMORY: usize = 6 * 1024 * 1024;
 const MAX_PACKETS: usize = 512;
 /// Memory of up to this size is kept for others of that size.
 const SMALL: usize = 2048;
 /// Longer packets stay in the memory that they were read into; for shorter ones it would be a waste.
 const LARGE: usize = 16 * 1024;
-/// How many pieces of that memory are kept.
+/// How many pieces of that memory are kept for long; more go one by one.
 const KEPT: usize = 32;
 
 /// A packet as it was read, and what is to be done to it.
@@ -50,22 +52,43 @@ struct Rounds {
     old: VecDeque<usize>,
     /// What each queue may still send, while it takes part.
     credit: Vec<Option<i64>>,
+    /// Whose it is, while it takes part.
+    keys: Vec<u64>,
 }
 
 impl Rounds {
     fn new(queues: usize) -> Self {
         Self {
             credit: vec![None; queues],
+            keys: vec![0; queues],
             ..Self::default()
         }
     }
 
-    /// A queue has something.
-    fn wake(&mut self, queue: usize) {
+    /// The queue for what comes next under this key; it takes part from now on.
+    fn join(&mut self, key: u64) -> usize {
+        let queue = self.place(key);
         if self.credit[queue].is_none() {
             self.credit[queue] = Some(QUANTUM);
+            self.keys[queue] = key;
             self.fresh.push_back(queue);
         }
+        queue
+    }
+
+    /// Its own, else a free one, else another's.
+    fn place(&self, key: u64) -> usize {
+        let queues = self.credit.len();
+        let first = usize::try_from(key % queues as u64).unwrap_or(0);
+        let mut free = None;
+        for queue in (0..WAYS).map(|step| (first + step) % queues) {
+            match self.credit[queue] {
+                Some(_) if self.keys[queue] == key => return queue,
+                None if free.is_none() => free = Some(queue),
+                _ => {}
+            }
+        }
+        free.unwrap_or(first)
     }
 
     /// Whose turn it is.
@@ -136,7 +159,7 @@ pub struct FairQueue {
 }
 
 impl FairQueue {
-    /// An empty queue. The `seed` shall be random: who knows it can choose with whom to share a turn.
+    /// An empty queue. The `seed` shall be random: who knows it can choose with whom to share a queue.
     pub fn new(seed: u64) -> Self {
         let peer = || Peer {
             rounds: Rounds::new(FLOWS),
@@ -177,9 +200,7 @@ impl FairQueue {
 
     /// Gives memory back that is not needed.
     pub fn give_back(&mut self, memory: Vec<u8>) {
-        if self.large.len() < KEPT {
-            self.large.push(memory);
-        }
+        self.large.push(memory);
     }
 
     /// Adds the packet at `range` of `memory`.
@@ -187,7 +208,7 @@ impl FairQueue {
         let Some(bytes) = memory.get(range.clone()) else {
             return;
         };
-        let (peer, flow) = self.places(bytes);
+        let (peer, flow) = self.keys(bytes);
         let (memory, range) = if bytes.len() < LARGE {
             let small = bytes.len() <= SMALL;
             let kept = if small { self.small.pop() } else { None };
@@ -208,9 +229,9 @@ impl FairQueue {
             at: now,
         };
         self.packets += 1;
-        self.rounds.wake(peer);
-        self.peers[peer].rounds.wake(flow);
-        self.peers[peer].flows[flow].items.push_back(item);
+        let peer = &mut self.peers[self.rounds.join(peer)];
+        let flow = peer.rounds.join(flow);
+        peer.flows[flow].items.push_back(item);
     }
 
     /// The next packet; give it back with [`Self::recycle`].
@@ -257,26 +278,25 @@ impl FairQueue {
     /// Takes a packet back for its memory.
     pub fn recycle(&mut self, packet: Queued) {
         match packet.memory.len() {
-            LARGE.. => self.give_back(packet.memory),
+            // What a load has made more of goes with it.
+            LARGE.. if self.large.len() >= KEPT && self.is_empty() => self.large.truncate(KEPT),
+            LARGE.. => self.large.push(packet.memory),
             0..=SMALL if self.small.len() < MAX_PACKETS => self.small.push(packet.memory),
             _ => {}
         }
     }
 
-    /// Which peer's queue, and which of its conversations'.
-    fn places(&self, bytes: &[u8]) -> (usize, usize) {
+    /// What tells peers from each other, and conversations.
+    fn keys(&self, bytes: &[u8]) -> (u64, u64) {
         let Ok(packet) = Packet::parse(bytes) else {
             return (0, 0);
         };
-        (
-            self.place(packet.destination(), PEERS),
-            self.place(packet.flow(), FLOWS),
-        )
+        (self.key(packet.destination()), self.key(packet.flow()))
     }
 
-    fn place(&self, key: impl Hash, places: usize) -> usize {
+    fn key(&self, of: impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.seed, key).hash(&mut hasher);
-        usize::try_from(hasher.finish() % places as u64).unwrap_or(0)
+        (self.seed, of).hash(&mut hasher);
+        hasher.finish()
     }
 }

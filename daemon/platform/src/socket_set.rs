@@ -101,7 +101,7 @@ impl<K: Copy + Eq + Hash + Send + Sync + 'static> SocketSet<K> {
         self.ready.queue().len()
     }
 
-    /// Takes the datagrams of the next socket that has some, up to 512 KiB, and its key; sockets that have more come again
+    /// Takes the datagrams of the next socket that has some, about 128 KiB, and its key; sockets that have more come again
     /// behind the others. `None` when nothing is left.
     pub fn receive(&self, into: &mut Datagrams) -> Option<K> {
         for _ in 0..self.ready() {

@@ -17,9 +17,11 @@ use crate::{Offloads, clock};
 const BUFFER: usize = 4 * 1024 * 1024;
 /// The same for a socket that only probes: hundreds are open at once.
 const PROBE_BUFFER: usize = 256 * 1024;
-/// Slots of one receive call, each for a whole train of datagrams.
-const SLOTS: usize = 8;
+/// Slots of one receive call, each for a whole train of datagrams; as many are used as hold so many bytes when trains are as
+/// long as the last ones.
+const SLOTS: usize = quinn_udp::BATCH_SIZE;
 const SLOT: usize = 65_536;
+const CALL: usize = 128 * 1024;
 /// A send that the socket cannot take for so long is lost, as on a full link.
 const PATIENCE: Duration = Duration::from_millis(10);
 /// A kernel that has no memory for packets is asked again after this.
@@ -33,6 +35,8 @@ pub struct Datagrams {
     memory: Vec<Vec<u8>>,
     meta: Vec<RecvMeta>,
     filled: usize,
+    /// How many slots the next call has.
+    slots: usize,
     /// When they were taken, by the wall clock.
     taken: Duration,
 }
@@ -43,6 +47,7 @@ impl Default for Datagrams {
             memory: vec![vec![0; SLOT]; SLOTS],
             meta: vec![RecvMeta::default(); SLOTS],
             filled: 0,
+            slots: 2,
             taken: Duration::ZERO,
         }
     }
@@ -61,9 +66,9 @@ impl Datagrams {
         })
     }
 
-    /// Whether more may wait in the socket.
-    pub fn is_full(&self) -> bool {
-        self.filled == SLOTS
+    /// The length of all together.
+    pub fn total(&self) -> usize {
+        self.meta.iter().take(self.filled).map(|meta| meta.len).sum()
     }
 
     /// How long they have waited in the socket. The wall clock may be set between: what cannot be is nothing.
@@ -192,21 +197,25 @@ impl Udp {
         self.socket.poll_recv_ready(context)
     }
 
-    /// Takes the datagrams that wait, up to 512 KiB; returns whether there were any.
+    /// Takes datagrams that wait, about 128 KiB of them; returns whether there were any.
     pub fn receive(&self, into: &mut Datagrams) -> bool {
         into.filled = 0;
-        let mut slices: Vec<_> = into
-            .memory
-            .iter_mut()
-            .map(|slot| IoSliceMut::new(slot))
-            .collect();
+        let mut slots = into.memory.iter_mut();
+        let mut slices: [_; SLOTS] = std::array::from_fn(|_| {
+            let slot = slots.next().map_or(&mut [][..], Vec::as_mut_slice);
+            IoSliceMut::new(slot)
+        });
+        let slices = &mut slices[..into.slots];
         let received = self.socket.try_io(Interest::READABLE, || {
             self.state
-                .recv((&self.socket).into(), &mut slices, &mut into.meta)
+                .recv((&self.socket).into(), slices, &mut into.meta)
         });
         // An ICMP error of an earlier send is reported once here (RFC 1122 §4.1.3.3): nothing was received.
         into.filled = received.unwrap_or(0);
         into.taken = clock::wall();
+        if let Some(each) = into.total().checked_div(into.filled) {
+            into.slots = (CALL / each.max(1)).clamp(2, SLOTS);
+        }
         into.filled > 0
     }
 

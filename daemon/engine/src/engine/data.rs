@@ -79,6 +79,11 @@ impl Engine {
         }
     }
 
+    /// With how many peers packets have been exchanged since the last [`Self::flush`].
+    pub fn busy_peers(&self) -> usize {
+        self.busy.len()
+    }
+
     /// Seals a packet for a peer.
     pub(super) fn send(&mut self, handle: PeerHandle, packet: &[u8]) {
         let Some(peer) = self.peers.get_mut(&handle) else {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Batch, Burst, Codel, Configuration, DropReason, Engine, EngineEvent, FairQueue, Family,
-    NatProfile, PeerHandle, ServerId, SocketId, StreamId,
+    NatProfile, PeerHandle, ServerId, SocketId, StreamId, WorkDone,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -79,6 +79,8 @@ pub(crate) struct Driver {
     servers: HashMap<ServerId, mpsc::Sender<Frame>>,
     streams: HashMap<StreamId, Stream>,
     reports: (mpsc::Sender<FromTarget>, mpsc::Receiver<FromTarget>),
+    /// Steps of handshakes that have been done.
+    work: (mpsc::Sender<WorkDone>, mpsc::Receiver<WorkDone>),
     pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
     netchecks: Vec<oneshot::Sender<Vec<NatProfile>>>,
     spawner: Spawner,
@@ -134,6 +136,7 @@ impl Driver {
             servers: HashMap::new(),
             streams: HashMap::new(),
             reports: mpsc::channel(1024),
+            work: mpsc::channel(1024),
             pings: HashMap::new(),
             netchecks: Vec::new(),
             spawner,
@@ -191,6 +194,10 @@ impl Driver {
             };
             worked = true;
             self.handle_report(report, now);
+        }
+        while let Ok(done) = self.work.1.try_recv() {
+            worked = true;
+            self.engine.handle_work(done, now);
         }
         for _ in 0..TURN {
             let Ok(command) = self.commands.try_recv() else {
@@ -310,6 +317,12 @@ impl Driver {
             }
             self.engine.flush(clock::now());
         }
+        while let Some(work) = self.engine.poll_work() {
+            let done = self.work.0.clone();
+            self.spawner.compute(move || {
+                let _ = done.blocking_send(work.perform());
+            });
+        }
         while let Some(signal) = self.engine.poll_signal() {
             if let Some(server) = self.servers.get(&signal.server) {
                 // A connection whose queue is full is stuck; what is lost is repeated by the next offer.
@@ -348,6 +361,10 @@ impl Driver {
             _ = self.tun.readable() => {}
             Some(report) = self.reports.1.recv() => {
                 self.handle_report(report, clock::now());
+                self.engine.flush(clock::now());
+            }
+            Some(done) = self.work.1.recv() => {
+                self.engine.handle_work(done, clock::now());
                 self.engine.flush(clock::now());
             }
             command = self.commands.recv() => match command {

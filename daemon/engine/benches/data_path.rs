@@ -256,6 +256,9 @@ impl Host {
     }
 
     fn send_to(&mut self, other: &mut Self, now: Instant) {
+        while let Some(work) = self.engine.poll_work() {
+            self.engine.handle_work(work.perform(), now);
+        }
         let from = self.endpoint;
         self.send(|to, stride, bytes| {
             if to == other.endpoint {

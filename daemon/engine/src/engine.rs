@@ -4,6 +4,7 @@
 //! sleep until [`Engine::poll_timeout`].
 
 mod data;
+mod handshakes;
 mod inner;
 mod peers;
 mod views;
@@ -25,13 +26,13 @@ use crate::connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, Serv
 use crate::flows::FlowTable;
 use crate::outbox::{Burst, Outbox};
 use crate::report::{DropReason, Drops};
-use crate::session::{Gate, Session};
+use crate::session::{Gate, Owner, Session, Work};
 use crate::tunnel::Tunnel;
 
-/// boringtun wants its timers looked at this often.
+/// Sessions look at their timers this often.
 const TICK: Duration = Duration::from_millis(250);
 /// An unmodified WireGuard peer's mapping is kept alive this often, in seconds.
-const FIXED_KEEPALIVE: u16 = 25;
+const FIXED_KEEPALIVE: Duration = Duration::from_secs(25);
 /// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
 const RENEWAL: Duration = Duration::from_secs(60);
 /// Segments of unknown connections are not reset for so long after the start: ours may only have been forgotten.
@@ -151,7 +152,9 @@ pub struct Engine {
     /// Some peer may do otherwise than was announced.
     unannounced: bool,
     drops: Drops,
-    scratch: Vec<u8>,
+    /// Steps of handshakes to be done, and how many of others are under way.
+    work: VecDeque<Work>,
+    asked: usize,
     segment: Buffer,
     /// A packet that is not simply the host's.
     aside: Buffer,
@@ -201,7 +204,8 @@ impl Engine {
             next_tick: None,
             unannounced: false,
             drops: Drops::default(),
-            scratch: Vec::new(),
+            work: VecDeque::new(),
+            asked: 0,
             segment: Buffer::default(),
             aside: Buffer::default(),
             busy: Vec::new(),
@@ -364,7 +368,6 @@ impl Engine {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.gate.handle_timeout();
         // Keys expire by themselves.
         self.unannounced = true;
         let outbox = &mut self.outbox;
@@ -389,6 +392,17 @@ impl Engine {
             let lately = |at: Instant| now.saturating_duration_since(at) < RENEWAL;
             peer.lately_established = peer.last_established.is_some_and(lately);
         }
+        let wanting = |(handle, peer): (&PeerHandle, &mut Peer)| {
+            peer.tunnel.wants_handshake(now).then_some(*handle)
+        };
+        for handle in self
+            .peers
+            .iter_mut()
+            .filter_map(wanting)
+            .collect::<Vec<_>>()
+        {
+            self.begin_handshakes(handle, now);
+        }
         self.pings
             .retain(|_, (_, sent)| now.saturating_duration_since(*sent) < Duration::from_secs(60));
     }
@@ -399,11 +413,12 @@ impl Engine {
             if let Some(peer) = self.peers.get_mut(&handle) {
                 peer.busy = false;
                 self.connector.handle_traffic(handle, now);
+                self.begin_handshakes(handle, now);
             }
         }
         self.stack.flush(now);
         while let Some((peer, packet)) = self.stack.poll_packet() {
-            self.send(peer, &packet);
+            self.send(peer, &packet, now);
         }
         while let Some(event) = self.connector.poll_event() {
             self.handle_connector(event, now);
@@ -425,8 +440,13 @@ impl Engine {
                 let index = self.free_index(peer);
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     let public = entry.config.public();
+                    let preshared = Some(*preshared.as_bytes());
+                    let owner = Owner {
+                        peer,
+                        session: index,
+                    };
                     let session =
-                        Session::new(&self.gate, public, Some(*preshared.as_bytes()), None, index);
+                        Session::new(&self.gate, owner, public, preshared, None, self.mtu);
                     for gone in entry.tunnel.prepare(session, initiator) {
                         self.by_index.remove(&gone);
                     }
@@ -437,9 +457,9 @@ impl Engine {
                 self.agree_on_ipv4(peer);
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     entry.path = Some(path);
-                    let tunnel = &mut entry.tunnel;
-                    self.outbox.push_with(path, |out| tunnel.start(now, out));
+                    entry.tunnel.start(now);
                 }
+                self.begin_handshakes(peer, now);
                 EngineEvent::Selected { peer, path }
             }
             ConnectorEvent::Lost { peer } => {

@@ -1,7 +1,7 @@
 //! All state of the VPN in one steppable value: peers, routes, sessions, the inbound decision.
 //!
 //! [`Engine`] is what the daemon's driver owns. Inside it, [`Connector`] decides how peers are reached (signalling,
-//! candidates, checks); it is deterministic, so the lab runs it alone in virtual time. Only `session.rs` knows boringtun.
+//! candidates, checks); the lab runs it alone in virtual time.
 
 mod config;
 mod connect;
@@ -28,3 +28,4 @@ pub use punch_traversal::{
     StepReport, is_hard,
 };
 pub use report::{DropReason, Drops, PeerReport};
+pub use session::{Work, WorkDone};

@@ -1,7 +1,7 @@
 //! What the engine counts.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::Instant;
 
 use punch_traversal::Path;
 
@@ -111,8 +111,8 @@ pub struct PeerReport {
     pub path: Option<Path>,
     /// Whether keys are established.
     pub established: bool,
-    /// Since the last handshake.
-    pub since_handshake: Option<Duration>,
+    /// When the keys in use were agreed on.
+    pub last_handshake: Option<Instant>,
     /// Bytes received inside the tunnel.
     pub received: u64,
     /// Bytes sent inside the tunnel.

@@ -10,8 +10,8 @@ use crate::session::Session;
 
 /// The session that was left still opens what is under way.
 const LINGER: Duration = Duration::from_secs(10);
-/// A first handshake that goes unanswered is repeated after this, or three round trips if that is longer. (boringtun's own
-/// repetition, after 5 s, is WireGuard's; before there is a tunnel at all, that is long.)
+/// A first handshake that goes unanswered is repeated after this, or three round trips if that is longer. (WireGuard's own
+/// repetition comes after 5 s; before there is a tunnel at all, that is long.)
 const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -65,17 +65,16 @@ impl Tunnel {
 
     /// The new exchange has a path: the initiator starts the handshake. The responder waits for it, but not for ever: what
     /// confirms the new session is a single datagram, and if that is lost the responder begins a handshake of its own.
-    pub(crate) fn start(&mut self, now: Instant, out: &mut Buffer) -> usize {
+    pub(crate) fn start(&mut self, now: Instant) {
         match &mut self.next {
             Some(next) if !next.initiator => {
                 next.retry_at.get_or_insert(now + 2 * RETRY);
-                0
             }
             Some(next) if !next.session.established() => {
                 next.retry_at = Some(now + RETRY);
-                next.session.initiate(out)
+                next.session.initiate(now);
             }
-            _ => 0,
+            _ => {}
         }
     }
 
@@ -95,14 +94,24 @@ impl Tunnel {
         next.into_iter().chain(self.current.as_mut())
     }
 
-    /// The session with this index.
-    pub(crate) fn by_index(&mut self, index: u32) -> Option<&mut Session> {
+    /// Whether one of them wants to begin a handshake.
+    pub(crate) fn wants_handshake(&mut self, now: Instant) -> bool {
+        self.responders()
+            .any(|session| session.wants_handshake(now))
+    }
+
+    /// All sessions.
+    pub(crate) fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
         let previous = self.previous.as_mut().map(|(session, _)| session);
         let next = self.next.as_mut().map(|next| &mut next.session);
         [self.current.as_mut(), next, previous]
             .into_iter()
             .flatten()
-            .find(|session| session.index() == index)
+    }
+
+    /// The session with this index.
+    pub(crate) fn by_index(&mut self, index: u32) -> Option<&mut Session> {
+        self.sessions().find(|session| session.index() == index)
     }
 
     /// Moves on to the new session once it is ready. Returns whether it moved, and the indices that went out of use.
@@ -127,16 +136,15 @@ impl Tunnel {
         mut send: impl FnMut(&mut dyn FnMut(&mut Buffer) -> usize),
     ) -> Vec<u32> {
         if let Some(current) = &mut self.current {
-            send(&mut |out| current.handle_timeout(out));
+            send(&mut |out| current.handle_timeout(now, out));
         }
         if let Some(next) = &mut self.next {
             if next.retry_at.is_some_and(|at| at <= now) && !next.is_ready() {
                 next.initiator = true;
                 next.retry_at = Some(now + RETRY.max(rtt.unwrap_or_default() * 3));
-                send(&mut |out| next.session.initiate(out));
-            } else {
-                send(&mut |out| next.session.handle_timeout(out));
+                next.session.initiate(now);
             }
+            send(&mut |out| next.session.handle_timeout(now, out));
         }
         let over = self.previous.take_if(|(_, until)| *until <= now);
         over.map(|(session, _)| session.index())
@@ -155,9 +163,9 @@ impl Tunnel {
         self.current.as_ref().is_some_and(Session::established)
     }
 
-    /// Since the last handshake of the session in use.
-    pub(crate) fn since_handshake(&self) -> Option<Duration> {
-        self.current.as_ref().and_then(Session::since_handshake)
+    /// When the session in use got its keys.
+    pub(crate) fn last_handshake(&self) -> Option<Instant> {
+        self.current.as_ref().and_then(Session::last_handshake)
     }
 
     /// The indices of all sessions.

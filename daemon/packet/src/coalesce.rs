@@ -250,7 +250,11 @@ fn place(packet: &[u8], at: usize) -> usize {
     // Both addresses end before the transport header, where the ports are.
     let mixed = [at - 4, at - if at == 20 { 8 } else { 20 }, at]
         .into_iter()
-        .fold(0_u32, |mixed, from| (mixed ^ word(from)).wrapping_mul(0x9E37_79B1).rotate_left(15));
+        .fold(0_u32, |mixed, from| {
+            (mixed ^ word(from))
+                .wrapping_mul(0x9E37_79B1)
+                .rotate_left(15)
+        });
     mixed as usize % OPEN
 }
 

@@ -68,7 +68,11 @@ impl Datagrams {
 
     /// The length of all together.
     pub fn total(&self) -> usize {
-        self.meta.iter().take(self.filled).map(|meta| meta.len).sum()
+        self.meta
+            .iter()
+            .take(self.filled)
+            .map(|meta| meta.len)
+            .sum()
     }
 
     /// How long they have waited in the socket. The wall clock may be set between: what cannot be is nothing.

@@ -131,8 +131,8 @@ impl Desk {
                 received_bytes: report.map_or(0, |report| report.received),
                 sent_bytes: report.map_or(0, |report| report.sent),
                 last_handshake_s: report
-                    .and_then(|report| report.since_handshake)
-                    .map(|since| since.as_secs()),
+                    .and_then(|report| report.last_handshake)
+                    .map(|at| clock::now().saturating_duration_since(at).as_secs()),
                 note,
                 name,
             })

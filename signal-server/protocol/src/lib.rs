@@ -11,6 +11,7 @@ mod description;
 mod frame;
 mod identity;
 mod nat;
+pub mod noise;
 mod range;
 pub mod seal;
 

@@ -13,12 +13,11 @@ use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use sha2::Sha256;
-use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::types::{Cipher, Dh, Hash, Random};
+use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState, StatelessTransportState};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::noise::SeededResolver;
 use crate::{DecodeError, Description, Identity, Note, PeerId};
 
 const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
@@ -347,38 +346,6 @@ fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {
     let params: NoiseParams = PATTERN.parse().map_err(|_| SealError::Internal)?;
     Ok(Builder::with_resolver(
         params,
-        Box::new(SeededResolver { rng }),
+        Box::new(SeededResolver(rng)),
     ))
-}
-
-/// snow's default primitives with a random source that is handed in.
-struct SeededResolver {
-    rng: ChaCha20Rng,
-}
-
-impl CryptoResolver for SeededResolver {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(SeededRandom(self.rng.clone())))
-    }
-
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
-    }
-
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
-}
-
-struct SeededRandom(ChaCha20Rng);
-
-impl Random for SeededRandom {
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
-        self.0.fill_bytes(out);
-        Ok(())
-    }
 }

@@ -560,6 +560,11 @@ impl Connector {
 
     // --- inside ---
 
+    /// The time since 1970.
+    pub(crate) fn wall(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.wall.1) + now.saturating_duration_since(self.wall.0)
+    }
+
     fn wall_ms(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.wall.0).as_millis();
         self.wall.1 + u64::try_from(elapsed).unwrap_or(0)

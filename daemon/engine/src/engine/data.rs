@@ -6,20 +6,19 @@ use std::time::Instant;
 
 use punch_forward::PeerHandle;
 use punch_packet::{Offload, Packet, Transport, Unreachable, segments};
-use punch_stun_protocol::is_stun;
-use punch_traversal::{Path, SocketId, Transmit};
+use punch_traversal::{Path, SocketId};
 
 use super::{Engine, Peer};
 use crate::config::PeerKind;
 use crate::connect::LinkState;
 use crate::inbound::{Sender, Verdict, decide};
 use crate::report::DropReason;
-use crate::session::{Admission, COOKIE_REPLY, Message, Opened, OpenedData, data_index};
+use crate::session::{OpenedData, data_index};
 
 impl Peer {
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
     /// it has made one.
-    fn settle_path(&mut self, path: Path) {
+    pub(super) fn settle_path(&mut self, path: Path) {
         if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
             self.path = Some(path);
         }
@@ -69,7 +68,7 @@ impl Engine {
         let (outbox, sent) = (&mut self.outbox, &mut peer.sent);
         let cut = segments(&packet, offload, &mut self.segment, |segment| {
             *sent += segment.len() as u64;
-            outbox.push_with(path, |out| session.seal(segment, out));
+            outbox.push_with(path, |out| session.seal(segment, now, out));
         });
         if cut.is_err() {
             self.drop_packet(DropReason::Malformed);
@@ -85,7 +84,7 @@ impl Engine {
     }
 
     /// Seals a packet for a peer.
-    pub(super) fn send(&mut self, handle: PeerHandle, packet: &[u8]) {
+    pub(super) fn send(&mut self, handle: PeerHandle, packet: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&handle) else {
             return;
         };
@@ -94,7 +93,8 @@ impl Engine {
             return;
         };
         peer.sent += packet.len() as u64;
-        self.outbox.push_with(path, |out| session.seal(packet, out));
+        self.outbox
+            .push_with(path, |out| session.seal(packet, now, out));
         if !peer.busy {
             peer.busy = true;
             self.busy.push(handle);
@@ -157,13 +157,12 @@ impl Engine {
         // The conversation that the packet before belongs to, if such packets are for this host.
         let mut ours = None;
         let mut authentic = false;
-        let mut keepalive = false;
         while let Some(datagram) = next(datagrams) {
             let Some(peer) = self.peers.get_mut(&handle) else {
                 continue;
             };
             let opened = match peer.tunnel.by_index(index) {
-                Some(session) => session.open_data(path.remote.ip(), datagram, &mut self.to_tun),
+                Some(session) => session.open_data(datagram, now, &mut self.to_tun),
                 None => OpenedData::Refused,
             };
             match opened {
@@ -171,8 +170,7 @@ impl Engine {
                     self.drop_packet(DropReason::NotForUs);
                     continue;
                 }
-                OpenedData::Keepalive => keepalive = true,
-                OpenedData::Packet => {}
+                OpenedData::Keepalive | OpenedData::Packet => {}
             }
             if !authentic {
                 authentic = true;
@@ -213,162 +211,7 @@ impl Engine {
             self.aside = scratch;
         }
         if authentic {
-            self.after_handshake(handle, keepalive, now);
-        }
-    }
-
-    /// A datagram from outside that carries no data: STUN or a handshake.
-    fn handle_control(&mut self, path: Path, local: Option<IpAddr>, datagram: &[u8], now: Instant) {
-        let Path {
-            socket,
-            remote: from,
-        } = path;
-        if is_stun(datagram) {
-            if !self
-                .connector
-                .handle_stun(socket, local, from, datagram, now)
-            {
-                self.drop_packet(DropReason::NotForUs);
-            }
-            return;
-        }
-        let message = match self.gate.admit(from.ip(), datagram) {
-            Admission::Admitted(message) => message,
-            Admission::Cookie(bytes) => {
-                self.drop_packet(DropReason::UnderLoad);
-                self.outbox.push(Transmit {
-                    socket,
-                    to: from,
-                    source: local,
-                    ttl: None,
-                    bytes,
-                });
-                return;
-            }
-            Admission::Refused => {
-                self.drop_packet(DropReason::NotForUs);
-                return;
-            }
-        };
-        let handle = match message {
-            Message::Initiation { public } => self.by_key.get(&public).copied(),
-            Message::For { index } => self.by_index.get(&index).copied(),
-        };
-        let Some(handle) = handle else {
-            self.drop_packet(DropReason::NotForUs);
-            return;
-        };
-        match message {
-            Message::Initiation { .. } => {
-                self.answer_initiation(handle, path, local, datagram, now);
-            }
-            Message::For { index } => self.open(handle, index, path, local, datagram, now),
-        }
-    }
-
-    /// A handshake's answer, or a cookie.
-    fn open(
-        &mut self,
-        handle: PeerHandle,
-        index: u32,
-        path: Path,
-        local: Option<IpAddr>,
-        datagram: &[u8],
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get_mut(&handle) else {
-            return;
-        };
-        let opened = match peer.tunnel.by_index(index) {
-            Some(session) => session.open(path.remote.ip(), datagram, &mut self.scratch),
-            None => Opened::Refused,
-        };
-        let flush = match opened {
-            Opened::Refused => {
-                self.drop_packet(DropReason::NotForUs);
-                return;
-            }
-            Opened::Nothing => false,
-            Opened::Reply(reply) => {
-                self.outbox.push(Transmit {
-                    socket: path.socket,
-                    to: path.remote,
-                    source: local,
-                    ttl: None,
-                    bytes: reply.to_vec(),
-                });
-                true
-            }
-        };
-        // Authentic, save a cookie, which anybody can make who sees our handshakes.
-        if datagram.first() != Some(&COOKIE_REPLY) {
-            peer.settle_path(path);
-        }
-        self.after_handshake(handle, flush, now);
-    }
-
-    /// A peer asks for new keys.
-    fn answer_initiation(
-        &mut self,
-        handle: PeerHandle,
-        path: Path,
-        local: Option<IpAddr>,
-        datagram: &[u8],
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get_mut(&handle) else {
-            return;
-        };
-        let mut answered = false;
-        for session in peer.tunnel.responders() {
-            if let Opened::Reply(reply) =
-                session.open(path.remote.ip(), datagram, &mut self.scratch)
-            {
-                answered = true;
-                self.outbox.push(Transmit {
-                    socket: path.socket,
-                    to: path.remote,
-                    source: local,
-                    ttl: None,
-                    bytes: reply.to_vec(),
-                });
-            }
-        }
-        if !answered {
-            self.drop_packet(DropReason::NotForUs);
-            return;
-        }
-        peer.settle_path(path);
-        self.after_handshake(handle, true, now);
-    }
-
-    /// New keys may be there: move to them, and send what waited for them.
-    fn after_handshake(&mut self, handle: PeerHandle, flush: bool, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&handle) else {
-            return;
-        };
-        let (moved, gone) = peer.tunnel.promote(now);
-        if peer.tunnel.established() {
-            peer.last_established = Some(now);
-            peer.lately_established = true;
-        }
-        self.unannounced |= moved || flush;
-        for index in gone {
-            self.by_index.remove(&index);
-        }
-        let Some(path) = peer.path else { return };
-        if (moved || flush)
-            && let Some(session) = peer.tunnel.sealer()
-            && session.established()
-        {
-            let mut more = true;
-            while more {
-                self.outbox.push_with(path, |out| {
-                    let length = session.seal_waiting(out);
-                    more = length > 0;
-                    length
-                });
-            }
+            self.after_handshake(handle, now);
         }
     }
 }

@@ -64,7 +64,7 @@ impl Engine {
                 if let Some(reply) = echo_reply(packet) {
                     let id = self.rng.next_u32();
                     for part in split(reply, self.mtu, id) {
-                        self.send(handle, &part);
+                        self.send(handle, &part, now);
                     }
                 }
             }
@@ -128,7 +128,7 @@ impl Engine {
             }
         };
         if let Some(answer) = answer {
-            self.send(handle, &answer);
+            self.send(handle, &answer, now);
         }
     }
 
@@ -155,7 +155,7 @@ impl Engine {
         let id = (0..=u16::MAX).find(|id| !self.pings.contains_key(id))?;
         self.pings.insert(id, (handle, now));
         let packet = punch_packet::echo_request(from, to, id)?;
-        self.send(handle, &packet);
+        self.send(handle, &packet, now);
         self.flush(now);
         Some(id)
     }

@@ -12,7 +12,7 @@ use super::{Engine, FIXED_KEEPALIVE, Peer, TICK};
 use crate::config::{PeerConfig, PeerKind};
 use crate::connect::LinkState;
 use crate::flows::FlowTable;
-use crate::session::Session;
+use crate::session::{Owner, Session};
 use crate::tunnel::Tunnel;
 
 impl Engine {
@@ -84,13 +84,19 @@ impl Engine {
                 let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
                 let path = fixed_path(*endpoint);
                 let index = self.free_index(handle);
+                let owner = Owner {
+                    peer: handle,
+                    session: index,
+                };
                 let keepalive = Some(FIXED_KEEPALIVE);
-                let mut session = Session::new(&self.gate, &public, preshared, keepalive, index);
-                self.outbox.push_with(path, |out| session.initiate(out));
+                let mut session =
+                    Session::new(&self.gate, owner, &public, preshared, keepalive, self.mtu);
+                session.initiate(now);
                 if let Some(peer) = self.peers.get_mut(&handle) {
                     peer.tunnel = Tunnel::fixed(session);
                     peer.path = Some(path);
                 }
+                self.begin_handshakes(handle, now);
             }
         }
     }

@@ -47,7 +47,7 @@ impl Engine {
         Some(PeerReport {
             path: peer.path,
             established: peer.tunnel.established(),
-            since_handshake: peer.tunnel.since_handshake(),
+            last_handshake: peer.tunnel.last_handshake(),
             received: peer.received,
             sent: peer.sent,
         })

@@ -97,7 +97,7 @@ impl Victim {
     fn report(world: &World) -> PeerReport {
         let report = world.hosts[A].engine.peer_report(handle(B)).unwrap();
         PeerReport {
-            since_handshake: None,
+            last_handshake: None,
             ..report
         }
     }

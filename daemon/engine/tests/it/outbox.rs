@@ -84,10 +84,10 @@ fn bench() -> Bench {
 #[test]
 fn packets_of_one_length_share_bursts_of_forty_four() {
     let mut bench = bench();
-    let bursts = bursts(&mut bench, &[(0, 500); 100]);
+    let bursts = bursts(&mut bench, &[(0, 512); 100]);
     let lengths: Vec<_> = bursts.iter().map(|burst| burst.2.len()).collect();
     assert_eq!(lengths, [44, 44, 12]);
-    assert!(bursts.iter().all(|burst| burst.1 == 500 + AROUND));
+    assert!(bursts.iter().all(|burst| burst.1 == 512 + AROUND));
     assert_eq!(open(&mut bench, &bursts)[0], (0..100).collect::<Vec<_>>());
 }
 
@@ -104,7 +104,7 @@ fn a_shorter_packet_ends_its_burst() {
     let mut bench = bench();
     let bursts = bursts(
         &mut bench,
-        &[(0, 500), (0, 500), (0, 300), (0, 300), (0, 500)],
+        &[(0, 512), (0, 512), (0, 304), (0, 304), (0, 512)],
     );
     let lengths: Vec<_> = bursts
         .iter()
@@ -116,14 +116,14 @@ fn a_shorter_packet_ends_its_burst() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    assert_eq!(lengths, [vec![500, 500, 300], vec![300], vec![500]]);
+    assert_eq!(lengths, [vec![512, 512, 304], vec![304], vec![512]]);
     assert_eq!(open(&mut bench, &bursts)[0], (0..5).collect::<Vec<_>>());
 }
 
 #[test]
 fn packets_for_different_peers_do_not_share_a_burst() {
     let mut bench = bench();
-    let bursts = bursts(&mut bench, &[(0, 500), (1, 500), (0, 500), (0, 500)]);
+    let bursts = bursts(&mut bench, &[(0, 512), (1, 512), (0, 512), (0, 512)]);
     let lengths: Vec<_> = bursts.iter().map(|burst| burst.2.len()).collect();
     assert_eq!(lengths, [1, 1, 2]);
 }

@@ -263,6 +263,10 @@ impl Bench {
     /// Carries datagrams to the peers and their answers back until nobody has anything to say.
     pub(crate) fn pump(&mut self) {
         loop {
+            while let Some(work) = self.engine.poll_work() {
+                self.engine.handle_work(work.perform(), self.now);
+            }
+            self.engine.flush(self.now);
             while let Some(order) = self.engine.poll_order() {
                 self.orders.push(order);
             }

@@ -155,8 +155,8 @@ fn a_second_exchange_survives_the_loss_of_any_datagram() {
             let mut count = 0;
             new_address(&mut world, A);
             world.filter = Box::new(move |datagram| {
-                // Numbered packets are 84 bytes long on the way.
-                let ours = !datagram.is_with_server() && datagram.bytes.len() != 84;
+                // Numbered packets are 96 bytes long on the way.
+                let ours = !datagram.is_with_server() && datagram.bytes.len() != 96;
                 count += u32::from(ours);
                 !ours || count != lost + 1
             });

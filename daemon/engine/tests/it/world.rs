@@ -556,6 +556,10 @@ impl World {
         loop {
             let host = &mut self.hosts[index];
             let mut quiet = true;
+            while let Some(work) = host.engine.poll_work() {
+                quiet = false;
+                host.engine.handle_work(work.perform(), self.now);
+            }
             while let Some(order) = host.engine.poll_order() {
                 host.orders.push(order);
                 quiet = false;

@@ -74,7 +74,12 @@ fn a_few_conversations_never_share_a_queue() {
         let mut queue = FairQueue::new(seed);
         for _ in 0..4 {
             for port in 0..7 {
-                push(&mut queue, &packet(1, port, 20_000), Offload::default(), now);
+                push(
+                    &mut queue,
+                    &packet(1, port, 20_000),
+                    Offload::default(),
+                    now,
+                );
             }
         }
         // Each has had its first turn.

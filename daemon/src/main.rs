@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::Config;
 
@@ -38,22 +40,19 @@ struct Arguments {
     #[arg(long, value_name = "PATH", default_value = punch_api::DEFAULT_SOCKET)]
     socket: PathBuf,
     /// What to log: error, warn, info, debug or trace, also per module
-    #[arg(
-        long,
-        value_name = "FILTER",
-        default_value = "info,boringtun=off",
-        env = "PUNCH_LOG"
-    )]
-    log: String,
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
+    log: Targets,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&arguments.log))
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .finish()
+        .with(arguments.log)
         .init();
     let places = run::Places {
         state_dir: arguments.state_dir,

@@ -9,7 +9,9 @@ use anyhow::Context;
 use clap::Parser;
 use punch_signal::hub::Limits;
 use punch_signal::net::{self, Config};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The signalling server: passes sealed envelopes between online peers. It keeps no accounts and no data, and learns only
 /// identities, sizes and times.
@@ -50,16 +52,18 @@ struct Arguments {
     rate: u32,
     /// What to log: error, warn, info, debug or trace
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
-    log: String,
+    log: Targets,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&arguments.log))
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .finish()
+        .with(arguments.log)
         .init();
     if arguments.name.is_none() {
         tracing::warn!("without --name another server can pass its clients' logins on to this one");

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::net::SamplePorts;
 
@@ -51,7 +53,7 @@ struct Arguments {
     rate: u32,
     /// What to log: error, warn, info, debug or trace
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
-    log: String,
+    log: Targets,
 }
 
 /// Ports beyond this number are a mistake.
@@ -79,10 +81,12 @@ fn parse_ports(text: &str) -> Result<SamplePorts, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&arguments.log))
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .finish()
+        .with(arguments.log.clone())
         .init();
     match check(&arguments).and_then(|()| {
         net::run(&net::Config {

@@ -7,8 +7,9 @@
 #[allow(dead_code, reason = "the tests make more kinds of packets")]
 mod packets;
 
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -16,7 +17,7 @@ use packets::{ACK, at, tcp, udp};
 use punch_api::{ForwardKey, Protocol};
 use punch_engine::{
     Access, Batch, Budget, Configuration, Engine, EngineConfig, NatOverrides, Offload, PeerConfig,
-    PeerHandle, PeerKind, Rule, Rules, SocketId,
+    PeerHandle, PeerKind, Rule, Rules, SocketId, Work,
 };
 use punch_packet::{GsoKind, PartialChecksum};
 use punch_signal_protocol::{Identity, Ipv4Range};
@@ -87,6 +88,58 @@ fn open_45_packets_of_64_bytes_of_45_flows(bencher: Bencher<'_, '_>, count: u16)
     open(bencher, pair, &packets);
 }
 
+/// What an initiation costs the packets: all but its arithmetic.
+#[divan::bench(args = COUNTS, sample_size = 1)]
+fn admit_initiation(bencher: Bencher<'_, '_>, count: u16) {
+    let Pair {
+        near,
+        far,
+        now,
+        initiation,
+    } = Pair::new(count);
+    let (from, far, seconds) = (near.endpoint, RefCell::new(far), Cell::new(0));
+    let later = || now + Duration::from_secs(seconds.get());
+    bencher
+        .counter(ItemsCount::new(1_u32))
+        .with_inputs(|| {
+            far.borrow_mut().work(later());
+            // Each in a second of its own, so that no cookie is asked for.
+            seconds.set(seconds.get() + 1);
+        })
+        .bench_local_values(|()| {
+            let (socket, length) = (SocketId::MAIN_V4, initiation.len());
+            let engine = &mut far.borrow_mut().engine;
+            engine.handle_train(socket, None, from, length, black_box(&initiation), later());
+        });
+}
+
+/// The arithmetic, which another thread does: to find out who sends it.
+#[divan::bench(sample_size = 1)]
+fn identify_initiation(bencher: Bencher<'_, '_>) {
+    let Pair {
+        near,
+        mut far,
+        now,
+        initiation,
+    } = Pair::new(1);
+    let (from, done) = (near.endpoint, Cell::new(None));
+    let mut seconds = 0;
+    bencher
+        .counter(ItemsCount::new(1_u32))
+        .with_inputs(|| {
+            if let Some(done) = done.take() {
+                far.engine.handle_work(done, now);
+            }
+            seconds += 1;
+            let (socket, length) = (SocketId::MAIN_V4, initiation.len());
+            let now = now + Duration::from_secs(seconds);
+            far.engine
+                .handle_train(socket, None, from, length, &initiation, now);
+            far.engine.poll_work().unwrap()
+        })
+        .bench_local_values(|work: Work| done.set(Some(work.perform())));
+}
+
 #[divan::bench(args = COUNTS, sample_size = 1000)]
 fn find_rule(bencher: Bencher<'_, '_>, count: u16) {
     let (rules, port) = (rules(count), FORWARDED + count / 2 * 2);
@@ -138,6 +191,7 @@ fn open(bencher: Bencher<'_, '_>, pair: Pair, packets: &[Vec<u8>]) {
         mut near,
         mut far,
         now,
+        ..
     } = pair;
     let (from, mut batch) = (near.endpoint, Batch::default());
     bencher
@@ -179,6 +233,8 @@ struct Pair {
     near: Host,
     far: Host,
     now: Instant,
+    /// What near began with.
+    initiation: Vec<u8>,
 }
 
 impl Pair {
@@ -189,10 +245,22 @@ impl Pair {
             near: Host::new(1, 2, count, now),
             far: Host::new(2, 1, count, now),
             now,
+            initiation: Vec::new(),
         };
         // Both shake hands with everybody; the far one's are lost.
+        pair.far.work(now);
         pair.far.send(|_, _, _| ());
-        pair.near.send_to(&mut pair.far, now);
+        pair.near.work(now);
+        let (from, to) = (pair.near.endpoint, pair.far.endpoint);
+        pair.near.send(|peer, _, bytes| {
+            if peer == to {
+                pair.initiation = bytes.to_vec();
+            }
+        });
+        let (socket, initiation) = (SocketId::MAIN_V4, &pair.initiation);
+        pair.far
+            .engine
+            .handle_train(socket, None, from, initiation.len(), initiation, now);
         pair.far.send_to(&mut pair.near, now);
         pair.near.send_to(&mut pair.far, now);
         for host in [&pair.near, &pair.far] {
@@ -255,10 +323,15 @@ impl Host {
         }
     }
 
-    fn send_to(&mut self, other: &mut Self, now: Instant) {
+    /// Does what handshakes need.
+    fn work(&mut self, now: Instant) {
         while let Some(work) = self.engine.poll_work() {
             self.engine.handle_work(work.perform(), now);
         }
+    }
+
+    fn send_to(&mut self, other: &mut Self, now: Instant) {
+        self.work(now);
         let from = self.endpoint;
         self.send(|to, stride, bytes| {
             if to == other.endpoint {

@@ -44,7 +44,8 @@ pub struct Datagrams {
 impl Default for Datagrams {
     fn default() -> Self {
         Self {
-            memory: vec![vec![0; SLOT]; SLOTS],
+            // Each from the allocator, which has cleared memory that takes no room until it is used; a copy would.
+            memory: (0..SLOTS).map(|_| vec![0; SLOT]).collect(),
             meta: vec![RecvMeta::default(); SLOTS],
             filled: 0,
             slots: 2,

@@ -9,7 +9,7 @@ mod inner;
 mod peers;
 mod views;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,8 @@ pub struct Engine {
     /// Some peer may do otherwise than was announced.
     unannounced: bool,
     drops: Drops,
+    /// Where the peers' paths lead, looked up now and then.
+    places: HashSet<SocketAddr>,
     /// Steps of handshakes to be done, and how many of others are under way.
     work: VecDeque<Work>,
     asked: usize,
@@ -204,6 +206,7 @@ impl Engine {
             next_tick: None,
             unannounced: false,
             drops: Drops::default(),
+            places: HashSet::new(),
             work: VecDeque::new(),
             asked: 0,
             segment: Buffer::default(),
@@ -370,6 +373,9 @@ impl Engine {
     fn tick(&mut self, now: Instant) {
         // Keys expire by themselves.
         self.unannounced = true;
+        let paths = self.peers.values().filter_map(|peer| peer.path);
+        self.places.clear();
+        self.places.extend(paths.map(|path| path.remote));
         let outbox = &mut self.outbox;
         for (handle, peer) in &mut self.peers {
             let rtt = self.connector.round_trip(*handle);
@@ -459,6 +465,7 @@ impl Engine {
                     entry.path = Some(path);
                     entry.tunnel.start(now);
                 }
+                self.places.insert(path.remote);
                 self.begin_handshakes(peer, now);
                 EngineEvent::Selected { peer, path }
             }

@@ -328,10 +328,16 @@ impl Connector {
         self.settle(now);
     }
 
-    /// Whether the peer's own offers are refused, because the user has disconnected it.
-    pub fn set_barred(&mut self, peer: PeerHandle, barred: bool) {
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.barred = barred;
+    /// Whether the peer's own offers are refused, because the user has disconnected it. What came of an earlier one ends.
+    pub fn set_barred(&mut self, peer: PeerHandle, barred: bool, now: Instant) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let turned = link.barred != barred;
+        link.barred = barred;
+        if turned && barred && !link.up {
+            self.close(peer);
+            self.settle(now);
         }
     }
 

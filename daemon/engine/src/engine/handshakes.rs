@@ -53,8 +53,7 @@ impl Engine {
                 let message = answer.message.to_vec();
                 session.handle_answered(answer, now);
                 self.reply(origin, message);
-                self.settle_path(owner.peer, origin.path);
-                self.after_handshake(owner.peer, now);
+                // An initiation may be a copy of an old one: the peer is where it uses the new keys.
             }
             Done::Finished {
                 owner,
@@ -96,7 +95,9 @@ impl Engine {
             return;
         }
         let origin = Origin { path, local };
-        match self.gate.admit(from, datagram, &mut self.rng, now) {
+        let known = self.places.contains(&from);
+        match self.gate.admit(from, known, datagram, &mut self.rng, now) {
+            Admission::Overload => self.drop_packet(DropReason::UnderLoad),
             Admission::Initiation(_) if self.asked >= MAX_ASKED => {
                 self.drop_packet(DropReason::UnderLoad);
             }

@@ -54,7 +54,7 @@ impl Engine {
             return;
         };
         let turned = peer.config.up != config.up;
-        self.connector.set_barred(handle, config.barred);
+        self.connector.set_barred(handle, config.barred, now);
         peer.config = config;
         self.agree_on_ipv4(handle);
         let Some(peer) = self.peers.get_mut(&handle) else {
@@ -96,6 +96,7 @@ impl Engine {
                     peer.tunnel = Tunnel::fixed(session);
                     peer.path = Some(path);
                 }
+                self.places.insert(path.remote);
                 self.begin_handshakes(handle, now);
             }
         }

@@ -27,6 +27,9 @@ pub(super) const MACS: usize = 32;
 /// Handshake messages per second before senders must prove their address with a cookie: each costs an eighth of a millisecond
 /// or more, beside the packets.
 const MESSAGES_PER_SECOND: u32 = 400;
+/// Cookies per second for those whom we know, and as many for all others: each costs as much as ten packets, and a flood with a right
+/// MAC takes nothing but our public key.
+const COOKIES_PER_SECOND: u32 = 400;
 /// Cookies are made with one secret for so long, and are good for as long (§5.4.7).
 pub(super) const COOKIE_LIFE: Duration = Duration::from_secs(120);
 
@@ -100,6 +103,8 @@ pub(crate) enum Admission {
     For(u32),
     /// Under load: send this back.
     Cookie(Vec<u8>),
+    /// Under such a load that nothing is done for it.
+    Overload,
     /// Not WireGuard, or not for us.
     Refused,
 }
@@ -108,8 +113,9 @@ pub(crate) struct Gate {
     pub(super) own: Arc<Own>,
     secret: Zeroizing<[u8; 32]>,
     secret_since: Option<Instant>,
-    /// Messages in the second that began then.
+    /// Messages in the second that began then, and cookies to those whom we know and to others.
     count: u32,
+    cookies: [u32; 2],
     counted_since: Option<Instant>,
 }
 
@@ -123,14 +129,16 @@ impl Gate {
             secret: Zeroizing::default(),
             secret_since: None,
             count: 0,
+            cookies: [0; 2],
             counted_since: None,
         }
     }
 
-    /// Looks at what is neither data nor STUN.
+    /// Looks at what is neither data nor STUN; `known` says that a peer has its path there.
     pub(crate) fn admit(
         &mut self,
         from: SocketAddr,
+        known: bool,
         datagram: &[u8],
         rng: &mut impl RngCore,
         now: Instant,
@@ -147,14 +155,21 @@ impl Gate {
             }
             _ => return Admission::Refused,
         };
+        self.count(now);
+        let cookies = usize::from(known);
+        if self.cookies[cookies] >= COOKIES_PER_SECOND {
+            return Admission::Overload;
+        }
         let (signed, mac2) = datagram.split_at(datagram.len() - 16);
         let (body, mac1) = signed.split_at(signed.len() - 16);
         if !bool::from(mac(&self.own.labels.mac, &[body]).ct_eq(mac1)) {
             return Admission::Refused;
         }
-        if self.is_loaded(now) {
+        self.count = self.count.saturating_add(1);
+        if self.count > MESSAGES_PER_SECOND {
             let cookie = self.cookie(from, rng, now);
             if !bool::from(mac(&cookie, &[signed]).ct_eq(mac2)) {
+                self.cookies[cookies] += 1;
                 return Admission::Cookie(self.cookie_reply(datagram, mac1, cookie, rng));
             }
         }
@@ -176,16 +191,15 @@ impl Gate {
         Work::new(&self.own, seed, Task::Identify { origin, message })
     }
 
-    /// Counts one more message.
-    fn is_loaded(&mut self, now: Instant) -> bool {
+    /// Begins to count again each second.
+    fn count(&mut self, now: Instant) {
         let running =
             |since: Instant| now.saturating_duration_since(since) < Duration::from_secs(1);
         if !self.counted_since.is_some_and(running) {
             self.counted_since = Some(now);
             self.count = 0;
+            self.cookies = [0; 2];
         }
-        self.count = self.count.saturating_add(1);
-        self.count > MESSAGES_PER_SECOND
     }
 
     fn cookie(&mut self, from: SocketAddr, rng: &mut impl RngCore, now: Instant) -> Mac {

@@ -367,6 +367,21 @@ fn a_connection_that_the_user_has_closed_stays_closed_however_often_the_peer_ask
 }
 
 #[test]
+fn a_connection_that_only_the_peer_asked_for_ends_when_the_user_closes_it() {
+    let mut world = World::pair(20);
+    world.set_up(B, A, true);
+    world.wait_for_both(seconds(10));
+
+    world.edit_peer(A, B, |entry| entry.barred = true);
+    world.run_for(seconds(1));
+
+    assert_ne!(world.state(A, B), LinkState::Connected);
+    assert_ne!(world.state(B, A), LinkState::Connected);
+    world.run_for(seconds(60));
+    assert_ne!(world.state(A, B), LinkState::Connected);
+}
+
+#[test]
 fn asking_for_a_peer_that_was_disconnected_connects_it() {
     let mut world = granted(19);
     world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (false, true));

@@ -162,6 +162,22 @@ fn a_copy_of_an_old_datagram_does_not_make_the_peer_roam() {
 }
 
 #[test]
+fn a_copy_of_an_initiation_moves_nobody_even_if_the_session_is_new() {
+    let mut bench = Bench::new(true);
+    let thief: SocketAddr = "203.0.113.66:1".parse().unwrap();
+    let home = bench.peers[0].endpoint;
+    let initiation = bench.initiation(0);
+    bench.receive(home, &initiation);
+    bench.set_up(0, false);
+    bench.set_up_unheard(0);
+
+    bench.receive(thief, &initiation);
+
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert_eq!(report.path.unwrap().remote, home);
+}
+
+#[test]
 fn a_peer_cannot_roam_into_its_own_tunnel() {
     // It sends its datagrams to this machine's overlay address, which it may reach: they come from inside.
     both(|v6| {

@@ -193,7 +193,11 @@ fn place(counter: u64) -> (usize, u64) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "it is a test")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 mod tests {
     use std::collections::HashSet;
 

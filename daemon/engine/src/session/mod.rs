@@ -500,3 +500,11 @@ fn tai64n(wall: Duration) -> [u8; TIMESTAMP] {
     stamp[8..].copy_from_slice(&wall.subsec_nanos().to_be_bytes());
     stamp
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
+mod tests;

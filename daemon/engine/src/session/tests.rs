@@ -1,6 +1,10 @@
 //! Two sessions, each behind its gate, in virtual time.
 
+mod both;
 mod handshakes;
+mod hostile;
+mod load;
+mod long;
 mod oracle;
 mod renewal;
 mod timers;

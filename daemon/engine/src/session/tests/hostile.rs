@@ -201,7 +201,7 @@ proptest! {
         for (kind, length, seed) in datagrams {
             let mut datagram = vec![0; length];
             ChaCha20Rng::seed_from_u64(seed).fill_bytes(&mut datagram);
-            let head = [kind, 0, 0, 0].into_iter().chain(0x00AB_CD01_02_u32.to_le_bytes());
+            let head = [kind, 0, 0, 0].into_iter().chain(0xABCD_0102_u32.to_le_bytes());
             // Some have a right header.
             if seed % 4 > 0 {
                 datagram.iter_mut().zip(head).for_each(|(byte, right)| *byte = right);

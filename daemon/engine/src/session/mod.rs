@@ -256,8 +256,7 @@ impl Session {
         };
         let old = keys.is_initiator() && keys.age(now) >= REKEY_BEFORE_END;
         if unconfirmed {
-            let confirmed = self.next.take();
-            self.establish(confirmed, now);
+            self.handle_confirmed(now);
         }
         if old {
             self.want_keys(now);
@@ -270,6 +269,20 @@ impl Session {
         }
         self.keepalive_at.get_or_insert(now + KEEPALIVE);
         OpenedData::Packet
+    }
+
+    /// The peer uses the keys that it has asked for. If both have begun at once, or this comes late, there are newer ones that we
+    /// have asked for: we go on with those, and it is we who renew them.
+    fn handle_confirmed(&mut self, now: Instant) {
+        let Some(confirmed) = self.next.take() else {
+            return;
+        };
+        let is_newer = |keys: &Keys| keys.is_initiator() && keys.since() > confirmed.since();
+        if self.current.as_ref().is_some_and(is_newer) {
+            self.previous = Some(confirmed);
+        } else {
+            self.establish(Some(confirmed), now);
+        }
     }
 
     fn establish(&mut self, keys: Option<Keys>, now: Instant) {

@@ -86,3 +86,19 @@ fn both_begin_at_once_and_any_one_message_is_lost() {
         assert!(world.both_ways_work(), "{lost}");
     }
 }
+
+#[test]
+fn both_begin_at_once_and_renew_their_keys_after_two_minutes() {
+    for latency in [1, 30] {
+        let mut world = World::new();
+        world.latency = millis(latency);
+        for number in 0..125 {
+            world.send(A, number);
+            world.send(B, number);
+            world.run(secs(1));
+        }
+        // Not only when the keys are about to end.
+        let begun = world.ends[A].begun.len() + world.ends[B].begun.len();
+        assert!(begun > 2);
+    }
+}

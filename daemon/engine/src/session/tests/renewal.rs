@@ -169,3 +169,26 @@ fn packets_that_wait_do_not_begin_a_handshake_each() {
     }
     assert_eq!(world.ends[A].begun.len(), 2);
 }
+
+#[test]
+fn keys_that_are_confirmed_late_do_not_take_the_place_of_newer_ones() {
+    let mut world = World::new();
+    let initiation = world.ends[A].send(1, world.now).remove(0);
+    let response = world.ends[B].receive(&initiation, address(1), world.now);
+    // This is on its way for a long time.
+    let late = world.ends[A].receive(&response[0], address(2), world.now);
+    for _ in 0..2 {
+        world.now += secs(6);
+        world.ends[B].session.initiate(world.now);
+        let datagrams = world.ends[B].begin(world.now).into_iter().collect();
+        world.transmit(B, datagrams);
+        world.settle();
+    }
+    assert!(world.both_ways_work());
+
+    for datagram in &late {
+        world.arrive(B, datagram);
+    }
+
+    assert!(world.both_ways_work());
+}

@@ -104,7 +104,7 @@ fn a_response_comes_once_and_not_for_an_older_initiation() {
 }
 
 #[test]
-fn a_response_while_one_is_being_read_is_ignored() {
+fn a_response_is_read_once_even_if_it_comes_twice() {
     let mut world = World::new();
     let (_, response) = answered(&mut world);
     let (now, a) = (world.now, &mut world.ends[A]);
@@ -118,6 +118,35 @@ fn a_response_while_one_is_being_read_is_ignored() {
     };
     assert!(a.session.handle_finished(result, now));
     assert!(a.session.finish(&response, origin, [3; 32]).is_none());
+}
+
+#[test]
+fn a_response_that_comes_while_a_wrong_one_is_being_read_is_read_next() {
+    // A peer with two preshared keys answers twice: an initiation does not say which one it is for.
+    let mut world = World::new();
+    let (initiation, right) = answered(&mut world);
+    let mut other = End::new(2, 1, Some([6; 32]), None, world.start);
+    let wrong = other.receive(&initiation, address(1), world.now).remove(0);
+    let origin = End::origin(address(2));
+    let a = &mut world.ends[A];
+
+    let work = a.session.finish(&wrong, origin, [1; 32]).unwrap();
+    assert!(a.session.finish(&right, origin, [2; 32]).is_none());
+    let Done::Finished { result, .. } = work.perform().0 else {
+        panic!("it was an answer that was to be read");
+    };
+    assert!(!a.session.handle_finished(result, world.now));
+    let work = a.session.finish_next([3; 32]).unwrap();
+    let Done::Finished { result, .. } = work.perform().0 else {
+        panic!("it was an answer that was to be read");
+    };
+    assert!(a.session.handle_finished(result, world.now));
+
+    assert!(a.session.finish_next([4; 32]).is_none());
+    let datagrams = a.drain(world.now);
+    world.transmit(A, datagrams);
+    world.settle();
+    assert_eq!(world.ends[B].inbox, [1]);
 }
 
 #[test]

@@ -60,10 +60,14 @@ impl Engine {
                 origin,
                 result,
             } => {
+                let seed = self.seed();
                 let Some(session) = self.session(owner) else {
                     return;
                 };
-                if session.handle_finished(result, now) {
+                let finished = session.handle_finished(result, now);
+                let next = session.finish_next(seed);
+                self.work.extend(next);
+                if finished {
                     self.settle_path(owner.peer, origin.path);
                     self.after_handshake(owner.peer, now);
                 } else {

@@ -108,6 +108,8 @@ pub(crate) struct Session {
     stamp: Duration,
     /// The first MAC of the message that a cookie may be for.
     last_mac: Option<Mac>,
+    /// A response that has come while another one was being read.
+    aside: Option<(Origin, [u8; gate::RESPONSE_LENGTH])>,
     waiting: VecDeque<Vec<u8>>,
     /// The new keys are to be confirmed by a packet.
     confirm: bool,
@@ -149,6 +151,7 @@ impl Session {
             stamp: Duration::ZERO,
             cookie: None,
             last_mac: None,
+            aside: None,
             waiting: VecDeque::new(),
             confirm: false,
             has_received: false,
@@ -256,8 +259,7 @@ impl Session {
         };
         let old = keys.is_initiator() && keys.age(now) >= REKEY_BEFORE_END;
         if unconfirmed {
-            let confirmed = self.next.take();
-            self.establish(confirmed, now);
+            self.handle_confirmed(now);
         }
         if old {
             self.want_keys(now);
@@ -270,6 +272,20 @@ impl Session {
         }
         self.keepalive_at.get_or_insert(now + KEEPALIVE);
         OpenedData::Packet
+    }
+
+    /// The peer uses the keys that it has asked for. If both have begun at once, or this comes late, there are newer ones that we
+    /// have asked for: we go on with those, and it is we who renew them.
+    fn handle_confirmed(&mut self, now: Instant) {
+        let Some(confirmed) = self.next.take() else {
+            return;
+        };
+        let is_newer = |keys: &Keys| keys.is_initiator() && keys.since() > confirmed.since();
+        if self.current.as_ref().is_some_and(is_newer) {
+            self.previous = Some(confirmed);
+        } else {
+            self.establish(Some(confirmed), now);
+        }
     }
 
     fn establish(&mut self, keys: Option<Keys>, now: Instant) {
@@ -421,6 +437,11 @@ impl Session {
     pub(crate) fn finish(&mut self, datagram: &[u8], origin: Origin, seed: Seed) -> Option<Work> {
         let message: [u8; gate::RESPONSE_LENGTH] = datagram.try_into().ok()?;
         let is_for = |local: u32| message[8..12] == local.to_le_bytes();
+        if matches!(self.pending, Pending::Lent { local } if is_for(local)) {
+            // A peer with two preshared keys answers twice, and only one of the answers is right.
+            self.aside.get_or_insert((origin, message));
+            return None;
+        }
         if !matches!(&self.pending, Pending::Sent(begun) if is_for(begun.local)) {
             return None;
         }
@@ -428,6 +449,7 @@ impl Session {
             return None;
         };
         self.pending = Pending::Lent { local: begun.local };
+        self.aside = None;
         let task = Task::Finish {
             owner: self.owner(),
             origin,
@@ -462,6 +484,12 @@ impl Session {
                 false
             }
         }
+    }
+
+    /// The response that has come meanwhile, if the one that was being read was wrong.
+    pub(crate) fn finish_next(&mut self, seed: Seed) -> Option<Work> {
+        let (origin, message) = self.aside.take()?;
+        self.finish(&message, origin, seed)
     }
 
     /// The peer is under load; returns whether the cookie is for us.
@@ -500,3 +528,11 @@ fn tai64n(wall: Duration) -> [u8; TIMESTAMP] {
     stamp[8..].copy_from_slice(&wall.subsec_nanos().to_be_bytes());
     stamp
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
+mod tests;

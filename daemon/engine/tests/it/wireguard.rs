@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use boringtun::noise::TunnResult;
-use punch_engine::{DropReason, EngineEvent, LinkState};
+use boringtun::noise::{Tunn, TunnResult};
+use punch_engine::{DropReason, EngineEvent, LinkState, SocketId};
 
 use crate::packets::{at, udp};
-use crate::plain::{Bench, tunn};
+use crate::plain::{Bench, endpoint, tunn};
 use crate::world::{millis, seconds};
 
 const NONE: Vec<Vec<u8>> = Vec::new();
@@ -83,6 +83,34 @@ fn packets_of_the_host_wait_for_the_handshake() {
     bench.call(0);
 
     assert_eq!(bench.take_inbox(0), packets);
+}
+
+#[test]
+fn of_two_answers_that_come_together_the_right_one_counts() {
+    let mut bench = Bench::empty();
+    bench.add(true, Some([5; 32]));
+    bench.set_up_unheard(0);
+    let initiation = bench.sent.last().unwrap().3.clone();
+    let secret = bench.peers[0].secret.clone();
+    let answer = |tunn: &mut Tunn| match tunn.decapsulate(None, &initiation, &mut [0; 200]) {
+        TunnResult::WriteToNetwork(answer) => answer.to_vec(),
+        other => panic!("{other:?}"),
+    };
+    // As from a peer that is about to change its preshared key.
+    let wrong = answer(&mut tunn(&secret, Some([6; 32]), 7));
+    let right = answer(&mut bench.peers[0].tunn);
+
+    for answer in [wrong, right] {
+        let (from, length) = (endpoint(0), answer.len());
+        let socket = SocketId::MAIN_V4;
+        bench
+            .engine
+            .handle_train(socket, None, from, length, &answer, bench.now);
+    }
+    bench.pump();
+
+    assert_eq!(state(&mut bench, 0), LinkState::Connected);
+    works(&mut bench, 0, true);
 }
 
 #[test]

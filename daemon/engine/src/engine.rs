@@ -291,6 +291,16 @@ impl Engine {
     /// The machine has slept.
     pub fn handle_resume(&mut self, now: Instant) {
         self.connector.handle_resume(now);
+        // While our clock stood still the peers may have forgotten their keys.
+        let established = |(handle, peer): (&PeerHandle, &mut Peer)| {
+            let sessions = peer.tunnel.responders();
+            let held = sessions.filter(|session| session.established());
+            (held.map(|session| session.initiate(now)).count() > 0).then_some(*handle)
+        };
+        let held: Vec<_> = self.peers.iter_mut().filter_map(established).collect();
+        for handle in held {
+            self.begin_handshakes(handle, now);
+        }
         self.flush(now);
     }
 

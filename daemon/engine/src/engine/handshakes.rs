@@ -6,17 +6,19 @@ use std::time::Instant;
 use punch_forward::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, Transmit};
-use rand_core::RngCore;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::report::DropReason;
 use crate::session::{Admission, Asked, Done, Origin, Owner, Session, Work, WorkDone};
 
 /// Handshakes of others that are worked on at once; beyond that they are lost, and come again.
-const MAX_ASKED: usize = 32;
+const MAX_ASKED: usize = 8;
 
 impl Engine {
-    /// A step of a handshake: hand what comes of it to [`Self::handle_work`]. There are never more than 32 of strangers and one
+    /// A step of a handshake: hand what comes of it to [`Self::handle_work`]. There are never more than 8 of strangers and one
     /// for each session under way.
     pub fn poll_work(&mut self) -> Option<Work> {
         self.work.pop_front()
@@ -51,9 +53,10 @@ impl Engine {
                     return;
                 };
                 let message = answer.message.to_vec();
-                session.handle_answered(answer, now);
-                self.reply(origin, message);
-                // An initiation may be a copy of an old one: the peer is where it uses the new keys.
+                // It moves no path: an initiation may be a copy of an old one, and the peer is where it uses the new keys.
+                if session.handle_answered(answer, now) {
+                    self.reply(origin, message);
+                }
             }
             Done::Finished {
                 owner,
@@ -175,8 +178,7 @@ impl Engine {
         let wall = self.connector.wall(now);
         for session in peer.tunnel.responders() {
             if session.wants_handshake(now) {
-                let mut seed = [0; 32];
-                self.rng.fill_bytes(&mut seed);
+                let seed = draw(&mut self.rng);
                 self.work.extend(session.begin(wall, seed, now));
             }
         }
@@ -231,8 +233,15 @@ impl Engine {
     }
 
     fn seed(&mut self) -> [u8; 32] {
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
-        seed
+        draw(&mut self.rng)
     }
+}
+
+/// A seed for secrets, and another generator behind it: who reads our memory later cannot go back from it (forward secrecy).
+fn draw(rng: &mut ChaCha20Rng) -> [u8; 32] {
+    let (mut seed, mut next) = ([0; 32], Zeroizing::new([0; 32]));
+    rng.fill_bytes(&mut seed);
+    rng.fill_bytes(&mut *next);
+    *rng = ChaCha20Rng::from_seed(*next);
+    seed
 }

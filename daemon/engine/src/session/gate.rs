@@ -1,7 +1,8 @@
 //! What stands before every handshake message: right length, right MAC, and under load a cookie (WireGuard paper §5.3, §5.4.4,
 //! §5.4.7). Nothing here costs more than hashing a hundred bytes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ const MESSAGES_PER_SECOND: u32 = 400;
 /// Cookies per second for those whom we know, and as many for all others: each costs as much as ten packets, and a flood with a right
 /// MAC takes nothing but our public key.
 const COOKIES_PER_SECOND: u32 = 400;
+/// Under load, messages per second of one address (of one /64) that has proven itself: that one alone must not fill the rest.
+const PROVEN_PER_SECOND: u32 = 20;
 /// Cookies are made with one secret for so long, and are good for as long (§5.4.7).
 pub(super) const COOKIE_LIFE: Duration = Duration::from_secs(120);
 
@@ -116,6 +119,7 @@ pub(crate) struct Gate {
     /// Messages in the second that began then, and cookies to those whom we know and to others.
     count: u32,
     cookies: [u32; 2],
+    proven: HashMap<IpAddr, u32>,
     counted_since: Option<Instant>,
 }
 
@@ -130,6 +134,7 @@ impl Gate {
             secret_since: None,
             count: 0,
             cookies: [0; 2],
+            proven: HashMap::new(),
             counted_since: None,
         }
     }
@@ -172,6 +177,12 @@ impl Gate {
                 self.cookies[cookies] += 1;
                 return Admission::Cookie(self.cookie_reply(datagram, mac1, cookie, rng));
             }
+            // As many addresses as have a cookie, each of which was sent: 800 in a second, and those of two minutes before.
+            let proven = self.proven.entry(network(from.ip())).or_default();
+            *proven += 1;
+            if *proven > PROVEN_PER_SECOND {
+                return Admission::Overload;
+            }
         }
         match receiver {
             Some(receiver) => Admission::For(index(*receiver)),
@@ -199,6 +210,7 @@ impl Gate {
             self.counted_since = Some(now);
             self.count = 0;
             self.cookies = [0; 2];
+            self.proven.clear();
         }
     }
 
@@ -231,6 +243,14 @@ impl Gate {
         let Ok(tag) = sealed else { return Vec::new() };
         let sender = &message[4..8];
         [&[COOKIE_REPLY, 0, 0, 0], sender, &nonce, &cookie, &tag].concat()
+    }
+}
+
+/// Whoever has one address of an IPv6 network of this length has all.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

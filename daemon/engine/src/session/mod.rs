@@ -104,6 +104,8 @@ pub(crate) struct Session {
     newest: [u8; TIMESTAMP],
     /// For the peer, when it is under load.
     cookie: Option<(Mac, Instant)>,
+    /// Our index for the keys that the newest initiation of the peer is answered with.
+    answering: u32,
     /// That of our own newest one: they must increase even if the wall clock is set back.
     stamp: Duration,
     /// The first MAC of the message that a cookie may be for.
@@ -148,6 +150,7 @@ impl Session {
             pending: Pending::None,
             last_initiation: None,
             newest: [0; TIMESTAMP],
+            answering: 0,
             stamp: Duration::ZERO,
             cookie: None,
             last_mac: None,
@@ -416,21 +419,28 @@ impl Session {
             return None;
         }
         self.newest = asked.timestamp;
+        let local = self.next_local();
+        self.answering = local;
         let task = Task::Answer {
             owner: self.owner(),
             asked,
             labels: self.labels.clone(),
             preshared: self.preshared.clone(),
-            local: self.next_local(),
+            local,
             cookie: self.good_cookie(now),
         };
         Some(Work::new(&self.own, seed, task))
     }
 
-    /// The answer is there: its keys are good as soon as the peer uses them.
-    pub(crate) fn handle_answered(&mut self, answer: Answer, now: Instant) {
+    /// The answer is there: its keys are good as soon as the peer uses them. Returns whether it is to be sent: another thread may
+    /// have been faster with a newer one.
+    pub(crate) fn handle_answered(&mut self, answer: Answer, now: Instant) -> bool {
+        if answer.secrets.local != self.answering {
+            return false;
+        }
         self.last_mac = Some(answer.mac1);
         self.next = Some(Keys::new(answer.secrets, now));
+        true
     }
 
     /// The peer has answered.

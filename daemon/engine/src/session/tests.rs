@@ -180,7 +180,7 @@ impl End {
     }
 
     fn admit(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Admission {
-        self.gate.admit(from, datagram, &mut self.rng, now)
+        self.gate.admit(from, false, datagram, &mut self.rng, now)
     }
 
     /// Whether the gate lets a message through.
@@ -209,7 +209,7 @@ impl End {
                 self.drain(now)
             }
             Admission::Cookie(reply) => vec![reply],
-            Admission::For(_) | Admission::Refused => Vec::new(),
+            Admission::For(_) | Admission::Overload | Admission::Refused => Vec::new(),
         }
     }
 

@@ -188,3 +188,24 @@ fn who_has_sent_nothing_takes_no_cookie() {
     end.session = End::session(&end.gate, 1, &end.peer, None, None);
     assert!(!end.finish(&reply, address(2), world.now));
 }
+
+#[test]
+fn one_address_with_a_cookie_does_not_fill_the_gate_for_the_others() {
+    let mut world = World::new();
+    let (_, reply) = asked_for_a_cookie(&mut world);
+    assert!(world.ends[A].finish(&reply, address(2), world.now));
+    world.now += secs(6);
+    let again = world.ends[A].begin(world.now).unwrap();
+    let (now, b) = (world.now, &mut world.ends[B]);
+    b.load(&again, address(9), now);
+
+    let passed = (0..100).filter(|_| b.admits(&again, address(1), now));
+    assert_eq!(passed.count(), 20);
+    // Others still get their cookies, and in the next second so does it.
+    assert!(matches!(
+        b.admit(&again, address(3), now),
+        Admission::Cookie(_)
+    ));
+    b.load(&again, address(9), now + secs(1));
+    assert!(b.admits(&again, address(1), now + secs(1)));
+}

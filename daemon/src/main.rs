@@ -39,9 +39,21 @@ struct Arguments {
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = punch_api::DEFAULT_SOCKET)]
     socket: PathBuf,
-    /// What to log: error, warn, info, debug or trace, also per module
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
+    /// What to log: off, error, warn, info, debug or trace; also MODULE=LEVEL, separated by commas
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG", value_parser = parse_log)]
     log: Targets,
+}
+
+/// A word without a level would be taken for a module, and silence all others.
+fn parse_log(text: &str) -> Result<Targets, String> {
+    let mut bare = text.split(',').filter(|part| !part.contains('='));
+    let is_level = |part: &&str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    if let Some(word) = bare.find(|part| !is_level(part)) {
+        return Err(format!(
+            "'{word}' is no level: give off, error, warn, info, debug, trace or MODULE=LEVEL"
+        ));
+    }
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn main() -> ExitCode {
@@ -71,6 +83,21 @@ fn main() -> ExitCode {
                 eprintln!("punchd: {error:#}");
             }
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_does_not_silence_the_log() {
+        for good in ["info", "off", "debug,punch_engine=trace", "tokio=warn"] {
+            assert!(parse_log(good).is_ok(), "{good}");
+        }
+        for bad in ["debgu", "info,loud", "punch_engine=loud", ""] {
+            assert!(parse_log(bad).is_err(), "{bad}");
         }
     }
 }

@@ -9,9 +9,7 @@ use anyhow::Context;
 use clap::Parser;
 use punch_signal::hub::Limits;
 use punch_signal::net::{self, Config};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The signalling server: passes sealed envelopes between online peers. It keeps no accounts and no data, and learns only
 /// identities, sizes and times.
@@ -50,20 +48,18 @@ struct Arguments {
     /// Messages per second of one client, on average
     #[arg(long, value_name = "N", default_value_t = Limits::default().rate, env = "PUNCH_SIGNAL_RATE")]
     rate: u32,
-    /// What to log: error, warn, info, debug or trace
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
-    log: Targets,
+    /// What to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "PUNCH_LOG")]
+    log: LevelFilter,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
+        .with_max_level(arguments.log)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .finish()
-        .with(arguments.log)
         .init();
     if arguments.name.is_none() {
         tracing::warn!("without --name another server can pass its clients' logins on to this one");

@@ -9,9 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::net::SamplePorts;
 
@@ -51,9 +49,9 @@ struct Arguments {
     /// that looks closely at its NAT asks about 300 times within a second
     #[arg(long, value_name = "N", default_value_t = 400, env = "PUNCH_STUN_RATE")]
     rate: u32,
-    /// What to log: error, warn, info, debug or trace
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG")]
-    log: Targets,
+    /// What to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "PUNCH_LOG")]
+    log: LevelFilter,
 }
 
 /// Ports beyond this number are a mistake.
@@ -81,12 +79,10 @@ fn parse_ports(text: &str) -> Result<SamplePorts, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
+        .with_max_level(arguments.log)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .finish()
-        .with(arguments.log.clone())
         .init();
     match check(&arguments).and_then(|()| {
         net::run(&net::Config {

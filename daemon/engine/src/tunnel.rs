@@ -116,9 +116,12 @@ impl Tunnel {
 
     /// Moves on to the new session once it is ready. Returns whether it moved, and the indices that went out of use.
     pub(crate) fn promote(&mut self, now: Instant) -> (bool, Vec<u32>) {
-        let Some(next) = self.next.take_if(|next| next.is_ready()) else {
+        let Some(mut next) = self.next.take_if(|next| next.is_ready()) else {
             return (false, Vec::new());
         };
+        if let Some(current) = &mut self.current {
+            next.session.take_waiting(current);
+        }
         let left = self.current.replace(next.session);
         let gone = match left {
             Some(left) => self.previous.replace((left, now + LINGER)),

@@ -23,6 +23,13 @@ impl Peer {
             self.path = Some(path);
         }
     }
+
+    /// It has sent or been sent packets since the last flush, whose list this is.
+    fn note_traffic(&mut self, handle: PeerHandle, busy: &mut Vec<PeerHandle>) {
+        if !std::mem::replace(&mut self.busy, true) {
+            busy.push(handle);
+        }
+    }
 }
 
 /// A whole packet that is no echo: the verdict on it is that on others of its conversation.
@@ -72,9 +79,8 @@ impl Engine {
         });
         if cut.is_err() {
             self.drop_packet(DropReason::Malformed);
-        } else if !peer.busy {
-            peer.busy = true;
-            self.busy.push(handle);
+        } else {
+            peer.note_traffic(handle, &mut self.busy);
         }
     }
 
@@ -95,10 +101,7 @@ impl Engine {
         peer.sent += packet.len() as u64;
         self.outbox
             .push_with(path, |out| session.seal(packet, now, out));
-        if !peer.busy {
-            peer.busy = true;
-            self.busy.push(handle);
-        }
+        peer.note_traffic(handle, &mut self.busy);
     }
 
     /// Datagrams have come in on `socket`, back to back, each of `stride` bytes, the last one possibly shorter; `local` is the
@@ -165,12 +168,9 @@ impl Engine {
                 Some(session) => session.open_data(datagram, now, &mut self.to_tun),
                 None => OpenedData::Refused,
             };
-            match opened {
-                OpenedData::Refused => {
-                    self.drop_packet(DropReason::NotForUs);
-                    continue;
-                }
-                OpenedData::Keepalive | OpenedData::Packet => {}
+            if opened == OpenedData::Refused {
+                self.drop_packet(DropReason::NotForUs);
+                continue;
             }
             if !authentic {
                 authentic = true;
@@ -180,12 +180,11 @@ impl Engine {
                 continue;
             }
             let bytes = self.to_tun.last().unwrap_or_default();
-            peer.received += bytes.len() as u64;
-            if !peer.busy {
-                peer.busy = true;
-                self.busy.push(handle);
-            }
+            peer.note_traffic(handle, &mut self.busy);
             let packet = Packet::parse(bytes).ok();
+            // Without the padding behind it.
+            let length = packet.map_or(bytes.len(), |packet| packet.bytes().len());
+            peer.received += length as u64;
             let flow = packet.filter(is_plain).and_then(|packet| packet.flow());
             if let (Some(packet), Some(flow)) = (packet, flow) {
                 let sender = Sender {
@@ -198,7 +197,6 @@ impl Engine {
                     || decide(&packet, sender, &self.own, &self.rules, now) == Verdict::Tun
                 {
                     ours = Some(flow);
-                    let length = packet.bytes().len();
                     self.to_tun.shorten(length);
                     continue;
                 }

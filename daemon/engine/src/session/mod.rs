@@ -232,6 +232,14 @@ impl Session {
         usable && (self.confirm || !self.waiting.is_empty())
     }
 
+    /// Takes over the packets that wait in a session which this one replaces; they are older than its own.
+    pub(crate) fn take_waiting(&mut self, left: &mut Self) {
+        left.waiting.append(&mut self.waiting);
+        std::mem::swap(&mut self.waiting, &mut left.waiting);
+        let surplus = self.waiting.len().saturating_sub(MAX_WAITING);
+        self.waiting.drain(..surplus);
+    }
+
     /// Opens a data message and appends the packet in it, if there is one.
     pub(crate) fn open_data(
         &mut self,

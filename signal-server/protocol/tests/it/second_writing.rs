@@ -4,47 +4,21 @@
 use hkdf::Hkdf;
 use ml_kem::kem::{Decapsulate, Key, KeyExport};
 use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
+use punch_signal_protocol::noise::SeededResolver;
 use punch_signal_protocol::seal::{OpenedOffer, PendingOffer, SealError};
 use punch_signal_protocol::{DecodeError, Description, Identity, PeerId};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
 use sha2::Sha256;
-use snow::params::{CipherChoice, DHChoice, HashChoice};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 
 use crate::{description, machine};
-
-struct Resolver;
-
-impl CryptoResolver for Resolver {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Sevens))
-    }
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
-    }
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
-}
-
-struct Sevens;
-
-impl Random for Sevens {
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
-        out.fill(7);
-        Ok(())
-    }
-}
 
 fn noise(me: &Identity, to: Option<&PeerId>) -> HandshakeState {
     let secret = me.x25519_secret();
     let builder = Builder::with_resolver(
         "Noise_IK_25519_AESGCM_SHA256".parse().unwrap(),
-        Box::new(Resolver),
+        Box::new(SeededResolver(ChaCha20Rng::from_seed([7; 32]))),
     )
     .prologue(b"punch envelope v1")
     .and_then(|builder| builder.local_private_key(secret.as_bytes()))

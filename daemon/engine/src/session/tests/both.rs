@@ -2,46 +2,42 @@
 
 use super::*;
 
+/// A begins, and B so many milliseconds later, on a path of 30 ms.
+fn begun_at_once(offset: u64) -> World {
+    let mut world = World::new();
+    world.latency = millis(30);
+    world.send(A, 0);
+    world.run(millis(offset));
+    world.send(B, 0);
+    world
+}
+
+/// Packets after the first one from both ends, one each time; all of them arrive.
+fn exchange(world: &mut World, count: u32, every: Duration) {
+    for number in 1..count {
+        world.run(every);
+        world.send(A, number);
+        world.send(B, number);
+    }
+    world.run(secs(1));
+    for end in &world.ends {
+        assert!(end.inbox.iter().copied().eq(0..count));
+    }
+}
+
 #[test]
 fn both_begin_at_once_and_every_packet_arrives_afterwards() {
     for offset in [0, 1, 10, 29, 30, 31, 59, 60, 61, 90] {
-        let mut world = World::new();
-        world.latency = millis(30);
-        world.send(A, 0);
-        world.run(millis(offset));
-        world.send(B, 0);
-        for number in 1..1000 {
-            world.run(millis(1));
-            world.send(A, number);
-            world.send(B, number);
-        }
-        world.run(secs(1));
-
-        for end in &world.ends {
-            assert!(end.inbox.iter().copied().eq(0..1000), "{offset}");
-        }
+        exchange(&mut begun_at_once(offset), 1000, millis(1));
     }
 }
 
 #[test]
 fn both_begin_at_once_and_keys_are_renewed_without_loss() {
     for offset in [0, 20, 40] {
-        let mut world = World::new();
-        world.latency = millis(30);
+        let mut world = begun_at_once(offset);
         world.keep = false;
-        world.send(A, 0);
-        world.run(millis(offset));
-        world.send(B, 0);
-        for number in 1..6000 {
-            world.run(millis(200));
-            world.send(A, number);
-            world.send(B, number);
-        }
-        world.run(secs(1));
-
-        for end in &world.ends {
-            assert!(end.inbox.iter().copied().eq(0..6000), "{offset}");
-        }
+        exchange(&mut world, 6000, millis(200));
         let begun = world.ends[A].begun.len() + world.ends[B].begun.len();
         assert!((8..=20).contains(&begun), "{begun}");
     }

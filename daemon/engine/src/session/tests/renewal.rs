@@ -1,6 +1,7 @@
 //! New keys in time, and none that are too old.
 
 use super::*;
+use crate::tunnel::Tunnel;
 
 #[test]
 fn the_initiator_begins_again_when_it_sends_after_two_minutes_and_the_responder_does_not() {
@@ -191,4 +192,34 @@ fn keys_that_are_confirmed_late_do_not_take_the_place_of_newer_ones() {
     }
 
     assert!(world.both_ways_work());
+}
+
+#[test]
+fn what_waits_in_a_session_leaves_through_the_one_that_replaces_it() {
+    let mut world = World::new();
+    let now = world.now;
+    let fresh = || {
+        let [a, _] = World::new().ends;
+        a.session
+    };
+    let mut tunnel = Tunnel::fixed(fresh());
+    for number in 1..=3 {
+        let sealer = tunnel.sealer().unwrap();
+        assert_eq!(sealer.seal(&packet(number), now, &mut Buffer::default()), 0);
+    }
+    world.send(A, 0);
+    world.settle();
+    let ready = std::mem::replace(&mut world.ends[A].session, fresh());
+    assert!(ready.established());
+    tunnel.prepare(ready, true);
+
+    assert!(tunnel.promote(now).0);
+
+    let sealer = tunnel.sealer().unwrap();
+    while sealer.has_waiting(now) {
+        let mut out = Buffer::default();
+        sealer.seal_waiting(now, &mut out);
+        world.ends[B].open(&out, world.now);
+    }
+    assert_eq!(world.ends[B].inbox, [0, 1, 2, 3]);
 }

@@ -1,10 +1,13 @@
-//! The command line.
+//! The command line, as a value: for the program and for its manual pages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 use punch_api::{PeerName, PortRange, Protocol, ServerKind, Target};
+
+use crate::complete;
 
 /// Open private tunnels to your other machines, and share exactly the ports that you choose.
 #[derive(Debug, Parser)]
@@ -12,28 +15,42 @@ use punch_api::{PeerName, PortRange, Protocol, ServerKind, Target};
     name = "punchctl",
     version,
     arg_required_else_help = true,
-    after_help = "First tunnel:\n  punchctl id                          print this machine's key, for the other side\n  punchctl peer add db punch1…         know the other machine by a name\n  punchctl up db                       connect\n  punchctl forward tcp 5432            on the other machine: share its port 5432\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage."
+    after_help = "First tunnel:\n  punchctl id                          print this machine's key, for the other side\n  punchctl peer add db punch1…         know the other machine by a name\n  punchctl up db                       connect\n  punchctl forward tcp 5432            on the other machine: share its port 5432\n\n`punchctl help COMMAND` explains each command, with examples.\nExit status: 0 done, 1 refused or failed, 2 wrong usage."
 )]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// The control socket of punchd
     #[arg(long, global = true, value_name = "PATH", env = "PUNCH_SOCKET", default_value = punch_api::DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
     /// Print the answer as JSON
     #[arg(long, global = true)]
-    pub(crate) json: bool,
+    pub json: bool,
+    /// What to do
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
+/// What to do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Show this machine's key and overlay addresses
+    #[command(
+        after_help = "Examples:\n  punchctl id\n  punchctl id --json | jq -r .id            the key alone"
+    )]
     Id,
     /// Show everything: this machine, servers, peers, forwards
+    #[command(
+        after_help = "Examples:\n  punchctl status\n  punchctl status --json | jq '.peers[] | select(.state != \"connected\") | .name'"
+    )]
     Status,
     /// Show the peers
+    #[command(
+        after_help = "Examples:\n  punchctl peers\n  punchctl peers | cut -f 1                 their names: without a terminal, columns are separated by tabs"
+    )]
     Peers,
     /// Follow what happens, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line"
+    )]
     Events,
     /// Signalling and STUN servers
     #[command(subcommand)]
@@ -42,8 +59,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Peer(PeerCommand),
     /// Connect to a peer, now and after every restart
+    #[command(
+        after_help = "Examples:\n  punchctl up db\n  punchctl up db --timeout 60\n  punchctl up db --no-wait"
+    )]
     Up {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
         /// Do not wait for the connection
         #[arg(long)]
@@ -53,8 +74,10 @@ pub(crate) enum Command {
         timeout: u64,
     },
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
+    #[command(after_help = "Examples:\n  punchctl down db")]
     Down {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
     },
     /// Share a port of this machine, or of one that it reaches, with peers
@@ -63,6 +86,7 @@ pub(crate) enum Command {
     )]
     Forward {
         /// tcp or udp
+        #[arg(add = ArgValueCandidates::new(complete::protocols))]
         protocol: Protocol,
         /// The port that peers use, or a range FIRST-LAST
         ports: PortRange,
@@ -70,105 +94,134 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TARGET")]
         to: Option<Target>,
         /// Only for this peer; may be given several times. Without it: for all peers
-        #[arg(long = "peer", value_name = "NAME")]
+        #[arg(long = "peer", value_name = "NAME", add = ArgValueCandidates::new(complete::peers))]
         peers: Vec<PeerName>,
     },
     /// Show what is shared
+    #[command(after_help = "Examples:\n  punchctl forwards")]
     Forwards,
     /// No longer share a port
+    #[command(
+        after_help = "Examples:\n  punchctl unforward tcp 5432\n  punchctl unforward tcp 9000-9010"
+    )]
     Unforward {
         /// tcp or udp
+        #[arg(add = ArgValueCandidates::new(complete::protocols))]
         protocol: Protocol,
         /// The port or range, as it was shared
+        #[arg(add = ArgValueCandidates::new(complete::forwarded_ports))]
         ports: PortRange,
     },
     /// Let a peer reach every port of this machine
+    #[command(after_help = "Examples:\n  punchctl allow laptop --host")]
     Allow(HostAccess),
     /// No longer let a peer reach every port of this machine
+    #[command(after_help = "Examples:\n  punchctl deny laptop --host")]
     Deny(HostAccess),
     /// Measure the round trip to a peer through the tunnel
+    #[command(after_help = "Examples:\n  punchctl ping db\n  punchctl ping db --count 1")]
     Ping {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
         /// How often
         #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },
     /// Why the path to a peer is as it is: both NATs, what was tried, what would help
+    #[command(after_help = "Examples:\n  punchctl why db")]
     Why {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
     },
     /// Find out how this machine's NAT behaves
+    #[command(after_help = "Examples:\n  punchctl netcheck")]
     Netcheck,
     /// This machine's key
     #[command(subcommand)]
     Key(KeyCommand),
 }
 
+/// A grant of the whole machine.
 #[derive(Debug, Args)]
-pub(crate) struct HostAccess {
+pub struct HostAccess {
     /// The peer
-    pub(crate) peer: PeerName,
+    #[arg(add = ArgValueCandidates::new(complete::peers))]
+    pub peer: PeerName,
     /// Confirms that the whole machine is meant
     #[arg(long, required = true)]
-    pub(crate) host: bool,
+    pub host: bool,
 }
 
+/// `punchctl server`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ServerCommand {
+pub enum ServerCommand {
     /// Use a server from now on
     #[command(
         after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example"
     )]
     Add {
         /// signal or stun
+        #[arg(add = ArgValueCandidates::new(complete::server_kinds))]
         kind: ServerKind,
         /// ws://HOST[:PORT] or wss://HOST[:PORT] for signal, HOST[:PORT] for stun
         address: String,
     },
     /// No longer use a server
+    #[command(
+        after_help = "Examples:\n  punchctl server remove signal wss://signal.example\n  punchctl server remove stun stun.example"
+    )]
     Remove {
         /// signal or stun
+        #[arg(add = ArgValueCandidates::new(complete::server_kinds))]
         kind: ServerKind,
         /// As it was added
+        #[arg(add = ArgValueCandidates::new(complete::servers))]
         address: String,
     },
     /// Show the servers and how they do
+    #[command(after_help = "Examples:\n  punchctl server list")]
     List,
 }
 
+/// `punchctl peer`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum PeerCommand {
+pub enum PeerCommand {
     /// Know another machine by a name
     #[command(
         after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1"
     )]
     Add(AddPeerArguments),
     /// Forget a peer
+    #[command(after_help = "Examples:\n  punchctl peer remove db")]
     Remove {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         name: PeerName,
     },
     /// Give a peer another name
+    #[command(after_help = "Examples:\n  punchctl peer rename db database")]
     Rename {
         /// The peer
+        #[arg(add = ArgValueCandidates::new(complete::peers))]
         name: PeerName,
         /// Its new name
         to: PeerName,
     },
 }
 
+/// `punchctl peer add`.
 #[derive(Debug, Args)]
-pub(crate) struct AddPeerArguments {
+pub struct AddPeerArguments {
     /// What to call it
-    pub(crate) name: PeerName,
+    pub name: PeerName,
     /// Its key, as `punchctl id` prints it there
     #[arg(required_unless_present = "wireguard", conflicts_with = "wireguard")]
-    pub(crate) key: Option<String>,
+    pub key: Option<String>,
     /// Use only IPv6 with it
     #[arg(long, conflicts_with = "wireguard")]
-    pub(crate) ipv6_only: bool,
+    pub ipv6_only: bool,
     /// It is an unmodified WireGuard with this public key
     #[arg(
         long,
@@ -176,20 +229,22 @@ pub(crate) struct AddPeerArguments {
         requires = "endpoint",
         requires = "address"
     )]
-    pub(crate) wireguard: Option<String>,
+    pub wireguard: Option<String>,
     /// Where that WireGuard listens
     #[arg(long, value_name = "ADDR:PORT", requires = "wireguard")]
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub endpoint: Option<SocketAddr>,
     /// Its address inside the tunnel
     #[arg(long, value_name = "IP", requires = "wireguard")]
-    pub(crate) address: Option<IpAddr>,
+    pub address: Option<IpAddr>,
     /// A file with a WireGuard preshared key
     #[arg(long, value_name = "FILE", requires = "wireguard")]
-    pub(crate) preshared_key: Option<PathBuf>,
+    pub preshared_key: Option<PathBuf>,
 }
 
+/// `punchctl key`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
+pub enum KeyCommand {
     /// Show the public keys, and which file holds the secret
+    #[command(after_help = "Examples:\n  punchctl key show")]
     Show,
 }

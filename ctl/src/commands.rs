@@ -87,10 +87,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             show(&out, client.get(&path).await?, explain::why)
         }
         Command::Netcheck => {
-            let progress = out.progress("asking the STUN servers");
-            let answer = client.call(Method::POST, "/v1/netcheck", &()).await;
-            progress.end();
-            show(&out, answer?, |out, views: &Vec<_>| {
+            let asking = client.call(Method::POST, "/v1/netcheck", &());
+            let answer = out.during("asking the STUN servers", asking).await?;
+            show(&out, answer, |out, views: &Vec<_>| {
                 explain::netcheck(out, views)
             })
         }
@@ -235,15 +234,15 @@ async fn up(client: &Client, out: &Output, peer: &PeerName, seconds: u64) -> Res
     let ask = Up {
         wait_ms: seconds * 1000,
     };
-    let progress = out.progress(&format!("connecting to {peer}"));
     // Ctrl-C ends the waiting only: the connection stays wanted, as it would after a timeout.
+    let connecting = client.call(Method::POST, &path, &ask);
+    let what = format!("connecting to {peer}");
     let answer = tokio::select! {
-        answer = client.call(Method::POST, &path, &ask) => answer,
+        answer = out.during(&what, connecting) => answer,
         _ = tokio::signal::ctrl_c() => Err(Failure::Refused(format!(
             "no longer waiting; punchd goes on trying. To end that: punchctl down {peer}"
         ))),
     };
-    progress.end();
     let answer = answer?;
     let view: PeerView = parse(answer.clone())?;
     if out.json {
@@ -276,7 +275,8 @@ async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Res
                 _ = tokio::signal::ctrl_c() => break,
             }
         }
-        match post(client, peer, "ping").await {
+        let pinging = post(client, peer, "ping");
+        match out.during(&format!("waiting for {peer}"), pinging).await {
             Ok(answer) => {
                 let view: PingView = parse(answer.clone())?;
                 if !out.json {

@@ -128,9 +128,8 @@ fn a_search_without_success_is_told_with_its_cost_and_what_would_help() {
             "here    hard NAT (192.0.2.1, 192.0.2.2)",
             "there   not known yet",
             "",
-            "STEP             CHANCE  RESULT      MAPPINGS  PACKETS  PEAK   TOOK",
-            "ordinary checks  0 %     found none  1         12       -      0.2 s",
-            "birthday search  0.40 %  found none  4096      4096     970/s  5.7 s",
+            "ordinary checks\t0 %\tfound none\t1\t12\t-\t0.2 s",
+            "birthday search\t0.40 %\tfound none\t4096\t4096\t970/s\t5.7 s",
             "On the average it takes 6 h of attempts until one succeeds.",
             "3 attempts have failed in a row; the next one begins in 61.2 s.",
             "budget  normal: at most 4096 mappings alive, 1000 packets/s, 12000 packets to one address, 12 s for a search",
@@ -165,8 +164,8 @@ fn a_path_is_told_with_what_has_found_it() {
     let text = lines.join("\n");
     for part in [
         "there   easy NAT\n",
-        "ordinary checks  100 %   not needed",
-        "hold and probe   98 %    found the path",
+        "ordinary checks\t100 %\tnot needed",
+        "hold and probe\t98 %\tfound the path",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }

@@ -1,5 +1,6 @@
 //! punchd.toml: what the administrator sets. Everything is optional; what is unknown or wrong stops the start.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,10 +8,8 @@ use anyhow::{Context, Result, bail};
 use punch_api::{Ipv4Range, ServerAddress, ServerKind};
 use punch_engine::{Allocation, Budget, Filtering, Mapping, NatOverrides};
 use punch_platform::Offloads;
+use punchd_arguments::DEFAULT_CONFIG;
 use serde::Deserialize;
-
-/// Where it is unless told otherwise.
-pub(crate) const DEFAULT_PATH: &str = "/etc/punch/punchd.toml";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -28,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) port_mapping: bool,
     /// What the kernel may do for many packets at once.
     pub(crate) offloads: Offloads,
+    /// Where metrics are served over TCP, too.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 impl Default for Config {
@@ -42,6 +43,7 @@ impl Default for Config {
             nat: NatOverrides::default(),
             port_mapping: true,
             offloads: Offloads::default(),
+            metrics: None,
         }
     }
 }
@@ -57,6 +59,13 @@ struct File {
     punch: Punch,
     nat: Nat,
     offload: Offload,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Metrics {
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -241,23 +250,30 @@ fn parse_allocation(text: &str) -> Option<Allocation> {
 }
 
 impl Config {
-    /// Reads the file. One that was not named and does not exist is an empty one.
-    pub(crate) fn load(path: Option<&Path>) -> Result<Self> {
+    /// Reads the file, and says in a line which one that is. One that was not named and does not exist is an empty one.
+    pub(crate) fn load(path: Option<&Path>) -> Result<(Self, String)> {
         let (path, named) = match path {
             Some(path) => (path, true),
-            None => (Path::new(DEFAULT_PATH), false),
+            None => (Path::new(DEFAULT_CONFIG), false),
         };
+        let place = path.display();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
+                return Ok((
+                    Self::default(),
+                    format!("{place}: not there; every setting has its default"),
+                ));
             }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {place}")),
         };
-        Self::parse(&text)
-            .with_context(|| format!("{} is not a valid configuration", path.display()))
+        let config = Self::parse(&text).with_context(|| {
+            format!(
+                "{place} is not a valid configuration for punchd {}",
+                env!("CARGO_PKG_VERSION")
+            )
+        })?;
+        Ok((config, format!("{place}: fine")))
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -318,6 +334,7 @@ impl Config {
         }
         config.nat = file.nat.overrides(at)?;
         config.offloads = file.offload.switches();
+        config.metrics = file.metrics.listen;
         Ok(config)
     }
 }
@@ -368,6 +385,8 @@ mod tests {
             tun_gro = false
             udp_gso = false
             udp_gro = false
+            [metrics]
+            listen = "127.0.0.1:9586"
         "#;
         let config = Config::parse(text).expect("parses");
         let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
@@ -404,6 +423,7 @@ mod tests {
             udp_gro: false,
         };
         assert_eq!(config.offloads, offloads);
+        assert_eq!(config.metrics, Some(([127, 0, 0, 1], 9586).into()));
     }
 
     #[test]
@@ -442,6 +462,7 @@ mod tests {
             ("[nat]\nlifetime = 1\n", "line 2", "86400"),
             ("[nat]\nopening_ttl = 0\n", "line 2", "TTL"),
             ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
+            ("[metrics]\nlisten = \"9586\"\n", "line 2", "socket address"),
         ] {
             let refusal = refusal(text);
             assert!(

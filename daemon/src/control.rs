@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,14 +17,13 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use futures_util::Stream;
 use punch_api::error::ErrorBody;
-use punch_api::{
-    ApiError, ErrorCode, Event, EventKind, ForwardKey, PeerName, PeerState, PeerView, Up,
-};
+use punch_api::{ApiError, Event, EventKind, ForwardKey, PeerName, PeerState, PeerView, Up};
+use punch_platform::confine::Owner;
 use serde::de::DeserializeOwned;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 
 use crate::desk::{Answer, Request};
+use crate::metrics;
 
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -31,14 +31,18 @@ const MAX_BODY: usize = 64 * 1024;
 const GROUP: &str = "punch";
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Opens the socket with mode 0660 for the group `punch`, if there is one.
-pub(crate) async fn bind(path: &Path) -> Result<UnixListener> {
+/// Opens the socket with mode 0660 for the group `punch`, if there is one; it belongs to `owner`, if that is another user.
+pub(crate) fn bind(path: &Path, owner: Option<Owner>) -> Result<UnixListener> {
     let place = || format!("cannot open the control socket {}", path.display());
+    let user = owner.map(|owner| owner.user);
     if let Some(parent) = path.parent()
+        && !parent.as_os_str().is_empty()
         && !parent.exists()
     {
         fs::create_dir_all(parent).with_context(place)?;
         fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).with_context(place)?;
+        // Who removes the socket in the end must be able to.
+        chown(parent, user, owner.map(|owner| owner.group)).with_context(place)?;
     }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
@@ -48,7 +52,7 @@ pub(crate) async fn bind(path: &Path) -> Result<UnixListener> {
             );
         }
         Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
+            if UnixStream::connect(path).is_ok() {
                 bail!(
                     "another punchd answers on {}: stop it first",
                     path.display()
@@ -60,10 +64,9 @@ pub(crate) async fn bind(path: &Path) -> Result<UnixListener> {
         Err(error) => return Err(error).with_context(place),
     }
     let listener = UnixListener::bind(path).with_context(place)?;
+    listener.set_nonblocking(true).with_context(place)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(place)?;
-    if let Some(group) = group_id(GROUP)
-        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group))
-    {
+    if let Err(error) = chown(path, user, group_id(GROUP)) {
         tracing::warn!(%error, "the control socket is not for the group {GROUP}");
     }
     Ok(listener)
@@ -85,7 +88,7 @@ struct Control {
 
 /// Serves the socket.
 pub(crate) async fn serve(
-    listener: UnixListener,
+    listener: tokio::net::UnixListener,
     desk: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
 ) {
@@ -114,6 +117,7 @@ pub(crate) async fn serve(
         )
         .route("/v1/netcheck", post(|c| ask(c, Request::Netcheck)))
         .route("/v1/events", get(listen))
+        .route("/metrics", get(metrics))
         .fallback(|| async { refuse(ApiError::not_found("no such call")) })
         .method_not_allowed_fallback(|| async {
             refuse(ApiError::not_found("no such call with this method"))
@@ -223,6 +227,10 @@ async fn remove_server(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::RemoveServer).await
 }
 
+async fn metrics(State(context): State<Control>) -> Response {
+    metrics::answer(&context.desk).await
+}
+
 /// Connects, and waits for the connection if asked to.
 async fn up(context: State<Control>, name: Path1, Body(body): Body) -> Response {
     let ask: Up = match body.is_empty() {
@@ -327,14 +335,7 @@ async fn call<T>(
     context: &Control,
     request: impl FnOnce(Answer<T>) -> Request,
 ) -> Result<T, ApiError> {
-    let (sender, receiver) = oneshot::channel();
-    let stopping = || ApiError::new(ErrorCode::Internal, "punchd is stopping");
-    context
-        .desk
-        .send(request(sender))
-        .await
-        .map_err(|_| stopping())?;
-    receiver.await.map_err(|_| stopping())?
+    crate::desk::call(&context.desk, request).await
 }
 
 fn parse_name(name: &str) -> Result<PeerName, ApiError> {
@@ -352,7 +353,7 @@ fn respond<T: serde::Serialize>(result: Result<T, ApiError>) -> Response {
     }
 }
 
-fn refuse(error: ApiError) -> Response {
+pub(crate) fn refuse(error: ApiError) -> Response {
     let status =
         StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(ErrorBody { error })).into_response()

@@ -65,6 +65,17 @@ pub(crate) enum Request {
     Why(PeerName, Answer<WhyView>),
 }
 
+/// Asks the desk something.
+pub(crate) async fn call<T>(
+    desk: &mpsc::Sender<Request>,
+    request: impl FnOnce(Answer<T>) -> Request,
+) -> Result<T, ApiError> {
+    let (sender, receiver) = oneshot::channel();
+    let stopping = || ApiError::new(ErrorCode::Internal, "punchd is stopping");
+    desk.send(request(sender)).await.map_err(|_| stopping())?;
+    receiver.await.map_err(|_| stopping())?
+}
+
 /// The network as the desk sees it.
 pub(crate) struct Kernel {
     pub(crate) netlink: Netlink,

@@ -4,6 +4,9 @@ mod config;
 mod control;
 mod desk;
 mod driver;
+mod ground;
+mod heartbeat;
+mod metrics;
 mod portmap;
 mod run;
 mod signalling;
@@ -11,93 +14,60 @@ mod snapshot;
 mod store;
 mod targets;
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use clap::Parser;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use punch_service::{log, manager};
+use punchd_arguments::{Arguments, REFUSED};
 
 use crate::config::Config;
+use crate::ground::Places;
+use crate::store::Store;
 
-/// The Punch daemon: owns the TUN device, the tunnels and the forwards, and serves the control socket.
-#[derive(Debug, Parser)]
-#[command(
-    name = "punchd",
-    version,
-    after_help = "punchd runs in the foreground and logs to standard error. It needs CAP_NET_ADMIN and /dev/net/tun.\nControl it with punchctl."
-)]
-struct Arguments {
-    /// The configuration file; without this option /etc/punch/punchd.toml, if it exists
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where identity, peers, servers and forwards are kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/punch")]
-    state_dir: PathBuf,
-    /// The control socket
-    #[arg(long, value_name = "PATH", default_value = punch_api::DEFAULT_SOCKET)]
-    socket: PathBuf,
-    /// What to log: off, error, warn, info, debug or trace; also MODULE=LEVEL, separated by commas
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG", value_parser = parse_log)]
-    log: Targets,
-}
-
-/// A word without a level would be taken for a module, and silence all others.
-fn parse_log(text: &str) -> Result<Targets, String> {
-    let mut bare = text.split(',').filter(|part| !part.contains('='));
-    let is_level = |part: &&str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    if let Some(word) = bare.find(|part| !is_level(part)) {
-        return Err(format!(
-            "'{word}' is no level: give off, error, warn, info, debug, trace or MODULE=LEVEL"
-        ));
-    }
-    text.parse().map_err(|error| format!("{error}"))
-}
+const PROGRAM: &str = "punchd";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .finish()
-        .with(arguments.log)
-        .init();
-    let places = run::Places {
+    let checked = check(&arguments);
+    if arguments.check {
+        return match checked {
+            Ok((_, found)) => {
+                #[expect(clippy::print_stdout, reason = "it was asked for")]
+                {
+                    println!("{found}");
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, ExitCode::from(REFUSED)),
+        };
+    }
+    log::start(PROGRAM, arguments.log);
+    let config = match checked {
+        Ok((config, _)) => config,
+        Err(error) => return fail(&error, ExitCode::from(REFUSED)),
+    };
+    let places = Places {
         state_dir: arguments.state_dir,
         socket: arguments.socket,
     };
-    let result =
-        Config::load(arguments.config.as_deref()).and_then(|config| run::run(config, places));
-    match result {
+    match run::run(config, places) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(
-                clippy::print_stderr,
-                reason = "the last word, also when logs are filtered"
-            )]
-            {
-                eprintln!("punchd: {error:#}");
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error, ExitCode::FAILURE),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What can be refused before anything is touched: the configuration, and a state that this version cannot read.
+fn check(arguments: &Arguments) -> Result<(Config, String)> {
+    let (config, file) = Config::load(arguments.config.as_deref())?;
+    let state = Store::inspect(&arguments.state_dir)
+        .with_context(|| format!("the state in {}", arguments.state_dir.display()))?;
+    Ok((config, format!("{file}\n{state}")))
+}
 
-    #[test]
-    fn a_misspelt_level_is_refused_and_does_not_silence_the_log() {
-        for good in ["info", "off", "debug,punch_engine=trace", "tokio=warn"] {
-            assert!(parse_log(good).is_ok(), "{good}");
-        }
-        for bad in ["debgu", "info,loud", "punch_engine=loud", ""] {
-            assert!(parse_log(bad).is_err(), "{bad}");
-        }
-    }
+fn fail(error: &anyhow::Error, status: ExitCode) -> ExitCode {
+    let message = format!("{error:#}");
+    manager::status(&message);
+    log::last_word(PROGRAM, &message);
+    status
 }

@@ -2,13 +2,14 @@
 //! it, or detached because it ends by itself.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use punch_engine::{Engine, EngineConfig, SocketId};
 use punch_platform::{Offloads, Tun, Udp, clock, netlink};
+use punch_service::manager;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
@@ -17,19 +18,14 @@ use crate::config::Config;
 use crate::control;
 use crate::desk::{Desk, Inlets, Kernel, Parts};
 use crate::driver::{Command, Driver, Settings};
-use crate::store::Store;
+use crate::ground::{Ground, Places};
+use crate::{heartbeat, metrics};
 
 /// The TUN's transmit queue, in packets: a millisecond or two at full speed.
 const TUN_QUEUE: u32 = 1000;
 
 /// Frames that say goodbye take this long to leave.
 const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// Where things are.
-pub(crate) struct Places {
-    pub(crate) state_dir: PathBuf,
-    pub(crate) socket: PathBuf,
-}
 
 /// Starts tasks on the runtime for control and targets.
 #[derive(Clone)]
@@ -94,10 +90,12 @@ fn runtime() -> Result<Runtime> {
 pub(crate) fn run(config: Config, places: Places) -> Result<()> {
     // The packet path has a thread and a runtime of its own; control and targets share this one.
     raise_file_limit();
+    // Before any thread is started.
+    let ground = Ground::prepare(&config, places)?;
     let control = runtime()?;
     // A start that fails gives its share up inside the other runtime, where this one must not end.
     let data = Arc::new(runtime()?);
-    let result = control.block_on(serve(config, places, data.clone()));
+    let result = control.block_on(serve(config, ground, data.clone()));
     // A name that is still being looked up must not hold up the end.
     control.shutdown_background();
     result
@@ -114,12 +112,21 @@ fn file_limit() -> u64 {
     rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()> {
+async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()> {
     let spawner = Spawner(Handle::current());
-    let store = Store::open(&places.state_dir)?;
+    let Ground {
+        store,
+        listener,
+        socket_file: _socket_file,
+    } = ground;
     let identity = store.identity()?;
-    let listener = control::bind(&places.socket).await?;
-    let _socket_file = RemoveOnDrop(places.socket);
+    let listener = UnixListener::from_std(listener).context("cannot use the control socket")?;
+    let metrics_listener = match config.metrics {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} ([metrics] listen in punchd.toml)")
+        })?),
+        None => None,
+    };
 
     let (tun, v4, v6) = {
         let _data = data.enter();
@@ -228,10 +235,19 @@ async fn serve(config: Config, places: Places, data: Arc<Runtime>) -> Result<()>
     );
     // The desk works for as long as somebody could ask it something; until the goodbyes are said, that is us.
     let desk_is_needed = requests_in.clone();
+    let _heartbeat_task = spawner.spawn(
+        "heartbeat",
+        heartbeat::beat(requests_in.clone(), broadcast.subscribe()),
+    );
+    let metrics_task = metrics_listener
+        .map(|listener| spawner.spawn("metrics", metrics::serve(listener, requests_in.clone())));
     let control_task = spawner.spawn("control", control::serve(listener, requests_in, broadcast));
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
+    manager::ready("started");
 
     let outcome = wait_for_end(stopped).await;
+    manager::stopping();
+    drop(metrics_task);
     // First no more requests, then goodbye to the peers, for which the desk holds the signalling clients; the desk goes last.
     drop(control_task);
     let _ = commands.send(Command::ShutDown).await;
@@ -290,12 +306,4 @@ async fn configure_tun(
         }
     }
     Ok(index)
-}
-
-struct RemoveOnDrop(PathBuf);
-
-impl Drop for RemoveOnDrop {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

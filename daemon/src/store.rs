@@ -24,6 +24,8 @@ const IDENTITY: &str = "identity.key";
 const LOCK: &str = "lock";
 const VERSION: u32 = 1;
 const IDENTITY_HEADER: &str = "punch identity v1: secret, for this machine only";
+/// How every version's header begins.
+const ANY_IDENTITY_HEADER: &str = "punch identity v";
 
 /// All that users have configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -99,8 +101,9 @@ pub(crate) enum Worked {
     Birthday,
 }
 
+/// The files of a directory, and who opened it keeps every other punchd out.
 pub(crate) struct Store {
-    directory: PathBuf,
+    files: Files,
     /// Held for as long as punchd runs: two of them on one state would overwrite each other.
     _lock: File,
 }
@@ -150,84 +153,53 @@ impl Store {
             }
         }
         Ok(Self {
-            directory: directory.to_owned(),
+            files: Files(directory.to_owned()),
             _lock: lock,
         })
     }
 
+    /// Reads what is there, as a start would, and says in a line what that is. Nothing is written, and no lock is taken.
+    pub(crate) fn inspect(directory: &Path) -> Result<String> {
+        let files = Files(directory.to_owned());
+        let place = directory.display();
+        if !directory.exists() {
+            return Ok(format!("{place}: not there yet"));
+        }
+        let identity = files
+            .identity()?
+            .map_or("no identity yet", |_| "an identity");
+        let state = files.load()?;
+        files.load_stamps()?;
+        Ok(format!(
+            "{place}: fine ({identity}, {} peers, {} forwards, {} servers)",
+            state.peers.len(),
+            state.forwards.len(),
+            state.servers.len()
+        ))
+    }
+
     /// The file that holds the identity.
     pub(crate) fn identity_path(&self) -> PathBuf {
-        self.directory.join(IDENTITY)
+        self.files.path(IDENTITY)
     }
 
     /// Reads the identity, or makes one on the first start.
     pub(crate) fn identity(&self) -> Result<Identity> {
-        let path = self.identity_path();
-        let Some(text) = read_private(&path)? else {
-            let seed = Zeroizing::new(punch_platform::random::<32>()?);
-            let text = Zeroizing::new(format!(
-                "{IDENTITY_HEADER}\n{}\n",
-                BASE64_STANDARD.encode(*seed)
-            ));
-            self.write(IDENTITY, text.as_bytes())?;
-            return Ok(Identity::from_seed(&seed));
-        };
-        let broken = || {
-            format!(
-                "{} is damaged: restore it from a backup; without it this machine has another identity and every peer must add it anew",
-                path.display()
-            )
-        };
-        let (header, rest) = text.split_once('\n').with_context(broken)?;
-        if header != IDENTITY_HEADER {
-            bail!(broken());
+        if let Some(identity) = self.files.identity()? {
+            return Ok(identity);
         }
-        let mut seed = Zeroizing::new([0; 32]);
-        let length = BASE64_STANDARD
-            .decode_slice(rest.trim_end(), &mut *seed)
-            .ok()
-            .with_context(broken)?;
-        if length != seed.len() {
-            bail!(broken());
-        }
+        let seed = Zeroizing::new(punch_platform::random::<32>()?);
+        let text = Zeroizing::new(format!(
+            "{IDENTITY_HEADER}\n{}\n",
+            BASE64_STANDARD.encode(*seed)
+        ));
+        self.write(IDENTITY, text.as_bytes())?;
         Ok(Identity::from_seed(&seed))
     }
 
     /// Reads the state; none yet is an empty one.
     pub(crate) fn load(&self) -> Result<State> {
-        let path = self.directory.join(STATE);
-        let Some(text) = read_private(&path)? else {
-            return Ok(State::default());
-        };
-        let broken = || {
-            format!(
-                "{} is damaged: restore it from a backup, or move it away and configure anew",
-                path.display()
-            )
-        };
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let Versioned { version } = serde_json::from_str(&text).with_context(broken)?;
-        if version != VERSION {
-            bail!(
-                "{} was written by another version of punchd (format {version}, this one reads {VERSION}): install that version again, or move the file away and configure anew",
-                path.display()
-            );
-        }
-        let file: StateFile = serde_json::from_str(&text).with_context(broken)?;
-        let servers = file
-            .servers
-            .iter()
-            .map(|server| ServerAddress::parse(server.kind, &server.address))
-            .collect::<Result<_, _>>()
-            .with_context(broken)?;
-        Ok(State {
-            peers: file.peers,
-            forwards: file.forwards,
-            servers,
-        })
+        self.files.load()
     }
 
     /// Replaces the state.
@@ -251,13 +223,7 @@ impl Store {
 
     /// Reads the stamps; none yet is fine.
     pub(crate) fn load_stamps(&self) -> Result<Stamps> {
-        let path = self.directory.join(STAMPS);
-        match read_private(&path)? {
-            None => Ok(Stamps::new()),
-            Some(text) => serde_json::from_str(&text).with_context(|| {
-                format!("{} is damaged: move it away; offers from before will then be answered once more", path.display())
-            }),
-        }
+        self.files.load_stamps()
     }
 
     /// Replaces the stamps.
@@ -267,7 +233,7 @@ impl Store {
 
     /// Reads what has worked. It only saves time: what cannot be read is forgotten, with a warning.
     pub(crate) fn load_memory(&self) -> Memory {
-        let path = self.directory.join(MEMORY);
+        let path = self.files.path(MEMORY);
         let read = || -> Result<Memory> {
             match read_private(&path)? {
                 None => Ok(Memory::new()),
@@ -286,8 +252,8 @@ impl Store {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.directory.join(name);
-        let temporary = self.directory.join(format!(".{name}.new"));
+        let path = self.files.path(name);
+        let temporary = self.files.path(&format!(".{name}.new"));
         let write = || -> io::Result<()> {
             // Left over from a write that was cut short.
             match fs::remove_file(&temporary) {
@@ -302,9 +268,109 @@ impl Store {
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()
+            File::open(&self.files.0)?.sync_all()
         };
         write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// What is read of a directory.
+struct Files(PathBuf);
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Reads the identity; there is none before the first start.
+    fn identity(&self) -> Result<Option<Identity>> {
+        let path = self.path(IDENTITY);
+        let Some(text) = read_private(&path)? else {
+            return Ok(None);
+        };
+        let broken = || {
+            format!(
+                "{} is damaged: restore it from a backup; without it this machine has another identity and every peer must add it anew",
+                path.display()
+            )
+        };
+        let (header, rest) = text.split_once('\n').with_context(broken)?;
+        if header != IDENTITY_HEADER {
+            let version = header.strip_prefix(ANY_IDENTITY_HEADER).and_then(|rest| {
+                rest.split(|c: char| !c.is_ascii_digit())
+                    .next()?
+                    .parse()
+                    .ok()
+            });
+            bail!(version.map_or_else(broken, |version| wrong_version(&path, version)));
+        }
+        let mut seed = Zeroizing::new([0; 32]);
+        let length = BASE64_STANDARD
+            .decode_slice(rest.trim_end(), &mut *seed)
+            .ok()
+            .with_context(broken)?;
+        if length != seed.len() {
+            bail!(broken());
+        }
+        Ok(Some(Identity::from_seed(&seed)))
+    }
+
+    /// Reads the state; none yet is an empty one.
+    fn load(&self) -> Result<State> {
+        let path = self.path(STATE);
+        let Some(text) = read_private(&path)? else {
+            return Ok(State::default());
+        };
+        let broken = || {
+            format!(
+                "{} is damaged: restore it from a backup, or move it away and configure anew",
+                path.display()
+            )
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_str(&text).with_context(broken)?;
+        if version != VERSION {
+            bail!(wrong_version(&path, version));
+        }
+        let file: StateFile = serde_json::from_str(&text).with_context(broken)?;
+        let servers = file
+            .servers
+            .iter()
+            .map(|server| ServerAddress::parse(server.kind, &server.address))
+            .collect::<Result<_, _>>()
+            .with_context(broken)?;
+        Ok(State {
+            peers: file.peers,
+            forwards: file.forwards,
+            servers,
+        })
+    }
+
+    /// Reads the stamps; none yet is fine.
+    fn load_stamps(&self) -> Result<Stamps> {
+        let path = self.path(STAMPS);
+        match read_private(&path)? {
+            None => Ok(Stamps::new()),
+            Some(text) => serde_json::from_str(&text).with_context(|| {
+                format!("{} is damaged: move it away; offers from before will then be answered once more", path.display())
+            }),
+        }
+    }
+}
+
+fn wrong_version(path: &Path, version: u32) -> String {
+    let (path, this) = (path.display(), env!("CARGO_PKG_VERSION"));
+    if version > VERSION {
+        format!(
+            "{path} was written by a newer version of punchd (format {version}; {this} reads {VERSION}): install that version again, or restore the file from a backup of before"
+        )
+    } else {
+        format!(
+            "{path} has a format that punchd {this} does not read ({version}; it reads {VERSION}): install the version that wrote it"
+        )
     }
 }
 

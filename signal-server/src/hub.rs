@@ -250,6 +250,11 @@ impl Hub {
         self.online.len()
     }
 
+    /// Connections now, with those that have not proven an identity yet.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Counters {
         self.counters

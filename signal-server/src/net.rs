@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use punch_service::exposition::{self, Exposition};
+use punch_service::manager;
 use punch_signal_protocol::{Frame, MAX_FRAME, Refusal};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +44,8 @@ const OPENING_PER_SOURCE: usize = 64;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Proxies in front: what they say of a client's address is believed.
+    pub proxies: Vec<IpAddr>,
     /// Certificate chain and key, as PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// What bounds the hub.
@@ -89,14 +94,9 @@ pub async fn run(config: Config) -> Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
-    let serving = accept(listener, tls, router);
-    let ticking = async {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            ticks.tick().await;
-            server.with(|hub| hub.handle_timeout(Instant::now()));
-        }
-    };
+    manager::ready("started");
+    let serving = accept(listener, tls, router, config.proxies.into());
+    let ticking = tick(&server);
     tokio::select! {
         () = serving => {}
         () = ticking => {}
@@ -104,7 +104,29 @@ pub async fn run(config: Config) -> Result<()> {
         _ = terminate.recv() => {}
     }
     tracing::info!("stopping");
+    manager::stopping();
     Ok(())
+}
+
+/// Lets the hub see the time, and the service manager that the hub is alive.
+async fn tick(server: &Server) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut said, mut alive) = (None, Instant::now());
+    loop {
+        ticks.tick().await;
+        let online = server.with(|hub| {
+            hub.handle_timeout(Instant::now());
+            hub.online()
+        });
+        if said != Some(online) {
+            manager::status(&format!("{online} clients online"));
+            said = Some(online);
+        }
+        if manager::watchdog().is_some_and(|interval| alive.elapsed() >= interval) {
+            manager::alive();
+            alive = Instant::now();
+        }
+    }
 }
 
 fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
@@ -164,9 +186,11 @@ impl Server {
 
 async fn upgrade(
     State(server): State<Server>,
-    Extension(Source(source)): Extension<Source>,
+    Extension(source): Extension<Source>,
+    headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
+    let source = source.client(&headers);
     upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
@@ -253,55 +277,84 @@ async fn close(socket: &mut WebSocket, why: Refusal) {
     }
 }
 
-/// Counters in Prometheus' text format.
-async fn metrics(State(server): State<Server>) -> String {
-    let (online, counters) = server.with(|hub| (hub.online(), hub.counters()));
-    let mut text = String::new();
-    for (name, kind, help, value) in [
+/// Counters in Prometheus' text format: numbers only, no identities.
+async fn metrics(State(server): State<Server>) -> impl IntoResponse {
+    let (online, connections, counters) =
+        server.with(|hub| (hub.online(), hub.connections(), hub.counters()));
+    let mut metrics = Exposition::default();
+    metrics
+        .gauge(
+            "punch_signal_build_info",
+            "The version that runs; always 1.",
+        )
+        .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    for (name, help, value) in [
+        ("punch_signal_online", "Clients online.", online),
         (
-            "punch_signal_online",
-            "gauge",
-            "Clients online.",
-            online as u64,
+            "punch_signal_connections",
+            "Connections, also those that have not proven an identity yet.",
+            connections,
         ),
+    ] {
+        metrics.gauge(name, help).value(value as f64);
+    }
+    for (name, help, value) in [
         (
             "punch_signal_logins_total",
-            "counter",
             "Clients that proved an identity.",
             counters.logins,
         ),
         (
             "punch_signal_delivered_total",
-            "counter",
             "Envelopes passed on.",
             counters.delivered,
         ),
         (
             "punch_signal_unreachable_total",
-            "counter",
             "Envelopes without receiver.",
             counters.unreachable,
         ),
         (
             "punch_signal_refused_total",
-            "counter",
             "Connections refused or closed.",
             counters.refused,
         ),
     ] {
-        text.push_str(&format!(
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
-        ));
+        metrics.counter(name, help).value(value as f64);
     }
-    text
+    (
+        [(header::CONTENT_TYPE, exposition::CONTENT_TYPE)],
+        metrics.finish(),
+    )
 }
 
 /// The address that a connection came from.
 #[derive(Clone)]
-struct Source(IpAddr);
+struct Source {
+    source: IpAddr,
+    is_proxy: bool,
+}
+
+impl Source {
+    /// Whose request it is. A proxy appends the address that it has seen, so that only the last one is its word.
+    fn client(&self, headers: &HeaderMap) -> IpAddr {
+        if !self.is_proxy {
+            return self.source;
+        }
+        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+        let told = forwarded
+            .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        told.map_or(self.source, |ip: IpAddr| ip.to_canonical())
+    }
+}
 
 /// Accepts connections; until one is a WebSocket it is bounded in time and number, so that idlers keep nobody out.
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    proxies: Arc<[IpAddr]>,
+) {
     let places = Arc::new(Semaphore::new(OPENING_AT_ONCE));
     let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
     loop {
@@ -316,10 +369,17 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router)
                 continue;
             }
         };
-        let Some(visit) = Visit::begin(&sources, source) else {
-            continue;
+        // A proxy's connections are many clients'; what it may open at once is the proxy's to bound.
+        let is_proxy = proxies.contains(&source);
+        let visit = if is_proxy {
+            None
+        } else {
+            let Some(visit) = Visit::begin(&sources, source) else {
+                continue;
+            };
+            Some(visit)
         };
-        let router = router.clone().layer(Extension(Source(source)));
+        let router = router.clone().layer(Extension(Source { source, is_proxy }));
         let tls = tls.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
@@ -377,5 +437,40 @@ impl Drop for Visit {
                 counts.remove(&self.source);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn client(source: &str, is_proxy: bool, forwarded: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        let source = Source {
+            source: source.parse().unwrap(),
+            is_proxy,
+        };
+        source.client(&headers).to_string()
+    }
+
+    #[test]
+    fn only_a_proxy_is_believed_and_only_its_own_word() {
+        let told = ["10.0.0.1, 198.51.100.7", "203.0.113.9, 2001:db8::5"];
+        assert_eq!(client("127.0.0.1", true, &told), "2001:db8::5");
+        assert_eq!(client("192.0.2.1", false, &told), "192.0.2.1");
+        assert_eq!(
+            client("127.0.0.1", true, &["::ffff:198.51.100.7"]),
+            "198.51.100.7"
+        );
+    }
+
+    #[test]
+    fn a_proxy_that_says_nothing_sensible_is_the_client_itself() {
+        assert_eq!(client("127.0.0.1", true, &[]), "127.0.0.1");
+        assert_eq!(client("::1", true, &["unknown"]), "::1");
     }
 }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use punch_service::manager;
+use punch_stun_arguments::SamplePorts;
 use punch_stun_protocol::{Endpoint, respond};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -17,21 +19,15 @@ use crate::limit::Limiter;
 /// Longer requests are none.
 const MAX_REQUEST: usize = 1280;
 
+/// Where to listen unless told otherwise.
+const DEFAULT_PORT: u16 = 3478;
+
 pub(crate) struct Config {
+    /// All addresses when empty.
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) alternate: Vec<IpAddr>,
     pub(crate) sample_ports: SamplePorts,
     pub(crate) rate: u32,
-}
-
-/// On which further ports to answer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum SamplePorts {
-    /// On those behind the main ones, as far as they are free.
-    Nearby,
-    /// On these, or not at all.
-    Range(u16, u16),
-    None,
 }
 
 /// How many ports `nearby` is.
@@ -67,7 +63,11 @@ pub(crate) fn run(config: &Config) -> Result<()> {
 async fn serve(config: &Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let bound = bind(config)?;
+    let listen = match config.listen.as_slice() {
+        [] => everywhere()?,
+        listen => listen.to_vec(),
+    };
+    let bound = bind(config, &listen)?;
     let by_address: HashMap<SocketAddr, Arc<UdpSocket>> = bound
         .iter()
         .map(|(local, bound)| (*local, bound.socket.clone()))
@@ -79,23 +79,55 @@ async fn serve(config: &Config) -> Result<()> {
     for bound in bound.into_values() {
         tasks.spawn(answer(bound, by_address.clone(), limiter.clone()));
     }
-    for address in &config.listen {
+    for address in &listen {
         tracing::info!(%address, sockets, rfc5780 = !config.alternate.is_empty(), "ready");
     }
+    manager::ready(&format!("answers on {sockets} sockets"));
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        () = beat() => {}
     }
     tracing::info!("stopping");
+    manager::stopping();
     Ok(())
+}
+
+/// Says for ever that the one thread, on which everything is answered, has time for it.
+async fn beat() {
+    let Some(interval) = manager::watchdog() else {
+        return std::future::pending().await;
+    };
+    loop {
+        manager::alive();
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// All addresses of the families that this machine has.
+fn everywhere() -> Result<Vec<SocketAddr>> {
+    let v4 = SocketAddr::from(([0; 4], DEFAULT_PORT));
+    let v6 = SocketAddr::from(([0u16; 8], DEFAULT_PORT));
+    match (open(v4), open(v6)) {
+        (Ok(_), Ok(_)) => Ok(vec![v4, v6]),
+        (Ok(_), Err(error)) if !is_taken(&error) => Ok(vec![v4]),
+        (Err(error), Ok(_)) if !is_taken(&error) => Ok(vec![v6]),
+        (Err(error), _) | (_, Err(error)) => {
+            Err(error).with_context(|| format!("cannot listen on port {DEFAULT_PORT}"))
+        }
+    }
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Opens every socket: each address on its port and, for RFC 5780, on the one after it; the alternates likewise; then the
 /// sample ports on every address.
-fn bind(config: &Config) -> Result<HashMap<SocketAddr, Bound>> {
+fn bind(config: &Config, listen: &[SocketAddr]) -> Result<HashMap<SocketAddr, Bound>> {
     let mut bound = HashMap::new();
-    let servers: Vec<_> = config
-        .listen
+    let servers: Vec<_> = listen
         .iter()
         .map(|primary| main_places(*primary, &config.alternate))
         .collect();

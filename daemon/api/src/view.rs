@@ -92,6 +92,19 @@ pub enum PathKind {
     Fixed,
 }
 
+impl PathKind {
+    /// The name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::ServerReflexive => "server_reflexive",
+            Self::PeerReflexive => "peer_reflexive",
+            Self::PortMapped => "port_mapped",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
 /// A server and how it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerView {

@@ -1,7 +1,8 @@
-//! Linux: the TUN device, UDP sockets, netlink, the clock, randomness. The only room that touches a descriptor of its own
+//! Linux: the TUN device, UDP sockets, netlink, the clock, randomness, rights. The only room that touches a descriptor of its own
 //! making or has `unsafe`.
 
 pub mod clock;
+pub mod confine;
 pub mod netlink;
 mod offloads;
 mod socket_set;

@@ -205,10 +205,17 @@ impl Desk {
     pub(super) fn expect_peer(&self, name: &PeerName) -> Result<&StoredPeer, ApiError> {
         self.state.peers.get(name).ok_or_else(|| {
             let known: Vec<_> = self.state.peers.keys().map(PeerName::as_str).collect();
-            ApiError::not_found(if known.is_empty() {
-                format!("no peer is called {name}; add one with: punchctl peer add {name} KEY")
-            } else {
-                format!("no peer is called {name}; there is {}", known.join(", "))
+            ApiError::not_found(match (closest(name.as_str(), &known), known.len()) {
+                (Some(meant), _) => format!("no peer is called {name}; did you mean {meant}?"),
+                (None, 0) => {
+                    format!("no peer is called {name}; add one with: punchctl peer add {name} KEY")
+                }
+                (None, 1..=10) => {
+                    format!("no peer is called {name}; there is {}", known.join(", "))
+                }
+                (None, _) => {
+                    format!("no peer is called {name}; punchctl peers shows those there are")
+                }
             })
         })
     }
@@ -455,4 +462,11 @@ fn collision(ip: IpAddr, with: &str) -> ApiError {
     ApiError::conflict(format!(
         "the peer's overlay address {ip} is that of {with} too{way_out}"
     ))
+}
+
+/// The name that was probably meant.
+fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = |known: &&str| strsim::jaro(name, known);
+    let best = known.iter().max_by(|a, b| near(a).total_cmp(&near(b)))?;
+    (near(best) > 0.7).then_some(*best)
 }

@@ -1,0 +1,67 @@
+//! What a shell may offer for an argument: names that punchd knows at this moment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap_complete::CompletionCandidate;
+use punch_api::{ForwardView, PeerState, PeerView, ServerView};
+use serde::de::DeserializeOwned;
+
+use crate::client::Client;
+
+/// Who presses Tab does not wait for long.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+pub(crate) fn protocols() -> Vec<CompletionCandidate> {
+    ["tcp", "udp"].map(CompletionCandidate::new).into()
+}
+
+pub(crate) fn server_kinds() -> Vec<CompletionCandidate> {
+    ["signal", "stun"].map(CompletionCandidate::new).into()
+}
+
+pub(crate) fn peers() -> Vec<CompletionCandidate> {
+    let views: Vec<PeerView> = ask("/v1/peers");
+    let candidates = views.iter().map(|view| {
+        let state = match view.state {
+            PeerState::Connected => "connected",
+            PeerState::Connecting => "connecting",
+            PeerState::Waiting => "waiting",
+            PeerState::Down => "down",
+        };
+        CompletionCandidate::new(view.name.as_str()).help(Some(state.into()))
+    });
+    candidates.collect()
+}
+
+pub(crate) fn forwarded_ports() -> Vec<CompletionCandidate> {
+    let views: Vec<ForwardView> = ask("/v1/forwards");
+    let candidates = views.iter().map(|view| {
+        let help = format!("{} to {}", view.protocol, view.target);
+        CompletionCandidate::new(view.ports.to_string()).help(Some(help.into()))
+    });
+    candidates.collect()
+}
+
+pub(crate) fn servers() -> Vec<CompletionCandidate> {
+    let views: Vec<ServerView> = ask("/v1/servers");
+    let candidates = views.iter().filter(|view| !view.fixed).map(|view| {
+        CompletionCandidate::new(&view.address).help(Some(view.kind.to_string().into()))
+    });
+    candidates.collect()
+}
+
+/// Nothing at all is better than an error in the middle of a line.
+fn ask<T: DeserializeOwned + Default>(path: &str) -> T {
+    let socket = std::env::var_os("PUNCH_SOCKET")
+        .map_or_else(|| PathBuf::from(punch_api::DEFAULT_SOCKET), PathBuf::from);
+    let Ok(runtime) = crate::runtime() else {
+        return T::default();
+    };
+    let client = Client::new(&socket);
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.get(path)).await });
+    let Ok(Ok(answer)) = answer else {
+        return T::default();
+    };
+    serde_json::from_value(answer).unwrap_or_default()
+}

@@ -1,0 +1,45 @@
+//! punchctl, as a library for its manual pages; the program is [`run`] and nothing else.
+
+pub mod arguments;
+mod client;
+mod commands;
+mod complete;
+mod explain;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
+
+use crate::arguments::Arguments;
+use crate::client::Failure;
+
+/// Runs punchctl with the arguments of this process; a shell that completes a command line gets its answer instead.
+pub fn run() -> ExitCode {
+    CompleteEnv::with_factory(Arguments::command)
+        .bin("punchctl")
+        .completer("punchctl")
+        .complete();
+    let arguments = Arguments::parse();
+    match runtime() {
+        Ok(runtime) => match runtime.block_on(commands::run(arguments)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                render::complain(&failure.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Err(failure) => {
+            render::complain(&failure.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(format!("cannot start: {error}")))
+}

@@ -1,0 +1,167 @@
+//! Rights given up: capabilities (capabilities(7)) and access to files (landlock(7)). Both are a thread's and are inherited by
+//! the threads that it starts, so this comes before all others.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use capctl::caps::{Cap, CapState, ambient, bounding};
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+};
+
+/// A user and its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's number.
+    pub user: u32,
+    /// The group's number.
+    pub group: u32,
+}
+
+/// What is needed in spite of all.
+#[derive(Debug)]
+pub struct Needs<'a> {
+    /// A UDP port below 1024.
+    pub low_port: bool,
+    /// The directory of the state, where files are made and replaced.
+    pub state: &'a Path,
+    /// The directory of the control socket, which is removed at the end.
+    pub sockets: &'a Path,
+}
+
+/// What has been kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The user that this process runs as.
+    pub user: u32,
+    /// The capabilities, separated by commas.
+    pub capabilities: String,
+    /// How much the kernel restricts: `full`, `partial` or `none`.
+    pub landlock: &'static str,
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    effective_user() == 0
+}
+
+fn effective_user() -> u32 {
+    // SAFETY: it has no preconditions and cannot fail (geteuid(2)).
+    #[expect(unsafe_code, reason = "there is no safe call for it in std")]
+    unsafe {
+        libc::geteuid()
+    }
+}
+
+/// Becomes another user with that user's group and no other; capabilities stay permitted.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn become_user(owner: Owner) -> io::Result<()> {
+    capctl::caps::cap_set_ids(Some(owner.user), Some(owner.group), Some(&[]))
+        .map_err(io::Error::from)?;
+    let mut state = CapState::get_current()?;
+    state.effective = state.permitted;
+    Ok(state.set_current()?)
+}
+
+/// Gives up everything but `needs`.
+///
+/// # Errors
+/// When the kernel refuses it, other than for not having Landlock.
+pub fn confine(needs: &Needs<'_>) -> io::Result<Kept> {
+    let capabilities = drop_capabilities(needs)?;
+    capctl::prctl::set_no_new_privs()?;
+    let landlock = restrict_files(needs).map_err(io::Error::other)?;
+    Ok(Kept {
+        user: effective_user(),
+        capabilities,
+        landlock,
+    })
+}
+
+fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
+    let mut state = CapState::get_current()?;
+    let is_kept = |cap| cap == Cap::NET_ADMIN || (needs.low_port && cap == Cap::NET_BIND_SERVICE);
+    if state.effective.has(Cap::SETPCAP) {
+        for cap in Cap::iter().filter(|cap| !is_kept(*cap)) {
+            bounding::ensure_dropped(cap)?;
+        }
+        bounding::clear_unknown()?;
+    }
+    if ambient::is_supported() {
+        ambient::clear()?;
+    }
+    for cap in Cap::iter().filter(|cap| !is_kept(*cap)) {
+        state.permitted.drop(cap);
+    }
+    state.effective = state.permitted;
+    state.inheritable.clear();
+    state.set_current()?;
+    let names: Vec<_> = state
+        .permitted
+        .iter()
+        .map(|cap| cap.to_string().to_lowercase())
+        .collect();
+    Ok(names.join(","))
+}
+
+/// What names, certificates, routes and modules of the C library's are read from.
+const READ: [&str; 10] = [
+    "/etc",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/run",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/nix/store",
+    "/var/lib/ca-certificates",
+];
+
+fn restrict_files(needs: &Needs<'_>) -> Result<&'static str, landlock::RulesetError> {
+    use AccessFs::{IoctlDev, MakeReg, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
+    let read: BitFlags<AccessFs> = ReadFile | ReadDir;
+    let write = read | WriteFile | Truncate;
+    // Where OpenSSL's users keep their certificates (rustls-native-certs honours both).
+    let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .map(PathBuf::from);
+    let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> = READ
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(certificates)
+        .map(|path| (path, read))
+        .collect();
+    rules.push((needs.state.to_owned(), write | MakeReg | RemoveFile));
+    rules.push((needs.sockets.to_owned(), RemoveFile.into()));
+    rules.push(("/dev/net/tun".into(), ReadFile | WriteFile | IoctlDev));
+    rules.push(("/dev/null".into(), ReadFile | WriteFile));
+    rules.push(("/proc/sys/net/ipv6/conf".into(), write));
+
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .create()?;
+    for (path, access) in rules {
+        // What is not there cannot be reached either way.
+        let Ok(file) = PathFd::new(&path) else {
+            continue;
+        };
+        // A file takes no rights that only a directory has.
+        let access = if path.is_dir() {
+            access
+        } else {
+            access & AccessFs::from_file(ABI::V5)
+        };
+        ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
+    }
+    Ok(match ruleset.restrict_self()?.ruleset {
+        RulesetStatus::FullyEnforced => "full",
+        RulesetStatus::PartiallyEnforced => "partial",
+        RulesetStatus::NotEnforced => "none",
+    })
+}

@@ -1,0 +1,152 @@
+//! `/metrics`: what `punchctl status` knows, for Prometheus. daemon/docs/metrics.md describes each.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use punch_api::{PeerState, ServerState, Status};
+use punch_service::exposition::{self, Exposition};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::control::refuse;
+use crate::desk::{self, Request};
+
+/// Serves `/metrics` and nothing else over TCP.
+pub(crate) async fn serve(listener: TcpListener, desk: mpsc::Sender<Request>) {
+    let router = Router::new()
+        .route(
+            "/metrics",
+            get(|State(desk): State<mpsc::Sender<Request>>| async move { answer(&desk).await }),
+        )
+        .with_state(desk);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "metrics are no longer served");
+    }
+}
+
+/// The answer to `GET /metrics`.
+pub(crate) async fn answer(desk: &mpsc::Sender<Request>) -> Response {
+    match desk::call(desk, Request::Status).await {
+        Ok(status) => {
+            let text = expose(&status);
+            ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+        }
+        Err(error) => refuse(error),
+    }
+}
+
+fn expose(status: &Status) -> String {
+    let mut metrics = Exposition::default();
+    metrics
+        .gauge("punch_build_info", "The version that runs; always 1.")
+        .sample(&[("version", &status.version)], 1.0);
+    metrics
+        .gauge("punch_uptime_seconds", "Seconds since punchd started.")
+        .value(status.uptime_s as f64);
+    expose_peers(&mut metrics, status);
+
+    let mut connected = metrics.gauge(
+        "punch_server_connected",
+        "Whether a signalling server is connected, or a STUN server answers.",
+    );
+    for server in &status.servers {
+        let labels = [
+            ("kind", &*server.kind.to_string()),
+            ("address", &server.address),
+        ];
+        let value = server.state == ServerState::Connected;
+        connected.sample(&labels, f64::from(u8::from(value)));
+    }
+
+    let forwards: Vec<_> = status
+        .forwards
+        .iter()
+        .map(|forward| {
+            let name = (forward.protocol.to_string(), forward.ports.to_string());
+            (name, forward.open, forward.total)
+        })
+        .collect();
+    let mut open = metrics.gauge(
+        "punch_forward_open_connections",
+        "Connections (UDP: flows) of a forward that are open.",
+    );
+    for ((protocol, ports), count, _) in &forwards {
+        open.sample(&[("protocol", protocol), ("ports", ports)], *count as f64);
+    }
+    let mut total = metrics.counter(
+        "punch_forward_connections_total",
+        "Connections (UDP: flows) of a forward since punchd started.",
+    );
+    for ((protocol, ports), _, count) in &forwards {
+        total.sample(&[("protocol", protocol), ("ports", ports)], *count as f64);
+    }
+
+    let mut dropped = metrics.counter(
+        "punch_dropped_packets_total",
+        "Packets that were not let through, by reason.",
+    );
+    for (reason, count) in &status.dropped {
+        dropped.sample(&[("reason", reason)], *count as f64);
+    }
+    metrics.finish()
+}
+
+fn expose_peers(metrics: &mut Exposition, status: &Status) {
+    let flag = |value: bool| f64::from(u8::from(value));
+    let mut wanted = metrics.gauge(
+        "punch_peer_wanted",
+        "Whether a connection is wanted (punchctl up).",
+    );
+    for peer in &status.peers {
+        wanted.sample(&[("peer", peer.name.as_str())], flag(peer.up));
+    }
+    let mut connected = metrics.gauge("punch_peer_connected", "Whether packets can flow.");
+    for peer in &status.peers {
+        let value = flag(peer.state == PeerState::Connected);
+        connected.sample(&[("peer", peer.name.as_str())], value);
+    }
+    let mut path = metrics.gauge(
+        "punch_peer_path_info",
+        "How the path in use was found (RFC 8445); always 1.",
+    );
+    for peer in &status.peers {
+        if let Some(view) = &peer.path {
+            let labels = [("peer", peer.name.as_str()), ("kind", view.kind.as_str())];
+            path.sample(&labels, 1.0);
+        }
+    }
+    let mut rtt = metrics.gauge(
+        "punch_peer_rtt_seconds",
+        "Smoothed round trip of the connectivity checks.",
+    );
+    for peer in &status.peers {
+        if let Some(ms) = peer.path.as_ref().and_then(|path| path.rtt_ms) {
+            rtt.sample(&[("peer", peer.name.as_str())], ms / 1000.0);
+        }
+    }
+    let mut age = metrics.gauge(
+        "punch_peer_handshake_age_seconds",
+        "Seconds since the last WireGuard handshake.",
+    );
+    for peer in &status.peers {
+        if let Some(seconds) = peer.last_handshake_s {
+            age.sample(&[("peer", peer.name.as_str())], seconds as f64);
+        }
+    }
+    let mut received = metrics.counter(
+        "punch_peer_received_bytes_total",
+        "Bytes received inside the tunnel.",
+    );
+    for peer in &status.peers {
+        received.sample(&[("peer", peer.name.as_str())], peer.received_bytes as f64);
+    }
+    let mut sent = metrics.counter(
+        "punch_peer_sent_bytes_total",
+        "Bytes sent inside the tunnel.",
+    );
+    for peer in &status.peers {
+        sent.sample(&[("peer", peer.name.as_str())], peer.sent_bytes as f64);
+    }
+}

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -66,7 +66,12 @@ pub(crate) fn bind(path: &Path, owner: Option<Owner>) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(place)?;
     listener.set_nonblocking(true).with_context(place)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(place)?;
-    if let Err(error) = chown(path, user, group_id(GROUP)) {
+    let is = fs::metadata(path).with_context(place)?;
+    let group = group_id(GROUP).filter(|group| *group != is.gid());
+    // The service has the right group from the start, and may be forbidden to try.
+    if user.or(group).is_some()
+        && let Err(error) = chown(path, user, group)
+    {
         tracing::warn!(%error, "the control socket is not for the group {GROUP}");
     }
     Ok(listener)

@@ -16,7 +16,7 @@ mod targets;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use punch_service::{log, manager};
 use punchd_arguments::{Arguments, REFUSED};
@@ -60,8 +60,7 @@ fn main() -> ExitCode {
 /// What can be refused before anything is touched: the configuration, and a state that this version cannot read.
 fn check(arguments: &Arguments) -> Result<(Config, String)> {
     let (config, file) = Config::load(arguments.config.as_deref())?;
-    let state = Store::inspect(&arguments.state_dir)
-        .with_context(|| format!("the state in {}", arguments.state_dir.display()))?;
+    let state = Store::inspect(&arguments.state_dir)?;
     Ok((config, format!("{file}\n{state}")))
 }
 

@@ -165,6 +165,9 @@ impl Store {
         if !directory.exists() {
             return Ok(format!("{place}: not there yet"));
         }
+        if !directory.is_dir() {
+            bail!("the state directory {place} is not a directory");
+        }
         let identity = files
             .identity()?
             .map_or("no identity yet", |_| "an identity");

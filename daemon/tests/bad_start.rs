@@ -1,4 +1,5 @@
-//! punchd that cannot start says why, exits with status 1, and touches nothing that it found.
+//! punchd that cannot start says why, exits with status 1, or 78 where it refuses what it reads, and touches nothing that it
+//! found.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;
@@ -53,9 +54,21 @@ fn start(host: &Host, wrapper: &[&str], further: &[&str]) -> Output {
 /// punchd refuses to start and says all of these; what is in its state directory stays.
 #[track_caller]
 fn refuses(host: &Host, wrapper: &[&str], essence: &[&str]) {
+    ends(host, wrapper, &[], 1, essence);
+}
+
+/// punchd refuses configuration or state, with the status that says that starting again will not help; so does `--check`.
+#[track_caller]
+fn refuses_to_read(host: &Host, essence: &[&str]) {
+    ends(host, &[], &[], 78, essence);
+    ends(host, &[], &["--check"], 78, essence);
+}
+
+#[track_caller]
+fn ends(host: &Host, wrapper: &[&str], further: &[&str], status: i32, essence: &[&str]) {
     let (before, socket) = (contents(&host.state_dir), host.socket.exists());
-    let output = start(host, wrapper, &[]);
-    assert_eq!(output.status, 1, "{output:?}");
+    let output = start(host, wrapper, further);
+    assert_eq!(output.status, status, "{output:?}");
     assert!(
         output.stderr.contains("punchd: ") && !output.stderr.contains("panicked"),
         "{output:?}"
@@ -85,7 +98,7 @@ fn refuses(host: &Host, wrapper: &[&str], essence: &[&str]) {
 fn refuses_config(host: &Host, text: &str, line: u32, essence: &[&str]) {
     host.configure(text);
     let (file, line) = (host.config.display().to_string(), format!("line {line}"));
-    refuses(host, &[], &[&[&*file, &*line], essence].concat());
+    refuses_to_read(host, &[&[&*file, &*line], essence].concat());
     assert!(
         !host.state_dir.exists(),
         "the configuration is read before anything is made"
@@ -120,7 +133,7 @@ fn a_wrong_configuration_is_named_with_file_line_and_reason() {
     refuses_config(a, "[tun]\nname = \"a\"\nname = \"b\"\n", 3, &["duplicate"]);
     refuses_config(a, "[tun\n", 1, &[]);
     fs::write(&a.config, b"[tun]\nname = \"\xff\"\n").unwrap();
-    refuses(a, &[], &[&a.config.display().to_string()]);
+    refuses_to_read(a, &[&a.config.display().to_string()]);
 }
 
 #[test]
@@ -190,9 +203,8 @@ fn a_configuration_that_is_named_must_exist() {
     need_lab!();
     let lab = bare("noco");
     fs::remove_file(&lab.a.config).unwrap();
-    refuses(
+    refuses_to_read(
         &lab.a,
-        &[],
         &[
             "cannot read",
             &lab.a.config.display().to_string(),
@@ -200,9 +212,8 @@ fn a_configuration_that_is_named_must_exist() {
         ],
     );
     fs::create_dir(&lab.a.config).unwrap();
-    refuses(
+    refuses_to_read(
         &lab.a,
-        &[],
         &["cannot read", &lab.a.config.display().to_string()],
     );
 }
@@ -357,7 +368,7 @@ fn a_damaged_identity_is_never_replaced() {
     let good = fs::read(&file).unwrap();
 
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    refuses(&lab.a, &[], &[&shown, "can be read by others", "chmod 600"]);
+    refuses_to_read(&lab.a, &[&shown, "can be read by others", "chmod 600"]);
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let mut other_header = good.clone();
     other_header[0] ^= 1;
@@ -370,8 +381,11 @@ fn a_damaged_identity_is_never_replaced() {
         &[&good[..], b"AAAA"].concat(),
     ] {
         fs::write(&file, damaged).unwrap();
-        refuses(&lab.a, &[], &[&shown]);
+        refuses_to_read(&lab.a, &[&shown]);
     }
+    let newer = String::from_utf8_lossy(&good).replace("identity v1", "identity v2");
+    fs::write(&file, newer).unwrap();
+    refuses_to_read(&lab.a, &[&shown, "a newer version", "format 2"]);
     fs::write(&file, &good).unwrap();
     lab.a.start();
     assert_eq!(lab.a.ctl_ok(&["id"]), key);
@@ -397,19 +411,21 @@ fn a_damaged_state_is_never_an_empty_one() {
     ] {
         assert_ne!(damaged, good);
         fs::write(&file, &damaged).unwrap();
-        refuses(&lab.a, &[], &[&shown, "damaged", "backup"]);
+        refuses_to_read(&lab.a, &[&shown, "damaged", "backup"]);
     }
     fs::write(&file, good.replace("\"version\": 1", "\"version\": 2")).unwrap();
-    refuses(&lab.a, &[], &[&shown, "another version", "format 2"]);
+    refuses_to_read(&lab.a, &[&shown, "a newer version", "format 2"]);
+    fs::write(&file, good.replace("\"version\": 1", "\"version\": 0")).unwrap();
+    refuses_to_read(&lab.a, &[&shown, "does not read"]);
     fs::write(&file, b"\xff\xff\xff").unwrap();
-    refuses(&lab.a, &[], &[&shown]);
+    refuses_to_read(&lab.a, &[&shown]);
     fs::write(&file, &good).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o604)).unwrap();
-    refuses(&lab.a, &[], &[&shown, "read by others"]);
+    refuses_to_read(&lab.a, &[&shown, "read by others"]);
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
-    refuses(&lab.a, &[], &[&shown]);
+    refuses_to_read(&lab.a, &[&shown]);
     fs::remove_dir(&file).unwrap();
 
     fs::write(&file, &good).unwrap();
@@ -428,9 +444,8 @@ fn damaged_stamps_are_not_forgotten() {
     let file = lab.a.state_dir.join("stamps.json");
     fs::write(&file, "{").unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    refuses(
+    refuses_to_read(
         &lab.a,
-        &[],
         &[&file.display().to_string(), "damaged", "move it away"],
     );
 }
@@ -440,9 +455,8 @@ fn a_state_directory_that_cannot_be_used_is_refused() {
     need_lab!();
     let lab = bare("dir");
     fs::write(&lab.a.state_dir, "a file").unwrap();
-    refuses(
+    refuses_to_read(
         &lab.a,
-        &[],
         &["state directory", &lab.a.state_dir.display().to_string()],
     );
     fs::remove_file(&lab.a.state_dir).unwrap();
@@ -469,4 +483,32 @@ fn wrong_usage_is_told_with_status_two() {
         assert_eq!(output.status, 2, "{output:?}");
         assert!(output.stderr.contains("--help"), "{output:?}");
     }
+}
+
+#[test]
+fn a_check_says_what_is_there_beside_a_running_punchd_and_changes_nothing() {
+    need_lab!();
+    let mut lab = with_state("chk");
+    lab.a.configure("[tun]\nmtu = 1400\n");
+    lab.a.start();
+    let before = contents(&lab.a.state_dir);
+    let output = start(&lab.a, &[], &["--check"]);
+    assert_eq!(output.status, 0, "{output:?}");
+    let (config, state) = (lab.a.config.display(), lab.a.state_dir.display());
+    assert_eq!(
+        output.stdout,
+        format!("{config}: fine\n{state}: fine (an identity, 1 peers, 1 forwards, 0 servers)\n")
+    );
+    assert!(contents(&lab.a.state_dir) == before);
+    lab.a.ctl_ok(&["status"]);
+}
+
+#[test]
+fn a_check_before_the_first_start_makes_nothing() {
+    need_lab!();
+    let lab = bare("chk0");
+    let output = start(&lab.a, &[], &["--check"]);
+    assert_eq!(output.status, 0, "{output:?}");
+    assert!(output.stdout.contains("not there yet"), "{output:?}");
+    assert!(!lab.a.state_dir.exists());
 }

@@ -83,6 +83,7 @@ pub fn confine(needs: &Needs<'_>) -> io::Result<Kept> {
 
 fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
     let mut state = CapState::get_current()?;
+    let before = state;
     let is_kept = |cap| cap == Cap::NET_ADMIN || (needs.low_port && cap == Cap::NET_BIND_SERVICE);
     if state.effective.has(Cap::SETPCAP) {
         for cap in Cap::iter().filter(|cap| !is_kept(*cap)) {
@@ -98,7 +99,10 @@ fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
     }
     state.effective = state.permitted;
     state.inheritable.clear();
-    state.set_current()?;
+    // A service has nothing to drop, and may be forbidden to try.
+    if state != before {
+        state.set_current()?;
+    }
     let names: Vec<_> = state
         .permitted
         .iter()

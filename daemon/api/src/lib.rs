@@ -1,7 +1,8 @@
 //! What punchctl and punchd say to each other: HTTP/1.1 with JSON over the control socket (DESIGN.md §9).
 //!
 //! [`noun`] holds the validated nouns (a text that is not one is refused with an error for people), [`view`] what punchd
-//! shows, [`request`] what it is asked, [`error`] why it says no.
+//! shows, [`request`] what it is asked, [`error`] why it says no. openapi.json says the same to programs (OpenAPI 3.1); tests
+//! hold both together.
 
 pub mod error;
 pub mod event;

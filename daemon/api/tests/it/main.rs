@@ -4,7 +4,9 @@
 mod hostile;
 mod json;
 mod noun;
+mod openapi;
 mod refusal;
+mod schema;
 
 use punch_api::PeerId;
 use punch_signal_protocol::Identity;

@@ -1,0 +1,438 @@
+//! Every request and answer with all that it can have and with as little as it can, every enum with all its variants.
+
+use std::collections::BTreeMap;
+
+use punch_api::error::ErrorBody;
+use punch_api::{
+    AddForward, AddPeer, AddServer, AllocationView, ApiError, BudgetView, CandidateView, ErrorCode,
+    Event, EventKind, ForwardView, IdView, KeyView, MappingProtocol, NatView, NetcheckView,
+    NetworkView, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, PingView,
+    PortMappingView, ProbeView, Protocol, Rename, Secret, ServerKind, ServerState, ServerView,
+    Status, StepView, Target, Up, WhyView,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::WIREGUARD;
+use crate::id;
+use crate::schema::Document;
+
+/// Values of an enum by the names of all its variants; a variant that is not named does not compile.
+macro_rules! variants {
+    ($of:ident { $($variant:ident => $value:expr),+ $(,)? }) => {{
+        fn _all(value: &$of) {
+            match value { $($of::$variant { .. } => {})+ }
+        }
+        vec![$($value),+]
+    }};
+    ($of:ident { $($variant:ident),+ }) => {
+        variants!($of { $($variant => $of::$variant),+ })
+    };
+}
+
+pub(super) type Read = Box<dyn Fn(Value) -> Result<Value, String>>;
+
+/// An object of the API: the schema of this name, values that have everything or nothing, and how serde reads it.
+pub(super) struct Shape {
+    pub(super) schema: String,
+    pub(super) samples: Vec<Value>,
+    pub(super) read: Read,
+}
+
+fn shape<T: Serialize + DeserializeOwned>(schema: &str, samples: Vec<T>) -> Shape {
+    let write = |value: T| serde_json::to_value(value).unwrap();
+    Shape {
+        schema: schema.to_owned(),
+        samples: samples.into_iter().map(write).collect(),
+        read: Box::new(|value| {
+            let value: T = serde_json::from_value(value).map_err(|error| error.to_string())?;
+            serde_json::to_value(value).map_err(|error| error.to_string())
+        }),
+    }
+}
+
+pub(super) fn db() -> PeerName {
+    "db".parse().unwrap()
+}
+
+fn path(rtt_ms: Option<f64>) -> PathView {
+    PathView {
+        remote: "[2001:db8::7]:51820".parse().unwrap(),
+        kind: PathKind::Host,
+        rtt_ms,
+    }
+}
+
+fn id_view(ipv4: Option<&str>) -> IdView {
+    IdView {
+        id: id(),
+        ipv4: ipv4.map(|text| text.parse().unwrap()),
+        ipv6: "fd70:756e:6368::1".parse().unwrap(),
+        wireguard: WIREGUARD.to_owned(),
+    }
+}
+
+pub(super) fn allocations() -> Vec<AllocationView> {
+    variants!(AllocationView {
+        Preserving => AllocationView::Preserving,
+        Sequential => AllocationView::Sequential { step: i16::MIN, others: u16::MAX },
+        Block => AllocationView::Block { low: 1, high: u16::MAX },
+        Random => AllocationView::Random,
+    })
+}
+
+pub(super) fn event_kinds() -> Vec<EventKind> {
+    variants!(EventKind {
+        Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting },
+        Path => EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
+        Search => EventKind::Search { peer: db(), chance: 0.5 },
+        Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
+        OfferRefused => EventKind::OfferRefused { peer: db() },
+        Configuration => EventKind::Configuration,
+        Network => EventKind::Network,
+    })
+}
+
+pub(super) fn peer_keys() -> Vec<PeerKey> {
+    variants!(PeerKey {
+        Punch => PeerKey::Punch { key: id(), ipv6_only: true },
+        Wireguard => PeerKey::Wireguard {
+            key: WIREGUARD.to_owned(),
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            address: "10.0.0.1".parse().unwrap(),
+            preshared: Some(Secret::new(WIREGUARD.to_owned())),
+        },
+    })
+}
+
+/// The schemas of the enums that are words, with all the words of the types.
+pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
+    fn all<T: Serialize>(values: Vec<T>) -> Vec<Value> {
+        let write = |value| serde_json::to_value(value).unwrap();
+        values.into_iter().map(write).collect()
+    }
+    BTreeMap::from([
+        ("ErrorCode", all(error_codes())),
+        (
+            "PathKind",
+            all(variants!(PathKind {
+                Host,
+                ServerReflexive,
+                PeerReflexive,
+                PortMapped,
+                Fixed
+            })),
+        ),
+        (
+            "PeerState",
+            all(variants!(PeerState {
+                Down,
+                Waiting,
+                Connecting,
+                Connected
+            })),
+        ),
+        (
+            "ServerState",
+            all(variants!(ServerState {
+                Connecting,
+                Connected
+            })),
+        ),
+        (
+            "MappingProtocol",
+            all(variants!(MappingProtocol { Pcp, NatPmp, Upnp })),
+        ),
+        ("Protocol", all(variants!(Protocol { Tcp, Udp }))),
+        ("ServerKind", all(variants!(ServerKind { Signal, Stun }))),
+    ])
+}
+
+pub(super) fn error_codes() -> Vec<ErrorCode> {
+    variants!(ErrorCode {
+        Invalid,
+        NotFound,
+        Conflict,
+        Unavailable,
+        Timeout,
+        Internal
+    })
+}
+
+/// The schemas of texts: those with a type of their own, and those that punchd checks or writes by itself (punchd's own test
+/// of the file looks at its words).
+pub(super) const TEXTS: [&str; 11] = [
+    "PeerName",
+    "PeerId",
+    "PortRange",
+    "Target",
+    "SocketAddress",
+    "IpAddress",
+    "WireguardKey",
+    "PresharedKey",
+    "NatMapping",
+    "NatFiltering",
+    "DropReason",
+];
+
+/// The schemas that are one of several others.
+pub(super) const UNIONS: [&str; 3] = ["AddPeer", "Allocation", "Event"];
+
+/// The name of the schema that a union has for a kind of it.
+fn member(document: &Document, union: &str, value: &Value) -> String {
+    let discriminator = &document.schema(union)["discriminator"];
+    let property = discriminator["propertyName"].as_str().unwrap();
+    let word = value[property].as_str().unwrap();
+    let to = discriminator["mapping"][word]
+        .as_str()
+        .unwrap_or_else(|| panic!("the file has no {union} {word}"));
+    to.rsplit('/').next().unwrap().to_owned()
+}
+
+pub(super) fn requests() -> Vec<Shape> {
+    let forward = |full: bool| AddForward {
+        protocol: Protocol::Tcp,
+        ports: "8000-8010".parse().unwrap(),
+        target: full.then(|| "[::1]:9000".parse().unwrap()),
+        peers: if full { vec![db()] } else { Vec::new() },
+    };
+    let mut shapes = vec![
+        shape("Rename", vec![Rename { to: db() }]),
+        shape("Up", vec![Up { wait_ms: u64::MAX }]),
+        shape("AddForward", vec![forward(true), forward(false)]),
+        shape(
+            "AddServer",
+            vec![AddServer {
+                kind: ServerKind::Stun,
+                address: "a:3478".to_owned(),
+            }],
+        ),
+    ];
+    for key in peer_keys() {
+        let (name, inner, outer) = match &key {
+            PeerKey::Punch { .. } => ("punch", "PunchPeer", "AddPunchPeer"),
+            PeerKey::Wireguard { .. } => ("wireguard", "WireguardPeer", "AddWireguardPeer"),
+        };
+        let value = serde_json::to_value(&key).unwrap()[name].clone();
+        shapes.push(shape(outer, vec![AddPeer { name: db(), key }]));
+        shapes.push(Shape {
+            schema: inner.to_owned(),
+            samples: vec![value],
+            read: Box::new(move |value| {
+                let key: PeerKey = serde_json::from_value(json!({ name: value }))
+                    .map_err(|error| error.to_string())?;
+                Ok(serde_json::to_value(key).unwrap()[name].take())
+            }),
+        });
+    }
+    shapes
+}
+
+pub(super) fn answers(document: &Document) -> Vec<Shape> {
+    let full = answer_shapes(document, true);
+    let bare = answer_shapes(document, false);
+    let both = full.into_iter().zip(bare).map(|(full, bare)| Shape {
+        samples: [full.samples, bare.samples].concat(),
+        ..full
+    });
+    both.collect()
+}
+
+/// Every type of answer, with all that it can have or with as little as it can.
+fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
+    fn list<T>(full: bool, value: T) -> Vec<T> {
+        full.then_some(value).into_iter().collect()
+    }
+    let text = || "text".to_owned();
+    let some_text = || full.then(text);
+    let remote = || full.then(|| "192.0.2.7:51820".parse().unwrap());
+    let some_path = || full.then(|| path(Some(1.5)));
+    let rtt = full.then_some(12.25);
+    let count = if full { u64::MAX } else { 0 };
+    let small = if full { u32::MAX } else { 0 };
+    let port = full.then_some(u16::MAX);
+    let ip = || "2001:db8::1".parse().unwrap();
+    let id_view = || id_view(full.then_some("100.64.1.2"));
+    let mapping = || full.then(|| "endpoint_independent".to_owned());
+    let allocation = full.then_some(AllocationView::Random);
+    let candidate = || CandidateView {
+        kind: PathKind::PortMapped,
+        address: "192.0.2.7:51820".parse().unwrap(),
+    };
+    let network = || NetworkView {
+        port_v4: port,
+        port_v6: port,
+        candidates: list(full, candidate()),
+    };
+    let server = || ServerView {
+        kind: ServerKind::Signal,
+        address: text(),
+        fixed: full,
+        state: ServerState::Connecting,
+        trouble: some_text(),
+    };
+    let peer = || PeerView {
+        name: db(),
+        id: full.then(id),
+        wireguard: WIREGUARD.to_owned(),
+        ipv4: full.then(|| "100.64.1.2".parse().unwrap()),
+        ipv6: full.then(|| "fd70::2".parse().unwrap()),
+        up: full,
+        host: full,
+        state: PeerState::Connected,
+        path: some_path(),
+        received_bytes: count,
+        sent_bytes: count,
+        last_handshake_s: full.then_some(count),
+        note: some_text(),
+    };
+    let forward = || ForwardView {
+        protocol: Protocol::Udp,
+        ports: "53".parse().unwrap(),
+        target: Target::local(53),
+        peers: list(full, db()),
+        open: count,
+        total: count,
+    };
+    let probe = || ProbeView {
+        server: "198.51.100.1:3478".parse().unwrap(),
+        probe: "answer_through_opening_with_ttl_3".to_owned(),
+        mapped: remote(),
+        rtt_ms: rtt,
+    };
+    let port_mapping = || PortMappingView {
+        protocol: full.then_some(MappingProtocol::NatPmp),
+        external: remote(),
+        trouble: some_text(),
+        double_nat: full,
+    };
+    let nat = || NatView {
+        summary: text(),
+        mapping: mapping(),
+        filtering: mapping(),
+        allocation,
+        addresses: list(full, ip()),
+    };
+    let step = || StepView {
+        step: "birthday".to_owned(),
+        chance: 0.25,
+        typical_s: 4.5,
+        expected_s: rtt,
+        outcome: "running".to_owned(),
+        mappings: small,
+        packets: small,
+        peak_rate: small,
+        refused_sockets: small,
+        took_s: 1.5,
+    };
+    let budget = || BudgetView {
+        name: "normal".to_owned(),
+        mappings: small,
+        packets_per_s: small,
+        packets_per_address: small,
+        duration_s: count,
+    };
+    let error = || ApiError::new(ErrorCode::Conflict, "text");
+    let mut shapes = vec![
+        shape("Id", vec![id_view()]),
+        shape(
+            "Key",
+            vec![KeyView {
+                id: id(),
+                wireguard: WIREGUARD.to_owned(),
+                file: text(),
+            }],
+        ),
+        shape(
+            "Status",
+            vec![Status {
+                version: text(),
+                id: id_view(),
+                interface: text(),
+                uptime_s: count,
+                network: network(),
+                servers: list(full, server()),
+                peers: list(full, peer()),
+                forwards: list(full, forward()),
+                dropped: list(full, ("refused".to_owned(), count))
+                    .into_iter()
+                    .collect(),
+            }],
+        ),
+        shape("Network", vec![network()]),
+        shape("Candidate", vec![candidate()]),
+        shape("Server", vec![server()]),
+        shape("Peer", vec![peer()]),
+        shape("Path", vec![path(rtt)]),
+        shape("Forward", vec![forward()]),
+        shape(
+            "Ping",
+            vec![PingView {
+                address: ip(),
+                rtt_ms: 3.5,
+                path: some_path(),
+            }],
+        ),
+        shape(
+            "Netcheck",
+            vec![NetcheckView {
+                family: if full { "ipv4" } else { "ipv6" }.to_owned(),
+                udp_blocked: full,
+                public: remote(),
+                addresses: list(full, ip()),
+                mapping: mapping(),
+                filtering: mapping(),
+                preserves_port: full.then_some(true),
+                allocation,
+                hairpinning: full.then_some(true),
+                lifetime_s: full.then_some(count),
+                opening_ttl: full.then_some(u8::MAX),
+                double_nat: full.then_some(true),
+                evidence: list(full, probe()),
+                port_mapping: full.then(port_mapping),
+            }],
+        ),
+        shape("PortMapping", vec![port_mapping()]),
+        shape("Probe", vec![probe()]),
+        shape(
+            "Why",
+            vec![WhyView {
+                peer: db(),
+                state: PeerState::Connecting,
+                path: some_path(),
+                summary: text(),
+                mine: full.then(nat),
+                theirs: full.then(nat),
+                steps: list(full, step()),
+                failures: if full { u8::MAX } else { 0 },
+                retry_in_s: rtt,
+                budget: budget(),
+                advice: list(full, text()),
+            }],
+        ),
+        shape("Nat", vec![nat()]),
+        shape("Step", vec![step()]),
+        shape("Budget", vec![budget()]),
+        shape("Error", vec![error()]),
+        shape("ErrorBody", vec![ErrorBody { error: error() }]),
+    ];
+    for model in allocations() {
+        let name = member(
+            document,
+            "Allocation",
+            &serde_json::to_value(model).unwrap(),
+        );
+        shapes.push(shape(&name, vec![model]));
+    }
+    for kind in event_kinds() {
+        let event = Event {
+            at_ms: count,
+            kind,
+            message: text(),
+        };
+        let name = member(document, "Event", &serde_json::to_value(&event).unwrap());
+        shapes.push(shape(&name, vec![event]));
+    }
+    shapes
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use axum::extract::{self, DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -149,21 +150,36 @@ impl<S: Send + Sync> extract::FromRequest<S> for Body {
     }
 }
 
-type Path1 = extract::Path<String>;
+/// What a path says in place of its `{…}`; text that is not UTF-8 is refused like everything else, in JSON.
+struct InPath<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> extract::FromRequestParts<S> for InPath<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let path = extract::Path::<T>::from_request_parts(parts, state).await;
+        match path {
+            Ok(extract::Path(values)) => Ok(Self(values)),
+            Err(error) => Err(refuse(ApiError::invalid(error.body_text()))),
+        }
+    }
+}
+
+type Name = InPath<String>;
 
 async fn add_peer(context: State<Control>, Body(body): Body) -> Response {
     ask_with(context, &body, Request::AddPeer).await
 }
 
-async fn peer(context: State<Control>, name: Path1) -> Response {
+async fn peer(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::Peer).await
 }
 
-async fn remove_peer(context: State<Control>, name: Path1) -> Response {
+async fn remove_peer(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::RemovePeer).await
 }
 
-async fn rename_peer(context: State<Control>, name: Path1, Body(body): Body) -> Response {
+async fn rename_peer(context: State<Control>, name: Name, Body(body): Body) -> Response {
     match decode(&body) {
         Ok(to) => {
             ask_peer(context, name, |name, answer| {
@@ -175,32 +191,32 @@ async fn rename_peer(context: State<Control>, name: Path1, Body(body): Body) -> 
     }
 }
 
-async fn down(context: State<Control>, name: Path1) -> Response {
+async fn down(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, |name, answer| {
         Request::SetUp(name, false, answer)
     })
     .await
 }
 
-async fn allow_host(context: State<Control>, name: Path1) -> Response {
+async fn allow_host(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, |name, answer| {
         Request::SetHost(name, true, answer)
     })
     .await
 }
 
-async fn deny_host(context: State<Control>, name: Path1) -> Response {
+async fn deny_host(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, |name, answer| {
         Request::SetHost(name, false, answer)
     })
     .await
 }
 
-async fn ping(context: State<Control>, name: Path1) -> Response {
+async fn ping(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::Ping).await
 }
 
-async fn why(context: State<Control>, name: Path1) -> Response {
+async fn why(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::Why).await
 }
 
@@ -210,7 +226,7 @@ async fn add_forward(context: State<Control>, Body(body): Body) -> Response {
 
 async fn remove_forward(
     context: State<Control>,
-    extract::Path((protocol, ports)): extract::Path<(String, String)>,
+    InPath((protocol, ports)): InPath<(String, String)>,
 ) -> Response {
     let key = protocol.parse().and_then(|protocol| {
         Ok(ForwardKey {
@@ -237,7 +253,7 @@ async fn metrics(State(context): State<Control>) -> Response {
 }
 
 /// Connects, and waits for the connection if asked to.
-async fn up(context: State<Control>, name: Path1, Body(body): Body) -> Response {
+async fn up(context: State<Control>, name: Name, Body(body): Body) -> Response {
     let ask: Up = match body.is_empty() {
         true => Up::default(),
         false => match decode(&body) {
@@ -245,7 +261,7 @@ async fn up(context: State<Control>, name: Path1, Body(body): Body) -> Response 
             Err(error) => return refuse(error),
         },
     };
-    let name = match parse_name(&name) {
+    let name = match parse_name(&name.0) {
         Ok(name) => name,
         Err(error) => return refuse(error),
     };
@@ -327,10 +343,10 @@ async fn ask_with<B: DeserializeOwned, T: serde::Serialize>(
 
 async fn ask_peer<T: serde::Serialize>(
     context: State<Control>,
-    name: Path1,
+    name: Name,
     request: impl FnOnce(PeerName, Answer<T>) -> Request,
 ) -> Response {
-    match parse_name(&name) {
+    match parse_name(&name.0) {
         Ok(name) => ask(context, |answer| request(name, answer)).await,
         Err(error) => refuse(error),
     }

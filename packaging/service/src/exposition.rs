@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// What the answer's Content-Type says.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
 /// Builds an answer to `/metrics`, one metric after the other.
 #[derive(Debug, Default)]

@@ -98,9 +98,9 @@ fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
         state.permitted.drop(cap);
     }
     state.effective = state.permitted;
-    state.inheritable.clear();
-    // A service has nothing to drop, and may be forbidden to try.
-    if state != before {
+    // A service has nothing to drop, and may be forbidden to try. What it inherits counts only for programs that it executes.
+    if (state.permitted, state.effective) != (before.permitted, before.effective) {
+        state.inheritable.clear();
         state.set_current()?;
     }
     let names: Vec<_> = state

@@ -136,7 +136,7 @@ fn align(header: &[&str], rows: &[Vec<String>], colours: bool) -> Vec<String> {
         let mut line = String::new();
         for ((cell, colour), width) in cells.zip(&widths) {
             let gap = " ".repeat(width.saturating_sub(cell.chars().count()) + 2);
-            match colour.filter(|_| colours) {
+            match colour.filter(|_| colours && !cell.is_empty()) {
                 Some(colour) => line.push_str(&colour.paint(cell)),
                 None => line.push_str(cell),
             }

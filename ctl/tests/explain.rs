@@ -1,12 +1,11 @@
 //! What punchctl says of NATs and paths, for what punchd answers; punchd is played by a thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+mod common;
 
+use std::process::{Command, Output};
+
+use common::Socket;
 use punch_api::{
     AllocationView, BudgetView, MappingProtocol, NatView, NetcheckView, PathKind, PathView,
     PeerState, PortMappingView, ProbeView, StepView, WhyView,
@@ -15,41 +14,15 @@ use serde::Serialize;
 
 /// Runs punchctl against a punchd that gives this answer once; returns the request's first line too.
 fn ask(arguments: &[&str], status: &str, body: &str) -> (Output, String) {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "punchctl-explain-{}-{}.sock",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
-    let path: PathBuf = std::env::temp_dir().join(name);
-    let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).unwrap();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let punchd = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut request = Vec::new();
-        let mut buffer = [0; 4096];
-        while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-            let read = stream.read(&mut buffer).unwrap();
-            assert!(read > 0, "punchctl asks");
-            request.extend(&buffer[..read]);
-        }
-        stream.write_all(answer.as_bytes()).unwrap();
-        let text = String::from_utf8_lossy(&request).into_owned();
-        text.lines().next().unwrap_or_default().to_owned()
-    });
+    let socket = Socket::new();
+    let punchd = socket.answer_once(status, body);
     let output = Command::new(env!("CARGO_BIN_EXE_punchctl"))
         .arg("--socket")
-        .arg(&path)
+        .arg(&socket.0)
         .args(arguments)
         .output()
         .unwrap();
-    let request = punchd.join().unwrap();
-    let _ = std::fs::remove_file(&path);
-    (output, request)
+    (output, punchd.join().unwrap())
 }
 
 /// The lines that punchctl prints for this answer.

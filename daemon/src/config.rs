@@ -471,4 +471,49 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn what_the_packages_file_shows_is_valid_and_is_everything() {
+        let shown = include_str!("../../packaging/punchd.toml");
+        let as_it_is = Config::parse(shown).expect("parses");
+        assert_eq!(as_it_is, Config::default());
+
+        let is_setting = |line: &str| {
+            let rest = line.strip_prefix("# ").unwrap_or_default();
+            let (key, value) = rest.split_once(" = ").unwrap_or_default();
+            !value.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let all: Vec<_> = shown
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|_| is_setting(line))
+                    .unwrap_or(line)
+            })
+            .collect();
+        let config = Config::parse(&all.join("\n")).expect("parses without the comment signs");
+        assert_eq!(config.servers.len(), 2);
+        assert!(config.metrics.is_some() && config.nat.opening_ttl.is_some());
+
+        // The refusal of an unknown key names all that there are.
+        let sections = refusal("[nothing]\n");
+        let sections: Vec<_> = words_of(&sections);
+        for section in sections {
+            assert!(shown.contains(&format!("[{section}]")), "[{section}]");
+            let keys = refusal(&format!("[{section}]\nnothing = 1\n"));
+            for key in words_of(&keys) {
+                assert!(shown.contains(&format!("\n# {key} = ")), "{section}.{key}");
+            }
+        }
+    }
+
+    /// What is quoted after "expected": `a`, or one of `a`, `b`.
+    fn words_of(refusal: &str) -> Vec<&str> {
+        let (_, expected) = refusal
+            .split_once("expected")
+            .expect("says what it expects");
+        let words: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+        assert!(!words.is_empty(), "{refusal}");
+        words
+    }
 }

@@ -10,6 +10,7 @@ mod flows;
 mod inbound;
 mod outbox;
 mod report;
+mod seed;
 mod session;
 mod tunnel;
 

@@ -11,7 +11,7 @@ use punch_api::{
     Target,
 };
 use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
-use punch_signal_protocol::PeerId;
+use punch_signal_protocol::{PeerId, is_contributory};
 use zeroize::Zeroizing;
 
 use super::Desk;
@@ -103,9 +103,14 @@ impl Desk {
         address: IpAddr,
         preshared: Option<&Secret>,
     ) -> Result<(), ApiError> {
-        if key_bytes(key).is_none() {
+        let Some(bytes) = key_bytes(key) else {
             return Err(ApiError::invalid(
                 "that is not a WireGuard key: 32 bytes in base64, as `wg pubkey` prints",
+            ));
+        };
+        if !is_contributory(&bytes) {
+            return Err(ApiError::invalid(
+                "that WireGuard key is of small order: anybody could take the part of its owner",
             ));
         }
         if preshared.is_some_and(|key| key_bytes(key.expose()).is_none()) {

@@ -9,7 +9,7 @@ use bech32::{Bech32m, Hrp};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use x25519_dalek::StaticSecret;
+use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use crate::Ipv4Range;
@@ -279,4 +279,14 @@ impl<'de> Deserialize<'de> for PeerId {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// Whether an exchange with this X25519 key depends on both secrets. One of small order gives the same to everybody
+/// (RFC 7748 §6.1).
+pub fn is_contributory(key: &[u8; 32]) -> bool {
+    // Whatever the secret is, clamping makes it a multiple of every small order.
+    let anybody = StaticSecret::from([1; 32]);
+    anybody
+        .diffie_hellman(&PublicKey::from(*key))
+        .was_contributory()
 }

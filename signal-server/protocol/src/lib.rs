@@ -21,6 +21,6 @@ pub use description::{Credentials, Description, MAX_CANDIDATES, Note};
 pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };
-pub use identity::{Identity, PeerId, PeerIdError};
+pub use identity::{Identity, PeerId, PeerIdError, is_contributory};
 pub use nat::{Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction};
 pub use range::{Ipv4Range, Ipv4RangeError};

@@ -25,6 +25,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::report::Drops;
+use crate::seed::draw;
 use ledger::Ledger;
 use link::{Link, Offered, Outlet};
 use netchecks::Netchecks;
@@ -604,8 +605,7 @@ impl Connector {
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
+        let seed = draw(&mut self.rng);
         let sealed = seal::PendingOffer::seal(&self.identity, &link.id, description, seed);
         let Ok((pending, envelope)) = sealed else {
             link.postpone(now);

@@ -12,6 +12,7 @@ use super::{
     Connector, ConnectorEvent, MAX_STALE, ServerId, Signal, WATCH_PAUSE, WATCHES, outside,
 };
 use crate::report::DropReason;
+use crate::seed::draw;
 
 impl Connector {
     /// A signalling server has welcomed us.
@@ -124,8 +125,7 @@ impl Connector {
         if link.barred || !link.admits_offer(now) {
             return false;
         }
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
+        let seed = draw(&mut self.rng);
         let Ok(opened) = seal::OpenedOffer::open(&self.identity, &from, envelope, seed) else {
             return false;
         };
@@ -162,8 +162,7 @@ impl Connector {
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
+        let seed = draw(&mut self.rng);
         let Ok((exchange, answer)) = opened.answer(description, seed) else {
             return false;
         };

@@ -6,12 +6,10 @@ use std::time::Instant;
 use punch_forward::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, Transmit};
-use rand_chacha::ChaCha20Rng;
-use rand_core::{RngCore, SeedableRng};
-use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::report::DropReason;
+use crate::seed::draw;
 use crate::session::{Admission, Asked, Done, Origin, Owner, Session, Work, WorkDone};
 
 /// Handshakes of others that are worked on at once; beyond that they are lost, and come again.
@@ -235,13 +233,4 @@ impl Engine {
     fn seed(&mut self) -> [u8; 32] {
         draw(&mut self.rng)
     }
-}
-
-/// A seed for secrets, and another generator behind it: who reads our memory later cannot go back from it (forward secrecy).
-fn draw(rng: &mut ChaCha20Rng) -> [u8; 32] {
-    let (mut seed, mut next) = ([0; 32], Zeroizing::new([0; 32]));
-    rng.fill_bytes(&mut seed);
-    rng.fill_bytes(&mut *next);
-    *rng = ChaCha20Rng::from_seed(*next);
-    seed
 }

@@ -1,7 +1,9 @@
 //! Who a machine is: the text form, the addresses, the signature.
 
 use proptest::prelude::*;
-use punch_signal_protocol::{Frame, Ipv4Range, PeerId, PeerIdError, login_message};
+use punch_signal_protocol::{
+    Frame, Ipv4Range, PeerId, PeerIdError, is_contributory, login_message,
+};
 use serde::de::IntoDeserializer;
 use x25519_dalek::PublicKey;
 
@@ -316,4 +318,17 @@ proptest! {
             prop_assert_eq!(id.to_string().parse(), Ok(id));
         }
     }
+}
+
+#[test]
+fn keys_of_small_order_are_told_from_those_of_somebody() {
+    let mut one = [0; 32];
+    one[0] = 1;
+    // p - 1, of order 2 (RFC 7748: p = 2^255 - 19).
+    let mut minus_one = [0xff; 32];
+    (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+    for key in [[0; 32], one, minus_one] {
+        assert!(!is_contributory(&key), "{key:02x?}");
+    }
+    assert!(is_contributory(machine(7).id().x25519()));
 }

@@ -1,0 +1,202 @@
+//! What a shell gets of punchctl: completion, tables on a terminal, words for what went wrong, and examples that are right.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod common;
+
+use std::process::{Command, Output};
+
+use clap::{CommandFactory, Parser};
+use common::Socket;
+use punchctl::arguments::Arguments;
+
+const PEERS: &str = r#"[
+    {"name":"database","id":null,"wireguard":"","ipv4":null,"ipv6":null,"up":true,"host":false,"state":"connected",
+     "path":null,"received_bytes":0,"sent_bytes":0,"last_handshake_s":null,"note":null},
+    {"name":"laptop","id":null,"wireguard":"","ipv4":null,"ipv6":null,"up":false,"host":false,"state":"down",
+     "path":null,"received_bytes":1500,"sent_bytes":0,"last_handshake_s":null,"note":null}]"#;
+
+fn punchctl() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_punchctl"))
+}
+
+/// What a shell offers for the last of these words, while punchd gives that answer.
+fn offers(shell: &str, words: &[&str], answer: &str) -> String {
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", answer);
+    let output = complete(shell, words, &socket);
+    punchd.join().unwrap();
+    text(&output.stdout)
+}
+
+fn complete(shell: &str, words: &[&str], socket: &Socket) -> Output {
+    punchctl()
+        .env("COMPLETE", shell)
+        .env("PUNCH_SOCKET", &socket.0)
+        .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+        .env("_CLAP_IFS", "\n")
+        .args(["--", "punchctl"])
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_shell_completes_the_names_of_peers_as_punchd_knows_them() {
+    for shell in ["bash", "zsh", "fish"] {
+        let offered = offers(shell, &["up", "da"], PEERS);
+        assert!(offered.contains("database"), "{shell}: {offered:?}");
+        assert!(!offered.contains("laptop"), "{shell}: {offered:?}");
+    }
+    let all = offers("bash", &["peer", "remove", ""], PEERS);
+    assert!(all.contains("database") && all.contains("laptop"), "{all}");
+}
+
+#[test]
+fn ports_and_servers_are_completed_too() {
+    let forwards = r#"[{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":0,"total":0}]"#;
+    let offered = offers("bash", &["unforward", "tcp", "5"], forwards);
+    assert_eq!(offered.trim(), "5432");
+    let servers = r#"[
+        {"kind":"stun","address":"stun.example:3478","fixed":false,"state":"connected","trouble":null},
+        {"kind":"stun","address":"stun.fixed:3478","fixed":true,"state":"connected","trouble":null}]"#;
+    let offered = offers("bash", &["server", "remove", "stun", "st"], servers);
+    assert_eq!(offered.trim(), "stun.example:3478");
+}
+
+#[test]
+fn completion_without_punchd_offers_nothing_and_says_nothing() {
+    let output = complete("bash", &["up", ""], &Socket::new());
+    assert!(output.status.success(), "{output:?}");
+    assert!(!text(&output.stdout).contains("error"), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+}
+
+/// The words of a line, as a shell splits them; the examples quote nothing but words for jq.
+fn words(line: &str) -> Vec<&str> {
+    let line = line.split(" | ").next().unwrap_or(line);
+    // What stands behind a wide gap says what it does.
+    let line = line.trim().split("   ").next().unwrap_or(line);
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn every_example_of_the_help_is_a_command() {
+    fn look(command: &clap::Command, seen: &mut usize) {
+        let help = command.get_after_help().map(ToString::to_string);
+        for line in help.unwrap_or_default().lines() {
+            if !line.starts_with("  punchctl") {
+                continue;
+            }
+            let words = words(line);
+            // A key is checked when it is used.
+            if let Err(error) = Arguments::try_parse_from(&words) {
+                panic!("{line}: {error}");
+            }
+            *seen += 1;
+        }
+        for sub in command.get_subcommands() {
+            look(sub, seen);
+        }
+    }
+    let mut seen = 0;
+    look(&Arguments::command(), &mut seen);
+    assert!(seen > 30, "{seen} examples");
+}
+
+#[test]
+fn every_command_has_an_example() {
+    fn look(command: &clap::Command) {
+        if command.get_subcommands().next().is_none() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.contains("  punchctl"), "{}", command.get_name());
+        }
+        command.get_subcommands().for_each(look);
+    }
+    look(&Arguments::command());
+}
+
+#[test]
+fn a_pipe_gets_tabs_and_a_terminal_a_table() {
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", PEERS);
+    let output = punchctl()
+        .arg("--socket")
+        .arg(&socket.0)
+        .arg("peers")
+        .output()
+        .unwrap();
+    punchd.join().unwrap();
+    assert_eq!(
+        text(&output.stdout),
+        "database\tconnected\t-\t-\t0 B\t0 B\t\nlaptop\tdown\t-\t-\t1.5 KB\t0 B\t\n"
+    );
+
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", PEERS);
+    let command = format!(
+        "{} --socket {} peers",
+        env!("CARGO_BIN_EXE_punchctl"),
+        socket.0.display()
+    );
+    let output = on_a_terminal(&command, &[]);
+    punchd.join().unwrap();
+    assert!(
+        output.contains("\x1b[1mPEER\x1b[0m      \x1b[1mSTATE\x1b[0m"),
+        "{output}"
+    );
+    assert!(output.contains("\x1b[32mconnected\x1b[0m"), "{output}");
+
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", PEERS);
+    let command = format!(
+        "{} --socket {} peers",
+        env!("CARGO_BIN_EXE_punchctl"),
+        socket.0.display()
+    );
+    let output = on_a_terminal(&command, &[("NO_COLOR", "1")]);
+    punchd.join().unwrap();
+    assert!(!output.contains('\x1b'), "{output}");
+    assert!(output.contains("PEER      STATE      ADDRESS"), "{output}");
+}
+
+/// Runs a command on a terminal made by script(1).
+fn on_a_terminal(command: &str, env: &[(&str, &str)]) -> String {
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", command, "/dev/null"])
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .envs(env.iter().copied())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("script(1) is installed (bsdutils)");
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn without_punchd_the_error_says_how_to_start_it() {
+    let socket = Socket::new();
+    let output = punchctl()
+        .arg("--socket")
+        .arg(&socket.0)
+        .arg("status")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("punchd is not running"), "{said}");
+    assert!(said.contains("sudo systemctl start punchd"), "{said}");
+}
+
+#[test]
+fn a_misspelt_command_is_refused_with_the_one_that_was_meant() {
+    let output = punchctl().arg("forwrad").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("'forward'"), "{said}");
+}

@@ -2,19 +2,15 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Sets and uses: root, lab, dir, bin.
 
+# shellcheck source=scripts/toolchain.sh
+. scripts/toolchain.sh
+
 need_root_and_cargo() {
     if [[ $(id -u) != 0 ]]; then
         echo "$0: needs root to make network namespaces: sudo $0" >&2
         exit 1
     fi
-    # sudo has a short PATH; the toolchain is the calling user's.
-    if ! command -v cargo >/dev/null && [[ -n ${SUDO_USER:-} ]]; then
-        PATH="$PATH:$(getent passwd "$SUDO_USER" | cut -d: -f6)/.cargo/bin"
-    fi
-    if ! command -v cargo >/dev/null; then
-        echo "$0: there is no Rust toolchain: install one with rustup" >&2
-        exit 1
-    fi
+    need_cargo
 }
 
 build_release() {

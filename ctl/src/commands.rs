@@ -268,35 +268,45 @@ async fn up(client: &Client, out: &Output, peer: &PeerName, seconds: u64) -> Res
 async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Result<(), Failure> {
     let mut answers = Vec::new();
     let mut failure = None;
-    for index in 0..count {
-        if index > 0 {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                _ = tokio::signal::ctrl_c() => break,
+    let what = format!("waiting for {peer}");
+    let pings = async {
+        for index in 0..count {
+            if index > 0 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            match out.during(&what, post(client, peer, "ping")).await {
+                Ok(answer) => {
+                    let view: PingView = parse(answer.clone())?;
+                    if !out.json {
+                        render::ping(out, peer, &view);
+                    }
+                    answers.push(answer);
+                }
+                Err(error) => {
+                    if let (false, Some(before)) = (out.json, failure.replace(error)) {
+                        render::complain(&before.to_string());
+                    }
+                }
             }
         }
-        let pinging = post(client, peer, "ping");
-        match out.during(&format!("waiting for {peer}"), pinging).await {
-            Ok(answer) => {
-                let view: PingView = parse(answer.clone())?;
-                if !out.json {
-                    render::ping(out, peer, &view);
-                }
-                answers.push(answer);
-            }
-            Err(error) => {
-                if !out.json && count > 1 {
-                    render::complain(&error.to_string());
-                }
-                failure = Some(error);
-            }
-        }
+        Ok::<(), Failure>(())
+    };
+    // What has been answered by then is shown all the same.
+    tokio::select! {
+        result = pings => result?,
+        _ = tokio::signal::ctrl_c() => {}
     }
     if out.json {
         out.value(&Value::Array(answers.clone()));
     }
     match failure {
         Some(error) if answers.is_empty() => Err(error),
-        _ => Ok(()),
+        Some(error) => {
+            if !out.json {
+                render::complain(&error.to_string());
+            }
+            Ok(())
+        }
+        None => Ok(()),
     }
 }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
-use punch_api::{ForwardView, PeerState, PeerView, ServerView};
+use punch_api::{ForwardView, PeerView, ServerView};
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
+use crate::render::state;
 
 /// Who presses Tab does not wait for long.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -23,13 +24,7 @@ pub(crate) fn server_kinds() -> Vec<CompletionCandidate> {
 pub(crate) fn peers() -> Vec<CompletionCandidate> {
     let views: Vec<PeerView> = ask("/v1/peers");
     let candidates = views.iter().map(|view| {
-        let state = match view.state {
-            PeerState::Connected => "connected",
-            PeerState::Connecting => "connecting",
-            PeerState::Waiting => "waiting",
-            PeerState::Down => "down",
-        };
-        CompletionCandidate::new(view.name.as_str()).help(Some(state.into()))
+        CompletionCandidate::new(view.name.as_str()).help(Some(state(view.state).into()))
     });
     candidates.collect()
 }

@@ -1,7 +1,7 @@
 //! Answers for people: plain lines and tables; a progress line only on a terminal.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 use punch_api::{
@@ -66,8 +66,22 @@ impl Output {
 
     /// Prints a line; a reader that has gone away (`| head`) ends the program quietly.
     pub(crate) fn line(&self, text: impl Display) {
-        if writeln!(std::io::stdout(), "{text}").is_err() {
-            std::process::exit(0);
+        match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                complain(&format!("cannot write the answer: {error}"));
+                std::process::exit(1);
+            }
+        }
+    }
+
+    /// Says that there is nothing, and what to do; to whom it could be a row it is not said on standard output.
+    fn nothing(&self, text: &str) {
+        if self.terminal {
+            self.line(text);
+        } else {
+            let _ = writeln!(std::io::stderr(), "{text}");
         }
     }
 
@@ -229,7 +243,7 @@ pub(crate) fn status(out: &Output, view: &Status) {
 
 pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     if views.is_empty() {
-        out.line("no servers; add one with: punchctl server add signal wss://HOST");
+        out.nothing("no servers; add one with: punchctl server add signal wss://HOST");
         return;
     }
     let rows: Vec<_> = views
@@ -248,7 +262,7 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
 
 pub(crate) fn peers(out: &Output, views: &[PeerView]) {
     if views.is_empty() {
-        out.line("no peers; add one with: punchctl peer add NAME KEY");
+        out.nothing("no peers; add one with: punchctl peer add NAME KEY");
         return;
     }
     let rows: Vec<_> = views
@@ -281,7 +295,7 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
 
 pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
     if views.is_empty() {
-        out.line("nothing is shared; share a port with: punchctl forward tcp PORT");
+        out.nothing("nothing is shared; share a port with: punchctl forward tcp PORT");
         return;
     }
     let rows: Vec<_> = views
@@ -383,7 +397,7 @@ fn kind(kind: PathKind) -> &'static str {
     }
 }
 
-fn state(state: PeerState) -> &'static str {
+pub(crate) fn state(state: PeerState) -> &'static str {
     match state {
         PeerState::Down => "down",
         PeerState::Waiting => "waiting",

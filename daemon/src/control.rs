@@ -19,7 +19,6 @@ use axum::{Json, Router};
 use futures_util::Stream;
 use punch_api::error::ErrorBody;
 use punch_api::{ApiError, Event, EventKind, ForwardKey, PeerName, PeerState, PeerView, Up};
-use punch_platform::confine::Owner;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, mpsc};
 
@@ -32,19 +31,9 @@ const MAX_BODY: usize = 64 * 1024;
 const GROUP: &str = "punch";
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Opens the socket with mode 0660 for the group `punch`, if there is one; it belongs to `owner`, if that is another user.
-pub(crate) fn bind(path: &Path, owner: Option<Owner>) -> Result<UnixListener> {
+/// Opens the socket with mode 0660 for the group `punch`, if there is one.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
     let place = || format!("cannot open the control socket {}", path.display());
-    let user = owner.map(|owner| owner.user);
-    if let Some(parent) = path.parent()
-        && !parent.as_os_str().is_empty()
-        && !parent.exists()
-    {
-        fs::create_dir_all(parent).with_context(place)?;
-        fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).with_context(place)?;
-        // Who removes the socket in the end must be able to.
-        chown(parent, user, owner.map(|owner| owner.group)).with_context(place)?;
-    }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
             bail!(
@@ -70,8 +59,8 @@ pub(crate) fn bind(path: &Path, owner: Option<Owner>) -> Result<UnixListener> {
     let is = fs::metadata(path).with_context(place)?;
     let group = group_id(GROUP).filter(|group| *group != is.gid());
     // The service has the right group from the start, and may be forbidden to try.
-    if user.or(group).is_some()
-        && let Err(error) = chown(path, user, group)
+    if group.is_some()
+        && let Err(error) = chown(path, None, group)
     {
         tracing::warn!(%error, "the control socket is not for the group {GROUP}");
     }

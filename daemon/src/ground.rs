@@ -1,11 +1,15 @@
-//! What punchd stands on: state and control socket are opened, then every right is given up that is not needed any more.
+//! What punchd stands on: state, control socket and the place for metrics are opened, then every right is given up that is not
+//! needed any more.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use punch_platform::confine::{self, Owner};
+use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
 use crate::control;
@@ -20,7 +24,8 @@ pub(crate) struct Places {
 /// See the module.
 pub(crate) struct Ground {
     pub(crate) store: Store,
-    pub(crate) listener: UnixListener,
+    pub(crate) control: UnixListener,
+    pub(crate) metrics: Option<TcpListener>,
     pub(crate) socket_file: RemoveOnDrop,
 }
 
@@ -29,58 +34,106 @@ pub(crate) struct RemoveOnDrop(PathBuf);
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.0);
     }
 }
 
 impl Ground {
-    /// Opens both, and gives up what is not needed. No other thread may run yet: rights are a thread's.
+    /// Opens everything, and gives up what is not needed. No other thread may run yet: rights are a thread's.
     pub(crate) fn prepare(config: &Config, places: Places) -> Result<Self> {
-        let owner = other_owner(&places.state_dir);
-        let listener = control::bind(&places.socket, owner)?;
-        let socket_file = RemoveOnDrop(places.socket);
+        // Seen from the top, where no later change of user can make a path unreachable.
+        let Places { state_dir, socket } = places;
+        let sockets = match socket.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let metrics = config.metrics.map(listen).transpose()?;
+        let owner = other_owner(&state_dir);
+        make_socket_directory(&sockets, owner)
+            .with_context(|| format!("cannot make {}", sockets.display()))?;
         if let Some(owner) = owner {
+            // From here on nothing is done in directories of that user's with more than that user's rights.
             confine::become_user(owner).with_context(|| {
                 format!(
-                    "cannot become the owner of {} (user {}, group {})",
-                    places.state_dir.display(),
+                    "cannot become the owner of {} (user {}, group {}); let root own it, or start punchd as that user",
+                    state_dir.display(),
                     owner.user,
                     owner.group
                 )
             })?;
         }
-        let store = Store::open(&places.state_dir)?;
-        let socket_dir = socket_file.0.parent().unwrap_or(Path::new("."));
-        let got = confine::confine(&confine::Needs {
+        let store = Store::open(&state_dir)?;
+        let control = control::bind(&socket)?;
+        let socket_file = RemoveOnDrop(socket);
+        let kept = confine::confine(&confine::Needs {
             low_port: (1..1024).contains(&config.port),
-            state: &places.state_dir,
-            sockets: if socket_dir.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                socket_dir
-            },
+            state: &state_dir,
+            sockets: &sockets,
         })
         .context("cannot give up rights that are not needed")?;
+        fs::read_dir(&state_dir).with_context(|| {
+            format!(
+                "user {} cannot use the state directory {} without root's rights over files: let it own the directory and reach it, or choose another one (--state-dir)",
+                kept.user,
+                state_dir.display()
+            )
+        })?;
         tracing::info!(
-            user = got.user,
-            capabilities = got.capabilities,
-            landlock = got.landlock,
+            user = kept.user,
+            capabilities = kept.capabilities,
+            landlock = kept.landlock,
             "confined"
         );
         Ok(Self {
             store,
-            listener,
+            control,
+            metrics,
             socket_file,
         })
     }
 }
 
-/// Whose the state is, if it is another user's and this is root. What root leaves there the service could not read.
+/// Whose the state is, or will be by the directory that it is to be in, if that is another user and this is root. What root
+/// leaves there the service could not read.
 fn other_owner(state_dir: &Path) -> Option<Owner> {
-    let there = std::fs::metadata(state_dir).ok()?;
+    let absolute = std::path::absolute(state_dir).ok()?;
+    let there = absolute
+        .ancestors()
+        .find_map(|path| fs::metadata(path).ok())?;
     let other = there.uid() != 0 && confine::is_root();
     other.then(|| Owner {
         user: there.uid(),
         group: there.gid(),
     })
+}
+
+/// The directory of the control socket, unless it is there: its owner removes the socket in the end.
+fn make_socket_directory(directory: &Path, owner: Option<Owner>) -> std::io::Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+    match owner {
+        Some(owner) => chown(directory, Some(owner.user), Some(owner.group)),
+        None => Ok(()),
+    }
+}
+
+/// A socket for metrics, on an address that may come later: the tunnel's own one, or one of a network that is not up yet.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let open = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv4() {
+            socket.set_freebind_v4(true)?;
+        } else {
+            socket.set_freebind_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(16)?;
+        Ok(socket.into())
+    };
+    open().with_context(|| format!("cannot listen on {address} ([metrics] listen in punchd.toml)"))
 }

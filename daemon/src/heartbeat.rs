@@ -12,7 +12,7 @@ use crate::desk::{self, Request};
 /// How old the line of `systemctl status` may be where nobody waits for a sign of life.
 const REFRESH: Duration = Duration::from_secs(30);
 /// Events come in flocks.
-const SETTLE: Duration = Duration::from_millis(250);
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Beats until the desk is gone. A desk that does not answer leaves the beat out, and the watchdog does the rest.
 pub(crate) async fn beat(desk: mpsc::Sender<Request>, mut events: broadcast::Receiver<Event>) {

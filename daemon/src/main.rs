@@ -14,11 +14,12 @@ mod snapshot;
 mod store;
 mod targets;
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use punch_service::{log, manager};
+use punch_service::{fail, log};
 use punchd_arguments::{Arguments, REFUSED};
 
 use crate::config::Config;
@@ -39,13 +40,13 @@ fn main() -> ExitCode {
                 }
                 ExitCode::SUCCESS
             }
-            Err(error) => fail(&error, ExitCode::from(REFUSED)),
+            Err(error) => fail(PROGRAM, &error, refusal(&error)),
         };
     }
     log::start(PROGRAM, arguments.log);
     let config = match checked {
         Ok((config, _)) => config,
-        Err(error) => return fail(&error, ExitCode::from(REFUSED)),
+        Err(error) => return fail(PROGRAM, &error, refusal(&error)),
     };
     let places = Places {
         state_dir: arguments.state_dir,
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     };
     match run::run(config, places) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, ExitCode::FAILURE),
+        Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
     }
 }
 
@@ -64,9 +65,21 @@ fn check(arguments: &Arguments) -> Result<(Config, String)> {
     Ok((config, format!("{file}\n{state}")))
 }
 
-fn fail(error: &anyhow::Error, status: ExitCode) -> ExitCode {
-    let message = format!("{error:#}");
-    manager::status(&message);
-    log::last_word(PROGRAM, &message);
-    status
+/// The exit status for what cannot be read. What a disk or a full table has prevented may go well a second later.
+fn refusal(error: &anyhow::Error) -> ExitCode {
+    let lasting = [
+        ErrorKind::NotFound,
+        ErrorKind::PermissionDenied,
+        ErrorKind::InvalidData,
+        ErrorKind::NotADirectory,
+        ErrorKind::IsADirectory,
+    ];
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if causes.all(|cause| lasting.contains(&cause.kind())) {
+        ExitCode::from(REFUSED)
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -1,40 +1,84 @@
 //! `/metrics`: what `punchctl status` knows, for Prometheus. daemon/docs/metrics.md describes each.
 
-use axum::Router;
-use axum::extract::State;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use punch_api::{PeerState, ServerState, Status};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use punch_api::{ApiError, PeerState, ServerState, Status};
+use punch_platform::clock;
 use punch_service::exposition::{self, Exposition};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::control::refuse;
 use crate::desk::{self, Request};
 
-/// Serves `/metrics` and nothing else over TCP.
+/// A connection has this long for its request and its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer is given again for this long: each costs the packet path some time.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Serves `/metrics` and nothing else over TCP, one connection after the other: who is slow holds up other readers of metrics
+/// and nobody else.
 pub(crate) async fn serve(listener: TcpListener, desk: mpsc::Sender<Request>) {
-    let router = Router::new()
-        .route(
-            "/metrics",
-            get(|State(desk): State<mpsc::Sender<Request>>| async move { answer(&desk).await }),
-        )
-        .with_state(desk);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "metrics are no longer served");
+    let last: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+    let answer = |request: hyper::Request<Incoming>| {
+        let (desk, last) = (&desk, &last);
+        async move {
+            if request.method() != Method::GET || request.uri().path() != "/metrics" {
+                return Ok::<_, Infallible>(refuse(ApiError::not_found(
+                    "only GET /metrics is here",
+                )));
+            }
+            let mut last = last.lock().await;
+            let text = match &*last {
+                Some((at, text)) if clock::now().saturating_duration_since(*at) < FRESH => {
+                    String::clone(text)
+                }
+                _ => match desk::call(desk, Request::Status).await {
+                    Ok(status) => {
+                        let text = expose(&status);
+                        *last = Some((clock::now(), text.clone()));
+                        text
+                    }
+                    Err(error) => return Ok(refuse(error)),
+                },
+            };
+            Ok(respond(text))
+        }
+    };
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a reader of metrics");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let connection = http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        let _ = tokio::time::timeout(PATIENCE, connection).await;
     }
 }
 
-/// The answer to `GET /metrics`.
+/// The answer to `GET /metrics` on the control socket.
 pub(crate) async fn answer(desk: &mpsc::Sender<Request>) -> Response {
     match desk::call(desk, Request::Status).await {
-        Ok(status) => {
-            let text = expose(&status);
-            ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
-        }
+        Ok(status) => respond(expose(&status)),
         Err(error) => refuse(error),
     }
+}
+
+fn respond(text: String) -> Response {
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
 }
 
 fn expose(status: &Status) -> String {
@@ -56,8 +100,7 @@ fn expose(status: &Status) -> String {
             ("kind", &*server.kind.to_string()),
             ("address", &server.address),
         ];
-        let value = server.state == ServerState::Connected;
-        connected.sample(&labels, f64::from(u8::from(value)));
+        connected.sample(&labels, flag(server.state == ServerState::Connected));
     }
 
     let forwards: Vec<_> = status
@@ -93,8 +136,11 @@ fn expose(status: &Status) -> String {
     metrics.finish()
 }
 
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
 fn expose_peers(metrics: &mut Exposition, status: &Status) {
-    let flag = |value: bool| f64::from(u8::from(value));
     let mut wanted = metrics.gauge(
         "punch_peer_wanted",
         "Whether a connection is wanted (punchctl up).",

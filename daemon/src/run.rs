@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures_util::StreamExt;
 use punch_engine::{Engine, EngineConfig, SocketId};
 use punch_platform::{Offloads, Tun, Udp, clock, netlink};
@@ -114,19 +114,21 @@ fn file_limit() -> u64 {
 
 async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()> {
     let spawner = Spawner(Handle::current());
+    // From here on a signal is waited for; what is under way is not torn apart by it.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let Ground {
         store,
-        listener,
+        control,
+        metrics,
         socket_file: _socket_file,
     } = ground;
     let identity = store.identity()?;
-    let listener = UnixListener::from_std(listener).context("cannot use the control socket")?;
-    let metrics_listener = match config.metrics {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} ([metrics] listen in punchd.toml)")
-        })?),
-        None => None,
-    };
+    let control = UnixListener::from_std(control).context("cannot use the control socket")?;
+    let metrics = metrics
+        .map(TcpListener::from_std)
+        .transpose()
+        .context("cannot use the socket for metrics")?;
 
     let (tun, v4, v6) = {
         let _data = data.enter();
@@ -239,13 +241,18 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
         "heartbeat",
         heartbeat::beat(requests_in.clone(), broadcast.subscribe()),
     );
-    let metrics_task = metrics_listener
+    let metrics_task = metrics
         .map(|listener| spawner.spawn("metrics", metrics::serve(listener, requests_in.clone())));
-    let control_task = spawner.spawn("control", control::serve(listener, requests_in, broadcast));
+    let control_task = spawner.spawn("control", control::serve(control, requests_in, broadcast));
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
     manager::ready("started");
 
-    let outcome = wait_for_end(stopped).await;
+    let outcome = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = stopped => Err(anyhow!("the packet path has ended: the interface was deleted, or see the log")),
+    };
+    tracing::info!("stopping");
     manager::stopping();
     drop(metrics_task);
     // First no more requests, then goodbye to the peers, for which the desk holds the signalling clients; the desk goes last.
@@ -261,18 +268,6 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
         let _ = thread.join();
     }
     outcome
-}
-
-async fn wait_for_end(driver: tokio::sync::oneshot::Receiver<()>) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = driver => bail!("the packet path has ended: the interface was deleted, or see the log"),
-    }
-    tracing::info!("stopping");
-    Ok(())
 }
 
 async fn configure_tun(

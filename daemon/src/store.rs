@@ -135,6 +135,7 @@ impl Store {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(directory.join(LOCK))
             .with_context(|| {
                 format!(

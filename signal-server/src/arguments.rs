@@ -18,14 +18,9 @@ use crate::hub::Limits;
     after_help = "Examples:\n  punch-signal                                         plain, on port 8080 of all addresses\n  punch-signal --listen 127.0.0.1:8080                 behind a proxy that speaks TLS\n  punch-signal --listen [::]:443 --tls-cert chain.pem --tls-key key.pem\n\nGET /healthz answers ok, GET /metrics counts for Prometheus.\nExit status: 0 told to end, 1 failed, 2 wrong usage."
 )]
 pub struct Arguments {
-    /// Where to listen
-    #[arg(
-        long,
-        value_name = "ADDR:PORT",
-        default_value = "[::]:8080",
-        env = "PUNCH_SIGNAL_LISTEN"
-    )]
-    pub listen: SocketAddr,
+    /// Where to listen; without this option port 8080 of all addresses
+    #[arg(long, value_name = "ADDR:PORT", env = "PUNCH_SIGNAL_LISTEN")]
+    pub listen: Option<SocketAddr>,
     /// Addresses of proxies in front, separated by commas: from these, X-Forwarded-For tells who the client is
     #[arg(
         long,

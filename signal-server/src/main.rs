@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use punch_service::{log, manager};
+use punch_service::{fail, log};
 use punch_signal::arguments::Arguments;
 use punch_signal::hub::Limits;
 use punch_signal::net::{self, Config};
@@ -36,11 +36,6 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(net::run(config)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let message = format!("{error:#}");
-            manager::status(&message);
-            log::last_word(PROGRAM, &message);
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
     }
 }

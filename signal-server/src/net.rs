@@ -40,10 +40,13 @@ const OPENING: Duration = Duration::from_secs(10);
 const OPENING_AT_ONCE: usize = 512;
 const OPENING_PER_SOURCE: usize = 64;
 
+/// Where clients are expected unless told otherwise.
+const DEFAULT_PORT: u16 = 8080;
+
 /// How the server is run.
 pub struct Config {
-    /// Where to listen.
-    pub listen: SocketAddr,
+    /// Where to listen; port 8080 of all addresses unless set.
+    pub listen: Option<SocketAddr>,
     /// Proxies in front: what they say of a client's address is believed.
     pub proxies: Vec<IpAddr>,
     /// Certificate chain and key, as PEM files.
@@ -76,9 +79,7 @@ pub async fn run(config: Config) -> Result<()> {
         Some((certificate, key)) => Some(acceptor(certificate, key)?),
         None => None,
     };
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = listen(config.listen).await?;
     let server = Server(Arc::new(Mutex::new(Shared {
         hub: Hub::new(config.limits),
         clients: HashMap::new(),
@@ -95,7 +96,8 @@ pub async fn run(config: Config) -> Result<()> {
     }
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
     manager::ready("started");
-    let serving = accept(listener, tls, router, config.proxies.into());
+    let proxies = config.proxies.iter().map(IpAddr::to_canonical).collect();
+    let serving = accept(listener, tls, router, proxies);
     let ticking = tick(&server);
     tokio::select! {
         () = serving => {}
@@ -127,6 +129,19 @@ async fn tick(server: &Server) {
             alive = Instant::now();
         }
     }
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<TcpListener> {
+    let everywhere = SocketAddr::from(([0u16; 8], DEFAULT_PORT));
+    let first = address.unwrap_or(everywhere);
+    let listener = match TcpListener::bind(first).await {
+        // A machine without IPv6.
+        Err(error) if address.is_none() && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::from(([0; 4], DEFAULT_PORT))).await
+        }
+        result => result,
+    };
+    listener.with_context(|| format!("cannot listen on {first}"))
 }
 
 fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
@@ -332,20 +347,42 @@ async fn metrics(State(server): State<Server>) -> impl IntoResponse {
 #[derive(Clone)]
 struct Source {
     source: IpAddr,
-    is_proxy: bool,
+    /// All proxies that are believed, if this is one of them.
+    proxies: Option<Arc<[IpAddr]>>,
 }
 
 impl Source {
-    /// Whose request it is. A proxy appends the address that it has seen, so that only the last one is its word.
+    /// Whose request it is. Each proxy appends the address that it has seen: from the end on, what proxies say is believed, and
+    /// the first that is none of them is the client.
     fn client(&self, headers: &HeaderMap) -> IpAddr {
-        if !self.is_proxy {
+        let Some(proxies) = &self.proxies else {
             return self.source;
+        };
+        let mut client = self.source;
+        let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
+        let told = values
+            .iter()
+            .rev()
+            .flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+        for text in told {
+            let Some(ip) = parse_client(text.trim()) else {
+                break;
+            };
+            client = ip;
+            if !proxies.contains(&client) {
+                break;
+            }
         }
-        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
-        let told = forwarded
-            .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-        told.map_or(self.source, |ip: IpAddr| ip.to_canonical())
+        client
     }
+}
+
+/// An address as proxies write it, some with a port.
+fn parse_client(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<IpAddr> = bare.parse().ok();
+    ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+        .map(|ip| ip.to_canonical())
 }
 
 /// Accepts connections; until one is a WebSocket it is bounded in time and number, so that idlers keep nobody out.
@@ -379,7 +416,11 @@ async fn accept(
             };
             Some(visit)
         };
-        let router = router.clone().layer(Extension(Source { source, is_proxy }));
+        let source = Source {
+            source,
+            proxies: is_proxy.then(|| proxies.clone()),
+        };
+        let router = router.clone().layer(Extension(source));
         let tls = tls.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
@@ -445,14 +486,18 @@ impl Drop for Visit {
 mod tests {
     use super::*;
 
-    fn client(source: &str, is_proxy: bool, forwarded: &[&str]) -> String {
+    /// The client of a request that came from there; 127.0.0.1, ::1 and 192.0.2.80 are proxies.
+    fn client(source: &str, forwarded: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in forwarded {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
+        let proxies = ["127.0.0.1", "::1", "192.0.2.80"];
+        let proxies: Arc<[IpAddr]> = proxies.iter().map(|ip| ip.parse().unwrap()).collect();
+        let source: IpAddr = source.parse().unwrap();
         let source = Source {
-            source: source.parse().unwrap(),
-            is_proxy,
+            source,
+            proxies: proxies.contains(&source).then_some(proxies),
         };
         source.client(&headers).to_string()
     }
@@ -460,17 +505,24 @@ mod tests {
     #[test]
     fn only_a_proxy_is_believed_and_only_its_own_word() {
         let told = ["10.0.0.1, 198.51.100.7", "203.0.113.9, 2001:db8::5"];
-        assert_eq!(client("127.0.0.1", true, &told), "2001:db8::5");
-        assert_eq!(client("192.0.2.1", false, &told), "192.0.2.1");
-        assert_eq!(
-            client("127.0.0.1", true, &["::ffff:198.51.100.7"]),
-            "198.51.100.7"
-        );
+        assert_eq!(client("127.0.0.1", &told), "2001:db8::5");
+        assert_eq!(client("192.0.2.1", &told), "192.0.2.1");
+        let mapped = ["::ffff:198.51.100.7"];
+        assert_eq!(client("127.0.0.1", &mapped), "198.51.100.7");
+    }
+
+    #[test]
+    fn behind_two_proxies_the_client_is_whom_the_outer_one_has_seen() {
+        let told = ["1.1.1.1, 198.51.100.7, 192.0.2.80"];
+        assert_eq!(client("127.0.0.1", &told), "198.51.100.7");
+        let with_ports = ["198.51.100.7:4711", "192.0.2.80:80"];
+        assert_eq!(client("::1", &with_ports), "198.51.100.7");
+        assert_eq!(client("::1", &["[2001:db8::7]:4711"]), "2001:db8::7");
     }
 
     #[test]
     fn a_proxy_that_says_nothing_sensible_is_the_client_itself() {
-        assert_eq!(client("127.0.0.1", true, &[]), "127.0.0.1");
-        assert_eq!(client("::1", true, &["unknown"]), "::1");
+        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
+        assert_eq!(client("::1", &["unknown"]), "::1");
     }
 }

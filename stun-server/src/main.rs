@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use punch_service::{log, manager};
+use punch_service::{fail, log};
 use punch_stun_arguments::Arguments;
 
 const PROGRAM: &str = "punch-stun";
@@ -24,12 +24,7 @@ fn main() -> ExitCode {
         })
     }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let message = format!("{error:#}");
-            manager::status(&message);
-            log::last_word(PROGRAM, &message);
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use punch_service::manager;
 use punch_stun_arguments::SamplePorts;
 use punch_stun_protocol::{Endpoint, respond};
@@ -87,6 +87,8 @@ async fn serve(config: &Config) -> Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         () = beat() => {}
+        // They never end by themselves.
+        Some(_) = tasks.join_next() => bail!("a socket is no longer served"),
     }
     tracing::info!("stopping");
     manager::stopping();

@@ -54,16 +54,14 @@ fn effective_user() -> u32 {
     }
 }
 
-/// Becomes another user with that user's group and no other; capabilities stay permitted.
+/// Becomes another user with that user's group and no other. Capabilities stay permitted, and none is in effect until
+/// [`confine`]: what is opened meanwhile is opened with that user's rights alone.
 ///
 /// # Errors
 /// When the kernel refuses it.
 pub fn become_user(owner: Owner) -> io::Result<()> {
     capctl::caps::cap_set_ids(Some(owner.user), Some(owner.group), Some(&[]))
-        .map_err(io::Error::from)?;
-    let mut state = CapState::get_current()?;
-    state.effective = state.permitted;
-    Ok(state.set_current()?)
+        .map_err(io::Error::from)
 }
 
 /// Gives up everything but `needs`.
@@ -73,7 +71,7 @@ pub fn become_user(owner: Owner) -> io::Result<()> {
 pub fn confine(needs: &Needs<'_>) -> io::Result<Kept> {
     let capabilities = drop_capabilities(needs)?;
     capctl::prctl::set_no_new_privs()?;
-    let landlock = restrict_files(needs).map_err(io::Error::other)?;
+    let landlock = restrict_files(needs)?;
     Ok(Kept {
         user: effective_user(),
         capabilities,
@@ -85,7 +83,9 @@ fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
     let mut state = CapState::get_current()?;
     let before = state;
     let is_kept = |cap| cap == Cap::NET_ADMIN || (needs.low_port && cap == Cap::NET_BIND_SERVICE);
-    if state.effective.has(Cap::SETPCAP) {
+    if state.permitted.has(Cap::SETPCAP) {
+        state.effective.add(Cap::SETPCAP);
+        state.set_current()?;
         for cap in Cap::iter().filter(|cap| !is_kept(*cap)) {
             bounding::ensure_dropped(cap)?;
         }
@@ -99,12 +99,15 @@ fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
     }
     state.effective = state.permitted;
     // A service has nothing to drop, and may be forbidden to try. What it inherits counts only for programs that it executes.
+    let mut kept = state.permitted;
     if (state.permitted, state.effective) != (before.permitted, before.effective) {
         state.inheritable.clear();
-        state.set_current()?;
+        match state.set_current() {
+            Err(error) if error.code() == libc::EPERM && !is_root() => kept = before.permitted,
+            result => result?,
+        }
     }
-    let names: Vec<_> = state
-        .permitted
+    let names: Vec<_> = kept
         .iter()
         .map(|cap| cap.to_string().to_lowercase())
         .collect();
@@ -112,7 +115,7 @@ fn drop_capabilities(needs: &Needs<'_>) -> io::Result<String> {
 }
 
 /// What names, certificates, routes and modules of the C library's are read from.
-const READ: [&str; 10] = [
+const READ: [&str; 13] = [
     "/etc",
     "/usr",
     "/lib",
@@ -120,36 +123,53 @@ const READ: [&str; 10] = [
     "/run",
     "/proc",
     "/sys",
-    "/dev",
+    "/dev/random",
+    "/dev/urandom",
     "/nix/store",
+    "/gnu/store",
+    "/var/db",
     "/var/lib/ca-certificates",
 ];
 
-fn restrict_files(needs: &Needs<'_>) -> Result<&'static str, landlock::RulesetError> {
+fn restrict_files(needs: &Needs<'_>) -> io::Result<&'static str> {
     use AccessFs::{IoctlDev, MakeReg, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
     let read: BitFlags<AccessFs> = ReadFile | ReadDir;
     let write = read | WriteFile | Truncate;
     // Where OpenSSL's users keep their certificates (rustls-native-certs honours both).
-    let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+    let certificates: Vec<_> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
         .into_iter()
         .filter_map(std::env::var_os)
-        .map(PathBuf::from);
+        .flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>())
+        .collect();
+    // Where that is a link, it may lead anywhere.
+    let resolver = std::fs::canonicalize("/etc/resolv.conf");
     let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> = READ
         .into_iter()
         .map(PathBuf::from)
         .chain(certificates)
+        .chain(resolver)
         .map(|path| (path, read))
         .collect();
-    rules.push((needs.state.to_owned(), write | MakeReg | RemoveFile));
-    rules.push((needs.sockets.to_owned(), RemoveFile.into()));
     rules.push(("/dev/net/tun".into(), ReadFile | WriteFile | IoctlDev));
     rules.push(("/dev/null".into(), ReadFile | WriteFile));
     rules.push(("/proc/sys/net/ipv6/conf".into(), write));
 
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V5))?
-        .create()?;
+        .handle_access(AccessFs::from_all(ABI::V5))
+        .and_then(Ruleset::create)
+        .map_err(io::Error::other)?;
+    // Without these two nothing works, so that they must be there.
+    for (path, access) in [
+        (needs.state, write | MakeReg | RemoveFile),
+        (needs.sockets, RemoveFile.into()),
+    ] {
+        let directory = PathFd::new(path)
+            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(directory, access))
+            .map_err(io::Error::other)?;
+    }
     for (path, access) in rules {
         // What is not there cannot be reached either way.
         let Ok(file) = PathFd::new(&path) else {
@@ -161,9 +181,12 @@ fn restrict_files(needs: &Needs<'_>) -> Result<&'static str, landlock::RulesetEr
         } else {
             access & AccessFs::from_file(ABI::V5)
         };
-        ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(file, access))
+            .map_err(io::Error::other)?;
     }
-    Ok(match ruleset.restrict_self()?.ruleset {
+    let status = ruleset.restrict_self().map_err(io::Error::other)?;
+    Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => "full",
         RulesetStatus::PartiallyEnforced => "partial",
         RulesetStatus::NotEnforced => "none",

@@ -469,9 +469,10 @@ fn collision(ip: IpAddr, with: &str) -> ApiError {
     ))
 }
 
-/// The name that was probably meant.
+/// The name that was probably meant: two letters more, less, other or exchanged, and of short names one.
 fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let near = |known: &&str| strsim::jaro(name, known);
-    let best = known.iter().max_by(|a, b| near(a).total_cmp(&near(b)))?;
-    (near(best) > 0.7).then_some(*best)
+    let distance = |other: &str| strsim::damerau_levenshtein(name, other);
+    let best = known.iter().min_by_key(|other| distance(other))?;
+    let near = if name.chars().count() < 6 { 1 } else { 2 };
+    (distance(best) <= near).then_some(*best)
 }

@@ -1,5 +1,7 @@
 //! Views: the state, and what the engine says of it, put together.
 
+use std::collections::HashMap;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
@@ -96,8 +98,13 @@ impl Desk {
     }
 
     pub(super) fn peer_views(&self, snapshot: &Snapshot) -> Vec<PeerView> {
+        let names: HashMap<_, _> = self
+            .handles
+            .iter()
+            .map(|(name, handle)| (handle, name))
+            .collect();
         let views = self.peer_configs().into_iter().filter_map(|config| {
-            let name = self.name_of(config.handle)?;
+            let name = PeerName::clone(names.get(&config.handle)?);
             let addresses = config.addresses();
             let peer = snapshot.peers.get(&config.handle);
             let differs = peer.is_some_and(|peer| peer.ipv4_differs);

@@ -70,11 +70,12 @@ fn entry(program: &str, event: &Event<'_>) -> Vec<u8> {
         Level::INFO => "6",
         Level::DEBUG | Level::TRACE => "7",
     };
+    // The short ones first: they always have room.
     let mut entry = Vec::new();
-    put(&mut entry, "MESSAGE", &message);
     put(&mut entry, "PRIORITY", priority);
     put(&mut entry, "SYSLOG_IDENTIFIER", program);
     put(&mut entry, "PUNCH_TARGET", metadata.target());
+    put(&mut entry, "MESSAGE", &message);
     for (name, value) in &fields.others {
         let name = name.to_ascii_uppercase();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
@@ -86,7 +87,10 @@ fn entry(program: &str, event: &Event<'_>) -> Vec<u8> {
 /// Adds a field in the form that takes any bytes: a value cannot end its field, and so begins none.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     let room = MAX_ENTRY.saturating_sub(entry.len() + name.len() + 10);
-    let value = &value.as_bytes()[..value.len().min(room)];
+    if room == 0 {
+        return;
+    }
+    let value = &value.as_bytes()[..value.floor_char_boundary(room)];
     entry.extend(name.as_bytes());
     entry.push(b'\n');
     entry.extend((value.len() as u64).to_le_bytes());
@@ -176,9 +180,14 @@ mod tests {
 
     #[test]
     fn an_entry_stays_within_a_datagram() {
-        let long = "x".repeat(1 << 20);
-        let fields = logged(|| tracing::info!(long, "much"));
-        let size: usize = fields.values().map(String::len).sum();
+        let long = "ü".repeat(1 << 20);
+        let fields = logged(|| tracing::error!(long, "much"));
+        let size: usize = fields
+            .iter()
+            .map(|(name, value)| name.len() + 10 + value.len())
+            .sum();
         assert!(size <= MAX_ENTRY, "{size}");
+        assert_eq!(fields["PRIORITY"], "3");
+        assert!(fields["MESSAGE"].starts_with("much long=ü") && fields["MESSAGE"].ends_with('ü'));
     }
 }

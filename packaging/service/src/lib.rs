@@ -5,3 +5,15 @@ pub mod exposition;
 mod journal;
 pub mod log;
 pub mod manager;
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The end of a program that failed: the service manager and standard error hear why.
+pub fn fail(program: &str, error: &impl fmt::Display, status: ExitCode) -> ExitCode {
+    // With what lies behind it, where the error keeps that (anyhow).
+    let message = format!("{error:#}");
+    manager::status(&message);
+    log::last_word(program, &message);
+    status
+}

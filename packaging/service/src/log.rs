@@ -43,9 +43,10 @@ pub fn start(program: &'static str, filter: Targets) {
 }
 
 /// The last word of a program that fails; it is said also when logs are filtered.
-pub fn last_word(program: &str, message: &str) {
+pub(crate) fn last_word(program: &str, message: &str) {
     // What journald makes an error of (sd-daemon(3)).
     let priority = if Journal::is_stderr() { "<3>" } else { "" };
+    let message = message.trim_end().replace('\n', &format!("\n{priority}"));
     #[expect(clippy::print_stderr, reason = "this is where it is said")]
     {
         eprintln!("{priority}{program}: {message}");

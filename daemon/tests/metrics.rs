@@ -4,9 +4,10 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use harness::{Lab, Namespace, wait_until};
+use harness::{Kinds, Lab, Namespace, wait_until};
 
 const DESCRIBED: &str = include_str!("../docs/metrics.md");
 const DASHBOARD: &str = include_str!("../../packaging/grafana/punch.json");
@@ -113,7 +114,7 @@ fn punchd_counts_what_is_described_on_its_socket_and_over_tcp_if_asked_to() {
 #[test]
 fn punch_signal_counts_what_is_described() {
     need_lab!();
-    let lab = Lab::connected("mets", "full-cone", "full-cone");
+    let lab = Lab::connected("metg", "full-cone", "full-cone");
     let server = lab.namespace("server");
     let metrics = Metrics::parse(&get(&server, &["http://127.0.0.1:8080/metrics"]));
     assert_eq!(metrics.names, described("punch-signal"));
@@ -123,17 +124,49 @@ fn punch_signal_counts_what_is_described() {
 }
 
 #[test]
-fn a_metrics_address_that_is_not_this_machines_stops_the_start() {
+fn a_metrics_address_that_is_taken_stops_the_start_and_one_that_comes_later_does_not() {
     need_lab!();
-    let mut lab = Lab::new("mett", "open", "open");
-    lab.a.stop();
-    lab.a.configure("[metrics]\nlisten = \"192.0.2.77:9586\"\n");
+    let mut lab = Lab::bare("mett", Kinds::Apart("open", "open"), &[]);
+    lab.a.configure("[metrics]\nlisten = \"127.0.0.1:9586\"\n");
+    let taken = lab
+        .a
+        .inside(|| TcpListener::bind("127.0.0.1:9586").unwrap());
     let argv: Vec<&str> = lab.a.punchd.argv.iter().map(String::as_str).collect();
     let output = lab.a.exec(&argv);
     assert_eq!(output.status, 1, "{output:?}");
-    for part in ["192.0.2.77:9586", "[metrics]"] {
+    for part in ["127.0.0.1:9586", "[metrics]", "in use"] {
         assert!(output.stderr.contains(part), "{output:?}");
     }
+    drop(taken);
+
+    lab.a.configure("[metrics]\nlisten = \"192.0.2.77:95\"\n");
+    lab.a.start();
+    lab.a
+        .exec_ok(&["ip", "address", "add", "192.0.2.77/32", "dev", "lo"]);
+    Metrics::parse(&get(&lab.a, &["http://192.0.2.77:95/metrics"]));
+}
+
+#[test]
+fn a_reader_of_metrics_that_says_nothing_holds_up_nobody_for_long() {
+    need_lab!();
+    let mut lab = Lab::bare("mets", Kinds::Apart("open", "open"), &[]);
+    lab.a.configure("[metrics]\nlisten = \"127.0.0.1:9586\"\n");
+    lab.a.start();
+    let files = lab.a.open_files();
+    let idle: Vec<_> = (0..10)
+        .map(|_| {
+            lab.a
+                .inside(|| TcpStream::connect("127.0.0.1:9586").unwrap())
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(
+        lab.a.open_files() <= files + 1,
+        "one is served, the others wait"
+    );
+    lab.a.ctl_ok(&["status"]);
+    drop(idle);
+    Metrics::parse(&get(&lab.a, &["http://127.0.0.1:9586/metrics"]));
 }
 
 #[test]

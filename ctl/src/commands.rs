@@ -15,7 +15,8 @@ use crate::arguments::{
 };
 use crate::client::{Client, Failure};
 use crate::explain;
-use crate::render::{self, Output};
+use crate::output::{self, Output};
+use crate::render;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = Client::new(&arguments.socket);
@@ -284,7 +285,7 @@ async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Res
                 }
                 Err(error) => {
                     if let (false, Some(before)) = (out.json, failure.replace(error)) {
-                        render::complain(&before.to_string());
+                        output::complain(&before.to_string());
                     }
                 }
             }
@@ -303,7 +304,7 @@ async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Res
         Some(error) if answers.is_empty() => Err(error),
         Some(error) => {
             if !out.json {
-                render::complain(&error.to_string());
+                output::complain(&error.to_string());
             }
             Ok(())
         }

@@ -4,7 +4,8 @@ use punch_api::{
     AllocationView, MappingProtocol, NatView, NetcheckView, PortMappingView, StepView, WhyView,
 };
 
-use crate::render::{Output, path};
+use crate::output::Output;
+use crate::render::path;
 
 pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
     if views.is_empty() {

@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod complete;
 mod explain;
+mod output;
 mod render;
 
 use std::process::ExitCode;
@@ -26,12 +27,12 @@ pub fn run() -> ExitCode {
         Ok(runtime) => match runtime.block_on(commands::run(arguments)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                render::complain(&failure.to_string());
+                output::complain(&failure.to_string());
                 ExitCode::FAILURE
             }
         },
         Err(failure) => {
-            render::complain(&failure.to_string());
+            output::complain(&failure.to_string());
             ExitCode::FAILURE
         }
     }

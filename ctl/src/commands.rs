@@ -302,6 +302,7 @@ async fn ping(client: &Client, out: &Output, peer: &PeerName, count: u32) -> Res
     }
     match failure {
         Some(error) if answers.is_empty() => Err(error),
+        None if answers.is_empty() => Err(Failure::Other(format!("no answer of {peer} so far"))),
         Some(error) => {
             if !out.json {
                 output::complain(&error.to_string());

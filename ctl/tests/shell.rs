@@ -200,3 +200,46 @@ fn a_misspelt_command_is_refused_with_the_one_that_was_meant() {
     let said = text(&output.stderr);
     assert!(said.contains("'forward'"), "{said}");
 }
+
+#[test]
+fn ctrl_c_ends_a_ping_that_nobody_answers() {
+    let socket = Socket::new();
+    // It accepts, and says nothing.
+    let listener = std::os::unix::net::UnixListener::bind(&socket.0).unwrap();
+    let mut ping = punchctl()
+        .arg("--socket")
+        .arg(&socket.0)
+        .args(["ping", "db"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _connection = listener.accept().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let killed = Command::new("kill")
+        .args(["-INT", &ping.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    let output = ping.wait().unwrap();
+    assert_eq!(output.code(), Some(1));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut ping.stderr.take().unwrap(), &mut said).unwrap();
+    assert_eq!(said, "punchctl: no answer of db so far\n");
+}
+
+#[test]
+fn nothing_is_no_row() {
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", "[]");
+    let output = punchctl()
+        .arg("--socket")
+        .arg(&socket.0)
+        .arg("peers")
+        .output()
+        .unwrap();
+    punchd.join().unwrap();
+    assert_eq!(text(&output.stdout), "");
+    assert!(
+        text(&output.stderr).contains("punchctl peer add"),
+        "{output:?}"
+    );
+}

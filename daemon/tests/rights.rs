@@ -4,7 +4,7 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use harness::{Host, Kinds, Lab};
 
@@ -91,4 +91,60 @@ fn root_becomes_whom_the_state_belongs_to_and_everything_works() {
     assert!(!lab.a.socket.exists(), "the socket is removed");
     lab.a.start();
     assert_eq!(lab.a.ctl_json(&["forwards"])[0]["ports"], "80");
+}
+
+#[test]
+fn a_first_start_in_somebodys_directory_makes_that_ones_state() {
+    need_lab!();
+    let mut lab = Lab::bare("home", Kinds::Apart("open", "open"), &[]);
+    let home = lab.a.state_dir.with_extension("home");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&home, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let (state, socket) = (home.join("state"), home.join("a.sock"));
+    let (old_state, old_socket) = (
+        lab.a.state_dir.display().to_string(),
+        lab.a.socket.display().to_string(),
+    );
+    for argument in &mut lab.a.punchd.argv {
+        if *argument == old_state {
+            *argument = state.display().to_string();
+        } else if *argument == old_socket {
+            *argument = socket.display().to_string();
+        }
+    }
+    (lab.a.state_dir, lab.a.socket) = (state, socket);
+    lab.a.start();
+    let key = lab.a.state_dir.join("identity.key");
+    assert_eq!(fs::metadata(key).unwrap().uid(), SOMEBODY);
+    lab.a.stop();
+    assert!(!lab.a.socket.exists(), "the socket is removed");
+}
+
+#[test]
+fn a_link_in_somebodys_directory_is_not_followed_with_roots_rights() {
+    need_lab!();
+    let lab = Lab::bare("link", Kinds::Apart("open", "open"), &[]);
+    let planted = lab.a.state_dir.with_extension("planted");
+    fs::create_dir(&lab.a.state_dir).unwrap();
+    symlink(&planted, lab.a.state_dir.join("lock")).unwrap();
+    chown(&lab.a.state_dir, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let run = lab.a.state_dir.with_extension("run");
+    let argv: Vec<String> = lab
+        .a
+        .punchd
+        .argv
+        .iter()
+        .map(
+            |argument| match *argument == lab.a.socket.display().to_string() {
+                true => run.join("punchd.sock").display().to_string(),
+                false => argument.clone(),
+            },
+        )
+        .collect();
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let output = lab.a.exec(&argv);
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("state directory"), "{output:?}");
+    assert!(!planted.exists(), "root has made a file where a link led");
 }

@@ -52,6 +52,9 @@ pub struct Arguments {
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections, env = "PUNCH_SIGNAL_CONNECTIONS")]
     pub connections: usize,
+    /// Connections at once from one address (an IPv6 /64 counts as one)
+    #[arg(long, value_name = "N", default_value_t = Limits::default().per_address, env = "PUNCH_SIGNAL_PER_ADDRESS")]
+    pub per_address: usize,
     /// Messages per second of one client, on average
     #[arg(long, value_name = "N", default_value_t = Limits::default().rate, env = "PUNCH_SIGNAL_RATE")]
     pub rate: u32,

@@ -13,6 +13,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one source (an IPv6 /64 is one) that have not proven an identity.
     pub unproven_per_address: usize,
+    /// Connections from one address in all: identities cost nothing, and one source must not take every place.
+    pub per_address: usize,
     /// How long a connection may take to prove its identity.
     pub login: Duration,
     /// A connection that is not heard for so long is closed.
@@ -32,6 +34,7 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             unproven_per_address: 64,
+            per_address: 2000,
             login: Duration::from_secs(10),
             silence: Duration::from_secs(75),
             rate: 50,
@@ -89,6 +92,8 @@ pub struct Hub {
     online: BTreeMap<PeerId, ConnectionId>,
     watchers: BTreeMap<PeerId, BTreeSet<ConnectionId>>,
     unproven: BTreeMap<IpAddr, usize>,
+    /// Connections of each address, proven or not.
+    sources: BTreeMap<IpAddr, usize>,
     counters: Counters,
     outputs: VecDeque<Output>,
 }
@@ -103,6 +108,7 @@ impl Hub {
             online: BTreeMap::new(),
             watchers: BTreeMap::new(),
             unproven: BTreeMap::new(),
+            sources: BTreeMap::new(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
         }
@@ -122,6 +128,7 @@ impl Hub {
         let unproven = self.unproven.get(&address).copied().unwrap_or(0);
         if self.connections.len() >= self.limits.connections
             || unproven >= self.limits.unproven_per_address
+            || self.sources.get(&address).copied().unwrap_or(0) >= self.limits.per_address
         {
             self.counters.refused += 1;
             return Err(Refusal::Full);
@@ -129,6 +136,7 @@ impl Hub {
         let connection = ConnectionId(self.next);
         self.next += 1;
         *self.unproven.entry(address).or_default() += 1;
+        *self.sources.entry(address).or_default() += 1;
         self.connections.insert(
             connection,
             Connection {
@@ -191,8 +199,9 @@ impl Hub {
         let Some(entry) = self.connections.remove(&connection) else {
             return;
         };
+        release(&mut self.sources, entry.address);
         match entry.id {
-            None => self.proven(entry.address),
+            None => release(&mut self.unproven, entry.address),
             Some(id) => {
                 if self.online.get(&id) == Some(&connection) {
                     self.online.remove(&id);
@@ -283,7 +292,7 @@ impl Hub {
         }
         entry.id = Some(id);
         let address = entry.address;
-        self.proven(address);
+        release(&mut self.unproven, address);
         self.counters.logins += 1;
         // The newest connection of an identity counts: the older one is most likely dead and only does not know it.
         if let Some(older) = self.online.insert(id, connection) {
@@ -353,15 +362,6 @@ impl Hub {
         self.outputs.push_back(Output::Close(connection, why));
         self.handle_disconnect(connection);
     }
-
-    fn proven(&mut self, address: IpAddr) {
-        if let Some(count) = self.unproven.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.unproven.remove(&address);
-            }
-        }
-    }
 }
 
 impl Connection {
@@ -385,6 +385,16 @@ pub fn subnet(source: IpAddr) -> IpAddr {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    }
+}
+
+/// One less of this address.
+fn release(counts: &mut BTreeMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(count) = counts.get_mut(&address) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&address);
         }
     }
 }

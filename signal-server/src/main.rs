@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         tls: arguments.tls_cert.zip(arguments.tls_key),
         limits: Limits {
             connections: arguments.connections,
+            per_address: arguments.per_address,
             rate: arguments.rate,
             burst: arguments.rate.saturating_mul(4),
             name: arguments.name,

@@ -2,8 +2,8 @@
 //!
 //! An offer is Noise message 1 and carries the initiator's encapsulation key; an answer is message 2 and carries the
 //! ciphertext; later notes are transport messages with an explicit nonce, so that they survive loss, reordering and
-//! several servers. Both ends derive the WireGuard preshared key from the Noise chaining key, the ML-KEM secret and the
-//! handshake hash.
+//! several servers. Both ends derive the WireGuard preshared key from the two keys that Noise ends with, the ML-KEM
+//! secret and the handshake hash.
 
 use std::fmt;
 

@@ -128,6 +128,29 @@ fn one_address_may_have_so_many_connections_under_way_and_no_more() {
 }
 
 #[test]
+fn many_identities_of_one_address_leave_places_for_others() {
+    let mut hall = Hall::with(Limits {
+        connections: 4,
+        per_address: 3,
+        ..Limits::default()
+    });
+    let login = |hall: &mut Hall, n: u16| {
+        let (connection, nonce) = hall.connect_from(ip(1)).unwrap();
+        hall.say(connection, &Frame::proof(&identity(n), &nonce, NAME));
+        connection
+    };
+    let first = login(&mut hall, 1);
+    login(&mut hall, 2);
+    login(&mut hall, 3);
+    assert_eq!(hall.connect_from(ip(1)), Err(Refusal::Full));
+    assert!(hall.connect_from(ip(2)).is_ok());
+    hall.hub.handle_disconnect(first);
+    // The place of all connections, not the address's, is what is left.
+    login(&mut hall, 4);
+    assert_eq!(hall.hub.online(), 3);
+}
+
+#[test]
 fn the_addresses_of_an_ipv6_network_count_as_one() {
     let mut hall = Hall::with(Limits {
         unproven_per_address: 3,

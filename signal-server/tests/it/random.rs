@@ -355,7 +355,7 @@ fn an_emptied_hub_is_as_good_as_new() {
         model.hall.hub.handle_disconnect(connection);
     }
     let shown = format!("{:?}", model.hall.hub);
-    for table in ["connections", "online", "watchers", "unproven"] {
+    for table in ["connections", "online", "watchers", "unproven", "sources"] {
         assert!(
             shown.contains(&format!("{table}: {{}}")),
             "{table} in {shown}"

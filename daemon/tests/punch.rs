@@ -360,8 +360,7 @@ fn tells_what_would_help() -> bool {
         let text = host.ctl_ok(&["why", peer]);
         for part in [
             "No direct path to",
-            "birthday search",
-            "RESULT",
+            "birthday search\t",
             "On the average it takes",
             "failed in a row",
             "hard NAT: another public port for each destination",

@@ -265,7 +265,7 @@ fn two_random_sides_meet_by_birthday() {
         &random_with_random(),
         Budget::Aggressive,
         Link::Perfect,
-        runs(4),
+        runs(8),
     );
 }
 
@@ -275,7 +275,7 @@ fn two_random_sides_meet_by_birthday_over_poor_links() {
         &random_with_random(),
         Budget::Aggressive,
         Link::Poor,
-        runs(3),
+        runs(7),
     );
 }
 

@@ -198,6 +198,8 @@ pub struct Connector {
     id: PeerId,
     ipv4_range: Option<Ipv4Range>,
     rng: ChaCha20Rng,
+    /// For what must stay secret later, too: it is replaced at each draw.
+    secrets: ChaCha20Rng,
     wall: (Instant, u64),
     gatherer: Gatherer,
     netchecks: Netchecks,
@@ -227,6 +229,8 @@ impl Connector {
     /// A connector without peers, servers and sockets.
     pub fn new(config: ConnectorConfig, now: Instant) -> Self {
         let mut rng = ChaCha20Rng::from_seed(config.seed);
+        let mut secrets = rng.clone();
+        secrets.set_stream(1);
         Self {
             id: config.identity.id(),
             identity: config.identity,
@@ -239,6 +243,7 @@ impl Connector {
             ledger: Ledger::default(),
             network: None,
             rng,
+            secrets: ChaCha20Rng::from_seed(draw(&mut secrets)),
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
             stun_servers: Vec::new(),
@@ -605,7 +610,7 @@ impl Connector {
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let seed = draw(&mut self.rng);
+        let seed = draw(&mut self.secrets);
         let sealed = seal::PendingOffer::seal(&self.identity, &link.id, description, seed);
         let Ok((pending, envelope)) = sealed else {
             link.postpone(now);

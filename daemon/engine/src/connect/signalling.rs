@@ -125,7 +125,7 @@ impl Connector {
         if link.barred || !link.admits_offer(now) {
             return false;
         }
-        let seed = draw(&mut self.rng);
+        let seed = draw(&mut self.secrets);
         let Ok(opened) = seal::OpenedOffer::open(&self.identity, &from, envelope, seed) else {
             return false;
         };
@@ -162,7 +162,7 @@ impl Connector {
             &mut self.rng,
         );
         let local = description.credentials.clone();
-        let seed = draw(&mut self.rng);
+        let seed = draw(&mut self.secrets);
         let Ok((exchange, answer)) = opened.answer(description, seed) else {
             return false;
         };

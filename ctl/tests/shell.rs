@@ -215,8 +215,8 @@ fn ctrl_c_ends_a_ping_that_nobody_answers() {
         .unwrap();
     let _connection = listener.accept().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(200));
-    let killed = Command::new("kill")
-        .args(["-INT", &ping.id().to_string()])
+    let killed = Command::new("sh")
+        .args(["-c", &format!("kill -INT {}", ping.id())])
         .status();
     assert!(killed.unwrap().success());
     let output = ping.wait().unwrap();

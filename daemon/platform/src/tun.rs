@@ -1,10 +1,10 @@
 //! The TUN device. The `tun` crate creates it; packets are read and written here, and with offloads many at a time.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-use std::path::Path;
 
 use punch_packet::{Batch, Coalescer, Offload};
 use tokio::io::unix::AsyncFd;
@@ -66,7 +66,7 @@ impl Tun {
             return Err(TunError::BadName(name.to_owned()));
         }
         // Attaching to a TUN interface that somebody else made would succeed silently.
-        if Path::new("/sys/class/net").join(name).exists() {
+        if interface_exists(name) {
             return Err(TunError::NameTaken(name.to_owned()));
         }
         let headers = wanted.tun_tso || wanted.tun_uso || wanted.tun_gro;
@@ -175,6 +175,18 @@ impl Tun {
             self.coalescer = Coalescer::new(false, false);
         }
         refused
+    }
+}
+
+/// Whether this network namespace has an interface of that name; /sys may be another one's.
+fn interface_exists(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else {
+        return false;
+    };
+    // SAFETY: the name is a string that ends with a zero and lives longer than the call (if_nametoindex(3)).
+    #[expect(unsafe_code, reason = "there is no safe call for it in std")]
+    unsafe {
+        libc::if_nametoindex(name.as_ptr()) != 0
     }
 }
 

@@ -122,8 +122,28 @@ fn every_command_has_an_example() {
 
 #[test]
 fn a_pipe_gets_tabs_and_a_terminal_a_table() {
+    let output = peers(PEERS);
+    assert_eq!(
+        text(&output.stdout),
+        "database\tconnected\t-\t-\t0 B\t0 B\t\nlaptop\tdown\t-\t-\t1.5 KB\t0 B\t\n"
+    );
+
+    let output = peers_on_a_terminal(&[]);
+    assert!(
+        output.contains("\x1b[1mPEER\x1b[0m      \x1b[1mSTATE\x1b[0m"),
+        "{output}"
+    );
+    assert!(output.contains("\x1b[32mconnected\x1b[0m"), "{output}");
+
+    let output = peers_on_a_terminal(&[("NO_COLOR", "1")]);
+    assert!(!output.contains('\x1b'), "{output}");
+    assert!(output.contains("PEER      STATE      ADDRESS"), "{output}");
+}
+
+/// `punchctl peers` into a pipe, while punchd gives that answer.
+fn peers(answer: &str) -> Output {
     let socket = Socket::new();
-    let punchd = socket.answer_once("200 OK", PEERS);
+    let punchd = socket.answer_once("200 OK", answer);
     let output = punchctl()
         .arg("--socket")
         .arg(&socket.0)
@@ -131,49 +151,27 @@ fn a_pipe_gets_tabs_and_a_terminal_a_table() {
         .output()
         .unwrap();
     punchd.join().unwrap();
-    assert_eq!(
-        text(&output.stdout),
-        "database\tconnected\t-\t-\t0 B\t0 B\t\nlaptop\tdown\t-\t-\t1.5 KB\t0 B\t\n"
-    );
-
-    let socket = Socket::new();
-    let punchd = socket.answer_once("200 OK", PEERS);
-    let command = format!(
-        "{} --socket {} peers",
-        env!("CARGO_BIN_EXE_punchctl"),
-        socket.0.display()
-    );
-    let output = on_a_terminal(&command, &[]);
-    punchd.join().unwrap();
-    assert!(
-        output.contains("\x1b[1mPEER\x1b[0m      \x1b[1mSTATE\x1b[0m"),
-        "{output}"
-    );
-    assert!(output.contains("\x1b[32mconnected\x1b[0m"), "{output}");
-
-    let socket = Socket::new();
-    let punchd = socket.answer_once("200 OK", PEERS);
-    let command = format!(
-        "{} --socket {} peers",
-        env!("CARGO_BIN_EXE_punchctl"),
-        socket.0.display()
-    );
-    let output = on_a_terminal(&command, &[("NO_COLOR", "1")]);
-    punchd.join().unwrap();
-    assert!(!output.contains('\x1b'), "{output}");
-    assert!(output.contains("PEER      STATE      ADDRESS"), "{output}");
+    output
 }
 
-/// Runs a command on a terminal made by script(1).
-fn on_a_terminal(command: &str, env: &[(&str, &str)]) -> String {
+/// The same on a terminal made by script(1), with [`PEERS`] for an answer.
+fn peers_on_a_terminal(env: &[(&str, &str)]) -> String {
+    let socket = Socket::new();
+    let punchd = socket.answer_once("200 OK", PEERS);
+    let command = format!(
+        "{} --socket {} peers",
+        env!("CARGO_BIN_EXE_punchctl"),
+        socket.0.display()
+    );
     let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", command, "/dev/null"])
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
         .env_remove("NO_COLOR")
         .env("TERM", "xterm")
         .envs(env.iter().copied())
         .stdin(std::process::Stdio::null())
         .output()
         .expect("script(1) is installed (bsdutils)");
+    punchd.join().unwrap();
     assert!(output.status.success(), "{output:?}");
     text(&output.stdout)
 }
@@ -228,15 +226,7 @@ fn ctrl_c_ends_a_ping_that_nobody_answers() {
 
 #[test]
 fn nothing_is_no_row() {
-    let socket = Socket::new();
-    let punchd = socket.answer_once("200 OK", "[]");
-    let output = punchctl()
-        .arg("--socket")
-        .arg(&socket.0)
-        .arg("peers")
-        .output()
-        .unwrap();
-    punchd.join().unwrap();
+    let output = peers("[]");
     assert_eq!(text(&output.stdout), "");
     assert!(
         text(&output.stderr).contains("punchctl peer add"),

@@ -41,7 +41,6 @@ impl Drop for RemoveOnDrop {
 impl Ground {
     /// Opens everything, and gives up what is not needed. No other thread may run yet: rights are a thread's.
     pub(crate) fn prepare(config: &Config, places: Places) -> Result<Self> {
-        // Seen from the top, where no later change of user can make a path unreachable.
         let Places { state_dir, socket } = places;
         let sockets = match socket.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

@@ -471,3 +471,16 @@ fn an_event_names_its_kind_beside_its_values() {
 fn the_control_socket_has_its_place() {
     assert_eq!(punch_api::DEFAULT_SOCKET, "/run/punch/punchd.sock");
 }
+
+#[test]
+fn a_kind_of_path_has_one_name_everywhere() {
+    for kind in [
+        PathKind::Host,
+        PathKind::ServerReflexive,
+        PathKind::PeerReflexive,
+        PathKind::PortMapped,
+        PathKind::Fixed,
+    ] {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+    }
+}

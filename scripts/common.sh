@@ -15,7 +15,7 @@ need_root_and_cargo() {
 
 build_release() {
     scripts/install-tools
-    cargo build --release --locked --bins
+    cargo build --release --locked --workspace --exclude punch-pages --bins
     bin=$PWD/target/release
 }
 

@@ -101,7 +101,7 @@ pub enum EngineEvent {
     },
     /// A netcheck is finished.
     Netcheck(Vec<NatProfile>),
-    /// This machine's addresses changed.
+    /// This machine's addresses are others than those told before, or it has slept.
     NetworkChanged,
     /// A peer answered a ping.
     Pong {

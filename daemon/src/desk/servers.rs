@@ -7,7 +7,7 @@ use punch_engine::ServerId;
 use punch_platform::clock;
 use tokio::net::lookup_host;
 
-use super::{Desk, RESOLVE, RESOLVE_AGAIN, Resolved, SETTLE_MAX, Server};
+use super::{Desk, RESOLVE, RESOLVE_AGAIN, Resolved, Server};
 use crate::signalling::{self, Report};
 
 impl Desk {
@@ -43,10 +43,6 @@ impl Desk {
 
     /// Connections that began on another network are dead, and would notice it only after a while.
     pub(super) fn restart_signalling(&mut self) {
-        let now = clock::now();
-        if now.saturating_duration_since(self.started) < SETTLE_MAX {
-            return;
-        }
         for server in &mut self.servers {
             if let ServerAddress::Signal(url) = &server.address {
                 let client =

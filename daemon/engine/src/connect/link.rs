@@ -133,6 +133,8 @@ pub(super) struct Link {
     pub(super) up: bool,
     /// The user has disconnected it: its own offers are refused.
     pub(super) barred: bool,
+    /// Servers have been asked to tell when it signs in.
+    pub(super) watched: bool,
     /// No server knows the peer.
     pub(super) offline: bool,
     /// Newest stamp sent, newest stamp seen.
@@ -145,7 +147,9 @@ pub(super) struct Link {
     offer: Option<(Offered, Instant)>,
     unreachable_at: BTreeSet<ServerId>,
     retry_at: Option<Instant>,
+    /// Offers since there was a path, and those of them that nobody has answered.
     retries: u32,
+    unanswered: u32,
     offer_tokens: (u32, Option<Instant>),
     /// The one that serves, if it has a path, stands first; its successor behind it.
     attempts: VecDeque<Attempt>,
@@ -174,6 +178,7 @@ impl Link {
             id,
             up: false,
             barred: false,
+            watched: false,
             offline: false,
             stamps,
             engaged: false,
@@ -183,6 +188,7 @@ impl Link {
             unreachable_at: BTreeSet::new(),
             retry_at: None,
             retries: 0,
+            unanswered: 0,
             offer_tokens: (OFFER_BURST, None),
             attempts: VecDeque::new(),
             described: Vec::new(),
@@ -331,6 +337,15 @@ impl Link {
         let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
         self.retry_at = Some(now + interval.mul_f64(0.75 + 0.5 * jitter));
         self.retries += 1;
+        self.unanswered += 1;
+    }
+
+    /// The peer is there: offers that went out while it was not say nothing about the paths to it.
+    pub(super) fn found(&mut self) {
+        self.offline = false;
+        self.retries = self
+            .retries
+            .saturating_sub(std::mem::take(&mut self.unanswered));
     }
 
     /// No server is at hand; the next one that comes brings the watch, and that the offer.
@@ -438,7 +453,9 @@ impl Link {
         now: Instant,
     ) {
         self.offer = None;
-        self.offline = false;
+        // Our own that this exchange began with has its answer.
+        self.unanswered = self.unanswered.saturating_sub(u32::from(terms.offers));
+        self.found();
         let Terms {
             offers,
             local,
@@ -546,7 +563,7 @@ impl Link {
         self.engaged = false;
         self.engaged_until = None;
         self.retry_at = None;
-        self.retries = 0;
+        (self.retries, self.unanswered) = (0, 0);
         bye
     }
 
@@ -561,7 +578,7 @@ impl Link {
         self.engaged = false;
         self.engaged_until = None;
         self.offline = true;
-        self.retries = 3;
+        (self.retries, self.unanswered) = (3, 0);
         self.retry_at = self.up.then(|| now + RETRY_MAX / 2);
         true
     }
@@ -573,7 +590,7 @@ impl Link {
         }
     }
 
-    /// The user asks again: the next retry comes as soon as the offer that is out can be called lost.
+    /// The next retry comes as soon as the offer that is out can be called lost.
     pub(super) fn hurry(&mut self) {
         if let (Some((_, sent)), Some(retry)) = (&self.offer, &mut self.retry_at) {
             *retry = (*retry).min(*sent + RETRY_MIN);

@@ -165,7 +165,7 @@ pub enum ConnectorEvent {
         /// What has worked.
         step: StepKind,
     },
-    /// This machine's addresses changed.
+    /// This machine's addresses are others than those told before, or it has slept.
     NetworkChanged,
 }
 
@@ -211,6 +211,8 @@ pub struct Connector {
     /// Stands for the network that this machine is in.
     network: Option<u64>,
     addresses: Vec<IpAddr>,
+    /// Whether the addresses have been told.
+    situated: bool,
     stun_servers: Vec<SocketAddr>,
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
     overlay: HashSet<IpAddr>,
@@ -246,6 +248,7 @@ impl Connector {
             secrets: ChaCha20Rng::from_seed(draw(&mut secrets)),
             wall: (now, config.wall_ms),
             addresses: Vec::new(),
+            situated: false,
             stun_servers: Vec::new(),
             overlay: HashSet::new(),
             links: BTreeMap::new(),
@@ -282,12 +285,14 @@ impl Connector {
         self.close(peer);
         if let Some(mut link) = self.links.remove(&peer) {
             self.by_id.remove(&link.id);
+            if link.watched {
+                self.signal_all(&Frame::Unwatch(link.id));
+            }
             let (sockets, searched) = link.dissolve();
             self.ledger.add(searched, now);
             for socket in sockets {
                 self.close_socket(socket);
             }
-            self.signal_all(&Frame::Unwatch(link.id));
         }
     }
 
@@ -300,16 +305,12 @@ impl Connector {
             return;
         }
         link.up = up;
-        let id = link.id;
-        if up {
-            let searching = link.has_search();
-            self.signal_all(&Frame::Watch(id));
-            if !searching {
-                self.offer(peer, now);
-            }
-        } else {
-            self.signal_all(&Frame::Unwatch(id));
+        let searching = link.has_search();
+        self.watch_if_wanted(peer);
+        if !up {
             self.close(peer);
+        } else if !searching {
+            self.offer(peer, now);
         }
         // What the attempts held closes soon.
         self.settle(now);
@@ -378,8 +379,11 @@ impl Connector {
     /// The machine's addresses are now these.
     pub fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
         self.addresses.clone_from(&addresses);
+        let moved = std::mem::replace(&mut self.situated, true);
         if self.gatherer.handle_addresses(addresses, now) {
-            self.events.push_back(ConnectorEvent::NetworkChanged);
+            if moved {
+                self.events.push_back(ConnectorEvent::NetworkChanged);
+            }
             self.netchecks.restart(now);
             self.network = None;
             for link in self.links.values_mut() {
@@ -643,6 +647,19 @@ impl Connector {
         }
     }
 
+    /// Servers tell when a peer that is wanted signs in.
+    fn watch_if_wanted(&mut self, peer: PeerHandle) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let wanted = link.wanted();
+        if wanted == std::mem::replace(&mut link.watched, wanted) {
+            return;
+        }
+        let frame = if wanted { Frame::Watch } else { Frame::Unwatch }(link.id);
+        self.signal_all(&frame);
+    }
+
     fn note_stamps(&mut self, peer: PeerHandle) {
         if let Some(link) = self.links.get(&peer) {
             let (sent, seen) = link.stamps;
@@ -697,6 +714,7 @@ impl Connector {
         for envelope in envelopes {
             self.signal_all(&Frame::Send { to, envelope });
         }
+        self.watch_if_wanted(peer);
         again
     }
 

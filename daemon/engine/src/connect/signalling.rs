@@ -79,7 +79,7 @@ impl Connector {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
-        link.offline = false;
+        link.found();
         if !link.wanted() {
             return;
         }
@@ -145,6 +145,8 @@ impl Connector {
         link.stamps.1 = stamp;
         // Both have offered at once: the larger key's offer counts.
         if link.offer_is_fresh(now) && self.id > from {
+            // Unless it was sent before the peer could be reached.
+            link.hurry();
             return true;
         }
         let mut theirs = opened.description.clone();

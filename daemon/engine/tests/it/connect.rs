@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use punch_engine::{DropReason, EngineEvent, LinkState};
 use punch_packet::Packet;
+use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{CandidateKind, Frame};
 
 use crate::packets::{at, echo, syn, tcp, udp};
@@ -277,6 +278,41 @@ fn a_machine_that_reaches_its_server_later_connects_then() {
 }
 
 #[test]
+fn a_peer_that_was_called_is_told_when_its_caller_signs_in_again() {
+    let mut world = World::connected(23);
+    let (a, b) = (world.hosts[A].id(), world.hosts[B].id());
+    let watches = |world: &World, frame: Frame| {
+        let frames = world.frames.iter();
+        frames
+            .filter(|(who, said)| *who == B && *said == frame)
+            .count()
+    };
+    assert_eq!(watches(&world, Frame::Watch(a)), 1);
+    assert_eq!(watches(&world, Frame::Unwatch(a)), 0);
+
+    // Both find the path dead while neither can reach the other; then the caller has a server again.
+    world.cut = true;
+    world.sign_out(A);
+    world.run_for(seconds(300));
+    world.cut = false;
+    let before = world.envelopes.len();
+    world.sign_in(A);
+    world.run_for(millis(50));
+    let called = world.envelopes[before..]
+        .iter()
+        .any(|(from, to, envelope)| {
+            (*from, *to) == (b, a) && Kind::of(envelope) == Some(Kind::Offer)
+        });
+    assert!(called);
+    world.wait_for_both(seconds(5));
+
+    // Nobody wants it any more.
+    world.set_up(A, B, false);
+    world.run_for(millis(50));
+    assert_eq!(watches(&world, Frame::Unwatch(a)), 1);
+}
+
+#[test]
 fn a_connection_outlives_the_signalling_server() {
     let mut world = World::connected(12);
     world.grant(B, A, true);
@@ -391,5 +427,6 @@ fn a_machine_that_shuts_down_says_goodbye() {
     world.run_for(millis(100));
 
     assert_ne!(world.state(B, A), LinkState::Connected);
-    assert!(matches!(world.frames.last(), Some((_, Frame::Send { .. }))));
+    let mut said = world.frames.iter().filter(|(who, _)| *who == A);
+    assert!(matches!(said.next_back(), Some((_, Frame::Send { .. }))));
 }

@@ -1,5 +1,7 @@
 //! Offers, answers and notes: only an authorized peer's fresh offer is answered, or even acknowledged (DESIGN.md §5).
 
+use std::time::Duration;
+
 use punch_engine::{DropReason, EngineEvent, LinkState};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Frame, MAX_ENVELOPE, Note};
@@ -430,6 +432,65 @@ fn offers_that_nearly_cross_lead_to_one_session() {
             assert_eq!(world.state(B, A), LinkState::Connected);
         }
     }
+}
+
+/// A has called B for minutes, without an answer and without hearing that B is not there; an offer of A's has just gone out.
+fn called_in_vain(seed: u64) -> (World, Bot) {
+    let mut world = World::pair(seed);
+    world.edit_peer(B, A, |peer| peer.barred = true);
+    world.set_up(A, B, true);
+    world.run_for(seconds(300));
+    until_offer(&mut world, seconds(80));
+    let bot = Bot::new(world.hosts[B].identity.clone());
+    (world, bot)
+}
+
+/// How long it takes A to make its next offer.
+fn until_offer(world: &mut World, most: Duration) -> Duration {
+    let offers = |world: &World| {
+        said(world)
+            .iter()
+            .filter(|kind| **kind == Kind::Offer)
+            .count()
+    };
+    let (began, before) = (world.now, offers(world));
+    while offers(world) == before {
+        assert!(world.now - began < most, "no offer in {most:?}");
+        world.run_for(millis(10));
+    }
+    world.now - began
+}
+
+#[test]
+fn an_offer_that_yields_to_ours_has_ours_repeated_soon() {
+    // The peer comes to a server that did not know it a second ago: what we sent it is lost.
+    let (mut world, mut bot) = (0..)
+        .map(called_in_vain)
+        .find(|(world, _)| world.hosts[A].id() > world.hosts[B].id())
+        .unwrap();
+    world.run_for(seconds(1));
+    let (_, offer) = bot.offer(world.hosts[A].id(), world.wall());
+    world.hear(A, bot.deliver(offer));
+    assert!(!said(&world).contains(&Kind::Answer), "ours counts");
+    assert!(until_offer(&mut world, seconds(80)) <= seconds(2));
+}
+
+#[test]
+fn offers_in_vain_do_not_delay_the_next_attempt_once_the_peer_is_there() {
+    let (mut world, mut bot) = called_in_vain(1);
+    let (_, _, offer) = world.envelopes.last().unwrap().clone();
+    let description = bot.description(world.wall(), &[]);
+    let (_, answer) = bot.answer(world.hosts[A].id(), &offer, description);
+    world.hear(A, bot.deliver(answer));
+    assert_eq!(world.state(A, B), LinkState::Connecting);
+    // Nothing comes of it, and the next offer follows after the time that a second one takes.
+    let took = until_offer(&mut world, seconds(80));
+    assert!(took < seconds(25), "{took:?}");
+    // The peer signs in, and ours of then is lost too.
+    world.run_for(seconds(300));
+    world.hear(A, Frame::Appeared(bot.identity.id()));
+    let took = until_offer(&mut world, seconds(80));
+    assert!(took < seconds(10), "{took:?}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Link {
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
                         out.events.push_back(ConnectorEvent::Lost { peer });
-                        self.retries = 0;
+                        (self.retries, self.unanswered) = (0, 0);
                         again = self.offer.is_none();
                     }
                     AgentEvent::Lost => {}
@@ -95,7 +95,7 @@ impl Link {
                 index = 0;
                 self.engaged_until = None;
                 self.retry_at = None;
-                self.retries = 0;
+                (self.retries, self.unanswered) = (0, 0);
                 self.failures = 0;
                 self.hopeless = false;
                 out.events

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_signal_protocol::{Frame, Identity, MAX_FRAME};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
 use crate::driver::Command;
@@ -25,6 +25,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing heard for so long, in spite of pings: the connection is dead.
 const SILENCE: Duration = Duration::from_secs(40);
 const PING: Duration = Duration::from_secs(15);
+/// A ping follows a frame, since what it brings is awaited: without an answer to that, the connection is dead, too.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Frames that wait for a slow server.
 const QUEUE: usize = 64;
 
@@ -162,11 +164,13 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
     let _ = access.reports.send(report).await;
 
     let mut heard = Instant::now();
+    let mut overdue = None;
     let mut pings = tokio::time::interval_at(heard + PING, PING);
     loop {
         tokio::select! {
             message = socket.next() => {
                 heard = Instant::now();
+                overdue = None;
                 match message {
                     Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes) {
                         Ok(Frame::Refused(why)) => bail!("{why}"),
@@ -186,20 +190,35 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
             frame = frames.recv() => {
                 // The driver lets go of the sender only when it forgets the server.
                 let Some(frame) = frame else { return Ok(()) };
-                let bytes = Message::Binary(Bytes::from(frame.encode()));
-                timeout(SILENCE, socket.send(bytes))
-                    .await
-                    .context("the server takes nothing any more")??;
+                send(&mut socket, Message::Binary(Bytes::from(frame.encode()))).await?;
+                if overdue.is_none() {
+                    overdue = Some(Instant::now() + ANSWER);
+                    send(&mut socket, ping()).await?;
+                }
+            }
+            () = tokio::time::sleep_until(overdue.unwrap_or(heard)), if overdue.is_some() => {
+                bail!("the server has not answered for {} s", ANSWER.as_secs());
             }
             _ = pings.tick() => {
                 if heard.elapsed() > SILENCE {
                     bail!("nothing heard from the server for {} s", SILENCE.as_secs());
                 }
-                let stamp = clock::wall_ms().to_be_bytes().to_vec();
-                timeout(SILENCE, socket.send(Message::Ping(stamp.into())))
-                    .await
-                    .context("the server takes nothing any more")??;
+                send(&mut socket, ping()).await?;
             }
         }
     }
+}
+
+fn ping() -> Message {
+    Message::Ping(clock::wall_ms().to_be_bytes().to_vec().into())
+}
+
+async fn send(
+    socket: &mut (impl Sink<Message, Error = Error> + Unpin),
+    message: Message,
+) -> Result<()> {
+    timeout(SILENCE, socket.send(message))
+        .await
+        .context("the server takes nothing any more")?
+        .context("the connection broke")
 }

@@ -297,6 +297,29 @@ fn traffic_goes_on_after_a_change_of_the_hosts_address() {
 }
 
 #[test]
+fn a_signalling_server_that_went_silent_is_left_once_it_is_needed() {
+    need_lab!();
+    let lab = connected("mute");
+    // The router has forgotten the connection, and drops what comes.
+    let sockets = lab.a.exec_ok(&["ss", "-Htn", "dst", ":8080"]);
+    let local = sockets.split_whitespace().nth(3).unwrap();
+    let port = local.rsplit_once(':').unwrap().1;
+    lab.namespace("ra").exec_ok(&[
+        "nft",
+        &format!(
+            "table inet mute {{ chain forward {{ type filter hook forward priority -10; \
+             tcp sport {port} drop; tcp dport {port} drop; }}; }}"
+        ),
+    ]);
+    lab.a.ctl_ok(&["down", "b"]);
+    lab.a.ctl_ok(&["up", "b", "--timeout", "60"]);
+    lab.a
+        .punchd
+        .wait_for_log("the server has not answered for 5 s");
+    lab.b.wait_for_peer_state("a", "connected");
+}
+
+#[test]
 fn traffic_goes_on_behind_another_public_address() {
     need_lab!();
     let lab = connected("wan");

@@ -1,26 +1,26 @@
 //! What the connector knows of one peer: the offer that is out, the attempt that is under way, the one that serves.
 
 mod drain;
+mod offers;
 mod searches;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_forward::PeerHandle;
-use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary,
-    Note, PeerId,
+    Candidate, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary, Note, PeerId,
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{
     Agent, AgentConfig, Budget, NatProfile, Path, Role, SocketId, StepKind, StepReport, Transmit,
-    takes_fresh_base,
 };
-use rand_core::RngCore;
 
-use super::{ConnectorEvent, LinkStatus, MAX_STALE, ServerId, SocketIds, outside};
+use super::{ConnectorEvent, LinkStatus, ServerId, SocketIds, outside};
+use offers::Admission;
+pub(super) use offers::Offered;
 
 /// An unanswered offer is made anew after this, then at doubled intervals up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(3);
@@ -29,9 +29,6 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const DOUBT: Duration = Duration::from_millis(600);
 /// A peer that had connected to us and is gone is looked for this long.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Offers of one peer that are opened: each costs half a millisecond.
-const OFFER_INTERVAL: Duration = Duration::from_millis(100);
-const OFFER_BURST: u32 = 10;
 /// Two exchanges under way: the one that serves and its successor.
 const ATTEMPTS: usize = 2;
 /// Sockets of an attempt whose successor serves stay open so long: the peer may still send to them.
@@ -56,23 +53,6 @@ pub enum LinkState {
     Connecting,
     /// There is a path.
     Connected,
-}
-
-/// An offer that is out.
-pub(super) struct Offered {
-    pending: Option<PendingOffer>,
-    local: Credentials,
-    nat: Option<NatSummary>,
-}
-
-impl Offered {
-    pub(super) fn new(pending: PendingOffer, local: Credentials, nat: Option<NatSummary>) -> Self {
-        Self {
-            pending: Some(pending),
-            local,
-            nat,
-        }
-    }
 }
 
 /// What this machine brings to an attempt.
@@ -150,7 +130,8 @@ pub(super) struct Link {
     /// Offers since there was a path, and those of them that nobody has answered.
     retries: u32,
     unanswered: u32,
-    offer_tokens: (u32, Option<Instant>),
+    /// What servers may still deliver.
+    admitted: BTreeMap<ServerId, Admission>,
     /// The one that serves, if it has a path, stands first; its successor behind it.
     attempts: VecDeque<Attempt>,
     /// The candidates of the last description, so that later ones can be told.
@@ -189,7 +170,7 @@ impl Link {
             retry_at: None,
             retries: 0,
             unanswered: 0,
-            offer_tokens: (OFFER_BURST, None),
+            admitted: BTreeMap::new(),
             attempts: VecDeque::new(),
             described: Vec::new(),
             described_nat: None,
@@ -281,168 +262,7 @@ impl Link {
         }
     }
 
-    // --- offers ---
-
-    /// Describes this machine with fresh credentials and a stamp that is larger than any before.
-    pub(super) fn describe(
-        &mut self,
-        wall_ms: u64,
-        mut candidates: Vec<Candidate>,
-        ipv4_range: Option<Ipv4Range>,
-        nat: Option<NatSummary>,
-        fresh_base: bool,
-        rng: &mut impl RngCore,
-    ) -> Description {
-        // A repeated attempt checks from a fresh socket: what is known of the old one would only keep a mapping alive that did
-        // not serve.
-        let again = fresh_base && nat.as_ref().is_some_and(takes_fresh_base);
-        candidates.retain(|candidate| {
-            !again
-                || candidate.kind != CandidateKind::ServerReflexive
-                || candidate.address.is_ipv6()
-        });
-        candidates.truncate(MAX_CANDIDATES);
-        // A stamp from a time when our clock was far ahead was refused by every peer whose clock was right, and may be forgotten.
-        let horizon = wall_ms + 2 * MAX_STALE.as_millis() as u64;
-        let last = self.stamps.0;
-        self.stamps.0 = if last > horizon {
-            wall_ms
-        } else {
-            wall_ms.max(last + 1)
-        };
-        self.described.clone_from(&candidates);
-        self.described_nat.clone_from(&nat);
-        let mut credentials = Credentials {
-            fragment: [0; 8],
-            password: [0; 32],
-        };
-        rng.fill_bytes(&mut credentials.fragment);
-        rng.fill_bytes(&mut credentials.password);
-        Description {
-            stamp: self.stamps.0,
-            credentials,
-            candidates,
-            kem: Vec::new(),
-            ipv4_range,
-            nat,
-        }
-    }
-
-    pub(super) fn offered(&mut self, offered: Offered, rng: &mut impl RngCore, now: Instant) {
-        self.offer = Some((offered, now));
-        self.unreachable_at.clear();
-        let interval = RETRY_MIN
-            .saturating_mul(1 << self.retries.min(5))
-            .min(RETRY_MAX);
-        let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
-        self.retry_at = Some(now + interval.mul_f64(0.75 + 0.5 * jitter));
-        self.retries += 1;
-        self.unanswered += 1;
-    }
-
-    /// The peer is there: offers that went out while it was not say nothing about the paths to it.
-    pub(super) fn found(&mut self) {
-        self.offline = false;
-        self.retries = self
-            .retries
-            .saturating_sub(std::mem::take(&mut self.unanswered));
-    }
-
-    /// No server is at hand; the next one that comes brings the watch, and that the offer.
-    pub(super) fn postpone(&mut self, now: Instant) {
-        self.offline = true;
-        self.retry_at = Some(now + RETRY_MAX);
-    }
-
-    /// Whether an offer went out so lately that its answer may still come.
-    pub(super) fn offer_is_fresh(&self, now: Instant) -> bool {
-        self.offer.as_ref().is_some_and(|(_, sent)| {
-            now.saturating_duration_since(*sent) < RETRY_MIN && self.unreachable_at.is_empty()
-        })
-    }
-
-    /// Whether checks have begun so lately that a path may still come of them.
-    pub(super) fn attempt_is_fresh(&self, now: Instant) -> bool {
-        self.attempts
-            .back()
-            .is_some_and(|attempt| now.saturating_duration_since(attempt.began) < RETRY_MIN)
-    }
-
-    /// Unless a path is found by then, the next offer goes out soon, however many there were before.
-    pub(super) fn reconsider(&mut self, now: Instant) {
-        // A search takes longer than that, and a new offer would cut it short.
-        if self.has_search() {
-            return;
-        }
-        let soon = now + RETRY_MIN;
-        self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
-    }
-
-    pub(super) fn handle_unreachable(
-        &mut self,
-        server: ServerId,
-        offline: bool,
-        servers: &BTreeSet<ServerId>,
-    ) {
-        if offline {
-            self.unreachable_at.insert(server);
-        }
-        self.offline = servers
-            .iter()
-            .all(|server| self.unreachable_at.contains(server));
-    }
-
-    /// Whether one more offer of this peer may be opened now.
-    pub(super) fn admits_offer(&mut self, now: Instant) -> bool {
-        let (tokens, last) = &mut self.offer_tokens;
-        let since = *last.get_or_insert(now);
-        let gained = now.saturating_duration_since(since).as_millis() / OFFER_INTERVAL.as_millis();
-        if gained > 0 {
-            *tokens = OFFER_BURST.min(*tokens + u32::try_from(gained).unwrap_or(OFFER_BURST));
-            *last = Some(now);
-        }
-        let admitted = *tokens > 0;
-        *tokens -= u32::from(admitted);
-        admitted
-    }
-
-    pub(super) fn handle_answer(
-        &mut self,
-        envelope: &[u8],
-        overlay: &HashSet<IpAddr>,
-        surroundings: Surroundings,
-        now: Instant,
-    ) -> bool {
-        let Some((offered, sent)) = &mut self.offer else {
-            return false;
-        };
-        let Some(pending) = offered.pending.take() else {
-            return false;
-        };
-        let (local, nat) = (offered.local.clone(), offered.nat.clone());
-        match pending.open_answer(envelope) {
-            Ok((exchange, mut theirs)) => {
-                tidy(&mut theirs, overlay);
-                let terms = Terms {
-                    offers: true,
-                    local,
-                    nat,
-                    surroundings,
-                };
-                self.begin(exchange, terms, theirs, now);
-                true
-            }
-            Err((Some(pending), _)) => {
-                offered.pending = Some(*pending);
-                false
-            }
-            Err((None, _)) => {
-                // Authentic but unusable: ask again at the next retry.
-                *sent = now;
-                false
-            }
-        }
-    }
+    // --- attempts ---
 
     /// An exchange is complete: its checks begin, beside those of the path that serves.
     pub(super) fn begin(
@@ -581,20 +401,6 @@ impl Link {
         (self.retries, self.unanswered) = (3, 0);
         self.retry_at = self.up.then(|| now + RETRY_MAX / 2);
         true
-    }
-
-    /// The server over which an offer may have gone out is lost.
-    pub(super) fn doubt_offer(&mut self, server: ServerId) {
-        if self.offer.is_some() {
-            self.unreachable_at.insert(server);
-        }
-    }
-
-    /// The next retry comes as soon as the offer that is out can be called lost.
-    pub(super) fn hurry(&mut self) {
-        if let (Some((_, sent)), Some(retry)) = (&self.offer, &mut self.retry_at) {
-            *retry = (*retry).min(*sent + RETRY_MIN);
-        }
     }
 
     // --- checks ---

@@ -4,6 +4,7 @@
 //! alive: an offer goes to every signalling server at hand, the answer starts an agent that finds a path, and when the path
 //! dies, the network changes or the peer comes back, a new offer starts over, while the old path goes on serving.
 
+mod interface;
 mod ledger;
 mod link;
 mod netchecks;
@@ -17,10 +18,7 @@ use std::time::{Duration, Instant};
 use punch_forward::PeerHandle;
 use punch_signal_protocol::{Candidate, Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{
-    AgentStatus, Budget, Family, Gatherer, NatOverrides, NatProfile, NatSummary, Path, SocketId,
-    StepKind, StepReport, Transmit,
-};
+use punch_traversal::{Budget, Family, Gatherer, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -30,6 +28,7 @@ use ledger::Ledger;
 use link::{Link, Offered, Outlet};
 use netchecks::Netchecks;
 
+pub use interface::{ConnectorConfig, ConnectorEvent, LinkStatus, ServerId, Signal};
 pub use link::LinkState;
 
 /// An offer whose stamp differs from our wall clock by more than this is refused.
@@ -38,19 +37,6 @@ pub const MAX_STALE: Duration = Duration::from_secs(600);
 /// Watches sent at once, and the pause between: a server allows 50 frames a second.
 const WATCHES: usize = 16;
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
-
-/// A signalling server's number, given by the one who holds the connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerId(pub u32);
-
-/// A frame for a signalling server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signal {
-    /// Which server.
-    pub server: ServerId,
-    /// What to send.
-    pub frame: Frame,
-}
 
 /// Sockets that are opened for a purpose are numbered from here on; the main ones are 0 and 1.
 const FIRST_SOCKET: u32 = 16;
@@ -65,131 +51,6 @@ impl SocketIds {
         self.0 = self.0.wrapping_add(1).max(FIRST_SOCKET);
         id
     }
-}
-
-/// What a connector is made from.
-pub struct ConnectorConfig {
-    /// Who this machine is.
-    pub identity: Identity,
-    /// The range of its overlay IPv4 address, told to peers.
-    pub ipv4_range: Option<Ipv4Range>,
-    /// Randomness; the same seed and the same inputs give the same outputs.
-    pub seed: [u8; 32],
-    /// Milliseconds since 1970.
-    pub wall_ms: u64,
-    /// What an attempt may ask of the routers.
-    pub budget: Budget,
-    /// What the administrator says about the NAT.
-    pub nat: NatOverrides,
-}
-
-/// What a connector has to say.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ConnectorEvent {
-    /// A peer has proven a new exchange: a session with this preshared key may begin.
-    Proven {
-        /// Who.
-        peer: PeerHandle,
-        /// For the new session.
-        preshared: seal::PresharedKey,
-        /// Whether this machine starts the handshake.
-        initiator: bool,
-    },
-    /// Packets for the peer go this way now.
-    Selected {
-        /// Who.
-        peer: PeerHandle,
-        /// Where.
-        path: Path,
-    },
-    /// No path to the peer is left.
-    Lost {
-        /// Who.
-        peer: PeerHandle,
-    },
-    /// The peer has said goodbye, or we have.
-    Closed {
-        /// Who.
-        peer: PeerHandle,
-    },
-    /// A proven exchange came to nothing beside the one that serves: its session is not needed.
-    Abandoned {
-        /// Who.
-        peer: PeerHandle,
-    },
-    /// The newest stamps with a peer, to be kept across restarts.
-    Stamps {
-        /// Who.
-        peer: PeerHandle,
-        /// Of the newest offer or answer sent.
-        sent: u64,
-        /// Of the newest offer accepted.
-        seen: u64,
-    },
-    /// An offer that opened was refused because its clock is off by this many seconds (the peer's minus ours).
-    Stale {
-        /// Whose.
-        peer: PeerHandle,
-        /// How far off.
-        seconds: i64,
-    },
-    /// A socket for one purpose is needed.
-    OpenSocket {
-        /// Its number.
-        socket: SocketId,
-        /// Its family.
-        family: Family,
-    },
-    /// It is no longer needed.
-    CloseSocket {
-        /// Its number.
-        socket: SocketId,
-    },
-    /// A netcheck is finished.
-    Netcheck(Vec<NatProfile>),
-    /// A search for ports begins.
-    Searching {
-        /// For whom.
-        peer: PeerHandle,
-        /// Which.
-        step: StepKind,
-        /// The chance that it finds a path, from 0 to 1.
-        chance: f64,
-    },
-    /// What has worked with a peer from this network; to be kept across restarts.
-    Worked {
-        /// With whom.
-        peer: PeerHandle,
-        /// What stands for this network.
-        network: u64,
-        /// What has worked.
-        step: StepKind,
-    },
-    /// This machine's addresses are others than those told before, or it has slept.
-    NetworkChanged,
-}
-
-/// What status shows of a link.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LinkStatus {
-    /// How it does.
-    pub state: LinkState,
-    /// The checks, when there are any.
-    pub agent: Option<AgentStatus>,
-    /// The range of the peer's overlay IPv4 address, once it has said so.
-    pub peer_range: Option<Option<Ipv4Range>>,
-    /// What is known of this side's NAT.
-    pub mine: Option<NatProfile>,
-    /// What the peer has last told of its own.
-    pub theirs: Option<NatSummary>,
-    /// What the attempt that is under way, or the last one, has tried.
-    pub steps: Vec<StepReport>,
-    /// Attempts that have failed since there was a path.
-    pub failures: u8,
-    /// When the next attempt is due.
-    pub retry_in: Option<Duration>,
-    /// What this side may spend.
-    pub budget: Budget,
 }
 
 /// See the module.

@@ -101,7 +101,7 @@ impl Connector {
         };
         let taken = match seal::Kind::of(envelope) {
             Some(seal::Kind::Offer) => self.handle_offer(server, peer, from, envelope, now),
-            Some(seal::Kind::Answer) => self.handle_answer(peer, envelope, now),
+            Some(seal::Kind::Answer) => self.handle_answer(server, peer, envelope, now),
             Some(seal::Kind::Note) => self.handle_note(peer, envelope, now),
             None => false,
         };
@@ -122,7 +122,7 @@ impl Connector {
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };
-        if link.barred || !link.admits_offer(now) {
+        if link.barred || !link.admits(server, now) {
             return false;
         }
         let seed = draw(&mut self.secrets);
@@ -186,12 +186,18 @@ impl Connector {
         true
     }
 
-    fn handle_answer(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+    fn handle_answer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        now: Instant,
+    ) -> bool {
         let surroundings = self.surroundings();
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };
-        link.handle_answer(envelope, &self.overlay, surroundings, now)
+        link.admits(server, now) && link.handle_answer(envelope, &self.overlay, surroundings, now)
     }
 
     fn surroundings(&mut self) -> Surroundings {

@@ -73,6 +73,27 @@ fn an_offer_that_comes_over_both_servers_counts_once() {
 }
 
 #[test]
+fn a_server_that_makes_up_answers_bars_those_of_no_other() {
+    let (mut world, mut bot) = two_servers();
+    world.set_up(A, B, true);
+    let (_, _, offer) = world.envelopes.last().unwrap().clone();
+    let description = bot.description(world.wall(), &[]);
+    let (_, answer) = bot.answer(world.hosts[A].id(), &offer, description);
+    let mut forged = answer.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let dropped = |world: &World| world.hosts[A].drops(DropReason::BadEnvelope);
+
+    for _ in 0..1000 {
+        hear_at(&mut world, SERVER, bot.deliver(forged.clone()));
+    }
+    hear_at(&mut world, SERVER, bot.deliver(answer.clone()));
+    assert_eq!(dropped(&world), 1001, "it has had its share");
+    hear_at(&mut world, OTHER, bot.deliver(answer));
+    assert_eq!(dropped(&world), 1001, "the other one has not");
+    assert_eq!(world.state(A, B), LinkState::Connecting);
+}
+
+#[test]
 fn a_peer_is_offline_when_every_server_says_so() {
     let (mut world, _) = two_servers();
     let to = world.hosts[B].id();

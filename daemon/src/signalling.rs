@@ -25,7 +25,7 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing heard for so long, in spite of pings: the connection is dead.
 const SILENCE: Duration = Duration::from_secs(40);
 const PING: Duration = Duration::from_secs(15);
-/// A ping follows a frame, since what it brings is awaited: without an answer to that, the connection is dead, too.
+/// A ping follows a frame, unless one is out, since what a frame brings is awaited: silence after it is death, too.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Frames that wait for a slow server.
 const QUEUE: usize = 64;
@@ -168,6 +168,8 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
     let mut pings = tokio::time::interval_at(heard + PING, PING);
     loop {
         tokio::select! {
+            // What has come is read before it counts as missing.
+            biased;
             message = socket.next() => {
                 heard = Instant::now();
                 overdue = None;

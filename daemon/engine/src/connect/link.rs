@@ -122,11 +122,15 @@ pub(super) struct Link {
     /// The peer has connected to us, and until when it is looked for once it is gone.
     engaged: bool,
     engaged_until: Option<Instant>,
+    /// There was a path.
+    lost: bool,
     /// What could be tried has been tried.
     hopeless: bool,
     offer: Option<(Offered, Instant)>,
     unreachable_at: BTreeSet<ServerId>,
     retry_at: Option<Instant>,
+    /// When it would have been due, had nobody hurried it.
+    unhurried: Option<Instant>,
     /// Offers since there was a path, and those of them that nobody has answered.
     retries: u32,
     unanswered: u32,
@@ -164,10 +168,12 @@ impl Link {
             stamps,
             engaged: false,
             engaged_until: None,
+            lost: false,
             hopeless: false,
             offer: None,
             unreachable_at: BTreeSet::new(),
             retry_at: None,
+            unhurried: None,
             retries: 0,
             unanswered: 0,
             admitted: BTreeMap::new(),
@@ -186,6 +192,11 @@ impl Link {
 
     pub(super) fn wanted(&self) -> bool {
         self.up || self.engaged
+    }
+
+    /// Whether servers are to tell when it signs in. Who has called us calls again; but both ends look for a path that is lost.
+    pub(super) fn sought(&self) -> bool {
+        self.up || (self.engaged && self.lost)
     }
 
     pub(super) fn path(&self) -> Option<Path> {
@@ -276,6 +287,9 @@ impl Link {
         // Our own that this exchange began with has its answer.
         self.unanswered = self.unanswered.saturating_sub(u32::from(terms.offers));
         self.found();
+        if let Some(at) = self.unhurried.take() {
+            self.retry_at = Some(at);
+        }
         let Terms {
             offers,
             local,
@@ -380,9 +394,9 @@ impl Link {
         self.retire(0..self.attempts.len());
         self.failures = 0;
         self.offer = None;
-        self.engaged = false;
+        (self.engaged, self.lost) = (false, false);
         self.engaged_until = None;
-        self.retry_at = None;
+        (self.retry_at, self.unhurried) = (None, None);
         (self.retries, self.unanswered) = (0, 0);
         bye
     }
@@ -395,7 +409,7 @@ impl Link {
             return false;
         }
         self.offer = None;
-        self.engaged = false;
+        (self.engaged, self.lost) = (false, false);
         self.engaged_until = None;
         self.offline = true;
         (self.retries, self.unanswered) = (3, 0);
@@ -455,7 +469,7 @@ impl Link {
             attempt.agent.handle_timeout(now);
         }
         if self.engaged_until.is_some_and(|until| until <= now) {
-            self.engaged = false;
+            (self.engaged, self.lost) = (false, false);
             self.engaged_until = None;
             self.hopeless = true;
         }

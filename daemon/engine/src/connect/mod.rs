@@ -147,7 +147,7 @@ impl Connector {
         if let Some(mut link) = self.links.remove(&peer) {
             self.by_id.remove(&link.id);
             if link.watched {
-                self.signal_all(&Frame::Unwatch(link.id));
+                self.unwatch(link.id);
             }
             let (sockets, searched) = link.dissolve();
             self.ledger.add(searched, now);
@@ -167,7 +167,7 @@ impl Connector {
         }
         link.up = up;
         let searching = link.has_search();
-        self.watch_if_wanted(peer);
+        self.watch_if_sought(peer, now);
         if !up {
             self.close(peer);
         } else if !searching {
@@ -508,17 +508,29 @@ impl Connector {
         }
     }
 
-    /// Servers tell when a peer that is wanted signs in.
-    fn watch_if_wanted(&mut self, peer: PeerHandle) {
+    /// Servers tell when a peer that is sought signs in.
+    fn watch_if_sought(&mut self, peer: PeerHandle, now: Instant) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
-        let wanted = link.wanted();
-        if wanted == std::mem::replace(&mut link.watched, wanted) {
+        let (id, sought) = (link.id, link.sought());
+        if sought == std::mem::replace(&mut link.watched, sought) {
             return;
         }
-        let frame = if wanted { Frame::Watch } else { Frame::Unwatch }(link.id);
-        self.signal_all(&frame);
+        if !sought {
+            self.unwatch(id);
+            return;
+        }
+        self.watches
+            .extend(self.servers.iter().map(|server| (*server, id)));
+        if self.next_watches.is_none() {
+            self.watch(now);
+        }
+    }
+
+    fn unwatch(&mut self, id: PeerId) {
+        self.watches.retain(|(_, waiting)| *waiting != id);
+        self.signal_all(&Frame::Unwatch(id));
     }
 
     fn note_stamps(&mut self, peer: PeerHandle) {
@@ -575,7 +587,7 @@ impl Connector {
         for envelope in envelopes {
             self.signal_all(&Frame::Send { to, envelope });
         }
-        self.watch_if_wanted(peer);
+        self.watch_if_sought(peer, now);
         again
     }
 

@@ -19,8 +19,11 @@ impl Connector {
     pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
         self.servers.insert(server);
         // Those who are online are announced by the watch; that is also when an offer can reach them.
-        let wanted = self.links.values().filter(|link| link.wanted());
-        self.watches.extend(wanted.map(|link| (server, link.id)));
+        for up in [true, false] {
+            let links = self.links.values();
+            let sought = links.filter(|link| link.up == up && link.sought());
+            self.watches.extend(sought.map(|link| (server, link.id)));
+        }
         self.watch(now);
         self.settle(now);
     }
@@ -193,11 +196,17 @@ impl Connector {
         envelope: &[u8],
         now: Instant,
     ) -> bool {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return false;
+        };
+        if !link.awaits_answer() || !link.admits(server, now) {
+            return false;
+        }
         let surroundings = self.surroundings();
         let Some(link) = self.links.get_mut(&peer) else {
             return false;
         };
-        link.admits(server, now) && link.handle_answer(envelope, &self.overlay, surroundings, now)
+        link.handle_answer(envelope, &self.overlay, surroundings, now)
     }
 
     fn surroundings(&mut self) -> Surroundings {

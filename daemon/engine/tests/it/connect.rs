@@ -287,13 +287,14 @@ fn a_peer_that_was_called_is_told_when_its_caller_signs_in_again() {
             .filter(|(who, said)| *who == B && *said == frame)
             .count()
     };
-    assert_eq!(watches(&world, Frame::Watch(a)), 1);
-    assert_eq!(watches(&world, Frame::Unwatch(a)), 0);
+    // While there is a path, nobody asks.
+    assert_eq!(watches(&world, Frame::Watch(a)), 0);
 
     // Both find the path dead while neither can reach the other; then the caller has a server again.
     world.cut = true;
     world.sign_out(A);
     world.run_for(seconds(300));
+    assert_eq!(watches(&world, Frame::Watch(a)), 1);
     world.cut = false;
     let before = world.envelopes.len();
     world.sign_in(A);
@@ -305,11 +306,29 @@ fn a_peer_that_was_called_is_told_when_its_caller_signs_in_again() {
         });
     assert!(called);
     world.wait_for_both(seconds(5));
-
-    // Nobody wants it any more.
-    world.set_up(A, B, false);
-    world.run_for(millis(50));
     assert_eq!(watches(&world, Frame::Unwatch(a)), 1);
+}
+
+#[test]
+fn a_change_of_the_network_is_one_from_the_first_addresses_on() {
+    let mut world = World::pair(24);
+    let changes = |world: &World| {
+        let events = world.hosts[A].events.iter();
+        events
+            .filter(|event| **event == EngineEvent::NetworkChanged)
+            .count()
+    };
+    assert_eq!(changes(&world), 0, "those of the start are no change");
+    world.run_for(millis(10));
+    world.renumber(A);
+    assert_eq!(changes(&world), 1);
+    let (now, same) = (
+        world.now,
+        vec![world.hosts[A].private.into(), world.hosts[A].global.into()],
+    );
+    world.hosts[A].engine.handle_addresses(same, now);
+    world.drain(A);
+    assert_eq!(changes(&world), 1);
 }
 
 #[test]

@@ -581,7 +581,9 @@ impl Agent {
     /// A path is selected: the search stops, and soon its sockets close.
     pub(super) fn end_search(&mut self, path: Path, now: Instant) {
         let mut pairs = self.pairs.iter();
-        let by_search = pairs.any(|pair| pair.path == path && pair.by_search);
+        // Where checks alone cannot do it, the peer's search may have hit a port that they have opened.
+        let by_search =
+            self.plan.checks <= 0.0 || pairs.any(|pair| pair.path == path && pair.by_search);
         match &mut self.ports.stage {
             Stage::Active(search) => {
                 search.finish(by_search, now);

@@ -35,6 +35,7 @@ impl Link {
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
                         out.events.push_back(ConnectorEvent::Lost { peer });
+                        self.lost = true;
                         (self.retries, self.unanswered) = (0, 0);
                         again = self.offer.is_none();
                     }
@@ -94,7 +95,8 @@ impl Link {
                 self.retire(0..index);
                 index = 0;
                 self.engaged_until = None;
-                self.retry_at = None;
+                self.lost = false;
+                (self.retry_at, self.unhurried) = (None, None);
                 (self.retries, self.unanswered) = (0, 0);
                 self.failures = 0;
                 self.hopeless = false;

@@ -128,6 +128,7 @@ impl Link {
             .min(RETRY_MAX);
         let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
         self.retry_at = Some(now + interval.mul_f64(0.75 + 0.5 * jitter));
+        self.unhurried = None;
         self.retries += 1;
         self.unanswered += 1;
     }
@@ -190,6 +191,13 @@ impl Link {
         self.admitted.entry(server).or_default().take(now)
     }
 
+    /// Whether an offer is out whose answer has not come.
+    pub(in crate::connect) fn awaits_answer(&self) -> bool {
+        self.offer
+            .as_ref()
+            .is_some_and(|(offered, _)| offered.pending.is_some())
+    }
+
     pub(in crate::connect) fn handle_answer(
         &mut self,
         envelope: &[u8],
@@ -238,6 +246,7 @@ impl Link {
     /// The next retry comes as soon as the offer that is out can be called lost.
     pub(in crate::connect) fn hurry(&mut self) {
         if let (Some((_, sent)), Some(retry)) = (&self.offer, &mut self.retry_at) {
+            self.unhurried.get_or_insert(*retry);
             *retry = (*retry).min(*sent + RETRY_MIN);
         }
     }

@@ -508,31 +508,6 @@ impl Connector {
         }
     }
 
-    /// Servers tell when a peer that is sought signs in.
-    fn watch_if_sought(&mut self, peer: PeerHandle, now: Instant) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        let (id, sought) = (link.id, link.sought());
-        if sought == std::mem::replace(&mut link.watched, sought) {
-            return;
-        }
-        if !sought {
-            self.unwatch(id);
-            return;
-        }
-        self.watches
-            .extend(self.servers.iter().map(|server| (*server, id)));
-        if self.next_watches.is_none() {
-            self.watch(now);
-        }
-    }
-
-    fn unwatch(&mut self, id: PeerId) {
-        self.watches.retain(|(_, waiting)| *waiting != id);
-        self.signal_all(&Frame::Unwatch(id));
-    }
-
     fn note_stamps(&mut self, peer: PeerHandle) {
         if let Some(link) = self.links.get(&peer) {
             let (sent, seen) = link.stamps;

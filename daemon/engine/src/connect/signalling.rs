@@ -78,6 +78,31 @@ impl Connector {
         self.next_watches = (!self.watches.is_empty()).then_some(now + WATCH_PAUSE);
     }
 
+    /// Servers tell when a peer that is sought signs in.
+    pub(super) fn watch_if_sought(&mut self, peer: PeerHandle, now: Instant) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let (id, sought) = (link.id, link.sought());
+        if sought == std::mem::replace(&mut link.watched, sought) {
+            return;
+        }
+        if !sought {
+            self.unwatch(id);
+            return;
+        }
+        self.watches
+            .extend(self.servers.iter().map(|server| (*server, id)));
+        if self.next_watches.is_none() {
+            self.watch(now);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, id: PeerId) {
+        self.watches.retain(|(_, waiting)| *waiting != id);
+        self.signal_all(&Frame::Unwatch(id));
+    }
+
     fn handle_appeared(&mut self, peer: PeerHandle, now: Instant) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
@@ -196,10 +221,8 @@ impl Connector {
         envelope: &[u8],
         now: Instant,
     ) -> bool {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return false;
-        };
-        if !link.awaits_answer() || !link.admits(server, now) {
+        let link = self.links.get_mut(&peer);
+        if !link.is_some_and(|link| link.awaits_answer() && link.admits(server, now)) {
             return false;
         }
         let surroundings = self.surroundings();

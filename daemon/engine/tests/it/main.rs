@@ -18,6 +18,7 @@ mod plain;
 mod quiet;
 mod range;
 mod rekey;
+mod repeat;
 mod replace;
 mod search;
 mod servers;

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use punch_platform::confine::{self, Owner};
+use punch_platform::sandbox::{self, Owner};
 use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
@@ -52,7 +52,7 @@ impl Ground {
             .with_context(|| format!("cannot make {}", sockets.display()))?;
         if let Some(owner) = owner {
             // From here on nothing is done in directories of that user's with more than that user's rights.
-            confine::become_user(owner).with_context(|| {
+            sandbox::become_user(owner).with_context(|| {
                 format!(
                     "cannot become the owner of {} (user {}, group {}); let root own it, or start punchd as that user",
                     state_dir.display(),
@@ -64,7 +64,7 @@ impl Ground {
         let store = Store::open(&state_dir)?;
         let control = control::bind(&socket)?;
         let socket_file = RemoveOnDrop(socket);
-        let kept = confine::confine(&confine::Needs {
+        let kept = sandbox::enter(&sandbox::Needs {
             low_port: (1..1024).contains(&config.port),
             state: &state_dir,
             sockets: &sockets,
@@ -99,7 +99,7 @@ fn other_owner(state_dir: &Path) -> Option<Owner> {
     let there = absolute
         .ancestors()
         .find_map(|path| fs::metadata(path).ok())?;
-    let other = there.uid() != 0 && confine::is_root();
+    let other = there.uid() != 0 && sandbox::is_root();
     other.then(|| Owner {
         user: there.uid(),
         group: there.gid(),

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use punch_api::{ApiError, PeerState, ServerState, Status};
 use punch_platform::clock;
-use punch_service::exposition::{self, Exposition};
+use punch_service::prometheus::{self, Exposition};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 
@@ -78,7 +78,7 @@ pub(crate) async fn answer(desk: &mpsc::Sender<Request>) -> Response {
 }
 
 fn respond(text: String) -> Response {
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response()
 }
 
 fn expose(status: &Status) -> String {

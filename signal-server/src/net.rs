@@ -16,8 +16,8 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use punch_service::exposition::{self, Exposition};
 use punch_service::manager;
+use punch_service::prometheus::{self, Exposition};
 use punch_signal_protocol::{Frame, MAX_FRAME, Refusal};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -338,7 +338,7 @@ async fn metrics(State(server): State<Server>) -> impl IntoResponse {
         metrics.counter(name, help).value(value as f64);
     }
     (
-        [(header::CONTENT_TYPE, exposition::CONTENT_TYPE)],
+        [(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)],
         metrics.finish(),
     )
 }

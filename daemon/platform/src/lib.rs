@@ -2,9 +2,10 @@
 //! making or has `unsafe`.
 
 pub mod clock;
-pub mod confine;
+
 pub mod netlink;
 mod offloads;
+pub mod sandbox;
 mod socket_set;
 mod tun;
 mod udp;

@@ -55,7 +55,7 @@ fn effective_user() -> u32 {
 }
 
 /// Becomes another user with that user's group and no other. Capabilities stay permitted, and none is in effect until
-/// [`confine`]: what is opened meanwhile is opened with that user's rights alone.
+/// [`enter`]: what is opened meanwhile is opened with that user's rights alone.
 ///
 /// # Errors
 /// When the kernel refuses it.
@@ -68,7 +68,7 @@ pub fn become_user(owner: Owner) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses it, other than for not having Landlock.
-pub fn confine(needs: &Needs<'_>) -> io::Result<Kept> {
+pub fn enter(needs: &Needs<'_>) -> io::Result<Kept> {
     let capabilities = drop_capabilities(needs)?;
     capctl::prctl::set_no_new_privs()?;
     let landlock = restrict_files(needs)?;

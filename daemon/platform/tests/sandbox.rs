@@ -6,13 +6,13 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
-use punch_platform::confine::{self, Kept, Needs};
+use punch_platform::sandbox::{self, Kept, Needs};
 
 struct Places(PathBuf);
 
 impl Places {
     fn new(name: &str) -> Self {
-        let name = format!("punch-confine-{name}-{}", std::process::id());
+        let name = format!("punch-sandbox-{name}-{}", std::process::id());
         let place = std::env::temp_dir().join(name);
         fs::create_dir_all(place.join("state")).unwrap();
         fs::create_dir_all(place.join("run")).unwrap();
@@ -30,7 +30,7 @@ impl Places {
                     state: &self.0.join("state"),
                     sockets: &self.0.join("run"),
                 };
-                work(&confine::confine(&needs).unwrap())
+                work(&sandbox::enter(&needs).unwrap())
             });
             thread.join().unwrap()
         })

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use punch_forward::{PeerHandle, Rules};
+use punch_forward::Rules;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::{Identity, Ipv4Range, PeerId};
 use punch_traversal::{Budget, NatOverrides, StepKind};
 use zeroize::Zeroizing;

@@ -14,15 +14,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use punch_forward::{Order, PeerHandle, Rules, Stack, StreamId, TargetEvent};
-use punch_packet::{Batch, Buffer, Reassembly};
+use punch_connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal};
+use punch_forward::{Order, Rules, Stack, StreamId, TargetEvent};
+use punch_packet::{Batch, Buffer, PeerHandle, Reassembly};
 use punch_signal_protocol::{Frame, Ipv4Range};
 use punch_traversal::{Family, NatProfile, Path, SocketId, StepKind};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::config::{Configuration, EngineConfig, PeerConfig};
-use crate::connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal};
 use crate::flows::FlowTable;
 use crate::outbox::{Burst, Outbox};
 use crate::report::{DropReason, Drops};

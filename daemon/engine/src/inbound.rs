@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_api::Protocol as ForwardProtocol;
-use punch_forward::{PeerHandle, Rules};
+use punch_forward::Rules;
+use punch_packet::PeerHandle;
 use punch_packet::{Packet, Transport};
 
 use crate::flows::FlowTable;

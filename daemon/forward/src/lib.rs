@@ -13,7 +13,3 @@ pub use rules::{Access, Rule, Rules};
 pub use stack::{MAX_STREAMS, MAX_STREAMS_PER_PEER, Order, Refused, Stack, StreamId, TargetEvent};
 pub use tcp::BUFFER;
 pub use udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER};
-
-/// The engine's number for a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerHandle(pub u32);

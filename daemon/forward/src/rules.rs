@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use punch_api::{ForwardKey, Protocol, Target};
 
-use crate::PeerHandle;
+use punch_packet::PeerHandle;
 
 /// Who may use a forward.
 #[derive(Debug, Clone, PartialEq, Eq)]

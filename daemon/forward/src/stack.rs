@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use punch_api::{ForwardKey, Protocol, Target};
-use punch_packet::{Flow, Packet, Transport, Unreachable, tcp_reset, unreachable};
+use punch_packet::{Flow, Packet, PeerHandle, Transport, Unreachable, tcp_reset, unreachable};
 
+use crate::Rules;
 use crate::tcp::Connection;
 use crate::udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, UdpFlow, refusal};
-use crate::{PeerHandle, Rules};
 
 /// TCP connections at once. Worst case memory: this times twice [`crate::BUFFER`], when all of them are full both ways.
 pub const MAX_STREAMS: usize = 4096;

@@ -4,16 +4,16 @@ use std::iter::Peekable;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_packet::{Offload, Packet, Transport, Unreachable, segments};
 use punch_traversal::{Path, SocketId};
 
 use super::{Engine, Peer};
 use crate::config::PeerKind;
-use crate::connect::LinkState;
 use crate::inbound::{Sender, Verdict, decide};
 use crate::report::DropReason;
 use crate::session::{OpenedData, data_index};
+use punch_connect::LinkState;
 
 impl Peer {
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once

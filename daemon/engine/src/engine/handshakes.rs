@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use punch_forward::PeerHandle;
+use punch_connect::draw;
+use punch_packet::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_traversal::{Path, Transmit};
 
 use super::Engine;
 use crate::report::DropReason;
-use crate::seed::draw;
 use crate::session::{Admission, Asked, Done, Origin, Owner, Session, Work, WorkDone};
 
 /// Handshakes of others that are worked on at once; beyond that they are lost, and come again.

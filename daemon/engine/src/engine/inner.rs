@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use punch_forward::{PeerHandle, Refused};
+use punch_forward::Refused;
+use punch_packet::PeerHandle;
 use punch_packet::{
     Packet, Transport, Unreachable, echo_reply, refuse, split, tcp_reset, unreachable,
 };

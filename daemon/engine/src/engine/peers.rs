@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_packet::Reassembly;
 use punch_traversal::{Family, Path, SocketId};
 use rand_core::RngCore;
 
 use super::{Engine, FIXED_KEEPALIVE, Peer, TICK};
 use crate::config::{PeerConfig, PeerKind};
-use crate::connect::LinkState;
 use crate::flows::FlowTable;
 use crate::session::{Owner, Session};
 use crate::tunnel::Tunnel;
+use punch_connect::LinkState;
 
 impl Engine {
     pub(super) fn apply_peer(&mut self, config: PeerConfig, now: Instant) {

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use punch_api::ForwardKey;
-use punch_forward::{PeerHandle, Rules};
+use punch_connect::{Connector, LinkState, LinkStatus};
+use punch_forward::Rules;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Ipv4Range};
 
 use super::{Engine, Peer};
 use crate::config::PeerKind;
-use crate::connect::{Connector, LinkState, LinkStatus};
 use crate::report::{DropReason, PeerReport};
 
 /// A Punch peer is connected when it has a path *and* keys; a plain WireGuard peer has a path from the start.
@@ -87,10 +88,17 @@ impl Engine {
 
     /// How many packets, datagrams and envelopes were not let through.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
-        let connector = self.connector.drops();
+        let envelopes = self.connector.dropped_envelopes();
         DropReason::ALL
             .into_iter()
-            .map(|reason| (reason, self.drops.get(reason) + connector.get(reason)))
+            .map(|reason| {
+                let count = match reason {
+                    DropReason::Stranger => envelopes.strangers,
+                    DropReason::BadEnvelope => envelopes.unusable,
+                    packets => self.drops.get(packets),
+                };
+                (reason, count)
+            })
             .collect()
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::noise::SeededResolver;
 use punch_traversal::Path;
 use rand_chacha::ChaCha20Rng;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_packet::{Batch, Buffer};
 use zeroize::Zeroizing;
 

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use punch_api::Protocol;
 use punch_forward::{
-    IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_STREAMS, MAX_STREAMS_PER_PEER, Order, PeerHandle,
-    Refused, Rules, Stack, StreamId, TargetEvent,
+    IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_STREAMS, MAX_STREAMS_PER_PEER, Order, Refused, Rules,
+    Stack, StreamId, TargetEvent,
 };
-use punch_packet::Packet;
+use punch_packet::{Packet, PeerHandle};
 
 use crate::packets::{ACK, RST, SYN, addr, flags, tcp, udp};
 use crate::{OTHER_PEER, PEER, key, ms, origin, rules, secs};

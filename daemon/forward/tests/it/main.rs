@@ -16,7 +16,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use punch_api::{ForwardKey, Protocol};
-use punch_forward::{Access, PeerHandle, Rule, Rules};
+use punch_forward::{Access, Rule, Rules};
+use punch_packet::PeerHandle;
 
 const PEER: PeerHandle = PeerHandle(1);
 const OTHER_PEER: PeerHandle = PeerHandle(2);

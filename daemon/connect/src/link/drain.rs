@@ -6,11 +6,11 @@ use punch_signal_protocol::{Candidate, CandidateKind, Note};
 use punch_traversal::{AgentEvent, Family, Outcome, StepReport};
 
 use super::{FAREWELL, Link, MEMORY, Outlet, PATIENCE, RETRY_MAX, RETRY_MIN};
-use crate::connect::ConnectorEvent;
+use crate::ConnectorEvent;
 
 impl Link {
     /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
-    pub(in crate::connect) fn drain(&mut self, out: &mut Outlet<'_>, now: Instant) -> bool {
+    pub(crate) fn drain(&mut self, out: &mut Outlet<'_>, now: Instant) -> bool {
         let peer = out.peer;
         let mut again = false;
         let mut index = 0;

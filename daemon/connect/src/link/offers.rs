@@ -12,25 +12,21 @@ use punch_traversal::takes_fresh_base;
 use rand_core::RngCore;
 
 use super::{Link, RETRY_MAX, RETRY_MIN, Surroundings, Terms, tidy};
-use crate::connect::{MAX_STALE, ServerId};
+use crate::{MAX_STALE, ServerId};
 
 /// Offers and answers of one peer that are opened, by the server that brings them: each costs half a millisecond.
 const INTERVAL: Duration = Duration::from_millis(100);
 const BURST: u32 = 10;
 
 /// An offer that is out.
-pub(in crate::connect) struct Offered {
+pub(crate) struct Offered {
     pending: Option<PendingOffer>,
     local: Credentials,
     nat: Option<NatSummary>,
 }
 
 impl Offered {
-    pub(in crate::connect) fn new(
-        pending: PendingOffer,
-        local: Credentials,
-        nat: Option<NatSummary>,
-    ) -> Self {
+    pub(crate) fn new(pending: PendingOffer, local: Credentials, nat: Option<NatSummary>) -> Self {
         Self {
             pending: Some(pending),
             local,
@@ -71,7 +67,7 @@ impl Admission {
 
 impl Link {
     /// Describes this machine with fresh credentials and a stamp that is larger than any before.
-    pub(in crate::connect) fn describe(
+    pub(crate) fn describe(
         &mut self,
         wall_ms: u64,
         mut candidates: Vec<Candidate>,
@@ -115,12 +111,7 @@ impl Link {
         }
     }
 
-    pub(in crate::connect) fn offered(
-        &mut self,
-        offered: Offered,
-        rng: &mut impl RngCore,
-        now: Instant,
-    ) {
+    pub(crate) fn offered(&mut self, offered: Offered, rng: &mut impl RngCore, now: Instant) {
         self.offer = Some((offered, now));
         self.unreachable_at.clear();
         let interval = RETRY_MIN
@@ -134,7 +125,7 @@ impl Link {
     }
 
     /// The peer is there: offers that went out while it was not say nothing about the paths to it.
-    pub(in crate::connect) fn found(&mut self) {
+    pub(crate) fn found(&mut self) {
         self.offline = false;
         self.retries = self
             .retries
@@ -142,27 +133,27 @@ impl Link {
     }
 
     /// No server is at hand; the next one that comes brings the watch, and that the offer.
-    pub(in crate::connect) fn postpone(&mut self, now: Instant) {
+    pub(crate) fn postpone(&mut self, now: Instant) {
         self.offline = true;
         self.retry_at = Some(now + RETRY_MAX);
     }
 
     /// Whether an offer went out so lately that its answer may still come.
-    pub(in crate::connect) fn offer_is_fresh(&self, now: Instant) -> bool {
+    pub(crate) fn offer_is_fresh(&self, now: Instant) -> bool {
         self.offer.as_ref().is_some_and(|(_, sent)| {
             now.saturating_duration_since(*sent) < RETRY_MIN && self.unreachable_at.is_empty()
         })
     }
 
     /// Whether checks have begun so lately that a path may still come of them.
-    pub(in crate::connect) fn attempt_is_fresh(&self, now: Instant) -> bool {
+    pub(crate) fn attempt_is_fresh(&self, now: Instant) -> bool {
         self.attempts
             .back()
             .is_some_and(|attempt| now.saturating_duration_since(attempt.began) < RETRY_MIN)
     }
 
     /// Unless a path is found by then, the next offer goes out soon, however many there were before.
-    pub(in crate::connect) fn reconsider(&mut self, now: Instant) {
+    pub(crate) fn reconsider(&mut self, now: Instant) {
         // A search takes longer than that, and a new offer would cut it short.
         if self.has_search() {
             return;
@@ -171,7 +162,7 @@ impl Link {
         self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
     }
 
-    pub(in crate::connect) fn handle_unreachable(
+    pub(crate) fn handle_unreachable(
         &mut self,
         server: ServerId,
         offline: bool,
@@ -187,18 +178,18 @@ impl Link {
 
     /// Whether one more envelope of this peer that came over `server` may be opened now. A server that makes them up bars
     /// those of no other.
-    pub(in crate::connect) fn admits(&mut self, server: ServerId, now: Instant) -> bool {
+    pub(crate) fn admits(&mut self, server: ServerId, now: Instant) -> bool {
         self.admitted.entry(server).or_default().take(now)
     }
 
     /// Whether an offer is out whose answer has not come.
-    pub(in crate::connect) fn awaits_answer(&self) -> bool {
+    pub(crate) fn awaits_answer(&self) -> bool {
         self.offer
             .as_ref()
             .is_some_and(|(offered, _)| offered.pending.is_some())
     }
 
-    pub(in crate::connect) fn handle_answer(
+    pub(crate) fn handle_answer(
         &mut self,
         envelope: &[u8],
         overlay: &HashSet<IpAddr>,
@@ -237,14 +228,14 @@ impl Link {
     }
 
     /// The server over which an offer may have gone out is lost.
-    pub(in crate::connect) fn doubt_offer(&mut self, server: ServerId) {
+    pub(crate) fn doubt_offer(&mut self, server: ServerId) {
         if self.offer.is_some() {
             self.unreachable_at.insert(server);
         }
     }
 
     /// The next retry comes as soon as the offer that is out can be called lost.
-    pub(in crate::connect) fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         if let (Some((_, sent)), Some(retry)) = (&self.offer, &mut self.retry_at) {
             self.unhurried.get_or_insert(*retry);
             *retry = (*retry).min(*sent + RETRY_MIN);

@@ -1,4 +1,4 @@
-//! The NATs that nftables cannot make: UDP over IPv4 through the lab's [`Nat`], on a TUN device.
+//! The NATs that nftables cannot make: UDP over IPv4 through the simulator's [`Nat`], on a TUN device.
 //!
 //! scripts/lab starts it in a router's namespace, with the device as standard input, so that opening it is none of its
 //! business. The kernel hands it what comes from either side, and routes what it writes. A hop here takes two turns
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use punch_lab::nat::{Allocation, Filtering, Mapping, Nat, NatSpec};
+use punch_simulator::nat::{Allocation, Filtering, Mapping, Nat, NatSpec};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 

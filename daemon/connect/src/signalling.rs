@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
 use punch_traversal::Family;
 use rand_core::RngCore;
@@ -11,8 +11,7 @@ use super::link::{Surroundings, Terms, tidy};
 use super::{
     Connector, ConnectorEvent, MAX_STALE, ServerId, Signal, WATCH_PAUSE, WATCHES, outside,
 };
-use crate::report::DropReason;
-use crate::seed::draw;
+use crate::secrets::draw;
 
 impl Connector {
     /// A signalling server has welcomed us.
@@ -124,7 +123,7 @@ impl Connector {
 
     fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
         let Some(peer) = self.by_id.get(&from).copied() else {
-            self.drops.count(DropReason::Stranger);
+            self.dropped.strangers += 1;
             return;
         };
         let taken = match seal::Kind::of(envelope) {
@@ -134,7 +133,7 @@ impl Connector {
             None => false,
         };
         if !taken {
-            self.drops.count(DropReason::BadEnvelope);
+            self.dropped.unusable += 1;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_traversal::{Caps, Family, SocketId};
 
 use super::{Connector, ConnectorEvent};

@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use punch_engine::{self as engine, Budget, NatProfile};
-use punch_lab::nat::{Allocation, Filtering, Mapping, NatSpec, Pooling};
-use punch_lab::network::{Gateway, INTERNET, LinkSpec, Network, ZoneId};
-use punch_lab::world::{Side, World};
+use punch_simulator::nat::{Allocation, Filtering, Mapping, NatSpec, Pooling};
+use punch_simulator::network::{Gateway, INTERNET, LinkSpec, Network, ZoneId};
+use punch_simulator::world::{Side, World};
+use punch_traversal::{self as traversal, Budget, NatProfile};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -103,8 +103,8 @@ fn random_nat(rng: &mut ChaCha8Rng) -> NatSpec {
 }
 
 /// Whether ports are allotted as the profile says.
-fn fits(nat: &NatSpec, found: Option<engine::Allocation>) -> bool {
-    use engine::Allocation::{Block, Preserving, Random, Sequential};
+fn fits(nat: &NatSpec, found: Option<traversal::Allocation>) -> bool {
+    use traversal::Allocation::{Block, Preserving, Random, Sequential};
     let (spec, many) = (
         nat.allocation,
         nat.mapping == Mapping::AddressAndPortDependent,
@@ -147,18 +147,18 @@ fn wrong(nat: &NatSpec, found: &NatProfile) -> Vec<String> {
         }
     };
     let mapping = match nat.mapping {
-        Mapping::EndpointIndependent => engine::Mapping::EndpointIndependent,
-        Mapping::AddressDependent => engine::Mapping::AddressDependent,
-        Mapping::AddressAndPortDependent => engine::Mapping::AddressAndPortDependent,
+        Mapping::EndpointIndependent => traversal::Mapping::EndpointIndependent,
+        Mapping::AddressDependent => traversal::Mapping::AddressDependent,
+        Mapping::AddressAndPortDependent => traversal::Mapping::AddressAndPortDependent,
     };
     expect(
         found.mapping == Some(mapping),
         format!("{:?}", found.mapping),
     );
     let filtering = match nat.filtering {
-        Filtering::EndpointIndependent => engine::Filtering::EndpointIndependent,
-        Filtering::AddressDependent => engine::Filtering::AddressDependent,
-        Filtering::AddressAndPortDependent => engine::Filtering::AddressAndPortDependent,
+        Filtering::EndpointIndependent => traversal::Filtering::EndpointIndependent,
+        Filtering::AddressDependent => traversal::Filtering::AddressDependent,
+        Filtering::AddressAndPortDependent => traversal::Filtering::AddressAndPortDependent,
     };
     expect(
         found.filtering == Some(filtering),
@@ -183,13 +183,14 @@ fn wrong(nat: &NatSpec, found: &NatProfile) -> Vec<String> {
 
 #[test]
 fn profiles_name_the_right_kind_in_99_of_100_random_nats() {
-    let runs: u64 = std::env::var("PUNCH_LAB_RUNS").map_or(1000, |runs| runs.parse().unwrap());
+    let runs: u64 =
+        std::env::var("PUNCH_SIMULATOR_RUNS").map_or(1000, |runs| runs.parse().unwrap());
     let mut misses = Vec::new();
     let mut coincidences = 0;
     for seed in 0..runs {
         let nat = random_nat(&mut ChaCha8Rng::seed_from_u64(seed));
         let found = profile(&mut world(std::slice::from_ref(&nat), seed));
-        let easy = found.mapping == Some(engine::Mapping::EndpointIndependent);
+        let easy = found.mapping == Some(traversal::Mapping::EndpointIndependent);
         if easy && nat.mapping != Mapping::EndpointIndependent {
             // In a small block, the only two mappings of a socket may have the same port by chance: one time in 256.
             let chance = nat.mapping == Mapping::AddressDependent
@@ -226,9 +227,9 @@ fn profiles_name_the_right_kind_in_99_of_100_random_nats() {
 fn linux_looks_easy_and_says_that_it_preserves_ports() {
     for seed in 0..20 {
         let found = profile(&mut world(&[NatSpec::linux(public(0))], seed));
-        assert_eq!(found.mapping, Some(engine::Mapping::EndpointIndependent));
-        assert_eq!(found.allocation, Some(engine::Allocation::Preserving));
-        let strict = engine::Filtering::AddressAndPortDependent;
+        assert_eq!(found.mapping, Some(traversal::Mapping::EndpointIndependent));
+        assert_eq!(found.allocation, Some(traversal::Allocation::Preserving));
+        let strict = traversal::Filtering::AddressAndPortDependent;
         assert_eq!(found.filtering, Some(strict));
     }
 }
@@ -332,6 +333,9 @@ fn the_allocation_of_an_address_dependent_nat_is_seen_over_several_sockets() {
         )
     };
     let found = profile(&mut world(&[nat], 1)).allocation;
-    let fits = matches!(found, Some(engine::Allocation::Sequential { step: 2, .. }));
+    let fits = matches!(
+        found,
+        Some(traversal::Allocation::Sequential { step: 2, .. })
+    );
     assert!(fits, "{found:?}");
 }

@@ -4,11 +4,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_engine::{Budget, Caps, LinkState, Outcome, StepKind, StepReport};
-use punch_lab::nat::{Allocation, DEFAULT_CAPACITY, NatSpec};
-use punch_lab::network::{Gateway, HostId, INTERNET, LinkSpec, Network, ZoneId};
-use punch_lab::scenario::{Kind, Place, world};
-use punch_lab::world::{Side, World};
+use punch_connect::LinkState;
+use punch_simulator::nat::{Allocation, DEFAULT_CAPACITY, NatSpec};
+use punch_simulator::network::{Gateway, HostId, INTERNET, LinkSpec, Network, ZoneId};
+use punch_simulator::scenario::{Kind, Place, world};
+use punch_simulator::world::{Side, World};
+use punch_traversal::{Budget, Caps, Outcome, StepKind, StepReport};
 
 const LINK: LinkSpec = LinkSpec {
     loss: 0.0,
@@ -142,7 +143,7 @@ fn without_stun_servers_an_open_side_is_reached_and_the_others_wait_for_them() {
 
     // One whose address needs no STUN server.
     let place = Place::Apart(Kind::Open, Kind::PortRestricted);
-    let mut world = punch_lab::scenario::world(place, LINK, 1, Instant::now());
+    let mut world = punch_simulator::scenario::world(place, LINK, 1, Instant::now());
     world.set_lie(Some(SocketAddr::from(([192, 0, 2, 77], 7777))));
     world.run_for(SETTLE);
     world.up(Side::B);

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use punch_engine::Budget;
-use punch_lab::matrix::{Options, Pairs, from_json, measure, merge, picture, table, to_json};
+use punch_simulator::matrix::{Options, Pairs, from_json, measure, merge, picture, table, to_json};
+use punch_traversal::Budget;
 
 /// Measures how often, how fast and at what cost every pair of NAT kinds connects.
 #[derive(Debug, Parser)]

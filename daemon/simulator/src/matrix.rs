@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::network::{INTERNET, LinkSpec};
-use punch_engine::Budget;
+use punch_traversal::Budget;
 
 use crate::scenario::{Kind, Place, UnknownKind, world_with};
 use crate::world::{Side, World};

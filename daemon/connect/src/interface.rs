@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, seal};
 use punch_traversal::{
     AgentStatus, Budget, Family, NatOverrides, NatProfile, NatSummary, Path, SocketId, StepKind,
@@ -38,6 +38,15 @@ pub struct ConnectorConfig {
     pub budget: Budget,
     /// What the administrator says about the NAT.
     pub nat: NatOverrides,
+}
+
+/// How many envelopes were not let through, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DroppedEnvelopes {
+    /// From an identity that is no peer.
+    pub strangers: u64,
+    /// From a peer: it does not open, or was replayed, or is stale, or came too often.
+    pub unusable: u64,
 }
 
 /// What a connector has to say.

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_engine::{
-    Budget, Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, NatOverrides,
-    NatProfile, Path, PeerHandle, ServerId, SocketId, StepKind,
-};
+use punch_connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, ServerId};
+use punch_packet::PeerHandle;
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
 use punch_stun_protocol::{Endpoint, respond};
+use punch_traversal::{Budget, NatOverrides, NatProfile, Path, SocketId, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 

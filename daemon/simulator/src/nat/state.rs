@@ -344,7 +344,7 @@ impl Entry {
 }
 
 /// An endpoint in 64 bits: exact for IPv4; an IPv6 address is folded into 47 bits, enough for the
-/// few that a lab has.
+/// few that a simulation has.
 fn short(endpoint: SocketAddr) -> u64 {
     let ip = match endpoint.ip() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),
@@ -394,9 +394,9 @@ mod tests {
     const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 
     /// A NAT with its own clock and dice.
-    struct Lab(Nat, Instant, ChaCha8Rng);
+    struct OneNat(Nat, Instant, ChaCha8Rng);
 
-    impl Lab {
+    impl OneNat {
         fn new(spec: NatSpec) -> Self {
             Self(Nat::new(spec), Instant::now(), ChaCha8Rng::seed_from_u64(1))
         }
@@ -429,184 +429,184 @@ mod tests {
             (M::AddressDependent, F::AddressDependent, 1),
             (M::AddressAndPortDependent, F::AddressAndPortDependent, 0),
         ] {
-            let mut lab = Lab::new(NatSpec::new(mapping, F::EndpointIndependent, PUBLIC));
-            let mapped = lab.out(HOST, PEER);
-            let shared = OTHERS.map(|peer| lab.out(HOST, peer) == mapped);
+            let mut nat = OneNat::new(NatSpec::new(mapping, F::EndpointIndependent, PUBLIC));
+            let mapped = nat.out(HOST, PEER);
+            let shared = OTHERS.map(|peer| nat.out(HOST, peer) == mapped);
             assert_eq!(shared, [reach > 0, reach > 1]);
 
-            let mut lab = Lab::new(NatSpec::new(EIM, filtering, PUBLIC));
-            let mapped = lab.out(HOST, PEER).unwrap();
-            assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
-            let admitted = OTHERS.map(|peer| lab.back(peer, mapped).is_some());
+            let mut nat = OneNat::new(NatSpec::new(EIM, filtering, PUBLIC));
+            let mapped = nat.out(HOST, PEER).unwrap();
+            assert_eq!(nat.back(PEER, mapped), Some(HOST.into()));
+            let admitted = OTHERS.map(|peer| nat.back(peer, mapped).is_some());
             assert_eq!(admitted, [reach > 0, reach > 1]);
         }
     }
 
     #[test]
     fn a_preserving_nat_keeps_the_port_unless_it_is_taken() {
-        let mut lab = Lab::new(NatSpec::port_restricted(PUBLIC));
-        assert_eq!(lab.out(HOST, PEER).unwrap().port(), 5000);
-        assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().port(), 5000);
-        assert_ne!(Lab::hard(Allocation::Preserving).ports(2), [5000, 5000]);
+        let mut nat = OneNat::new(NatSpec::port_restricted(PUBLIC));
+        assert_eq!(nat.out(HOST, PEER).unwrap().port(), 5000);
+        assert_ne!(nat.out(OTHER_HOST, PEER).unwrap().port(), 5000);
+        assert_ne!(OneNat::hard(Allocation::Preserving).ports(2), [5000, 5000]);
     }
 
     #[test]
     fn sequential_ports_go_up_or_down_by_the_step_and_wrap_around() {
-        let mut up = Lab::hard(Allocation::Sequential { step: 2 });
+        let mut up = OneNat::hard(Allocation::Sequential { step: 2 });
         assert!(up.ports(9).is_sorted_by(|a, b| *b == a + 2));
         up.0.last_port = Some(HIGH - 1);
         assert_eq!(up.out(HOST, PEER).unwrap().port(), LOW);
-        let mut down = Lab::hard(Allocation::Sequential { step: u16::MAX });
+        let mut down = OneNat::hard(Allocation::Sequential { step: u16::MAX });
         assert!(down.ports(9).is_sorted_by(|a, b| *b == a - 1));
     }
 
     #[test]
     fn random_ports_fill_the_block_and_are_shared_between_destinations() {
         let (low, high) = (7000, 7001);
-        let mut block = Lab::hard(Allocation::RandomIn { low, high });
+        let mut block = OneNat::hard(Allocation::RandomIn { low, high });
         assert_eq!(BTreeSet::from_iter(block.ports(40)), [low, high].into());
         assert_ne!(block.out(HOST, PEER), block.out(OTHER_HOST, PEER));
         assert_eq!(block.out("192.168.1.4:1", PEER), None);
-        let ports = Lab::hard(Allocation::Random).ports(2000);
+        let ports = OneNat::hard(Allocation::Random).ports(2000);
         assert!(ports.iter().all(|port| *port >= LOW) && ports.iter().any(|port| *port > 60_000));
     }
 
     #[test]
     fn only_outbound_packets_keep_a_mapping_and_its_permissions_alive() {
-        let mut lab = Lab::new(NatSpec::port_restricted(PUBLIC));
-        let mapped = lab.out(HOST, PEER).unwrap();
-        lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
-        assert!(lab.back(PEER, mapped).is_some());
-        assert_eq!(lab.out(HOST, OTHERS[1]), Some(mapped));
-        lab.1 += Duration::from_secs(1);
-        assert_eq!(lab.back(PEER, mapped), None);
-        assert!(lab.back(OTHERS[1], mapped).is_some());
-        lab.1 += DEFAULT_TIMEOUT;
-        assert_eq!(lab.0.mappings(lab.1), 0);
-        assert_eq!(lab.back(PEER, mapped), None);
+        let mut nat = OneNat::new(NatSpec::port_restricted(PUBLIC));
+        let mapped = nat.out(HOST, PEER).unwrap();
+        nat.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
+        assert!(nat.back(PEER, mapped).is_some());
+        assert_eq!(nat.out(HOST, OTHERS[1]), Some(mapped));
+        nat.1 += Duration::from_secs(1);
+        assert_eq!(nat.back(PEER, mapped), None);
+        assert!(nat.back(OTHERS[1], mapped).is_some());
+        nat.1 += DEFAULT_TIMEOUT;
+        assert_eq!(nat.0.mappings(nat.1), 0);
+        assert_eq!(nat.back(PEER, mapped), None);
     }
 
     #[test]
     fn a_full_table_refuses_new_mappings_until_old_ones_expire() {
-        let mut lab = Lab::hard(Allocation::Random);
-        lab.0.spec.capacity = 2;
-        lab.ports(2);
-        assert_eq!(lab.out(HOST, PEER), None);
-        lab.1 += DEFAULT_TIMEOUT;
-        assert!(lab.out(HOST, PEER).is_some());
+        let mut nat = OneNat::hard(Allocation::Random);
+        nat.0.spec.capacity = 2;
+        nat.ports(2);
+        assert_eq!(nat.out(HOST, PEER), None);
+        nat.1 += DEFAULT_TIMEOUT;
+        assert!(nat.out(HOST, PEER).is_some());
     }
 
     #[test]
     fn each_inside_address_sticks_to_one_public_address_of_its_family() {
-        let mut lab = Lab::hard(Allocation::Random);
-        lab.0.spec.public.push([203, 0, 113, 2].into());
-        let first = lab.out(HOST, PEER).unwrap().ip();
-        assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().ip(), first);
-        assert_eq!(lab.out(HOST, OTHERS[1]).unwrap().ip(), first);
-        assert_eq!(lab.out("[fd00::1]:1", "[fd00::2]:1"), None);
+        let mut nat = OneNat::hard(Allocation::Random);
+        nat.0.spec.public.push([203, 0, 113, 2].into());
+        let first = nat.out(HOST, PEER).unwrap().ip();
+        assert_ne!(nat.out(OTHER_HOST, PEER).unwrap().ip(), first);
+        assert_eq!(nat.out(HOST, OTHERS[1]).unwrap().ip(), first);
+        assert_eq!(nat.out("[fd00::1]:1", "[fd00::2]:1"), None);
     }
 
     #[test]
     fn arbitrary_pooling_draws_an_address_for_each_mapping() {
         let pool: Vec<IpAddr> = (1..=4).map(|n| [203, 0, 113, n].into()).collect();
         for (mapping, addresses) in [(EIM, 1), (Mapping::AddressAndPortDependent, 4)] {
-            let mut lab = Lab::new(NatSpec::new(
+            let mut nat = OneNat::new(NatSpec::new(
                 mapping,
                 Filtering::AddressAndPortDependent,
                 PUBLIC,
             ));
-            lab.0.spec.public.clone_from(&pool);
-            lab.0.spec.pooling = Pooling::Arbitrary;
-            let one_socket = (1..=40).map(|n| lab.out(HOST, &format!("192.0.2.9:{n}")).unwrap());
+            nat.0.spec.public.clone_from(&pool);
+            nat.0.spec.pooling = Pooling::Arbitrary;
+            let one_socket = (1..=40).map(|n| nat.out(HOST, &format!("192.0.2.9:{n}")).unwrap());
             let seen = one_socket.map(|public| public.ip());
             assert_eq!(BTreeSet::from_iter(seen).len(), addresses);
-            let sockets = (1..=40).map(|n| lab.out(&format!("192.168.1.2:{n}"), PEER).unwrap());
+            let sockets = (1..=40).map(|n| nat.out(&format!("192.168.1.2:{n}"), PEER).unwrap());
             let seen = sockets.map(|public| public.ip());
             assert_eq!(BTreeSet::from_iter(seen).len(), 4);
-            assert_eq!(lab.out("[fd00::1]:1", "[fd00::2]:1"), None);
+            assert_eq!(nat.out("[fd00::1]:1", "[fd00::2]:1"), None);
         }
     }
 
     #[test]
     fn linux_keeps_the_port_to_every_destination_that_no_other_host_talks_to() {
-        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
-        assert!(lab.ports(40).iter().all(|port| *port == 5000));
-        assert_eq!(lab.0.mappings(lab.1), 40);
-        assert_eq!(lab.out(HOST, PEER).unwrap().port(), 5000);
-        assert_ne!(lab.out(OTHER_HOST, PEER).unwrap().port(), 5000);
-        assert_eq!(lab.out(OTHER_HOST, OTHERS[0]).unwrap().port(), 5000);
+        let mut nat = OneNat::new(NatSpec::linux(PUBLIC));
+        assert!(nat.ports(40).iter().all(|port| *port == 5000));
+        assert_eq!(nat.0.mappings(nat.1), 40);
+        assert_eq!(nat.out(HOST, PEER).unwrap().port(), 5000);
+        assert_ne!(nat.out(OTHER_HOST, PEER).unwrap().port(), 5000);
+        assert_eq!(nat.out(OTHER_HOST, OTHERS[0]).unwrap().port(), 5000);
     }
 
     #[test]
     fn an_unsolicited_packet_takes_the_port_towards_its_sender_for_a_while() {
-        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
-        lab.0.spec.keeps_unsolicited = true;
+        let mut nat = OneNat::new(NatSpec::linux(PUBLIC));
+        nat.0.spec.keeps_unsolicited = true;
         let public = SocketAddr::new(PUBLIC, 5000);
-        assert_eq!(lab.back(PEER, public), None);
-        assert_ne!(lab.out(HOST, PEER).unwrap().port(), 5000);
-        assert_eq!(lab.back(PEER, public), None);
-        let unharmed = OTHERS.map(|peer| lab.out(HOST, peer).unwrap().port());
+        assert_eq!(nat.back(PEER, public), None);
+        assert_ne!(nat.out(HOST, PEER).unwrap().port(), 5000);
+        assert_eq!(nat.back(PEER, public), None);
+        let unharmed = OTHERS.map(|peer| nat.out(HOST, peer).unwrap().port());
         assert_eq!(unharmed, [5000; 2]);
 
-        lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
-        assert_eq!(lab.back(PEER, public), None);
-        lab.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
-        assert_ne!(lab.out(HOST, PEER).unwrap().port(), 5000);
-        lab.1 += DEFAULT_TIMEOUT;
-        assert_eq!(lab.out(HOST, PEER).unwrap().port(), 5000);
+        nat.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
+        assert_eq!(nat.back(PEER, public), None);
+        nat.1 += DEFAULT_TIMEOUT - Duration::from_secs(1);
+        assert_ne!(nat.out(HOST, PEER).unwrap().port(), 5000);
+        nat.1 += DEFAULT_TIMEOUT;
+        assert_eq!(nat.out(HOST, PEER).unwrap().port(), 5000);
 
         let elsewhere = SocketAddr::from(([203, 0, 113, 9], 5000));
-        lab.back(OTHERS[0], elsewhere);
-        assert!(lab.0.unsolicited.is_empty());
+        nat.back(OTHERS[0], elsewhere);
+        assert!(nat.0.unsolicited.is_empty());
     }
 
     #[test]
     fn who_sends_first_keeps_the_port_even_where_unsolicited_packets_are_kept() {
-        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
-        lab.0.spec.keeps_unsolicited = true;
-        let mapped = lab.out(HOST, PEER).unwrap();
+        let mut nat = OneNat::new(NatSpec::linux(PUBLIC));
+        nat.0.spec.keeps_unsolicited = true;
+        let mapped = nat.out(HOST, PEER).unwrap();
         assert_eq!(mapped.port(), 5000);
-        assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
-        assert!(lab.0.unsolicited.is_empty());
+        assert_eq!(nat.back(PEER, mapped), Some(HOST.into()));
+        assert!(nat.0.unsolicited.is_empty());
     }
 
     #[test]
     fn unsolicited_entries_fill_the_table_too() {
-        let mut lab = Lab::new(NatSpec::linux(PUBLIC));
-        (lab.0.spec.keeps_unsolicited, lab.0.spec.capacity) = (true, 2);
+        let mut nat = OneNat::new(NatSpec::linux(PUBLIC));
+        (nat.0.spec.keeps_unsolicited, nat.0.spec.capacity) = (true, 2);
         for peer in [PEER, OTHERS[0], OTHERS[1]] {
-            assert_eq!(lab.back(peer, SocketAddr::new(PUBLIC, 1)), None);
+            assert_eq!(nat.back(peer, SocketAddr::new(PUBLIC, 1)), None);
         }
-        assert_eq!(lab.0.unsolicited.len(), 2);
-        assert_eq!(lab.out(HOST, PEER), None);
-        lab.1 += DEFAULT_TIMEOUT;
-        assert!(lab.out(HOST, PEER).is_some());
+        assert_eq!(nat.0.unsolicited.len(), 2);
+        assert_eq!(nat.out(HOST, PEER), None);
+        nat.1 += DEFAULT_TIMEOUT;
+        assert!(nat.out(HOST, PEER).is_some());
     }
 
     #[test]
     fn other_hosts_consume_ports_and_room_but_are_not_counted_as_ours() {
-        let mut lab = Lab::hard(Allocation::Sequential { step: 1 });
-        lab.0.spec.others = 20.0;
-        let first = lab.ports(1)[0];
-        lab.0.last_port = Some(LOW);
-        lab.1 += Duration::from_secs(100);
-        let gap = lab.ports(2)[1] - LOW;
+        let mut nat = OneNat::hard(Allocation::Sequential { step: 1 });
+        nat.0.spec.others = 20.0;
+        let first = nat.ports(1)[0];
+        nat.0.last_port = Some(LOW);
+        nat.1 += Duration::from_secs(100);
+        let gap = nat.ports(2)[1] - LOW;
         assert!((1800..2200).contains(&gap), "{gap} from {first}");
-        assert_eq!(lab.0.peak(), 2);
-        let alive = lab.0.mappings(lab.1);
+        assert_eq!(nat.0.peak(), 2);
+        let alive = nat.0.mappings(nat.1);
         assert!((1800..2200).contains(&alive), "{alive}");
 
-        lab.1 += Duration::from_secs(3600);
-        assert!(lab.out(HOST, PEER).is_some());
-        let alive = lab.0.mappings(lab.1);
+        nat.1 += Duration::from_secs(3600);
+        assert!(nat.out(HOST, PEER).is_some());
+        let alive = nat.0.mappings(nat.1);
         assert!(
             (2200..2600).contains(&alive),
             "{alive} in {DEFAULT_TIMEOUT:?}"
         );
 
-        lab.0.spec.capacity = 10;
-        lab.1 += Duration::from_secs(3600);
-        assert_eq!(lab.out(HOST, PEER), None);
+        nat.0.spec.capacity = 10;
+        nat.1 += Duration::from_secs(3600);
+        assert_eq!(nat.out(HOST, PEER), None);
     }
 
     #[test]
@@ -629,10 +629,10 @@ mod tests {
 
     #[test]
     fn a_firewall_translates_nothing_and_admits_only_answers() {
-        let mut lab = Lab::new(NatSpec::firewall(DEFAULT_TIMEOUT));
-        let mapped = lab.out(HOST, PEER).unwrap();
+        let mut nat = OneNat::new(NatSpec::firewall(DEFAULT_TIMEOUT));
+        let mapped = nat.out(HOST, PEER).unwrap();
         assert_eq!(mapped.to_string(), HOST);
-        assert_eq!(lab.back(PEER, mapped), Some(HOST.into()));
-        assert_eq!(lab.back(OTHERS[0], mapped), None);
+        assert_eq!(nat.back(PEER, mapped), Some(HOST.into()));
+        assert_eq!(nat.back(OTHERS[0], mapped), None);
     }
 }

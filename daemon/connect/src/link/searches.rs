@@ -9,7 +9,7 @@ use super::{FIRST_SEARCH_PAUSE, Link, SEARCH_PAUSE};
 
 impl Link {
     /// A socket is open, or could not be opened; returns whether the attempt that asked for it still lives.
-    pub(in crate::connect) fn handle_socket(
+    pub(crate) fn handle_socket(
         &mut self,
         serial: u64,
         socket: Option<SocketId>,
@@ -21,37 +21,37 @@ impl Link {
             .is_some()
     }
 
-    pub(in crate::connect) fn is_searching(&self) -> bool {
+    pub(crate) fn is_searching(&self) -> bool {
         self.attempts.iter().any(|a| a.agent.is_searching())
     }
 
     /// Whether a search is under way or may still come: a new offer would cut it short.
-    pub(in crate::connect) fn has_search(&self) -> bool {
+    pub(crate) fn has_search(&self) -> bool {
         self.attempts.iter().any(|a| a.agent.has_search())
     }
 
-    pub(in crate::connect) fn wants_search(&self, now: Instant) -> bool {
+    pub(crate) fn wants_search(&self, now: Instant) -> bool {
         self.attempts.iter().any(|a| a.agent.wants_search(now))
     }
 
     /// Until when the peer gets no search.
-    pub(in crate::connect) fn search_barred_until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn search_barred_until(&self, now: Instant) -> Option<Instant> {
         self.vain.1.filter(|until| *until > now)
     }
 
-    pub(in crate::connect) fn search_at(&self) -> Option<Instant> {
+    pub(crate) fn search_at(&self) -> Option<Instant> {
         let times = self.attempts.iter().filter_map(|a| a.agent.search_at());
         times.min()
     }
 
     /// The search that wants to begin.
-    pub(in crate::connect) fn waiting_search(&self, now: Instant) -> Option<&Step> {
+    pub(crate) fn waiting_search(&self, now: Instant) -> Option<&Step> {
         let mut attempts = self.attempts.iter();
         let waiting = attempts.find(|a| a.agent.wants_search(now))?;
         waiting.agent.planned_search()
     }
 
-    pub(in crate::connect) fn start_search(&mut self, allowance: u32, now: Instant) {
+    pub(crate) fn start_search(&mut self, allowance: u32, now: Instant) {
         let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
         if let Some(attempt) = found {
             // Counted from the beginning, or a peer that cuts a search short by a new offer would get the next one at once.
@@ -67,7 +67,7 @@ impl Link {
         }
     }
 
-    pub(in crate::connect) fn refuse_search(&mut self, until: Option<Instant>, now: Instant) {
+    pub(crate) fn refuse_search(&mut self, until: Option<Instant>, now: Instant) {
         let found = self.attempts.iter_mut().find(|a| a.agent.wants_search(now));
         if let Some(attempt) = found {
             attempt.agent.refuse_search(now);
@@ -78,19 +78,14 @@ impl Link {
         }
     }
 
-    pub(in crate::connect) fn handle_prediction(
-        &mut self,
-        attempt: usize,
-        told: Prediction,
-        now: Instant,
-    ) {
+    pub(crate) fn handle_prediction(&mut self, attempt: usize, told: Prediction, now: Instant) {
         if let Some(attempt) = self.attempts.get_mut(attempt) {
             attempt.agent.handle_prediction(told, now);
         }
     }
 
     /// All sockets that attempts still hold, and the mappings that their searches have made; for a link that goes.
-    pub(in crate::connect) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
+    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
         self.retire(0..self.attempts.len());
         let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
         (sockets, std::mem::take(&mut self.unbooked))

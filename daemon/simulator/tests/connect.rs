@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use punch_engine::{Budget, Caps, Filtering, LinkState, Mapping, Outcome, StepKind};
-use punch_lab::network::{INTERNET, LinkSpec};
-use punch_lab::oracle::{Verdict, can_connect};
-use punch_lab::scenario::{Kind, Place, world, world_with};
-use punch_lab::world::{Side, World};
+use punch_connect::LinkState;
+use punch_simulator::network::{INTERNET, LinkSpec};
+use punch_simulator::oracle::{Verdict, can_connect};
+use punch_simulator::scenario::{Kind, Place, world, world_with};
+use punch_simulator::world::{Side, World};
+use punch_traversal::{Budget, Caps, Filtering, Mapping, Outcome, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -61,7 +62,8 @@ fn run(place: Place, link: LinkSpec, seed: u64, start: Instant) -> (World, Optio
 
 #[test]
 fn two_thousand_seeded_runs_connect_wherever_the_oracle_says_so() {
-    let runs: u64 = std::env::var("PUNCH_LAB_RUNS").map_or(2000, |runs| runs.parse().unwrap());
+    let runs: u64 =
+        std::env::var("PUNCH_SIMULATOR_RUNS").map_or(2000, |runs| runs.parse().unwrap());
     let start = Instant::now();
     let places = every_place();
     let mut failures = Vec::new();
@@ -227,7 +229,7 @@ fn a_machine_that_changes_its_network_is_found_again() {
     let fresh = std::net::IpAddr::from([203, 0, 113, 77]);
     world
         .network_mut()
-        .set_addresses(host, punch_lab::network::INTERNET, &[fresh]);
+        .set_addresses(host, punch_simulator::network::INTERNET, &[fresh]);
     world.readdress(Side::A);
     let found = world.run_until(Duration::from_secs(7), |world| {
         world

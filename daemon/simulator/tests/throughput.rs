@@ -1,12 +1,12 @@
 //! What a birthday run asks of the simulator. Prints its speed; for the real figures:
-//! `PUNCH_LAB_PACKETS=520000 cargo test --release -p punch-lab --test throughput -- --nocapture`
+//! `PUNCH_SIMULATOR_PACKETS=520000 cargo test --release -p punch-simulator --test throughput -- --nocapture`
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_lab::nat::{Allocation, NatSpec};
-use punch_lab::network::{Datagram, Gateway, INTERNET, LinkSpec, Network};
+use punch_simulator::nat::{Allocation, NatSpec};
+use punch_simulator::network::{Datagram, Gateway, INTERNET, LinkSpec, Network};
 
 /// Each side's distinct (socket, destination port) pairs.
 const PAIRS: u32 = 131_072;
@@ -61,7 +61,8 @@ fn birthday(packets: u32, seed: u64) -> (u64, u64, [usize; 2]) {
 
 #[test]
 fn a_birthday_run_is_the_same_for_the_same_seed() {
-    let packets = std::env::var("PUNCH_LAB_PACKETS").map_or(40_000, |text| text.parse().unwrap());
+    let packets =
+        std::env::var("PUNCH_SIMULATOR_PACKETS").map_or(40_000, |text| text.parse().unwrap());
     let began = Instant::now();
     let first = birthday(packets, 7);
     let took = began.elapsed();

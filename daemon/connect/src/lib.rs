@@ -9,27 +9,29 @@ mod ledger;
 mod link;
 mod netchecks;
 mod search;
+mod secrets;
 mod signalling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_stun_protocol::{Class, Message};
 use punch_traversal::{Budget, Family, Gatherer, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::report::Drops;
-use crate::seed::draw;
 use ledger::Ledger;
 use link::{Link, Offered, Outlet};
 use netchecks::Netchecks;
 
-pub use interface::{ConnectorConfig, ConnectorEvent, LinkStatus, ServerId, Signal};
+pub use interface::{
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkStatus, ServerId, Signal,
+};
 pub use link::LinkState;
+pub use secrets::draw;
 
 /// An offer whose stamp differs from our wall clock by more than this is refused.
 pub const MAX_STALE: Duration = Duration::from_secs(600);
@@ -82,7 +84,7 @@ pub struct Connector {
     servers: BTreeSet<ServerId>,
     watches: VecDeque<(ServerId, PeerId)>,
     next_watches: Option<Instant>,
-    drops: Drops,
+    dropped: DroppedEnvelopes,
     transmits: VecDeque<Transmit>,
     signals: VecDeque<Signal>,
     events: VecDeque<ConnectorEvent>,
@@ -117,7 +119,7 @@ impl Connector {
             servers: BTreeSet::new(),
             watches: VecDeque::new(),
             next_watches: None,
-            drops: Drops::default(),
+            dropped: DroppedEnvelopes::default(),
             transmits: VecDeque::new(),
             signals: VecDeque::new(),
             events: VecDeque::new(),
@@ -430,15 +432,15 @@ impl Connector {
         self.gatherer.reflexive().collect()
     }
 
-    /// What was not let through.
-    pub fn drops(&self) -> Drops {
-        self.drops
+    /// Envelopes that were not let through.
+    pub fn dropped_envelopes(&self) -> DroppedEnvelopes {
+        self.dropped
     }
 
     // --- inside ---
 
     /// The time since 1970.
-    pub(crate) fn wall(&self, now: Instant) -> Duration {
+    pub fn wall(&self, now: Instant) -> Duration {
         Duration::from_millis(self.wall.1) + now.saturating_duration_since(self.wall.0)
     }
 

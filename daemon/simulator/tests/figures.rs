@@ -1,12 +1,12 @@
 //! How often and how fast every pair of kinds connects: the figures that Punch promises, in virtual time. More runs for each
-//! pair, for figures of more weight: `PUNCH_LAB_RUNS=300 cargo test --release -p punch-lab --test figures`.
+//! pair, for figures of more weight: `PUNCH_SIMULATOR_RUNS=300 cargo test --release -p punch-simulator --test figures`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};
 
-use punch_engine::Budget;
-use punch_lab::matrix::{Options, Outcome, names, percentile, places, run};
-use punch_lab::scenario::{HardClass, Kind, Place};
+use punch_simulator::matrix::{Options, Outcome, names, percentile, places, run};
+use punch_simulator::scenario::{HardClass, Kind, Place};
+use punch_traversal::Budget;
 
 /// What is asked of a pair.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ impl Link {
 
 /// How many runs a pair gets.
 fn runs(few: u32) -> u32 {
-    std::env::var("PUNCH_LAB_RUNS").map_or(few, |runs| runs.parse().unwrap())
+    std::env::var("PUNCH_SIMULATOR_RUNS").map_or(few, |runs| runs.parse().unwrap())
 }
 
 /// Measures all these places; the figures must hold for all of them together, and for each of them but for one unlucky run.

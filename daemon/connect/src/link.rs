@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_forward::PeerHandle;
+use punch_packet::PeerHandle;
 use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{
     Candidate, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary, Note, PeerId,

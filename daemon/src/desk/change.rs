@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, EventKind, ForwardKey, ForwardView,
-    NounError, PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView,
+    ValueError, PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView,
     Target,
 };
 use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
@@ -251,7 +251,7 @@ impl Desk {
             .offset(key.ports.last() - key.ports.first())
             .is_none()
         {
-            return Err(ApiError::invalid(NounError::TargetPastEnd));
+            return Err(ApiError::invalid(ValueError::TargetPastEnd));
         }
         let peers: BTreeSet<_> = ask.peers.into_iter().collect();
         let mut state = self.state.clone();

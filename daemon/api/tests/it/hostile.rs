@@ -18,9 +18,9 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn shown_is_read_again<T: std::str::FromStr + ToString + PartialEq + std::fmt::Debug>(text: &str) {
-    if let Ok(noun) = text.parse::<T>() {
-        let again = noun.to_string().parse::<T>().ok();
-        assert_eq!(again, Some(noun), "{text}");
+    if let Ok(value) = text.parse::<T>() {
+        let again = value.to_string().parse::<T>().ok();
+        assert_eq!(again, Some(value), "{text}");
     }
 }
 
@@ -28,7 +28,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_a_noun_panic(text in text()) {
+    fn no_text_makes_a_value_panic(text in text()) {
         shown_is_read_again::<PeerName>(&text);
         shown_is_read_again::<Protocol>(&text);
         shown_is_read_again::<PortRange>(&text);

@@ -149,7 +149,7 @@ fn a_field_that_is_not_known_is_refused_by_name() {
 }
 
 #[test]
-fn a_bad_noun_in_a_request_is_refused_in_the_words_for_people() {
+fn a_bad_value_in_a_request_is_refused_in_the_words_for_people() {
     for (refusal, words) in [
         (
             refused::<AddForward>(r#"{"protocol":"tcp","ports":"0"}"#),

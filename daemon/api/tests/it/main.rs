@@ -1,12 +1,13 @@
-//! What punchctl and punchd say to each other: the texts of the nouns, the words of the refusals, the JSON that stays.
+//! What punchctl and punchd say to each other: the texts of the values, the words of the refusals, the JSON that stays.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod hostile;
 mod json;
-mod noun;
+
 mod openapi;
 mod refusal;
 mod schema;
+mod values;
 
 use punch_api::PeerId;
 use punch_signal_protocol::Identity;

@@ -1,5 +1,5 @@
 use punch_api::error::ErrorBody;
-use punch_api::{ApiError, ErrorCode, NounError};
+use punch_api::{ApiError, ErrorCode, ValueError};
 
 #[test]
 fn every_code_has_its_word_and_its_http_status() {
@@ -32,7 +32,7 @@ fn an_error_stands_in_an_envelope_with_code_and_message() {
 
 #[test]
 fn an_error_is_made_of_whatever_can_be_shown_and_shows_its_message_only() {
-    let error = ApiError::invalid(NounError::Backwards(2, 1));
+    let error = ApiError::invalid(ValueError::Backwards(2, 1));
     assert_eq!(error.code, ErrorCode::Invalid);
     assert_eq!(error.to_string(), "the range 2-1 runs backwards: write 1-2");
     assert_eq!(ApiError::not_found("x").code, ErrorCode::NotFound);

@@ -1,4 +1,4 @@
-//! The schemas of texts take what the nouns take.
+//! The schemas of texts take what the values take.
 
 use proptest::prelude::*;
 use punch_api::{PeerId, PeerName, PortRange, Protocol, Target};
@@ -31,14 +31,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_schema_of_a_name_and_of_a_protocol_take_exactly_what_the_noun_takes(text in text()) {
+    fn the_schema_of_a_name_and_of_a_protocol_take_exactly_what_the_value_takes(text in text()) {
         let document = Document::read();
         prop_assert_eq!(fits(document, "PeerName", &text), text.parse::<PeerName>().is_ok());
         prop_assert_eq!(fits(document, "Protocol", &text), text.parse::<Protocol>().is_ok());
     }
 
     #[test]
-    fn the_schemas_of_ports_and_targets_take_all_that_the_nouns_take(text in text()) {
+    fn the_schemas_of_ports_and_targets_take_all_that_the_values_take(text in text()) {
         let document = Document::read();
         if let Ok(range) = text.parse::<PortRange>() {
             prop_assert!(fits(document, "PortRange", &text));
@@ -65,7 +65,7 @@ proptest! {
 }
 
 #[test]
-fn what_the_pattern_of_ports_and_targets_cannot_say_the_noun_does() {
+fn what_the_pattern_of_ports_and_targets_cannot_say_the_value_does() {
     let document = Document::read();
     for (text, schema) in [
         ("65536", "PortRange"),

@@ -1,5 +1,5 @@
 use punch_api::{
-    ForwardKey, NounError, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target,
+    ForwardKey, PeerName, PortRange, Protocol, ServerAddress, ServerKind, Target, ValueError,
 };
 
 fn ports(text: &str) -> PortRange {
@@ -59,7 +59,7 @@ fn a_text_that_is_no_name_is_refused_with_what_to_write_instead() {
         too_long.as_str(),
     ] {
         let error = text.parse::<PeerName>().unwrap_err();
-        assert_eq!(error, NounError::PeerName(text.to_owned()));
+        assert_eq!(error, ValueError::PeerName(text.to_owned()));
         assert_eq!(
             error.to_string(),
             format!(
@@ -163,7 +163,7 @@ fn of_a_bad_range_the_bad_half_is_quoted() {
 fn a_range_that_runs_backwards_is_refused_with_the_right_order() {
     assert_eq!(
         "20-10".parse::<PortRange>(),
-        Err(NounError::Backwards(20, 10))
+        Err(ValueError::Backwards(20, 10))
     );
     assert_eq!(
         range_error("20-10"),
@@ -175,7 +175,7 @@ fn a_range_that_runs_backwards_is_refused_with_the_right_order() {
 fn a_range_has_at_most_16384_ports() {
     assert_eq!(
         "1-16385".parse::<PortRange>(),
-        Err(NounError::TooMany(16385))
+        Err(ValueError::TooMany(16385))
     );
     assert_eq!(
         range_error("1-65535"),
@@ -299,7 +299,7 @@ fn the_target_of_a_range_moves_with_the_port_and_ends_at_65535() {
     assert_eq!(target.offset(5).unwrap().to_string(), "[::1]:65535");
     assert_eq!(target.offset(6), None);
     assert_eq!(
-        NounError::TargetPastEnd.to_string(),
+        ValueError::TargetPastEnd.to_string(),
         "the target's ports would run past 65535"
     );
 }

@@ -1,0 +1,38 @@
+//! Why a text is refused as a value.
+
+/// The most ports that one range has.
+pub(super) const MAX_RANGE_LENGTH: u32 = 16_384;
+
+/// Why a text is not the value that it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Not a [`PeerName`].
+    #[error(
+        "`{0}` cannot be a peer's name: use 1 to 63 lower-case letters, digits and inner hyphens"
+    )]
+    PeerName(String),
+    /// Not a port.
+    #[error("`{0}` is not a port: ports are 1 to 65535")]
+    Port(String),
+    /// The range runs backwards.
+    #[error("the range {0}-{1} runs backwards: write {1}-{0}")]
+    Backwards(u16, u16),
+    /// A range that is too long.
+    #[error("a range has at most {max} ports, this one has {0}", max = MAX_RANGE_LENGTH)]
+    TooMany(u32),
+    /// Not a protocol.
+    #[error("`{0}` is not a protocol: use tcp or udp")]
+    Protocol(String),
+    /// Not a [`Target`].
+    #[error("`{0}` is not a target: write HOST:PORT, for instance 127.0.0.1:5432 or [::1]:5432")]
+    Target(String),
+    /// The last port of the range has no counterpart at the target.
+    #[error("the target's ports would run past 65535")]
+    TargetPastEnd,
+    /// Not a signalling server.
+    #[error("`{0}` is not a signalling server: write ws://HOST[:PORT] or wss://HOST[:PORT][/PATH]")]
+    Signal(String),
+    /// Not a STUN server.
+    #[error("`{0}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")]
+    Stun(String),
+}

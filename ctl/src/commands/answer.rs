@@ -1,0 +1,49 @@
+//! What is done with an answer of punchd.
+
+use hyper::Method;
+use punch_api::PeerName;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::client::{Client, Failure};
+use crate::output::Output;
+
+/// Shows an answer: as it is with `--json`, else by `render`.
+pub(super) fn show<T: DeserializeOwned>(
+    out: &Output,
+    answer: Value,
+    render: impl FnOnce(&Output, &T),
+) -> Result<(), Failure> {
+    if out.json {
+        out.value(&answer);
+        return Ok(());
+    }
+    let view = parse(answer)?;
+    render(out, &view);
+    Ok(())
+}
+
+/// Confirms with `text` that a command was carried out, or with the answer itself.
+pub(super) fn done(out: &Output, answer: Value, text: &str) -> Result<(), Failure> {
+    if out.json {
+        out.value(&answer);
+    } else {
+        out.line(text);
+    }
+    Ok(())
+}
+
+/// Reads an answer.
+pub(super) fn parse<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    serde_json::from_value(answer).map_err(|error| {
+        Failure::Other(format!(
+            "punchd's answer is not understood ({error}); is it of another version?"
+        ))
+    })
+}
+
+/// Posts a call without a body about one peer.
+pub(super) async fn post(client: &Client, peer: &PeerName, verb: &str) -> Result<Value, Failure> {
+    let path = format!("/v1/peers/{peer}/{verb}");
+    client.call(Method::POST, &path, &()).await
+}

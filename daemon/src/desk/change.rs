@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, EventKind, ForwardKey, ForwardView,
-    ValueError, PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView,
-    Target,
+    PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView, Target,
+    ValueError,
 };
 use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
 use punch_signal_protocol::{PeerId, is_contributory};

@@ -5,7 +5,7 @@ mod servers;
 mod show;
 mod why;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use punch_api::{
     KeyView, NetcheckView, PeerName, PeerState, PeerView, PingView, Rename, ServerAddress,
     ServerView, Status, WhyView,
 };
-use punch_engine::{Configuration, EngineEvent, PeerHandle, ServerId};
+use punch_engine::{Change, EngineEvent, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_platform::netlink::Netlink;
 use punch_signal_protocol::Identity;
@@ -125,6 +125,8 @@ pub(crate) struct Desk {
     memory: Memory,
     started: Instant,
     handles: BTreeMap<PeerName, PeerHandle>,
+    /// The peers that the engine knows.
+    told: BTreeSet<PeerHandle>,
     next_handle: u32,
     servers: Vec<Server>,
     next_server: u32,
@@ -168,6 +170,7 @@ impl Desk {
             memory: parts.store.load_memory(),
             started: now,
             handles: BTreeMap::new(),
+            told: BTreeSet::new(),
             next_handle: 1,
             servers: Vec::new(),
             next_server: 1,
@@ -275,21 +278,20 @@ impl Desk {
 
     /// Brings engine and kernel in line with the state.
     async fn apply(&mut self) {
-        let configuration = Configuration {
-            peers: self.peer_configs(),
-            rules: self.rules(),
-            stun_servers: self.stun_addresses(),
-        };
-        let wanted: Vec<_> = configuration
-            .peers
+        let peers = self.peer_configs();
+        let wanted: Vec<_> = peers
             .iter()
             .flat_map(punch_engine::PeerConfig::addresses)
             .collect();
-        let _ = self
-            .parts
-            .driver
-            .send(Command::Configure(configuration))
-            .await;
+        let handles = peers.iter().map(|peer| peer.handle).collect();
+        let before = std::mem::replace(&mut self.told, handles);
+        let change = Change {
+            gone: before.difference(&self.told).copied().collect(),
+            peers,
+            rules: Some(self.rules()),
+            stun_servers: Some(self.stun_addresses()),
+        };
+        let _ = self.parts.driver.send(Command::Configure(change)).await;
         self.apply_routes(wanted).await;
     }
 

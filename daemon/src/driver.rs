@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Burst, Codel, Configuration, DropReason, Engine, EngineEvent, FairQueue, Family,
-    NatProfile, PeerHandle, ServerId, SocketId, StreamId, WorkDone,
+    Batch, Burst, Change, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile,
+    PeerHandle, ServerId, SocketId, StreamId, WorkDone,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -45,7 +45,7 @@ const RESERVED: u64 = 44;
 
 /// What the rest of punchd asks of the driver.
 pub(crate) enum Command {
-    Configure(Configuration),
+    Configure(Change),
     Addresses(Vec<IpAddr>),
     /// The router leads this address to the main IPv4 socket, or nothing any more.
     PortMapped(Option<SocketAddr>),
@@ -378,7 +378,7 @@ impl Driver {
 
     fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Configure(configuration) => self.engine.configure(configuration, now),
+            Command::Configure(change) => self.engine.apply(change, now),
             Command::Addresses(addresses) => self.engine.handle_addresses(addresses, now),
             Command::PortMapped(external) => self.engine.handle_port_mapping(external, now),
             Command::ServerUp(server, frames) => {

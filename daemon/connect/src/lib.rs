@@ -179,9 +179,13 @@ impl Connector {
         self.settle(now);
     }
 
-    /// The overlay addresses of this machine and of all peers: never a candidate, and never where a check comes from.
-    pub fn set_overlay(&mut self, addresses: HashSet<IpAddr>) {
-        self.overlay = addresses;
+    /// Whether an address is one inside a tunnel, this machine's or a peer's: never a candidate, and never where a check comes from.
+    pub fn set_overlay(&mut self, address: IpAddr, inside: bool) {
+        if inside {
+            self.overlay.insert(address);
+        } else {
+            self.overlay.remove(&address);
+        }
     }
 
     /// Makes an offer at once to a peer that is wanted and has no path, unless one has just gone out.

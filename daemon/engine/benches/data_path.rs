@@ -16,7 +16,7 @@ use divan::{Bencher, black_box};
 use packets::{ACK, at, tcp, udp};
 use punch_api::{ForwardKey, Protocol};
 use punch_engine::{
-    Access, Batch, Budget, Configuration, Engine, EngineConfig, NatOverrides, Offload, PeerConfig,
+    Access, Batch, Budget, Change, Engine, EngineConfig, NatOverrides, Offload, PeerConfig,
     PeerHandle, PeerKind, Rule, Rules, SocketId, Work,
 };
 use punch_packet::{GsoKind, PartialChecksum};
@@ -302,12 +302,12 @@ impl Host {
             }
         });
         let peer = peer_config(&identity(peer), overlay(peer), endpoint(peer));
-        let configuration = Configuration {
+        let change = Change {
             peers: [peer].into_iter().chain(strangers).collect(),
-            rules: rules(count),
-            ..Configuration::default()
+            rules: Some(rules(count)),
+            ..Change::default()
         };
-        engine.configure(configuration, now);
+        engine.apply(change, now);
         Self {
             engine,
             address: overlay(own),

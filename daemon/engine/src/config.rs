@@ -24,15 +24,17 @@ pub struct EngineConfig {
     pub nat: NatOverrides,
 }
 
-/// What may change while the engine runs; always given as a whole.
+/// What changes while the engine runs: only what differs from before is named, so that a change costs what it changes.
 #[derive(Clone, Default)]
-pub struct Configuration {
-    /// All peers.
+pub struct Change {
+    /// Peers that are new, or of which something is different.
     pub peers: Vec<PeerConfig>,
-    /// All forwards.
-    pub rules: Rules,
-    /// STUN servers, their names resolved.
-    pub stun_servers: Vec<SocketAddr>,
+    /// Peers that are no longer there.
+    pub gone: Vec<PeerHandle>,
+    /// All forwards, if one of them is different.
+    pub rules: Option<Rules>,
+    /// All STUN servers with their names resolved, if one of them is different.
+    pub stun_servers: Option<Vec<SocketAddr>>,
 }
 
 /// One peer. Its handle stays the same as long as it is the same peer.

@@ -22,7 +22,7 @@ use punch_traversal::{Family, NatProfile, Path, SocketId, StepKind};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::config::{Configuration, EngineConfig, PeerConfig};
+use crate::config::{Change, EngineConfig, PeerConfig};
 use crate::flows::FlowTable;
 use crate::outbox::{Burst, Outbox};
 use crate::report::{DropReason, Drops};
@@ -174,29 +174,32 @@ impl Engine {
         rng.fill_bytes(&mut seed);
         let id = config.identity.id();
         let ipv4 = config.ipv4_range.map(|range| id.overlay_ipv4(range));
+        let own: Vec<IpAddr> = ipv4
+            .map(IpAddr::from)
+            .into_iter()
+            .chain([id.overlay_ipv6().into()])
+            .collect();
+        let connector_config = ConnectorConfig {
+            identity: config.identity.clone(),
+            ipv4_range: config.ipv4_range,
+            seed,
+            wall_ms,
+            budget: config.budget,
+            nat: config.nat,
+        };
+        let mut connector = Connector::new(connector_config, now);
+        for ip in &own {
+            connector.set_overlay(*ip, true);
+        }
         Self {
             ipv4_range: config.ipv4_range,
-            own: ipv4
-                .map(IpAddr::from)
-                .into_iter()
-                .chain([id.overlay_ipv6().into()])
-                .collect(),
+            own,
             mtu: config.mtu,
             started: now,
             gate: Gate::new(&config.identity),
             stack: Stack::new(config.mtu, rng.next_u64()),
             rng,
-            connector: Connector::new(
-                ConnectorConfig {
-                    identity: config.identity,
-                    ipv4_range: config.ipv4_range,
-                    seed,
-                    wall_ms,
-                    budget: config.budget,
-                    nat: config.nat,
-                },
-                now,
-            ),
+            connector,
             peers: HashMap::new(),
             by_key: HashMap::new(),
             by_index: HashMap::new(),
@@ -223,38 +226,40 @@ impl Engine {
         &self.own
     }
 
-    /// The configuration is now this; only what differs from before is touched.
-    pub fn configure(&mut self, configuration: Configuration, now: Instant) {
-        let Configuration {
+    /// Peers, forwards or STUN servers change. The cost is that of what changes; only new rules look at every open stream.
+    pub fn apply(&mut self, change: Change, now: Instant) {
+        let Change {
             peers,
+            gone,
             rules,
             stun_servers,
-        } = configuration;
-        let gone: Vec<_> = self
-            .peers
-            .keys()
-            .filter(|handle| !peers.iter().any(|peer| peer.handle == **handle))
-            .copied()
-            .collect();
+        } = change;
+        let gone_any = !gone.is_empty();
         for handle in gone {
             self.remove_peer(handle, now);
         }
         for config in peers {
             self.apply_peer(config, now);
         }
-        self.route_peers();
-        self.rules = rules;
-        let (rules, peers) = (&self.rules, &self.peers);
-        self.stack.retain(
-            |peer, forward, flow| {
-                peers.contains_key(&peer)
-                    && rules
-                        .find(forward.protocol, flow.destination.port(), peer)
-                        .is_some_and(|rule| rule.key == forward)
-            },
-            now,
-        );
-        self.connector.set_stun_servers(stun_servers, now);
+        let rules_changed = rules.is_some();
+        if let Some(rules) = rules {
+            self.rules = rules;
+        }
+        if rules_changed || gone_any {
+            let (rules, peers) = (&self.rules, &self.peers);
+            self.stack.retain(
+                |peer, forward, flow| {
+                    peers.contains_key(&peer)
+                        && rules
+                            .find(forward.protocol, flow.destination.port(), peer)
+                            .is_some_and(|rule| rule.key == forward)
+                },
+                now,
+            );
+        }
+        if let Some(servers) = stun_servers {
+            self.connector.set_stun_servers(servers, now);
+        }
         self.unannounced = true;
         self.flush(now);
     }
@@ -470,7 +475,7 @@ impl Engine {
                 return;
             }
             ConnectorEvent::Selected { peer, path } => {
-                self.agree_on_ipv4(peer);
+                self.route_peer(peer);
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     entry.path = Some(path);
                     entry.tunnel.start(now);

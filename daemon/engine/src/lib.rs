@@ -12,7 +12,7 @@ mod report;
 mod session;
 mod tunnel;
 
-pub use config::{Configuration, EngineConfig, PeerConfig, PeerKind};
+pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
 pub use engine::{Engine, EngineEvent};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;

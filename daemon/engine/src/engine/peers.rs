@@ -1,6 +1,6 @@
 //! Peers come, change and go.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use punch_packet::PeerHandle;
@@ -32,7 +32,7 @@ impl Engine {
             self.peers.insert(
                 handle,
                 Peer {
-                    addresses: config.addresses(),
+                    addresses: Vec::new(),
                     config: PeerConfig {
                         up: false,
                         ..config.clone()
@@ -56,7 +56,7 @@ impl Engine {
         let turned = peer.config.up != config.up;
         self.connector.set_barred(handle, config.barred, now);
         peer.config = config;
-        self.agree_on_ipv4(handle);
+        self.route_peer(handle);
         let Some(peer) = self.peers.get_mut(&handle) else {
             return;
         };
@@ -102,30 +102,40 @@ impl Engine {
         }
     }
 
-    pub(super) fn route_peers(&mut self) {
-        self.routes = self
-            .peers
-            .iter()
-            .flat_map(|(handle, peer)| peer.addresses.iter().map(|ip| (*ip, *handle)))
-            .collect();
-        let overlay = self.routes.keys().chain(&self.own).copied();
-        self.connector.set_overlay(overlay.collect());
+    /// Leads packets for the peer's addresses to it, and those for addresses that it has no longer to nobody. Where the two ends
+    /// take their IPv4 addresses from different ranges, the pair uses IPv6 only.
+    pub(super) fn route_peer(&mut self, handle: PeerHandle) {
+        let differs = self.ipv4_differs(handle);
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return;
+        };
+        let mut addresses = peer.config.addresses();
+        addresses.retain(|ip| ip.is_ipv6() || !differs);
+        let before = std::mem::replace(&mut peer.addresses, addresses.clone());
+        if before == addresses {
+            return;
+        }
+        self.unroute(handle, &before);
+        for ip in addresses {
+            self.routes.insert(ip, handle);
+            self.connector.set_overlay(ip, true);
+        }
     }
 
-    /// Where the two ends take their IPv4 addresses from different ranges, the pair uses IPv6 only (DESIGN.md §4).
-    pub(super) fn agree_on_ipv4(&mut self, handle: PeerHandle) {
-        let differs = self.ipv4_differs(handle);
-        if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.addresses = peer.config.addresses();
-            peer.addresses.retain(|ip| ip.is_ipv6() || !differs);
+    fn unroute(&mut self, handle: PeerHandle, addresses: &[IpAddr]) {
+        for ip in addresses {
+            if self.routes.get(ip) == Some(&handle) {
+                self.routes.remove(ip);
+                self.connector.set_overlay(*ip, self.own.contains(ip));
+            }
         }
-        self.route_peers();
     }
 
     pub(super) fn remove_peer(&mut self, handle: PeerHandle, now: Instant) {
         self.connector.remove_peer(handle, now);
         if let Some(peer) = self.peers.remove(&handle) {
             self.by_key.remove(peer.config.public());
+            self.unroute(handle, &peer.addresses);
             for index in peer.tunnel.indices() {
                 self.by_index.remove(&index);
             }

@@ -4,6 +4,7 @@
 
 mod bot;
 mod chaos;
+mod configuration;
 mod connect;
 mod flow;
 mod forward;

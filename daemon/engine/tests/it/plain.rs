@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use punch_engine::{
-    Access, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent, Family,
-    NatOverrides, Offload, Order, PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
+    Access, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, NatOverrides,
+    Offload, Order, PeerConfig, PeerHandle, PeerKind, Rule, Rules, SocketId,
 };
 use punch_signal_protocol::{Identity, Ipv4Range};
 
+use crate::configuration::Configuration;
 use crate::world::WALL;
 
 /// A WireGuard machine that is nothing else.
@@ -161,8 +162,10 @@ impl Bench {
     }
 
     pub(crate) fn edit(&mut self, change: impl FnOnce(&mut Configuration)) {
+        let before = self.configuration.clone();
         change(&mut self.configuration);
-        self.engine.configure(self.configuration.clone(), self.now);
+        self.engine
+            .apply(self.configuration.since(&before), self.now);
         self.pump();
     }
 

@@ -6,14 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Allocation, Batch, Budget, Configuration, DropReason, Engine, EngineConfig, EngineEvent,
-    Family, Filtering, LinkState, Mapping, NatOverrides, Offload, Order, PeerConfig, PeerHandle,
-    PeerKind, ServerId, Signal, SocketId,
+    Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
+    LinkState, Mapping, NatOverrides, Offload, Order, PeerConfig, PeerHandle, PeerKind, ServerId,
+    Signal, SocketId,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
+
+use crate::configuration::Configuration;
 
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
@@ -326,7 +328,8 @@ impl World {
 
     fn boot(&mut self, index: usize) {
         let host = &mut self.hosts[index];
-        host.engine.configure(host.configuration.clone(), self.now);
+        let change = host.configuration.since(&Configuration::default());
+        host.engine.apply(change, self.now);
         host.sockets = [(SocketId::MAIN_V4, PORT), (SocketId::MAIN_V6, PORT)].into();
         host.engine.handle_socket(SocketId::MAIN_V4, PORT, self.now);
         host.engine.handle_socket(SocketId::MAIN_V6, PORT, self.now);
@@ -343,8 +346,10 @@ impl World {
     /// Changes a host's configuration.
     pub(crate) fn edit(&mut self, index: usize, change: impl FnOnce(&mut Configuration)) {
         let host = &mut self.hosts[index];
+        let before = host.configuration.clone();
         change(&mut host.configuration);
-        host.engine.configure(host.configuration.clone(), self.now);
+        host.engine
+            .apply(host.configuration.since(&before), self.now);
         self.drain(index);
     }
 

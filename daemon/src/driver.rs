@@ -3,26 +3,27 @@
 //! Everything runs on one thread. Each turn takes what is there, in bounded batches from every source, lets the engine work,
 //! and sends what came of it; only when there is nothing left does the driver sleep.
 
-mod forwards;
+pub(crate) mod command;
+mod streams;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Burst, Change, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile,
-    PeerHandle, ServerId, SocketId, StreamId, WorkDone,
+    Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, ServerId,
+    SocketId, StreamId, WorkDone,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
-use self::forwards::Stream;
-use crate::run::Spawner;
-use crate::snapshot::{self, Snapshot};
-use crate::targets::FromTarget;
+use self::command::{Command, Pong};
+use self::streams::Stream;
+use crate::snapshot;
+use crate::streams::target::FromTarget;
+use crate::tasks::Spawner;
 
 /// Commands, reports and packets of the host taken per turn.
 const TURN: usize = 64;
@@ -42,33 +43,6 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// Descriptors that searches leave to everything else: control, servers, targets.
 const RESERVED: u64 = 44;
-
-/// What the rest of punchd asks of the driver.
-pub(crate) enum Command {
-    Configure(Change),
-    Addresses(Vec<IpAddr>),
-    /// The router leads this address to the main IPv4 socket, or nothing any more.
-    PortMapped(Option<SocketAddr>),
-    /// A signalling connection stands; frames for it go here.
-    ServerUp(ServerId, mpsc::Sender<Frame>),
-    ServerDown(ServerId),
-    Frame(ServerId, Frame),
-    /// The user asks again for this peer.
-    Retry(PeerHandle),
-    Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
-    Netcheck(oneshot::Sender<Vec<NatProfile>>),
-    Snapshot(oneshot::Sender<Snapshot>),
-    /// Somebody has deleted the TUN interface: punchd cannot go on.
-    InterfaceGone,
-    /// Say goodbye and stop.
-    ShutDown,
-}
-
-/// The answer to a ping.
-pub(crate) struct Pong {
-    pub(crate) address: IpAddr,
-    pub(crate) rtt: Duration,
-}
 
 pub(crate) struct Driver {
     engine: Engine,
@@ -459,7 +433,7 @@ impl Driver {
                     socket.enlarge();
                 }
                 if self.events.try_send(event).is_err() {
-                    tracing::warn!("an event was lost: the desk is too slow");
+                    tracing::warn!("an event was lost: the controller is too slow");
                 }
             }
         }

@@ -2,17 +2,20 @@
 
 mod config;
 mod control;
-mod desk;
+mod controller;
 mod driver;
-mod ground;
-mod heartbeat;
 mod metrics;
 mod portmap;
+mod refusal;
 mod run;
 mod signalling;
 mod snapshot;
+mod startup;
 mod store;
-mod targets;
+mod streams;
+mod tasks;
+mod views;
+mod watchdog;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
@@ -23,7 +26,7 @@ use punch_service::{fail, log};
 use punchd_arguments::{Arguments, REFUSED};
 
 use crate::config::Config;
-use crate::ground::Places;
+use crate::startup::Places;
 use crate::store::Store;
 
 const PROGRAM: &str = "punchd";

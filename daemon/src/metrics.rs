@@ -16,8 +16,8 @@ use punch_service::prometheus::{self, Exposition};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::control::refuse;
-use crate::desk::{self, Request};
+use crate::controller::request::{self, Request};
+use crate::refusal::refuse;
 
 /// A connection has this long for its request and its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,10 +26,10 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// Serves `/metrics` and nothing else over TCP, one connection after the other: who is slow holds up other readers of metrics
 /// and nobody else.
-pub(crate) async fn serve(listener: TcpListener, desk: mpsc::Sender<Request>) {
+pub(crate) async fn serve(listener: TcpListener, controller: mpsc::Sender<Request>) {
     let last: Mutex<Option<(Instant, String)>> = Mutex::new(None);
     let answer = |request: hyper::Request<Incoming>| {
-        let (desk, last) = (&desk, &last);
+        let (controller, last) = (&controller, &last);
         async move {
             if request.method() != Method::GET || request.uri().path() != "/metrics" {
                 return Ok::<_, Infallible>(refuse(ApiError::not_found(
@@ -41,7 +41,7 @@ pub(crate) async fn serve(listener: TcpListener, desk: mpsc::Sender<Request>) {
                 Some((at, text)) if clock::now().saturating_duration_since(*at) < FRESH => {
                     String::clone(text)
                 }
-                _ => match desk::call(desk, Request::Status).await {
+                _ => match request::call(controller, Request::Status).await {
                     Ok(status) => {
                         let text = expose(&status);
                         *last = Some((clock::now(), text.clone()));
@@ -70,8 +70,8 @@ pub(crate) async fn serve(listener: TcpListener, desk: mpsc::Sender<Request>) {
 }
 
 /// The answer to `GET /metrics` on the control socket.
-pub(crate) async fn answer(desk: &mpsc::Sender<Request>) -> Response {
-    match desk::call(desk, Request::Status).await {
+pub(crate) async fn answer(controller: &mpsc::Sender<Request>) -> Response {
+    match request::call(controller, Request::Status).await {
         Ok(status) => respond(expose(&status)),
         Err(error) => refuse(error),
     }

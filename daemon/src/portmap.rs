@@ -13,7 +13,7 @@ use punch_signal_protocol::Identity;
 use tokio::net::UdpSocket;
 use tokio::sync::{oneshot, watch};
 
-use crate::run::{Spawner, Task};
+use crate::tasks::{Spawner, Task, sleep_until};
 use router::{Client, Held};
 
 /// Never renewed more often, whatever lifetime a router grants.
@@ -35,7 +35,7 @@ const ANNOUNCEMENTS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1)), 5350);
 const ANNOUNCEMENT_DELAY: Duration = Duration::from_secs(5);
 
-/// What the desk tells of the network.
+/// What the controller tells of the network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Network {
     gateway: Option<Gateway>,
@@ -43,7 +43,7 @@ struct Network {
     changes: u64,
 }
 
-/// The desk's end of the task.
+/// The controller's end of the task.
 pub(crate) struct PortMapping {
     network: watch::Sender<Network>,
     views: watch::Receiver<PortMappingView>,
@@ -166,7 +166,7 @@ impl Keeper {
                         self.hurry(jitter(ANNOUNCEMENT_DELAY));
                     }
                 }
-                () = super::desk::sleep_until(next) => {
+                () = sleep_until(next) => {
                     let mut asking = std::pin::pin!(self.ask());
                     let stopped = tokio::select! {
                         () = &mut asking => false,
@@ -275,7 +275,7 @@ impl Keeper {
         }
     }
 
-    /// Tells the desk, and the log once.
+    /// Tells the controller, and the log once.
     fn report(&self, view: PortMappingView) {
         if *self.reports.borrow() == view {
             return;

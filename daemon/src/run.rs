@@ -15,68 +15,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::config::Config;
-use crate::control;
-use crate::desk::{Desk, Inlets, Kernel, Parts};
-use crate::driver::{Command, Driver, Settings};
-use crate::ground::{Ground, Places};
-use crate::{heartbeat, metrics};
+use crate::control::http;
+use crate::controller::{Controller, Inlets, Kernel, Parts};
+use crate::driver::command::Command;
+use crate::driver::{Driver, Settings};
+use crate::startup::{Ground, Places};
+use crate::tasks::Spawner;
+use crate::{metrics, watchdog};
 
 /// The TUN's transmit queue, in packets: a millisecond or two at full speed.
 const TUN_QUEUE: u32 = 1000;
 
 /// Frames that say goodbye take this long to leave.
 const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// Starts tasks on the runtime for control and targets.
-#[derive(Clone)]
-pub(crate) struct Spawner(Handle);
-
-impl Spawner {
-    /// Starts a task that ends when the returned handle is dropped.
-    pub(crate) fn spawn(
-        &self,
-        name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> Task {
-        tracing::trace!(name, "task");
-        Task(Some(self.0.spawn(task)))
-    }
-
-    /// Has something computed on a thread that nothing else waits for.
-    pub(crate) fn compute(&self, work: impl FnOnce() + Send + 'static) {
-        self.0.spawn_blocking(work);
-    }
-}
-
-/// A running task.
-pub(crate) struct Task(Option<tokio::task::JoinHandle<()>>);
-
-impl Task {
-    /// Whether it has not ended yet.
-    pub(crate) fn is_running(&self) -> bool {
-        self.0.as_ref().is_some_and(|handle| !handle.is_finished())
-    }
-
-    /// Lets it end by itself.
-    pub(crate) fn detach(mut self) {
-        self.0 = None;
-    }
-
-    /// Waits for its end.
-    pub(crate) async fn join(mut self) {
-        if let Some(handle) = self.0.take() {
-            let _ = handle.await;
-        }
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            handle.abort();
-        }
-    }
-}
 
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
@@ -113,7 +64,7 @@ fn file_limit() -> u64 {
 }
 
 async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()> {
-    let spawner = Spawner(Handle::current());
+    let spawner = Spawner::new(Handle::current());
     // From here on a signal is waited for; what is under way is not torn apart by it.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -213,7 +164,7 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
         .context("cannot start the driver's thread")?;
 
     let (broadcast, _) = broadcast::channel(256);
-    let desk = Desk::open(Parts {
+    let controller = Controller::open(Parts {
         config,
         store,
         identity,
@@ -225,25 +176,25 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     })
     .await?;
     let (requests_in, requests) = mpsc::channel(64);
-    let (stop_desk, stop) = tokio::sync::oneshot::channel();
-    let desk_task = spawner.spawn(
-        "desk",
-        desk.run(Inlets {
+    let (stop_controller, stop) = tokio::sync::oneshot::channel();
+    let controller_task = spawner.spawn(
+        "controller",
+        controller.run(Inlets {
             requests,
             events,
             network,
             stop,
         }),
     );
-    // The desk works for as long as somebody could ask it something; until the goodbyes are said, that is us.
-    let desk_is_needed = requests_in.clone();
-    let _heartbeat_task = spawner.spawn(
-        "heartbeat",
-        heartbeat::beat(requests_in.clone(), broadcast.subscribe()),
+    // The controller works for as long as somebody could ask it something; until the goodbyes are said, that is us.
+    let controller_is_needed = requests_in.clone();
+    let _watchdog_task = spawner.spawn(
+        "watchdog",
+        watchdog::beat(requests_in.clone(), broadcast.subscribe()),
     );
     let metrics_task = metrics
         .map(|listener| spawner.spawn("metrics", metrics::serve(listener, requests_in.clone())));
-    let control_task = spawner.spawn("control", control::serve(control, requests_in, broadcast));
+    let control_task = spawner.spawn("control", http::serve(control, requests_in, broadcast));
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
     manager::ready("started");
 
@@ -255,14 +206,14 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     tracing::info!("stopping");
     manager::stopping();
     drop(metrics_task);
-    // First no more requests, then goodbye to the peers, for which the desk holds the signalling clients; the desk goes last.
+    // First no more requests, then goodbye to the peers, for which the controller holds the signalling clients; the controller goes last.
     drop(control_task);
     let _ = commands.send(Command::ShutDown).await;
     tokio::time::sleep(FAREWELL).await;
-    let _ = stop_desk.send(());
-    drop(desk_is_needed);
+    let _ = stop_controller.send(());
+    drop(controller_is_needed);
     let grace = std::time::Duration::from_secs(2);
-    let _ = tokio::time::timeout(grace, desk_task.join()).await;
+    let _ = tokio::time::timeout(grace, controller_task.join()).await;
     if outcome.is_ok() {
         drop(commands);
         let _ = thread.join();

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use punch_api::{ForwardKey, PeerId, PeerName, Secret, ServerAddress, ServerKind, Target};
+use punch_api::{
+    ForwardKey, Ipv4Range, PeerId, PeerName, Secret, ServerAddress, ServerKind, Target,
+};
+use punch_engine::StepKind;
 use punch_signal_protocol::Identity;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -60,6 +63,42 @@ pub(crate) enum StoredKind {
     },
 }
 
+impl StoredKind {
+    /// The identity of a Punch peer.
+    pub(crate) fn id(&self) -> Option<PeerId> {
+        match self {
+            Self::Punch { id, .. } => Some(*id),
+            Self::Wireguard { .. } => None,
+        }
+    }
+
+    /// The WireGuard public key.
+    pub(crate) fn public(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Punch { id, .. } => Some(*id.x25519()),
+            Self::Wireguard { key, .. } => key_bytes(key),
+        }
+    }
+
+    /// The addresses inside the tunnel, where IPv4 is taken from `range`.
+    pub(crate) fn addresses(&self, range: Option<Ipv4Range>) -> Vec<IpAddr> {
+        match self {
+            Self::Punch { id, ipv6_only } => range
+                .filter(|_| !ipv6_only)
+                .map(|range| id.overlay_ipv4(range).into())
+                .into_iter()
+                .chain([id.overlay_ipv6().into()])
+                .collect(),
+            Self::Wireguard { address, .. } => vec![*address],
+        }
+    }
+}
+
+/// The 32 bytes of a key in base64.
+pub(crate) fn key_bytes(text: &str) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StoredForward {
@@ -99,6 +138,28 @@ pub(crate) enum Worked {
     HoldAndProbe,
     Meet,
     Birthday,
+}
+
+impl From<StepKind> for Worked {
+    fn from(step: StepKind) -> Self {
+        match step {
+            StepKind::Checks => Self::Checks,
+            StepKind::HoldAndProbe => Self::HoldAndProbe,
+            StepKind::Meet => Self::Meet,
+            StepKind::Birthday => Self::Birthday,
+        }
+    }
+}
+
+impl From<Worked> for StepKind {
+    fn from(worked: Worked) -> Self {
+        match worked {
+            Worked::Checks => Self::Checks,
+            Worked::HoldAndProbe => Self::HoldAndProbe,
+            Worked::Meet => Self::Meet,
+            Worked::Birthday => Self::Birthday,
+        }
+    }
 }
 
 /// The files of a directory, and who opened it keeps every other punchd out.

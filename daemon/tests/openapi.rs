@@ -489,7 +489,7 @@ fn any_other_method_or_path_is_not_found_as_the_file_says() {
 
 #[test]
 fn the_file_has_every_route_of_punchd_and_no_other() {
-    let served = routes(include_str!("../src/control.rs"));
+    let served = routes(include_str!("../src/control/http.rs"));
 
     let described = described();
 
@@ -499,7 +499,10 @@ fn the_file_has_every_route_of_punchd_and_no_other() {
         missing.is_empty(),
         "daemon/api/openapi.json lacks {missing:?} (or `described` here takes it away)"
     );
-    assert!(extra.is_empty(), "daemon/src/control.rs has no {extra:?}");
+    assert!(
+        extra.is_empty(),
+        "daemon/src/control/http.rs has no {extra:?}"
+    );
 }
 
 #[test]
@@ -547,26 +550,27 @@ fn the_file_has_the_words_that_punchd_writes_and_no_others() {
     let drops: BTreeSet<_> = DropReason::ALL.iter().map(ToString::to_string).collect();
     assert_eq!(set(&document.schema("DropReason")["enum"]), drops);
     let property = |schema: &str, name: &str| &document.schema(schema)["properties"][name]["enum"];
-    let (show, why) = (
-        include_str!("../src/desk/show.rs"),
-        include_str!("../src/desk/why.rs"),
+    let (nat, netcheck, why) = (
+        include_str!("../src/views/nat.rs"),
+        include_str!("../src/views/netcheck.rs"),
+        include_str!("../src/views/why.rs"),
     );
     for (described, source, begin, of) in [
         (
             &document.schema("NatMapping")["enum"],
-            show,
+            nat,
             "fn mapping_name(",
             "Mapping",
         ),
         (
             &document.schema("NatFiltering")["enum"],
-            show,
+            nat,
             "fn filtering_name(",
             "Filtering",
         ),
         (
             property("Netcheck", "family"),
-            show,
+            netcheck,
             "family: match",
             "Family",
         ),
@@ -576,7 +580,7 @@ fn the_file_has_the_words_that_punchd_writes_and_no_others() {
     ] {
         assert_eq!(set(described), words(source, begin, of), "{of}");
     }
-    let probes = words(show, "probe: match probe {", "Probe");
+    let probes = words(netcheck, "probe: match probe {", "Probe");
     assert!(!probes.is_empty());
     for probe in probes {
         let probe = Value::from(probe.replace("{ttl}", "3"));

@@ -5,90 +5,56 @@ use std::time::Duration;
 
 use punch_api::{ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView};
 use punch_engine::{
-    Allocation, Budget, Caps, Filtering, LinkStatus, Mapping, NatProfile, NatSummary, Outcome,
-    PeerHandle, StepKind, StepReport, is_hard,
+    Budget, Caps, LinkStatus, NatProfile, NatSummary, Outcome, StepKind, StepReport, is_hard,
 };
-use punch_platform::clock;
+use punch_signal_protocol::CandidateKind;
 
-use super::{Desk, STAMPS, show};
-use crate::store::{StoredPeer, Worked};
+use super::facts::Facts;
+use super::nat::{allocation_view, describe, filtering_name, mapping_name};
+use super::status;
+use crate::snapshot::Snapshot;
 
 /// A search that has spent the budget is repeated when its mappings are gone: 120 s after it, as far as is known.
 const PAUSE: Duration = Duration::from_secs(130);
 /// Below this chance, an attempt is not expected to succeed.
 const GOOD: f64 = 0.9;
 
-impl Desk {
-    pub(super) async fn why(&self, name: &PeerName) -> Result<WhyView, ApiError> {
-        self.expect_peer(name)?;
-        let snapshot = self.snapshot().await?;
-        let handle = self.handles.get(name).copied();
-        let peer = handle.and_then(|handle| snapshot.peers.get(&handle));
-        let view = self.peer_view(name).await?;
-        let link = peer.and_then(|peer| peer.link.as_ref()).ok_or_else(|| {
+/// Tells why the path to a Punch peer is as it is.
+///
+/// # Errors
+/// A plain WireGuard peer has a fixed endpoint, and nothing was tried.
+pub(crate) fn why(
+    facts: &Facts<'_>,
+    snapshot: &Snapshot,
+    name: &PeerName,
+) -> Result<WhyView, ApiError> {
+    let handle = facts.handles.get(name);
+    let link = handle
+        .and_then(|handle| snapshot.peers.get(handle)?.link.as_ref())
+        .ok_or_else(|| {
             ApiError::new(
                 ErrorCode::Invalid,
                 format!("{name} is a plain WireGuard peer: packets go to its fixed endpoint"),
             )
         })?;
-        let mine = link.mine.as_ref();
-        let public = |ip: &IpAddr| !matches!(ip, IpAddr::V6(_));
-        let mapped = snapshot.candidates.iter().any(|candidate| {
-            candidate.kind == punch_signal_protocol::CandidateKind::PortMapped
-                && public(&candidate.address.ip())
-        });
-        Ok(WhyView {
-            peer: name.clone(),
-            state: view.state,
-            path: view.path,
-            summary: summary(name, view.state, link),
-            mine: mine.map(my_nat),
-            theirs: link.theirs.as_ref().map(their_nat),
-            steps: link.steps.iter().map(step).collect(),
-            failures: link.failures,
-            retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
-            budget: budget(link.budget),
-            advice: advice(name, view.state, link, mapped),
-        })
-    }
-
-    /// Takes note of what has worked; it is written with the next stamps.
-    pub(super) fn remember(&mut self, peer: PeerHandle, network: u64, step: StepKind) {
-        let id = self
-            .name_of(peer)
-            .and_then(|name| self.state.peers.get(&name)?.kind.id());
-        let Some(id) = id else { return };
-        let entries = self.memory.entry(id).or_default();
-        entries.retain(|(known, _)| *known != network);
-        entries.push((network, worked(step)));
-        let excess = entries.len().saturating_sub(8);
-        entries.drain(..excess);
-        self.stamps_due.get_or_insert(clock::now() + STAMPS);
-    }
-
-    pub(super) fn memory_of(&self, peer: &StoredPeer) -> Vec<(u64, StepKind)> {
-        let entries = peer.kind.id().and_then(|id| self.memory.get(&id));
-        let step = |worked: &Worked| match worked {
-            Worked::Checks => StepKind::Checks,
-            Worked::HoldAndProbe => StepKind::HoldAndProbe,
-            Worked::Meet => StepKind::Meet,
-            Worked::Birthday => StepKind::Birthday,
-        };
-        entries
-            .into_iter()
-            .flatten()
-            .map(|(network, worked)| (*network, step(worked)))
-            .collect()
-    }
-}
-
-fn worked(step: StepKind) -> Worked {
-    match step {
-        StepKind::Checks => Worked::Checks,
-        StepKind::HoldAndProbe => Worked::HoldAndProbe,
-        StepKind::Meet => Worked::Meet,
-        StepKind::Birthday => Worked::Birthday,
-    }
+    let view = status::peer(facts, snapshot, name)
+        .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))?;
+    let mapped = snapshot.candidates.iter().any(|candidate| {
+        candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
+    });
+    Ok(WhyView {
+        peer: name.clone(),
+        state: view.state,
+        path: view.path,
+        summary: summary(name, view.state, link),
+        mine: link.mine.as_ref().map(my_nat),
+        theirs: link.theirs.as_ref().map(their_nat),
+        steps: link.steps.iter().map(step).collect(),
+        failures: link.failures,
+        retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
+        budget: budget(link.budget),
+        advice: advice(name, view.state, link, mapped),
+    })
 }
 
 fn budget(budget: Budget) -> BudgetView {
@@ -113,9 +79,9 @@ fn budget_name(budget: Budget) -> &'static str {
 fn my_nat(profile: &NatProfile) -> NatView {
     NatView {
         summary: describe(profile.mapping, profile.filtering, profile.allocation),
-        mapping: profile.mapping.map(show::mapping_name),
-        filtering: profile.filtering.map(show::filtering_name),
-        allocation: profile.allocation.map(show::allocation_view),
+        mapping: profile.mapping.map(mapping_name),
+        filtering: profile.filtering.map(filtering_name),
+        allocation: profile.allocation.map(allocation_view),
         addresses: profile.addresses.clone(),
     }
 }
@@ -123,54 +89,10 @@ fn my_nat(profile: &NatProfile) -> NatView {
 fn their_nat(nat: &NatSummary) -> NatView {
     NatView {
         summary: describe(nat.mapping, nat.filtering, nat.allocation),
-        mapping: nat.mapping.map(show::mapping_name),
-        filtering: nat.filtering.map(show::filtering_name),
-        allocation: nat.allocation.map(show::allocation_view),
+        mapping: nat.mapping.map(mapping_name),
+        filtering: nat.filtering.map(filtering_name),
+        allocation: nat.allocation.map(allocation_view),
         addresses: nat.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
-    }
-}
-
-/// A NAT in words.
-fn describe(
-    mapping: Option<Mapping>,
-    filtering: Option<Filtering>,
-    allocation: Option<Allocation>,
-) -> String {
-    let filter = match filtering {
-        Some(Filtering::EndpointIndependent) => "lets everybody in",
-        Some(Filtering::AddressDependent) => "lets in who was sent to, from any port",
-        Some(Filtering::AddressAndPortDependent) => "lets in only exactly who was sent to",
-        None => "filters in a way that no server could test",
-    };
-    let ports = match allocation {
-        Some(Allocation::Preserving) => "keeps the local port".to_owned(),
-        Some(Allocation::Sequential { step, others: 0 }) => {
-            format!("counts its ports by {step:+}")
-        }
-        Some(Allocation::Sequential { step, others }) => {
-            format!("counts its ports by {step:+} while others take about {others} a second")
-        }
-        Some(Allocation::Block { low, high }) => {
-            format!("takes ports at random between {low} and {high}")
-        }
-        Some(Allocation::Random) => "takes ports at random".to_owned(),
-        None => "takes ports in a way that too few samples have shown".to_owned(),
-    };
-    match mapping {
-        None => "not measured: no STUN server that can tell has answered".to_owned(),
-        Some(Mapping::None) if filtering == Some(Filtering::EndpointIndependent) => {
-            "no NAT and no firewall".to_owned()
-        }
-        Some(Mapping::None) => format!("no NAT, but a firewall that {filter}"),
-        Some(Mapping::EndpointIndependent) => {
-            format!("easy NAT: one public port for all destinations; it {filter}")
-        }
-        Some(Mapping::AddressDependent) => {
-            format!("hard NAT: another public port for each address; it {ports} and {filter}")
-        }
-        Some(Mapping::AddressAndPortDependent | Mapping::Dependent) => {
-            format!("hard NAT: another public port for each destination; it {ports} and {filter}")
-        }
     }
 }
 

@@ -9,8 +9,8 @@ use punch_platform::clock;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Driver;
-use crate::run::Task;
-use crate::targets::{self, CHUNK, FromTarget, TO_TARGET, ToTarget};
+use crate::streams::target::{self as target_task, CHUNK, FromTarget, TO_TARGET, ToTarget};
+use crate::tasks::Task;
 
 /// A forwarded stream's channel to its task, and what waits for either end.
 pub(super) struct Stream {
@@ -51,7 +51,8 @@ impl Driver {
                 let (sender, receiver) = mpsc::channel(TO_TARGET + 1);
                 let (over, is_over) = oneshot::channel();
                 let reports = self.reports.0.clone();
-                let carry = targets::carry(stream, protocol, target, receiver, is_over, reports);
+                let carry =
+                    target_task::carry(stream, protocol, target, receiver, is_over, reports);
                 self.streams.insert(
                     stream,
                     Stream {

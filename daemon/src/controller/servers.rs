@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
-use punch_api::{EventKind, ServerAddress};
+use punch_api::ServerAddress;
 use punch_engine::ServerId;
 use punch_platform::clock;
 use tokio::net::lookup_host;
 
-use super::{Desk, RESOLVE, RESOLVE_AGAIN, Resolved, Server};
-use crate::signalling::{self, Report};
+use super::{Controller, RESOLVE, RESOLVE_AGAIN, Resolved, Server};
+use crate::signalling::server::{self, Report};
+use crate::views::events;
 
-impl Desk {
+impl Controller {
     pub(super) fn start_server(&mut self, address: ServerAddress, fixed: bool) {
         if let Some(known) = self.servers.iter_mut().find(|s| s.address == address) {
             known.fixed |= fixed;
@@ -20,7 +21,7 @@ impl Desk {
         self.next_server += 1;
         let task = match &address {
             ServerAddress::Signal(url) => {
-                let client = signalling::stay_connected(id, url.clone(), self.access.clone());
+                let client = server::stay_connected(id, url.clone(), self.access.clone());
                 Some(self.parts.spawner.spawn("signalling", client))
             }
             ServerAddress::Stun(_) => {
@@ -45,8 +46,7 @@ impl Desk {
     pub(super) fn restart_signalling(&mut self) {
         for server in &mut self.servers {
             if let ServerAddress::Signal(url) = &server.address {
-                let client =
-                    signalling::stay_connected(server.id, url.clone(), self.access.clone());
+                let client = server::stay_connected(server.id, url.clone(), self.access.clone());
                 server.task = Some(self.parts.spawner.spawn("signalling", client));
             }
         }
@@ -119,13 +119,8 @@ impl Desk {
         if changed {
             let address = server.address.to_string();
             let connected = report.connected;
-            let message = if connected {
-                format!("connected to {address}")
-            } else {
-                let why = server.trouble.as_deref().unwrap_or("no reason given");
-                format!("lost {address}: {why}")
-            };
-            self.tell(EventKind::Server { address, connected }, message);
+            let event = events::server(address, connected, server.trouble.as_deref());
+            self.tell(event);
         }
     }
 }

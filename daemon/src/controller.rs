@@ -1,33 +1,36 @@
 //! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
 
 mod change;
+pub(crate) mod request;
 mod servers;
-mod show;
-mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardView, IdView,
-    KeyView, NetcheckView, PeerName, PeerState, PeerView, PingView, Rename, ServerAddress,
-    ServerView, Status, WhyView,
+    ApiError, ErrorCode, Event, EventKind, KeyView, NetcheckView, PeerId, PeerName, PeerView,
+    PingView, ServerAddress, WhyView,
 };
-use punch_engine::{Change, EngineEvent, PeerHandle, ServerId};
+use punch_engine::{Change, EngineEvent, PeerHandle, ServerId, StepKind};
 use punch_platform::clock;
 use punch_platform::netlink::Netlink;
 use punch_signal_protocol::Identity;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::request::{Answer, Request};
 use crate::config::Config;
-use crate::driver::Command;
+use crate::driver::command::Command;
 use crate::portmap::PortMapping;
-use crate::run::{Spawner, Task};
-use crate::signalling::{self, Access, Report};
+use crate::signalling::server::{self, Access, Report};
 use crate::snapshot::Snapshot;
 use crate::store::{Memory, Stamps, State, Store, StoredPeer};
+use crate::tasks::{Spawner, Task, sleep_until};
+use crate::views::facts::{Facts, ServerFacts};
+use crate::views::{events, netcheck, status, why};
 
 /// Names of STUN servers are looked up anew this often.
 const RESOLVE: Duration = Duration::from_secs(600);
@@ -39,50 +42,13 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// Stamps that have changed are written after this.
 const STAMPS: Duration = Duration::from_millis(500);
 
-/// An answer to one request.
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
-
-/// What the control socket asks.
-pub(crate) enum Request {
-    Id(Answer<IdView>),
-    Key(Answer<KeyView>),
-    Status(Answer<Status>),
-    Peers(Answer<Vec<PeerView>>),
-    Peer(PeerName, Answer<PeerView>),
-    Servers(Answer<Vec<ServerView>>),
-    Forwards(Answer<Vec<ForwardView>>),
-    AddPeer(AddPeer, Answer<PeerView>),
-    RemovePeer(PeerName, Answer<()>),
-    RenamePeer(PeerName, Rename, Answer<PeerView>),
-    SetUp(PeerName, bool, Answer<PeerView>),
-    SetHost(PeerName, bool, Answer<PeerView>),
-    Ping(PeerName, Answer<PingView>),
-    AddForward(AddForward, Answer<ForwardView>),
-    RemoveForward(punch_api::ForwardKey, Answer<()>),
-    AddServer(AddServer, Answer<ServerView>),
-    RemoveServer(AddServer, Answer<()>),
-    Netcheck(Answer<Vec<NetcheckView>>),
-    Why(PeerName, Answer<WhyView>),
-}
-
-/// Asks the desk something.
-pub(crate) async fn call<T>(
-    desk: &mpsc::Sender<Request>,
-    request: impl FnOnce(Answer<T>) -> Request,
-) -> Result<T, ApiError> {
-    let (sender, receiver) = oneshot::channel();
-    let stopping = || ApiError::new(ErrorCode::Internal, "punchd is stopping");
-    desk.send(request(sender)).await.map_err(|_| stopping())?;
-    receiver.await.map_err(|_| stopping())?
-}
-
-/// The network as the desk sees it.
+/// The network as the controller sees it.
 pub(crate) struct Kernel {
     pub(crate) netlink: Netlink,
     pub(crate) index: u32,
 }
 
-/// Everything that the desk is made of.
+/// Everything that the controller is made of.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
@@ -94,7 +60,7 @@ pub(crate) struct Parts {
     pub(crate) spawner: Spawner,
 }
 
-/// What flows into the desk.
+/// What flows into the controller.
 pub(crate) struct Inlets {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) events: mpsc::Receiver<EngineEvent>,
@@ -116,7 +82,7 @@ struct Server {
     task: Option<Task>,
 }
 
-pub(crate) struct Desk {
+pub(crate) struct Controller {
     parts: Parts,
     state: State,
     stamps: Stamps,
@@ -145,7 +111,7 @@ pub(crate) struct Desk {
     port_mapping: PortMapping,
 }
 
-impl Desk {
+impl Controller {
     /// Reads the state and starts what it says.
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
         let state = parts.store.load()?;
@@ -153,7 +119,7 @@ impl Desk {
         let (report_sender, reports) = mpsc::channel(64);
         let access = Access {
             identity: parts.identity.clone(),
-            tls: signalling::tls()?,
+            tls: server::tls()?,
             driver: parts.driver.clone(),
             reports: report_sender,
         };
@@ -164,7 +130,7 @@ impl Desk {
             parts.ports.0,
             parts.config.port_mapping,
         );
-        let mut desk = Self {
+        let mut controller = Self {
             stamps,
             stamps_due: None,
             memory: parts.store.load_memory(),
@@ -189,22 +155,22 @@ impl Desk {
             parts,
         };
         for name in state.peers.keys() {
-            desk.assign_handle(name.clone());
+            controller.assign_handle(name.clone());
         }
         let known = state.servers.clone();
-        desk.state = state;
-        desk.network_changed().await;
-        desk.apply().await;
+        controller.state = state;
+        controller.network_changed().await;
+        controller.apply().await;
         // Last: peers are told at once that we are here, and the engine must know by then who they are.
-        for address in desk.parts.config.servers.clone() {
-            desk.start_server(address, true);
+        for address in controller.parts.config.servers.clone() {
+            controller.start_server(address, true);
         }
         for address in known {
-            desk.start_server(address, false);
+            controller.start_server(address, false);
         }
         // The STUN servers among them are the engine's business.
-        desk.apply().await;
-        Ok(desk)
+        controller.apply().await;
+        Ok(controller)
     }
 
     /// Works until the requests end.
@@ -267,6 +233,11 @@ impl Desk {
         self.next_handle += 1;
         self.handles.insert(name, handle);
         handle
+    }
+
+    fn id_of(&self, handle: PeerHandle) -> Option<PeerId> {
+        let name = self.name_of(handle)?;
+        self.state.peers.get(&name)?.kind.id()
     }
 
     fn name_of(&self, handle: PeerHandle) -> Option<PeerName> {
@@ -376,76 +347,72 @@ impl Desk {
     // --- events ---
 
     fn handle_event(&mut self, event: EngineEvent) {
-        match event {
+        let named = match event {
             EngineEvent::State { peer, state } => {
-                if let Some(peer) = self.name_of(peer) {
-                    let state = show::peer_state(state);
-                    let message = match state {
-                        PeerState::Down => format!("{peer} is down"),
-                        PeerState::Waiting => format!("waiting for {peer} to come online"),
-                        PeerState::Connecting => format!("connecting to {peer}"),
-                        PeerState::Connected => format!("connected to {peer}"),
-                    };
-                    self.tell(EventKind::Peer { peer, state }, message);
-                }
+                self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::Selected { peer, path } => {
-                if let Some(peer) = self.name_of(peer) {
-                    let remote = path.remote;
-                    let message = format!("packets to {peer} go to {remote}");
-                    self.tell(EventKind::Path { peer, remote }, message);
-                }
+                self.name_of(peer).map(|peer| events::selected(peer, path))
             }
             EngineEvent::Stamps { peer, stamps } => {
-                let id = self
-                    .name_of(peer)
-                    .and_then(|name| self.state.peers.get(&name)?.kind.id());
-                if let Some(id) = id {
+                if let Some(id) = self.id_of(peer) {
                     self.stamps.insert(id, stamps);
                     self.stamps_due.get_or_insert(clock::now() + STAMPS);
                 }
+                None
             }
-            EngineEvent::Searching { peer, step, chance } => {
-                if let Some(peer) = self.name_of(peer) {
-                    let percent = 100.0 * chance;
-                    let message = format!(
-                        "checks are not enough for {peer}: {}, chance {percent:.1} %",
-                        why::in_words(step)
-                    );
-                    self.tell(EventKind::Search { peer, chance }, message);
-                }
-            }
+            EngineEvent::Searching { peer, step, chance } => self
+                .name_of(peer)
+                .map(|peer| events::searching(peer, step, chance)),
             EngineEvent::Worked {
                 peer,
                 network,
                 step,
-            } => self.remember(peer, network, step),
+            } => {
+                self.remember(peer, network, step);
+                None
+            }
             EngineEvent::Stale { peer, seconds } => {
-                if let Some(peer) = self.name_of(peer) {
-                    let off = seconds.unsigned_abs();
-                    let which = if seconds < 0 { "behind" } else { "ahead of" };
-                    let message = format!(
-                        "an offer of {peer} was refused: its clock is {off} s {which} ours; set the clocks (NTP)"
-                    );
-                    self.tell(EventKind::OfferRefused { peer }, message);
-                }
+                self.name_of(peer).map(|peer| events::stale(peer, seconds))
             }
             EngineEvent::NetworkChanged => {
                 self.restart_signalling();
                 self.port_mapping.network_changed();
                 self.next_resolve = clock::now();
-                let message = "the addresses of this machine changed".to_owned();
-                self.tell(EventKind::Network, message);
+                Some(events::network_changed())
             }
             // These are the driver's own business.
             EngineEvent::OpenSocket { .. }
             | EngineEvent::CloseSocket { .. }
             | EngineEvent::Netcheck(_)
-            | EngineEvent::Pong { .. } => {}
+            | EngineEvent::Pong { .. } => None,
+        };
+        if let Some(event) = named {
+            self.tell(event);
         }
     }
 
-    fn tell(&self, kind: EventKind, message: String) {
+    /// Takes note of what has worked; it is written with the next stamps.
+    fn remember(&mut self, peer: PeerHandle, network: u64, step: StepKind) {
+        let Some(id) = self.id_of(peer) else { return };
+        let entries = self.memory.entry(id).or_default();
+        entries.retain(|(known, _)| *known != network);
+        entries.push((network, step.into()));
+        let excess = entries.len().saturating_sub(8);
+        entries.drain(..excess);
+        self.stamps_due.get_or_insert(clock::now() + STAMPS);
+    }
+
+    fn memory_of(&self, peer: &StoredPeer) -> Vec<(u64, StepKind)> {
+        let entries = peer.kind.id().and_then(|id| self.memory.get(&id));
+        entries
+            .into_iter()
+            .flatten()
+            .map(|(network, worked)| (*network, (*worked).into()))
+            .collect()
+    }
+
+    fn tell(&self, (kind, message): (EventKind, String)) {
         tracing::info!("{message}");
         // Without listeners nobody hears it; that is fine.
         let _ = self.parts.broadcast.send(Event {
@@ -459,25 +426,13 @@ impl Desk {
 
     async fn handle_request(&mut self, request: Request) {
         match request {
-            Request::Id(answer) => drop(answer.send(Ok(self.id_view()))),
+            Request::Id(answer) => drop(answer.send(Ok(status::id(&self.facts())))),
             Request::Key(answer) => drop(answer.send(Ok(self.key_view()))),
-            Request::Status(answer) => {
-                let snapshot = self.snapshot().await;
-                drop(answer.send(snapshot.map(|snapshot| self.status(&snapshot))));
-            }
-            Request::Peers(answer) => {
-                let snapshot = self.snapshot().await;
-                drop(answer.send(snapshot.map(|snapshot| self.peer_views(&snapshot))));
-            }
+            Request::Status(answer) => drop(answer.send(self.view(status::status).await)),
+            Request::Peers(answer) => drop(answer.send(self.view(status::peers).await)),
             Request::Peer(name, answer) => drop(answer.send(self.peer_view(&name).await)),
-            Request::Servers(answer) => {
-                let snapshot = self.snapshot().await;
-                drop(answer.send(snapshot.map(|snapshot| self.server_views(&snapshot))));
-            }
-            Request::Forwards(answer) => {
-                let snapshot = self.snapshot().await;
-                drop(answer.send(snapshot.map(|snapshot| self.forward_views(&snapshot))));
-            }
+            Request::Servers(answer) => drop(answer.send(self.view(status::servers).await)),
+            Request::Forwards(answer) => drop(answer.send(self.view(status::forwards).await)),
             Request::AddPeer(ask, answer) => drop(answer.send(self.add_peer(ask).await)),
             Request::RemovePeer(name, answer) => {
                 drop(answer.send(self.remove_peer(&name).await));
@@ -515,6 +470,57 @@ impl Desk {
         }
     }
 
+    fn facts(&self) -> Facts<'_> {
+        let resolved = |address| self.stun.get(address).map_or(&[][..], Vec::as_slice);
+        Facts {
+            config: &self.parts.config,
+            id: self.parts.identity.id(),
+            ports: self.parts.ports,
+            started: self.started,
+            now: clock::now(),
+            state: &self.state,
+            handles: &self.handles,
+            servers: self
+                .servers
+                .iter()
+                .map(|server| ServerFacts {
+                    address: &server.address,
+                    fixed: server.fixed,
+                    connected: server.connected,
+                    trouble: server.trouble.as_deref(),
+                    resolved: resolved(&server.address),
+                })
+                .collect(),
+        }
+    }
+
+    async fn view<T>(&self, view: impl FnOnce(&Facts<'_>, &Snapshot) -> T) -> Result<T, ApiError> {
+        let snapshot = self.snapshot().await?;
+        Ok(view(&self.facts(), &snapshot))
+    }
+
+    fn key_view(&self) -> KeyView {
+        let id = self.parts.identity.id();
+        KeyView {
+            id,
+            wireguard: BASE64_STANDARD.encode(id.x25519()),
+            file: self.parts.store.identity_path().display().to_string(),
+        }
+    }
+
+    async fn peer_view(&self, name: &PeerName) -> Result<PeerView, ApiError> {
+        self.expect_peer(name)?;
+        self.view(|facts, snapshot| status::peer(facts, snapshot, name))
+            .await?
+            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))
+    }
+
+    async fn why(&self, name: &PeerName) -> Result<WhyView, ApiError> {
+        self.expect_peer(name)?;
+        self.view(|facts, snapshot| why::why(facts, snapshot, name))
+            .await?
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, ApiError> {
         let (sender, receiver) = oneshot::channel();
         let _ = self.parts.driver.send(Command::Snapshot(sender)).await;
@@ -523,7 +529,7 @@ impl Desk {
             .map_err(|_| ApiError::new(ErrorCode::Internal, "punchd is stopping"))
     }
 
-    /// The answer comes when the peer's does; meanwhile the desk goes on.
+    /// The answer comes when the peer's does; meanwhile the controller goes on.
     async fn ping(&mut self, name: &PeerName, answer: Answer<PingView>) {
         let before = match self.peer_view(name).await {
             Ok(view) => view,
@@ -575,7 +581,7 @@ impl Desk {
             let result = match tokio::time::timeout(Duration::from_secs(30), receiver).await {
                 Ok(Ok(profiles)) => {
                     let port_mapping = port_mapping.borrow().clone();
-                    let view = |profile| show::netcheck(profile, &port_mapping);
+                    let view = |profile| netcheck::netcheck(profile, &port_mapping);
                     Ok(profiles.iter().map(view).collect())
                 }
                 _ => Err(ApiError::new(
@@ -586,13 +592,5 @@ impl Desk {
             let _ = answer.send(result);
         };
         self.parts.spawner.spawn("netcheck", wait).detach();
-    }
-}
-
-/// Sleeps until then, or for ever.
-pub(crate) async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

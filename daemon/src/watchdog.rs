@@ -1,4 +1,4 @@
-//! What the service manager hears: that punchd is alive, proven by a question that the desk and the packet path both have to
+//! What the service manager hears: that punchd is alive, proven by a question that the controller and the packet path both have to
 //! answer, and how its peers do.
 
 use std::time::Duration;
@@ -7,21 +7,24 @@ use punch_api::{Event, PeerState, ServerKind, ServerState, Status};
 use punch_service::manager;
 use tokio::sync::{broadcast, mpsc};
 
-use crate::desk::{self, Request};
+use crate::controller::request::{self, Request};
 
 /// How old the line of `systemctl status` may be where nobody waits for a sign of life.
 const REFRESH: Duration = Duration::from_secs(30);
 /// Events come in flocks.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Beats until the desk is gone. A desk that does not answer leaves the beat out, and the watchdog does the rest.
-pub(crate) async fn beat(desk: mpsc::Sender<Request>, mut events: broadcast::Receiver<Event>) {
+/// Beats until the controller is gone. A controller that does not answer leaves the beat out, and the watchdog does the rest.
+pub(crate) async fn beat(
+    controller: mpsc::Sender<Request>,
+    mut events: broadcast::Receiver<Event>,
+) {
     if !manager::listens() {
         return;
     }
     let watchdog = manager::watchdog();
     let mut said = String::new();
-    while let Ok(status) = desk::call(&desk, Request::Status).await {
+    while let Ok(status) = request::call(&controller, Request::Status).await {
         if watchdog.is_some() {
             manager::alive();
         }

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, ErrorCode, EventKind, ForwardKey, ForwardView,
-    PeerKey, PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView, Target,
-    ValueError,
+    AddForward, AddPeer, AddServer, ApiError, ErrorCode, ForwardKey, ForwardView, PeerKey,
+    PeerName, PeerView, Rename, Secret, ServerAddress, ServerKind, ServerView, Target, ValueError,
 };
 use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
-use punch_signal_protocol::{PeerId, is_contributory};
+use punch_signal_protocol::is_contributory;
 use zeroize::Zeroizing;
 
-use super::Desk;
-use crate::store::{State, StoredForward, StoredKind, StoredPeer};
+use super::Controller;
+use crate::driver::command::Command;
+use crate::store::{State, StoredForward, StoredKind, StoredPeer, key_bytes};
+use crate::views::{events, status};
 
-impl Desk {
+impl Controller {
     // --- peers ---
 
     pub(super) async fn add_peer(&mut self, ask: AddPeer) -> Result<PeerView, ApiError> {
@@ -262,9 +261,9 @@ impl Desk {
         });
         state.forwards.sort_by_key(|forward| forward.key);
         self.commit(state).await?;
-        let snapshot = self.snapshot().await?;
-        let mut views = self.forward_views(&snapshot).into_iter();
+        let views = self.view(status::forwards).await?;
         views
+            .into_iter()
             .find(|view| view.protocol == key.protocol && view.ports == key.ports)
             .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the forward is gone again"))
     }
@@ -302,9 +301,9 @@ impl Desk {
         self.commit(state).await?;
         self.start_server(address.clone(), false);
         self.apply().await;
-        let snapshot = self.snapshot().await?;
-        let mut views = self.server_views(&snapshot).into_iter();
+        let views = self.view(status::servers).await?;
         views
+            .into_iter()
             .find(|view| view.address == address.as_str())
             .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the server is gone again"))
     }
@@ -329,7 +328,7 @@ impl Desk {
         self.stun.remove(&address);
         self.apply().await;
         if address.kind() == ServerKind::Signal {
-            let command = crate::driver::Command::ServerDown(server.id);
+            let command = Command::ServerDown(server.id);
             let _ = self.parts.driver.send(command).await;
         }
         Ok(())
@@ -348,10 +347,7 @@ impl Desk {
         })?;
         self.state = state;
         self.apply().await;
-        self.tell(
-            EventKind::Configuration,
-            "the configuration changed".to_owned(),
-        );
+        self.tell(events::configuration());
         Ok(())
     }
 
@@ -435,15 +431,6 @@ impl Desk {
     }
 }
 
-impl StoredKind {
-    pub(super) fn id(&self) -> Option<PeerId> {
-        match self {
-            Self::Punch { id, .. } => Some(*id),
-            Self::Wireguard { .. } => None,
-        }
-    }
-}
-
 /// A peer that nobody has asked anything of yet.
 fn stored(kind: &StoredKind) -> StoredPeer {
     StoredPeer {
@@ -452,10 +439,6 @@ fn stored(kind: &StoredKind) -> StoredPeer {
         barred: false,
         host: false,
     }
-}
-
-fn key_bytes(text: &str) -> Option<[u8; 32]> {
-    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
 }
 
 fn collision(ip: IpAddr, with: &str) -> ApiError {

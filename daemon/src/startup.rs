@@ -12,7 +12,7 @@ use punch_platform::sandbox::{self, Owner};
 use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
-use crate::control;
+use crate::control::socket;
 use crate::store::Store;
 
 /// Where things are.
@@ -41,8 +41,11 @@ impl Drop for RemoveOnDrop {
 impl Ground {
     /// Opens everything, and gives up what is not needed. No other thread may run yet: rights are a thread's.
     pub(crate) fn prepare(config: &Config, places: Places) -> Result<Self> {
-        let Places { state_dir, socket } = places;
-        let sockets = match socket.parent() {
+        let Places {
+            state_dir,
+            socket: socket_path,
+        } = places;
+        let sockets = match socket_path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
@@ -62,8 +65,8 @@ impl Ground {
             })?;
         }
         let store = Store::open(&state_dir)?;
-        let control = control::bind(&socket)?;
-        let socket_file = RemoveOnDrop(socket);
+        let control = socket::bind(&socket_path)?;
+        let socket_file = RemoveOnDrop(socket_path);
         let kept = sandbox::enter(&sandbox::Needs {
             low_port: (1..1024).contains(&config.port),
             state: &state_dir,

@@ -1,0 +1,47 @@
+//! What others ask of the controller.
+
+use punch_api::{
+    AddForward, AddPeer, AddServer, ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView,
+    NetcheckView, PeerName, PeerView, PingView, Rename, ServerView, Status, WhyView,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Where the answer to a request goes.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// A call of the control API, or a question of the watchdog or of the metrics.
+pub(crate) enum Request {
+    Id(Answer<IdView>),
+    Key(Answer<KeyView>),
+    Status(Answer<Status>),
+    Peers(Answer<Vec<PeerView>>),
+    Peer(PeerName, Answer<PeerView>),
+    Servers(Answer<Vec<ServerView>>),
+    Forwards(Answer<Vec<ForwardView>>),
+    AddPeer(AddPeer, Answer<PeerView>),
+    RemovePeer(PeerName, Answer<()>),
+    RenamePeer(PeerName, Rename, Answer<PeerView>),
+    SetUp(PeerName, bool, Answer<PeerView>),
+    SetHost(PeerName, bool, Answer<PeerView>),
+    Ping(PeerName, Answer<PingView>),
+    AddForward(AddForward, Answer<ForwardView>),
+    RemoveForward(ForwardKey, Answer<()>),
+    AddServer(AddServer, Answer<ServerView>),
+    RemoveServer(AddServer, Answer<()>),
+    Netcheck(Answer<Vec<NetcheckView>>),
+    Why(PeerName, Answer<WhyView>),
+}
+
+/// Asks the controller, and waits for its answer.
+pub(crate) async fn call<T>(
+    controller: &mpsc::Sender<Request>,
+    request: impl FnOnce(Answer<T>) -> Request,
+) -> Result<T, ApiError> {
+    let (sender, receiver) = oneshot::channel();
+    let stopping = || ApiError::new(ErrorCode::Internal, "punchd is stopping");
+    controller
+        .send(request(sender))
+        .await
+        .map_err(|_| stopping())?;
+    receiver.await.map_err(|_| stopping())?
+}

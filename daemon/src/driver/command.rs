@@ -1,0 +1,41 @@
+//! What the rest of punchd asks of the driver.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use punch_engine::{Change, NatProfile, PeerHandle, ServerId};
+use punch_signal_protocol::Frame;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::snapshot::Snapshot;
+
+/// One order or question.
+pub(crate) enum Command {
+    /// The configuration changes: only what differs is told.
+    Configure(Change),
+    /// The addresses of this machine, except those of the overlay.
+    Addresses(Vec<IpAddr>),
+    /// The router leads this address to the main IPv4 socket, or nothing any more.
+    PortMapped(Option<SocketAddr>),
+    /// A signalling connection stands; frames for it go here.
+    ServerUp(ServerId, mpsc::Sender<Frame>),
+    /// A signalling connection has ended.
+    ServerDown(ServerId),
+    /// A frame has come from a signalling server.
+    Frame(ServerId, Frame),
+    /// The user asks again for this peer.
+    Retry(PeerHandle),
+    Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
+    Netcheck(oneshot::Sender<Vec<NatProfile>>),
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Somebody has deleted the TUN interface: punchd cannot go on.
+    InterfaceGone,
+    /// Say goodbye and stop.
+    ShutDown,
+}
+
+/// The answer to a ping.
+pub(crate) struct Pong {
+    pub(crate) address: IpAddr,
+    pub(crate) rtt: Duration,
+}

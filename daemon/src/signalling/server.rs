@@ -1,0 +1,226 @@
+//! A connection to one signalling server, kept for as long as the server is configured: WebSocket, a signed challenge, then
+//! frames both ways. A lost connection comes back by itself, after growing, jittered pauses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::{Sink, SinkExt, StreamExt};
+use punch_engine::ServerId;
+use punch_platform::clock;
+use punch_signal_protocol::{Frame, Identity, MAX_FRAME};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+
+use crate::driver::command::Command;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// For the connection, TLS, the upgrade and the login together.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Nothing heard for so long, in spite of pings: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(40);
+const PING: Duration = Duration::from_secs(15);
+/// A ping follows a frame, unless one is out, since what a frame brings is awaited: silence after it is death, too.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Frames that wait for a slow server.
+const QUEUE: usize = 64;
+
+/// How a server does, for status and events.
+pub(crate) struct Report {
+    pub(crate) server: ServerId,
+    pub(crate) connected: bool,
+    pub(crate) trouble: Option<String>,
+}
+
+/// What every signalling client needs.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) identity: Identity,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) driver: mpsc::Sender<Command>,
+    pub(crate) reports: mpsc::Sender<Report>,
+}
+
+/// TLS as the system trusts it (SSL_CERT_FILE and SSL_CERT_DIR count).
+pub(crate) fn tls() -> Result<Arc<rustls::ClientConfig>> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Stays connected to `url` until it is dropped.
+pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access) {
+    let mut pause = FIRST_PAUSE;
+    // Whatever an earlier client of this server has left behind is over.
+    let _ = access.driver.send(Command::ServerDown(server)).await;
+    loop {
+        let began = Instant::now();
+        let end = converse(server, &url, &access).await;
+        let _ = access.driver.send(Command::ServerDown(server)).await;
+        let trouble = match end {
+            Ok(()) => "the server closed the connection".to_owned(),
+            Err(error) => explain(&error),
+        };
+        tracing::info!(%url, trouble, "not connected to the signalling server");
+        let report = Report {
+            server,
+            connected: false,
+            trouble: Some(trouble),
+        };
+        let _ = access.reports.send(report).await;
+        // A connection that held for a while was good: start over with short pauses.
+        if began.elapsed() > 2 * LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The error and its causes, without what a cause repeats.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+fn jittered(pause: Duration) -> Duration {
+    let random = punch_platform::random::<1>().map_or(128, |[byte]| byte);
+    pause.mul_f64(0.5 + f64::from(random) / 255.0)
+}
+
+async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
+    let request = url
+        .into_client_request()
+        .context("the address is not usable")?;
+    let authority = request
+        .uri()
+        .authority()
+        .context("the address has no host")?
+        .to_string();
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME));
+    let connector = Connector::Rustls(access.tls.clone());
+    let deadline = Instant::now() + LOGIN_TIMEOUT;
+    let connect = connect_async_tls_with_config(request, Some(config), true, Some(connector));
+    let (mut socket, _) = tokio::time::timeout_at(deadline, connect)
+        .await
+        .context("the server does not answer")?
+        .context("cannot connect")?;
+
+    loop {
+        let message = tokio::time::timeout_at(deadline, socket.next())
+            .await
+            .context("the server does not finish the login")?;
+        match message {
+            Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes)? {
+                Frame::Challenge(nonce) => {
+                    let proof = Frame::proof(&access.identity, &nonce, &authority);
+                    let bytes = Message::Binary(proof.encode().into());
+                    timeout(LOGIN_TIMEOUT, socket.send(bytes)).await??;
+                }
+                Frame::Welcome => break,
+                Frame::Refused(why) => bail!("{why}"),
+                _ => bail!("the server does not speak this protocol"),
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(_)) => bail!("the server does not speak this protocol"),
+            Some(Err(error)) => return Err(error).context("cannot log in"),
+            None => bail!("the server closed the connection during the login"),
+        }
+    }
+    tracing::info!(%url, "connected to the signalling server");
+    let (sender, mut frames) = mpsc::channel(QUEUE);
+    access
+        .driver
+        .send(Command::ServerUp(server, sender))
+        .await
+        .context("punchd is stopping")?;
+    let report = Report {
+        server,
+        connected: true,
+        trouble: None,
+    };
+    let _ = access.reports.send(report).await;
+
+    let mut heard = Instant::now();
+    let mut overdue = None;
+    let mut pings = tokio::time::interval_at(heard + PING, PING);
+    loop {
+        tokio::select! {
+            // What has come is read before it counts as missing.
+            biased;
+            message = socket.next() => {
+                heard = Instant::now();
+                overdue = None;
+                match message {
+                    Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes) {
+                        Ok(Frame::Refused(why)) => bail!("{why}"),
+                        Ok(frame) => access
+                            .driver
+                            .send(Command::Frame(server, frame))
+                            .await
+                            .context("punchd is stopping")?,
+                        // A newer server may say things that this version does not know.
+                        Err(error) => tracing::debug!(%error, "a frame was passed over"),
+                    },
+                    Some(Ok(Message::Close(_))) | None => return Ok(()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error).context("the connection broke"),
+                }
+            }
+            frame = frames.recv() => {
+                // The driver lets go of the sender only when it forgets the server.
+                let Some(frame) = frame else { return Ok(()) };
+                send(&mut socket, Message::Binary(Bytes::from(frame.encode()))).await?;
+                if overdue.is_none() {
+                    overdue = Some(Instant::now() + ANSWER);
+                    send(&mut socket, ping()).await?;
+                }
+            }
+            () = tokio::time::sleep_until(overdue.unwrap_or(heard)), if overdue.is_some() => {
+                bail!("the server has not answered for {} s", ANSWER.as_secs());
+            }
+            _ = pings.tick() => {
+                if heard.elapsed() > SILENCE {
+                    bail!("nothing heard from the server for {} s", SILENCE.as_secs());
+                }
+                send(&mut socket, ping()).await?;
+            }
+        }
+    }
+}
+
+fn ping() -> Message {
+    Message::Ping(clock::wall_ms().to_be_bytes().to_vec().into())
+}
+
+async fn send(
+    socket: &mut (impl Sink<Message, Error = Error> + Unpin),
+    message: Message,
+) -> Result<()> {
+    timeout(SILENCE, socket.send(message))
+        .await
+        .context("the server takes nothing any more")?
+        .context("the connection broke")
+}

@@ -1,0 +1,3 @@
+//! The operating system's ends of streams.
+
+pub(crate) mod target;

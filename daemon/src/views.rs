@@ -1,0 +1,8 @@
+//! Views: the configuration and a snapshot of the engine, put together for the control API. All are pure functions.
+
+pub(crate) mod events;
+pub(crate) mod facts;
+mod nat;
+pub(crate) mod netcheck;
+pub(crate) mod status;
+pub(crate) mod why;

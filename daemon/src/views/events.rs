@@ -1,0 +1,73 @@
+//! News of the engine, as events of the control API with a sentence for people.
+
+use punch_api::{EventKind, PeerName, PeerState};
+use punch_engine::{LinkState, Path, StepKind};
+
+use super::status::peer_state;
+use super::why::in_words;
+
+/// The state of a peer's connection has changed.
+pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
+    let state = peer_state(state);
+    let message = match state {
+        PeerState::Down => format!("{peer} is down"),
+        PeerState::Waiting => format!("waiting for {peer} to come online"),
+        PeerState::Connecting => format!("connecting to {peer}"),
+        PeerState::Connected => format!("connected to {peer}"),
+    };
+    (EventKind::Peer { peer, state }, message)
+}
+
+/// Packets to a peer take another path.
+pub(crate) fn selected(peer: PeerName, path: Path) -> (EventKind, String) {
+    let remote = path.remote;
+    let message = format!("packets to {peer} go to {remote}");
+    (EventKind::Path { peer, remote }, message)
+}
+
+/// A search for a path begins.
+pub(crate) fn searching(peer: PeerName, step: StepKind, chance: f64) -> (EventKind, String) {
+    let percent = 100.0 * chance;
+    let message = format!(
+        "checks are not enough for {peer}: {}, chance {percent:.1} %",
+        in_words(step)
+    );
+    (EventKind::Search { peer, chance }, message)
+}
+
+/// An offer was refused because its clock is so many seconds ahead of this machine's; behind it if negative.
+pub(crate) fn stale(peer: PeerName, seconds: i64) -> (EventKind, String) {
+    let off = seconds.unsigned_abs();
+    let which = if seconds < 0 { "behind" } else { "ahead of" };
+    let message = format!(
+        "an offer of {peer} was refused: its clock is {off} s {which} ours; set the clocks (NTP)"
+    );
+    (EventKind::OfferRefused { peer }, message)
+}
+
+/// The addresses of this machine have changed.
+pub(crate) fn network_changed() -> (EventKind, String) {
+    let message = "the addresses of this machine changed".to_owned();
+    (EventKind::Network, message)
+}
+
+/// The connection to a signalling server stands, or is lost.
+pub(crate) fn server(
+    address: String,
+    connected: bool,
+    trouble: Option<&str>,
+) -> (EventKind, String) {
+    let message = if connected {
+        format!("connected to {address}")
+    } else {
+        let why = trouble.unwrap_or("no reason given");
+        format!("lost {address}: {why}")
+    };
+    (EventKind::Server { address, connected }, message)
+}
+
+/// The user has changed the configuration.
+pub(crate) fn configuration() -> (EventKind, String) {
+    let message = "the configuration changed".to_owned();
+    (EventKind::Configuration, message)
+}

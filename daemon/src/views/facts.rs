@@ -1,0 +1,38 @@
+//! What views are made from, beside the snapshot of the engine.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use punch_api::{PeerId, PeerName, ServerAddress};
+use punch_engine::PeerHandle;
+
+use crate::config::Config;
+use crate::store::State;
+
+/// What the controller knows at one moment.
+pub(crate) struct Facts<'a> {
+    pub(crate) config: &'a Config,
+    /// This machine's identity.
+    pub(crate) id: PeerId,
+    /// The main UDP ports, of IPv4 and IPv6.
+    pub(crate) ports: (Option<u16>, Option<u16>),
+    pub(crate) started: Instant,
+    pub(crate) now: Instant,
+    pub(crate) state: &'a State,
+    /// The number that the engine knows each peer by.
+    pub(crate) handles: &'a BTreeMap<PeerName, PeerHandle>,
+    pub(crate) servers: Vec<ServerFacts<'a>>,
+}
+
+/// A server, and how the connection to it is.
+pub(crate) struct ServerFacts<'a> {
+    pub(crate) address: &'a ServerAddress,
+    /// Whether punchd.toml names the server.
+    pub(crate) fixed: bool,
+    /// Whether a signalling connection stands.
+    pub(crate) connected: bool,
+    pub(crate) trouble: Option<&'a str>,
+    /// What the name of a STUN server was resolved to.
+    pub(crate) resolved: &'a [SocketAddr],
+}

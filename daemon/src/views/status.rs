@@ -1,0 +1,204 @@
+//! What `punchctl status`, `peers`, `servers` and `forwards` show.
+
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use punch_api::view::CandidateView;
+use punch_api::{
+    ForwardView, IdView, NetworkView, PathKind, PathView, PeerName, PeerState, PeerView,
+    ServerKind, ServerState, ServerView, Status,
+};
+use punch_engine::LinkState;
+use punch_signal_protocol::CandidateKind;
+
+use super::facts::{Facts, ServerFacts};
+use crate::snapshot::{PeerSnapshot, Snapshot};
+use crate::store::{StoredForward, StoredKind, StoredPeer};
+
+/// Who this machine is.
+pub(crate) fn id(facts: &Facts<'_>) -> IdView {
+    let id = facts.id;
+    IdView {
+        id,
+        ipv4: facts.config.ipv4.map(|range| id.overlay_ipv4(range)),
+        ipv6: id.overlay_ipv6(),
+        wireguard: BASE64_STANDARD.encode(id.x25519()),
+    }
+}
+
+/// All of it.
+pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        id: id(facts),
+        interface: facts.config.interface.clone(),
+        uptime_s: facts.now.saturating_duration_since(facts.started).as_secs(),
+        network: NetworkView {
+            port_v4: facts.ports.0,
+            port_v6: facts.ports.1,
+            candidates: snapshot
+                .candidates
+                .iter()
+                .map(|candidate| CandidateView {
+                    kind: path_kind(candidate.kind),
+                    address: candidate.address,
+                })
+                .collect(),
+        },
+        servers: servers(facts, snapshot),
+        peers: peers(facts, snapshot),
+        forwards: forwards(facts, snapshot),
+        dropped: snapshot
+            .drops
+            .iter()
+            .map(|(reason, count)| (reason.to_string(), *count))
+            .collect(),
+    }
+}
+
+/// All servers.
+pub(crate) fn servers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ServerView> {
+    let servers = facts.servers.iter();
+    servers
+        .map(|server| view_server(server, snapshot))
+        .collect()
+}
+
+fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot) -> ServerView {
+    let connected = match server.address.kind() {
+        ServerKind::Signal => server.connected,
+        ServerKind::Stun => {
+            let mut resolved = server.resolved.iter();
+            resolved.any(|address| snapshot.stun.contains(address))
+        }
+    };
+    ServerView {
+        kind: server.address.kind(),
+        address: server.address.to_string(),
+        fixed: server.fixed,
+        state: if connected {
+            ServerState::Connected
+        } else {
+            ServerState::Connecting
+        },
+        trouble: server.trouble.map(str::to_owned),
+    }
+}
+
+/// All peers.
+pub(crate) fn peers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<PeerView> {
+    facts
+        .state
+        .peers
+        .iter()
+        .filter_map(|(name, peer)| view_peer(facts, snapshot, name, peer))
+        .collect()
+}
+
+/// The peer of this name.
+pub(crate) fn peer(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName) -> Option<PeerView> {
+    let (name, peer) = facts.state.peers.get_key_value(name)?;
+    view_peer(facts, snapshot, name, peer)
+}
+
+fn view_peer(
+    facts: &Facts<'_>,
+    snapshot: &Snapshot,
+    name: &PeerName,
+    stored: &StoredPeer,
+) -> Option<PeerView> {
+    let known = snapshot.peers.get(facts.handles.get(name)?);
+    let addresses = stored.kind.addresses(facts.config.ipv4);
+    let differs = known.is_some_and(|peer| peer.ipv4_differs);
+    let ipv6_only =
+        matches!(stored.kind, StoredKind::Punch { .. }) && !addresses.iter().any(IpAddr::is_ipv4);
+    let note = if differs {
+        Some("IPv6 only: the peer takes its IPv4 address from another range".to_owned())
+    } else if ipv6_only {
+        Some("IPv6 only: IPv4 is switched off here or for this peer".to_owned())
+    } else {
+        None
+    };
+    let report = known.map(|peer| &peer.report);
+    Some(PeerView {
+        name: name.clone(),
+        id: stored.kind.id(),
+        wireguard: BASE64_STANDARD.encode(stored.kind.public()?),
+        ipv4: addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) if !differs => Some(*ip),
+            _ => None,
+        }),
+        ipv6: addresses.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip),
+            IpAddr::V4(_) => None,
+        }),
+        up: stored.up,
+        host: stored.host,
+        state: known.map_or(PeerState::Down, |peer| peer_state(peer.state)),
+        path: known.and_then(path_view),
+        received_bytes: report.map_or(0, |report| report.received),
+        sent_bytes: report.map_or(0, |report| report.sent),
+        last_handshake_s: report
+            .and_then(|report| report.last_handshake)
+            .map(|at| facts.now.saturating_duration_since(at).as_secs()),
+        note,
+    })
+}
+
+/// All forwards.
+pub(crate) fn forwards(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ForwardView> {
+    let forwards = facts.state.forwards.iter();
+    forwards
+        .map(|forward| view_forward(forward, snapshot))
+        .collect()
+}
+
+/// A forward.
+pub(crate) fn view_forward(forward: &StoredForward, snapshot: &Snapshot) -> ForwardView {
+    let counts = snapshot.forwards.get(&forward.key);
+    let (open, total) = counts.copied().unwrap_or_default();
+    ForwardView {
+        protocol: forward.key.protocol,
+        ports: forward.key.ports,
+        target: forward.target.clone(),
+        peers: forward.peers.clone(),
+        open,
+        total,
+    }
+}
+
+pub(super) fn peer_state(state: LinkState) -> PeerState {
+    match state {
+        LinkState::Down => PeerState::Down,
+        LinkState::Waiting => PeerState::Waiting,
+        LinkState::Connecting => PeerState::Connecting,
+        LinkState::Connected => PeerState::Connected,
+    }
+}
+
+fn path_kind(kind: CandidateKind) -> PathKind {
+    match kind {
+        CandidateKind::Host => PathKind::Host,
+        CandidateKind::ServerReflexive => PathKind::ServerReflexive,
+        CandidateKind::PeerReflexive => PathKind::PeerReflexive,
+        CandidateKind::PortMapped => PathKind::PortMapped,
+    }
+}
+
+fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
+    let path = peer.report.path?;
+    let Some(link) = &peer.link else {
+        return Some(PathView {
+            remote: path.remote,
+            kind: PathKind::Fixed,
+            rtt_ms: None,
+        });
+    };
+    let selected = link.agent.as_ref()?.selected.as_ref()?;
+    Some(PathView {
+        remote: selected.remote,
+        kind: path_kind(selected.kind),
+        rtt_ms: selected.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+    })
+}

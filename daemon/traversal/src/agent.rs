@@ -4,6 +4,7 @@
 //! choice with USE-CANDIDATE in every check on it, so that both ends send over the same path. Checks go on for as long
 //! as the agent lives: they are the keepalives, they measure the round trip, and they notice that a path has died.
 
+mod messages;
 mod ports;
 
 use std::collections::VecDeque;
@@ -11,16 +12,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, NatSummary, Prediction};
-use punch_stun_protocol::{Class, Message, Writer};
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
+use punch_stun_protocol::Message;
 
 use crate::gather::usable;
 use crate::pace::Pace;
 use crate::pair::{Pair, PairStatus, State};
-use crate::request::transaction;
 use crate::search::{Outcome, StepReport};
 use crate::{Caps, Family, Path, Plan, SocketId, StepKind, Transmit};
+use messages::Messages;
 use ports::PortSearch;
 pub use ports::takes_fresh_base;
 
@@ -130,9 +129,7 @@ pub struct AgentStatus {
 #[derive(Debug)]
 pub struct Agent {
     role: Role,
-    local: Credentials,
-    remote: Credentials,
-    rng: ChaCha8Rng,
+    messages: Messages,
     plan: Plan,
     ports: PortSearch,
     keepalive: Duration,
@@ -161,9 +158,7 @@ impl Agent {
         let rate = Caps::of(budget.unwrap_or_default()).rate;
         let mut agent = Self {
             role: config.role,
-            local: config.local.clone(),
-            remote: config.remote.clone(),
-            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            messages: Messages::new(config.local.clone(), config.remote.clone(), config.seed),
             ports: PortSearch::new(&plan, &config, now),
             plan,
             keepalive,
@@ -194,9 +189,14 @@ impl Agent {
         self.add_candidates(&candidates, now);
     }
 
+    /// The fragment by which the peer's checks name this agent; see [`crate::receiver_of`] and [`crate::transaction_prefix`].
+    pub fn fragment(&self) -> [u8; 8] {
+        self.messages.fragment()
+    }
+
     /// Whether a check request with this USERNAME is for this agent (RFC 8445 §7.2.2: `receiver:sender`).
     pub fn is_addressed(&self, username: &[u8]) -> bool {
-        username == self.username(&self.local, &self.remote)
+        self.messages.is_addressed(username)
     }
 
     /// Whether a response with this transaction answers one of this agent's checks.
@@ -217,10 +217,7 @@ impl Agent {
         // Probes of one attempt also meet what another one holds: its sockets close with it, and are no path of this one's.
         let own = socket == SocketId::main(Family::of(from.ip()))
             || self.sockets().any(|own| own == socket);
-        if !own
-            || message.class != Class::Request
-            || !message.verify_integrity(&self.local.password)
-        {
+        if !own || !self.messages.is_request(message) {
             return;
         }
         self.prove();
@@ -229,9 +226,7 @@ impl Agent {
             to: from,
             source: local,
             ttl: None,
-            bytes: Writer::new(Class::Success, message.transaction)
-                .xor_mapped(from)
-                .finish_with_integrity(&self.local.password),
+            bytes: self.messages.answer(message.transaction, from),
         });
         let index = match self.pairs.iter().position(|pair| pair.is(socket, from)) {
             Some(index) => index,
@@ -287,10 +282,7 @@ impl Agent {
             .or_else(|| self.found_pair(socket, from, message, now));
         let Some(index) = owner else { return };
         // RFC 8445 §7.2.5.2.1: an answer from elsewhere shows no path.
-        if message.class != Class::Success
-            || !self.pairs[index].is(socket, from)
-            || !message.verify_integrity(&self.remote.password)
-        {
+        if !self.pairs[index].is(socket, from) || !self.messages.is_success(message) {
             return;
         }
         self.prove();
@@ -507,17 +499,10 @@ impl Agent {
     }
 
     fn check(&mut self, index: usize, now: Instant) {
-        let id = transaction(&mut self.rng);
-        let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
-        let username = self.username(&self.remote, &self.local);
+        let id = self.messages.transaction();
+        let jitter = self.messages.jitter();
         let pair = &mut self.pairs[index];
-        let prflx = Candidate::new(CandidateKind::PeerReflexive, pair.path.remote);
-        let mut writer = Writer::new(Class::Request, id)
-            .username(&username)
-            .priority(prflx.priority());
-        if self.role == Role::Controlling && self.selected == Some(pair.path) {
-            writer = writer.nominate();
-        }
+        let nominate = self.role == Role::Controlling && self.selected == Some(pair.path);
         self.sent_checks += 1;
         self.pace.count(now);
         pair.sent(id, now, jitter);
@@ -526,7 +511,7 @@ impl Agent {
             to: pair.path.remote,
             source: None,
             ttl: None,
-            bytes: writer.finish_with_integrity(&self.remote.password),
+            bytes: self.messages.check(id, pair.path.remote, nominate),
         });
     }
 
@@ -571,22 +556,7 @@ impl Agent {
         } else {
             self.keepalive
         };
-        let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
+        let jitter = self.messages.jitter();
         interval.mul_f64(0.9 + 0.1 * jitter)
-    }
-
-    fn username(&self, receiver: &Credentials, sender: &Credentials) -> [u8; 33] {
-        let mut name = [b':'; 33];
-        hex(&receiver.fragment, &mut name[..16]);
-        hex(&sender.fragment, &mut name[17..]);
-        name
-    }
-}
-
-fn hex(bytes: &[u8; 8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }

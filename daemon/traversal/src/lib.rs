@@ -10,6 +10,7 @@
 mod agent;
 mod gather;
 mod lifetime;
+mod name;
 mod netcheck;
 mod pace;
 mod pair;
@@ -22,6 +23,7 @@ mod socket;
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Role, takes_fresh_base};
 pub use gather::Gatherer;
 pub use lifetime::Lifetime;
+pub use name::{receiver_of, transaction_prefix};
 pub use netcheck::{Netcheck, Probe, ProbeOutcome, ServerCheck};
 pub use pair::{MAX_PROBES, PairStatus};
 pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};

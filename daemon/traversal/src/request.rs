@@ -8,16 +8,26 @@ use punch_stun_protocol::TransactionId;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
+use crate::name::transaction_prefix;
 use crate::{SocketId, Transmit};
 
 /// A first retransmission after this, then at doubled intervals. RFC 8489 allows less than 500 ms where round trips are
 /// known to be short; a daemon that asks once every 20 seconds harms nobody with 250.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 
+/// Draws a transaction.
 pub(crate) fn transaction(rng: &mut ChaCha8Rng) -> TransactionId {
     let mut id = [0; 12];
     rng.fill_bytes(&mut id);
     TransactionId(id)
+}
+
+/// Draws a transaction of the agent with this fragment.
+pub(crate) fn agent_transaction(fragment: &[u8; 8], rng: &mut ChaCha8Rng) -> TransactionId {
+    let mut id = transaction(rng);
+    let prefix = transaction_prefix(fragment);
+    id.0[..prefix.len()].copy_from_slice(&prefix);
+    id
 }
 
 /// A request under way, with what the asker wants to remember about it.

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::gather::usable;
 use crate::pace::Pace;
 use crate::plan::{Caps, MEETING_SOCKETS, OPENING_TTL, Part, Ports, StepKind, WINDOW};
-use crate::request::transaction;
+use crate::request::agent_transaction;
 use crate::{SocketId, Step, Transmit};
 use order::Order;
 
@@ -81,6 +81,8 @@ pub struct StepReport {
 /// What a search needs to know of the two ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Ends {
+    /// The fragment of this side's agent, by which its transactions are told from others'.
+    pub(crate) fragment: [u8; 8],
     /// This side's socket for ordinary checks.
     pub(crate) base: SocketId,
     /// The peer's endpoints as servers saw them.
@@ -368,7 +370,7 @@ impl Search {
         self.order = None;
         if self.predicts_mine() {
             self.state = State::Sampling {
-                id: transaction(&mut self.rng),
+                id: agent_transaction(&self.ends.fragment, &mut self.rng),
                 // Each round asks from another socket: only a first contact makes a mapping.
                 socket: self.sockets.len() - 1 - usize::from(self.round) % self.sockets.len(),
                 tries: 0,

@@ -3,7 +3,7 @@
 use punch_signal::hub::Output;
 use punch_signal_protocol::{Frame, MAX_ENVELOPE, Refusal, Unreachable};
 
-use crate::hall::{Hall, closed, id, identity};
+use crate::hub_harness::{HubHarness, closed, id, identity};
 
 fn unreachable(to: u16, why: Unreachable) -> Frame {
     Frame::Unreachable { to: id(to), why }
@@ -11,76 +11,79 @@ fn unreachable(to: u16, why: Unreachable) -> Frame {
 
 #[test]
 fn an_envelope_reaches_its_receiver_with_its_senders_name() {
-    let mut hall = Hall::new();
-    let (one, two) = (hall.client(1), hall.client(2));
+    let mut harness = HubHarness::new();
+    let (one, two) = (harness.client(1), harness.client(2));
     for length in [0, 1, 1300, MAX_ENVELOPE] {
         let envelope = vec![7; length];
         let deliver = Frame::Deliver {
             from: id(1),
             envelope: envelope.clone(),
         };
-        assert_eq!(hall.send(one, 2, &envelope), [Output::Send(two, deliver)]);
+        assert_eq!(
+            harness.send(one, 2, &envelope),
+            [Output::Send(two, deliver)]
+        );
     }
 }
 
 #[test]
 fn an_envelope_to_nobody_online_is_answered_at_once() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
     let answer = Output::Send(one, unreachable(2, Unreachable::Offline));
-    assert_eq!(hall.send(one, 2, b"x"), std::slice::from_ref(&answer));
+    assert_eq!(harness.send(one, 2, b"x"), std::slice::from_ref(&answer));
 
-    let two = hall.client(2);
-    assert_eq!(hall.send(one, 2, b"x").len(), 1);
-    hall.hub.handle_disconnect(two);
-    assert_eq!(hall.send(one, 2, b"x"), [answer]);
+    let two = harness.client(2);
+    assert_eq!(harness.send(one, 2, b"x").len(), 1);
+    harness.hub.handle_disconnect(two);
+    assert_eq!(harness.send(one, 2, b"x"), [answer]);
 }
 
 #[test]
 fn a_client_that_has_not_logged_in_receives_nothing() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    hall.connect();
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    harness.connect();
     let answer = Output::Send(one, unreachable(2, Unreachable::Offline));
-    assert_eq!(hall.send(one, 2, b"x"), [answer]);
+    assert_eq!(harness.send(one, 2, b"x"), [answer]);
 }
 
 #[test]
 fn an_envelope_to_oneself_comes_back() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    let outputs = hall.send(one, 1, b"x");
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    let outputs = harness.send(one, 1, b"x");
     assert!(matches!(&outputs[..], [Output::Send(to, Frame::Deliver { .. })] if *to == one));
 }
 
 #[test]
 fn an_envelope_that_is_too_long_closes_the_connection() {
-    let mut hall = Hall::new();
-    let (one, _) = (hall.client(1), hall.client(2));
-    let outputs = hall.send(one, 2, &vec![0; MAX_ENVELOPE + 1]);
+    let mut harness = HubHarness::new();
+    let (one, _) = (harness.client(1), harness.client(2));
+    let outputs = harness.send(one, 2, &vec![0; MAX_ENVELOPE + 1]);
     assert_eq!(outputs, [closed(one, Refusal::BadFrame)]);
 }
 
 #[test]
 fn an_envelope_that_found_a_full_queue_is_told_to_its_sender() {
-    let mut hall = Hall::new();
-    let (one, two) = (hall.client(1), hall.client(2));
-    let outputs = hall.send(one, 2, b"x");
+    let mut harness = HubHarness::new();
+    let (one, two) = (harness.client(1), harness.client(2));
+    let outputs = harness.send(one, 2, b"x");
     let [Output::Send(_, frame)] = &outputs[..] else {
         panic!("{outputs:?}");
     };
 
-    hall.hub.handle_overflow(two, frame);
+    harness.hub.handle_overflow(two, frame);
 
     let told = Output::Send(one, unreachable(2, Unreachable::Full));
-    assert_eq!(hall.outputs(), [told]);
+    assert_eq!(harness.outputs(), [told]);
 }
 
 #[test]
 fn other_frames_that_found_a_full_queue_are_told_to_nobody() {
-    let mut hall = Hall::new();
-    let (one, two) = (hall.client(1), hall.client(2));
-    let (unproven, _) = hall.connect();
+    let mut harness = HubHarness::new();
+    let (one, two) = (harness.client(1), harness.client(2));
+    let (unproven, _) = harness.connect();
     let deliver = Frame::Deliver {
         from: id(1),
         envelope: vec![],
@@ -92,12 +95,12 @@ fn other_frames_that_found_a_full_queue_are_told_to_nobody() {
         (unproven, Frame::Challenge([0; 32])),
         (unproven, deliver.clone()),
     ] {
-        hall.hub.handle_overflow(connection, &frame);
-        assert_eq!(hall.outputs(), []);
+        harness.hub.handle_overflow(connection, &frame);
+        assert_eq!(harness.outputs(), []);
     }
-    hall.hub.handle_disconnect(one);
-    hall.hub.handle_overflow(two, &deliver);
-    assert_eq!(hall.outputs(), [], "its sender has gone");
+    harness.hub.handle_disconnect(one);
+    harness.hub.handle_overflow(two, &deliver);
+    assert_eq!(harness.outputs(), [], "its sender has gone");
 }
 
 #[test]
@@ -113,45 +116,46 @@ fn a_frame_that_only_a_server_may_send_is_refused() {
         Frame::Appeared(id(2)),
         Frame::Refused(Refusal::Full),
     ] {
-        let mut hall = Hall::new();
-        hall.client(2);
-        let one = hall.client(1);
-        assert_eq!(hall.say(one, &frame), [closed(one, Refusal::BadFrame)]);
-        let (unproven, _) = hall.connect();
+        let mut harness = HubHarness::new();
+        harness.client(2);
+        let one = harness.client(1);
+        assert_eq!(harness.say(one, &frame), [closed(one, Refusal::BadFrame)]);
+        let (unproven, _) = harness.connect();
         assert_eq!(
-            hall.say(unproven, &frame),
+            harness.say(unproven, &frame),
             [closed(unproven, Refusal::BadFrame)]
         );
-        assert_eq!(hall.hub.online(), 1);
+        assert_eq!(harness.hub.online(), 1);
     }
 }
 
 #[test]
 fn what_a_closed_connection_says_is_not_heard() {
-    let mut hall = Hall::new();
-    let (one, _two) = (hall.client(1), hall.client(2));
-    hall.say_bytes(one, b"nonsense");
-    assert_eq!(hall.send(one, 2, b"x"), []);
-    hall.hub.handle_alive(one, hall.now);
-    hall.hub.handle_disconnect(one);
-    hall.hub.handle_disconnect(one);
-    assert_eq!(hall.outputs(), []);
-    assert_eq!(hall.hub.online(), 1);
+    let mut harness = HubHarness::new();
+    let (one, _two) = (harness.client(1), harness.client(2));
+    harness.say_bytes(one, b"nonsense");
+    assert_eq!(harness.send(one, 2, b"x"), []);
+    harness.hub.handle_alive(one, harness.now);
+    harness.hub.handle_disconnect(one);
+    harness.hub.handle_disconnect(one);
+    assert_eq!(harness.outputs(), []);
+    assert_eq!(harness.hub.online(), 1);
 }
 
 #[test]
 fn a_proof_can_be_as_long_as_the_longest_name() {
-    let mut hall = Hall::new();
-    let (connection, nonce) = hall.connect();
+    let mut harness = HubHarness::new();
+    let (connection, nonce) = harness.connect();
     let name = "n".repeat(punch_signal_protocol::MAX_SERVER_NAME);
     assert_eq!(
-        hall.say(connection, &Frame::proof(&identity(1), &nonce, &name))
+        harness
+            .say(connection, &Frame::proof(&identity(1), &nonce, &name))
             .len(),
         1
     );
-    assert_eq!(hall.hub.online(), 1);
-    let (connection, nonce) = hall.connect();
-    let outputs = hall.say(
+    assert_eq!(harness.hub.online(), 1);
+    let (connection, nonce) = harness.connect();
+    let outputs = harness.say(
         connection,
         &Frame::proof(&identity(2), &nonce, &format!("{name}n")),
     );

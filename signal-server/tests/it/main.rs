@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod deliver;
-mod hall;
+mod hub_harness;
 mod limit;
 mod login;
 mod random;

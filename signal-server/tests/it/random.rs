@@ -6,7 +6,7 @@ use std::time::Duration;
 use punch_signal::hub::{ConnectionId, Limits, Output};
 use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
 
-use crate::hall::{Hall, NAME, id, identity, ip};
+use crate::hub_harness::{HubHarness, NAME, id, identity, ip};
 
 /// SplitMix64.
 struct Dice(u64);
@@ -41,7 +41,7 @@ fn limits() -> Limits {
 }
 
 struct Model {
-    hall: Hall,
+    harness: HubHarness,
     dice: Dice,
     /// Challenge, and identity once proven.
     open: BTreeMap<ConnectionId, ([u8; 32], Option<PeerId>)>,
@@ -52,7 +52,7 @@ struct Model {
 impl Model {
     fn new(seed: u64) -> Self {
         Self {
-            hall: Hall::with(limits()),
+            harness: HubHarness::with(limits()),
             dice: Dice(seed),
             open: BTreeMap::new(),
             watches: BTreeSet::new(),
@@ -96,20 +96,20 @@ impl Model {
             34 => self.babbles(),
             35 => {
                 if let Some(connection) = self.connection() {
-                    self.hall.hub.handle_disconnect(connection);
+                    self.harness.hub.handle_disconnect(connection);
                     self.close(connection);
                 }
             }
             _ => self.waits(),
         }
-        assert_eq!(self.hall.outputs(), []);
+        assert_eq!(self.harness.outputs(), []);
         let online = self.open.values().filter(|(_, id)| id.is_some()).count();
-        assert_eq!(self.hall.hub.online(), online);
+        assert_eq!(self.harness.hub.online(), online);
     }
 
     fn connects(&mut self) {
         let address = ip(self.dice.roll(ADDRESSES) as u8);
-        if let Ok((connection, nonce)) = self.hall.connect_from(address) {
+        if let Ok((connection, nonce)) = self.harness.connect_from(address) {
             assert!(self.open.len() < 40);
             self.open.insert(connection, (nonce, None));
         }
@@ -117,7 +117,7 @@ impl Model {
 
     /// Says something, and takes out what closes the speaker's own connection.
     fn says(&mut self, connection: ConnectionId, bytes: &[u8]) -> Option<Vec<Output>> {
-        let mut outputs = self.hall.say_bytes(connection, bytes);
+        let mut outputs = self.harness.say_bytes(connection, bytes);
         if !self.open.contains_key(&connection) {
             assert_eq!(outputs, [], "nobody is there");
             return None;
@@ -216,10 +216,10 @@ impl Model {
         if let (Output::Send(receiver, frame @ Frame::Deliver { .. }), 0) =
             (&expected, self.dice.roll(4))
         {
-            self.hall.hub.handle_overflow(*receiver, frame);
+            self.harness.hub.handle_overflow(*receiver, frame);
             let why = Unreachable::Full;
             let told = Output::Send(connection, Frame::Unreachable { to, why });
-            assert_eq!(self.hall.outputs(), [told]);
+            assert_eq!(self.harness.outputs(), [told]);
         }
     }
 
@@ -289,11 +289,11 @@ impl Model {
         let pause = self.dice.roll(pause) as u64;
         for connection in self.open.keys().copied().collect::<Vec<_>>() {
             if self.dice.roll(3) > 0 {
-                let now = self.hall.now;
-                self.hall.hub.handle_alive(connection, now);
+                let now = self.harness.now;
+                self.harness.hub.handle_alive(connection, now);
             }
         }
-        for output in self.hall.pass(Duration::from_millis(pause)) {
+        for output in self.harness.pass(Duration::from_millis(pause)) {
             match output {
                 Output::Close(connection, Refusal::TimedOut) => {
                     assert!(self.open.contains_key(&connection));
@@ -312,35 +312,35 @@ fn the_hub_does_what_the_model_does_and_forgets_everybody_in_the_end() {
         for _ in 0..10_000 {
             model.act();
         }
-        let counters = model.hall.hub.counters();
+        let counters = model.harness.hub.counters();
         assert!(
             counters.delivered > 400 && counters.logins > 200,
             "{counters:?}"
         );
         let open: Vec<_> = model.open.keys().copied().collect();
         for connection in open.into_iter().chain(model.past.clone()) {
-            model.hall.hub.handle_disconnect(connection);
+            model.harness.hub.handle_disconnect(connection);
         }
-        assert_eq!(model.hall.hub.online(), 0);
-        assert_eq!(model.hall.outputs(), []);
+        assert_eq!(model.harness.hub.online(), 0);
+        assert_eq!(model.harness.outputs(), []);
 
         // Every table is empty: all room is there again, and nobody is told of anybody.
-        model.hall.now += Duration::from_secs(3600);
+        model.harness.now += Duration::from_secs(3600);
         for address in 0..10 {
             for _ in 0..4 {
-                model.hall.connect_from(ip(address)).unwrap();
+                model.harness.connect_from(ip(address)).unwrap();
             }
         }
-        assert_eq!(model.hall.connect_from(ip(99)), Err(Refusal::Full));
-        assert_eq!(model.hall.pass(Duration::from_secs(10)).len(), 40);
+        assert_eq!(model.harness.connect_from(ip(99)), Err(Refusal::Full));
+        assert_eq!(model.harness.pass(Duration::from_secs(10)).len(), 40);
         for who in 0..PEOPLE as u16 {
-            let (connection, nonce) = model.hall.connect();
+            let (connection, nonce) = model.harness.connect();
             let outputs = model
-                .hall
+                .harness
                 .say(connection, &Frame::proof(&identity(who), &nonce, NAME));
             assert_eq!(outputs, [Output::Send(connection, Frame::Welcome)]);
         }
-        assert_eq!(model.hall.hub.online(), PEOPLE);
+        assert_eq!(model.harness.hub.online(), PEOPLE);
     }
 }
 
@@ -352,9 +352,9 @@ fn an_emptied_hub_is_as_good_as_new() {
         model.act();
     }
     for connection in model.open.keys().copied().collect::<Vec<_>>() {
-        model.hall.hub.handle_disconnect(connection);
+        model.harness.hub.handle_disconnect(connection);
     }
-    let shown = format!("{:?}", model.hall.hub);
+    let shown = format!("{:?}", model.harness.hub);
     for table in ["connections", "online", "watchers", "unproven", "sources"] {
         assert!(
             shown.contains(&format!("{table}: {{}}")),
@@ -365,27 +365,27 @@ fn an_emptied_hub_is_as_good_as_new() {
 
 #[test]
 fn any_bytes_of_a_client_are_borne() {
-    let mut hall = Hall::new();
+    let mut harness = HubHarness::new();
     let mut dice = Dice(5);
     for round in 0..20_000 {
         let connection = if round % 2 == 0 {
-            hall.connect_from(ip((round % 250) as u8)).unwrap().0
+            harness.connect_from(ip((round % 250) as u8)).unwrap().0
         } else {
-            let nonce = hall.nonce();
-            let connection = hall
+            let nonce = harness.nonce();
+            let connection = harness
                 .hub
-                .handle_connect(ip((round % 250) as u8), nonce, hall.now)
+                .handle_connect(ip((round % 250) as u8), nonce, harness.now)
                 .unwrap();
-            hall.say(connection, &Frame::proof(&identity(1), &nonce, NAME));
+            harness.say(connection, &Frame::proof(&identity(1), &nonce, NAME));
             connection
         };
         let mut bytes = dice.bytes(120);
         if let Some(first) = bytes.first_mut() {
             *first %= 80;
         }
-        hall.say_bytes(connection, &bytes);
-        hall.hub.handle_disconnect(connection);
-        hall.outputs();
+        harness.say_bytes(connection, &bytes);
+        harness.hub.handle_disconnect(connection);
+        harness.outputs();
     }
-    assert_eq!(hall.hub.online(), 0);
+    assert_eq!(harness.hub.online(), 0);
 }

@@ -2,36 +2,36 @@
 
 use punch_signal_protocol::Frame;
 
-use crate::hall::{Hall, NAME, appeared, id, identity, welcome};
+use crate::hub_harness::{HubHarness, NAME, appeared, id, identity, welcome};
 
 #[test]
 fn a_peer_that_is_online_is_announced_at_once() {
-    let mut hall = Hall::new();
-    let (one, _two) = (hall.client(1), hall.client(2));
-    assert_eq!(hall.say(one, &Frame::Watch(id(2))), [appeared(one, 2)]);
+    let mut harness = HubHarness::new();
+    let (one, _two) = (harness.client(1), harness.client(2));
+    assert_eq!(harness.say(one, &Frame::Watch(id(2))), [appeared(one, 2)]);
 }
 
 #[test]
 fn a_peer_that_comes_later_is_announced_then_and_each_time() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    assert_eq!(hall.say(one, &Frame::Watch(id(2))), []);
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    assert_eq!(harness.say(one, &Frame::Watch(id(2))), []);
     for _ in 0..3 {
-        let (two, nonce) = hall.connect();
-        let outputs = hall.say(two, &Frame::proof(&identity(2), &nonce, NAME));
+        let (two, nonce) = harness.connect();
+        let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
         assert_eq!(outputs, [welcome(two), appeared(one, 2)]);
-        hall.hub.handle_disconnect(two);
+        harness.hub.handle_disconnect(two);
     }
 }
 
 #[test]
 fn a_peer_that_connects_again_without_having_gone_is_announced() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    hall.client(2);
-    hall.say(one, &Frame::Watch(id(2)));
-    let (two, nonce) = hall.connect();
-    let outputs = hall.say(two, &Frame::proof(&identity(2), &nonce, NAME));
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    harness.client(2);
+    harness.say(one, &Frame::Watch(id(2)));
+    let (two, nonce) = harness.connect();
+    let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
     assert!(
         outputs.contains(&appeared(one, 2)),
         "it may have restarted: {outputs:?}"
@@ -40,14 +40,14 @@ fn a_peer_that_connects_again_without_having_gone_is_announced() {
 
 #[test]
 fn everybody_who_watches_is_told_once() {
-    let mut hall = Hall::new();
-    let watchers: Vec<_> = (10..20).map(|number| hall.client(number)).collect();
+    let mut harness = HubHarness::new();
+    let watchers: Vec<_> = (10..20).map(|number| harness.client(number)).collect();
     for watcher in &watchers {
-        hall.say(*watcher, &Frame::Watch(id(2)));
-        hall.say(*watcher, &Frame::Watch(id(2)));
+        harness.say(*watcher, &Frame::Watch(id(2)));
+        harness.say(*watcher, &Frame::Watch(id(2)));
     }
-    let (two, nonce) = hall.connect();
-    let outputs = hall.say(two, &Frame::proof(&identity(2), &nonce, NAME));
+    let (two, nonce) = harness.connect();
+    let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
     assert_eq!(outputs.len(), 11);
     for watcher in watchers {
         assert!(outputs.contains(&appeared(watcher, 2)));
@@ -56,42 +56,42 @@ fn everybody_who_watches_is_told_once() {
 
 #[test]
 fn nobody_is_told_who_does_not_watch_any_more() {
-    let mut hall = Hall::new();
-    let (one, gone) = (hall.client(1), hall.client(3));
-    hall.say(one, &Frame::Watch(id(2)));
-    hall.say(gone, &Frame::Watch(id(2)));
-    assert_eq!(hall.say(one, &Frame::Unwatch(id(2))), []);
-    hall.hub.handle_disconnect(gone);
-    let (two, nonce) = hall.connect();
-    let outputs = hall.say(two, &Frame::proof(&identity(2), &nonce, NAME));
+    let mut harness = HubHarness::new();
+    let (one, gone) = (harness.client(1), harness.client(3));
+    harness.say(one, &Frame::Watch(id(2)));
+    harness.say(gone, &Frame::Watch(id(2)));
+    assert_eq!(harness.say(one, &Frame::Unwatch(id(2))), []);
+    harness.hub.handle_disconnect(gone);
+    let (two, nonce) = harness.connect();
+    let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
     assert_eq!(outputs, [welcome(two)]);
 }
 
 #[test]
 fn ending_a_watch_that_never_was_is_no_offence() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    assert_eq!(hall.say(one, &Frame::Unwatch(id(2))), []);
-    assert_eq!(hall.hub.online(), 1);
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    assert_eq!(harness.say(one, &Frame::Unwatch(id(2))), []);
+    assert_eq!(harness.hub.online(), 1);
 }
 
 #[test]
 fn unwatching_one_leaves_the_others_watch() {
-    let mut hall = Hall::new();
-    let (one, three) = (hall.client(1), hall.client(3));
-    hall.say(one, &Frame::Watch(id(2)));
-    hall.say(three, &Frame::Watch(id(2)));
-    hall.say(one, &Frame::Unwatch(id(2)));
-    let (two, nonce) = hall.connect();
-    let outputs = hall.say(two, &Frame::proof(&identity(2), &nonce, NAME));
+    let mut harness = HubHarness::new();
+    let (one, three) = (harness.client(1), harness.client(3));
+    harness.say(one, &Frame::Watch(id(2)));
+    harness.say(three, &Frame::Watch(id(2)));
+    harness.say(one, &Frame::Unwatch(id(2)));
+    let (two, nonce) = harness.connect();
+    let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
     assert_eq!(outputs, [welcome(two), appeared(three, 2)]);
 }
 
 #[test]
 fn a_client_may_watch_itself() {
-    let mut hall = Hall::new();
-    let one = hall.client(1);
-    assert_eq!(hall.say(one, &Frame::Watch(id(1))), [appeared(one, 1)]);
-    hall.client(1);
-    assert_eq!(hall.hub.online(), 1);
+    let mut harness = HubHarness::new();
+    let one = harness.client(1);
+    assert_eq!(harness.say(one, &Frame::Watch(id(1))), [appeared(one, 1)]);
+    harness.client(1);
+    assert_eq!(harness.hub.online(), 1);
 }

@@ -2,8 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::TransactionId;
-use crate::message::MAGIC_COOKIE;
+use crate::header::{MAGIC_COOKIE, TransactionId};
 
 pub(crate) const MAPPED_ADDRESS: u16 = 0x0001;
 pub(crate) const CHANGE_REQUEST: u16 = 0x0003;
@@ -28,9 +27,9 @@ pub(crate) const FINGERPRINT_XOR: u32 = 0x5354_554E;
 /// From where a server shall answer (RFC 5780 §7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChangeRequest {
-    /// From its other address.
+    /// Whether the answer shall leave from the server's other address.
     pub ip: bool,
-    /// From its other port.
+    /// Whether the answer shall leave from the server's other port.
     pub port: bool,
 }
 

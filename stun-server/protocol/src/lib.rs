@@ -4,11 +4,13 @@
 //! [`Message::parse`] reads, [`Writer`] writes, and [`respond`] is the whole of a STUN server's logic.
 
 mod attribute;
+mod header;
 mod message;
 mod rule;
 mod writer;
 
 pub use attribute::{ChangeRequest, ErrorCode};
-pub use message::{Class, Message, ParseError, TransactionId, is_stun};
+pub use header::{Class, TransactionId, is_stun};
+pub use message::{Message, ParseError};
 pub use rule::{Answer, Endpoint, MAX_AMPLIFICATION, respond};
 pub use writer::Writer;

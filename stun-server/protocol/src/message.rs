@@ -11,30 +11,13 @@ use crate::attribute::{
     OTHER_ADDRESS, PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES,
     USE_CANDIDATE, USERNAME, XOR_MAPPED_ADDRESS, decode_address, decode_port, decode_ports,
 };
-use crate::{ChangeRequest, ErrorCode};
+use crate::attribute::{ChangeRequest, ErrorCode};
+use crate::header::{Class, HEADER, TransactionId, is_stun};
 
-pub(crate) const HEADER: usize = 20;
-pub(crate) const MAGIC_COOKIE: u32 = 0x2112_A442;
+/// The only method that Punch knows.
 const BINDING: u16 = 0x001;
-/// Attributes beyond this number are a malformed message.
+/// A message with more attributes than this is malformed.
 const MAX_ATTRIBUTES: usize = 32;
-
-/// 96 bits that tie a response to its request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TransactionId(pub [u8; 12]);
-
-/// The class of a Binding message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Expects an answer.
-    Request,
-    /// Expects none.
-    Indication,
-    /// The good answer.
-    Success,
-    /// The other one.
-    Error,
-}
 
 /// Why a datagram is not a STUN Binding message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,14 +71,6 @@ pub struct Message<'a> {
     pub unknown: Vec<u16>,
     bytes: &'a [u8],
     integrity_at: Option<usize>,
-}
-
-/// Whether a datagram can only be STUN (RFC 8489 §5; WireGuard's first byte is 1 to 4, but its bytes 4..8 are not ours).
-pub fn is_stun(datagram: &[u8]) -> bool {
-    datagram.len() >= HEADER
-        && datagram[0] & 0xC0 == 0
-        && datagram[4..8] == MAGIC_COOKIE.to_be_bytes()
-        && usize::from(u16::from_be_bytes([datagram[2], datagram[3]])) + HEADER == datagram.len()
 }
 
 impl<'a> Message<'a> {

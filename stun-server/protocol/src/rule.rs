@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::{Class, ErrorCode, Message, Writer};
+use crate::attribute::ErrorCode;
+use crate::header::Class;
+use crate::message::Message;
+use crate::writer::Writer;
 
 /// An answer is never longer than the request's length times this (RFC 8489 §16.2.1 warns of amplification).
 pub const MAX_AMPLIFICATION: usize = 6;
@@ -23,7 +26,7 @@ pub struct Endpoint {
 pub struct Answer {
     /// The address of the server's socket that must send it.
     pub from: SocketAddr,
-    /// Whom it is for: the source of the request, or another port of its address where it asked for that.
+    /// The receiver: the source of the request, or another port of its address where the request asked for that.
     pub to: SocketAddr,
     /// The bytes.
     pub bytes: Vec<u8>,

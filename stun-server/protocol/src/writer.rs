@@ -7,8 +7,9 @@ use crate::attribute::{
     PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES, USE_CANDIDATE,
     USERNAME, XOR_MAPPED_ADDRESS, encode_address, encode_ports,
 };
-use crate::message::{HEADER, MAGIC_COOKIE, integrity};
-use crate::{ChangeRequest, Class, ErrorCode, TransactionId};
+use crate::attribute::{ChangeRequest, ErrorCode};
+use crate::header::{Class, HEADER, MAGIC_COOKIE, TransactionId};
+use crate::message::integrity;
 
 /// Builds one Binding message, attribute by attribute, in the order of the calls.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use super::{Agent, AgentConfig, AgentEvent};
 use crate::gather::usable;
 use crate::pair::Pair;
 use crate::plan::{self, Caps, OPENING_TTL, Part, Plan, is_hard};
-use crate::request::{Requests, transaction};
+use crate::request::{Requests, agent_transaction};
 use crate::search::{Ends, MappingScope, Outcome, Search, StepReport};
 use crate::{Family, Path, SocketId, Step, Transmit};
 
@@ -255,7 +255,7 @@ impl PortSearch {
         (has_base && has_targets).then_some(at)
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self, fragment: [u8; 8]) -> Ends {
         let candidates = self.known.iter().filter_map(|known| match known.ip() {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
@@ -264,6 +264,7 @@ impl PortSearch {
         let mapping = self.mine.as_ref().and_then(|mine| mine.mapping);
         let filtering = self.mine.as_ref().and_then(|mine| mine.filtering);
         Ends {
+            fragment,
             base: match self.base {
                 Base::Ready(socket) | Base::Asking(socket) => socket,
                 Base::Main | Base::Opening => SocketId::MAIN_V4,
@@ -393,9 +394,10 @@ impl Agent {
             return;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.ports.rng.next_u64());
-        let id = transaction(&mut rng);
-        let request = self.request(id);
-        let (caps, ends) = (self.ports.caps(), self.ports.ends());
+        let fragment = self.messages.fragment();
+        let id = agent_transaction(&fragment, &mut rng);
+        let request = self.messages.any_check(id);
+        let (caps, ends) = (self.ports.caps(), self.ports.ends(fragment));
         let mut search = Search::new(step, caps, allowance, ends, (id, request), rng, now);
         let wanted = search.start(now);
         if let Some(prediction) = self.ports.early.take() {
@@ -413,21 +415,11 @@ impl Agent {
         self.ports.own.iter().copied()
     }
 
-    /// A check that any pair could send; the same bytes serve a whole search.
-    fn request(&self, id: TransactionId) -> Vec<u8> {
-        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        let prflx = Candidate::new(CandidateKind::PeerReflexive, any);
-        Writer::new(Class::Request, id)
-            .username(&self.username(&self.remote, &self.local))
-            .priority(prflx.priority())
-            .finish_with_integrity(&self.remote.password)
-    }
-
     /// Opens this side's NAT for a pair with packets that do not reach the other side's.
     pub(super) fn open_for(&mut self, path: Path, now: Instant) {
         let ttl = self.ports.opening_ttl.unwrap_or(OPENING_TTL);
-        let id = transaction(&mut self.rng);
-        let bytes = self.request(id);
+        let id = self.messages.transaction();
+        let bytes = self.messages.any_check(id);
         for _ in 0..2 {
             self.sent_checks += 1;
             self.pace.count(now);
@@ -446,7 +438,7 @@ impl Agent {
             None => Base::Main,
             Some(socket) => {
                 for server in self.ports.samplers.iter().copied().take(SERVERS) {
-                    let id = transaction(&mut self.rng);
+                    let id = self.messages.transaction();
                     let transmit = Transmit {
                         socket,
                         to: server,
@@ -515,7 +507,7 @@ impl Agent {
         let ours = search.transaction == message.transaction
             && search.owns(socket)
             && search.has_probed(from)
-            && message.verify_integrity(&self.remote.password);
+            && self.messages.is_success(message);
         if !ours {
             return None;
         }

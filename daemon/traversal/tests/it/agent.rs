@@ -8,7 +8,7 @@ use punch_signal_protocol::{Candidate, CandidateKind, Credentials, MAX_CANDIDATE
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{
     Agent, AgentConfig, AgentEvent, Allocation, Family, Filtering, MAX_PAIRS, MAX_PROBES, Mapping,
-    NatSummary, Path, Role, SocketId, Transmit,
+    NatSummary, Path, Role, SocketId, Transmit, receiver_of,
 };
 
 use crate::network::{A, B, Network, Wire};
@@ -303,6 +303,29 @@ fn a_check_is_for_the_agent_whose_name_it_carries() {
     assert!(!agent.is_addressed(&name(&stranger, &peer)));
     assert!(!agent.is_addressed(&name(&me, &peer)[..32]));
     assert!(!agent.is_addressed(b""));
+}
+
+#[test]
+fn a_name_leads_to_the_agent_without_asking_each() {
+    let agent = alone(Role::Controlled, Vec::new());
+    let (me, peer) = (credentials(1), credentials(2));
+    assert_eq!(agent.fragment(), me.fragment);
+
+    assert_eq!(receiver_of(&name(&me, &peer)), Some(me.fragment));
+    assert_eq!(receiver_of(&name(&peer, &me)), Some(peer.fragment));
+
+    // What no agent can be called leads nowhere: another length, no colon, no digits, capital letters.
+    let good = name(&credentials(0xAB), &peer);
+    assert_eq!(receiver_of(&good), Some([0xAB; 8]));
+    assert_eq!(receiver_of(&good.to_ascii_uppercase()), None);
+    assert_eq!(receiver_of(&good[..32]), None);
+    assert_eq!(receiver_of(&[&good[..], b"0"].concat()), None);
+    assert_eq!(receiver_of(b""), None);
+    for (at, byte) in [(0, b'g'), (15, b' '), (16, b'0'), (7, 0xFF)] {
+        let mut bad = good.clone();
+        bad[at] = byte;
+        assert_eq!(receiver_of(&bad), None, "{at}");
+    }
 }
 
 #[test]

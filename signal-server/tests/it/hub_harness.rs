@@ -26,13 +26,13 @@ pub(crate) fn ip(number: u8) -> IpAddr {
     [192, 0, 2, number].into()
 }
 
-pub(crate) struct Hall {
+pub(crate) struct HubHarness {
     pub(crate) hub: Hub,
     pub(crate) now: Instant,
     nonces: u64,
 }
 
-impl Hall {
+impl HubHarness {
     pub(crate) fn new() -> Self {
         Self::with(Limits::default())
     }

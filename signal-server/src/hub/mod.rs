@@ -1,49 +1,17 @@
 //! Who is online, who may reach whom, and how fast. Pure: frames, time and nonces come in, frames go out.
 
+mod limits;
+mod said;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable, login_message};
+use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
 
-/// What bounds a hub.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections at once, proven or not.
-    pub connections: usize,
-    /// Connections at once from one source (an IPv6 /64 is one) that have not proven an identity.
-    pub unproven_per_address: usize,
-    /// Connections from one address in all: identities cost nothing, and one source must not take every place.
-    pub per_address: usize,
-    /// How long a connection may take to prove its identity.
-    pub login: Duration,
-    /// A connection that is not heard for so long is closed.
-    pub silence: Duration,
-    /// Frames per second of one client, on average.
-    pub rate: u32,
-    /// Frames of one client at once.
-    pub burst: u32,
-    /// Peers that one client may watch.
-    pub watches: usize,
-    /// The name that clients must have dialled, when set: `HOST` or `HOST:PORT`.
-    pub name: Option<String>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 20_000,
-            unproven_per_address: 64,
-            per_address: 2000,
-            login: Duration::from_secs(10),
-            silence: Duration::from_secs(75),
-            rate: 50,
-            burst: 200,
-            watches: 1024,
-            name: None,
-        }
-    }
-}
+use limits::{Admission, Tokens};
+pub use limits::{Limits, subnet};
+pub use said::Said;
 
 /// One connection; numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,12 +46,11 @@ struct Connection {
     id: Option<PeerId>,
     opened: Instant,
     heard: Instant,
-    tokens: f64,
-    refilled: Instant,
+    tokens: Tokens,
     watches: BTreeSet<PeerId>,
 }
 
-/// See the module.
+/// The connections of one server, and what they want to hear of each other.
 #[derive(Debug)]
 pub struct Hub {
     limits: Limits,
@@ -91,9 +58,7 @@ pub struct Hub {
     connections: BTreeMap<ConnectionId, Connection>,
     online: BTreeMap<PeerId, ConnectionId>,
     watchers: BTreeMap<PeerId, BTreeSet<ConnectionId>>,
-    unproven: BTreeMap<IpAddr, usize>,
-    /// Connections of each address, proven or not.
-    sources: BTreeMap<IpAddr, usize>,
+    admission: Admission,
     counters: Counters,
     outputs: VecDeque<Output>,
 }
@@ -107,8 +72,7 @@ impl Hub {
             connections: BTreeMap::new(),
             online: BTreeMap::new(),
             watchers: BTreeMap::new(),
-            unproven: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            admission: Admission::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
         }
@@ -125,18 +89,14 @@ impl Hub {
         now: Instant,
     ) -> Result<ConnectionId, Refusal> {
         let address = subnet(address);
-        let unproven = self.unproven.get(&address).copied().unwrap_or(0);
         if self.connections.len() >= self.limits.connections
-            || unproven >= self.limits.unproven_per_address
-            || self.sources.get(&address).copied().unwrap_or(0) >= self.limits.per_address
+            || !self.admission.admit(address, &self.limits)
         {
             self.counters.refused += 1;
             return Err(Refusal::Full);
         }
         let connection = ConnectionId(self.next);
         self.next += 1;
-        *self.unproven.entry(address).or_default() += 1;
-        *self.sources.entry(address).or_default() += 1;
         self.connections.insert(
             connection,
             Connection {
@@ -145,8 +105,7 @@ impl Hub {
                 id: None,
                 opened: now,
                 heard: now,
-                tokens: f64::from(self.limits.burst),
-                refilled: now,
+                tokens: Tokens::new(&self.limits, now),
                 watches: BTreeSet::new(),
             },
         );
@@ -162,35 +121,49 @@ impl Hub {
         }
     }
 
-    /// A message has come.
+    /// A message has come: [`Said::read`] and [`Self::handle_said`] in one.
     pub fn handle_message(&mut self, connection: ConnectionId, bytes: &[u8], now: Instant) {
+        if let Some(entry) = self.connections.get(&connection) {
+            let said = Said::read(bytes, &entry.nonce);
+            self.handle_said(connection, said, now);
+        }
+    }
+
+    /// A client has said something.
+    pub fn handle_said(&mut self, connection: ConnectionId, said: Said, now: Instant) {
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };
         entry.heard = now;
-        if !entry.spend(&self.limits, now) {
+        if !entry.tokens.spend(&self.limits, now) {
             self.refuse(connection, Refusal::TooFast);
             return;
         }
-        let Ok(frame) = Frame::decode(bytes) else {
-            self.refuse(connection, Refusal::BadFrame);
-            return;
-        };
-        match (self.connections.get(&connection).and_then(|c| c.id), frame) {
+        match (entry.id, said) {
             (
                 None,
-                Frame::Proof {
+                Said::Proof {
                     id,
-                    signature,
                     server,
+                    genuine,
                 },
-            ) => self.handle_proof(connection, id, &signature, &server),
-            (Some(from), Frame::Send { to, envelope }) => {
+            ) => {
+                if !self.limits.allow_name(&server) {
+                    self.refuse(connection, Refusal::WrongServer);
+                } else if !genuine {
+                    self.refuse(connection, Refusal::BadProof);
+                } else {
+                    self.log_in(connection, id);
+                }
+            }
+            (Some(from), Said::Send { to, envelope }) => {
                 self.handle_send(connection, from, to, envelope);
             }
-            (Some(_), Frame::Watch(id)) => self.handle_watch(connection, id),
-            (Some(_), Frame::Unwatch(id)) => self.unwatch(connection, id),
-            _ => self.refuse(connection, Refusal::BadFrame),
+            (Some(_), Said::Watch(id)) => self.handle_watch(connection, id),
+            (Some(_), Said::Unwatch(id)) => self.unwatch(connection, id),
+            (None, _) | (Some(_), Said::Proof { .. } | Said::Nonsense) => {
+                self.refuse(connection, Refusal::BadFrame);
+            }
         }
     }
 
@@ -199,22 +172,14 @@ impl Hub {
         let Some(entry) = self.connections.remove(&connection) else {
             return;
         };
-        release(&mut self.sources, entry.address);
-        match entry.id {
-            None => release(&mut self.unproven, entry.address),
-            Some(id) => {
-                if self.online.get(&id) == Some(&connection) {
-                    self.online.remove(&id);
-                }
-            }
+        self.admission.release(entry.address, entry.id.is_some());
+        if let Some(id) = entry.id
+            && self.online.get(&id) == Some(&connection)
+        {
+            self.online.remove(&id);
         }
         for id in entry.watches {
-            if let Some(watchers) = self.watchers.get_mut(&id) {
-                watchers.remove(&connection);
-                if watchers.is_empty() {
-                    self.watchers.remove(&id);
-                }
-            }
+            self.forget_watcher(connection, id);
         }
     }
 
@@ -269,30 +234,12 @@ impl Hub {
         self.counters
     }
 
-    fn handle_proof(
-        &mut self,
-        connection: ConnectionId,
-        id: PeerId,
-        signature: &[u8; 64],
-        server: &str,
-    ) {
+    fn log_in(&mut self, connection: ConnectionId, id: PeerId) {
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };
-        if let Some(name) = &self.limits.name {
-            let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
-            if server != name && host != name {
-                self.refuse(connection, Refusal::WrongServer);
-                return;
-            }
-        }
-        if !id.verify(&login_message(&entry.nonce, server), signature) {
-            self.refuse(connection, Refusal::BadProof);
-            return;
-        }
         entry.id = Some(id);
-        let address = entry.address;
-        release(&mut self.unproven, address);
+        self.admission.prove(entry.address);
         self.counters.logins += 1;
         // The newest connection of an identity counts: the older one is most likely dead and only does not know it.
         if let Some(older) = self.online.insert(id, connection) {
@@ -349,6 +296,10 @@ impl Hub {
         if let Some(entry) = self.connections.get_mut(&connection) {
             entry.watches.remove(&id);
         }
+        self.forget_watcher(connection, id);
+    }
+
+    fn forget_watcher(&mut self, connection: ConnectionId, id: PeerId) {
         if let Some(watchers) = self.watchers.get_mut(&id) {
             watchers.remove(&connection);
             if watchers.is_empty() {
@@ -361,40 +312,5 @@ impl Hub {
         self.counters.refused += 1;
         self.outputs.push_back(Output::Close(connection, why));
         self.handle_disconnect(connection);
-    }
-}
-
-impl Connection {
-    /// Takes one token, if there is one.
-    fn spend(&mut self, limits: &Limits, now: Instant) -> bool {
-        let gained = now.saturating_duration_since(self.refilled).as_secs_f64();
-        self.refilled = now;
-        self.tokens = (self.tokens + gained * f64::from(limits.rate)).min(f64::from(limits.burst));
-        let admitted = self.tokens >= 1.0;
-        if admitted {
-            self.tokens -= 1.0;
-        }
-        admitted
-    }
-}
-
-/// What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its address from.
-pub fn subnet(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
-/// One less of this address.
-fn release(counts: &mut BTreeMap<IpAddr, usize>, address: IpAddr) {
-    if let Some(count) = counts.get_mut(&address) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&address);
-        }
     }
 }

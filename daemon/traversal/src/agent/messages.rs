@@ -1,0 +1,93 @@
+//! The messages between one agent and its peer: Binding requests and their answers under the credentials that the offer and
+//! the answer have carried.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+use punch_stun_protocol::{Class, Message, TransactionId, Writer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::name::{USERNAME_LENGTH, username};
+use crate::request::agent_transaction;
+
+/// Reads and writes an agent's messages; what depends on the credentials alone is computed once.
+#[derive(Debug)]
+pub(super) struct Messages {
+    local: Credentials,
+    remote: Credentials,
+    /// USERNAME of the peer's checks.
+    inbound: [u8; USERNAME_LENGTH],
+    /// USERNAME of this agent's checks.
+    outbound: [u8; USERNAME_LENGTH],
+    rng: ChaCha8Rng,
+}
+
+impl Messages {
+    pub(super) fn new(local: Credentials, remote: Credentials, seed: u64) -> Self {
+        Self {
+            inbound: username(&local.fragment, &remote.fragment),
+            outbound: username(&remote.fragment, &local.fragment),
+            local,
+            remote,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    pub(super) fn fragment(&self) -> [u8; 8] {
+        self.local.fragment
+    }
+
+    /// Whether a check with this USERNAME is the peer's for this agent.
+    pub(super) fn is_addressed(&self, username: &[u8]) -> bool {
+        username == self.inbound
+    }
+
+    /// Whether the peer has made this request.
+    pub(super) fn is_request(&self, message: &Message<'_>) -> bool {
+        message.class == Class::Request && message.verify_integrity(&self.local.password)
+    }
+
+    /// Whether the peer has made this answer to a request.
+    pub(super) fn is_success(&self, message: &Message<'_>) -> bool {
+        message.class == Class::Success && message.verify_integrity(&self.remote.password)
+    }
+
+    /// A number from 0 to 1.
+    pub(super) fn jitter(&mut self) -> f64 {
+        f64::from(self.rng.next_u32()) / f64::from(u32::MAX)
+    }
+
+    /// A fresh transaction.
+    pub(super) fn transaction(&mut self) -> TransactionId {
+        agent_transaction(&self.local.fragment, &mut self.rng)
+    }
+
+    /// The answer to a check that came from `from`.
+    pub(super) fn answer(&self, transaction: TransactionId, from: SocketAddr) -> Vec<u8> {
+        Writer::new(Class::Success, transaction)
+            .xor_mapped(from)
+            .finish_with_integrity(&self.local.password)
+    }
+
+    /// A check of a pair with this remote address.
+    pub(super) fn check(
+        &self,
+        transaction: TransactionId,
+        remote: SocketAddr,
+        nominate: bool,
+    ) -> Vec<u8> {
+        let candidate = Candidate::new(CandidateKind::PeerReflexive, remote);
+        let writer = Writer::new(Class::Request, transaction)
+            .username(&self.outbound)
+            .priority(candidate.priority());
+        let writer = if nominate { writer.nominate() } else { writer };
+        writer.finish_with_integrity(&self.remote.password)
+    }
+
+    /// A check that any pair over IPv4 could send; the same bytes serve a whole search.
+    pub(super) fn any_check(&self, transaction: TransactionId) -> Vec<u8> {
+        let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        self.check(transaction, anywhere, false)
+    }
+}

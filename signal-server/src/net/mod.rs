@@ -1,0 +1,94 @@
+//! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
+//!
+//! [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`client`]
+//! carries frames between one WebSocket and the hub, [`metrics`] shows counters.
+
+mod client;
+mod listen;
+mod metrics;
+mod proxy;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use axum::Router;
+use axum::routing::get;
+use punch_service::manager;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::hub::Limits;
+use client::Server;
+
+/// How the server is run.
+pub struct Config {
+    /// Where to listen; port 8080 of all addresses unless set.
+    pub listen: Option<SocketAddr>,
+    /// Addresses of proxies in front, whose word on a client's address is believed.
+    pub proxies: Vec<IpAddr>,
+    /// Certificate chain and key, as PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// What bounds the hub.
+    pub limits: Limits,
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// When it cannot listen or the certificate is not usable.
+pub async fn run(config: Config) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let tls = match &config.tls {
+        Some((certificate, key)) => Some(listen::acceptor(certificate, key)?),
+        None => None,
+    };
+    let listener = listen::bind(config.listen).await?;
+    let server = Server::new(config.limits);
+    let router = Router::new()
+        .route("/", get(client::upgrade))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics::show))
+        .fallback(get(client::upgrade))
+        .with_state(server.clone());
+    // Every client is a descriptor; the soft limit is often 1,024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
+    manager::ready("started");
+    let proxies = config.proxies.iter().map(IpAddr::to_canonical).collect();
+    let serving = listen::accept(listener, tls, router, proxies);
+    let ticking = tick(&server);
+    tokio::select! {
+        () = serving => {}
+        () = ticking => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    manager::stopping();
+    Ok(())
+}
+
+/// Lets the hub see the time, and the service manager that the hub is alive.
+async fn tick(server: &Server) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut said, mut alive) = (None, Instant::now());
+    loop {
+        ticks.tick().await;
+        let online = server.with(|hub| {
+            hub.handle_timeout(Instant::now());
+            hub.online()
+        });
+        if said != Some(online) {
+            manager::status(&format!("{online} clients online"));
+            said = Some(online);
+        }
+        if manager::watchdog().is_some_and(|interval| alive.elapsed() >= interval) {
+            manager::alive();
+            alive = Instant::now();
+        }
+    }
+}

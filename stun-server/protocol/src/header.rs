@@ -1,0 +1,31 @@
+//! The header of a STUN message (RFC 8489 §5), which everything else here stands on.
+
+/// Length of the header, in bytes.
+pub(crate) const HEADER: usize = 20;
+/// The fixed bytes 4 to 7 of every message.
+pub(crate) const MAGIC_COOKIE: u32 = 0x2112_A442;
+
+/// 96 bits that tie a response to its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransactionId(pub [u8; 12]);
+
+/// The class of a Binding message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A question that expects an answer.
+    Request,
+    /// A message that expects no answer.
+    Indication,
+    /// The answer to a request that was understood and granted.
+    Success,
+    /// The answer to a request that was refused.
+    Error,
+}
+
+/// Whether a datagram can only be STUN (RFC 8489 §5; WireGuard's first byte is 1 to 4, but its bytes 4..8 are not ours).
+pub fn is_stun(datagram: &[u8]) -> bool {
+    datagram.len() >= HEADER
+        && datagram[0] & 0xC0 == 0
+        && datagram[4..8] == MAGIC_COOKIE.to_be_bytes()
+        && usize::from(u16::from_be_bytes([datagram[2], datagram[3]])) + HEADER == datagram.len()
+}

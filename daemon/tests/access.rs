@@ -1,4 +1,4 @@
-//! Who may reach what: nothing by default, and exactly what was shared after that (DESIGN.md section 8).
+//! Who may reach what: nothing by default, and exactly what was shared after that.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

@@ -1,4 +1,4 @@
-//! The inbound decision: what happens to a decrypted packet from a peer (DESIGN.md §8). Nothing is reachable by default.
+//! The inbound decision: what happens to a decrypted packet from a peer. Nothing is reachable by default.
 
 use std::net::IpAddr;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Forward rules and the streams behind them (DESIGN.md §8). Pure: packets, target bytes, time and seeds come in; packets
+//! Forward rules and the streams behind them. Pure: packets, target bytes, time and seeds come in; packets
 //! and orders to the one who owns the target sockets go out.
 //!
 //! [`Rules`] says which forward a packet meets, [`Stack`] turns its packets into streams and datagrams.

@@ -1,4 +1,4 @@
-//! What to try, cheapest first (DESIGN.md §7). Both ends make the same plan from the two summaries that the offer and the
+//! What to try, cheapest first. Both ends make the same plan from the two summaries that the offer and the
 //! answer carry, each from its own side: nothing else needs to be agreed.
 //!
 //! Ordinary checks are always the first step. Where they cannot be enough, one *search* for ports follows:
@@ -21,7 +21,7 @@ use crate::Role;
 use crate::gather::usable;
 use crate::profile::FIRST_PORT;
 
-/// What one attempt may ask of the routers (DESIGN.md §7).
+/// What one attempt may ask of the routers at both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
     /// Mappings alive at once, of all attempts together.

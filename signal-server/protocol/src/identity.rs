@@ -1,4 +1,4 @@
-//! One Ed25519 key per machine is its whole identity (DESIGN.md §4).
+//! One Ed25519 key per machine is its whole identity.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};

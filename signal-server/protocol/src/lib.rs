@@ -1,6 +1,6 @@
 //! Every signalling byte of Punch, and nothing else: no clock, no socket, no global randomness.
 //!
-//! * [`Identity`] and [`PeerId`]: who a machine is (DESIGN.md §4),
+//! * [`Identity`] and [`PeerId`]: who a machine is,
 //! * [`Candidate`]: where it may be reached (RFC 8445 §5.1), and [`NatSummary`]: through what kind of NAT,
 //! * [`Frame`]: what a client and punch-signal say to each other,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end.

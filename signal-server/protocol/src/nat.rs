@@ -1,4 +1,4 @@
-//! What a description tells of the sender's IPv4 NAT, so that both ends make the same plan (DESIGN.md §6, §7).
+//! What a description tells of the sender's IPv4 NAT, so that both ends make the same plan.
 
 use std::net::Ipv4Addr;
 
@@ -58,7 +58,7 @@ pub enum Allocation {
     Random,
 }
 
-/// How much an attempt may ask of the routers (DESIGN.md §7). The numbers are on the wire for ever.
+/// How much an attempt may ask of the routers. The numbers are on the wire for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Budget {

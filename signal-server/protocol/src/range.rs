@@ -26,7 +26,7 @@ pub enum Ipv4RangeError {
 }
 
 impl Ipv4Range {
-    /// The range of DESIGN.md §4: `100.64.0.0/10` (RFC 6598 shared address space).
+    /// The range unless another one is configured: `100.64.0.0/10`, the shared address space of RFC 6598.
     pub const DEFAULT: Self = Self {
         network: Ipv4Addr::new(100, 64, 0, 0),
         prefix: 10,

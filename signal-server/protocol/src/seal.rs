@@ -1,4 +1,4 @@
-//! The end-to-end seal: Noise `IK_25519_AESGCM_SHA256` with an ML-KEM-768 exchange inside (DESIGN.md §5).
+//! The end-to-end seal: Noise `IK_25519_AESGCM_SHA256` with an ML-KEM-768 exchange inside.
 //!
 //! An offer is Noise message 1 and carries the initiator's encapsulation key; an answer is message 2 and carries the
 //! ciphertext; later notes are transport messages with an explicit nonce, so that they survive loss, reordering and

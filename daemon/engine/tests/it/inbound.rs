@@ -1,4 +1,4 @@
-//! The inbound decision (DESIGN.md §8), packet by packet: nothing is reachable by default, what is refused is refused fast,
+//! The inbound decision, packet by packet: nothing is reachable by default, what is refused is refused fast,
 //! and what is forged is not even answered.
 
 use punch_engine::DropReason;

@@ -1,4 +1,4 @@
-//! Offers, answers and notes: only an authorized peer's fresh offer is answered, or even acknowledged (DESIGN.md §5).
+//! Offers, answers and notes: only an authorized peer's fresh offer is answered, or even acknowledged.
 
 use punch_engine::{DropReason, EngineEvent, LinkState};
 use punch_signal_protocol::seal::Kind;

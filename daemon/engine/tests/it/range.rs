@@ -1,4 +1,4 @@
-//! Overlay IPv4: a pair whose ranges differ has only IPv6 (DESIGN.md §4).
+//! Overlay IPv4: a pair whose ranges differ has only IPv6.
 
 use punch_engine::{DropReason, PeerKind};
 use punch_packet::Packet;

@@ -1,4 +1,4 @@
-//! An unmodified WireGuard machine as a peer (DESIGN.md §8).
+//! An unmodified WireGuard machine as a peer.
 
 use std::net::SocketAddr;
 

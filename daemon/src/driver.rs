@@ -11,8 +11,8 @@ use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, ServerId,
-    SocketId, StreamId, WorkDone,
+    Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, Path,
+    ServerId, SocketId, StreamId, WorkDone,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -427,6 +427,7 @@ impl Driver {
             }
             event => {
                 if let EngineEvent::Selected { path, .. } = &event
+                    && let Path::Direct(path) = path
                     && let Some(socket) = self.sockets.get(path.socket)
                 {
                     // One that was opened for a search carries the tunnel from now on.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, seal};
 use punch_traversal::{
-    AgentStatus, Budget, Family, NatOverrides, NatProfile, NatSummary, Path, SocketId, StepKind,
+    AgentStatus, Budget, Family, NatOverrides, NatProfile, NatSummary, SocketId, StepKind,
     StepReport,
 };
 
-use super::LinkState;
+use super::{LinkState, Path};
 
 /// A signalling server's number, given by the one who holds the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

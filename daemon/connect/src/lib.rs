@@ -8,6 +8,7 @@ mod interface;
 mod ledger;
 mod link;
 mod netchecks;
+mod path;
 mod search;
 mod secrets;
 mod signalling;
@@ -31,6 +32,7 @@ pub use interface::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkStatus, ServerId, Signal,
 };
 pub use link::LinkState;
+pub use path::Path;
 pub use secrets::draw;
 
 /// An offer whose stamp differs from our wall clock by more than this is refused.

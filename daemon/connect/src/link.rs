@@ -15,10 +15,11 @@ use punch_signal_protocol::{
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{
-    Agent, AgentConfig, Budget, NatProfile, Path, Role, SocketId, StepKind, StepReport, Transmit,
+    Agent, AgentConfig, Budget, DirectPath, NatProfile, Role, SocketId, StepKind, StepReport,
+    Transmit,
 };
 
-use super::{ConnectorEvent, LinkStatus, ServerId, SocketIds, outside};
+use super::{ConnectorEvent, LinkStatus, Path, ServerId, SocketIds, outside};
 use offers::Admission;
 pub(super) use offers::Offered;
 
@@ -199,7 +200,13 @@ impl Link {
         self.up || (self.engaged && self.lost)
     }
 
+    /// What serves the peer's packets, if anything does.
     pub(super) fn path(&self) -> Option<Path> {
+        self.direct_path().map(Path::Direct)
+    }
+
+    /// The path that the checks have selected.
+    fn direct_path(&self) -> Option<DirectPath> {
         self.attempts
             .front()
             .and_then(|attempt| attempt.agent.path())

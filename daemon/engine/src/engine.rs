@@ -14,11 +14,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use punch_connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, ServerId, Signal};
+use punch_connect::{
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, Path, ServerId, Signal,
+};
 use punch_forward::{Order, Rules, Stack, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, PeerHandle, Reassembly};
 use punch_signal_protocol::{Frame, Ipv4Range};
-use punch_traversal::{Family, NatProfile, Path, SocketId, StepKind};
+use punch_traversal::{Family, NatProfile, SocketId, StepKind};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -390,7 +392,7 @@ impl Engine {
         self.unannounced = true;
         let paths = self.peers.values().filter_map(|peer| peer.path);
         self.places.clear();
-        self.places.extend(paths.map(|path| path.remote));
+        self.places.extend(paths.filter_map(|path| path.endpoint()));
         let outbox = &mut self.outbox;
         for (handle, peer) in &mut self.peers {
             let rtt = self.connector.round_trip(*handle);
@@ -480,7 +482,7 @@ impl Engine {
                     entry.path = Some(path);
                     entry.tunnel.start(now);
                 }
-                self.places.insert(path.remote);
+                self.places.extend(path.endpoint());
                 self.begin_handshakes(peer, now);
                 EngineEvent::Selected { peer, path }
             }

@@ -17,13 +17,14 @@ pub use engine::{Engine, EngineEvent};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;
 pub use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, ServerId, Signal,
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, Path, ServerId,
+    Signal,
 };
 pub use punch_forward::{Access, Order, Rule, Rules, StreamId, TargetEvent};
 pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};
 pub use punch_traversal::{
-    AgentStatus, Allocation, Budget, Caps, Family, Filtering, Mapping, NatOverrides, NatProfile,
-    NatSummary, Outcome, PairStatus, Path, Probe, ProbeOutcome, Sample, SocketId, StepKind,
+    AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping, NatOverrides,
+    NatProfile, NatSummary, Outcome, PairStatus, Probe, ProbeOutcome, Sample, SocketId, StepKind,
     StepReport, is_hard,
 };
 pub use report::{DropReason, Drops, PeerReport};

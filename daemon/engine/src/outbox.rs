@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use punch_connect::Path;
 use punch_packet::Buffer;
-use punch_traversal::{Path, SocketId, Transmit};
+use punch_traversal::{SocketId, Transmit};
 
 /// UDP_SEGMENT takes at most this many datagrams (older kernels) and 65,507 bytes at once.
 const MAX_SEGMENTS: usize = 44;
@@ -48,6 +49,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
     pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Buffer) -> usize) {
+        let Path::Direct(path) = path;
         let fits = self.bursts.back().is_some_and(|last| {
             !last.closed
                 && last.socket == path.socket

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use punch_traversal::Path;
+use punch_connect::Path;
 
 /// Why a packet was not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

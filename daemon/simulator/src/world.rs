@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, ServerId};
+use punch_connect::{
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, Path, ServerId,
+};
 use punch_packet::PeerHandle;
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
 use punch_stun_protocol::{Endpoint, respond};
-use punch_traversal::{Budget, NatOverrides, NatProfile, Path, SocketId, StepKind};
+use punch_traversal::{Budget, NatOverrides, NatProfile, SocketId, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 

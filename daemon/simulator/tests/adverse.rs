@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_connect::LinkState;
+use punch_connect::{LinkState, Path};
 use punch_simulator::nat::{Allocation, DEFAULT_CAPACITY, NatSpec};
 use punch_simulator::network::{Gateway, HostId, INTERNET, LinkSpec, Network, ZoneId};
 use punch_simulator::scenario::{Kind, Place, world};
@@ -69,7 +69,7 @@ fn connects(world: &mut World, limit: Duration) -> Duration {
 #[track_caller]
 fn is_tidy(world: &World) {
     for side in BOTH {
-        let searched = world.path(side).is_some_and(|path| path.socket.0 >= 16);
+        let searched = matches!(world.path(side), Some(Path::Direct(path)) if path.socket.0 >= 16);
         let (opened, closed) = world.opened_and_closed(side);
         assert_eq!(opened - closed, u64::from(searched), "{side:?}");
         assert_eq!(world.sockets(side), 2 + usize::from(searched), "{side:?}");

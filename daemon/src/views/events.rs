@@ -1,7 +1,7 @@
 //! News of the engine, as events of the control API with a sentence for people.
 
 use punch_api::{EventKind, PeerName, PeerState};
-use punch_engine::{LinkState, Path, StepKind};
+use punch_engine::{DirectPath, LinkState, Path, StepKind};
 
 use super::status::peer_state;
 use super::why::in_words;
@@ -20,7 +20,7 @@ pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
 
 /// Packets to a peer take another path.
 pub(crate) fn selected(peer: PeerName, path: Path) -> (EventKind, String) {
-    let remote = path.remote;
+    let Path::Direct(DirectPath { remote, .. }) = path;
     let message = format!("packets to {peer} go to {remote}");
     (EventKind::Path { peer, remote }, message)
 }

@@ -190,7 +190,7 @@ fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
     let Some(link) = &peer.link else {
         return Some(PathView {
-            remote: path.remote,
+            remote: path.endpoint()?,
             kind: PathKind::Fixed,
             rtt_ms: None,
         });

@@ -18,7 +18,7 @@ use crate::gather::usable;
 use crate::pace::Pace;
 use crate::pair::{Pair, PairStatus, State};
 use crate::search::{Outcome, StepReport};
-use crate::{Caps, Family, Path, Plan, SocketId, StepKind, Transmit};
+use crate::{Caps, DirectPath, Family, Plan, SocketId, StepKind, Transmit};
 use messages::Messages;
 use ports::PortSearch;
 pub use ports::takes_fresh_base;
@@ -61,7 +61,7 @@ pub enum AgentEvent {
     /// The peer has proven, for the first time, that it holds this exchange's credentials.
     Proven,
     /// Packets go this way from now on.
-    Selected(Path),
+    Selected(DirectPath),
     /// The path died and no other answers.
     Lost,
     /// Nothing that could be tried has answered.
@@ -139,7 +139,7 @@ pub struct Agent {
     sent_checks: u32,
     pace: Pace,
     pairs: Vec<Pair>,
-    selected: Option<Path>,
+    selected: Option<DirectPath>,
     proven: bool,
     failed: bool,
     last_traffic: Option<Instant>,
@@ -235,7 +235,7 @@ impl Agent {
                 let priority = message
                     .priority
                     .unwrap_or_else(|| Candidate::new(kind, from).priority());
-                let path = Path {
+                let path = DirectPath {
                     socket,
                     remote: from,
                 };
@@ -382,7 +382,7 @@ impl Agent {
     }
 
     /// The path that packets take.
-    pub fn path(&self) -> Option<Path> {
+    pub fn path(&self) -> Option<DirectPath> {
         self.selected
     }
 
@@ -455,7 +455,7 @@ impl Agent {
             if known || !self.make_room() {
                 continue;
             }
-            let path = Path { socket, remote };
+            let path = DirectPath { socket, remote };
             let mut first = first_check;
             if self.ports.defers_to(candidate) {
                 first = now + DEFERENCE;
@@ -467,7 +467,7 @@ impl Agent {
             self.pairs.push(pair);
             first_check += PACING;
             for address in self.ports.siblings(candidate) {
-                let path = Path {
+                let path = DirectPath {
                     socket,
                     remote: SocketAddr::new(address.into(), remote.port()),
                 };

@@ -30,4 +30,4 @@ pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};
 pub use profile::{FIRST_PORT, NatOverrides, NatProfile, Sample};
 pub use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary, Prediction};
 pub use search::{Outcome, StepReport};
-pub use socket::{Family, Path, SocketId, Transmit};
+pub use socket::{DirectPath, Family, SocketId, Transmit};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::CandidateKind;
 use punch_stun_protocol::TransactionId;
 
-use crate::{Path, SocketId};
+use crate::{DirectPath, SocketId};
 
 /// An address that has not yet answered is probed at most this often in one attempt: a peer that names a third party's
 /// address cannot make a flood of us.
@@ -36,7 +36,7 @@ pub(crate) enum State {
 
 #[derive(Debug)]
 pub(crate) struct Pair {
-    pub(crate) path: Path,
+    pub(crate) path: DirectPath,
     pub(crate) kind: CandidateKind,
     pub(crate) priority: u32,
     pub(crate) state: State,
@@ -69,7 +69,7 @@ pub struct PairStatus {
 
 impl Pair {
     pub(crate) fn new(
-        path: Path,
+        path: DirectPath,
         kind: CandidateKind,
         priority: u32,
         first_check: Instant,

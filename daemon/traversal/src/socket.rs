@@ -39,16 +39,16 @@ impl SocketId {
     }
 }
 
-/// A local socket and a remote address: how packets get to a peer.
+/// A direct path to a peer: packets go from a socket of this machine straight to an address of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Path {
+pub struct DirectPath {
     /// Of this machine.
     pub socket: SocketId,
     /// Of the peer, as seen from here.
     pub remote: SocketAddr,
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for DirectPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.remote)
     }

@@ -6,7 +6,7 @@ use punch_signal_protocol::{Candidate, CandidateKind, Note};
 use punch_traversal::{AgentEvent, Family, Outcome, StepReport};
 
 use super::{FAREWELL, Link, MEMORY, Outlet, PATIENCE, RETRY_MAX, RETRY_MIN};
-use crate::ConnectorEvent;
+use crate::{ConnectorEvent, Path};
 
 impl Link {
     /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
@@ -100,6 +100,7 @@ impl Link {
                 (self.retries, self.unanswered) = (0, 0);
                 self.failures = 0;
                 self.hopeless = false;
+                let path = Path::Direct(path);
                 out.events
                     .push_back(ConnectorEvent::Selected { peer, path });
             }

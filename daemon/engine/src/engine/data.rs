@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use punch_packet::PeerHandle;
 use punch_packet::{Offload, Packet, Transport, Unreachable, segments};
-use punch_traversal::{Path, SocketId};
+use punch_traversal::{DirectPath, SocketId};
 
 use super::{Engine, Peer};
 use crate::config::PeerKind;
@@ -18,9 +18,9 @@ use punch_connect::LinkState;
 impl Peer {
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
     /// it has made one.
-    pub(super) fn settle_path(&mut self, path: Path) {
+    pub(super) fn settle_path(&mut self, path: DirectPath) {
         if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
-            self.path = Some(path);
+            self.path = Some(path.into());
         }
     }
 
@@ -120,7 +120,7 @@ impl Engine {
             datagrams.for_each(|_| self.drop_packet(DropReason::NotForUs));
             return;
         }
-        let path = Path {
+        let path = DirectPath {
             socket,
             remote: from,
         };
@@ -144,7 +144,7 @@ impl Engine {
     fn open_run<'a>(
         &mut self,
         index: u32,
-        path: Path,
+        path: DirectPath,
         datagrams: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
         now: Instant,
     ) {

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use punch_connect::draw;
+use punch_connect::{Path, draw};
 use punch_packet::PeerHandle;
 use punch_stun_protocol::is_stun;
-use punch_traversal::{Path, Transmit};
+use punch_traversal::{DirectPath, Transmit};
 
 use super::Engine;
 use crate::report::DropReason;
@@ -31,7 +31,7 @@ impl Engine {
                     .session(owner)
                     .is_some_and(|session| session.handle_begun(begun));
                 let path = self.peers.get(&owner.peer).and_then(|peer| peer.path);
-                if let (true, Some(message), Some(path)) = (wanted, message, path) {
+                if let (true, Some(message), Some(Path::Direct(path))) = (wanted, message, path) {
                     self.reply(Origin { path, local: None }, message.to_vec());
                 }
             }
@@ -81,12 +81,12 @@ impl Engine {
     /// A datagram from outside that carries no data: STUN or a handshake.
     pub(super) fn handle_control(
         &mut self,
-        path: Path,
+        path: DirectPath,
         local: Option<IpAddr>,
         datagram: &[u8],
         now: Instant,
     ) {
-        let Path {
+        let DirectPath {
             socket,
             remote: from,
         } = path;
@@ -214,7 +214,7 @@ impl Engine {
         peer.tunnel.by_index(owner.session)
     }
 
-    fn settle_path(&mut self, handle: PeerHandle, path: Path) {
+    fn settle_path(&mut self, handle: PeerHandle, path: DirectPath) {
         if let Some(peer) = self.peers.get_mut(&handle) {
             peer.settle_path(path);
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use punch_packet::PeerHandle;
 use punch_packet::Reassembly;
-use punch_traversal::{Family, Path, SocketId};
+use punch_traversal::{Family, SocketId};
 use rand_core::RngCore;
 
 use super::{Engine, FIXED_KEEPALIVE, Peer, TICK};
@@ -13,7 +13,7 @@ use crate::config::{PeerConfig, PeerKind};
 use crate::flows::FlowTable;
 use crate::session::{Owner, Session};
 use crate::tunnel::Tunnel;
-use punch_connect::LinkState;
+use punch_connect::{LinkState, Path};
 
 impl Engine {
     pub(super) fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
@@ -82,7 +82,7 @@ impl Engine {
                 ..
             } => {
                 let (public, preshared) = (*public, preshared.as_ref().map(|key| **key));
-                let path = fixed_path(*endpoint);
+                let endpoint = *endpoint;
                 let index = self.free_index(handle);
                 let owner = Owner {
                     peer: handle,
@@ -94,9 +94,9 @@ impl Engine {
                 session.initiate(now);
                 if let Some(peer) = self.peers.get_mut(&handle) {
                     peer.tunnel = Tunnel::fixed(session);
-                    peer.path = Some(path);
+                    peer.path = Some(fixed_path(endpoint));
                 }
-                self.places.insert(path.remote);
+                self.places.insert(endpoint);
                 self.begin_handshakes(handle, now);
             }
         }
@@ -154,8 +154,5 @@ impl Engine {
 }
 
 fn fixed_path(endpoint: SocketAddr) -> Path {
-    Path {
-        socket: SocketId::main(Family::of(endpoint.ip())),
-        remote: endpoint,
-    }
+    Path::direct(SocketId::main(Family::of(endpoint.ip())), endpoint)
 }

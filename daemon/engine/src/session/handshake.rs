@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use punch_packet::PeerHandle;
 use punch_signal_protocol::noise::SeededResolver;
-use punch_traversal::Path;
+use punch_traversal::DirectPath;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use snow::params::NoiseParams;
@@ -38,7 +38,7 @@ pub(crate) struct Owner {
 /// Where a message came from, and which of our addresses it came to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
-    pub(crate) path: Path,
+    pub(crate) path: DirectPath,
     pub(crate) local: Option<IpAddr>,
 }
 

@@ -12,7 +12,7 @@ mod timers;
 use std::net::SocketAddr;
 
 use punch_signal_protocol::Identity;
-use punch_traversal::{Path, SocketId};
+use punch_traversal::{DirectPath, SocketId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -172,7 +172,7 @@ impl End {
     }
 
     fn origin(from: SocketAddr) -> Origin {
-        let path = Path {
+        let path = DirectPath {
             socket: SocketId::MAIN_V4,
             remote: from,
         };

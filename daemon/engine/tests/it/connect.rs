@@ -24,7 +24,7 @@ fn two_engines_connect_once_one_of_them_wants_to() {
         let path = report.path.unwrap();
         assert!(report.established);
         assert_eq!(
-            path.remote.ip(),
+            path.endpoint().unwrap().ip(),
             IpAddr::from(world.hosts[peer].global),
             "IPv6 is preferred"
         );
@@ -55,7 +55,7 @@ fn they_connect_over_ipv4_through_their_nats_where_there_is_no_ipv6() {
 
     let report = world.hosts[A].engine.peer_report(handle(B)).unwrap();
     assert_eq!(
-        report.path.unwrap().remote.ip(),
+        report.path.unwrap().endpoint().unwrap().ip(),
         IpAddr::from(world.hosts[B].public)
     );
 }

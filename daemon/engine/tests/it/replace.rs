@@ -181,7 +181,10 @@ fn a_machine_that_moves_to_another_network_takes_its_connections_along() {
                 .engine
                 .peer_report(handle(mover))
                 .unwrap();
-            report.path.is_some_and(|path| path.remote.ip() == remote)
+            report
+                .path
+                .and_then(|path| path.endpoint())
+                .is_some_and(|at| at.ip() == remote)
         });
         assert!(world.now - now < seconds(2), "{:?}", world.now - now);
 

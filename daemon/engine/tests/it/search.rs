@@ -1,8 +1,8 @@
 //! Engines behind hard NATs: the search for ports, and real sessions over what it finds.
 
 use punch_engine::{
-    Allocation, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, Outcome, StepKind,
-    StepReport,
+    Allocation, DirectPath, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, Outcome,
+    Path, StepKind, StepReport,
 };
 
 use crate::packets::{at, udp};
@@ -49,7 +49,7 @@ fn packets_flow_over_a_socket_that_a_search_has_found() {
         assert!(took < seconds(5), "{kind:?}: {took:?}");
         for (index, peer, hard) in [(A, B, a), (B, A, b)] {
             let report = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
-            let socket = report.path.unwrap().socket;
+            let Path::Direct(DirectPath { socket, .. }) = report.path.unwrap();
             assert_eq!(socket.0 >= 16, hard, "{kind:?}: {socket:?}");
             let step = search(&world, index, peer).unwrap();
             assert_eq!(step.kind, kind);

@@ -14,7 +14,7 @@ use crate::pair::Pair;
 use crate::plan::{self, Caps, OPENING_TTL, Part, Plan, is_hard};
 use crate::request::{Requests, agent_transaction};
 use crate::search::{Ends, MappingScope, Outcome, Search, StepReport};
-use crate::{Family, Path, SocketId, Step, Transmit};
+use crate::{DirectPath, Family, SocketId, Step, Transmit};
 
 /// Ordinary checks get so long before a search begins beside them, where they might be enough.
 const HEAD_START: Duration = Duration::from_millis(300);
@@ -193,7 +193,7 @@ impl PortSearch {
     }
 
     /// Whether a search has sent this way, so that what comes back is its doing.
-    pub(super) fn has_searched(&self, path: Path) -> bool {
+    pub(super) fn has_searched(&self, path: DirectPath) -> bool {
         matches!(&self.stage, Stage::Active(search)
             if search.owns(path.socket) && search.has_probed(path.remote))
     }
@@ -416,7 +416,7 @@ impl Agent {
     }
 
     /// Opens this side's NAT for a pair with packets that do not reach the other side's.
-    pub(super) fn open_for(&mut self, path: Path, now: Instant) {
+    pub(super) fn open_for(&mut self, path: DirectPath, now: Instant) {
         let ttl = self.ports.opening_ttl.unwrap_or(OPENING_TTL);
         let id = self.messages.transaction();
         let bytes = self.messages.any_check(id);
@@ -520,7 +520,7 @@ impl Agent {
             }
             let kind = CandidateKind::PeerReflexive;
             let priority = Candidate::new(kind, from).priority();
-            let path = Path {
+            let path = DirectPath {
                 socket,
                 remote: from,
             };
@@ -571,7 +571,7 @@ impl Agent {
     }
 
     /// A path is selected: the search stops, and soon its sockets close.
-    pub(super) fn end_search(&mut self, path: Path, now: Instant) {
+    pub(super) fn end_search(&mut self, path: DirectPath, now: Instant) {
         let mut pairs = self.pairs.iter();
         // Where checks alone cannot do it, the peer's search may have hit a port that they have opened.
         let by_search =

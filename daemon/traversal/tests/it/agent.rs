@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{
-    Agent, AgentConfig, AgentEvent, Allocation, Family, Filtering, MAX_PAIRS, MAX_PROBES, Mapping,
-    NatSummary, Path, Role, SocketId, Transmit, receiver_of,
+    Agent, AgentConfig, AgentEvent, Allocation, DirectPath, Family, Filtering, MAX_PAIRS,
+    MAX_PROBES, Mapping, NatSummary, Role, SocketId, Transmit, receiver_of,
 };
 
 use crate::network::{A, B, Network, Wire};
@@ -137,7 +137,7 @@ fn ipv6_goes_over_the_ipv6_socket_and_comes_first() {
 
     network.run(secs(2));
 
-    let expected = Path {
+    let expected = DirectPath {
         socket: SocketId::MAIN_V6,
         remote: addr("[2001:db8::2]:2000"),
     };

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Budget, Prediction};
 use punch_stun_protocol::{Class, Message, Writer};
 use punch_traversal::{
-    Agent, AgentConfig, AgentEvent, Allocation, Caps, Filtering, Mapping, NatSummary, Path, Role,
-    SocketId, Transmit,
+    Agent, AgentConfig, AgentEvent, Allocation, Caps, DirectPath, Filtering, Mapping, NatSummary,
+    Role, SocketId, Transmit,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -298,7 +298,7 @@ impl Duel {
         let [Some(a), Some(b)] = [A, B].map(|side| self.agents[side].path()) else {
             return false;
         };
-        let mut seen = |side: usize, path: Path| {
+        let mut seen = |side: usize, path: DirectPath| {
             self.nats[side].out(local(side, path.socket), path.remote, secs(100))
         };
         seen(A, a) == b.remote && seen(B, b) == a.remote

@@ -22,6 +22,8 @@ def imports_of(crate, rooms, pure, impure):
                 yield f"{crate.name} must not import {dependency}"
         elif crate.name in pure and dependency in impure:
             yield f"{crate.name} is a pure room and must not import {dependency}"
+    if (crate.name in pure) != crate.pure:
+        yield f"{crate.name} is {'a' if crate.name in pure else 'no'} pure room, and its clippy.toml says otherwise"
 
 
 def named_elsewhere(files, tests, only):

@@ -6,7 +6,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from . import budgets, crates, imports, layers
+from . import budgets, crates, figures, imports, layers
 from .items import Reader
 from .tokens import tokens_of
 
@@ -20,6 +20,7 @@ def made_up(files, name="punch-x", dependencies=(), roots=("src/lib.rs",)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(textwrap.dedent(text), encoding="utf-8")
         crate = crates.Crate(name, folder, "x", list(dependencies))
+        (folder / "clippy.toml").write_text('disallowed-methods = ["std::time::Instant::now"]', encoding="utf-8")
         yield crate.read([(root, folder / root, root.endswith("lib.rs")) for root in roots])
 
 
@@ -225,6 +226,11 @@ class Layers(unittest.TestCase):
         with made_up({"src/lib.rs": ""}, name="punch-strange") as crate:
             self.assertIn("punch-strange is not a room", self.complaints(crate)[0])
 
+    def test_a_pure_room_has_clippy_refuse_the_clock(self):
+        with made_up({"src/lib.rs": ""}) as crate:
+            (crate.folder / "clippy.toml").unlink()
+            self.assertEqual(self.complaints(crate), ["punch-x is a pure room, and its clippy.toml says otherwise"])
+
     def test_what_one_place_may_name_is_found_in_others(self):
         files = {"src/lib.rs": 'mod a; // boringtun::x\nconst A: &str = "boringtun::x";\n#[cfg(test)] use boringtun::x;\n', "src/a.rs": ""}
         only = [(r"\bboringtun::", "", "x/src/only.rs", True, "only there")]
@@ -247,6 +253,27 @@ class Layers(unittest.TestCase):
                              ["known-offenders: 'file x/src/b.rs' is mended: remove its line"])
             self.assertEqual(self.complaints(crate, known=["docs x/src/lib.rs a"], long_functions={"x/src/lib.rs a": "why"}),
                              ["scripts/layers: 'x/src/lib.rs a' is no longer a long function: remove its exception"])
+
+
+class Figures(unittest.TestCase):
+    def test_all_of_the_table_is_counted(self):
+        files = {"src/lib.rs": '''
+            //! A crate that is made up.
+            mod a;
+            // Plain.
+            pub struct A { pub(crate) b: u8 }
+            impl A {
+                /// Does things.
+                pub fn c(&self) { Some(Instant::now()).unwrap(); unsafe { d() } } }
+            #[cfg(test)] mod tests { fn e() { None.expect("x"); } }
+        ''', "src/a.rs": "use crate::A;\nimpl A {}\nfn f() { getrandom(OsRng); }"}
+        with made_up(files) as crate:
+            found = figures.collect([crate], "[[package]]\n[[package]]\n")
+        expected = dict(files=2, lines=11, file_largest=8, files_over=0, functions=2, function_longest=1, structs_largest=["A 1"], cycles=[],
+                        public_items=2, documented_percent=50.0, short_docs_percent=100.0, unsafe=1, unwrap_expect=1, pure_crates=1,
+                        clock_in_pure=1, random_in_pure=2, locked_crates=2, spread=["x/src/lib.rs::A 2"])
+        self.assertEqual({key: found[key] for key in expected}, expected)
+        self.assertIn(("files / lines (not tests)", "2 / 11"), list(figures.table(found)))
 
 
 def main():

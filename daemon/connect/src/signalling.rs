@@ -61,9 +61,11 @@ impl Connector {
             | Frame::Send { .. }
             | Frame::Watch(_)
             | Frame::Unwatch(_)
+            | Frame::ClientCapabilities(_)
             | Frame::Challenge(_)
             | Frame::Welcome
-            | Frame::Refused(_) => {}
+            | Frame::Refused(_)
+            | Frame::ServerCapabilities(_) => {}
         }
         self.settle(now);
     }

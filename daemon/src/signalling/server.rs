@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
-use punch_signal_protocol::{Frame, Identity, MAX_FRAME};
+use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_FRAME};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -165,6 +165,8 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
 
     let mut heard = Instant::now();
     let mut overdue = None;
+    // What this client can do is told to a server that takes it, and once.
+    let mut has_told = false;
     let mut pings = tokio::time::interval_at(heard + PING, PING);
     loop {
         tokio::select! {
@@ -176,6 +178,11 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
                 match message {
                     Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes) {
                         Ok(Frame::Refused(why)) => bail!("{why}"),
+                        Ok(Frame::ServerCapabilities(_)) if !has_told => {
+                            has_told = true;
+                            let frame = Frame::ClientCapabilities(Capabilities::OURS);
+                            send(&mut socket, Message::Binary(Bytes::from(frame.encode()))).await?;
+                        }
                         Ok(frame) => access
                             .driver
                             .send(Command::Frame(server, frame))

@@ -63,20 +63,23 @@ impl Candidate {
         put_socket_addr(out, self.address);
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    /// Reads a candidate; `None` for one of a kind or family that only a newer version knows.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
         let kind = match reader.u8()? {
-            1 => CandidateKind::Host,
-            2 => CandidateKind::ServerReflexive,
-            3 => CandidateKind::PeerReflexive,
-            4 => CandidateKind::PortMapped,
-            _ => return Err(DecodeError::BadValue("candidate kind")),
+            0 => return Err(DecodeError::BadValue("candidate kind")),
+            1 => Some(CandidateKind::Host),
+            2 => Some(CandidateKind::ServerReflexive),
+            3 => Some(CandidateKind::PeerReflexive),
+            4 => Some(CandidateKind::PortMapped),
+            _ => None,
         };
         let preference = reader.u16()?;
         let address = reader.socket_addr()?;
-        Ok(Self {
+        let known = kind.zip(address);
+        Ok(known.map(|(kind, address)| Self {
             kind,
             address,
             preference,
-        })
+        }))
     }
 }

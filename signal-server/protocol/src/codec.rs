@@ -74,13 +74,20 @@ impl<'a> Reader<'a> {
         std::mem::take(&mut self.0)
     }
 
-    pub(crate) fn socket_addr(&mut self) -> Result<SocketAddr, DecodeError> {
+    /// An address and a port; `None` for a family of a newer version, whose address begins with its length.
+    pub(crate) fn socket_addr(&mut self) -> Result<Option<SocketAddr>, DecodeError> {
         let ip = match self.u8()? {
-            4 => IpAddr::from(Ipv4Addr::from(self.array::<4>()?)),
-            6 => IpAddr::from(Ipv6Addr::from(self.array::<16>()?)),
-            _ => return Err(DecodeError::BadValue("address family")),
+            0 => return Err(DecodeError::BadValue("address family")),
+            4 => Some(IpAddr::from(Ipv4Addr::from(self.array::<4>()?))),
+            6 => Some(IpAddr::from(Ipv6Addr::from(self.array::<16>()?))),
+            _ => {
+                let length = usize::from(self.u8()?);
+                self.bytes(length)?;
+                None
+            }
         };
-        Ok(SocketAddr::new(ip, self.u16()?))
+        let port = self.u16()?;
+        Ok(ip.map(|ip| SocketAddr::new(ip, port)))
     }
 
     pub(crate) fn finish(self) -> Result<(), DecodeError> {

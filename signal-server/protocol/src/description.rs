@@ -1,6 +1,7 @@
 //! What a sealed envelope contains once it is open: an offer's or answer's description, or a later note.
 //!
-//! Fields are `tag, u16 length, value`; unknown tags are passed over, so that a later version can add some.
+//! Fields are `tag, u16 length, value`. What a later version adds is passed over: fields with unknown tags, candidates of
+//! unknown kinds and families, unknown values of a NAT summary.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -8,7 +9,7 @@ use std::net::Ipv4Addr;
 use zeroize::Zeroize;
 
 use crate::codec::{DecodeError, Reader, put_field};
-use crate::{Candidate, Ipv4Range, NatSummary, Prediction};
+use crate::{Candidate, Capabilities, Ipv4Range, NatSummary, Prediction};
 
 const VERSION: u8 = 1;
 /// A description with more candidates than this is refused.
@@ -21,6 +22,7 @@ mod tag {
     pub(super) const KEM: u8 = 4;
     pub(super) const IPV4_RANGE: u8 = 5;
     pub(super) const NAT: u8 = 6;
+    pub(super) const CAPABILITIES: u8 = 7;
 }
 
 /// Short-term credentials for connectivity checks (RFC 8445 §5.3), one set per offer or answer.
@@ -61,6 +63,8 @@ pub struct Description {
     pub ipv4_range: Option<Ipv4Range>,
     /// The sender's NAT and what it is ready to spend; `None` from a version that does not tell.
     pub nat: Option<NatSummary>,
+    /// What the sender can do beyond version 1 of the protocol; empty from one that does not tell.
+    pub capabilities: Capabilities,
 }
 
 impl Description {
@@ -89,10 +93,13 @@ impl Description {
         if let Some(nat) = &self.nat {
             put_field(&mut out, tag::NAT, &nat.encode());
         }
+        if !self.capabilities.is_empty() {
+            put_field(&mut out, tag::CAPABILITIES, &self.capabilities.encode());
+        }
         out
     }
 
-    /// Reads what [`Self::encode`] wrote.
+    /// Reads what [`Self::encode`] of this or of a later version wrote.
     ///
     /// # Errors
     /// [`DecodeError`] for anything else; never panics.
@@ -104,6 +111,7 @@ impl Description {
         }
         let (mut stamp, mut credentials, mut kem) = (None, None, None);
         let (mut candidates, mut ipv4_range, mut nat) = (Vec::new(), None, None);
+        let mut capabilities = Capabilities::default();
         while !reader.is_empty() {
             let tag = reader.u8()?;
             let length = usize::from(reader.u16()?);
@@ -125,6 +133,7 @@ impl Description {
                     ipv4_range = Some(range);
                 }
                 tag::NAT => nat = Some(NatSummary::decode(&mut value)?),
+                tag::CAPABILITIES => capabilities = Capabilities::decode(value.rest())?,
                 _ => {
                     value.rest();
                 }
@@ -138,6 +147,7 @@ impl Description {
             kem: kem.ok_or(DecodeError::Missing("key encapsulation"))?,
             ipv4_range,
             nat,
+            capabilities,
         })
     }
 }
@@ -198,13 +208,16 @@ fn encode_candidates(candidates: &[Candidate]) -> Vec<u8> {
     out
 }
 
+/// Reads candidates up to the end. Those that only a newer version knows count towards the bound, too.
 fn decode_candidates(reader: &mut Reader<'_>) -> Result<Vec<Candidate>, DecodeError> {
     let mut candidates = Vec::new();
+    let mut count = 0;
     while !reader.is_empty() {
-        if candidates.len() == MAX_CANDIDATES {
+        count += 1;
+        if count > MAX_CANDIDATES {
             return Err(DecodeError::TooLong("candidates"));
         }
-        candidates.push(Candidate::decode(reader)?);
+        candidates.extend(Candidate::decode(reader)?);
     }
     Ok(candidates)
 }

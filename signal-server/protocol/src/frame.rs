@@ -1,7 +1,7 @@
 //! What a client and punch-signal say to each other: one frame per binary WebSocket message.
 
 use crate::codec::{DecodeError, Reader};
-use crate::{Identity, PeerId};
+use crate::{Capabilities, Identity, PeerId};
 
 const VERSION: u8 = 1;
 /// The longest envelope that the server passes on, in bytes.
@@ -35,6 +35,8 @@ pub enum Frame {
     Watch(PeerId),
     /// To the server: no longer.
     Unwatch(PeerId),
+    /// To the server, after it has told its own: what the client can do beyond version 1 of the protocol.
+    ClientCapabilities(Capabilities),
     /// To the client, first of all: sign this.
     Challenge([u8; 32]),
     /// To the client: the proof was accepted.
@@ -57,6 +59,9 @@ pub enum Frame {
     Appeared(PeerId),
     /// To the client, as the last frame: the connection ends.
     Refused(Refusal),
+    /// To the client, after the welcome: what the server can do beyond version 1 of the protocol. Whoever sends this takes
+    /// [`Frame::ClientCapabilities`]; a server that does not would end the connection.
+    ServerCapabilities(Capabilities),
 }
 
 /// Why an envelope was not passed on.
@@ -166,6 +171,14 @@ impl Frame {
                 out.extend_from_slice(id.as_bytes());
             }
             Self::Refused(why) => out.extend([69, *why as u8]),
+            Self::ClientCapabilities(set) => {
+                out.push(5);
+                out.extend(set.encode());
+            }
+            Self::ServerCapabilities(set) => {
+                out.push(70);
+                out.extend(set.encode());
+            }
         }
         out
     }
@@ -203,6 +216,7 @@ impl Frame {
             },
             3 => Self::Watch(peer(&mut reader)?),
             4 => Self::Unwatch(peer(&mut reader)?),
+            5 => Self::ClientCapabilities(Capabilities::decode(reader.rest())?),
             64 => {
                 version(&mut reader)?;
                 Self::Challenge(reader.array()?)
@@ -233,6 +247,7 @@ impl Frame {
                 8 => Refusal::TooFast,
                 _ => return Err(DecodeError::BadValue("reason")),
             }),
+            70 => Self::ServerCapabilities(Capabilities::decode(reader.rest())?),
             other => return Err(DecodeError::UnknownMessage(other)),
         };
         reader.finish()?;

@@ -3,9 +3,11 @@
 //! * [`Identity`] and [`PeerId`]: who a machine is,
 //! * [`Candidate`]: where it may be reached (RFC 8445 §5.1), and [`NatSummary`]: through what kind of NAT,
 //! * [`Frame`]: what a client and punch-signal say to each other,
-//! * [`seal`]: what two peers say to each other past the server, sealed end to end.
+//! * [`seal`]: what two peers say to each other past the server, sealed end to end,
+//! * [`Capabilities`]: what each of them can do beyond version 1.
 
 mod candidate;
+mod capability;
 mod codec;
 mod description;
 mod frame;
@@ -16,6 +18,7 @@ mod range;
 pub mod seal;
 
 pub use candidate::{Candidate, CandidateKind};
+pub use capability::{Capabilities, Capability, MAX_CAPABILITIES};
 pub use codec::DecodeError;
 pub use description::{Credentials, Description, MAX_CANDIDATES, Note};
 pub use frame::{

@@ -113,6 +113,7 @@ impl NatSummary {
         out
     }
 
+    /// Reads a summary. Numbers that only a newer version knows are read as "unknown"; such a budget, as the usual one.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mapping = match reader.u8()? {
             0 => None,
@@ -121,20 +122,21 @@ impl NatSummary {
             3 => Some(Mapping::AddressDependent),
             4 => Some(Mapping::AddressAndPortDependent),
             5 => Some(Mapping::Dependent),
-            _ => return Err(DecodeError::BadValue("NAT mapping")),
+            _ => None,
         };
         let filtering = match reader.u8()? {
             0 => None,
             1 => Some(Filtering::EndpointIndependent),
             2 => Some(Filtering::AddressDependent),
             3 => Some(Filtering::AddressAndPortDependent),
-            _ => return Err(DecodeError::BadValue("NAT filtering")),
+            _ => None,
         };
         let budget = match reader.u8()? {
+            0 => return Err(DecodeError::BadValue("budget")),
             1 => Budget::Gentle,
             2 => Budget::Normal,
             3 => Budget::Aggressive,
-            _ => return Err(DecodeError::BadValue("budget")),
+            _ => Budget::default(),
         };
         let attempt = reader.u8()?;
         let kind = reader.u8()?;
@@ -151,7 +153,8 @@ impl NatSummary {
                 high: second,
             }),
             4 => Some(Allocation::Random),
-            _ => return Err(DecodeError::BadValue("NAT port allocation")),
+            2 | 3 => return Err(DecodeError::BadValue("NAT port allocation")),
+            _ => None,
         };
         let mut addresses = Vec::new();
         while !reader.is_empty() {

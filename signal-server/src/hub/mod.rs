@@ -7,11 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
+use punch_signal_protocol::{Capabilities, Frame, PeerId, Refusal, Unreachable};
 
 use limits::{Admission, Tokens};
 pub use limits::{Limits, subnet};
 pub use said::Said;
+
+/// What this server can do beyond version 1 of the protocol: nothing yet but to hear what its clients can.
+const CAPABILITIES: Capabilities = Capabilities::NONE;
 
 /// One connection; numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +51,7 @@ struct Connection {
     heard: Instant,
     tokens: Tokens,
     watches: BTreeSet<PeerId>,
+    capabilities: Capabilities,
 }
 
 /// The connections of one server, and what they want to hear of each other.
@@ -107,6 +111,7 @@ impl Hub {
                 heard: now,
                 tokens: Tokens::new(&self.limits, now),
                 watches: BTreeSet::new(),
+                capabilities: Capabilities::NONE,
             },
         );
         let challenge = Frame::Challenge(nonce);
@@ -161,6 +166,7 @@ impl Hub {
             }
             (Some(_), Said::Watch(id)) => self.handle_watch(connection, id),
             (Some(_), Said::Unwatch(id)) => self.unwatch(connection, id),
+            (Some(_), Said::Capabilities(set)) => entry.capabilities = set,
             (None, _) | (Some(_), Said::Proof { .. } | Said::Nonsense) => {
                 self.refuse(connection, Refusal::BadFrame);
             }
@@ -229,6 +235,12 @@ impl Hub {
         self.connections.len()
     }
 
+    /// What the client of a connection has told that it can do beyond version 1 of the protocol.
+    pub fn capabilities(&self, connection: ConnectionId) -> Capabilities {
+        let entry = self.connections.get(&connection);
+        entry.map_or(Capabilities::NONE, |entry| entry.capabilities)
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -249,6 +261,9 @@ impl Hub {
         }
         self.outputs
             .push_back(Output::Send(connection, Frame::Welcome));
+        let capabilities = Frame::ServerCapabilities(CAPABILITIES);
+        self.outputs
+            .push_back(Output::Send(connection, capabilities));
         for watcher in self.watchers.get(&id).into_iter().flatten() {
             self.outputs
                 .push_back(Output::Send(*watcher, Frame::Appeared(id)));

@@ -1,6 +1,6 @@
 //! What a client says, judged as far as that needs nothing of the hub's.
 
-use punch_signal_protocol::{Frame, PeerId, login_message};
+use punch_signal_protocol::{Capabilities, Frame, PeerId, login_message};
 
 /// A client's message, decoded and with its signature verified: work that needs no access to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Said {
     Watch(PeerId),
     /// The client no longer wants to hear of this peer.
     Unwatch(PeerId),
+    /// The client tells what it can do beyond version 1 of the protocol.
+    Capabilities(Capabilities),
     /// Nothing that a client may say.
     Nonsense,
 }
@@ -45,13 +47,15 @@ impl Said {
             Ok(Frame::Send { to, envelope }) => Self::Send { to, envelope },
             Ok(Frame::Watch(id)) => Self::Watch(id),
             Ok(Frame::Unwatch(id)) => Self::Unwatch(id),
+            Ok(Frame::ClientCapabilities(set)) => Self::Capabilities(set),
             Ok(
                 Frame::Challenge(_)
                 | Frame::Welcome
                 | Frame::Deliver { .. }
                 | Frame::Unreachable { .. }
                 | Frame::Appeared(_)
-                | Frame::Refused(_),
+                | Frame::Refused(_)
+                | Frame::ServerCapabilities(_),
             )
             | Err(_) => Self::Nonsense,
         }

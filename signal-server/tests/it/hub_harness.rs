@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
-use punch_signal_protocol::{Frame, Identity, PeerId, Refusal};
+use punch_signal_protocol::{Capabilities, Frame, Identity, PeerId, Refusal};
 
 pub(crate) const NAME: &str = "signal.example:443";
 
@@ -81,7 +81,11 @@ impl HubHarness {
     pub(crate) fn client(&mut self, number: u16) -> ConnectionId {
         let (connection, nonce) = self.connect();
         let outputs = self.say(connection, &Frame::proof(&identity(number), &nonce, NAME));
-        assert!(outputs.contains(&welcome(connection)), "{outputs:?}");
+        let welcomed = welcome(connection);
+        assert!(
+            welcomed.iter().all(|output| outputs.contains(output)),
+            "{outputs:?}"
+        );
         connection
     }
 
@@ -104,8 +108,10 @@ impl HubHarness {
     }
 }
 
-pub(crate) fn welcome(connection: ConnectionId) -> Output {
-    Output::Send(connection, Frame::Welcome)
+/// What a client hears when its login is good.
+pub(crate) fn welcome(connection: ConnectionId) -> [Output; 2] {
+    let capabilities = Frame::ServerCapabilities(Capabilities::NONE);
+    [Frame::Welcome, capabilities].map(|frame| Output::Send(connection, frame))
 }
 
 pub(crate) fn closed(connection: ConnectionId, why: Refusal) -> Output {

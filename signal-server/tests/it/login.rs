@@ -1,7 +1,7 @@
 //! A client proves its identity by signing a challenge, for this server and no other.
 
 use punch_signal::hub::{Counters, Limits, Output};
-use punch_signal_protocol::{Frame, Refusal, login_message};
+use punch_signal_protocol::{Capabilities, Frame, Refusal, login_message};
 
 use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, seconds, welcome};
 
@@ -20,7 +20,7 @@ fn a_signed_challenge_is_welcome() {
 
     let outputs = harness.say(connection, &Frame::proof(&identity(1), &nonce, NAME));
 
-    assert_eq!(outputs, [welcome(connection)]);
+    assert_eq!(outputs, welcome(connection));
     assert_eq!(harness.hub.online(), 1);
     assert_eq!(harness.hub.counters().logins, 1);
 }
@@ -106,11 +106,11 @@ fn a_server_goes_by_its_name_with_and_without_port() {
         let (connection, nonce) = harness.connect();
         let outputs = harness.say(connection, &Frame::proof(&identity(1), &nonce, dialled));
         let expected = if good {
-            welcome(connection)
+            welcome(connection).to_vec()
         } else {
-            closed(connection, Refusal::WrongServer)
+            vec![closed(connection, Refusal::WrongServer)]
         };
-        assert_eq!(outputs, [expected], "{name} dialled as {dialled}");
+        assert_eq!(outputs, expected, "{name} dialled as {dialled}");
     }
 }
 
@@ -120,7 +120,7 @@ fn a_server_without_a_name_goes_by_any() {
         let mut harness = HubHarness::new();
         let (connection, nonce) = harness.connect();
         let outputs = harness.say(connection, &Frame::proof(&identity(1), &nonce, dialled));
-        assert_eq!(outputs, [welcome(connection)]);
+        assert_eq!(outputs, welcome(connection));
     }
 }
 
@@ -146,6 +146,7 @@ fn nothing_but_a_proof_is_heard_before_the_login() {
         },
         Frame::Watch(id(2)),
         Frame::Unwatch(id(2)),
+        Frame::ClientCapabilities(Capabilities::OURS),
     ] {
         let mut harness = HubHarness::new();
         let receiver = harness.client(2);
@@ -164,7 +165,8 @@ fn the_newest_connection_of_an_identity_counts() {
     let (new, nonce) = harness.connect();
 
     let outputs = harness.say(new, &Frame::proof(&identity(1), &nonce, NAME));
-    assert_eq!(outputs, [closed(old, Refusal::Replaced), welcome(new)]);
+    assert_eq!(outputs[..1], [closed(old, Refusal::Replaced)]);
+    assert_eq!(outputs[1..], welcome(new));
     assert_eq!(harness.hub.online(), 2);
     let outputs = harness.send(sender, 1, b"x");
     assert!(matches!(&outputs[..], [Output::Send(to, Frame::Deliver { .. })] if *to == new));
@@ -184,7 +186,29 @@ fn the_watches_of_a_replaced_connection_are_over() {
     harness.client(1);
     let (third, nonce) = harness.connect();
     let outputs = harness.say(third, &Frame::proof(&identity(3), &nonce, NAME));
-    assert_eq!(outputs, [welcome(third)]);
+    assert_eq!(outputs, welcome(third));
+}
+
+#[test]
+fn after_the_login_a_client_may_tell_what_it_can_and_the_last_word_counts() {
+    let mut harness = HubHarness::new();
+    let client = harness.client(1);
+    assert_eq!(harness.hub.capabilities(client), Capabilities::NONE);
+
+    for told in [Capabilities::OURS, Capabilities::NONE, Capabilities::OURS] {
+        let outputs = harness.say(client, &Frame::ClientCapabilities(told));
+        assert_eq!(outputs, []);
+        assert_eq!(harness.hub.capabilities(client), told);
+    }
+
+    // What a newer client can do means nothing here, and a set that is too long is no set.
+    assert_eq!(harness.say_bytes(client, &[5, 0xFF, 0xFF, 0xFF]), []);
+    assert_eq!(harness.hub.capabilities(client), Capabilities::OURS);
+    assert_eq!(
+        harness.say_bytes(client, &[5; 34]),
+        [closed(client, Refusal::BadFrame)]
+    );
+    assert_eq!(harness.hub.capabilities(client), Capabilities::NONE);
 }
 
 #[test]

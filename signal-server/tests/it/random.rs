@@ -6,7 +6,7 @@ use std::time::Duration;
 use punch_signal::hub::{ConnectionId, Limits, Output};
 use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
 
-use crate::hub_harness::{HubHarness, NAME, id, identity, ip};
+use crate::hub_harness::{HubHarness, NAME, id, identity, ip, welcome};
 
 /// SplitMix64.
 struct Dice(u64);
@@ -165,7 +165,7 @@ impl Model {
             self.close(older);
         }
         self.open.insert(connection, (nonce, Some(id(who))));
-        expected.push(Output::Send(connection, Frame::Welcome));
+        expected.extend(welcome(connection));
         let watchers = self
             .watches
             .iter()
@@ -269,11 +269,14 @@ impl Model {
         if let Some(first) = bytes.first_mut()
             && self.dice.roll(2) == 0
         {
-            *first = [1, 64, 65, 66, 67, 68, 69, 99][self.dice.roll(8)];
+            *first = [1, 64, 65, 66, 67, 68, 69, 70, 99][self.dice.roll(9)];
         }
         if matches!(
             Frame::decode(&bytes),
-            Ok(Frame::Watch(_) | Frame::Unwatch(_) | Frame::Send { .. })
+            Ok(Frame::Watch(_)
+                | Frame::Unwatch(_)
+                | Frame::Send { .. }
+                | Frame::ClientCapabilities(_))
         ) {
             return;
         }
@@ -338,7 +341,7 @@ fn the_hub_does_what_the_model_does_and_forgets_everybody_in_the_end() {
             let outputs = model
                 .harness
                 .say(connection, &Frame::proof(&identity(who), &nonce, NAME));
-            assert_eq!(outputs, [Output::Send(connection, Frame::Welcome)]);
+            assert_eq!(outputs, welcome(connection));
         }
         assert_eq!(model.harness.hub.online(), PEOPLE);
     }

@@ -19,7 +19,8 @@ fn a_peer_that_comes_later_is_announced_then_and_each_time() {
     for _ in 0..3 {
         let (two, nonce) = harness.connect();
         let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
-        assert_eq!(outputs, [welcome(two), appeared(one, 2)]);
+        assert_eq!(outputs[..2], welcome(two));
+        assert_eq!(outputs[2..], [appeared(one, 2)]);
         harness.hub.handle_disconnect(two);
     }
 }
@@ -48,7 +49,7 @@ fn everybody_who_watches_is_told_once() {
     }
     let (two, nonce) = harness.connect();
     let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
-    assert_eq!(outputs.len(), 11);
+    assert_eq!(outputs.len(), welcome(two).len() + watchers.len());
     for watcher in watchers {
         assert!(outputs.contains(&appeared(watcher, 2)));
     }
@@ -64,7 +65,7 @@ fn nobody_is_told_who_does_not_watch_any_more() {
     harness.hub.handle_disconnect(gone);
     let (two, nonce) = harness.connect();
     let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
-    assert_eq!(outputs, [welcome(two)]);
+    assert_eq!(outputs, welcome(two));
 }
 
 #[test]
@@ -84,7 +85,8 @@ fn unwatching_one_leaves_the_others_watch() {
     harness.say(one, &Frame::Unwatch(id(2)));
     let (two, nonce) = harness.connect();
     let outputs = harness.say(two, &Frame::proof(&identity(2), &nonce, NAME));
-    assert_eq!(outputs, [welcome(two), appeared(three, 2)]);
+    assert_eq!(outputs[..2], welcome(two));
+    assert_eq!(outputs[2..], [appeared(three, 2)]);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::PendingOffer;
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, Description, Ipv4Range, MAX_CANDIDATES, NatSummary,
+    Candidate, CandidateKind, Capabilities, Credentials, Description, Ipv4Range, MAX_CANDIDATES,
+    NatSummary,
 };
 use punch_traversal::takes_fresh_base;
 use rand_core::RngCore;
@@ -108,6 +109,7 @@ impl Link {
             kem: Vec::new(),
             ipv4_range,
             nat,
+            capabilities: Capabilities::OURS,
         }
     }
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use punch_signal_protocol::seal::{Exchange, OpenedOffer, PendingOffer};
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, Description, Frame, Identity, Ipv4Range, PeerId,
+    Candidate, CandidateKind, Capabilities, Credentials, Description, Frame, Identity, Ipv4Range,
+    PeerId,
 };
 
 pub(crate) struct Bot {
@@ -39,6 +40,7 @@ impl Bot {
             kem: Vec::new(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             nat: None,
+            capabilities: Capabilities::NONE,
         }
     }
 

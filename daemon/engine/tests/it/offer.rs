@@ -534,6 +534,8 @@ fn frames_that_only_a_server_or_a_client_says_are_passed_over() {
         Frame::Challenge([0; 32]),
         Frame::Welcome,
         Frame::Refused(punch_signal_protocol::Refusal::Full),
+        Frame::ClientCapabilities(punch_signal_protocol::Capabilities::OURS),
+        Frame::ServerCapabilities(punch_signal_protocol::Capabilities::OURS),
         Frame::Appeared(id),
         Frame::Appeared(Bot::stranger().identity.id()),
         Frame::Unreachable {

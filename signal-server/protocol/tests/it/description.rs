@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, DecodeError, Description, Ipv4Range, MAX_CANDIDATES,
-    Note,
+    Candidate, CandidateKind, Capabilities, Capability, Credentials, DecodeError, Description,
+    Ipv4Range, MAX_CANDIDATES, Note,
 };
 
 use crate::hex;
@@ -41,6 +41,7 @@ pub(crate) fn golden() -> Description {
         kem: vec![0xEE, 0xEF, 0xEE],
         ipv4_range: Some(Ipv4Range::DEFAULT),
         nat: None,
+        capabilities: Capabilities::NONE,
     }
 }
 
@@ -165,13 +166,113 @@ fn impossible_values_are_named() {
         Err(DecodeError::BadValue("candidate kind"))
     );
     assert_eq!(
-        with("03 000a 05 7fff 04 c0a80102 ca6c"),
-        Err(DecodeError::BadValue("candidate kind"))
-    );
-    assert_eq!(
-        with("03 000a 01 7fff 05 c0a80102 ca6c"),
+        with("03 000a 01 7fff 00 c0a80102 ca6c"),
         Err(DecodeError::BadValue("address family"))
     );
+}
+
+/// Candidates that only a newer version knows: kinds with the addresses of today, and addresses of other families.
+const NEWER: [&str; 5] = [
+    "05 7fff 04 c0a80102 ca6c",
+    "ff ffff 06 20010db8000000000000000000000002 1092",
+    "01 7fff 05 03 aabbcc ca6c",
+    "02 7fff 07 00 0000",
+    "09 0001 ff 08 0102030405060708 ffff",
+];
+
+#[test]
+fn candidates_that_only_a_newer_version_knows_are_passed_over_wherever_they_stand() {
+    let known = [
+        "01 7fff 04 c0a80102 ca6c",
+        "02 ffff 06 20010db8000000000000000000000002 1092",
+        "03 0001 04 cb007107 0001",
+    ];
+    for newer in NEWER {
+        for at in 0..=known.len() {
+            let mut list = known.to_vec();
+            list.insert(at, newer);
+            let list = list.concat();
+            let field = format!("03 {:04x} {list}", hex(&list).len());
+
+            let description = decode(&["01", STAMP, CREDENTIALS, &field, KEM, RANGE]);
+            let note = Note::decode(&hex(&format!("01 {list}")));
+
+            assert_eq!(description, Ok(golden()), "{newer} at {at}");
+            assert_eq!(note, Ok(Note::Candidates(golden().candidates)));
+        }
+    }
+    let all = NEWER.concat();
+    assert_eq!(
+        Note::decode(&hex(&format!("01 {all}"))),
+        Ok(Note::Candidates(Vec::new()))
+    );
+}
+
+#[test]
+fn a_newer_candidate_that_is_cut_short_is_refused_and_counts_towards_the_bound() {
+    for newer in NEWER {
+        let bytes = hex(newer);
+        for length in 1..bytes.len() {
+            let note = [&[1], &bytes[..length]].concat();
+            assert_eq!(
+                Note::decode(&note),
+                Err(DecodeError::Truncated),
+                "{newer} {length}"
+            );
+        }
+        let as_many_as_allowed = [vec![1], bytes.repeat(MAX_CANDIDATES)].concat();
+        assert_eq!(
+            Note::decode(&as_many_as_allowed),
+            Ok(Note::Candidates(Vec::new()))
+        );
+        let one_too_many = [vec![1], bytes.repeat(MAX_CANDIDATES + 1)].concat();
+        assert_eq!(
+            Note::decode(&one_too_many),
+            Err(DecodeError::TooLong("candidates"))
+        );
+    }
+    // An address that is said to be longer than everything that follows.
+    let long = hex("01 01 7fff 05 ff aabbcc ca6c");
+    assert_eq!(Note::decode(&long), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn capabilities_have_their_bytes_for_ever_and_unknown_ones_are_left_out() {
+    let ours = Description {
+        capabilities: Capabilities::OURS,
+        ..golden()
+    };
+    let with = |set: &str| decode(&["01", STAMP, CREDENTIALS, CANDIDATES, KEM, RANGE, set]);
+
+    assert_eq!(
+        ours.encode(),
+        hex(&[
+            "01",
+            STAMP,
+            CREDENTIALS,
+            CANDIDATES,
+            KEM,
+            RANGE,
+            "07 0001 01"
+        ]
+        .concat())
+    );
+    assert!(ours.capabilities.contains(Capability::PassesOver));
+    for set in [
+        "07 0001 01",
+        "07 0001 ff",
+        "07 0003 010000",
+        "07 0004 81ffff01",
+    ] {
+        assert_eq!(with(set), Ok(ours.clone()), "{set}");
+    }
+    for set in ["", "07 0000", "07 0001 00", "07 0001 fe", "07 0002 0001"] {
+        assert_eq!(with(set), Ok(golden()), "{set}");
+    }
+    let longest = format!("07 0020 01 {}", "ff".repeat(31));
+    assert_eq!(with(&longest), Ok(ours));
+    let longer = format!("07 0021 01 {}", "ff".repeat(32));
+    assert_eq!(with(&longer), Err(DecodeError::TooLong("capabilities")));
 }
 
 #[test]
@@ -294,15 +395,19 @@ pub(crate) fn any_description() -> impl Strategy<Value = Description> {
         kem,
         range,
         prop::option::of(any_nat()),
+        prop::sample::select(vec![Capabilities::NONE, Capabilities::OURS]),
     )
         .prop_map(
-            |(stamp, fragment, password, candidates, kem, ipv4_range, nat)| Description {
-                nat,
-                stamp,
-                credentials: Credentials { fragment, password },
-                candidates,
-                kem,
-                ipv4_range,
+            |(stamp, fragment, password, candidates, kem, ipv4_range, nat, capabilities)| {
+                Description {
+                    nat,
+                    capabilities,
+                    stamp,
+                    credentials: Credentials { fragment, password },
+                    candidates,
+                    kem,
+                    ipv4_range,
+                }
             },
         )
 }
@@ -320,6 +425,26 @@ proptest! {
         let note = Note::Candidates(candidates);
 
         prop_assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+
+    #[test]
+    fn of_any_mixture_what_is_known_is_read_in_its_order(
+        known in proptest::collection::vec(any_candidate(), 0..=16),
+        newer in proptest::collection::vec((5..=255_u8, 7..=255_u8, proptest::collection::vec(any::<u8>(), 0..40)), 0..=16),
+        kinds: bool,
+    ) {
+        let mut bytes = vec![1];
+        let mut unknown = newer.iter();
+        for candidate in &known {
+            bytes.extend(&Note::Candidates(vec![*candidate]).encode()[1..]);
+            if let Some((kind, family, address)) = unknown.next() {
+                bytes.extend([if kinds { *kind } else { 1 }, 0, 7, *family, address.len() as u8]);
+                bytes.extend(address);
+                bytes.extend([0, 9]);
+            }
+        }
+
+        prop_assert_eq!(Note::decode(&bytes), Ok(Note::Candidates(known)));
     }
 
     #[test]

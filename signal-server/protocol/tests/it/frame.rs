@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use punch_signal_protocol::{
-    DecodeError, Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, PeerId, Refusal, Unreachable,
+    Capabilities, DecodeError, Frame, MAX_CAPABILITIES, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME,
+    PeerId, Refusal, Unreachable,
 };
 
 use crate::{hex, machine};
@@ -54,6 +55,22 @@ fn every_frame() -> Vec<(Frame, Vec<u8>)> {
         (Frame::Refused(Refusal::TimedOut), "45 06".to_owned()),
         (Frame::Refused(Refusal::TooSlow), "45 07".to_owned()),
         (Frame::Refused(Refusal::TooFast), "45 08".to_owned()),
+        (
+            Frame::ClientCapabilities(Capabilities::NONE),
+            "05".to_owned(),
+        ),
+        (
+            Frame::ClientCapabilities(Capabilities::OURS),
+            "05 01".to_owned(),
+        ),
+        (
+            Frame::ServerCapabilities(Capabilities::NONE),
+            "46".to_owned(),
+        ),
+        (
+            Frame::ServerCapabilities(Capabilities::OURS),
+            "46 01".to_owned(),
+        ),
     ]
     .map(|(frame, bytes)| (frame, hex(&bytes)))
     .into()
@@ -81,6 +98,7 @@ fn a_frame_cut_anywhere_is_refused_unless_its_end_is_free() {
         let free = match &frame {
             Frame::Proof { server, .. } => server.len(),
             Frame::Send { envelope, .. } | Frame::Deliver { envelope, .. } => envelope.len(),
+            Frame::ClientCapabilities(_) | Frame::ServerCapabilities(_) => bytes.len() - 1,
             _ => 0,
         };
         for length in 0..bytes.len() - free {
@@ -98,7 +116,11 @@ fn a_byte_behind_a_frame_of_fixed_length_is_refused() {
     for (frame, mut bytes) in every_frame() {
         if matches!(
             frame,
-            Frame::Proof { .. } | Frame::Send { .. } | Frame::Deliver { .. }
+            Frame::Proof { .. }
+                | Frame::Send { .. }
+                | Frame::Deliver { .. }
+                | Frame::ClientCapabilities(_)
+                | Frame::ServerCapabilities(_)
         ) {
             continue;
         }
@@ -114,7 +136,7 @@ fn a_byte_behind_a_frame_of_fixed_length_is_refused() {
 
 #[test]
 fn every_other_message_number_is_unknown() {
-    let known = [1, 2, 3, 4, 64, 65, 66, 67, 68, 69];
+    let known = [1, 2, 3, 4, 5, 64, 65, 66, 67, 68, 69, 70];
 
     for number in (0..=255).filter(|number| !known.contains(number)) {
         assert_eq!(
@@ -231,6 +253,8 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         (id(), envelope()).prop_map(|(from, envelope)| Frame::Deliver { from, envelope }),
         id().prop_map(Frame::Watch),
         any::<[u8; 32]>().prop_map(Frame::Challenge),
+        Just(Frame::ClientCapabilities(Capabilities::OURS)),
+        Just(Frame::ServerCapabilities(Capabilities::NONE)),
     ]
 }
 
@@ -245,11 +269,17 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_refused_or_are_what_we_would_have_written(
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
-        number in prop_oneof![1..5_u8, 64..70_u8],
+        number in prop_oneof![1..6_u8, 64..71_u8],
     ) {
         for bytes in [bytes.clone(), [vec![number, 1], bytes].concat()] {
-            if let Ok(frame) = Frame::decode(&bytes) {
-                prop_assert_eq!(frame.encode(), bytes);
+            match Frame::decode(&bytes) {
+                // What only a newer version can do is left out.
+                Ok(frame @ (Frame::ClientCapabilities(_) | Frame::ServerCapabilities(_))) => {
+                    prop_assert!(frame.encode().len() <= bytes.len());
+                    prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+                }
+                Ok(frame) => prop_assert_eq!(frame.encode(), bytes),
+                Err(_) => {}
             }
         }
     }
@@ -262,9 +292,30 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
 
-        if let Ok(other) = Frame::decode(&bytes) {
-            prop_assert_ne!(other, frame);
+        match Frame::decode(&bytes) {
+            // A capability that nobody has yet is no difference.
+            Ok(Frame::ClientCapabilities(_) | Frame::ServerCapabilities(_)) | Err(_) => {}
+            Ok(other) => prop_assert_ne!(other, frame),
         }
+    }
+}
+
+#[test]
+fn capabilities_that_only_a_newer_version_knows_are_left_out_and_their_number_is_bounded() {
+    for number in [5, 70] {
+        let read = |set: &[u8]| Frame::decode(&[&[number], set].concat());
+        let is = |frame: Result<Frame, DecodeError>, expected: Capabilities| {
+            matches!(frame, Ok(Frame::ClientCapabilities(set) | Frame::ServerCapabilities(set))
+                if set == expected)
+        };
+        assert!(is(read(&[0xFF]), Capabilities::OURS));
+        assert!(is(read(&[0xFF; MAX_CAPABILITIES]), Capabilities::OURS));
+        assert!(is(read(&[0xFE, 0xFF]), Capabilities::NONE));
+        assert!(is(read(&[0; 5]), Capabilities::NONE));
+        assert_eq!(
+            read(&[1; MAX_CAPABILITIES + 1]),
+            Err(DecodeError::TooLong("capabilities"))
+        );
     }
 }
 

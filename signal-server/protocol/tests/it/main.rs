@@ -11,7 +11,7 @@ mod seal;
 mod second_writing;
 
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Credentials, Description, Identity, Ipv4Range,
+    Candidate, CandidateKind, Capabilities, Credentials, Description, Identity, Ipv4Range,
 };
 
 /// Reads hexadecimal digits; spaces are for the eye.
@@ -45,5 +45,6 @@ fn description(stamp: u64) -> Description {
         kem: Vec::new(),
         ipv4_range: Some(Ipv4Range::DEFAULT),
         nat: None,
+        capabilities: Capabilities::OURS,
     }
 }

@@ -155,23 +155,67 @@ fn a_prediction_has_its_bytes_for_ever() {
 #[test]
 fn a_nat_that_says_what_cannot_be_is_refused_and_the_fault_is_named() {
     for (value, what) in [
-        ("06 00 02 00 00 0000 0000", "NAT mapping"),
-        ("ff 00 02 00 00 0000 0000", "NAT mapping"),
-        ("00 04 02 00 00 0000 0000", "NAT filtering"),
-        ("00 ff 02 00 00 0000 0000", "NAT filtering"),
         ("00 00 00 00 00 0000 0000", "budget"),
-        ("00 00 04 00 00 0000 0000", "budget"),
         // A sequence that does not move.
         ("00 00 02 00 02 0000 0000", "NAT port allocation"),
         // A block whose end comes before its beginning, and one that begins at no port.
         ("00 00 02 00 03 9c41 9c40", "NAT port allocation"),
         ("00 00 02 00 03 0000 9c40", "NAT port allocation"),
         ("00 00 02 00 03 0000 0000", "NAT port allocation"),
-        ("00 00 02 00 05 0000 0000", "NAT port allocation"),
-        ("00 00 02 00 ff 0001 0001", "NAT port allocation"),
     ] {
         assert_eq!(read(value), Err(DecodeError::BadValue(what)), "{value}");
     }
+}
+
+#[test]
+fn numbers_that_only_a_newer_version_knows_are_read_as_unknown() {
+    let known = "04 03 03 09 02 fffe 0102 cb007105 c6336407";
+    let read_with = |at: usize, number: u8| {
+        let mut bytes = hex(known);
+        bytes[at] = number;
+        read(
+            &bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>(),
+        )
+    };
+    for number in [6, 7, 0x80, 0xFF] {
+        let expected = NatSummary {
+            mapping: None,
+            ..full()
+        };
+        assert_eq!(read_with(0, number), Ok(expected), "mapping {number}");
+    }
+    for number in [4, 5, 0x80, 0xFF] {
+        let expected = NatSummary {
+            filtering: None,
+            ..full()
+        };
+        assert_eq!(read_with(1, number), Ok(expected), "filtering {number}");
+        let expected = NatSummary {
+            budget: Budget::Normal,
+            ..full()
+        };
+        assert_eq!(read_with(2, number), Ok(expected), "budget {number}");
+    }
+    for number in [5, 6, 0x80, 0xFF] {
+        let expected = NatSummary {
+            allocation: None,
+            ..full()
+        };
+        assert_eq!(read_with(4, number), Ok(expected), "allocation {number}");
+    }
+}
+
+#[test]
+fn what_a_newer_peer_tells_of_its_nat_in_further_fields_is_passed_over() {
+    let nat = "06 0011 04 03 03 09 02 fffe 0102 cb007105 c6336407";
+    let further = "08 0004 00000400 fe 0001 07";
+
+    let description = decode(&["01", STAMP, CREDENTIALS, KEM, further, nat, further]).unwrap();
+
+    assert_eq!(description.nat, Some(full()));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub const REFUSED: u8 = 78;
 /// punchd runs in the foreground. Control it with punchctl(1). Logs go to the journal as structured entries if standard error
 /// leads there, and to standard error as lines otherwise.
 ///
-/// It needs CAP_NET_ADMIN and /dev/net/tun. Every other capability it gives up at its start, except CAP_NET_BIND_SERVICE where
+/// It needs CAP_NET_ADMIN and /dev/net/tun, which is opened before anything is given up. Every other capability it gives up at its start, except CAP_NET_BIND_SERVICE where
 /// the configured UDP port is below 1024. It executes no program, and writes nowhere but into its state directory and the
 /// directory of its socket (Landlock, as far as the kernel has it). Started as root, it becomes the owner of the state directory.
 #[derive(Debug, Parser)]
@@ -42,4 +42,7 @@ pub struct Arguments {
     /// Read configuration and state as a start would, say what is wrong with them, and end; a running punchd is not disturbed
     #[arg(long)]
     pub check: bool,
+    /// Open /dev/net/tun, leave it with the service manager for the punchd that it starts next, and end: the unit's step as root
+    #[arg(long, hide_short_help = true, conflicts_with = "check")]
+    pub store_tun: bool,
 }

@@ -20,8 +20,9 @@ mod watchdog;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
+use punch_platform::TunDevice;
 use punch_service::{fail, log};
 use punchd_arguments::{Arguments, REFUSED};
 
@@ -33,6 +34,12 @@ const PROGRAM: &str = "punchd";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.store_tun {
+        return match store_tun() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
+        };
+    }
     let checked = check(&arguments);
     if arguments.check {
         return match checked {
@@ -59,6 +66,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
     }
+}
+
+/// What the unit has root do, since user punch may not where the device's mode is 0600.
+fn store_tun() -> Result<()> {
+    let device = TunDevice::open()?;
+    device
+        .store()
+        .context("cannot leave /dev/net/tun with the service manager")
 }
 
 /// What can be refused before anything is touched: the configuration, and a state that this version cannot read.

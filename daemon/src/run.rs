@@ -70,6 +70,7 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     let mut terminate = signal(SignalKind::terminate())?;
     let Ground {
         store,
+        tun,
         control,
         metrics,
         socket_file: _socket_file,
@@ -83,7 +84,7 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
 
     let (tun, v4, v6) = {
         let _data = data.enter();
-        let tun = Tun::create(&config.interface, config.offloads)?;
+        let tun = Tun::create(tun, &config.interface, config.offloads)?;
         let v4 = Udp::open(false, config.port);
         let v6 = Udp::open(true, config.port);
         (tun, v4, v6)

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use punch_platform::TunDevice;
 use punch_platform::sandbox::{self, Owner};
 use socket2::{Domain, Socket, Type};
 
@@ -24,6 +25,7 @@ pub(crate) struct Places {
 /// See the module.
 pub(crate) struct Ground {
     pub(crate) store: Store,
+    pub(crate) tun: TunDevice,
     pub(crate) control: UnixListener,
     pub(crate) metrics: Option<TcpListener>,
     pub(crate) socket_file: RemoveOnDrop,
@@ -50,6 +52,8 @@ impl Ground {
             _ => PathBuf::from("."),
         };
         let metrics = config.metrics.map(listen).transpose()?;
+        // Nobody but root may open the device where no udev has changed its mode. Whatever else is wrong is said first.
+        let tun = TunDevice::acquire();
         let owner = other_owner(&state_dir);
         make_socket_directory(&sockets, owner)
             .with_context(|| format!("cannot make {}", sockets.display()))?;
@@ -88,6 +92,7 @@ impl Ground {
         );
         Ok(Self {
             store,
+            tun: tun?,
             control,
             metrics,
             socket_file,

@@ -3,10 +3,16 @@
 
 mod harness;
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use harness::{Host, Kinds, Lab};
+use harness::{Host, Kinds, Lab, PATIENCE, tool, wait_until};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// capabilities(7)
 const NET_BIND_SERVICE: u64 = 1 << 10;
@@ -93,27 +99,32 @@ fn root_becomes_whom_the_state_belongs_to_and_everything_works() {
     assert_eq!(lab.a.ctl_json(&["forwards"])[0]["ports"], "80");
 }
 
-#[test]
-fn a_first_start_in_somebodys_directory_makes_that_ones_state() {
-    need_lab!();
-    let mut lab = Lab::bare("home", Kinds::Apart("open", "open"), &[]);
-    let home = lab.a.state_dir.with_extension("home");
+/// Moves state and control socket of a host into a home directory of [`SOMEBODY`]'s, where nothing of punchd's is yet.
+fn move_home(host: &mut Host) {
+    let home = host.state_dir.with_extension("home");
     fs::create_dir(&home).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
     chown(&home, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
     let (state, socket) = (home.join("state"), home.join("a.sock"));
     let (old_state, old_socket) = (
-        lab.a.state_dir.display().to_string(),
-        lab.a.socket.display().to_string(),
+        host.state_dir.display().to_string(),
+        host.socket.display().to_string(),
     );
-    for argument in &mut lab.a.punchd.argv {
+    for argument in &mut host.punchd.argv {
         if *argument == old_state {
             *argument = state.display().to_string();
         } else if *argument == old_socket {
             *argument = socket.display().to_string();
         }
     }
-    (lab.a.state_dir, lab.a.socket) = (state, socket);
+    (host.state_dir, host.socket) = (state, socket);
+}
+
+#[test]
+fn a_first_start_in_somebodys_directory_makes_that_ones_state() {
+    need_lab!();
+    let mut lab = Lab::bare("home", Kinds::Apart("open", "open"), &[]);
+    move_home(&mut lab.a);
     lab.a.start();
     let key = lab.a.state_dir.join("identity.key");
     assert_eq!(fs::metadata(key).unwrap().uid(), SOMEBODY);
@@ -147,4 +158,243 @@ fn a_link_in_somebodys_directory_is_not_followed_with_roots_rights() {
     assert_eq!(output.status, 1, "{output:?}");
     assert!(output.stderr.contains("state directory"), "{output:?}");
     assert!(!planted.exists(), "root has made a file where a link led");
+}
+
+/// Runs what follows with a /dev/net/tun of its own, in a mount namespace of its own: the machine's device is not touched.
+fn with_device(mode: u32, group: u32) -> Vec<String> {
+    let script = format!(
+        "mount -t tmpfs -o mode=755 none /dev/net && mknod /dev/net/tun c 10 200 &&
+         chmod {mode:o} /dev/net/tun && chown 0:{group} /dev/net/tun && exec \"$@\""
+    );
+    ["unshare", "--mount", "sh", "-c", &script, "sh"]
+        .map(str::to_owned)
+        .into()
+}
+
+/// Runs what follows as [`SOMEBODY`] with CAP_NET_ADMIN and nothing else, as the unit does.
+fn as_the_unit_does() -> Vec<String> {
+    let who = SOMEBODY.to_string();
+    let setpriv = tool("setpriv", "util-linux");
+    let capability = "-all,+net_admin";
+    [
+        &*setpriv,
+        "--reuid",
+        &who,
+        "--regid",
+        &who,
+        "--clear-groups",
+        "--bounding-set",
+        capability,
+        "--inh-caps",
+        capability,
+        "--ambient-caps",
+        capability,
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// A punchd that every user can execute: the folder that it was built in may be somebody's home.
+fn copy_program(lab: &mut Lab) {
+    let copy = lab.dir.join("punchd");
+    fs::copy(&lab.a.punchd.argv[0], &copy).unwrap();
+    lab.a.punchd.argv[0] = copy.display().to_string();
+}
+
+fn device_of(host: &Host) -> fs::Metadata {
+    let node = format!("/proc/{}/root/dev/net/tun", host.punchd.pid());
+    fs::metadata(node).unwrap()
+}
+
+#[test]
+fn started_as_root_punchd_gets_the_device_whatever_its_mode() {
+    need_lab!();
+    let mut lab = Lab::bare("mode", Kinds::Apart("open", "open"), &[]);
+    move_home(&mut lab.a);
+    let plain = lab.a.punchd.argv.clone();
+    for mode in [0o600, 0o660, 0o666] {
+        lab.a.punchd.argv = [with_device(mode, 0), plain.clone()].concat();
+        lab.a.start();
+        assert_eq!(of_all_threads(&lab.a, "Groups"), "");
+        capabilities_are(&lab.a, NET_ADMIN);
+        lab.a.exec_ok(&["ip", "link", "show", "dev", "punch0"]);
+        let device = device_of(&lab.a);
+        assert_eq!(device.mode() & 0o7777, mode, "nobody's use of it changes");
+        assert_eq!((device.uid(), device.gid()), (0, 0));
+        lab.a.stop();
+    }
+}
+
+#[test]
+fn another_user_needs_the_device_and_is_told_whose_it_is() {
+    need_lab!();
+    let mut lab = Lab::bare("user", Kinds::Apart("open", "open"), &[]);
+    move_home(&mut lab.a);
+    copy_program(&mut lab);
+    let plain = [as_the_unit_does(), lab.a.punchd.argv.clone()].concat();
+    for (mode, group, may) in [
+        (0o600, 0, false),
+        (0o660, 0, false),
+        (0o660, SOMEBODY, true),
+        (0o666, 0, true),
+    ] {
+        let argv = [with_device(mode, group), plain.clone()].concat();
+        if may {
+            lab.a.punchd.argv = argv;
+            lab.a.start();
+            lab.a.stop();
+            continue;
+        }
+        let output = lab
+            .a
+            .exec(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(output.status, 1, "{output:?}");
+        for words in [
+            format!("user {SOMEBODY} may not open /dev/net/tun"),
+            format!("mode {mode:04o}, owner 0:{group}"),
+            "sudo systemctl start punchd".to_owned(),
+        ] {
+            assert!(output.stderr.contains(&words), "{words}: {output:#?}");
+        }
+        assert!(!lab.a.socket.exists(), "the socket is removed");
+    }
+}
+
+/// What a service manager does with the descriptors of its services.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new(lab: &Lab) -> Self {
+        let path = lab.dir.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, path }
+    }
+
+    /// The next message, and the descriptor that came with it.
+    fn next(&self) -> (String, Option<File>) {
+        let mut bytes = [0; 4096];
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!([i32; 4]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(
+            self.socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut space),
+            flags,
+        );
+        let message = message.unwrap();
+        let passed = message.cmsgs().unwrap().find_map(|one| match one {
+            ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
+            _ => None,
+        });
+        let length = message.bytes;
+        // Safe code reaches a descriptor that is a mere number by opening the same node through it.
+        let passed = passed.map(|number| {
+            let device = File::options()
+                .read(true)
+                .write(true)
+                .open(format!("/proc/self/fd/{number}"));
+            nix::unistd::close(number).unwrap();
+            device.unwrap()
+        });
+        (String::from_utf8(bytes[..length].to_vec()).unwrap(), passed)
+    }
+}
+
+#[test]
+fn the_service_gets_a_device_that_only_root_may_open_and_the_manager_forgets_it() {
+    need_lab!();
+    let mut lab = Lab::bare("serv", Kinds::Apart("open", "open"), &[]);
+    move_home(&mut lab.a);
+    copy_program(&mut lab);
+    let manager = Manager::new(&lab);
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let punchd = lab.a.punchd.argv[0].clone();
+    let alone = with_device(0o600, 0);
+
+    // The unit's first step: root with the unit's capabilities.
+    let setpriv = tool("setpriv", "util-linux");
+    let root = [
+        &*setpriv,
+        "--bounding-set",
+        "-all,+net_admin",
+        "env",
+        &notify,
+        &punchd,
+        "--store-tun",
+    ];
+    let step: Vec<&str> = alone.iter().map(String::as_str).chain(root).collect();
+    assert_eq!(lab.a.exec(&step).status, 0);
+    let (text, device) = manager.next();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["FDNAME=tun", "FDPOLL=0", "FDSTORE=1"]);
+    let device = device.unwrap();
+    let kind = device.metadata().unwrap().file_type();
+    assert!(kind.is_char_device());
+
+    // And the second, which could not open it.
+    let pass = r#"exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=tun; exec "$@""#;
+    let own_pid = r#"LISTEN_PID=$$ exec "$@""#;
+    let argv: Vec<String> = [
+        alone,
+        ["sh", "-c", pass, "sh", "env", &notify]
+            .map(str::to_owned)
+            .into(),
+        as_the_unit_does(),
+        ["sh", "-c", own_pid, "sh"].map(str::to_owned).into(),
+        lab.a.punchd.argv.clone(),
+    ]
+    .concat();
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let mut command = lab.a.command(&argv);
+    command.stdin(Stdio::from(device)).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let (forget, nothing) = manager.next();
+    assert!(
+        forget.contains("FDSTOREREMOVE=1") && forget.contains("FDNAME=tun"),
+        "{forget}"
+    );
+    assert!(nothing.is_none());
+    let ready = std::iter::from_fn(|| Some(manager.next().0))
+        .take(10)
+        .find(|text| text.contains("READY=1"));
+    assert!(ready.is_some(), "punchd is ready");
+    lab.a.exec_ok(&["ip", "link", "show", "dev", "punch0"]);
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let mut log = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "{log}");
+    wait_until(PATIENCE, "the interface is gone with punchd", || {
+        !lab.a
+            .exec(&["ip", "link", "show", "dev", "punch0"])
+            .success()
+    });
+}
+
+#[test]
+fn without_a_service_manager_the_device_is_stored_nowhere() {
+    need_lab!();
+    let lab = Lab::bare("none", Kinds::Apart("open", "open"), &[]);
+    let output = lab.a.exec(&[
+        "env",
+        "-u",
+        "NOTIFY_SOCKET",
+        &lab.a.punchd.argv[0],
+        "--store-tun",
+    ]);
+    assert_eq!(output.status, 1);
+    assert!(output.stderr.contains("NOTIFY_SOCKET"), "{output:?}");
 }

@@ -2,6 +2,7 @@
 //! making or has `unsafe`.
 
 pub mod clock;
+mod handover;
 
 pub mod netlink;
 mod offloads;
@@ -12,7 +13,7 @@ mod udp;
 
 pub use offloads::Offloads;
 pub use socket_set::SocketSet;
-pub use tun::{Tun, TunError};
+pub use tun::{Tun, TunDevice, TunError};
 pub use udp::{Datagrams, Train, Udp};
 
 /// Fresh randomness from the operating system.

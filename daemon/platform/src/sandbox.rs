@@ -46,7 +46,7 @@ pub fn is_root() -> bool {
     effective_user() == 0
 }
 
-fn effective_user() -> u32 {
+pub(crate) fn effective_user() -> u32 {
     // SAFETY: it has no preconditions and cannot fail (geteuid(2)).
     #[expect(unsafe_code, reason = "there is no safe call for it in std")]
     unsafe {
@@ -132,7 +132,7 @@ const READ: [&str; 13] = [
 ];
 
 fn restrict_files(needs: &Needs<'_>) -> io::Result<&'static str> {
-    use AccessFs::{IoctlDev, MakeReg, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
+    use AccessFs::{MakeReg, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
     let read: BitFlags<AccessFs> = ReadFile | ReadDir;
     let write = read | WriteFile | Truncate;
     // Where OpenSSL's users keep their certificates (rustls-native-certs honours both).
@@ -150,7 +150,6 @@ fn restrict_files(needs: &Needs<'_>) -> io::Result<&'static str> {
         .chain(resolver)
         .map(|path| (path, read))
         .collect();
-    rules.push(("/dev/net/tun".into(), ReadFile | WriteFile | IoctlDev));
     rules.push(("/dev/null".into(), ReadFile | WriteFile));
     rules.push(("/proc/sys/net/ipv6/conf".into(), write));
 

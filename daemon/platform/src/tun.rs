@@ -1,20 +1,28 @@
 //! The TUN device. The `tun` crate creates it; packets are read and written here, and with offloads many at a time.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use punch_packet::{Batch, Coalescer, Offload};
 use tokio::io::unix::AsyncFd;
 
-use crate::Offloads;
+use crate::{Offloads, handover, sandbox};
 
 // linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
 const TUN_F_TSO: libc::c_uint = 0x02 | 0x04 | 0x08;
 const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
+
+/// The device node of the TUN driver (Documentation/networking/tuntap.rst).
+const NODE: &str = "/dev/net/tun";
+/// The numbers of that node, whatever it is called.
+const NUMBERS: (libc::c_uint, libc::c_uint) = (10, 200);
+/// What the descriptor is called in the service manager's store.
+const STORED_AS: &str = "tun";
 
 /// Why there is no TUN device; the texts say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +32,39 @@ pub enum TunError {
         "there is no /dev/net/tun: load the driver (modprobe tun), or give the container the device"
     )]
     NoDevice,
-    /// Not root and no capability.
+    /// The mode of the device node excludes this user.
+    #[error(
+        "user {user} may not open /dev/net/tun (mode {mode:04o}, owner {owner}:{group}): {}",
+        how_to_open(*.user)
+    )]
+    NodeRefused {
+        /// The user that this process runs as.
+        user: u32,
+        /// The permission bits of the node.
+        mode: u32,
+        /// The user that the node belongs to.
+        owner: u32,
+        /// The group that the node belongs to.
+        group: u32,
+    },
+    /// The mode does not matter: a device controller, a security module or a mount option refuses the node.
+    #[error(
+        "/dev/net/tun (mode {mode:04o}, owner {owner}:{group}) cannot be opened, not for its mode: {error}; let the container have the device (docker run --device /dev/net/tun; DeviceAllow=/dev/net/tun rw in a unit)"
+    )]
+    NodeBarred {
+        /// The permission bits of the node.
+        mode: u32,
+        /// The user that the node belongs to.
+        owner: u32,
+        /// The group that the node belongs to.
+        group: u32,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// Any other failure to open the node.
+    #[error("cannot open /dev/net/tun: {0}")]
+    Node(io::Error),
+    /// The device is open, and the capability to make an interface of it is missing.
     #[error(
         "no permission to make the interface {0}: punchd needs CAP_NET_ADMIN; start it as root or by its service"
     )]
@@ -42,6 +82,96 @@ pub enum TunError {
     Other(String, io::Error),
 }
 
+fn how_to_open(user: u32) -> &'static str {
+    match user {
+        0 => {
+            "the node belongs to a user outside of this container; on the host: chmod 0666 /dev/net/tun, as udev does"
+        }
+        _ => "start punchd by its service (sudo systemctl start punchd) or as root (sudo punchd)",
+    }
+}
+
+/// The TUN driver's device node, open, and not an interface yet. Opening the node takes a right to the file, which is given up
+/// before the interface is made.
+#[derive(Debug)]
+pub struct TunDevice(File);
+
+impl TunDevice {
+    /// Takes the device that the service manager has kept for this process, or else opens the node.
+    ///
+    /// # Errors
+    /// [`TunError`], of opening the node.
+    pub fn acquire() -> Result<Self, TunError> {
+        match handover::take(STORED_AS) {
+            Ok(Some(descriptor)) => {
+                let file = File::from(descriptor);
+                if file.metadata().is_ok_and(|metadata| is_tun(&metadata)) {
+                    return Ok(Self(file));
+                }
+                tracing::warn!("what the service manager has stored as `tun` is not the device");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "nothing is taken from the service manager"),
+        }
+        Self::open()
+    }
+
+    /// Opens the node with the rights of this process.
+    ///
+    /// # Errors
+    /// [`TunError`].
+    pub fn open() -> Result<Self, TunError> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(NODE)
+            .map(Self)
+            .map_err(|error| explain_node(error, std::fs::metadata(NODE).ok()))
+    }
+
+    /// Leaves the device with the service manager for the process that [`Self::acquire`]s it.
+    ///
+    /// # Errors
+    /// Where no service manager listens.
+    pub fn store(&self) -> io::Result<()> {
+        handover::store(STORED_AS, self.as_fd())
+    }
+}
+
+impl AsFd for TunDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn is_tun(metadata: &Metadata) -> bool {
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device() && (libc::major(device), libc::minor(device)) == NUMBERS
+}
+
+/// Says why the node was not opened, by what the kernel says and by the node, as far as it can be looked at.
+fn explain_node(error: io::Error, node: Option<Metadata>) -> TunError {
+    let node = node.map(|node| (node.mode() & 0o7777, node.uid(), node.gid()));
+    match (error.raw_os_error(), node) {
+        (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => TunError::NoDevice,
+        (Some(libc::EACCES), Some((mode, owner, group))) if mode & 0o006 != 0o006 => {
+            TunError::NodeRefused {
+                user: sandbox::effective_user(),
+                mode,
+                owner,
+                group,
+            }
+        }
+        (Some(libc::EACCES | libc::EPERM), Some((mode, owner, group))) => TunError::NodeBarred {
+            mode,
+            owner,
+            group,
+            error,
+        },
+        _ => TunError::Node(error),
+    }
+}
+
 /// One TUN device; it disappears when dropped.
 pub struct Tun {
     fd: AsyncFd<File>,
@@ -56,11 +186,11 @@ impl Tun {
     /// How long the longest packet is with its header: with TSO no MTU bounds it.
     pub const BUFFER: usize = Offload::LENGTH + 65_535;
 
-    /// Creates the interface `name`; it is down and has no address. Offloads that the kernel does not have are left away.
+    /// Makes the device the interface `name`, which is down and has no address. Offloads that the kernel does not have are left out.
     ///
     /// # Errors
     /// [`TunError`].
-    pub fn create(name: &str, wanted: Offloads) -> Result<Self, TunError> {
+    pub fn create(device: TunDevice, name: &str, wanted: Offloads) -> Result<Self, TunError> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !(1..=15).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
             return Err(TunError::BadName(name.to_owned()));
@@ -70,7 +200,7 @@ impl Tun {
             return Err(TunError::NameTaken(name.to_owned()));
         }
         let headers = wanted.tun_tso || wanted.tun_uso || wanted.tun_gro;
-        let file = open(name, headers).map_err(|error| explain(name, error))?;
+        let file = attach(device, name, headers).map_err(|error| explain(name, error))?;
         let mut in_effect = wanted;
         if headers {
             (in_effect.tun_tso, in_effect.tun_uso) =
@@ -190,9 +320,15 @@ fn interface_exists(name: &str) -> bool {
     }
 }
 
-fn open(name: &str, headers: bool) -> io::Result<File> {
+fn attach(device: TunDevice, name: &str, headers: bool) -> io::Result<File> {
+    let mut flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    if headers {
+        flags |= libc::IFF_VNET_HDR;
+    }
+    set_interface(&device.0, name, flags)?;
     let mut configuration = tun::Configuration::default();
     configuration.tun_name(name);
+    configuration.raw_fd(device.0.into_raw_fd());
     configuration.platform_config(|platform| {
         // Addresses, MTU and state are netlink's business, here as everywhere.
         platform.ensure_root_privileges(false);
@@ -201,6 +337,25 @@ fn open(name: &str, headers: bool) -> io::Result<File> {
     let device = tun::create(&configuration)?;
     device.set_nonblock()?;
     Ok(adopt(device))
+}
+
+/// Makes an open device an interface (TUNSETIFF). The `tun` crate does that only for a node that it has opened itself.
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+fn set_interface(device: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: a structure of numbers, for which zeros are values.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // A name of 15 bytes leaves the zero at the end.
+    for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the descriptor is open, and the request lives longer than the call, which writes only into it.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Reads and writes are ours: a device of the `tun` crate has no vectored ones.
@@ -255,7 +410,6 @@ fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
 
 fn explain(name: &str, error: io::Error) -> TunError {
     match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
         Some(libc::EPERM | libc::EACCES) => TunError::NotPermitted(name.to_owned()),
         Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => TunError::NameTaken(name.to_owned()),
         _ => TunError::Other(name.to_owned(), error),

@@ -4,15 +4,13 @@
 mod harness;
 
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use harness::{Host, Kinds, Lab, PATIENCE, tool, wait_until};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use harness::{Host, Kinds, Lab, Namespace, PATIENCE, tool, wait_until};
+use sendfd::RecvWithFd;
 
 /// capabilities(7)
 const NET_BIND_SERVICE: u64 = 1 << 10;
@@ -264,6 +262,7 @@ fn another_user_needs_the_device_and_is_told_whose_it_is() {
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
+    net: Namespace,
 }
 
 impl Manager {
@@ -272,33 +271,24 @@ impl Manager {
         let socket = UnixDatagram::bind(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, path }
+        Self {
+            socket,
+            path,
+            net: lab.namespace("a"),
+        }
     }
 
     /// The next message, and the descriptor that came with it.
     fn next(&self) -> (String, Option<File>) {
-        let mut bytes = [0; 4096];
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let mut space = nix::cmsg_space!([i32; 4]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(
-            self.socket.as_raw_fd(),
-            &mut slices,
-            Some(&mut space),
-            flags,
-        );
-        let message = message.unwrap();
-        let passed = message.cmsgs().unwrap().find_map(|one| match one {
-            ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
-            _ => None,
-        });
-        let length = message.bytes;
-        // Safe code reaches a descriptor that is a mere number by opening the same node through it.
+        let (mut bytes, mut numbers) = ([0; 4096], [0; 4]);
+        let (length, passed) = self.socket.recv_with_fd(&mut bytes, &mut numbers).unwrap();
+        let passed = numbers[..passed].first().copied();
+        // Safe code reaches a descriptor that is a mere number by opening the same node through it. The namespace in which the
+        // node is opened is the interface's.
         let passed = passed.map(|number| {
-            let device = File::options()
-                .read(true)
-                .write(true)
-                .open(format!("/proc/self/fd/{number}"));
+            let path = format!("/proc/{}/fd/{number}", std::process::id());
+            let open = || File::options().read(true).write(true).open(path);
+            let device = self.net.inside(open);
             nix::unistd::close(number).unwrap();
             device.unwrap()
         });
@@ -353,7 +343,8 @@ fn the_service_gets_a_device_that_only_root_may_open_and_the_manager_forgets_it(
     .concat();
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut command = lab.a.command(&argv);
-    command.stdin(Stdio::from(device)).stderr(Stdio::piped());
+    let log = File::create(lab.dir.join("service.log")).unwrap();
+    command.stdin(Stdio::from(device)).stderr(Stdio::from(log));
     let mut child = command.spawn().unwrap();
     drop(command);
     let (forget, nothing) = manager.next();
@@ -369,14 +360,7 @@ fn the_service_gets_a_device_that_only_root_may_open_and_the_manager_forgets_it(
     lab.a.exec_ok(&["ip", "link", "show", "dev", "punch0"]);
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let mut log = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut log)
-        .unwrap();
-    assert!(child.wait().unwrap().success(), "{log}");
+    assert!(child.wait().unwrap().success());
     wait_until(PATIENCE, "the interface is gone with punchd", || {
         !lab.a
             .exec(&["ip", "link", "show", "dev", "punch0"])

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 use punch_api::{PeerName, PortRange, Protocol, ServerKind, Target};
 
@@ -15,7 +16,7 @@ use crate::complete;
     name = "punchctl",
     version,
     arg_required_else_help = true,
-    after_help = "First tunnel:\n  punchctl id                          print this machine's key, for the other side\n  punchctl peer add db punch1…         know the other machine by a name\n  punchctl up db                       connect\n  punchctl forward tcp 5432            on the other machine: share its port 5432\n\n`punchctl help COMMAND` explains each command, with examples.\nExit status: 0 done, 1 refused or failed, 2 wrong usage."
+    after_help = "First tunnel:\n  punchctl id                          print this machine's key, for the other side\n  punchctl peer add db punch1…         add the other machine as a peer\n  punchctl up db                       connect\n  punchctl forward tcp 5432            on the other machine: share its port 5432\n\n`punchctl help COMMAND` explains each command, with examples.\nExit status: 0 done, 1 refused or failed, 2 wrong usage."
 )]
 pub struct Arguments {
     /// The control socket of punchd
@@ -29,7 +30,28 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// What to do.
+impl Arguments {
+    /// Checks what clap would refuse without saying why.
+    ///
+    /// # Errors
+    /// The arguments do not go together.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let Command::Peer(PeerCommand::Add(add)) = &self.command else {
+            return Ok(());
+        };
+        let details =
+            add.endpoint.is_some() || add.address.is_some() || add.preshared_key.is_some();
+        if add.wireguard.is_none() && details {
+            return Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                "--endpoint, --address and --preshared-key belong to --wireguard BASE64; a peer with a KEY needs none of them",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The commands of `punchctl`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show this machine's key and overlay addresses
@@ -52,7 +74,7 @@ pub enum Command {
         after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line"
     )]
     Events,
-    /// Signalling and STUN servers
+    /// Add, remove and list signalling and STUN servers
     #[command(subcommand)]
     Server(ServerCommand),
     /// Add, remove and rename peers
@@ -69,7 +91,7 @@ pub enum Command {
         /// Do not wait for the connection
         #[arg(long)]
         no_wait: bool,
-        /// How long to wait for it, in seconds
+        /// Seconds to wait for the connection, 1 to 60
         #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
         timeout: u64,
     },
@@ -93,14 +115,14 @@ pub enum Command {
         /// Where it leads, HOST:PORT; unless given, the same port of 127.0.0.1
         #[arg(long, value_name = "TARGET")]
         to: Option<Target>,
-        /// Only for this peer; may be given several times. Without it: for all peers
+        /// Share only with this peer; may be given several times. Without it: with all peers
         #[arg(long = "peer", value_name = "NAME", add = ArgValueCandidates::new(complete::peers))]
         peers: Vec<PeerName>,
     },
     /// Show what is shared
     #[command(after_help = "Examples:\n  punchctl forwards")]
     Forwards,
-    /// No longer share a port
+    /// Stop sharing a port
     #[command(
         after_help = "Examples:\n  punchctl unforward tcp 5432\n  punchctl unforward tcp 9000-9010"
     )]
@@ -115,7 +137,7 @@ pub enum Command {
     /// Let a peer reach every port of this machine
     #[command(after_help = "Examples:\n  punchctl allow laptop --host")]
     Allow(HostAccess),
-    /// No longer let a peer reach every port of this machine
+    /// Stop letting a peer reach every port of this machine
     #[command(after_help = "Examples:\n  punchctl deny laptop --host")]
     Deny(HostAccess),
     /// Measure the round trip to a peer through the tunnel
@@ -124,11 +146,11 @@ pub enum Command {
         /// The peer
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
-        /// How often
+        /// How many pings, 1 to 1000
         #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },
-    /// Why the path to a peer is as it is: both NATs, what was tried, what would help
+    /// Explain the path to a peer: both NATs, what was tried, what would help
     #[command(after_help = "Examples:\n  punchctl why db")]
     Why {
         /// The peer
@@ -138,23 +160,23 @@ pub enum Command {
     /// Find out how this machine's NAT behaves
     #[command(after_help = "Examples:\n  punchctl netcheck")]
     Netcheck,
-    /// This machine's key
+    /// Show this machine's keys
     #[command(subcommand)]
     Key(KeyCommand),
 }
 
-/// A grant of the whole machine.
+/// The arguments of `punchctl allow` and `punchctl deny`.
 #[derive(Debug, Args)]
 pub struct HostAccess {
     /// The peer
     #[arg(add = ArgValueCandidates::new(complete::peers))]
     pub peer: PeerName,
-    /// Confirms that the whole machine is meant
+    /// Confirm that the whole machine is meant
     #[arg(long, required = true)]
     pub host: bool,
 }
 
-/// `punchctl server`.
+/// The commands of `punchctl server`.
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
     /// Use a server from now on
@@ -168,7 +190,7 @@ pub enum ServerCommand {
         /// ws://HOST[:PORT] or wss://HOST[:PORT] for signal, HOST[:PORT] for stun
         address: String,
     },
-    /// No longer use a server
+    /// Stop using a server
     #[command(
         after_help = "Examples:\n  punchctl server remove signal wss://signal.example\n  punchctl server remove stun stun.example"
     )]
@@ -176,19 +198,19 @@ pub enum ServerCommand {
         /// signal or stun
         #[arg(add = ArgValueCandidates::new(complete::server_kinds))]
         kind: ServerKind,
-        /// As it was added
+        /// The address, as it was added
         #[arg(add = ArgValueCandidates::new(complete::servers))]
         address: String,
     },
-    /// Show the servers and how they do
+    /// Show the servers and whether they answer
     #[command(after_help = "Examples:\n  punchctl server list")]
     List,
 }
 
-/// `punchctl peer`.
+/// The commands of `punchctl peer`.
 #[derive(Debug, Subcommand)]
 pub enum PeerCommand {
-    /// Know another machine by a name
+    /// Add another machine as a peer
     #[command(
         after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1"
     )]
@@ -211,18 +233,18 @@ pub enum PeerCommand {
     },
 }
 
-/// `punchctl peer add`.
+/// The arguments of `punchctl peer add`.
 #[derive(Debug, Args)]
 pub struct AddPeerArguments {
-    /// What to call it
+    /// The name to give it
     pub name: PeerName,
-    /// Its key, as `punchctl id` prints it there
+    /// Its key: the first line of `punchctl id` on that machine
     #[arg(required_unless_present = "wireguard", conflicts_with = "wireguard")]
     pub key: Option<String>,
     /// Use only IPv6 with it
     #[arg(long, conflicts_with = "wireguard")]
     pub ipv6_only: bool,
-    /// It is an unmodified WireGuard with this public key
+    /// Add an unmodified WireGuard with this public key
     #[arg(
         long,
         value_name = "BASE64",
@@ -230,18 +252,18 @@ pub struct AddPeerArguments {
         requires = "address"
     )]
     pub wireguard: Option<String>,
-    /// Where that WireGuard listens
-    #[arg(long, value_name = "ADDR:PORT", requires = "wireguard")]
+    /// The address where that WireGuard listens
+    #[arg(long, value_name = "ADDR:PORT")]
     pub endpoint: Option<SocketAddr>,
     /// Its address inside the tunnel
-    #[arg(long, value_name = "IP", requires = "wireguard")]
+    #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
     /// A file with a WireGuard preshared key
-    #[arg(long, value_name = "FILE", requires = "wireguard")]
+    #[arg(long, value_name = "FILE")]
     pub preshared_key: Option<PathBuf>,
 }
 
-/// `punchctl key`.
+/// The commands of `punchctl key`.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Show the public keys, and which file holds the secret

@@ -28,7 +28,7 @@ impl fmt::Display for Failure {
         match self {
             Self::NotRunning(socket) => write!(
                 f,
-                "punchd is not running (nobody answers on {}); start it with: sudo systemctl start punchd, or: sudo punchd",
+                "punchd is not running (nothing answers on {}); start it with: sudo systemctl start punchd, or: sudo punchd",
                 socket.display()
             ),
             Self::NoPermission(socket) => write!(

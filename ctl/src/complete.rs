@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::render::state;
 
-/// Who presses Tab does not wait for long.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Somebody who presses Tab does not wait longer for an answer of punchd.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) fn protocols() -> Vec<CompletionCandidate> {
     ["tcp", "udp"].map(CompletionCandidate::new).into()
@@ -24,7 +24,8 @@ pub(crate) fn server_kinds() -> Vec<CompletionCandidate> {
 pub(crate) fn peers() -> Vec<CompletionCandidate> {
     let views: Vec<PeerView> = ask("/v1/peers");
     let candidates = views.iter().map(|view| {
-        CompletionCandidate::new(view.name.as_str()).help(Some(state(view.state).into()))
+        CompletionCandidate::new(view.name.as_str())
+            .help(Some(state(&view.state).to_owned().into()))
     });
     candidates.collect()
 }
@@ -46,7 +47,7 @@ pub(crate) fn servers() -> Vec<CompletionCandidate> {
     candidates.collect()
 }
 
-/// Nothing at all is better than an error in the middle of a line.
+/// Asks punchd; a failure offers nothing, since an error in the middle of a command line would be worse.
 fn ask<T: DeserializeOwned + Default>(path: &str) -> T {
     let socket = std::env::var_os("PUNCH_SOCKET")
         .map_or_else(|| PathBuf::from(punch_api::DEFAULT_SOCKET), PathBuf::from);
@@ -54,7 +55,8 @@ fn ask<T: DeserializeOwned + Default>(path: &str) -> T {
         return T::default();
     };
     let client = Client::new(&socket);
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.get(path)).await });
+    let answer =
+        runtime.block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, client.get(path)).await });
     let Ok(Ok(answer)) = answer else {
         return T::default();
     };

@@ -23,14 +23,12 @@ pub fn run() -> ExitCode {
         .completer("punchctl")
         .complete();
     let arguments = Arguments::parse();
-    match runtime() {
-        Ok(runtime) => match runtime.block_on(commands::run(arguments)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                output::complain(&failure.to_string());
-                ExitCode::FAILURE
-            }
-        },
+    if let Err(error) = arguments.check() {
+        error.exit();
+    }
+    let done = runtime().and_then(|runtime| runtime.block_on(commands::run(arguments)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::complain(&failure.to_string());
             ExitCode::FAILURE

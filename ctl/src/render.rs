@@ -1,8 +1,8 @@
-//! Answers for people.
+//! Answers of punchd for people: what identities, peers, servers, forwards, pings and events look like.
 
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, PathKind, PathView, PeerName, PeerState, PeerView,
-    PingView, ServerState, ServerView, Status,
+    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerName, PeerState,
+    PeerView, PingView, ServerState, ServerView, Status,
 };
 
 use crate::output::Output;
@@ -46,7 +46,7 @@ pub(crate) fn status(out: &Output, view: &Status) {
         out.line(format!(
             "reachable at   {} ({})",
             candidate.address,
-            kind(candidate.kind)
+            kind(&candidate.kind)
         ));
     }
     out.line("");
@@ -63,7 +63,7 @@ pub(crate) fn status(out: &Output, view: &Status) {
         .collect();
     if !dropped.is_empty() {
         out.line("");
-        out.line(format!("not let through: {}", dropped.join(", ")));
+        out.line(format!("packets refused: {}", dropped.join(", ")));
     }
 }
 
@@ -75,10 +75,13 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     let rows: Vec<_> = views
         .iter()
         .map(|view| {
-            let state = match (view.state, &view.trouble) {
-                (ServerState::Connected, _) => "connected".to_owned(),
-                (ServerState::Connecting, Some(trouble)) => format!("not connected: {trouble}"),
-                (ServerState::Connecting, None) => "connecting".to_owned(),
+            let state = match (&view.state, &view.trouble) {
+                (OpenEnum::Known(ServerState::Connected), _) => "connected".to_owned(),
+                (OpenEnum::Known(ServerState::Connecting), Some(trouble)) => {
+                    format!("not connected: {trouble}")
+                }
+                (OpenEnum::Known(ServerState::Connecting), None) => "connecting".to_owned(),
+                (OpenEnum::Unknown(state), _) => state.clone(),
             };
             vec![view.kind.to_string(), view.address.clone(), state]
         })
@@ -106,7 +109,7 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
             extra.extend(view.note.clone());
             vec![
                 view.name.to_string(),
-                state(view.state).to_owned(),
+                state(&view.state).to_owned(),
                 address,
                 view.path.as_ref().map_or("-".to_owned(), path),
                 bytes(view.received_bytes),
@@ -136,12 +139,17 @@ pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
             ]
         })
         .collect();
-    out.table(&["FORWARD", "TARGET", "FOR", "OPEN", "IN ALL"], &rows);
+    out.table(&["FORWARD", "TARGET", "FOR", "OPEN", "TOTAL"], &rows);
 }
 
 pub(crate) fn forward(out: &Output, view: &ForwardView) {
+    let peers = match view.peers.len() {
+        0 => "",
+        1 => "peer ",
+        _ => "peers ",
+    };
     out.line(format!(
-        "{} {} leads to {}, for {}",
+        "{} {} leads to {}, for {peers}{}",
         view.protocol,
         view.ports,
         view.target,
@@ -149,10 +157,7 @@ pub(crate) fn forward(out: &Output, view: &ForwardView) {
     ));
 }
 
-pub(crate) fn up(out: &Output, view: &PeerView) {
-    if view.state != PeerState::Connected {
-        return;
-    }
+pub(crate) fn connected(out: &Output, view: &PeerView) {
     let addresses = [
         view.ipv4.map(|ip| ip.to_string()),
         view.ipv6.map(|ip| ip.to_string()),
@@ -164,7 +169,7 @@ pub(crate) fn up(out: &Output, view: &PeerView) {
         addresses.join(" and "),
         view.path
             .as_ref()
-            .map_or(String::new(), |view| format!(", by {}", path(view)))
+            .map_or(String::new(), |view| format!(", via {}", path(view)))
     ));
 }
 
@@ -175,7 +180,7 @@ pub(crate) fn ping(out: &Output, peer: &PeerName, view: &PingView) {
         view.rtt_ms,
         view.path
             .as_ref()
-            .map_or(String::new(), |view| format!(", by {}", view.remote))
+            .map_or(String::new(), |view| format!(", via {}", view.remote))
     ));
 }
 
@@ -198,6 +203,7 @@ pub(crate) fn event(out: &Output, data: &str) {
     }
 }
 
+/// The peers that may use a forward.
 fn allowed(view: &ForwardView) -> String {
     if view.peers.is_empty() {
         return "all peers".to_owned();
@@ -208,27 +214,29 @@ fn allowed(view: &ForwardView) -> String {
 
 pub(crate) fn path(view: &PathView) -> String {
     match view.rtt_ms {
-        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(view.kind)),
-        None => format!("{} ({})", view.remote, kind(view.kind)),
+        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(&view.kind)),
+        None => format!("{} ({})", view.remote, kind(&view.kind)),
     }
 }
 
-fn kind(kind: PathKind) -> &'static str {
+fn kind(kind: &OpenEnum<PathKind>) -> &str {
     match kind {
-        PathKind::Host => "host",
-        PathKind::ServerReflexive => "server-reflexive",
-        PathKind::PeerReflexive => "peer-reflexive",
-        PathKind::PortMapped => "port mapped",
-        PathKind::Fixed => "fixed",
+        OpenEnum::Known(PathKind::Host) => "host",
+        OpenEnum::Known(PathKind::ServerReflexive) => "server-reflexive",
+        OpenEnum::Known(PathKind::PeerReflexive) => "peer-reflexive",
+        OpenEnum::Known(PathKind::PortMapped) => "port mapped",
+        OpenEnum::Known(PathKind::Fixed) => "fixed",
+        OpenEnum::Unknown(word) => word,
     }
 }
 
-pub(crate) fn state(state: PeerState) -> &'static str {
+pub(crate) fn state(state: &OpenEnum<PeerState>) -> &str {
     match state {
-        PeerState::Down => "down",
-        PeerState::Waiting => "waiting",
-        PeerState::Connecting => "connecting",
-        PeerState::Connected => "connected",
+        OpenEnum::Known(PeerState::Down) => "down",
+        OpenEnum::Known(PeerState::Waiting) => "waiting",
+        OpenEnum::Known(PeerState::Connecting) => "connecting",
+        OpenEnum::Known(PeerState::Connected) => "connected",
+        OpenEnum::Unknown(word) => word,
     }
 }
 

@@ -221,7 +221,7 @@ fn ctrl_c_ends_a_ping_that_nobody_answers() {
     assert_eq!(output.code(), Some(1));
     let mut said = String::new();
     std::io::Read::read_to_string(&mut ping.stderr.take().unwrap(), &mut said).unwrap();
-    assert_eq!(said, "punchctl: no answer of db so far\n");
+    assert_eq!(said, "punchctl: no answer from db so far\n");
 }
 
 #[test]
@@ -231,5 +231,33 @@ fn nothing_is_no_row() {
     assert!(
         text(&output.stderr).contains("punchctl peer add"),
         "{output:?}"
+    );
+}
+
+#[test]
+fn what_belongs_to_wireguard_is_refused_without_it_as_wrong_usage() {
+    for words in [
+        &["--endpoint", "192.0.2.1:51820"][..],
+        &["--address", "10.9.0.1"],
+        &["--preshared-key", "/dev/null"],
+    ] {
+        let output = punchctl()
+            .args(["peer", "add", "db", "punch1x"])
+            .args(words)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("belong to --wireguard BASE64"), "{said}");
+    }
+}
+
+#[test]
+fn a_peer_of_a_newer_punchd_is_shown_with_words_that_are_not_known() {
+    let answer = PEERS.replace("\"connected\"", "\"relayed\"");
+    let output = peers(&answer);
+    assert_eq!(
+        text(&output.stdout),
+        "database\trelayed\t-\t-\t0 B\t0 B\t\nlaptop\tdown\t-\t-\t1.5 KB\t0 B\t\n"
     );
 }

@@ -159,7 +159,8 @@ fn expose_peers(metrics: &mut Exposition, status: &Status) {
     );
     for peer in &status.peers {
         if let Some(view) = &peer.path {
-            let labels = [("peer", peer.name.as_str()), ("kind", view.kind.as_str())];
+            let kind = view.kind.to_string();
+            let labels = [("peer", peer.name.as_str()), ("kind", kind.as_str())];
             path.sample(&labels, 1.0);
         }
     }

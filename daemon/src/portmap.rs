@@ -282,7 +282,7 @@ impl Keeper {
         }
         match (view.external, &view.trouble) {
             (Some(external), None) => {
-                tracing::info!(%external, protocol = ?view.protocol, double_nat = view.double_nat, "the router maps a port");
+                tracing::info!(%external, protocol = view.protocol.as_ref().map(tracing::field::display), double_nat = view.double_nat, "the router maps a port");
             }
             (_, trouble) => tracing::debug!(trouble, "no port mapping"),
         }
@@ -292,7 +292,7 @@ impl Keeper {
 
 fn mapped(held: &Held, trouble: Option<String>) -> PortMappingView {
     PortMappingView {
-        protocol: Some(held.protocol()),
+        protocol: Some(held.protocol().into()),
         external: Some(held.external.into()),
         trouble,
         double_nat: double_nat(*held.external.ip()),

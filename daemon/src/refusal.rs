@@ -9,6 +9,6 @@ use punch_api::error::ErrorBody;
 /// The answer to a call that is refused: the error as JSON, with the HTTP status that goes with its code.
 pub(crate) fn refuse(error: ApiError) -> Response {
     let status =
-        StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(ErrorBody { error })).into_response()
 }

@@ -125,7 +125,7 @@ fn a_peer_that_is_offline_is_waited_for() {
     lab.b.stop();
     let refused = lab.a.ctl_refused(&["up", "b", "--timeout", "1"]);
     assert!(
-        refused.contains("b is not to be found on a signalling server"),
+        refused.contains("b is not online at any signalling server"),
         "{refused}"
     );
     assert_eq!(lab.a.peer_state("b"), "waiting");

@@ -193,7 +193,7 @@ fn a_port_is_mapped_by_pcp_and_given_back_at_the_end() {
     assert_eq!(view["double_nat"], false, "{view}");
     assert!(view["trouble"].is_null(), "{view}");
     let text = lab.a.ctl_ok(&["netcheck"]);
-    let line = format!("leads {} here (PCP)", mapped());
+    let line = format!("maps {} here (PCP)", mapped());
     assert!(text.contains(&line), "{text}");
 
     assert_eq!(lab.a.stop(), 0);
@@ -325,7 +325,7 @@ fn a_router_that_maps_nothing_holds_nobody_up() {
         "{view}"
     );
     let text = lab.a.ctl_ok(&["netcheck"]);
-    assert!(text.contains("router     maps no port: "), "{text}");
+    assert!(text.contains("router     no mapped port: "), "{text}");
     let log = lab.a.punchd.log_text();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(trouble)).collect();
     assert!(lines.len() == 1 && lines[0].contains("DEBUG"), "{lines:#?}");

@@ -15,7 +15,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use harness::{Host, Kinds, Lab, PATIENCE, tool, wait_for, wait_until};
-use punch_api::{AllocationView, PeerState, StepView, WhyView};
+use punch_api::{
+    Allocation, AllocationView, Budget, Filtering, Mapping, PeerState, Step, StepOutcome, StepView,
+    WhyView,
+};
 
 /// An attempt that has a chance of 98 % may fail; the next one follows within a minute.
 const LONG: Duration = Duration::from_secs(150);
@@ -77,14 +80,14 @@ fn ends(lab: &Lab) -> [(&Host, &str); 2] {
 /// The step after ordinary checks.
 #[track_caller]
 fn search(view: &WhyView) -> &StepView {
-    let found = view.steps.iter().find(|step| step.step != "checks");
+    let found = view.steps.iter().find(|step| step.step != Step::Checks);
     found.unwrap_or_else(|| panic!("there was no search: {view:#?}"))
 }
 
 /// The attempt held to what its budget says.
 #[track_caller]
 fn held_to_budget(view: &WhyView) {
-    for step in view.steps.iter().filter(|step| step.step != "checks") {
+    for step in view.steps.iter().filter(|step| step.step != Step::Checks) {
         let budget = &view.budget;
         assert!(step.mappings <= budget.mappings, "{step:?} {budget:?}");
         assert!(
@@ -100,20 +103,20 @@ fn held_to_budget(view: &WhyView) {
 
 /// Both ends say that this step has found the path, in both forms.
 #[track_caller]
-fn told(lab: &Lab, step: &str) {
+fn told(lab: &Lab, step: Step) {
     for (host, peer) in ends(lab) {
         let view = host.why(peer);
         assert_eq!(view.state, PeerState::Connected, "{view:#?}");
         let found: Vec<_> = view
             .steps
             .iter()
-            .filter(|step| step.outcome == "found")
-            .map(|step| step.step.as_str())
+            .filter(|step| step.outcome == StepOutcome::Found)
+            .map(|step| step.step.clone())
             .collect();
         assert_eq!(found, [step], "on {}: {view:#?}", host.name);
         assert!(view.path.is_some() && view.mine.is_some(), "{view:#?}");
         // Who has just started may answer before it has measured; for ordinary checks nobody needs to know.
-        assert!(view.theirs.is_some() || step == "checks", "{view:#?}");
+        assert!(view.theirs.is_some() || step == Step::Checks, "{view:#?}");
         assert!(view.summary.contains("is direct"), "{}", view.summary);
         assert_eq!(view.failures, 0, "{view:#?}");
         held_to_budget(&view);
@@ -132,7 +135,7 @@ fn told(lab: &Lab, step: &str) {
 
 /// Connects, passes packets, tells how, and keeps only the sockets that it needs.
 #[track_caller]
-fn punches(hint: &str, a: &str, b: &str, step: &str) {
+fn punches(hint: &str, a: &str, b: &str, step: Step) {
     let normal = unmeasured("normal");
     let lab = lab(hint, a, b, [&normal, &normal]);
     let before = lab.hosts().map(Host::udp_sockets);
@@ -156,13 +159,13 @@ fn closed(lab: &Lab, before: [usize; 2], paths: usize) {
 #[test]
 fn symmetric_and_port_restricted() {
     need_lab!();
-    punches("symp", "symmetric", "port-restricted", "hold_and_probe");
+    punches("symp", "symmetric", "port-restricted", Step::HoldAndProbe);
 }
 
 #[test]
 fn port_restricted_and_symmetric_from_the_other_side() {
     need_lab!();
-    punches("psym", "port-restricted", "symmetric", "hold_and_probe");
+    punches("psym", "port-restricted", "symmetric", Step::HoldAndProbe);
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn symmetric_and_port_restricted_stateful() {
         "symf",
         "symmetric",
         "port-restricted-stateful",
-        "hold_and_probe",
+        Step::HoldAndProbe,
     );
 }
 
@@ -183,32 +186,32 @@ fn double_symmetric_and_port_restricted() {
         "dosy",
         "double-symmetric",
         "port-restricted",
-        "hold_and_probe",
+        Step::HoldAndProbe,
     );
 }
 
 #[test]
 fn two_that_count() {
     need_lab!();
-    punches("sequ", "sequential-3+10others", "sequential-5", "meet");
+    punches("sequ", "sequential-3+10others", "sequential-5", Step::Meet);
 }
 
 #[test]
 fn one_that_counts_and_one_with_a_block() {
     need_lab!();
-    punches("sbl", "sequential-2", "symmetric-block", "meet");
+    punches("sbl", "sequential-2", "symmetric-block", Step::Meet);
 }
 
 #[test]
 fn two_with_blocks() {
     need_lab!();
-    punches("bloc", "symmetric-block", "symmetric-block", "birthday");
+    punches("bloc", "symmetric-block", "symmetric-block", Step::Birthday);
 }
 
 #[test]
 fn address_dependent_and_symmetric() {
     need_lab!();
-    punches("adsy", "address-dependent", "symmetric", "hold_and_probe");
+    punches("adsy", "address-dependent", "symmetric", Step::HoldAndProbe);
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn two_that_mind_what_comes_unasked() {
         "stat",
         "port-restricted-stateful",
         "port-restricted-stateful",
-        "checks",
+        Step::Checks,
     );
 }
 
@@ -236,7 +239,7 @@ fn a_search_works_right_after_the_start() {
     lab.add_servers();
     connect(&lab);
     lab.a.ctl_ok(&["ping", "b", "-c", "2"]);
-    told(&lab, "hold_and_probe");
+    told(&lab, Step::HoldAndProbe);
 }
 
 #[test]
@@ -285,7 +288,7 @@ fn alone_two_symmetric_with_an_aggressive_budget() {
         let view = host.why(peer);
         eprintln!("{}: {:?}", host.name, search(&view));
     }
-    told(&lab, "birthday");
+    told(&lab, Step::Birthday);
     closed(&lab, before, 1);
 }
 
@@ -331,7 +334,10 @@ fn tells_what_would_help() -> bool {
             let view = host.why(peer);
             let over = view.state == PeerState::Connected
                 || view.steps.iter().any(|step| {
-                    step.step == "birthday" && ["found", "exhausted"].contains(&&*step.outcome)
+                    step.step == Step::Birthday
+                        && [StepOutcome::Found, StepOutcome::Exhausted]
+                            .iter()
+                            .any(|over| step.outcome == *over)
                 });
             over.then_some(view)
         })
@@ -342,13 +348,13 @@ fn tells_what_would_help() -> bool {
         }
         let step = search(view);
         eprintln!("{}: {step:?}", host.name);
-        assert_eq!(step.step, "birthday", "{view:#?}");
+        assert_eq!(step.step, Step::Birthday, "{view:#?}");
         assert!(step.chance > 0.0 && step.chance < 0.01, "{view:#?}");
         assert!(
             step.expected_s.is_some_and(|seconds| seconds > 600.0),
             "{view:#?}"
         );
-        assert_eq!(step.outcome, "exhausted", "{view:#?}");
+        assert_eq!(step.outcome, StepOutcome::Exhausted, "{view:#?}");
         held_to_budget(view);
         // The counter of the kernel agrees; checks come on top.
         let sent = sent.packets();
@@ -367,8 +373,8 @@ fn tells_what_would_help() -> bool {
         for part in [
             "No direct path to",
             "birthday search\t",
-            "On the average it takes",
-            "failed in a row",
+            "On average one attempt succeeds in",
+            " failed; the next begins in ",
             "hard NAT: another public port for each destination",
             "budget  normal: at most 4096 mappings alive, 1000 packets/s",
             "- Switch on UPnP, NAT-PMP or PCP",
@@ -428,7 +434,7 @@ fn a_search_is_remembered_over_a_crash() {
     lab.a.kill();
     lab.a.start();
     returns(&lab);
-    told(&lab, "hold_and_probe");
+    told(&lab, Step::HoldAndProbe);
     assert!(
         fs::read_to_string(&file)
             .unwrap()

@@ -117,7 +117,7 @@ fn servers_are_added_and_removed_while_punchd_runs_and_kept_over_restarts() {
     lab.b.wait_for_signal();
     let waits = lab.b.ctl_refused(&["up", "a", "--timeout", "1"]);
     assert!(
-        waits.contains("not to be found on a signalling server"),
+        waits.contains("not online at any signalling server"),
         "{waits}"
     );
     lab.a.restart();

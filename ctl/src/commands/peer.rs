@@ -85,13 +85,13 @@ pub(crate) async fn up(
     let ask = Up {
         wait_ms: seconds * 1000,
     };
-    // Ctrl-C ends the waiting only: the connection stays wanted, as it would after a timeout.
+    // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
     let connecting = client.call(Method::POST, &path, &ask);
     let what = format!("connecting to {peer}");
     let answer = tokio::select! {
         answer = out.during(&what, connecting) => answer,
         _ = tokio::signal::ctrl_c() => Err(Failure::Refused(format!(
-            "no longer waiting; punchd goes on trying. To end that: punchctl down {peer}"
+            "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
         ))),
     };
     let answer = answer?;
@@ -99,18 +99,19 @@ pub(crate) async fn up(
     if out.json {
         out.value(&answer);
     }
-    let state = view.state;
-    if !out.json {
-        render::up(out, &view);
+    let connected = view.state == PeerState::Connected;
+    if !out.json && connected {
+        render::connected(out, &view);
     }
-    if seconds > 0 && state != PeerState::Connected {
-        return Err(Failure::Refused(match state {
-            PeerState::Waiting => format!(
-                "{peer} is not to be found on a signalling server (punchctl server list); punchd goes on trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
-            ),
-            _ => format!(
-                "no connection to {peer} in {seconds} s; punchd goes on trying; for the reason: punchctl why {peer}"
-            ),
+    if seconds > 0 && !connected {
+        return Err(Failure::Refused(if view.state == PeerState::Waiting {
+            format!(
+                "{peer} is not online at any signalling server (punchctl server list); punchd keeps trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
+            )
+        } else {
+            format!(
+                "not connected to {peer} after {seconds} s; punchd keeps trying. To see why: punchctl why {peer}"
+            )
         }));
     }
     Ok(())
@@ -152,7 +153,7 @@ pub(crate) async fn ping(
         }
         Ok::<(), Failure>(())
     };
-    // What has been answered by then is shown all the same.
+    // Ctrl-C ends the pings; the answers until then are shown.
     tokio::select! {
         result = pings => result?,
         _ = tokio::signal::ctrl_c() => {}
@@ -162,7 +163,7 @@ pub(crate) async fn ping(
     }
     match failure {
         Some(error) if answers.is_empty() => Err(error),
-        None if answers.is_empty() => Err(Failure::Other(format!("no answer of {peer} so far"))),
+        None if answers.is_empty() => Err(Failure::Other(format!("no answer from {peer} so far"))),
         Some(error) => {
             if !out.json {
                 output::complain(&error.to_string());

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::open_enum::OpenEnum;
+
 /// What a program can branch on; the text form is part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,7 +42,7 @@ impl ErrorCode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct ApiError {
     /// For programs.
-    pub code: ErrorCode,
+    pub code: OpenEnum<ErrorCode>,
     /// For people: what happened and what to do.
     pub message: String,
 }
@@ -49,9 +51,18 @@ impl ApiError {
     /// An error with this message.
     pub fn new(code: ErrorCode, message: impl fmt::Display) -> Self {
         Self {
-            code,
+            code: code.into(),
             message: message.to_string(),
         }
+    }
+
+    /// The HTTP status that goes with the error.
+    pub fn http_status(&self) -> u16 {
+        let code = match self.code {
+            OpenEnum::Known(code) => code,
+            OpenEnum::Unknown(_) => ErrorCode::Internal,
+        };
+        code.http_status()
     }
 
     /// [`ErrorCode::Invalid`].

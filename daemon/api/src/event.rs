@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PeerName, PeerState};
+use crate::open_enum::OpenEnum;
+use crate::values::PeerName;
+use crate::view::PeerState;
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +27,7 @@ pub enum EventKind {
         /// Which.
         peer: PeerName,
         /// How it does now.
-        state: PeerState,
+        state: OpenEnum<PeerState>,
     },
     /// A peer's packets take another path.
     Path {
@@ -57,4 +59,7 @@ pub enum EventKind {
     Configuration,
     /// This machine's addresses changed.
     Network,
+    /// Something that is newer than this program; the message tells it.
+    #[serde(other)]
+    Unknown,
 }

@@ -6,22 +6,29 @@
 
 pub mod error;
 pub mod event;
+mod nat;
+mod open_enum;
 pub mod request;
 pub mod values;
 pub mod view;
 
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind};
-pub use punch_signal_protocol::{Ipv4Range, PeerId, PeerIdError};
+pub use nat::{AllocationView, allocation_words, filtering_words, mapping_words, nat_words};
+pub use open_enum::OpenEnum;
+pub use punch_signal_protocol::{
+    Allocation, Budget, Filtering, Ipv4Range, Mapping, PeerId, PeerIdError,
+};
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use values::{
     ForwardKey, PeerName, PortRange, Protocol, Secret, ServerAddress, ServerKind, Target,
     ValueError,
 };
 pub use view::{
-    AllocationView, BudgetView, CandidateView, ForwardView, IdView, KeyView, MappingProtocol,
+    AddressFamily, BudgetView, CandidateView, ForwardView, IdView, KeyView, MappingProtocol,
     NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView, PingView,
-    PortMappingView, ProbeView, ServerState, ServerView, Status, StepView, WhyView,
+    PortMappingView, ProbeKind, ProbeView, ServerState, ServerView, Status, Step, StepOutcome,
+    StepView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

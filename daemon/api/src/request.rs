@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
+use crate::values::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
 
 /// `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,3 +15,4 @@ pub use port::{ForwardKey, PortRange, Protocol};
 pub use secret::Secret;
 pub use server::{ServerAddress, ServerKind};
 pub use target::Target;
+pub(crate) use text::text_form;

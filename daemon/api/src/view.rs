@@ -1,12 +1,16 @@
 //! What punchd shows. Times are seconds or milliseconds as the field's name says; absent values are `null`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
-use punch_signal_protocol::PeerId;
+use punch_signal_protocol::{Budget, CandidateKind, Filtering, Mapping, PeerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{PeerName, PortRange, Protocol, ServerKind, Target};
+use crate::nat::AllocationView;
+use crate::open_enum::OpenEnum;
+use crate::values::{PeerName, PortRange, Protocol, ServerKind, Target, ValueError, text_form};
 
 /// `GET /v1/id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +74,8 @@ pub struct NetworkView {
 /// One candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CandidateView {
-    /// `host`, `server_reflexive`, `peer_reflexive`, `port_mapped`.
-    pub kind: PathKind,
+    /// How it was found; never [`PathKind::Fixed`].
+    pub kind: OpenEnum<PathKind>,
     /// The address.
     pub address: SocketAddr,
 }
@@ -92,6 +96,23 @@ pub enum PathKind {
     Fixed,
 }
 
+impl From<CandidateKind> for PathKind {
+    fn from(kind: CandidateKind) -> Self {
+        match kind {
+            CandidateKind::Host => Self::Host,
+            CandidateKind::ServerReflexive => Self::ServerReflexive,
+            CandidateKind::PeerReflexive => Self::PeerReflexive,
+            CandidateKind::PortMapped => Self::PortMapped,
+        }
+    }
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl PathKind {
     /// The name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -109,13 +130,13 @@ impl PathKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerView {
     /// What it is for.
-    pub kind: ServerKind,
+    pub kind: OpenEnum<ServerKind>,
     /// Its address.
     pub address: String,
     /// Whether it stands in punchd.toml, where only the administrator removes it.
     pub fixed: bool,
     /// How it does.
-    pub state: ServerState,
+    pub state: OpenEnum<ServerState>,
     /// The last trouble with it.
     pub trouble: Option<String>,
 }
@@ -162,7 +183,7 @@ pub struct PeerView {
     /// Whether it may reach this whole machine (`punchctl allow --host`).
     pub host: bool,
     /// How the connection does.
-    pub state: PeerState,
+    pub state: OpenEnum<PeerState>,
     /// Which way packets go.
     pub path: Option<PathView>,
     /// Bytes received inside the tunnel.
@@ -180,8 +201,8 @@ pub struct PeerView {
 pub struct PathView {
     /// The peer's underlay address.
     pub remote: SocketAddr,
-    /// How it was found.
-    pub kind: PathKind,
+    /// How the address was found.
+    pub kind: OpenEnum<PathKind>,
     /// Smoothed round trip of the checks.
     pub rtt_ms: Option<f64>,
 }
@@ -190,7 +211,7 @@ pub struct PathView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardView {
     /// TCP or UDP.
-    pub protocol: Protocol,
+    pub protocol: OpenEnum<Protocol>,
     /// The shared ports.
     pub ports: PortRange,
     /// Where the first port leads.
@@ -217,18 +238,18 @@ pub struct PingView {
 /// `POST /v1/netcheck`, for each address family that the machine has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetcheckView {
-    /// `ipv4` or `ipv6`.
-    pub family: String,
+    /// The address family that was checked.
+    pub family: OpenEnum<AddressFamily>,
     /// No STUN server answered.
     pub udp_blocked: bool,
     /// This machine as servers see it.
     pub public: Option<SocketAddr>,
     /// All public addresses that were seen.
     pub addresses: Vec<IpAddr>,
-    /// `none`, `endpoint_independent`, `address_dependent`, `address_and_port_dependent` or `dependent` (RFC 4787 §4.1).
-    pub mapping: Option<String>,
-    /// `endpoint_independent`, `address_dependent` or `address_and_port_dependent` (RFC 4787 §5).
-    pub filtering: Option<String>,
+    /// On what a mapping depends; `null` when it could not be measured.
+    pub mapping: Option<OpenEnum<Mapping>>,
+    /// Whose packets the NAT lets in; `null` when it could not be measured.
+    pub filtering: Option<OpenEnum<Filtering>>,
     /// Whether the NAT keeps the local port.
     pub preserves_port: Option<bool>,
     /// How it allots ports; `null` when there were too few samples.
@@ -247,11 +268,21 @@ pub struct NetcheckView {
     pub port_mapping: Option<PortMappingView>,
 }
 
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressFamily {
+    /// RFC 791.
+    Ipv4,
+    /// RFC 8200.
+    Ipv6,
+}
+
 /// The port that the router maps, or why it does not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMappingView {
     /// How the router was asked; `null` without a mapping.
-    pub protocol: Option<MappingProtocol>,
+    pub protocol: Option<OpenEnum<MappingProtocol>>,
     /// The router's address and port that lead here.
     pub external: Option<SocketAddr>,
     /// Why there is no mapping, or none that is of use.
@@ -277,37 +308,80 @@ pub enum MappingProtocol {
 pub struct ProbeView {
     /// The server asked.
     pub server: SocketAddr,
-    /// What was asked of it.
-    pub probe: String,
+    /// What the server was asked.
+    pub probe: OpenEnum<ProbeKind>,
     /// The address that it saw; `null` without an answer.
     pub mapped: Option<SocketAddr>,
     /// How long the answer took.
     pub rtt_ms: Option<f64>,
 }
 
-/// How a NAT allots ports to new mappings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "model")]
-pub enum AllocationView {
-    /// The local port, wherever it is free.
-    Preserving,
-    /// The last one plus a step.
-    Sequential {
-        /// From one to the next.
-        step: i16,
-        /// Mappings per second that others make.
-        others: u16,
-    },
-    /// Any of a block.
-    Block {
-        /// The lowest port.
-        low: u16,
-        /// The highest.
-        high: u16,
-    },
-    /// Any of all.
-    Random,
+impl fmt::Display for MappingProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pcp => "PCP",
+            Self::NatPmp => "NAT-PMP",
+            Self::Upnp => "UPnP",
+        })
+    }
 }
+
+/// What a STUN server is asked by one probe (RFC 5780).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// A Binding.
+    Binding,
+    /// An answer from the server's other address and other port.
+    AnswerFromOtherAddressAndPort,
+    /// An answer from the server's other port.
+    AnswerFromOtherPort,
+    /// A further Binding that shows how the NAT allots ports.
+    Sample,
+    /// A Binding from another socket.
+    BindingFromAnotherSocket,
+    /// An answer from the other address and port, after a packet with this TTL has opened the way.
+    AnswerThroughOpening {
+        /// The TTL.
+        ttl: u8,
+    },
+}
+
+const THROUGH_OPENING: &str = "answer_through_opening_with_ttl_";
+
+impl FromStr for ProbeKind {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let unknown = || ValueError::Probe(text.to_owned());
+        Ok(match text {
+            "binding" => Self::Binding,
+            "answer_from_other_address_and_port" => Self::AnswerFromOtherAddressAndPort,
+            "answer_from_other_port" => Self::AnswerFromOtherPort,
+            "sample" => Self::Sample,
+            "binding_from_another_socket" => Self::BindingFromAnotherSocket,
+            text => {
+                let ttl = text.strip_prefix(THROUGH_OPENING).ok_or_else(unknown)?;
+                let ttl = ttl.parse().map_err(|_| unknown())?;
+                Self::AnswerThroughOpening { ttl }
+            }
+        })
+    }
+}
+
+impl fmt::Display for ProbeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Binding => "binding",
+            Self::AnswerFromOtherAddressAndPort => "answer_from_other_address_and_port",
+            Self::AnswerFromOtherPort => "answer_from_other_port",
+            Self::Sample => "sample",
+            Self::BindingFromAnotherSocket => "binding_from_another_socket",
+            Self::AnswerThroughOpening { ttl } => return write!(f, "{THROUGH_OPENING}{ttl}"),
+        })
+    }
+}
+
+text_form!(ProbeKind);
 
 /// `GET /v1/peers/NAME/why`: why the path to a peer is as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -315,7 +389,7 @@ pub struct WhyView {
     /// Whom it is about.
     pub peer: PeerName,
     /// How the connection does.
-    pub state: PeerState,
+    pub state: OpenEnum<PeerState>,
     /// Which way packets go.
     pub path: Option<PathView>,
     /// The answer in one sentence.
@@ -342,9 +416,9 @@ pub struct NatView {
     /// In words.
     pub summary: String,
     /// As in [`NetcheckView`].
-    pub mapping: Option<String>,
+    pub mapping: Option<OpenEnum<Mapping>>,
     /// As in [`NetcheckView`].
-    pub filtering: Option<String>,
+    pub filtering: Option<OpenEnum<Filtering>>,
     /// As in [`NetcheckView`].
     pub allocation: Option<AllocationView>,
     /// Its public addresses.
@@ -354,16 +428,16 @@ pub struct NatView {
 /// One step of an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepView {
-    /// `checks`, `hold_and_probe`, `meet` or `birthday`.
-    pub step: String,
+    /// What was tried.
+    pub step: OpenEnum<Step>,
     /// The chance that was computed beforehand, from 0 to 1.
     pub chance: f64,
     /// How long it takes in the median if it succeeds, in seconds.
     pub typical_s: f64,
     /// How long it takes on the average until some attempt succeeds, in seconds; `null` when the first one should.
     pub expected_s: Option<f64>,
-    /// `waiting`, `running`, `found`, `not_needed`, `exhausted`, `over_budget`, `no_sockets` or `no_prediction`.
-    pub outcome: String,
+    /// What came of it.
+    pub outcome: OpenEnum<StepOutcome>,
     /// NAT mappings that it has made on this side.
     pub mappings: u32,
     /// Packets that it has sent.
@@ -376,11 +450,47 @@ pub struct StepView {
     pub took_s: f64,
 }
 
+/// What is tried to find a path, in the order in which it is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Connectivity checks (RFC 8445 §2.2).
+    Checks,
+    /// One side holds ports open, the other one probes for them.
+    HoldAndProbe,
+    /// Both sides send to predicted ports.
+    Meet,
+    /// Both sides search over random ports.
+    Birthday,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// It has not begun.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It has found a path.
+    Found,
+    /// Another step found a path first.
+    NotNeeded,
+    /// It has spent what it may, and found no path.
+    Exhausted,
+    /// Mappings of earlier attempts are still alive, and nothing is left of the budget.
+    OverBudget,
+    /// No socket could be opened.
+    NoSockets,
+    /// The peer, or the STUN servers, did not tell where its sequence stands.
+    NoPrediction,
+}
+
 /// What an attempt may ask of the routers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetView {
-    /// `gentle`, `normal` or `aggressive`.
-    pub name: String,
+    /// Its name, as in punchd.toml.
+    pub name: OpenEnum<Budget>,
     /// Mappings alive at once.
     pub mappings: u32,
     /// Packets per second.

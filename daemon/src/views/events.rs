@@ -15,6 +15,7 @@ pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
         PeerState::Connecting => format!("connecting to {peer}"),
         PeerState::Connected => format!("connected to {peer}"),
     };
+    let state = state.into();
     (EventKind::Peer { peer, state }, message)
 }
 

@@ -10,13 +10,12 @@ use punch_api::{
     ServerKind, ServerState, ServerView, Status,
 };
 use punch_engine::LinkState;
-use punch_signal_protocol::CandidateKind;
 
 use super::facts::{Facts, ServerFacts};
 use crate::snapshot::{PeerSnapshot, Snapshot};
 use crate::store::{StoredForward, StoredKind, StoredPeer};
 
-/// Who this machine is.
+/// The identity and the overlay addresses of this machine.
 pub(crate) fn id(facts: &Facts<'_>) -> IdView {
     let id = facts.id;
     IdView {
@@ -27,7 +26,7 @@ pub(crate) fn id(facts: &Facts<'_>) -> IdView {
     }
 }
 
-/// All of it.
+/// Everything that `punchctl status` shows.
 pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,7 +40,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
                 .candidates
                 .iter()
                 .map(|candidate| CandidateView {
-                    kind: path_kind(candidate.kind),
+                    kind: PathKind::from(candidate.kind).into(),
                     address: candidate.address,
                 })
                 .collect(),
@@ -74,13 +73,13 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot) -> ServerView {
         }
     };
     ServerView {
-        kind: server.address.kind(),
+        kind: server.address.kind().into(),
         address: server.address.to_string(),
         fixed: server.fixed,
         state: if connected {
-            ServerState::Connected
+            ServerState::Connected.into()
         } else {
-            ServerState::Connecting
+            ServerState::Connecting.into()
         },
         trouble: server.trouble.map(str::to_owned),
     }
@@ -135,7 +134,7 @@ fn view_peer(
         }),
         up: stored.up,
         host: stored.host,
-        state: known.map_or(PeerState::Down, |peer| peer_state(peer.state)),
+        state: connection(facts, snapshot, name).into(),
         path: known.and_then(path_view),
         received_bytes: report.map_or(0, |report| report.received),
         sent_bytes: report.map_or(0, |report| report.sent),
@@ -144,6 +143,13 @@ fn view_peer(
             .map(|at| facts.now.saturating_duration_since(at).as_secs()),
         note,
     })
+}
+
+/// The state of the connection to a peer.
+pub(super) fn connection(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName) -> PeerState {
+    let handle = facts.handles.get(name);
+    let known = handle.and_then(|handle| snapshot.peers.get(handle));
+    known.map_or(PeerState::Down, |peer| peer_state(peer.state))
 }
 
 /// All forwards.
@@ -159,7 +165,7 @@ pub(crate) fn view_forward(forward: &StoredForward, snapshot: &Snapshot) -> Forw
     let counts = snapshot.forwards.get(&forward.key);
     let (open, total) = counts.copied().unwrap_or_default();
     ForwardView {
-        protocol: forward.key.protocol,
+        protocol: forward.key.protocol.into(),
         ports: forward.key.ports,
         target: forward.target.clone(),
         peers: forward.peers.clone(),
@@ -177,28 +183,19 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
     }
 }
 
-fn path_kind(kind: CandidateKind) -> PathKind {
-    match kind {
-        CandidateKind::Host => PathKind::Host,
-        CandidateKind::ServerReflexive => PathKind::ServerReflexive,
-        CandidateKind::PeerReflexive => PathKind::PeerReflexive,
-        CandidateKind::PortMapped => PathKind::PortMapped,
-    }
-}
-
 fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
     let Some(link) = &peer.link else {
         return Some(PathView {
             remote: path.endpoint()?,
-            kind: PathKind::Fixed,
+            kind: PathKind::Fixed.into(),
             rtt_ms: None,
         });
     };
     let selected = link.agent.as_ref()?.selected.as_ref()?;
     Some(PathView {
         remote: selected.remote,
-        kind: path_kind(selected.kind),
+        kind: PathKind::from(selected.kind).into(),
         rtt_ms: selected.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
     })
 }

@@ -1,23 +1,22 @@
 //! Why the path to a peer is as it is: both NATs, what was tried with which chance, what came of it, what would help.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use punch_api::{ApiError, BudgetView, ErrorCode, NatView, PeerName, PeerState, StepView, WhyView};
-use punch_engine::{
-    Budget, Caps, LinkStatus, NatProfile, NatSummary, Outcome, StepKind, StepReport, is_hard,
+use punch_api::{
+    ApiError, BudgetView, ErrorCode, PeerName, PeerState, Step, StepOutcome, StepView, WhyView,
 };
+use punch_engine::{Budget, Caps, LinkStatus, Outcome, StepKind, StepReport, is_hard};
 use punch_signal_protocol::CandidateKind;
 
 use super::facts::Facts;
-use super::nat::{allocation_view, describe, filtering_name, mapping_name};
-use super::status;
+use super::{nat, status};
 use crate::snapshot::Snapshot;
 
-/// A search that has spent the budget is repeated when its mappings are gone: 120 s after it, as far as is known.
-const PAUSE: Duration = Duration::from_secs(130);
-/// Below this chance, an attempt is not expected to succeed.
-const GOOD: f64 = 0.9;
+/// From the end of a search that has spent the budget to the next one: its mappings must be gone, which takes 120 s at most
+/// routers.
+const SEARCH_PAUSE: Duration = Duration::from_secs(130);
+/// With at least this chance, the first attempt is expected to succeed.
+const GOOD_CHANCE: f64 = 0.9;
 
 /// Tells why the path to a Punch peer is as it is.
 ///
@@ -39,6 +38,7 @@ pub(crate) fn why(
         })?;
     let view = status::peer(facts, snapshot, name)
         .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))?;
+    let state = status::connection(facts, snapshot, name);
     let mapped = snapshot.candidates.iter().any(|candidate| {
         candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
     });
@@ -46,21 +46,21 @@ pub(crate) fn why(
         peer: name.clone(),
         state: view.state,
         path: view.path,
-        summary: summary(name, view.state, link),
-        mine: link.mine.as_ref().map(my_nat),
-        theirs: link.theirs.as_ref().map(their_nat),
+        summary: summary(name, state, link),
+        mine: link.mine.as_ref().map(nat::mine),
+        theirs: link.theirs.as_ref().map(nat::theirs),
         steps: link.steps.iter().map(step).collect(),
         failures: link.failures,
         retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
         budget: budget(link.budget),
-        advice: advice(name, view.state, link, mapped),
+        advice: advice(name, state, link, mapped),
     })
 }
 
 fn budget(budget: Budget) -> BudgetView {
     let caps = Caps::of(budget);
     BudgetView {
-        name: budget_name(budget).to_owned(),
+        name: budget.into(),
         mappings: caps.mappings,
         packets_per_s: caps.rate,
         packets_per_address: caps.packets(),
@@ -68,53 +68,15 @@ fn budget(budget: Budget) -> BudgetView {
     }
 }
 
-fn budget_name(budget: Budget) -> &'static str {
-    match budget {
-        Budget::Gentle => "gentle",
-        Budget::Normal => "normal",
-        Budget::Aggressive => "aggressive",
-    }
-}
-
-fn my_nat(profile: &NatProfile) -> NatView {
-    NatView {
-        summary: describe(profile.mapping, profile.filtering, profile.allocation),
-        mapping: profile.mapping.map(mapping_name),
-        filtering: profile.filtering.map(filtering_name),
-        allocation: profile.allocation.map(allocation_view),
-        addresses: profile.addresses.clone(),
-    }
-}
-
-fn their_nat(nat: &NatSummary) -> NatView {
-    NatView {
-        summary: describe(nat.mapping, nat.filtering, nat.allocation),
-        mapping: nat.mapping.map(mapping_name),
-        filtering: nat.filtering.map(filtering_name),
-        allocation: nat.allocation.map(allocation_view),
-        addresses: nat.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
-    }
-}
-
 fn step(report: &StepReport) -> StepView {
-    let first = report.chance >= GOOD || report.outcome == Outcome::Found;
-    let attempt = PAUSE + report.typical.min(Duration::from_secs(30));
+    let first = report.chance >= GOOD_CHANCE || report.outcome == Outcome::Found;
+    let attempt = SEARCH_PAUSE + report.typical.min(Duration::from_secs(30));
     StepView {
-        step: step_name(report.kind).to_owned(),
+        step: step_view(report.kind).into(),
         chance: report.chance,
         typical_s: report.typical.as_secs_f64(),
         expected_s: (!first && report.chance > 0.0).then(|| attempt.as_secs_f64() / report.chance),
-        outcome: match report.outcome {
-            Outcome::Waiting => "waiting",
-            Outcome::Running => "running",
-            Outcome::Found => "found",
-            Outcome::NotNeeded => "not_needed",
-            Outcome::Exhausted => "exhausted",
-            Outcome::OverBudget => "over_budget",
-            Outcome::NoSockets => "no_sockets",
-            Outcome::NoPrediction => "no_prediction",
-        }
-        .to_owned(),
+        outcome: outcome(report.outcome).into(),
         mappings: report.mappings,
         packets: report.packets,
         peak_rate: report.peak_rate,
@@ -123,12 +85,25 @@ fn step(report: &StepReport) -> StepView {
     }
 }
 
-fn step_name(kind: StepKind) -> &'static str {
+fn step_view(kind: StepKind) -> Step {
     match kind {
-        StepKind::Checks => "checks",
-        StepKind::HoldAndProbe => "hold_and_probe",
-        StepKind::Meet => "meet",
-        StepKind::Birthday => "birthday",
+        StepKind::Checks => Step::Checks,
+        StepKind::HoldAndProbe => Step::HoldAndProbe,
+        StepKind::Meet => Step::Meet,
+        StepKind::Birthday => Step::Birthday,
+    }
+}
+
+fn outcome(outcome: Outcome) -> StepOutcome {
+    match outcome {
+        Outcome::Waiting => StepOutcome::Waiting,
+        Outcome::Running => StepOutcome::Running,
+        Outcome::Found => StepOutcome::Found,
+        Outcome::NotNeeded => StepOutcome::NotNeeded,
+        Outcome::Exhausted => StepOutcome::Exhausted,
+        Outcome::OverBudget => StepOutcome::OverBudget,
+        Outcome::NoSockets => StepOutcome::NoSockets,
+        Outcome::NoPrediction => StepOutcome::NoPrediction,
     }
 }
 
@@ -155,17 +130,14 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
         (PeerState::Connecting, _) if link.theirs.is_none() && link.steps.is_empty() => {
             format!("{name} has not answered yet.")
         }
-        (PeerState::Connecting, _) => {
-            let search = link.steps.iter().find(|step| step.kind != StepKind::Checks);
-            match search {
-                Some(step) if step.chance < GOOD => format!(
-                    "No direct path to {name} so far: {} finds one in {:.1} % of attempts with this budget.",
-                    in_words(step.kind),
-                    100.0 * step.chance
-                ),
-                _ => format!("No direct path to {name} so far; it is being tried."),
-            }
-        }
+        (PeerState::Connecting, _) => match search(link) {
+            Some(step) if step.chance < GOOD_CHANCE => format!(
+                "No direct path to {name} so far: {} finds one in {:.1} % of attempts with this budget.",
+                in_words(step.kind),
+                100.0 * step.chance
+            ),
+            _ => format!("No direct path to {name} so far; punchd is trying."),
+        },
     }
 }
 
@@ -180,6 +152,21 @@ pub(super) fn in_words(kind: StepKind) -> &'static str {
 
 /// What the user could do.
 fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) -> Vec<String> {
+    let mut advice = advice_on_servers(name, state, link);
+    if state != PeerState::Connected && state != PeerState::Down {
+        advice.extend(advice_on_nats(link, mapped));
+        advice.extend(advice_on_budgets(name, link));
+        advice.extend(advice_on_search(link));
+        if link.theirs.is_none() && !link.steps.is_empty() {
+            advice.push(format!(
+                "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
+            ));
+        }
+    }
+    advice
+}
+
+fn advice_on_servers(name: &PeerName, state: PeerState, link: &LinkStatus) -> Vec<String> {
     let mut advice = Vec::new();
     let mine = link.mine.as_ref();
     if mine.is_none_or(|mine| mine.mapping.is_none()) {
@@ -199,12 +186,15 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
             "Start punchd on {name}, and give both machines a signalling server in common."
         ));
     }
-    if state == PeerState::Connected || state == PeerState::Down {
-        return advice;
-    }
+    advice
+}
+
+/// What makes a search needless where both NATs are hard.
+fn advice_on_nats(link: &LinkStatus, mapped: bool) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mine = link.mine.as_ref();
     let mine_hard = mine.is_some_and(|mine| is_hard(&mine.summary(link.budget, 0)));
     let theirs_hard = link.theirs.as_ref().is_some_and(is_hard);
-    let search = link.steps.iter().find(|step| step.kind != StepKind::Checks);
     if mine_hard && theirs_hard {
         if !mapped {
             advice.push(
@@ -212,33 +202,44 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
                     .to_owned(),
             );
         }
-        advice.push("IPv6 on both sides needs no port to be found.".to_owned());
+        advice.push("With IPv6 at both ends no search is needed.".to_owned());
     }
-    let low = search.is_some_and(|step| step.chance < GOOD);
-    let theirs_budget = link.theirs.as_ref().map(|nat| nat.budget);
-    if low && link.budget < Budget::Aggressive {
+    advice
+}
+
+fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    if !search(link).is_some_and(|step| step.chance < GOOD_CHANCE) {
+        return advice;
+    }
+    if link.budget < Budget::Aggressive {
         advice.push(format!(
-            "A larger budget raises the chance: [punch] budget = \"aggressive\" in punchd.toml (now \"{}\"), on both sides. It makes up to 131,072 mappings, which cheap routers may not carry.",
-            budget_name(link.budget)
+            "A larger budget raises the chance: [punch] budget = \"aggressive\" in /etc/punch/punchd.toml (now \"{}\") at both ends, then: sudo systemctl restart punchd. It makes up to 131,072 mappings, which cheap routers may not carry.",
+            link.budget
         ));
     }
-    if let Some(theirs) = theirs_budget
-        && low
-        && theirs < link.budget
-    {
+    let theirs = link.theirs.as_ref().map(|nat| nat.budget);
+    if let Some(theirs) = theirs.filter(|theirs| *theirs < link.budget) {
         advice.push(format!(
-            "{name} has the smaller budget (\"{}\"); both count.",
-            budget_name(theirs)
+            "{name} has the smaller budget (\"{theirs}\"); both count."
         ));
     }
-    let unpredicted = search.is_some_and(|step| step.outcome == Outcome::NoPrediction);
-    if unpredicted {
+    advice
+}
+
+/// What has hindered the search itself.
+fn advice_on_search(link: &LinkStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    let Some(step) = search(link) else {
+        return advice;
+    };
+    if step.outcome == Outcome::NoPrediction {
         advice.push(
             "The ports could not be predicted: a STUN server did not answer in time, here or there."
                 .to_owned(),
         );
     }
-    if let Some(step) = search.filter(|step| step.refused_sockets > 0) {
+    if step.refused_sockets > 0 {
         let effect = if step.outcome == Outcome::NoSockets {
             "it could not begin"
         } else {
@@ -249,16 +250,16 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
             step.refused_sockets
         ));
     }
-    if search.is_some_and(|step| step.outcome == Outcome::OverBudget) {
+    if step.outcome == Outcome::OverBudget {
         advice.push(
-            "The next search waits: mappings of earlier ones may still be alive at the router, or the last one for this peer was just now."
+            "The next search waits: mappings of earlier ones may still be alive at the router, or the last one for this peer has only just ended."
                 .to_owned(),
         );
     }
-    if link.theirs.is_none() && !link.steps.is_empty() {
-        advice.push(format!(
-            "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
-        ));
-    }
     advice
+}
+
+/// The step that is more than ordinary checks.
+fn search(link: &LinkStatus) -> Option<&StepReport> {
+    link.steps.iter().find(|step| step.kind != StepKind::Checks)
 }

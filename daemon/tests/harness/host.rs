@@ -370,7 +370,9 @@ impl Host {
         let views = self.ctl_json(&["netcheck"]);
         let views: Vec<NetcheckView> = serde_json::from_value(views.clone())
             .unwrap_or_else(|error| panic!("{error}: {views:#}"));
-        let v4 = views.into_iter().find(|view| view.family == "ipv4");
+        let v4 = views
+            .into_iter()
+            .find(|view| view.family == punch_api::AddressFamily::Ipv4);
         v4.expect("there is IPv4")
     }
 

@@ -1,35 +1,10 @@
-//! What the source of punchd says of its calls and words.
+//! The calls that the source of punchd routes.
 #![allow(unreachable_pub, clippy::expect_used, reason = "it is a test")]
 
 use std::collections::BTreeSet;
 
 use super::METHODS;
 use super::schema::Call;
-
-/// The words that a function of rustfmt's layout has behind `begin` for the variants of an enum, each in an arm of its own.
-pub fn words(source: &str, begin: &str, of: &str) -> BTreeSet<String> {
-    let (_, rest) = source
-        .split_once(begin)
-        .unwrap_or_else(|| panic!("there is no {begin}"));
-    let (body, _) = rest.split_once("\n}\n").expect("a function ends");
-    let prefix = format!("{of}::");
-    let arms: Vec<_> = body
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with(&prefix) && line.contains(" => "))
-        .collect();
-    let word = |arm: &&str| {
-        let (_, rest) = arm.split_once('"')?;
-        Some(rest.split_once('"')?.0.to_owned())
-    };
-    let words: BTreeSet<_> = arms.iter().filter_map(word).collect();
-    assert_eq!(
-        words.len(),
-        arms.len(),
-        "{begin}: each arm has a word of its own: {arms:?}"
-    );
-    words
-}
 
 /// The calls that a source routes. What it does not understand, it does not pass over: it panics.
 pub fn routes(source: &str) -> BTreeSet<Call> {

@@ -38,7 +38,14 @@ fn with_few_files_a_search_does_what_it_can() {
             assert!(!up.stderr.is_empty());
             let outcome = &search(&view).outcome;
             assert!(
-                ["no_sockets", "exhausted", "waiting", "running"].contains(&outcome.as_str()),
+                [
+                    StepOutcome::NoSockets,
+                    StepOutcome::Exhausted,
+                    StepOutcome::Waiting,
+                    StepOutcome::Running
+                ]
+                .iter()
+                .any(|known| outcome == known),
                 "{view:#?}"
             );
             if search(&view).refused_sockets > 0 {
@@ -246,6 +253,6 @@ fn who_lies_about_a_nat_gets_no_more_than_the_budget_sent_to_others() {
         "{heard}"
     );
     held_to_budget(&view);
-    assert_eq!(step.outcome, "exhausted", "{view:#?}");
+    assert_eq!(step.outcome, StepOutcome::Exhausted, "{view:#?}");
     closed(&lab, before, 0);
 }

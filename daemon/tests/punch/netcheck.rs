@@ -6,20 +6,24 @@ use super::*;
 #[track_caller]
 fn measures(
     host: &Host,
-    mapping: &str,
+    mapping: Mapping,
     double: Option<bool>,
     words: &str,
-    fits: impl Fn(AllocationView) -> bool,
+    fits: impl Fn(Allocation) -> bool,
 ) {
     let view = host.netcheck();
     assert!(!view.udp_blocked && view.public.is_some(), "{view:#?}");
-    assert_eq!(view.mapping.as_deref(), Some(mapping), "{view:#?}");
+    assert_eq!(view.mapping, Some(mapping.into()), "{view:#?}");
     assert_eq!(
-        view.filtering.as_deref(),
-        Some("address_and_port_dependent"),
+        view.filtering,
+        Some(Filtering::AddressAndPortDependent.into()),
         "{view:#?}"
     );
-    assert!(view.allocation.is_some_and(fits), "{view:#?}");
+    let known = |allocation: &AllocationView| match allocation {
+        AllocationView::Known(allocation) => fits(*allocation),
+        AllocationView::Unknown { .. } => false,
+    };
+    assert!(view.allocation.as_ref().is_some_and(known), "{view:#?}");
     assert_eq!(view.double_nat, double, "{view:#?}");
     assert_eq!(view.addresses.len(), 1, "{view:#?}");
     // Where each destination has a mapping of its own, nothing can be told.
@@ -38,18 +42,18 @@ fn measures(
     }
 }
 
-const SYMMETRIC: &str = "address_and_port_dependent";
+const SYMMETRIC: Mapping = Mapping::AddressAndPortDependent;
 
 #[test]
 fn netcheck_tells_random_ports_from_a_block() {
     need_lab!();
     let normal = config("normal", "");
     let lab = lab("neta", "symmetric", "symmetric-block", [&normal, &normal]);
-    measures(&lab.a, SYMMETRIC, None, "random over all", |ports| {
-        ports == AllocationView::Random
+    measures(&lab.a, SYMMETRIC, None, "takes ports at random", |ports| {
+        ports == Allocation::Random
     });
-    measures(&lab.b, SYMMETRIC, None, "random between", |ports| {
-        let AllocationView::Block { low, high } = ports else {
+    measures(&lab.b, SYMMETRIC, None, "at random between", |ports| {
+        let Allocation::Block { low, high } = ports else {
             return false;
         };
         // The block is within what is tried, and that is not much more.
@@ -71,15 +75,15 @@ fn netcheck_tells_counting_from_keeping() {
         &lab.a,
         SYMMETRIC,
         None,
-        "gets the last port +3",
-        |ports| matches!(ports, AllocationView::Sequential { step: 3, others } if others <= 20),
+        "the last port +3",
+        |ports| matches!(ports, Allocation::Sequential { step: 3, others } if others <= 20),
     );
     measures(
         &lab.b,
-        "endpoint_independent",
+        Mapping::EndpointIndependent,
         Some(false),
-        "preserved",
-        |ports| ports == AllocationView::Preserving,
+        "keeps the local port",
+        |ports| ports == Allocation::Preserving,
     );
 }
 
@@ -89,17 +93,17 @@ fn netcheck_sees_the_second_nat() {
     let normal = config("normal", "");
     let kinds = ["double-port-restricted", "double-symmetric"];
     let lab = lab("netd", kinds[0], kinds[1], [&normal, &normal]);
-    let easy = "endpoint_independent";
+    let easy = Mapping::EndpointIndependent;
     measures(
         &lab.a,
         easy,
         Some(true),
-        "not at the nearest router",
-        |ports| ports == AllocationView::Preserving,
+        "not the nearest router",
+        |ports| ports == Allocation::Preserving,
     );
     // What opens the filter of a hard NAT opens another mapping than the one that is asked for: nothing can be told.
-    measures(&lab.b, SYMMETRIC, None, "random over all", |ports| {
-        ports == AllocationView::Random
+    measures(&lab.b, SYMMETRIC, None, "takes ports at random", |ports| {
+        ports == Allocation::Random
     });
 }
 
@@ -114,7 +118,7 @@ fn netcheck_sees_that_others_use_the_nat() {
         SYMMETRIC,
         None,
         "others take about",
-        |ports| matches!(ports, AllocationView::Sequential { step: 5, others } if (5..=80).contains(&others)),
+        |ports| matches!(ports, Allocation::Sequential { step: 5, others } if (5..=80).contains(&others)),
     );
 }
 
@@ -133,13 +137,16 @@ fn what_the_administrator_says_goes_before_what_is_measured() {
         [&lie, &config("normal", "")],
     );
     let view = lab.a.netcheck();
-    assert_eq!(view.mapping.as_deref(), Some("address_dependent"));
+    assert_eq!(view.mapping, Some(Mapping::AddressDependent.into()));
     assert_eq!(
         view.allocation,
-        Some(AllocationView::Sequential {
-            step: -2,
-            others: 0
-        })
+        Some(
+            Allocation::Sequential {
+                step: -2,
+                others: 0
+            }
+            .into()
+        )
     );
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["192.0.2.7", "192.0.2.8"]);
@@ -147,9 +154,9 @@ fn what_the_administrator_says_goes_before_what_is_measured() {
     assert_eq!(view.lifetime_s, Some(77));
     assert_eq!(view.opening_ttl, Some(9));
     let open = lab.b.netcheck();
-    assert_eq!(open.mapping.as_deref(), Some("none"), "{open:#?}");
+    assert_eq!(open.mapping, Some(Mapping::None.into()), "{open:#?}");
     let why = lab.a.why("b");
-    assert_eq!(why.budget.name, "gentle");
+    assert_eq!(why.budget.name, Budget::Gentle);
     assert_eq!(why.budget.mappings, 256);
     assert_eq!(why.budget.packets_per_s, 100);
 }

@@ -68,7 +68,7 @@ fn why_has_an_answer_in_every_state() {
     lab.b.start();
     lab.a.wait_for_peer_state("b", "connected");
     lab.b.wait_for_peer_state("a", "connected");
-    told(&lab, "checks");
+    told(&lab, Step::Checks);
     for (host, peer) in ends(&lab) {
         let view = host.why(peer);
         assert_eq!(view.steps.len(), 1, "{view:#?}");

@@ -1,14 +1,18 @@
 //! What a description tells of the sender's IPv4 NAT, so that both ends make the same plan.
 
+use std::fmt;
 use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader};
 
 /// A NAT with more public addresses than this is described by the first of them.
 pub const MAX_NAT_ADDRESSES: usize = 8;
 
-/// On what a mapping depends (RFC 4787 §4.1). The numbers are on the wire for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// On what a mapping depends (RFC 4787 §4.1). The numbers are on the wire for ever, the names in the control API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Mapping {
     /// No NAT: a server sees the machine's own address.
@@ -23,8 +27,9 @@ pub enum Mapping {
     Dependent = 5,
 }
 
-/// From where packets may come in through a mapping (RFC 4787 §5). The numbers are on the wire for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// From where packets may come in through a mapping (RFC 4787 §5). The numbers are on the wire for ever, the names in the control API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Filtering {
     /// From everywhere (EIF).
@@ -36,7 +41,8 @@ pub enum Filtering {
 }
 
 /// How the ports of new mappings are chosen, as far as samples tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "model")]
 pub enum Allocation {
     /// The local port, wherever it is free (RFC 4787 §4.2.1's port preservation).
     Preserving,
@@ -58,8 +64,11 @@ pub enum Allocation {
     Random,
 }
 
-/// How much an attempt may ask of the routers. The numbers are on the wire for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+/// How much an attempt may ask of the routers. The numbers are on the wire for ever, the names in the control API.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Budget {
     /// For routers that fall over easily.
@@ -69,6 +78,23 @@ pub enum Budget {
     Normal = 2,
     /// What it takes for two NATs with random ports.
     Aggressive = 3,
+}
+
+impl Budget {
+    /// The name in punchd.toml and in the control API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gentle => "gentle",
+            Self::Normal => "normal",
+            Self::Aggressive => "aggressive",
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// One end's NAT, as the other end needs to know it.

@@ -35,4 +35,7 @@ pub enum ValueError {
     /// Not a STUN server.
     #[error("`{0}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")]
     Stun(String),
+    /// Not a probe of a netcheck.
+    #[error("`{0}` is not a probe that this version knows")]
+    Probe(String),
 }

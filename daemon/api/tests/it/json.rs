@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use punch_api::error::ErrorBody;
 use punch_api::{
-    AddForward, AddPeer, AddServer, AllocationView, BudgetView, CandidateView, Event, EventKind,
-    ForwardKey, ForwardView, IdView, KeyView, MappingProtocol, NatView, NetcheckView, NetworkView,
-    PathKind, PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeView,
-    Protocol, Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, StepView,
+    AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
+    CandidateView, Event, EventKind, ForwardKey, ForwardView, IdView, KeyView, Mapping,
+    MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView, PeerKey,
+    PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol, Rename, Secret,
+    ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView,
     Target, Up, WhyView,
 };
 use serde::Serialize;
@@ -37,7 +39,7 @@ fn id_view() -> IdView {
 fn path() -> PathView {
     PathView {
         remote: "192.0.2.7:51820".parse().unwrap(),
-        kind: PathKind::ServerReflexive,
+        kind: PathKind::ServerReflexive.into(),
         rtt_ms: Some(12.5),
     }
 }
@@ -227,7 +229,7 @@ fn a_peer_shows_how_it_is_reached() {
         ipv6: Some("fd70:756e:6368::2".parse().unwrap()),
         up: true,
         host: false,
-        state: PeerState::Connected,
+        state: PeerState::Connected.into(),
         path: Some(path()),
         received_bytes: 1,
         sent_bytes: 2,
@@ -283,20 +285,20 @@ fn the_status_says_all_at_once() {
             port_v4: Some(51820),
             port_v6: None,
             candidates: vec![CandidateView {
-                kind: PathKind::Host,
+                kind: PathKind::Host.into(),
                 address: "192.168.1.2:51820".parse().unwrap(),
             }],
         },
         servers: vec![ServerView {
-            kind: ServerKind::Signal,
+            kind: ServerKind::Signal.into(),
             address: "wss://a:443/".to_owned(),
             fixed: true,
-            state: ServerState::Connecting,
+            state: ServerState::Connecting.into(),
             trouble: Some("connection refused".to_owned()),
         }],
         peers: Vec::new(),
         forwards: vec![ForwardView {
-            protocol: Protocol::Tcp,
+            protocol: Protocol::Tcp.into(),
             ports: "5432".parse().unwrap(),
             target: Target::local(5432),
             peers: Vec::new(),
@@ -325,35 +327,35 @@ fn a_ping_and_a_netcheck_keep_their_form() {
     );
     golden(
         NetcheckView {
-            family: "ipv4".to_owned(),
+            family: AddressFamily::Ipv4.into(),
             udp_blocked: false,
             public: Some("192.0.2.1:40000".parse().unwrap()),
             addresses: vec!["192.0.2.1".parse().unwrap()],
-            mapping: Some("endpoint_independent".to_owned()),
+            mapping: Some(Mapping::EndpointIndependent.into()),
             filtering: None,
             preserves_port: Some(false),
-            allocation: Some(AllocationView::Sequential {
+            allocation: Some(AllocationView::Known(Allocation::Sequential {
                 step: -2,
                 others: 7,
-            }),
+            })),
             hairpinning: Some(true),
             lifetime_s: None,
             opening_ttl: Some(3),
             double_nat: Some(true),
             evidence: vec![ProbeView {
                 server: "198.51.100.1:3478".parse().unwrap(),
-                probe: "primary".to_owned(),
+                probe: ProbeKind::Binding.into(),
                 mapped: None,
                 rtt_ms: None,
             }],
             port_mapping: Some(PortMappingView {
-                protocol: Some(MappingProtocol::NatPmp),
+                protocol: Some(MappingProtocol::NatPmp.into()),
                 external: Some("100.64.3.4:51820".parse().unwrap()),
                 trouble: None,
                 double_nat: true,
             }),
         },
-        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","addresses":["192.0.2.1"],"mapping":"endpoint_independent","filtering":null,"preserves_port":false,"allocation":{"model":"sequential","step":-2,"others":7},"hairpinning":true,"lifetime_s":null,"opening_ttl":3,"double_nat":true,"evidence":[{"server":"198.51.100.1:3478","probe":"primary","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
+        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","addresses":["192.0.2.1"],"mapping":"endpoint_independent","filtering":null,"preserves_port":false,"allocation":{"model":"sequential","step":-2,"others":7},"hairpinning":true,"lifetime_s":null,"opening_ttl":3,"double_nat":true,"evidence":[{"server":"198.51.100.1:3478","probe":"binding","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
     );
     let protocols = [
         MappingProtocol::Pcp,
@@ -370,7 +372,7 @@ fn a_ping_and_a_netcheck_keep_their_form() {
 fn a_why_keeps_its_form() {
     let nat = |allocation| NatView {
         summary: "hard NAT".to_owned(),
-        mapping: Some("address_and_port_dependent".to_owned()),
+        mapping: Some(Mapping::AddressAndPortDependent.into()),
         filtering: None,
         allocation,
         addresses: vec!["192.0.2.1".parse().unwrap()],
@@ -378,17 +380,17 @@ fn a_why_keeps_its_form() {
     golden(
         WhyView {
             peer: "db".parse().unwrap(),
-            state: PeerState::Connecting,
+            state: PeerState::Connecting.into(),
             path: None,
             summary: "No path.".to_owned(),
-            mine: Some(nat(Some(AllocationView::Random))),
+            mine: Some(nat(Some(Allocation::Random.into()))),
             theirs: None,
             steps: vec![StepView {
-                step: "birthday".to_owned(),
+                step: Step::Birthday.into(),
                 chance: 0.25,
                 typical_s: 4.5,
                 expected_s: Some(300.0),
-                outcome: "running".to_owned(),
+                outcome: StepOutcome::Running.into(),
                 mappings: 10,
                 packets: 20,
                 peak_rate: 15,
@@ -398,7 +400,7 @@ fn a_why_keeps_its_form() {
             failures: 1,
             retry_in_s: Some(2.5),
             budget: BudgetView {
-                name: "normal".to_owned(),
+                name: Budget::Normal.into(),
                 mappings: 4096,
                 packets_per_s: 1000,
                 packets_per_address: 12_000,
@@ -409,8 +411,8 @@ fn a_why_keeps_its_form() {
         r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
     );
     let models = [
-        AllocationView::Preserving,
-        AllocationView::Block {
+        Allocation::Preserving,
+        Allocation::Block {
             low: 40_000,
             high: 41_023,
         },
@@ -435,7 +437,7 @@ fn an_event_names_its_kind_beside_its_values() {
         (
             EventKind::Peer {
                 peer: db(),
-                state: PeerState::Waiting,
+                state: PeerState::Waiting.into(),
             },
             r#""kind":"peer","peer":"db","state":"waiting""#,
         ),
@@ -482,5 +484,94 @@ fn a_kind_of_path_has_one_name_everywhere() {
         PathKind::Fixed,
     ] {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+    }
+}
+
+#[test]
+fn a_budget_has_one_name_everywhere() {
+    for budget in [Budget::Gentle, Budget::Normal, Budget::Aggressive] {
+        assert_eq!(serde_json::to_value(budget).unwrap(), budget.as_str());
+    }
+}
+
+// --- what is newer than the reader ---
+
+#[test]
+fn a_word_of_a_newer_version_is_read_and_written_as_it_is() {
+    for (json, word) in [
+        (r#""relayed""#, "relayed"),
+        (r#""host_and_more""#, "host_and_more"),
+    ] {
+        golden(OpenEnum::<PathKind>::Unknown(word.to_owned()), json);
+    }
+    golden(OpenEnum::Known(PathKind::Host), r#""host""#);
+    let step = r#"{"step":"telepathy","chance":0.5,"typical_s":1.0,"expected_s":null,"outcome":"dreamt","mappings":1,"packets":2,"peak_rate":3,"refused_sockets":0,"took_s":1.0}"#;
+    let read: StepView = serde_json::from_str(step).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), step);
+    assert!(read.step != Step::Checks);
+    for no_word in ["1", "null", "[]", "{}", "true"] {
+        refused::<OpenEnum<PathKind>>(no_word);
+    }
+}
+
+#[test]
+fn a_model_of_ports_of_a_newer_version_is_read_by_its_name() {
+    let read: AllocationView =
+        serde_json::from_str(r#"{"model":"fibonacci","seed":[1,2]}"#).unwrap();
+    let model = "fibonacci".to_owned();
+    assert_eq!(read, AllocationView::Unknown { model });
+    refused::<AllocationView>(r#"{"low":1,"high":2}"#);
+}
+
+#[test]
+fn an_event_of_a_newer_version_still_has_its_time_and_its_message() {
+    let read: Event = serde_json::from_str(
+        r#"{"at_ms":5,"kind":"relay","peer":"db","bytes":{"in":1},"message":"db is relayed"}"#,
+    )
+    .unwrap();
+    let message = "db is relayed".to_owned();
+    let kind = EventKind::Unknown;
+    assert_eq!(
+        read,
+        Event {
+            at_ms: 5,
+            kind,
+            message
+        }
+    );
+}
+
+#[test]
+fn an_error_of_a_newer_version_still_has_its_message() {
+    let read: ErrorBody =
+        serde_json::from_str(r#"{"error":{"code":"teapot","message":"no coffee"}}"#).unwrap();
+    assert_eq!(read.error.to_string(), "no coffee");
+    assert_eq!(read.error.http_status(), 500);
+}
+
+#[test]
+fn every_probe_has_one_text() {
+    for (probe, text) in [
+        (ProbeKind::Binding, "binding"),
+        (
+            ProbeKind::AnswerFromOtherAddressAndPort,
+            "answer_from_other_address_and_port",
+        ),
+        (ProbeKind::AnswerFromOtherPort, "answer_from_other_port"),
+        (ProbeKind::Sample, "sample"),
+        (
+            ProbeKind::BindingFromAnotherSocket,
+            "binding_from_another_socket",
+        ),
+        (
+            ProbeKind::AnswerThroughOpening { ttl: 255 },
+            "answer_through_opening_with_ttl_255",
+        ),
+    ] {
+        golden(OpenEnum::Known(probe), &format!("{text:?}"));
+    }
+    for text in ["answer_through_opening_with_ttl_256", "sample_", ""] {
+        let read: OpenEnum<ProbeKind> = serde_json::from_str(&format!("{text:?}")).unwrap();
+        assert_eq!(read, OpenEnum::Unknown(text.to_owned()));
     }
 }

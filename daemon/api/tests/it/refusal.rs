@@ -39,7 +39,7 @@ fn an_error_is_made_of_whatever_can_be_shown_and_shows_its_message_only() {
     assert_eq!(
         ApiError::new(ErrorCode::Timeout, "slow"),
         ApiError {
-            code: ErrorCode::Timeout,
+            code: ErrorCode::Timeout.into(),
             message: "slow".to_owned()
         }
     );

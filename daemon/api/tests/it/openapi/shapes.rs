@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use punch_api::error::ErrorBody;
 use punch_api::{
-    AddForward, AddPeer, AddServer, AllocationView, ApiError, BudgetView, CandidateView, ErrorCode,
-    Event, EventKind, ForwardView, IdView, KeyView, MappingProtocol, NatView, NetcheckView,
-    NetworkView, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, PingView,
-    PortMappingView, ProbeView, Protocol, Rename, Secret, ServerKind, ServerState, ServerView,
-    Status, StepView, Target, Up, WhyView,
+    AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
+    CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardView, IdView, KeyView, Mapping,
+    MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerName,
+    PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol, Rename, Secret,
+    ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,11 +18,12 @@ use super::WIREGUARD;
 use crate::id;
 use crate::schema::Document;
 
-/// Values of an enum by the names of all its variants; a variant that is not named does not compile.
+/// Values of an enum by the names of all its variants; a variant that is not named does not compile. One that stands for
+/// what is newer than this version has no value here.
 macro_rules! variants {
-    ($of:ident { $($variant:ident => $value:expr),+ $(,)? }) => {{
+    ($of:ident { $($variant:ident => $value:expr),+ $(,)? } $(but $newer:ident)?) => {{
         fn _all(value: &$of) {
-            match value { $($of::$variant { .. } => {})+ }
+            match value { $($of::$variant { .. } => {})+ $($of::$newer => {})? }
         }
         vec![$($value),+]
     }};
@@ -59,7 +60,7 @@ pub(super) fn db() -> PeerName {
 fn path(rtt_ms: Option<f64>) -> PathView {
     PathView {
         remote: "[2001:db8::7]:51820".parse().unwrap(),
-        kind: PathKind::Host,
+        kind: PathKind::Host.into(),
         rtt_ms,
     }
 }
@@ -73,25 +74,25 @@ fn id_view(ipv4: Option<&str>) -> IdView {
     }
 }
 
-pub(super) fn allocations() -> Vec<AllocationView> {
-    variants!(AllocationView {
-        Preserving => AllocationView::Preserving,
-        Sequential => AllocationView::Sequential { step: i16::MIN, others: u16::MAX },
-        Block => AllocationView::Block { low: 1, high: u16::MAX },
-        Random => AllocationView::Random,
+pub(super) fn allocations() -> Vec<Allocation> {
+    variants!(Allocation {
+        Preserving => Allocation::Preserving,
+        Sequential => Allocation::Sequential { step: i16::MIN, others: u16::MAX },
+        Block => Allocation::Block { low: 1, high: u16::MAX },
+        Random => Allocation::Random,
     })
 }
 
 pub(super) fn event_kinds() -> Vec<EventKind> {
     variants!(EventKind {
-        Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting },
+        Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting.into() },
         Path => EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
         Search => EventKind::Search { peer: db(), chance: 0.5 },
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
         Configuration => EventKind::Configuration,
         Network => EventKind::Network,
-    })
+    } but Unknown)
 }
 
 pub(super) fn peer_keys() -> Vec<PeerKey> {
@@ -146,6 +147,58 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
         ),
         ("Protocol", all(variants!(Protocol { Tcp, Udp }))),
         ("ServerKind", all(variants!(ServerKind { Signal, Stun }))),
+        (
+            "AddressFamily",
+            all(variants!(AddressFamily { Ipv4, Ipv6 })),
+        ),
+        (
+            "NatMapping",
+            all(variants!(Mapping {
+                None,
+                EndpointIndependent,
+                AddressDependent,
+                AddressAndPortDependent,
+                Dependent
+            })),
+        ),
+        (
+            "NatFiltering",
+            all(variants!(Filtering {
+                EndpointIndependent,
+                AddressDependent,
+                AddressAndPortDependent
+            })),
+        ),
+        (
+            "StepKind",
+            all(variants!(Step {
+                Checks,
+                HoldAndProbe,
+                Meet,
+                Birthday
+            })),
+        ),
+        (
+            "StepOutcome",
+            all(variants!(StepOutcome {
+                Waiting,
+                Running,
+                Found,
+                NotNeeded,
+                Exhausted,
+                OverBudget,
+                NoSockets,
+                NoPrediction
+            })),
+        ),
+        (
+            "BudgetName",
+            all(variants!(Budget {
+                Gentle,
+                Normal,
+                Aggressive
+            })),
+        ),
     ])
 }
 
@@ -162,7 +215,7 @@ pub(super) fn error_codes() -> Vec<ErrorCode> {
 
 /// The schemas of texts: those with a type of their own, and those that punchd checks or writes by itself (punchd's own test
 /// of the file looks at its words).
-pub(super) const TEXTS: [&str; 11] = [
+pub(super) const TEXTS: [&str; 10] = [
     "PeerName",
     "PeerId",
     "PortRange",
@@ -171,8 +224,7 @@ pub(super) const TEXTS: [&str; 11] = [
     "IpAddress",
     "WireguardKey",
     "PresharedKey",
-    "NatMapping",
-    "NatFiltering",
+    "ProbeKind",
     "DropReason",
 ];
 
@@ -254,10 +306,11 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     let port = full.then_some(u16::MAX);
     let ip = || "2001:db8::1".parse().unwrap();
     let id_view = || id_view(full.then_some("100.64.1.2"));
-    let mapping = || full.then(|| "endpoint_independent".to_owned());
-    let allocation = full.then_some(AllocationView::Random);
+    let mapping = || full.then_some(Mapping::EndpointIndependent.into());
+    let filtering = || full.then_some(Filtering::EndpointIndependent.into());
+    let allocation = || full.then_some(Allocation::Random.into());
     let candidate = || CandidateView {
-        kind: PathKind::PortMapped,
+        kind: PathKind::PortMapped.into(),
         address: "192.0.2.7:51820".parse().unwrap(),
     };
     let network = || NetworkView {
@@ -266,10 +319,10 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         candidates: list(full, candidate()),
     };
     let server = || ServerView {
-        kind: ServerKind::Signal,
+        kind: ServerKind::Signal.into(),
         address: text(),
         fixed: full,
-        state: ServerState::Connecting,
+        state: ServerState::Connecting.into(),
         trouble: some_text(),
     };
     let peer = || PeerView {
@@ -280,7 +333,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         ipv6: full.then(|| "fd70::2".parse().unwrap()),
         up: full,
         host: full,
-        state: PeerState::Connected,
+        state: PeerState::Connected.into(),
         path: some_path(),
         received_bytes: count,
         sent_bytes: count,
@@ -288,7 +341,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         note: some_text(),
     };
     let forward = || ForwardView {
-        protocol: Protocol::Udp,
+        protocol: Protocol::Udp.into(),
         ports: "53".parse().unwrap(),
         target: Target::local(53),
         peers: list(full, db()),
@@ -297,12 +350,12 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     };
     let probe = || ProbeView {
         server: "198.51.100.1:3478".parse().unwrap(),
-        probe: "answer_through_opening_with_ttl_3".to_owned(),
+        probe: ProbeKind::AnswerThroughOpening { ttl: 3 }.into(),
         mapped: remote(),
         rtt_ms: rtt,
     };
     let port_mapping = || PortMappingView {
-        protocol: full.then_some(MappingProtocol::NatPmp),
+        protocol: full.then_some(MappingProtocol::NatPmp.into()),
         external: remote(),
         trouble: some_text(),
         double_nat: full,
@@ -310,16 +363,16 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     let nat = || NatView {
         summary: text(),
         mapping: mapping(),
-        filtering: mapping(),
-        allocation,
+        filtering: filtering(),
+        allocation: allocation(),
         addresses: list(full, ip()),
     };
     let step = || StepView {
-        step: "birthday".to_owned(),
+        step: Step::Birthday.into(),
         chance: 0.25,
         typical_s: 4.5,
         expected_s: rtt,
-        outcome: "running".to_owned(),
+        outcome: StepOutcome::Running.into(),
         mappings: small,
         packets: small,
         peak_rate: small,
@@ -327,7 +380,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         took_s: 1.5,
     };
     let budget = || BudgetView {
-        name: "normal".to_owned(),
+        name: Budget::Normal.into(),
         mappings: small,
         packets_per_s: small,
         packets_per_address: small,
@@ -377,14 +430,19 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape(
             "Netcheck",
             vec![NetcheckView {
-                family: if full { "ipv4" } else { "ipv6" }.to_owned(),
+                family: if full {
+                    AddressFamily::Ipv4
+                } else {
+                    AddressFamily::Ipv6
+                }
+                .into(),
                 udp_blocked: full,
                 public: remote(),
                 addresses: list(full, ip()),
                 mapping: mapping(),
-                filtering: mapping(),
+                filtering: filtering(),
                 preserves_port: full.then_some(true),
-                allocation,
+                allocation: allocation(),
                 hairpinning: full.then_some(true),
                 lifetime_s: full.then_some(count),
                 opening_ttl: full.then_some(u8::MAX),
@@ -399,7 +457,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
             "Why",
             vec![WhyView {
                 peer: db(),
-                state: PeerState::Connecting,
+                state: PeerState::Connecting.into(),
                 path: some_path(),
                 summary: text(),
                 mine: full.then(nat),

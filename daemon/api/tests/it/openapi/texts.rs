@@ -1,7 +1,7 @@
 //! The schemas of texts take what the values take.
 
 use proptest::prelude::*;
-use punch_api::{PeerId, PeerName, PortRange, Protocol, Target};
+use punch_api::{PeerId, PeerName, PortRange, ProbeKind, Protocol, Target};
 use serde_json::Value;
 
 use super::WIREGUARD;
@@ -18,6 +18,7 @@ fn text() -> impl Strategy<Value = String> {
         "[a-z0-9._-]{1,8}:[0-9]{1,5}",
         "\\[[0-9a-f:.]{2,12}\\](:[0-9]{0,5})?",
         "(tcp|udp|TCP|tc)",
+        "(answer_through_opening_with_ttl_|answer_from_other_|bind|sample)[0-9a-z]{0,4}",
         any::<String>(),
     ]
 }
@@ -35,6 +36,9 @@ proptest! {
         let document = Document::read();
         prop_assert_eq!(fits(document, "PeerName", &text), text.parse::<PeerName>().is_ok());
         prop_assert_eq!(fits(document, "Protocol", &text), text.parse::<Protocol>().is_ok());
+        if let Ok(probe) = text.parse::<ProbeKind>() {
+            prop_assert!(fits(document, "ProbeKind", &probe.to_string()));
+        }
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! Why the path to a peer is as it is.
+
+use punch_api::{NatView, OpenEnum, Step, StepOutcome, StepView, WhyView};
+
+use crate::output::Output;
+use crate::render::path;
+
+pub(crate) fn why(out: &Output, view: &WhyView) {
+    out.line(&view.summary);
+    if let Some(current) = &view.path {
+        out.line(format!("path    {}", path(current)));
+    }
+    out.line("");
+    out.line(format!("here    {}", nat(view.mine.as_ref())));
+    out.line(format!("there   {}", nat(view.theirs.as_ref())));
+    if !view.steps.is_empty() {
+        out.line("");
+        let rows: Vec<_> = view.steps.iter().map(row).collect();
+        let header = [
+            "STEP", "CHANCE", "RESULT", "MAPPINGS", "PACKETS", "PEAK", "TOOK",
+        ];
+        out.table(&header, &rows);
+    }
+    let unlikely = view.steps.iter().find_map(|step| step.expected_s);
+    if let Some(seconds) = unlikely {
+        out.line(format!(
+            "On average one attempt succeeds in {}.",
+            span(seconds)
+        ));
+    }
+    if view.failures > 0 {
+        let next = view.retry_in_s.map_or(String::new(), |seconds| {
+            format!("; the next begins in {}", span(seconds))
+        });
+        out.line(format!("{} failed{next}.", attempts(view.failures)));
+    }
+    out.line(format!(
+        "budget  {}: at most {} mappings alive, {} packets/s, {} packets to one address, {} s for a search",
+        view.budget.name,
+        view.budget.mappings,
+        view.budget.packets_per_s,
+        view.budget.packets_per_address,
+        view.budget.duration_s
+    ));
+    if !view.advice.is_empty() {
+        out.line("");
+    }
+    for advice in &view.advice {
+        out.line(format!("- {advice}"));
+    }
+}
+
+fn attempts(count: u8) -> String {
+    if count == 1 {
+        "1 attempt has".to_owned()
+    } else {
+        format!("{count} attempts have")
+    }
+}
+
+fn nat(view: Option<&NatView>) -> String {
+    let Some(view) = view else {
+        return "not known yet".to_owned();
+    };
+    let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
+    if addresses.is_empty() {
+        return view.summary.clone();
+    }
+    format!("{} ({})", view.summary, addresses.join(", "))
+}
+
+fn row(step: &StepView) -> Vec<String> {
+    let peak = if step.peak_rate > 0 {
+        format!("{}/s", step.peak_rate)
+    } else {
+        "-".to_owned()
+    };
+    vec![
+        name(&step.step).to_owned(),
+        percent(step.chance),
+        result(&step.outcome).to_owned(),
+        step.mappings.to_string(),
+        step.packets.to_string(),
+        peak,
+        span(step.took_s),
+    ]
+}
+
+fn name(step: &OpenEnum<Step>) -> &str {
+    match step {
+        OpenEnum::Known(Step::Checks) => "ordinary checks",
+        OpenEnum::Known(Step::HoldAndProbe) => "hold and probe",
+        OpenEnum::Known(Step::Meet) => "meet at predicted ports",
+        OpenEnum::Known(Step::Birthday) => "birthday search",
+        OpenEnum::Unknown(word) => word,
+    }
+}
+
+fn result(outcome: &OpenEnum<StepOutcome>) -> &str {
+    match outcome {
+        OpenEnum::Known(StepOutcome::Waiting) => "waiting",
+        OpenEnum::Known(StepOutcome::Running) => "running",
+        OpenEnum::Known(StepOutcome::Found) => "found the path",
+        OpenEnum::Known(StepOutcome::NotNeeded) => "not needed",
+        OpenEnum::Known(StepOutcome::Exhausted) => "found none",
+        OpenEnum::Known(StepOutcome::OverBudget) => "waits for the budget",
+        OpenEnum::Known(StepOutcome::NoSockets) => "no socket could be opened",
+        OpenEnum::Known(StepOutcome::NoPrediction) => "the ports could not be predicted",
+        OpenEnum::Unknown(word) => word,
+    }
+}
+
+fn percent(chance: f64) -> String {
+    if chance > 0.0 && chance < 0.01 {
+        format!("{:.2} %", 100.0 * chance)
+    } else {
+        format!("{:.0} %", 100.0 * chance)
+    }
+}
+
+/// A time that is given with as many digits as somebody who waits needs.
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
+}

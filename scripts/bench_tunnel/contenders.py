@@ -94,10 +94,10 @@ def pings(stage, target):
 class Punchd:
     """One punchd, and how it is asked."""
 
-    def __init__(self, stage, binaries, namespace, name):
+    def __init__(self, stage, binaries, namespace, name, tun="punch0"):
         self.stage, self.binaries, self.namespace, self.name = stage, binaries, namespace, name
         self.socket, self.state, self.config = (stage.dir / f"{name}{end}" for end in (".sock", "", ".toml"))
-        self.config.write_text("[nat]\nport_mapping = false\n")
+        self.config.write_text(f'[nat]\nport_mapping = false\n[tun]\nname = "{tun}"\n')
         self.start()
 
     def start(self):
@@ -126,16 +126,13 @@ class Punchd:
         states = [entry["state"] for entry in json.loads(self.ctl("server", "list", "--json"))]
         return len(states) >= 2 and all(state == "connected" for state in states)
 
-    def stop(self):
-        self.stage.stop(self.program)
-
     def fill_up(self, count):
         """Restarts it with so many peers, all but one of them down, and so many forwards. Through punchctl a thousand of each
         would take minutes, so one of each is made like that, and the others are written after its example."""
         first, *others = identities(self.stage, self.binaries, count - 1)
         self.ctl("peer", "add", "peer0", first)
         self.ctl("forward", "tcp", "20000")
-        self.stop()
+        self.stage.stop(self.program)
         file = self.state / "state.json"
         try:
             text = file.read_text()
@@ -156,6 +153,8 @@ class Punchd:
 
 # Of each directory of programs: the keys that its punchd has made.
 MADE = {}
+# So many of them are made at a time.
+KEYS_AT_ONCE = 8
 
 
 def identities(stage, binaries, count):
@@ -167,12 +166,13 @@ def identities(stage, binaries, count):
         if namespace is None:
             say(f"starting punchd {count - len(made):,} times for the keys of so many peers")
             namespace = stage.namespace("keys")
-        punchd = Punchd(stage, binaries, namespace, "key")
-        try:
+        names = [f"key{number}" for number in range(min(KEYS_AT_ONCE, count - len(made)))]
+        punchds = [Punchd(stage, binaries, namespace, name, name) for name in names]
+        for punchd in punchds:
             punchd.ready()
             made.setdefault(punchd.id["ipv4"], punchd.id["id"])
-        finally:
-            punchd.stop()
+        stage.stop(*(punchd.program for punchd in punchds))
+        for punchd in punchds:
             shutil.rmtree(punchd.state)
     return list(made.values())[:count]
 

@@ -340,7 +340,7 @@ impl Config {
 }
 
 #[cfg(test)]
-#[allow(clippy::expect_used)]
+#[allow(clippy::expect_used, reason = "it is a test")]
 mod tests {
     use super::*;
 

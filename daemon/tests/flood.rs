@@ -1,6 +1,6 @@
 //! Somebody floods a host's port with forged handshakes: what stands keeps standing, and new tunnels are made all the same. How
 //! fast it was is printed, and is no verdict.
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, reason = "for whoever looks into a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

@@ -1,6 +1,6 @@
 //! Crashes, restarts and moves: what was wanted comes back by itself, and what has a way goes on. Nothing here is judged by
 //! how long it takes; how long it took is printed.
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, reason = "for whoever looks into a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

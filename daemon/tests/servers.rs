@@ -1,5 +1,5 @@
 //! Signalling and STUN servers: names, several at once, added and removed, missing, and under pressure.
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, reason = "for whoever looks into a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

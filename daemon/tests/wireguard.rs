@@ -1,5 +1,5 @@
 //! A WireGuard that knows nothing of Punch as a peer.
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, reason = "for whoever looks into a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

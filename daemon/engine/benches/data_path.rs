@@ -1,7 +1,11 @@
 //! What a packet costs between the TUN and the sockets: two engines with real WireGuard between them, in memory. Rates are
 //! bytes and packets per second. The number is that of peers and of forwards; only finding a rule may grow with it, by its
 //! logarithm.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a benchmark"
+)]
 
 #[path = "../tests/it/packets.rs"]
 #[allow(dead_code, reason = "the tests make more kinds of packets")]

@@ -1,6 +1,6 @@
 //! What is done to each packet beside its cipher: looking at it, cutting what the kernel hands over in one piece, joining what
 //! the kernel takes in one piece. Rates are bytes and packets per second.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "it is a benchmark")]
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -125,7 +125,7 @@ impl Visit for Fields {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};

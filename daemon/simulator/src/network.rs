@@ -431,7 +431,11 @@ fn spend(packet: &mut Datagram, hops: u8) -> Result<(), Dropped> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 mod tests {
     use super::*;
 

@@ -266,7 +266,11 @@ fn converge(a: &mut Side, b: &mut Side) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 mod tests {
     use super::*;
     use crate::nat::DEFAULT_TIMEOUT;

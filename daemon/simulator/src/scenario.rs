@@ -441,7 +441,11 @@ fn pick(rng: &mut ChaCha8Rng, end: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 mod tests {
     use super::*;
     use crate::oracle::{Verdict, Via, Why, can_connect};

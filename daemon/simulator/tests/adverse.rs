@@ -1,5 +1,9 @@
 //! Searches for ports when something goes wrong in the middle.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,5 +1,10 @@
 //! The whole traversal in the simulated internet, over many seeds.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,10 @@
 //! How often and how fast every pair of kinds connects: the figures that Punch promises, in virtual time. More runs for each
 //! pair, for figures of more weight: `PUNCH_SIMULATOR_RUNS=300 cargo test --release -p punch-simulator --test figures`.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 use std::time::{Duration, Instant};
 

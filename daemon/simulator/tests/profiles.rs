@@ -1,5 +1,9 @@
 //! What a machine finds out about its NAT, against what the NAT is.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,6 +1,11 @@
 //! What a birthday run asks of the simulator. Prints its speed; for the real figures:
 //! `PUNCH_SIMULATOR_PACKETS=520000 cargo test --release -p punch-simulator --test throughput -- --nocapture`
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "it is a test"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! What punchctl and punchd say to each other: the texts of the values, the words of the refusals, the JSON that stays.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod hostile;
 mod json;

@@ -1,6 +1,11 @@
 //! What the engine promises, seen from outside: two engines with real WireGuard inside, in virtual time, and one engine
 //! against a bare WireGuard peer.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 mod bot;
 mod chaos;

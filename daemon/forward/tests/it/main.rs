@@ -1,6 +1,6 @@
 //! Forwards seen from both ends: a client that is a real TCP stack, and targets that do what the test says; in virtual
 //! time, over a link that delays and loses.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod client;
 mod limits;
@@ -23,7 +23,10 @@ const PEER: PeerHandle = PeerHandle(1);
 const OTHER_PEER: PeerHandle = PeerHandle(2);
 
 /// The one reading of the clock; all other times are this and a duration.
-#[allow(clippy::disallowed_methods)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "virtual time begins at some instant"
+)]
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)

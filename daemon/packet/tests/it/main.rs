@@ -1,5 +1,10 @@
 //! What packets promise, seen from outside: views that are right, replies that a receiver accepts, and nothing that panics.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 
 mod batch;
 mod build;

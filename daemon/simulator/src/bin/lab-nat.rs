@@ -346,7 +346,7 @@ impl<'a> Udp<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use super::*;
 

@@ -99,7 +99,10 @@ fn run(arguments: &Arguments) -> Result<(), String> {
 }
 
 /// Virtual time must begin somewhere; results do not depend on it.
-#[allow(clippy::disallowed_methods)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "virtual time begins at some instant"
+)]
 fn start() -> Instant {
     Instant::now()
 }

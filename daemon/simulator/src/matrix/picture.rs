@@ -196,7 +196,7 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use super::super::tests::cell;
     use super::*;

@@ -377,7 +377,11 @@ fn draw(block: (u16, u16), free: impl Fn(&u16) -> bool, rng: &mut impl RngCore) 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
 mod tests {
     use super::super::{DEFAULT_TIMEOUT, EIM, Filtering, Mapping};
     use super::*;

@@ -1,6 +1,6 @@
 //! How two machines find each other, and how one finds out where it is: the story of the agent, the gatherer and the
 //! netcheck, in virtual time and over networks that fit on a page.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod agent;
 mod duel;
@@ -23,7 +23,10 @@ use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
 use punch_traversal::{AgentConfig, Role};
 
 /// The one reading of the clock; all other times are this and a duration.
-#[allow(clippy::disallowed_methods)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "virtual time begins at some instant"
+)]
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)

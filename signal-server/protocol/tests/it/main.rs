@@ -1,6 +1,6 @@
 //! What the signalling protocol promises, seen from outside: bytes that stay for ever, errors that say what happened,
 //! and a seal that holds.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod description;
 mod frame;

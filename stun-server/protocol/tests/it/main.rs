@@ -1,5 +1,5 @@
 //! What the STUN codec and the answering rule promise, seen from outside.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod codec;
 mod hostile;

@@ -3,179 +3,99 @@
 //! Both ends probe every pair; the one that made the offer (controlling) picks among those that answer and names its
 //! choice with USE-CANDIDATE in every check on it, so that both ends send over the same path. Checks go on for as long
 //! as the agent lives: they are the keepalives, they measure the round trip, and they notice that a path has died.
+//!
+//! The agent's rooms: `checklist` has the pairs and the path, `messages` the bytes, `nats` what follows from the two NATs,
+//! `base` the socket of checks in a repeated attempt, `search` the plan's search for ports, `sockets` what was opened for both,
+//! `outputs` the queues.
 
+mod base;
+mod checklist;
+mod config;
 mod messages;
-mod ports;
+mod nats;
+mod outputs;
+mod search;
+mod sockets;
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, CandidateKind, Credentials, NatSummary, Prediction};
+use punch_signal_protocol::{Candidate, Prediction};
 use punch_stun_protocol::Message;
 
-use crate::gather::usable;
-use crate::pace::Pace;
-use crate::pair::{Pair, PairStatus, State};
-use crate::search::{Outcome, StepReport};
-use crate::{Caps, DirectPath, Family, Plan, SocketId, StepKind, Transmit};
+use crate::address::usable;
+use crate::pair::Pair;
+use crate::plan::{Plan, Step};
+use crate::report::{Outcome, StepReport};
+use crate::socket::{DirectPath, Family, SocketId, Transmit};
+use base::Base;
+use checklist::Checklist;
+pub use checklist::MAX_PAIRS;
+pub use config::AgentConfig;
 use messages::Messages;
-use ports::PortSearch;
-pub use ports::takes_fresh_base;
+use nats::Nats;
+pub use nats::takes_fresh_base;
+use outputs::Outputs;
+pub use outputs::{AgentEvent, AgentStatus};
+use search::PlannedSearch;
+use sockets::Sockets;
 
-/// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
-pub const MAX_PAIRS: usize = 48;
 /// Between the first checks of two pairs (RFC 8445 §14.2 allows 5 ms).
-const PACING: Duration = Duration::from_millis(5);
-/// A check for which the budget has no room waits for so long.
-const PAUSE: Duration = Duration::from_millis(50);
-/// Keepalive of an idle path, at the most; six tenths of the mapping's lifetime where that is known.
-const KEEPALIVE: Duration = Duration::from_secs(25);
-/// And at the least.
-const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(4);
-/// Keepalive where the lifetime is not known: some NATs forget after 15 s.
-const CAREFUL_KEEPALIVE: Duration = Duration::from_secs(12);
-/// The one who answers lets the other's checks come first for so long: its own would reach the other's NAT before that has a
+const FIRST_CHECK_SPACING: Duration = Duration::from_millis(5);
+/// How long a check waits for which the budget has no room.
+const BUDGET_PAUSE: Duration = Duration::from_millis(50);
+/// How long the one who answers lets the other's checks come first: its own would reach the other's NAT before that has a
 /// mapping, and some NATs then give the mapping that comes after another port.
-const DEFERENCE: Duration = Duration::from_millis(250);
-/// Check interval while traffic flows.
-const ACTIVE: Duration = Duration::from_secs(3);
-/// Traffic "flows" for this long after the last packet.
-const ACTIVITY: Duration = Duration::from_secs(6);
-/// An endpoint that a NAT has shown only to the server that saw it is checked this late: it costs a mapping, and leads
+const ANSWERER_DELAY: Duration = Duration::from_millis(250);
+/// How late an endpoint is checked that a NAT has shown only to the server that saw it: the check costs a mapping, and leads
 /// nowhere unless the profile is wrong.
-const AFTERTHOUGHT: Duration = Duration::from_secs(2);
-
-/// Who picks the path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The one who made the offer.
-    Controlling,
-    /// The one who answered it.
-    Controlled,
-}
-
-/// What an agent has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AgentEvent {
-    /// The peer has proven, for the first time, that it holds this exchange's credentials.
-    Proven,
-    /// Packets go this way from now on.
-    Selected(DirectPath),
-    /// The path died and no other answers.
-    Lost,
-    /// Nothing that could be tried has answered.
-    Failed,
-    /// So many sockets are needed: each is answered with [`Agent::handle_socket`].
-    OpenSockets(usize),
-    /// This socket is no longer needed.
-    CloseSocket(SocketId),
-    /// A fresh socket has this public address: the peer must hear of it.
-    Reflexive(SocketAddr),
-    /// The peer must hear where this side's sequence of ports stands.
-    Predicted(Prediction),
-    /// A search is over.
-    SearchOver {
-        /// Mappings that it has made.
-        mappings: u32,
-        /// Whether it has found the path.
-        found: bool,
-    },
-}
-
-/// What an agent is made from.
-#[derive(Debug, Clone)]
-pub struct AgentConfig {
-    /// Who picks the path.
-    pub role: Role,
-    /// Whether this side hears of the other's candidates first, as the one who answers does.
-    pub answers: bool,
-    /// This side's credentials.
-    pub local: Credentials,
-    /// The peer's.
-    pub remote: Credentials,
-    /// Where the peer may be reached.
-    pub candidates: Vec<Candidate>,
-    /// What the peer was told of this side's NAT.
-    pub mine: Option<NatSummary>,
-    /// What the peer has told of its own.
-    pub theirs: Option<NatSummary>,
-    /// How far an opening packet must go, if that was measured.
-    pub opening_ttl: Option<u8>,
-    /// How long an unused mapping lives, if that was measured.
-    pub lifetime: Option<Duration>,
-    /// STUN servers that answer, over IPv4.
-    pub samplers: Vec<SocketAddr>,
-    /// What worked last time between these two networks.
-    pub remembered: Option<StepKind>,
-    /// Randomness.
-    pub seed: u64,
-}
-
-/// What status shows of an agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AgentStatus {
-    /// The selected path and its kind and round trip.
-    pub selected: Option<PairStatus>,
-    /// All pairs.
-    pub pairs: Vec<PairStatus>,
-    /// What was and is tried, in order.
-    pub steps: Vec<StepReport>,
-    /// What the peer has told of its NAT.
-    pub theirs: Option<NatSummary>,
-}
+const MOVING_ENDPOINT_DELAY: Duration = Duration::from_secs(2);
+/// Opening packets to one candidate: one may be lost.
+const OPENING_PACKETS: usize = 2;
 
 /// The checks with one peer under one pair of credentials.
 #[derive(Debug)]
 pub struct Agent {
-    role: Role,
+    answers: bool,
     messages: Messages,
+    nats: Nats,
     plan: Plan,
-    ports: PortSearch,
-    keepalive: Duration,
+    checklist: Checklist,
+    base: Base,
+    search: PlannedSearch,
+    sockets: Sockets,
+    outputs: Outputs,
     began: Instant,
     /// When the first path was found.
     found: Option<Instant>,
-    sent_checks: u32,
-    pace: Pace,
-    pairs: Vec<Pair>,
-    selected: Option<DirectPath>,
     proven: bool,
     failed: bool,
-    last_traffic: Option<Instant>,
-    transmits: VecDeque<Transmit>,
-    events: VecDeque<AgentEvent>,
 }
 
 impl Agent {
     /// Starts checking at once.
     pub fn new(config: AgentConfig, now: Instant) -> Self {
         let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
-        let keepalive = config.lifetime.map_or(CAREFUL_KEEPALIVE, |lifetime| {
-            lifetime.mul_f64(0.6).clamp(SHORTEST_KEEPALIVE, KEEPALIVE)
-        });
-        let budget = config.mine.as_ref().map(|mine| mine.budget);
-        let rate = Caps::of(budget.unwrap_or_default()).rate;
+        let search = PlannedSearch::new(&plan, &config, now);
+        let base = Base::new(config.mine.as_ref(), config.samplers);
+        let nats = Nats::new(config.mine, config.theirs);
         let mut agent = Self {
-            role: config.role,
-            messages: Messages::new(config.local.clone(), config.remote.clone(), config.seed),
-            ports: PortSearch::new(&plan, &config, now),
+            answers: config.answers,
+            messages: Messages::new(config.local, config.remote, config.seed),
             plan,
-            keepalive,
+            checklist: Checklist::new(config.role, config.lifetime),
+            base,
+            search,
+            sockets: Sockets::default(),
+            outputs: Outputs::new(nats.my_caps().rate, now),
+            nats,
             began: now,
             found: None,
-            sent_checks: 0,
-            pace: Pace::new(rate, now),
-            pairs: Vec::new(),
-            selected: None,
             proven: false,
             failed: false,
-            last_traffic: None,
-            transmits: VecDeque::new(),
-            events: VecDeque::new(),
         };
-        if agent.ports.wants_fresh_base() {
-            agent.events.push_back(AgentEvent::OpenSockets(1));
+        if agent.base.is_opening() {
+            agent.outputs.say(AgentEvent::OpenSockets(1));
         }
         let mut candidates = config.candidates;
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority()));
@@ -201,8 +121,10 @@ impl Agent {
 
     /// Whether a response with this transaction answers one of this agent's checks.
     pub fn owns(&self, message: &Message<'_>) -> bool {
-        self.ports.owns(message.transaction)
-            || self.pairs.iter().any(|pair| pair.owns(message.transaction))
+        let transaction = message.transaction;
+        self.base.is_asking(transaction)
+            || self.search.is_asking(transaction)
+            || self.checklist.owner_of(transaction).is_some()
     }
 
     /// A check request for this agent. Unauthenticated ones get silence.
@@ -210,45 +132,31 @@ impl Agent {
         &mut self,
         socket: SocketId,
         local: Option<IpAddr>,
-        from: SocketAddr,
+        remote: SocketAddr,
         message: &Message<'_>,
         now: Instant,
     ) {
         // Probes of one attempt also meet what another one holds: its sockets close with it, and are no path of this one's.
-        let own = socket == SocketId::main(Family::of(from.ip()))
+        let own = socket == SocketId::main(Family::of(remote.ip()))
             || self.sockets().any(|own| own == socket);
         if !own || !self.messages.is_request(message) {
             return;
         }
         self.prove();
-        self.transmits.push_back(Transmit {
+        self.outputs.transmits.push_back(Transmit {
             socket,
-            to: from,
+            to: remote,
             source: local,
             ttl: None,
-            bytes: self.messages.answer(message.transaction, from),
+            bytes: self.messages.answer(message.transaction, remote),
         });
-        let index = match self.pairs.iter().position(|pair| pair.is(socket, from)) {
-            Some(index) => index,
-            None => {
-                let kind = CandidateKind::PeerReflexive;
-                let priority = message
-                    .priority
-                    .unwrap_or_else(|| Candidate::new(kind, from).priority());
-                let path = DirectPath {
-                    socket,
-                    remote: from,
-                };
-                if !self.make_room() {
-                    return;
-                }
-                let mut pair = Pair::new(path, kind, priority, now);
-                pair.by_search = self.ports.has_searched(path);
-                self.pairs.push(pair);
-                self.pairs.len() - 1
-            }
+        let path = DirectPath { socket, remote };
+        let by_search = self.search.has_searched(path);
+        let checklist = &mut self.checklist;
+        let Some(index) = checklist.add_heard(path, message.priority, by_search, now) else {
+            return;
         };
-        let pair = &mut self.pairs[index];
+        let pair = self.checklist.pair_mut(index);
         if message.nominated {
             pair.nominated = Some(now);
         }
@@ -268,155 +176,205 @@ impl Agent {
     pub fn handle_response(
         &mut self,
         socket: SocketId,
-        from: SocketAddr,
+        remote: SocketAddr,
         message: &Message<'_>,
         now: Instant,
     ) {
-        if self.handle_server(socket, from, message, now) {
+        if self.handle_server(socket, remote, message, now) {
             return;
         }
-        let owner = self
-            .pairs
-            .iter()
-            .position(|pair| pair.owns(message.transaction))
-            .or_else(|| self.found_pair(socket, from, message, now));
-        let Some(index) = owner else { return };
+        let path = DirectPath { socket, remote };
+        let owner = self.checklist.owner_of(message.transaction);
+        let Some(index) = owner.or_else(|| self.found_pair(path, message, now)) else {
+            return;
+        };
         // RFC 8445 §7.2.5.2.1: an answer from elsewhere shows no path.
-        if !self.pairs[index].is(socket, from) || !self.messages.is_success(message) {
+        if self.checklist.pairs()[index].path != path || !self.messages.is_success(message) {
             return;
         }
         self.prove();
         self.failed = false;
-        self.pairs[index].answered(message.transaction, now);
-        let chosen = self.selected == Some(self.pairs[index].path);
-        self.pairs[index].next_check = Some(now + self.interval(chosen, now));
+        let jitter = self.messages.jitter();
+        self.checklist
+            .handle_answer(index, message.transaction, jitter, now);
         self.select(now);
     }
 
     /// Packets of the tunnel go over the path, in either direction.
     pub fn handle_traffic(&mut self, now: Instant) {
-        let flowing = self.is_active(now);
-        self.last_traffic = Some(now);
-        if flowing {
-            return;
-        }
-        // From keepalives to the close watch that traffic deserves.
-        let selected = self.selected;
-        for pair in &mut self.pairs {
-            if Some(pair.path) == selected {
-                pair.next_check = pair.next_check.map(|at| at.min(now + ACTIVE));
-            }
-        }
+        self.checklist.handle_traffic(now);
     }
 
     /// Checks the path now instead of at the next keepalive: the peer may be gone.
     pub fn verify_path(&mut self, now: Instant) {
-        let selected = self.selected;
-        for pair in &mut self.pairs {
-            // Where a check is open already, a second one in haste would only count as one more without an answer.
-            if Some(pair.path) == selected && pair.state == (State::Valid { unanswered: 0 }) {
-                pair.next_check = Some(now);
-            }
-        }
+        self.checklist.verify_path(now);
     }
 
     /// Whether the last check on the path was answered.
     pub fn is_answering(&self) -> bool {
-        self.pairs.iter().any(|pair| {
-            Some(pair.path) == self.selected && pair.state == State::Valid { unanswered: 0 }
-        })
+        self.checklist.is_answering()
+    }
+
+    /// A socket that was asked for is open, or could not be opened.
+    pub fn handle_socket(&mut self, socket: Option<SocketId>, now: Instant) {
+        if let Some(socket) = socket {
+            self.sockets.add(socket);
+        }
+        if self.base.is_opening() {
+            self.take_base(socket, now);
+        } else if !self.search.handle_socket(socket, now)
+            && let Some(socket) = socket
+        {
+            // It comes too late.
+            self.sockets.remove(socket);
+            self.outputs.say(AgentEvent::CloseSocket(socket));
+        }
+        self.advance_search(now);
+        self.settle_failure();
+    }
+
+    /// The peer has told where its sequence of ports stands.
+    pub fn handle_prediction(&mut self, prediction: Prediction, now: Instant) {
+        self.search.handle_prediction(prediction, now);
+        if self.search.is_active() {
+            self.advance_search(now);
+        }
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for index in 0..self.pairs.len() {
-            if self.pairs[index].next_check.is_none_or(|at| at > now) {
+        for index in 0..self.checklist.pairs().len() {
+            // A socket that has closed took its pairs along.
+            let Some(pair) = self.checklist.pairs().get(index) else {
+                break;
+            };
+            if pair.next_check.is_none_or(|at| at > now) {
                 continue;
             }
-            if self.pairs[index].exhausted() {
-                self.pairs[index].give_up();
-                if self.selected == Some(self.pairs[index].path) {
-                    self.selected = None;
+            if pair.exhausted() {
+                if self.checklist.give_up(index) {
                     self.select(now);
-                    if self.selected.is_none() {
-                        self.events.push_back(AgentEvent::Lost);
+                    if self.path().is_none() {
+                        self.outputs.say(AgentEvent::Lost);
                     }
                 }
-            } else if self.pace.room(now) == 0 {
-                self.pairs[index].next_check = Some(now + PAUSE);
+            } else if self.outputs.pace.room(now) == 0 {
+                self.checklist.pair_mut(index).next_check = Some(now + BUDGET_PAUSE);
             } else {
                 self.check(index, now);
             }
         }
-        self.search(now);
+        self.advance_search(now);
         self.settle_failure();
-    }
-
-    /// Says that nothing has answered, once nothing can any more.
-    fn settle_failure(&mut self) {
-        let checked = self.pairs.iter().all(|pair| pair.next_check.is_none());
-        // Where checks alone can do little, the last of them need not be waited for.
-        let tried = self.ports.has_failed() && self.pairs.iter().all(Pair::had_its_time);
-        let over = self.ports.is_idle() || (checked && self.ports.cannot_begin());
-        if (checked || tried) && over && !self.failed && self.selected.is_none() {
-            self.failed = true;
-            self.close_sockets();
-            self.events.push_back(AgentEvent::Failed);
-        }
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.outputs.transmits.pop_front()
     }
 
     /// The next thing to know.
     pub fn poll_event(&mut self) -> Option<AgentEvent> {
-        self.events.pop_front()
+        self.outputs.poll_event()
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let checks = self.pairs.iter().filter_map(|pair| pair.next_check);
-        checks.chain(self.ports.poll_timeout()).min()
+        [
+            self.checklist.next_timeout(),
+            self.base.next_timeout(),
+            self.search.next_timeout(),
+            self.sockets.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The path that packets take.
     pub fn path(&self) -> Option<DirectPath> {
-        self.selected
+        self.checklist.path()
     }
 
     /// The smoothed round trip of the path.
     pub fn round_trip(&self) -> Option<Duration> {
-        let pair = self
-            .pairs
-            .iter()
-            .find(|pair| Some(pair.path) == self.selected);
-        pair.and_then(|pair| pair.rtt)
+        self.checklist.selected().and_then(|pair| pair.rtt)
+    }
+
+    /// All sockets that were opened for this agent.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketId> {
+        self.sockets.iter()
+    }
+
+    /// Whether a search could begin now, if the machine's budget allows it.
+    pub fn wants_search(&self, now: Instant) -> bool {
+        self.search_at().is_some_and(|at| at <= now)
+    }
+
+    /// When [`Self::wants_search`] will be true, as far as this agent is concerned.
+    pub fn search_at(&self) -> Option<Instant> {
+        let needed = self.path().is_none() && self.base.is_settled();
+        self.search.ready_at(&self.nats).filter(|_| needed)
+    }
+
+    /// Whether a search is under way or may still come.
+    pub fn has_search(&self) -> bool {
+        self.path().is_none() && (self.search.is_waiting() || self.search.is_active())
+    }
+
+    /// Whether a search was not made because the budget was spent.
+    pub fn was_refused(&self) -> bool {
+        self.search.was_refused()
+    }
+
+    /// Whether a search is under way.
+    pub fn is_searching(&self) -> bool {
+        self.search.is_active()
+    }
+
+    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told; for an agent that is dropped.
+    pub fn untold_mappings(&self) -> u32 {
+        self.search.mappings()
+    }
+
+    /// The search that the plan has, if it has one.
+    pub fn planned_search(&self) -> Option<&Step> {
+        self.search.step()
+    }
+
+    /// There is nothing left of the budget: the search is not made.
+    pub fn refuse_search(&mut self, now: Instant) {
+        self.search.cancel(Outcome::OverBudget, now);
+        self.settle_failure();
+    }
+
+    /// The search may begin, and make so many mappings.
+    pub fn start_search(&mut self, allowance: u32, now: Instant) {
+        if !self.search.is_waiting() {
+            return;
+        }
+        let base = self.base.socket();
+        let wanted = self
+            .search
+            .start(allowance, base, &self.nats, &self.messages, now);
+        if wanted > 0 {
+            self.outputs.say(AgentEvent::OpenSockets(wanted));
+        }
+        self.advance_search(now);
     }
 
     /// What status shows.
     pub fn status(&self, now: Instant) -> AgentStatus {
-        let show = |pair: &Pair| PairStatus {
-            remote: pair.path.remote,
-            kind: pair.kind,
-            valid: pair.is_valid(),
-            rtt: pair.rtt,
-        };
         AgentStatus {
-            selected: self
-                .pairs
-                .iter()
-                .find(|pair| Some(pair.path) == self.selected)
-                .map(show),
-            pairs: self.pairs.iter().map(show).collect(),
+            selected: self.checklist.selected().map(Pair::status),
+            pairs: self.checklist.statuses(),
             steps: self.steps(now),
-            theirs: self.ports.theirs().cloned(),
+            theirs: self.nats.theirs().cloned(),
         }
     }
 
     fn steps(&self, now: Instant) -> Vec<StepReport> {
-        let search = self.ports.report(now);
+        let search = self.search.report(now);
         let by_search = search.as_ref().is_some_and(|s| s.outcome == Outcome::Found);
         let outcome = match (self.found, self.failed) {
             (Some(_), _) if by_search => Outcome::Exhausted,
@@ -425,17 +383,15 @@ impl Agent {
             (None, false) => Outcome::Running,
         };
         let until = self.found.unwrap_or(now);
-        let checks = StepReport {
-            kind: StepKind::Checks,
-            chance: self.plan.checks,
-            typical: Duration::from_millis(100),
+        let pairs = u32::try_from(self.checklist.pairs().len()).unwrap_or(u32::MAX);
+        let took = until.saturating_duration_since(self.began);
+        let checks = StepReport::of_checks(
+            self.plan.checks,
             outcome,
-            mappings: u32::try_from(self.pairs.len()).unwrap_or(u32::MAX),
-            packets: self.sent_checks,
-            peak_rate: 0,
-            refused_sockets: 0,
-            took: until.saturating_duration_since(self.began),
-        };
+            pairs,
+            self.outputs.checks(),
+            took,
+        );
         [checks].into_iter().chain(search).collect()
     }
 
@@ -446,117 +402,192 @@ impl Agent {
             if remote.port() == 0 || !usable(remote.ip()) {
                 continue;
             }
-            let Some(socket) = self.ports.socket_for(candidate) else {
-                self.ports.postpone(*candidate);
+            let Some(socket) = self.base.socket_for(candidate) else {
+                self.base.postpone(*candidate);
                 continue;
             };
-            self.ports.learn(candidate);
-            let known = self.pairs.iter().any(|pair| pair.is(socket, remote));
-            if known || !self.make_room() {
+            self.search.learn(candidate, &self.nats);
+            let path = DirectPath { socket, remote };
+            let (kind, priority) = (candidate.kind, candidate.priority());
+            if self.checklist.index_of(path).is_some() {
                 continue;
             }
-            let path = DirectPath { socket, remote };
-            let mut first = first_check;
-            if self.ports.defers_to(candidate) {
-                first = now + DEFERENCE;
+            let Some(index) = self.checklist.add(Pair::new(path, kind, priority, now)) else {
+                continue;
+            };
+            let first = if self.answers && self.nats.want_order(candidate) {
                 self.open_for(path, now);
-            } else if self.plan.checks < 0.1 && self.ports.is_moving(candidate) {
-                first = now + AFTERTHOUGHT;
-            }
-            let pair = Pair::new(path, candidate.kind, candidate.priority(), first);
-            self.pairs.push(pair);
-            first_check += PACING;
-            for address in self.ports.siblings(candidate) {
-                let path = DirectPath {
-                    socket,
-                    remote: SocketAddr::new(address.into(), remote.port()),
-                };
-                let known = self.pairs.iter().any(|pair| pair.path == path);
-                if !known && self.make_room() {
-                    let pair =
-                        Pair::new(path, candidate.kind, candidate.priority() - 1, first_check);
-                    self.pairs.push(pair);
-                    first_check += PACING;
+                now + ANSWERER_DELAY
+            } else if self.plan.checks < 0.1 && self.nats.is_moving(candidate) {
+                now + MOVING_ENDPOINT_DELAY
+            } else {
+                first_check
+            };
+            self.checklist.pair_mut(index).next_check = Some(first);
+            first_check += FIRST_CHECK_SPACING;
+            for address in self.nats.siblings(candidate) {
+                let remote = SocketAddr::new(address.into(), remote.port());
+                let path = DirectPath { socket, remote };
+                let pair = Pair::new(path, kind, priority - 1, first_check);
+                if self.checklist.index_of(path).is_none() && self.checklist.add(pair).is_some() {
+                    first_check += FIRST_CHECK_SPACING;
                 }
             }
         }
     }
 
-    /// Whether there is room for one more pair, if need be in place of one that failed.
-    fn make_room(&mut self) -> bool {
-        if self.pairs.len() < MAX_PAIRS {
+    /// The pair that an answer to the search's request has found.
+    fn found_pair(
+        &mut self,
+        path: DirectPath,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> Option<usize> {
+        let found = self.search.is_answer(path, message) && self.messages.is_success(message);
+        found.then(|| self.checklist.add_found(path, now)).flatten()
+    }
+
+    /// A response that a STUN server has sent to one of the further sockets; returns whether it was one.
+    fn handle_server(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        if self.search.handle_response(socket, from, message, now) {
+            self.advance_search(now);
             return true;
         }
-        let failed = self.pairs.iter().position(|pair| pair.next_check.is_none());
-        failed.map(|index| self.pairs.remove(index)).is_some()
+        let (asked, told) = self.base.handle_response(socket, from, message, now);
+        if let Some(address) = told {
+            self.outputs.say(AgentEvent::Reflexive(address));
+        }
+        asked
+    }
+
+    fn take_base(&mut self, socket: Option<SocketId>, now: Instant) {
+        let transmits = &mut self.outputs.transmits;
+        let postponed = self
+            .base
+            .handle_socket(socket, &mut self.messages, transmits, now);
+        if self.path().is_some() && socket.is_some() {
+            self.sockets.close_later(now);
+        }
+        self.add_candidates(&postponed, now);
     }
 
     fn prove(&mut self) {
         if !self.proven {
             self.proven = true;
-            self.events.push_back(AgentEvent::Proven);
+            self.outputs.say(AgentEvent::Proven);
         }
     }
 
     fn check(&mut self, index: usize, now: Instant) {
         let id = self.messages.transaction();
         let jitter = self.messages.jitter();
-        let pair = &mut self.pairs[index];
-        let nominate = self.role == Role::Controlling && self.selected == Some(pair.path);
-        self.sent_checks += 1;
-        self.pace.count(now);
+        let nominate = self.checklist.nominates(index);
+        let pair = self.checklist.pair_mut(index);
         pair.sent(id, now, jitter);
-        self.transmits.push_back(Transmit {
-            socket: pair.path.socket,
-            to: pair.path.remote,
+        let transmit = Transmit::new(
+            pair.path.socket,
+            pair.path.remote,
+            self.messages.check(id, pair.path.remote, nominate),
+        );
+        self.outputs.check(transmit, now);
+    }
+
+    /// Opens this side's NAT for a pair with packets that do not reach the other side's.
+    fn open_for(&mut self, path: DirectPath, now: Instant) {
+        let id = self.messages.transaction();
+        let transmit = Transmit {
+            socket: path.socket,
+            to: path.remote,
             source: None,
-            ttl: None,
-            bytes: self.messages.check(id, pair.path.remote, nominate),
-        });
+            ttl: Some(self.search.opening_ttl()),
+            bytes: self.messages.any_check(id),
+        };
+        for _ in 0..OPENING_PACKETS {
+            self.outputs.check(transmit.clone(), now);
+        }
     }
 
     /// Picks the path among the pairs that answer.
     fn select(&mut self, now: Instant) {
-        let valid = || self.pairs.iter().filter(|pair| pair.is_valid());
-        let named = valid()
-            .filter(|pair| self.role == Role::Controlled && pair.nominated.is_some())
-            .max_by_key(|pair| pair.nominated);
-        // Every pair is measured against the fastest one: "clearly slower" is not transitive, and comparing pairs with each
-        // other would go round in circles.
-        let fastest = valid().filter_map(|pair| pair.rtt).min();
-        let best = named.or_else(|| {
-            valid()
-                .filter(|pair| !pair.is_clearly_slower_than(fastest))
-                .max_by_key(|pair| (pair.priority, Some(pair.path) == self.selected))
-        });
-        let Some(best) = best.map(|pair| pair.path) else {
+        let Some(best) = self.checklist.select() else {
             return;
         };
-        if self.selected == Some(best) {
-            return;
-        }
-        self.selected = Some(best);
         self.found.get_or_insert(now);
         self.end_search(best, now);
-        self.events.push_back(AgentEvent::Selected(best));
+        self.outputs.say(AgentEvent::Selected(best));
         // Names the choice to the peer, or makes sure that a path which served as reserve is still alive.
-        if let Some(index) = self.pairs.iter().position(|pair| pair.path == best) {
+        if let Some(index) = self.checklist.index_of(best) {
             self.check(index, now);
         }
     }
 
-    fn is_active(&self, now: Instant) -> bool {
-        self.last_traffic
-            .is_some_and(|at| now.saturating_duration_since(at) < ACTIVITY)
+    /// Lets the search and the fresh socket do what is due.
+    fn advance_search(&mut self, now: Instant) {
+        let again = self.base.handle_timeout(now);
+        self.outputs.transmits.extend(again);
+        let ended = self.search.handle_timeout(now, &mut self.outputs);
+        if ended && self.path().is_none() {
+            self.close_sockets();
+        }
+        if self.sockets.take_close(now) {
+            self.close_sockets();
+        }
     }
 
-    fn interval(&mut self, chosen: bool, now: Instant) -> Duration {
-        let interval = if chosen && self.is_active(now) {
-            ACTIVE
-        } else {
-            self.keepalive
-        };
-        let jitter = self.messages.jitter();
-        interval.mul_f64(0.9 + 0.1 * jitter)
+    /// A path is selected: the search stops, and soon its sockets close.
+    fn end_search(&mut self, path: DirectPath, now: Instant) {
+        // Where checks alone cannot do it, the peer's search may have hit a port that they have opened.
+        let mut pairs = self.checklist.pairs().iter();
+        let by_search =
+            self.plan.checks <= 0.0 || pairs.any(|pair| pair.path == path && pair.by_search);
+        let was_active = self.search.is_active();
+        self.search.finish(by_search, now);
+        if was_active {
+            self.advance_search(now);
+        }
+        self.sockets.close_later(now);
+    }
+
+    /// Says that nothing has answered, once nothing can any more.
+    fn settle_failure(&mut self) {
+        let pairs = self.checklist.pairs();
+        let checked = pairs.iter().all(|pair| pair.next_check.is_none());
+        // Where checks alone can do little, the last of them need not be waited for.
+        let tried = self.search.has_failed() && pairs.iter().all(Pair::had_its_time);
+        let idle = self.search.is_over() && !self.base.is_opening();
+        // A search waits for what only the peer could tell.
+        let cannot_begin = self.base.is_settled()
+            && self.search.is_waiting()
+            && self.search.ready_at(&self.nats).is_none();
+        let over = idle || (checked && cannot_begin);
+        if (checked || tried) && over && !self.failed && self.path().is_none() {
+            self.failed = true;
+            self.close_sockets();
+            self.outputs.say(AgentEvent::Failed);
+        }
+    }
+
+    /// Closes all further sockets but that of the path and of pairs that answer while there is no path.
+    fn close_sockets(&mut self) {
+        let (path, failed) = (self.path(), self.failed);
+        let pairs = self.checklist.pairs();
+        let gone = self.sockets.keep(|socket| match path {
+            Some(path) => path.socket == socket,
+            None => {
+                let mut pairs = pairs.iter();
+                pairs.any(|pair| pair.path.socket == socket && pair.next_check.is_some()) && !failed
+            }
+        });
+        self.base.handle_closed(&gone);
+        self.checklist.remove_sockets(&gone);
+        for socket in gone {
+            self.outputs.say(AgentEvent::CloseSocket(socket));
+        }
     }
 }

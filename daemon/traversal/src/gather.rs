@@ -2,7 +2,7 @@
 //! router has given it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES};
@@ -10,8 +10,9 @@ use punch_stun_protocol::{Class, Message, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::address::usable;
 use crate::request::{Requests, transaction};
-use crate::{Family, SocketId, Transmit};
+use crate::socket::{Family, SocketId, Transmit};
 
 /// The mapping at the NAT is kept alive, and a change of it noticed, this often (RFC 4787 REQ-5 asks NATs for 120 s, many
 /// keep 30).
@@ -218,13 +219,8 @@ impl Gatherer {
                     continue;
                 }
                 let id = transaction(&mut self.rng);
-                let transmit = Transmit {
-                    socket,
-                    to: server,
-                    source: None,
-                    ttl: None,
-                    bytes: Writer::new(Class::Request, id).finish(),
-                };
+                let transmit =
+                    Transmit::new(socket, server, Writer::new(Class::Request, id).finish());
                 let first = self
                     .requests
                     .start(id, transmit, (socket, server), SENDS, now);
@@ -287,19 +283,4 @@ impl Gatherer {
             .iter()
             .map(|((_, server), reflexive)| (*server, reflexive.mapped))
     }
-}
-
-/// Whether a peer could send to this address at all (RFC 8445 §5.1.1.1).
-pub(crate) fn usable(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => {
-            ip.is_unicast_link_local()
-                || ip.to_ipv4_mapped().is_some()
-                // Deprecated site-local addresses.
-                || ip.segments()[0] & 0xffc0 == 0xfec0
-                || ip == Ipv6Addr::UNSPECIFIED
-        }
-    };
-    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }

@@ -7,7 +7,9 @@
 //!
 //! Each has `handle_*(…, now)` for what comes in and `poll_transmit / poll_event / poll_timeout` for what goes out.
 
+mod address;
 mod agent;
+mod evidence;
 mod gather;
 mod lifetime;
 mod name;
@@ -16,18 +18,23 @@ mod pace;
 mod pair;
 mod plan;
 mod profile;
+mod report;
 mod request;
+mod role;
 mod search;
 mod socket;
 
-pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Role, takes_fresh_base};
+pub use address::FIRST_PORT;
+pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, takes_fresh_base};
+pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 pub use gather::Gatherer;
 pub use lifetime::Lifetime;
 pub use name::{receiver_of, transaction_prefix};
-pub use netcheck::{Netcheck, Probe, ProbeOutcome, ServerCheck};
+pub use netcheck::Netcheck;
 pub use pair::{MAX_PROBES, PairStatus};
 pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};
-pub use profile::{FIRST_PORT, NatOverrides, NatProfile, Sample};
+pub use profile::{NatOverrides, NatProfile};
 pub use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary, Prediction};
-pub use search::{Outcome, StepReport};
+pub use report::{Outcome, StepReport};
+pub use role::Role;
 pub use socket::{DirectPath, Family, SocketId, Transmit};

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::request::transaction;
-use crate::{SocketId, Transmit};
+use crate::socket::{SocketId, Transmit};
 
 /// Silences that are tried, in seconds.
 const SILENCES: [u64; 6] = [8, 15, 25, 40, 60, 120];
@@ -148,13 +148,8 @@ impl Lifetime {
                     writer
                 }
             };
-            self.transmits.push_back(Transmit {
-                socket,
-                to: self.server,
-                source: None,
-                ttl: None,
-                bytes: writer.finish(),
-            });
+            self.transmits
+                .push_back(Transmit::new(socket, self.server, writer.finish()));
         }
     }
 

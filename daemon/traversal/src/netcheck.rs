@@ -14,11 +14,11 @@ use punch_stun_protocol::{ChangeRequest, Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::gather::usable;
-use crate::plan::is_private;
-use crate::profile::{self, NatProfile, Sample};
+use crate::address::{is_private, usable};
+use crate::evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
+use crate::profile::{self, NatProfile};
 use crate::request::{Requests, transaction};
-use crate::{Family, SocketId, Transmit};
+use crate::socket::{Family, SocketId, Transmit};
 
 /// Each probe is sent this often: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
 const SENDS: u32 = 3;
@@ -36,55 +36,6 @@ const TTLS: [u8; 4] = [2, 3, 4, 5];
 const NEAREST: u8 = 2;
 /// Between an opening packet and the question whether it has opened anything.
 const OPENING: Duration = Duration::from_millis(20);
-/// One question of the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Probe {
-    /// A plain Binding request to the server's primary address.
-    Primary,
-    /// Answer me from your other address and port.
-    ChangeBoth,
-    /// Answer me from your other port.
-    ChangePort,
-    /// A plain request to one of the server's other endpoints, from the socket of the samples.
-    Sample(SocketAddr),
-    /// A plain request from one more socket.
-    Another,
-    /// Answer me from your other address and port, to which a packet with this TTL has gone.
-    Opened(u8),
-}
-
-/// What came of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeOutcome {
-    /// The address that the server saw, and the time that it took.
-    Mapped(SocketAddr, Duration),
-    /// Nothing came back.
-    Silence,
-    /// The server refused.
-    Refused,
-}
-
-/// The evidence from one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerCheck {
-    /// Its address.
-    pub server: SocketAddr,
-    /// The probes in the order of their outcomes.
-    pub probes: Vec<(Probe, ProbeOutcome)>,
-}
-
-impl ServerCheck {
-    fn is_silent(&self) -> bool {
-        let silent = |(_, outcome): &(Probe, ProbeOutcome)| *outcome == ProbeOutcome::Silence;
-        // Where nothing is over yet, nothing is known.
-        !self.probes.is_empty() && self.probes.iter().all(silent)
-    }
-
-    fn outcome(&self, probe: Probe) -> Option<ProbeOutcome> {
-        let found = self.probes.iter().find(|(asked, _)| *asked == probe);
-        found.map(|(_, outcome)| *outcome)
-    }
-}
 
 /// A server of the run.
 #[derive(Debug)]
@@ -503,13 +454,11 @@ impl Netcheck {
         for (socket, to) in ways.into_iter().chain(ways) {
             let id = transaction(&mut self.rng);
             self.hairpins.push(id);
-            self.transmits.push_back(Transmit {
+            self.transmits.push_back(Transmit::new(
                 socket,
                 to,
-                source: None,
-                ttl: None,
-                bytes: Writer::new(Class::Request, id).finish(),
-            });
+                Writer::new(Class::Request, id).finish(),
+            ));
         }
         self.hairpin_over = Some(now + LATE);
     }
@@ -533,13 +482,7 @@ impl Netcheck {
         } else {
             writer
         };
-        let transmit = Transmit {
-            socket: socket.id,
-            to,
-            source: None,
-            ttl: None,
-            bytes: writer.finish(),
-        };
+        let transmit = Transmit::new(socket.id, to, writer.finish());
         self.sent.push((id, now));
         let first = self
             .requests
@@ -594,17 +537,6 @@ impl Netcheck {
     fn opening_ttl(&self) -> Option<u8> {
         let short = |arrived: u8| (arrived > TTLS[0]).then(|| arrived - 1);
         self.opened().or_else(|| self.arrived.and_then(short))
-    }
-}
-
-impl Probe {
-    /// Whether the answer shall come from elsewhere than where it was asked.
-    fn changes_source(self) -> bool {
-        self.changes_address() || self == Self::ChangePort
-    }
-
-    fn changes_address(self) -> bool {
-        matches!(self, Self::ChangeBoth | Self::Opened(_))
     }
 }
 

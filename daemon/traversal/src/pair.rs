@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::CandidateKind;
 use punch_stun_protocol::TransactionId;
 
-use crate::{DirectPath, SocketId};
+use crate::socket::DirectPath;
 
 /// An address that has not yet answered is probed at most this often in one attempt: a peer that names a third party's
 /// address cannot make a flood of us.
@@ -34,7 +34,8 @@ pub(crate) enum State {
     Failed,
 }
 
-#[derive(Debug)]
+/// A candidate pair.
+#[derive(Debug, Clone)]
 pub(crate) struct Pair {
     pub(crate) path: DirectPath,
     pub(crate) kind: CandidateKind,
@@ -89,8 +90,14 @@ impl Pair {
         }
     }
 
-    pub(crate) fn is(&self, socket: SocketId, remote: SocketAddr) -> bool {
-        self.path.socket == socket && self.path.remote == remote
+    /// The pair as status shows it.
+    pub(crate) fn status(&self) -> PairStatus {
+        PairStatus {
+            remote: self.path.remote,
+            kind: self.kind,
+            valid: self.is_valid(),
+            rtt: self.rtt,
+        }
     }
 
     pub(crate) fn is_valid(&self) -> bool {

@@ -17,9 +17,8 @@ use punch_signal_protocol::{
     Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary,
 };
 
-use crate::Role;
-use crate::gather::usable;
-use crate::profile::FIRST_PORT;
+use crate::address::{FIRST_PORT, is_private, usable};
+use crate::role::Role;
 
 /// What one attempt may ask of the routers at both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -428,9 +427,4 @@ pub(crate) fn targets(
         }
     }
     targets
-}
-
-/// RFC 1918 and the carriers' RFC 6598.
-pub(crate) fn is_private(ip: Ipv4Addr) -> bool {
-    ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64)
 }

@@ -1,35 +1,21 @@
 //! What is known of a NAT (RFC 4787's terms), and what samples of its mappings say about how it allots ports.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use punch_signal_protocol::{
     Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary,
 };
 
-use crate::{Family, ServerCheck};
+use crate::evidence::{Sample, ServerCheck};
+use crate::socket::Family;
 
-/// NATs allot ports from here on (RFC 4787 REQ-3), and up to the last.
-pub const FIRST_PORT: u16 = 1024;
 /// Fewer new mappings than this tell nothing about a sequence.
 const FEW: usize = 4;
 /// With fewer than these, a block cannot be told from the whole range.
 const MANY: usize = 8;
 /// Ports that lie closer together than this come from a block.
 const WIDEST_BLOCK: u16 = 16_384;
-
-/// One mapping, as a server saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
-    /// When the request left.
-    pub sent: Instant,
-    /// From this local port.
-    pub local: u16,
-    /// To this server.
-    pub to: SocketAddr,
-    /// The public endpoint.
-    pub mapped: SocketAddr,
-}
 
 /// What a run has found for one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::name::transaction_prefix;
-use crate::{SocketId, Transmit};
+use crate::socket::{SocketId, Transmit};
 
 /// A first retransmission after this, then at doubled intervals. RFC 8489 allows less than 500 ms where round trips are
 /// known to be short; a daemon that asks once every 20 seconds harms nobody with 250.

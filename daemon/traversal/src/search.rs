@@ -1,111 +1,40 @@
 //! The search for ports that follows on ordinary checks (see [`crate::plan`]): opens sockets, foretells ports, sends at the
 //! budget's pace, counts what it costs, and ends.
 
+mod ends;
 mod order;
+mod spending;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::Prediction;
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 
-use crate::gather::usable;
+use crate::address::usable;
 use crate::pace::Pace;
-use crate::plan::{Caps, MEETING_SOCKETS, OPENING_TTL, Part, Ports, StepKind, WINDOW};
+use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, Step, WINDOW};
+use crate::report::{Outcome, StepReport};
 use crate::request::agent_transaction;
-use crate::{SocketId, Step, Transmit};
-use order::Order;
+use crate::socket::{SocketId, Transmit};
+pub(crate) use ends::{Ends, MappingScope};
+use order::{Order, Round};
+use spending::{Spending, Ticks};
 
-/// Packets leave in bursts of this interval.
-const TICK: Duration = Duration::from_millis(5);
-/// A sender that was kept waiting does not make up for more than this.
-const MAX_BURST: Duration = Duration::from_millis(25);
 /// After its last packet a search waits this long for what may come.
 const LINGER: Duration = Duration::from_millis(1500);
 /// A round of meeting is over when so much time has passed after its last packet.
 const ROUND_LINGER: Duration = Duration::from_millis(400);
-/// Meetings of two sequences that are tried in one attempt.
+/// How often two sequences try to meet in one attempt.
 const ROUNDS: u8 = 6;
-/// A STUN server that foretells is asked so often, with this pause.
+/// How often STUN servers are asked where this side's sequence stands.
 const SAMPLE_TRIES: u32 = 8;
+/// The pause after the first question to a STUN server; each later pause is longer by as much.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
-/// The peer's prediction is waited for so long.
-const EXPECTATION: Duration = Duration::from_secs(4);
-
-/// What became of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It has not begun.
-    Waiting,
-    /// It is under way.
-    Running,
-    /// It has found a path.
-    Found,
-    /// Another step found one first.
-    NotNeeded,
-    /// It has spent what it may, and found none.
-    Exhausted,
-    /// Mappings of earlier attempts are still alive: there is nothing left of the budget.
-    OverBudget,
-    /// No socket could be opened.
-    NoSockets,
-    /// The peer has not told where its sequence stands, or no STUN server did.
-    NoPrediction,
-}
-
-/// A step and what it cost; for `punchctl why`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepReport {
-    /// What it was about.
-    pub kind: StepKind,
-    /// The chance that was computed beforehand.
-    pub chance: f64,
-    /// In the median, if it succeeds.
-    pub typical: Duration,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// NAT mappings that it has made on this side.
-    pub mappings: u32,
-    /// Packets that it has sent.
-    pub packets: u32,
-    /// The most that left within one second, checks included.
-    pub peak_rate: u32,
-    /// Sockets that it wanted and did not get.
-    pub refused_sockets: u32,
-    /// How long it has taken.
-    pub took: Duration,
-}
-
-/// What a search needs to know of the two ends.
-#[derive(Debug, Clone)]
-pub(crate) struct Ends {
-    /// The fragment of this side's agent, by which its transactions are told from others'.
-    pub(crate) fragment: [u8; 8],
-    /// This side's socket for ordinary checks.
-    pub(crate) base: SocketId,
-    /// The peer's endpoints as servers saw them.
-    pub(crate) known: Vec<SocketAddr>,
-    /// All its public addresses.
-    pub(crate) addresses: Vec<Ipv4Addr>,
-    /// STUN servers that tell where this side's sequence stands.
-    pub(crate) samplers: Vec<SocketAddr>,
-    pub(crate) opening_ttl: Option<u8>,
-    /// What the peer may spend.
-    pub(crate) their_caps: Caps,
-    /// Whether the peer's packets may come from any of its addresses.
-    pub(crate) moving: bool,
-    /// Whether this side's NAT makes one mapping per socket (EIM), or one per socket and address (ADM).
-    pub(crate) mapping_scope: MappingScope,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MappingScope {
-    Socket,
-    Address,
-    Endpoint,
-}
+/// How long the peer's prediction is waited for.
+const PREDICTION_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
 enum State {
@@ -126,34 +55,38 @@ enum State {
     Over,
 }
 
-/// See the module.
+/// Where both sequences of ports stand in a round.
+#[derive(Debug, Default)]
+struct Sequences {
+    mine: Option<u16>,
+    theirs: Option<Prediction>,
+    /// What the peer must be told.
+    to_tell: VecDeque<Prediction>,
+}
+
+/// One search of one agent.
 #[derive(Debug)]
 pub(crate) struct Search {
     step: Step,
     caps: Caps,
-    /// Mappings that it may make: what other attempts have left of the cap.
-    allowance: u32,
     ends: Ends,
     state: State,
     sockets: Vec<SocketId>,
     order: Option<Order>,
-    /// The datagram that all its packets carry; its transaction stands for the whole search.
+    /// The datagram that all packets of the search carry.
     request: Vec<u8>,
-    pub(crate) transaction: TransactionId,
+    /// The transaction of that datagram, which stands for the whole search.
+    transaction: TransactionId,
     round: u8,
-    my_port: Option<u16>,
-    their_port: Option<Prediction>,
+    sequences: Sequences,
     began: Instant,
-    last_tick: Instant,
-    tokens: f64,
-    report: StepReport,
+    ticks: Ticks,
+    spending: Spending,
     rng: ChaCha8Rng,
-    predictions: VecDeque<Prediction>,
-    /// Sockets and the addresses to which they have sent, where each pair is a mapping.
-    reached: BTreeSet<(usize, IpAddr)>,
 }
 
 impl Search {
+    /// A search that sends `request`, whose transaction is given, and may make `allowance` mappings.
     pub(crate) fn new(
         step: Step,
         caps: Caps,
@@ -163,37 +96,21 @@ impl Search {
         rng: ChaCha8Rng,
         now: Instant,
     ) -> Self {
-        let report = StepReport {
-            kind: step.kind,
-            chance: step.chance,
-            typical: step.typical,
-            outcome: Outcome::Running,
-            mappings: 0,
-            packets: 0,
-            peak_rate: 0,
-            refused_sockets: 0,
-            took: Duration::ZERO,
-        };
         Self {
+            spending: Spending::new(&step, allowance),
             state: State::Opening(0),
             step,
             caps,
-            allowance,
             ends,
             sockets: Vec::new(),
             order: None,
             request,
             transaction,
             round: 0,
-            my_port: None,
-            their_port: None,
+            sequences: Sequences::default(),
             began: now,
-            last_tick: now,
-            tokens: 0.0,
-            report,
+            ticks: Ticks::new(now),
             rng,
-            predictions: VecDeque::new(),
-            reached: BTreeSet::new(),
         }
     }
 
@@ -220,8 +137,10 @@ impl Search {
         };
         *missing = missing.saturating_sub(1);
         let last = *missing == 0;
-        self.report.refused_sockets += u32::from(socket.is_none());
-        self.sockets.extend(socket);
+        match socket {
+            Some(socket) => self.sockets.push(socket),
+            None => self.spending.count_refused_socket(),
+        }
         if last && self.sockets.is_empty() {
             self.end(Outcome::NoSockets, now);
         } else if last {
@@ -230,11 +149,9 @@ impl Search {
     }
 
     pub(crate) fn handle_prediction(&mut self, prediction: Prediction, now: Instant) {
-        if self
-            .their_port
-            .is_none_or(|known| known.round < prediction.round)
-        {
-            self.their_port = Some(prediction);
+        let known = self.sequences.theirs;
+        if known.is_none_or(|known| known.round < prediction.round) {
+            self.sequences.theirs = Some(prediction);
         }
         if matches!(self.state, State::Expecting(_)) {
             self.proceed(now);
@@ -266,8 +183,8 @@ impl Search {
             && mapped.port() != 0
             && usable(mapped.ip())
         {
-            self.my_port = Some(mapped.port());
-            self.predictions.push_back(Prediction {
+            self.sequences.mine = Some(mapped.port());
+            self.sequences.to_tell.push_back(Prediction {
                 round: self.round,
                 port: mapped.port(),
             });
@@ -276,13 +193,19 @@ impl Search {
         true
     }
 
+    /// Whether a response with this transaction may answer the request that the whole search repeats.
+    pub(crate) fn is_request(&self, transaction: TransactionId) -> bool {
+        self.transaction == transaction
+    }
+
+    /// Whether it sends from this socket.
     pub(crate) fn owns(&self, socket: SocketId) -> bool {
         self.sockets.contains(&socket)
     }
 
     /// Whether a response with this transaction is for it.
     pub(crate) fn is_asking(&self, transaction: TransactionId) -> bool {
-        self.transaction == transaction
+        self.is_request(transaction)
             || matches!(&self.state, State::Sampling { id, .. } if *id == transaction)
     }
 
@@ -313,11 +236,11 @@ impl Search {
     }
 
     pub(crate) fn mappings(&self) -> u32 {
-        self.report.mappings
+        self.spending.report().mappings
     }
 
     pub(crate) fn report(&self, now: Instant) -> StepReport {
-        let mut report = self.report.clone();
+        let mut report = self.spending.report().clone();
         if !self.is_over() {
             report.took = now.saturating_duration_since(self.began);
         }
@@ -325,7 +248,7 @@ impl Search {
     }
 
     pub(crate) fn poll_prediction(&mut self) -> Option<Prediction> {
-        self.predictions.pop_front()
+        self.sequences.to_tell.pop_front()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -334,7 +257,7 @@ impl Search {
             State::Opening(_) => Some(deadline),
             State::Sampling { next, .. } => Some(*next),
             State::Expecting(until) | State::Lingering(until) => Some(*until),
-            State::Sending => Some(self.last_tick + TICK),
+            State::Sending => Some(self.ticks.next()),
             State::Over => None,
         }
     }
@@ -357,16 +280,14 @@ impl Search {
                 self.end(Outcome::Exhausted, now);
             }
             State::Expecting(until) if *until <= now => self.end(Outcome::NoPrediction, now),
-            State::Sending if self.last_tick + TICK <= now => self.send(now, pace, out),
+            State::Sending if self.ticks.next() <= now => self.send(now, pace, out),
             State::Lingering(until) if *until <= now => self.after_round(now),
             _ => {}
         }
     }
 
-    // --- rounds ---
-
     fn begin_round(&mut self, now: Instant) {
-        self.my_port = None;
+        self.sequences.mine = None;
         self.order = None;
         if self.predicts_mine() {
             self.state = State::Sampling {
@@ -409,41 +330,49 @@ impl Search {
             return;
         };
         let count = self.ends.samplers.len();
-        if count == 0 || *tries >= SAMPLE_TRIES || self.report.mappings >= self.allowance {
+        if count == 0 || *tries >= SAMPLE_TRIES || self.spending.has_spent_mappings() {
             self.end(Outcome::NoPrediction, now);
             return;
         }
         // Twice the first server, then the others.
         let server = self.ends.samplers[(*tries / 2) as usize % count];
         if (*tries).is_multiple_of(2) {
-            self.report.mappings += 1;
+            self.spending.count_mapping();
         }
         *tries += 1;
         *next = now + SAMPLE_PAUSE * *tries;
-        out.push_back(Transmit {
-            socket: self.sockets[*socket],
-            to: server,
-            source: None,
-            ttl: None,
-            bytes: Writer::new(Class::Request, *id).finish(),
-        });
-        self.count(pace, now);
+        out.push_back(Transmit::new(
+            self.sockets[*socket],
+            server,
+            Writer::new(Class::Request, *id).finish(),
+        ));
+        self.spending.count_packet(pace, now);
     }
 
     /// Sends, if everything that must be known is known.
     fn proceed(&mut self, now: Instant) {
-        if self.predicts_mine() && self.my_port.is_none() {
+        if self.predicts_mine() && self.sequences.mine.is_none() {
             return;
         }
-        let theirs = self.their_port.filter(|known| known.round >= self.round);
+        let theirs = self
+            .sequences
+            .theirs
+            .filter(|known| known.round >= self.round);
         if self.needs_theirs() && theirs.is_none() {
-            self.state = State::Expecting((now + EXPECTATION).min(self.deadline()));
+            self.state = State::Expecting((now + PREDICTION_TIMEOUT).min(self.deadline()));
             return;
         }
-        self.order = Some(self.order_of_packets(theirs.map(|known| known.port), now));
+        let round = Round {
+            part: self.step.part,
+            number: self.round,
+            sockets: self.sockets.len(),
+            ends: &self.ends,
+            their_port: theirs.map(|known| known.port),
+        };
+        self.order = Some(round.order(&mut self.rng, now));
         self.state = State::Sending;
         // The first burst leaves at once.
-        self.last_tick = now.checked_sub(TICK).unwrap_or(now);
+        self.ticks.schedule(now);
     }
 
     fn after_round(&mut self, now: Instant) {
@@ -458,8 +387,8 @@ impl Search {
             _ => 1,
         };
         let again = self.round + 1 < rounds
-            && now + ROUND_LINGER < self.began + self.caps.duration
-            && self.report.mappings < self.allowance;
+            && now + ROUND_LINGER < self.deadline()
+            && !self.spending.has_spent_mappings();
         if again {
             self.round += 1;
             self.begin_round(now);
@@ -470,47 +399,31 @@ impl Search {
 
     fn end(&mut self, outcome: Outcome, now: Instant) {
         if !self.is_over() {
-            self.report.took = now.saturating_duration_since(self.began);
-            self.report.outcome = outcome;
+            let took = now.saturating_duration_since(self.began);
+            self.spending.end(outcome, took);
             self.state = State::Over;
             self.order = None;
         }
     }
 
-    // --- what is sent ---
-
     fn send(&mut self, now: Instant, pace: &mut Pace, out: &mut VecDeque<Transmit>) {
-        let elapsed = now
-            .saturating_duration_since(self.last_tick)
-            .min(MAX_BURST)
-            .as_secs_f64();
-        self.last_tick = now;
-        // A little below the cap: checks need room too.
-        self.tokens += elapsed * f64::from(self.caps.rate) * 0.97;
-        let ttl = matches!(self.step.part, Part::Hold { .. })
-            .then(|| self.ends.opening_ttl.unwrap_or(OPENING_TTL));
+        let ttl = matches!(self.step.part, Part::Hold { .. }).then_some(self.ends.opening_ttl);
         let mut room = pace.room(now);
-        // What has no room now does not pile up.
-        self.tokens = self.tokens.min(f64::from(room) + 1.0);
-        while self.tokens >= 1.0 && room > 0 {
+        self.ticks.refill(self.caps, room, now);
+        while self.ticks.has_token() && room > 0 {
             room -= 1;
-            let spent =
-                self.report.packets >= self.limit() || self.report.mappings >= self.allowance;
-            let next = if spent { None } else { self.next_packet(now) };
-            let Some((socket, to, fresh)) = next else {
+            let spent = self.spending.has_spent_all(self.limit());
+            let order = self.order.as_mut().filter(|_| !spent);
+            let Some((socket, to, fresh)) = order.and_then(|order| order.next_packet(now)) else {
                 self.exhausted(spent, now);
                 return;
             };
-            self.tokens -= 1.0;
-            self.count(pace, now);
-            let makes_one = match self.ends.mapping_scope {
-                MappingScope::Endpoint => fresh,
-                MappingScope::Address => self.reached.insert((socket, to.ip())),
-                MappingScope::Socket => fresh && self.is_first(socket),
-            };
-            if makes_one {
-                self.report.mappings += 1;
-            }
+            self.ticks.spend();
+            self.spending.count_packet(pace, now);
+            let scope = self.ends.mapping_scope;
+            let first = scope == MappingScope::Socket && self.is_first(socket);
+            self.spending
+                .count_destination(scope, socket, to, fresh, first);
             out.push_back(Transmit {
                 socket: self.sockets[socket],
                 to,
@@ -521,15 +434,12 @@ impl Search {
         }
     }
 
-    /// Whether this packet is the first of its socket, where the NAT makes one mapping for all.
+    /// Whether the packet that was taken last is the first of its socket, where the NAT makes one mapping for all.
     fn is_first(&self, socket: usize) -> bool {
         match &self.order {
-            Some(Order::List { packets, at, .. }) => {
-                let before = &packets[..at.saturating_sub(1)];
-                self.round == 0 && !before.iter().any(|(other, _)| *other == socket)
-            }
-            Some(Order::Permutations { walks, .. }) => {
-                walks[socket].index == 1 && self.sockets[socket] != self.ends.base
+            Some(order @ Order::List { .. }) => self.round == 0 && order.is_first_of(socket),
+            Some(order @ Order::Permutations { .. }) => {
+                order.is_first_of(socket) && self.sockets[socket] != self.ends.base
             }
             None => false,
         }
@@ -546,18 +456,15 @@ impl Search {
     }
 
     fn exhausted(&mut self, spent: bool, now: Instant) {
-        let waits = match &self.order {
-            Some(Order::List { again, .. }) => *again,
-            _ => None,
-        };
+        let waits = self.order.as_ref().and_then(Order::again);
         self.state = match (&self.step.part, waits) {
             (_, Some(again)) if !spent => {
                 // Nothing to send until then.
-                self.last_tick = again.checked_sub(TICK).unwrap_or(again);
+                self.ticks.schedule(again);
                 return;
             }
             // What is held stays for as long as the other side may probe.
-            (Part::Hold { .. }, _) => State::Lingering(self.began + self.caps.duration),
+            (Part::Hold { .. }, _) => State::Lingering(self.deadline()),
             // The other side sends to the whole window from all its sockets; then both go on to the next window.
             (
                 Part::Meet {
@@ -581,12 +488,6 @@ impl Search {
             (Part::Meet { .. }, _) if !spent => State::Lingering(now + ROUND_LINGER),
             _ => State::Lingering((now + LINGER).min(self.deadline())),
         };
-        self.tokens = 0.0;
-    }
-
-    fn count(&mut self, pace: &mut Pace, now: Instant) {
-        pace.count(now);
-        self.report.packets += 1;
-        self.report.peak_rate = self.report.peak_rate.max(pace.recent(now));
+        self.ticks.clear();
     }
 }

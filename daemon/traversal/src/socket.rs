@@ -69,3 +69,16 @@ pub struct Transmit {
     /// The payload.
     pub bytes: Vec<u8>,
 }
+
+impl Transmit {
+    /// A datagram that the routing table gives its source, with the usual time to live.
+    pub fn new(socket: SocketId, to: SocketAddr, bytes: Vec<u8>) -> Self {
+        Self {
+            socket,
+            to,
+            source: None,
+            ttl: None,
+            bytes,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The candidate pairs of one agent, when each is checked, and which of them is the path (RFC 8445 §6.1.2, §8).
+
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, CandidateKind};
+use punch_stun_protocol::TransactionId;
+
+use crate::pair::{Pair, PairStatus, State};
+use crate::role::Role;
+use crate::socket::{DirectPath, SocketId};
+
+/// More pairs than this are not tried; an authenticated peer that moves on takes the place of one that failed.
+pub const MAX_PAIRS: usize = 48;
+/// Keepalive of an idle path at the most; six tenths of the mapping's lifetime where that is known.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(25);
+/// Keepalive of an idle path at the least.
+const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(4);
+/// Keepalive where the mapping's lifetime is not known: some NATs forget after 15 s.
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(12);
+/// Time between two checks of the path while traffic flows.
+const ACTIVE_CHECK_INTERVAL: Duration = Duration::from_secs(3);
+/// Traffic "flows" for this long after the last packet.
+const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The candidate pairs of one agent.
+#[derive(Debug)]
+pub(super) struct Checklist {
+    role: Role,
+    keepalive: Duration,
+    pairs: Vec<Pair>,
+    selected: Option<DirectPath>,
+    last_traffic: Option<Instant>,
+}
+
+impl Checklist {
+    /// An empty list; `lifetime` is that of an unused mapping, if it was measured.
+    pub(super) fn new(role: Role, lifetime: Option<Duration>) -> Self {
+        Self {
+            role,
+            keepalive: lifetime.map_or(DEFAULT_KEEPALIVE, |lifetime| {
+                let safe = lifetime.mul_f64(0.6);
+                safe.clamp(SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE)
+            }),
+            pairs: Vec::new(),
+            selected: None,
+            last_traffic: None,
+        }
+    }
+
+    pub(super) fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    pub(super) fn pair_mut(&mut self, index: usize) -> &mut Pair {
+        &mut self.pairs[index]
+    }
+
+    pub(super) fn index_of(&self, path: DirectPath) -> Option<usize> {
+        self.pairs.iter().position(|pair| pair.path == path)
+    }
+
+    /// The pair that has sent a check with this transaction.
+    pub(super) fn owner_of(&self, transaction: TransactionId) -> Option<usize> {
+        self.pairs.iter().position(|pair| pair.owns(transaction))
+    }
+
+    /// The selected path.
+    pub(super) fn path(&self) -> Option<DirectPath> {
+        self.selected
+    }
+
+    /// The pair of the selected path.
+    pub(super) fn selected(&self) -> Option<&Pair> {
+        let mut pairs = self.pairs.iter();
+        pairs.find(|pair| Some(pair.path) == self.selected)
+    }
+
+    /// Adds a pair, if need be in place of one that failed; returns its index, or `None` if there is no room.
+    pub(super) fn add(&mut self, pair: Pair) -> Option<usize> {
+        if self.pairs.len() >= MAX_PAIRS {
+            let mut pairs = self.pairs.iter();
+            let failed = pairs.position(|pair| pair.next_check.is_none())?;
+            self.pairs.remove(failed);
+        }
+        self.pairs.push(pair);
+        Some(self.pairs.len() - 1)
+    }
+
+    /// The pair of a path along which a check of the peer's has come: one that nobody has named is peer-reflexive, with the
+    /// priority that the check says.
+    pub(super) fn add_heard(
+        &mut self,
+        path: DirectPath,
+        priority: Option<u32>,
+        by_search: bool,
+        now: Instant,
+    ) -> Option<usize> {
+        self.index_of(path).or_else(|| {
+            let kind = CandidateKind::PeerReflexive;
+            let usual = Candidate::new(kind, path.remote).priority();
+            let mut pair = Pair::new(path, kind, priority.unwrap_or(usual), now);
+            pair.by_search = by_search;
+            self.add(pair)
+        })
+    }
+
+    /// The pair of a path that a search has found: what answers is worth more than what has not.
+    pub(super) fn add_found(&mut self, path: DirectPath, now: Instant) -> Option<usize> {
+        let index = match self.index_of(path) {
+            Some(index) => index,
+            None => {
+                let kind = CandidateKind::PeerReflexive;
+                let priority = Candidate::new(kind, path.remote).priority();
+                let pair = Pair::new(path, kind, priority, now);
+                match self.add(pair.clone()) {
+                    Some(index) => index,
+                    None => {
+                        let silent = self.pairs.iter().rposition(|pair| !pair.is_valid())?;
+                        self.pairs.remove(silent);
+                        self.add(pair)?
+                    }
+                }
+            }
+        };
+        self.pairs[index].by_search = true;
+        self.pairs[index].found(now);
+        Some(index)
+    }
+
+    /// Lets go of all pairs on these sockets.
+    pub(super) fn remove_sockets(&mut self, sockets: &[SocketId]) {
+        self.pairs
+            .retain(|pair| !sockets.contains(&pair.path.socket));
+    }
+
+    /// Gives up a pair; returns whether it was the path, which is then none.
+    pub(super) fn give_up(&mut self, index: usize) -> bool {
+        let pair = &mut self.pairs[index];
+        pair.give_up();
+        let was_path = self.selected == Some(pair.path);
+        if was_path {
+            self.selected = None;
+        }
+        was_path
+    }
+
+    /// A check of this pair was answered. `jitter` is 0 to 1.
+    pub(super) fn handle_answer(
+        &mut self,
+        index: usize,
+        transaction: TransactionId,
+        jitter: f64,
+        now: Instant,
+    ) {
+        let interval = if self.selected == Some(self.pairs[index].path) && self.is_active(now) {
+            ACTIVE_CHECK_INTERVAL
+        } else {
+            self.keepalive
+        };
+        let pair = &mut self.pairs[index];
+        pair.answered(transaction, now);
+        pair.next_check = Some(now + interval.mul_f64(0.9 + 0.1 * jitter));
+    }
+
+    /// Packets of the tunnel go over the path, in either direction.
+    pub(super) fn handle_traffic(&mut self, now: Instant) {
+        let flowing = self.is_active(now);
+        self.last_traffic = Some(now);
+        if flowing {
+            return;
+        }
+        // From keepalives to the close watch that traffic deserves.
+        if let Some(pair) = self.selected_mut() {
+            let soon = now + ACTIVE_CHECK_INTERVAL;
+            pair.next_check = pair.next_check.map(|at| at.min(soon));
+        }
+    }
+
+    /// Checks the path now instead of at the next keepalive.
+    pub(super) fn verify_path(&mut self, now: Instant) {
+        // Where a check is open already, a second one in haste would only count as one more without an answer.
+        if let Some(pair) = self.selected_mut()
+            && pair.state == (State::Valid { unanswered: 0 })
+        {
+            pair.next_check = Some(now);
+        }
+    }
+
+    /// Whether the last check on the path was answered.
+    pub(super) fn is_answering(&self) -> bool {
+        let selected = self.selected();
+        selected.is_some_and(|pair| pair.state == State::Valid { unanswered: 0 })
+    }
+
+    /// Picks the path among the pairs that answer; returns it if it is another one than before.
+    pub(super) fn select(&mut self) -> Option<DirectPath> {
+        let valid = || self.pairs.iter().filter(|pair| pair.is_valid());
+        let named = valid()
+            .filter(|pair| self.role == Role::Controlled && pair.nominated.is_some())
+            .max_by_key(|pair| pair.nominated);
+        // Every pair is measured against the fastest one: "clearly slower" is not transitive, and comparing pairs with each
+        // other would go round in circles.
+        let fastest = valid().filter_map(|pair| pair.rtt).min();
+        let best = named.or_else(|| {
+            valid()
+                .filter(|pair| !pair.is_clearly_slower_than(fastest))
+                .max_by_key(|pair| (pair.priority, Some(pair.path) == self.selected))
+        });
+        let best = best.map(|pair| pair.path);
+        if best.is_none() || best == self.selected {
+            return None;
+        }
+        self.selected = best;
+        best
+    }
+
+    /// Whether a check of this pair names it as this end's choice.
+    pub(super) fn nominates(&self, index: usize) -> bool {
+        self.role == Role::Controlling && self.selected == Some(self.pairs[index].path)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.pairs.iter().filter_map(|pair| pair.next_check).min()
+    }
+
+    /// All pairs as status shows them.
+    pub(super) fn statuses(&self) -> Vec<PairStatus> {
+        self.pairs.iter().map(Pair::status).collect()
+    }
+
+    fn selected_mut(&mut self) -> Option<&mut Pair> {
+        let mut pairs = self.pairs.iter_mut();
+        pairs.find(|pair| Some(pair.path) == self.selected)
+    }
+
+    fn is_active(&self, now: Instant) -> bool {
+        self.last_traffic
+            .is_some_and(|at| now.saturating_duration_since(at) < ACTIVITY_TIMEOUT)
+    }
+}

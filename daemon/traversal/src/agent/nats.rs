@@ -1,0 +1,108 @@
+//! What follows from the two NATs for single candidates and addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use punch_signal_protocol::{Candidate, CandidateKind, Filtering, Mapping, NatSummary};
+
+use crate::plan::{self, Caps, is_hard};
+use crate::search::MappingScope;
+
+/// The NATs of both ends, as far as each has told the other.
+#[derive(Debug)]
+pub(super) struct Nats {
+    mine: Option<NatSummary>,
+    theirs: Option<NatSummary>,
+}
+
+impl Nats {
+    pub(super) fn new(mine: Option<NatSummary>, theirs: Option<NatSummary>) -> Self {
+        Self { mine, theirs }
+    }
+
+    pub(super) fn theirs(&self) -> Option<&NatSummary> {
+        self.theirs.as_ref()
+    }
+
+    /// What this side may spend.
+    pub(super) fn my_caps(&self) -> Caps {
+        let budget = self.mine.as_ref().map(|mine| mine.budget);
+        Caps::of(budget.unwrap_or_default())
+    }
+
+    /// What the peer may spend.
+    pub(super) fn their_caps(&self) -> Caps {
+        let budget = self.theirs.as_ref().map(|theirs| theirs.budget);
+        Caps::of(budget.unwrap_or_default())
+    }
+
+    /// What takes one entry in the table of this side's router.
+    pub(super) fn mapping_scope(&self) -> MappingScope {
+        let mine = self.mine.as_ref();
+        MappingScope::of(
+            mine.and_then(|mine| mine.mapping),
+            mine.and_then(|mine| mine.filtering),
+        )
+    }
+
+    /// Whether a search may send to this address.
+    pub(super) fn may_search(&self, ip: Ipv4Addr) -> bool {
+        plan::may_search(self.mine.as_ref(), ip)
+    }
+
+    /// The addresses to which a search may send: those of the peer's candidates, and those that its summary names.
+    pub(super) fn targets(&self, candidates: impl Iterator<Item = Ipv4Addr>) -> Vec<Ipv4Addr> {
+        let theirs = self.theirs.clone().unwrap_or_default();
+        plan::targets(self.mine.as_ref(), &theirs, candidates)
+    }
+
+    /// Whether the peer's summary names any address.
+    pub(super) fn has_addresses(&self) -> bool {
+        let theirs = self.theirs.as_ref();
+        theirs.is_some_and(|nat| !nat.addresses.is_empty())
+    }
+
+    /// Whether the peer's packets may come from other ports than those that it names.
+    pub(super) fn is_peer_hard(&self) -> bool {
+        self.theirs.as_ref().is_some_and(is_hard)
+    }
+
+    /// Whether checks of this candidate arrive in the right order only if one side sends first: both NATs make one mapping for
+    /// all destinations, and filter.
+    pub(super) fn want_order(&self, candidate: &Candidate) -> bool {
+        let filters = |summary: &Option<NatSummary>| {
+            summary.as_ref().is_some_and(|nat| {
+                nat.mapping == Some(Mapping::EndpointIndependent)
+                    && nat.filtering != Some(Filtering::EndpointIndependent)
+            })
+        };
+        is_reflexive_v4(candidate) && filters(&self.mine) && filters(&self.theirs)
+    }
+
+    /// Whether the peer's NAT shows this endpoint only to the server that saw it.
+    pub(super) fn is_moving(&self, candidate: &Candidate) -> bool {
+        is_reflexive_v4(candidate) && self.is_peer_hard()
+    }
+
+    /// Further public addresses from which a peer's packets may come: the filter must be open for all of them.
+    pub(super) fn siblings(&self, candidate: &Candidate) -> Vec<Ipv4Addr> {
+        let theirs = self.theirs.as_ref().filter(|theirs| is_hard(theirs));
+        match (theirs, candidate.address.ip()) {
+            (Some(theirs), IpAddr::V4(ip)) if candidate.kind == CandidateKind::ServerReflexive => {
+                let others = theirs.addresses.iter().copied();
+                others
+                    .filter(|other| *other != ip && self.may_search(*other))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn is_reflexive_v4(candidate: &Candidate) -> bool {
+    candidate.kind == CandidateKind::ServerReflexive && candidate.address.is_ipv4()
+}
+
+/// Whether the checks of a repeated attempt leave from a fresh socket: only where that has a public endpoint that can be told.
+pub fn takes_fresh_base(nat: &NatSummary) -> bool {
+    nat.attempt > 0 && nat.mapping == Some(Mapping::EndpointIndependent)
+}

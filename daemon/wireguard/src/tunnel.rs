@@ -1,0 +1,194 @@
+//! The WireGuard sessions with one peer: the one in use, the one that a new exchange has brought (new preshared key, so a
+//! new session), and the one that is being left. A packet is never lost to the change: the old one receives until the new
+//! one carries data.
+
+use std::time::{Duration, Instant};
+
+use punch_packet::Buffer;
+
+use crate::session::Session;
+
+/// The session that was left still opens what is under way.
+const LINGER: Duration = Duration::from_secs(10);
+/// A first handshake that goes unanswered is repeated after this, or three round trips if that is longer. (WireGuard's own
+/// repetition comes after 5 s; before there is a tunnel at all, that is long.)
+const RETRY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Tunnel<R> {
+    current: Option<Session<R>>,
+    next: Option<Next<R>>,
+    previous: Option<(Session<R>, Instant)>,
+}
+
+impl<R> Default for Tunnel<R> {
+    fn default() -> Self {
+        Self {
+            current: None,
+            next: None,
+            previous: None,
+        }
+    }
+}
+
+struct Next<R> {
+    session: Session<R>,
+    initiator: bool,
+    retry_at: Option<Instant>,
+}
+
+impl<R: Copy> Next<R> {
+    /// Whether it is sure that the peer has this session too: the initiator knows when the handshake is complete, the
+    /// responder when something has come through it.
+    fn is_ready(&self) -> bool {
+        self.session.has_received() || (self.initiator && self.session.is_established())
+    }
+}
+
+impl<R: Copy> Tunnel<R> {
+    /// A session that stays: a plain WireGuard peer's.
+    pub fn fixed(session: Session<R>) -> Self {
+        Self {
+            current: Some(session),
+            ..Self::default()
+        }
+    }
+
+    /// A new exchange has been proven. Returns the indices that are no longer in use.
+    pub fn prepare(&mut self, session: Session<R>, initiator: bool) -> Vec<u32> {
+        let replaced = self.next.replace(Next {
+            session,
+            initiator,
+            retry_at: None,
+        });
+        replaced
+            .map(|next| next.session.number())
+            .into_iter()
+            .collect()
+    }
+
+    /// The new exchange came to nothing. Returns the indices that are no longer in use.
+    pub fn abandon(&mut self) -> Vec<u32> {
+        let next = self.next.take_if(|_| self.current.is_some());
+        next.map(|next| next.session.number()).into_iter().collect()
+    }
+
+    /// The new exchange has a path: the initiator starts the handshake. The responder waits for it, but not for ever: what
+    /// confirms the new session is a single datagram, and if that is lost the responder begins a handshake of its own.
+    pub fn start(&mut self, now: Instant) {
+        match &mut self.next {
+            Some(next) if !next.initiator => {
+                next.retry_at.get_or_insert(now + 2 * RETRY);
+            }
+            Some(next) if !next.session.is_established() => {
+                next.retry_at = Some(now + RETRY);
+                next.session.initiate(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The session that seals.
+    pub fn sealer(&mut self) -> Option<&mut Session<R>> {
+        match (&mut self.current, &mut self.next) {
+            (Some(current), _) => Some(current),
+            (None, Some(next)) => Some(&mut next.session),
+            (None, None) => None,
+        }
+    }
+
+    /// The sessions that answer a handshake initiation. It does not say which preshared key it is for, so each that may be
+    /// meant answers, and the initiator takes the answer that opens.
+    pub fn responders(&mut self) -> impl Iterator<Item = &mut Session<R>> {
+        let next = self.next.as_mut().map(|next| &mut next.session);
+        next.into_iter().chain(self.current.as_mut())
+    }
+
+    /// Whether one of them wants to begin a handshake.
+    pub fn wants_handshake(&mut self, now: Instant) -> bool {
+        self.responders()
+            .any(|session| session.wants_handshake(now))
+    }
+
+    /// All sessions.
+    pub fn sessions(&mut self) -> impl Iterator<Item = &mut Session<R>> {
+        let previous = self.previous.as_mut().map(|(session, _)| session);
+        let next = self.next.as_mut().map(|next| &mut next.session);
+        [self.current.as_mut(), next, previous]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The session with this index.
+    pub fn by_index(&mut self, index: u32) -> Option<&mut Session<R>> {
+        self.sessions().find(|session| session.number() == index)
+    }
+
+    /// Moves on to the new session once it is ready. Returns whether it moved, and the indices that went out of use.
+    pub fn promote(&mut self, now: Instant) -> (bool, Vec<u32>) {
+        let Some(mut next) = self.next.take_if(|next| next.is_ready()) else {
+            return (false, Vec::new());
+        };
+        if let Some(current) = &mut self.current {
+            next.session.take_waiting(current);
+        }
+        let left = self.current.replace(next.session);
+        let gone = match left {
+            Some(left) => self.previous.replace((left, now + LINGER)),
+            None => None,
+        };
+        let gone = gone.map(|(session, _)| session.number());
+        (true, gone.into_iter().collect())
+    }
+
+    /// Timers of all sessions; `rtt` is the path's. Returns the indices that went out of use.
+    pub fn handle_timeout(
+        &mut self,
+        rtt: Option<Duration>,
+        now: Instant,
+        mut send: impl FnMut(&mut dyn FnMut(&mut Buffer) -> usize),
+    ) -> Vec<u32> {
+        if let Some(current) = &mut self.current {
+            send(&mut |out| current.handle_timeout(now, out));
+        }
+        if let Some(next) = &mut self.next {
+            if next.retry_at.is_some_and(|at| at <= now) && !next.is_ready() {
+                next.initiator = true;
+                next.retry_at = Some(now + RETRY.max(rtt.unwrap_or_default() * 3));
+                next.session.initiate(now);
+            }
+            send(&mut |out| next.session.handle_timeout(now, out));
+        }
+        let over = self.previous.take_if(|(_, until)| *until <= now);
+        over.map(|(session, _)| session.number())
+            .into_iter()
+            .collect()
+    }
+
+    /// Whether there is a session that has been up. Idle keys expire after three minutes, and the next packet renews them:
+    /// that is no loss of the connection.
+    pub fn is_ready(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether packets can be sealed right now.
+    pub fn is_established(&self) -> bool {
+        self.current.as_ref().is_some_and(Session::is_established)
+    }
+
+    /// When the session in use got its keys.
+    pub fn last_handshake(&self) -> Option<Instant> {
+        self.current.as_ref().and_then(Session::last_handshake)
+    }
+
+    /// The indices of all sessions.
+    pub fn indices(&self) -> Vec<u32> {
+        let next = self.next.as_ref().map(|next| &next.session);
+        let previous = self.previous.as_ref().map(|(session, _)| session);
+        [self.current.as_ref(), next, previous]
+            .into_iter()
+            .flatten()
+            .map(Session::number)
+            .collect()
+    }
+}

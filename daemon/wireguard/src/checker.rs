@@ -109,7 +109,12 @@ impl CookieChecker {
         if self.second.cookies[usize::from(known)] >= COOKIES_PER_SECOND {
             return Checked::Overload;
         }
-        if self.own.limiter.verify_packet(None, datagram, &mut []).is_err() {
+        if self
+            .own
+            .limiter
+            .verify_packet(None, datagram, &mut [])
+            .is_err()
+        {
             return Checked::Refused;
         }
         self.second.messages = self.second.messages.saturating_add(1);
@@ -156,11 +161,7 @@ impl CookieChecker {
     }
 
     /// The job of finding out who has sent an initiation; what is sent for it goes to `reply_to`.
-    pub fn identify<R>(
-        &self,
-        message: Box<Initiation>,
-        reply_to: R,
-    ) -> HandshakeJob<R> {
+    pub fn identify<R>(&self, message: Box<Initiation>, reply_to: R) -> HandshakeJob<R> {
         HandshakeJob::identify(self.own.clone(), message, reply_to)
     }
 }

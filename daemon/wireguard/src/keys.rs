@@ -38,6 +38,11 @@ impl LocalKeys {
             public,
         })
     }
+
+    /// The public key.
+    pub fn public(&self) -> [u8; 32] {
+        *self.public.as_bytes()
+    }
 }
 
 impl fmt::Debug for LocalKeys {

@@ -13,7 +13,9 @@ use crate::job::{Asker, Done, HandshakeJob, Step, Task};
 use crate::keys::{
     KeyRing, Keys, LocalKeys, REJECT_AFTER, REJECT_AFTER_MESSAGES, padded_length, sealed_length,
 };
-use crate::message::{COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, Response, index_at, slot_of};
+use crate::message::{
+    COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, Response, index_at, slot_of,
+};
 use crate::slots::{Recipe, Slots};
 use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
 
@@ -295,13 +297,19 @@ impl<R: Copy> Session<R> {
         self.calling.is_due(now) && !self.slots.is_lent(self.slots.caller())
     }
 
-    /// The next step that can be done now: what has come for a handshake, an initiation that is due, old keys to be forgotten. At most
-    /// two are under way at a time.
-    pub fn poll_job(&mut self, now: Instant) -> Option<HandshakeJob<R>> {
+    /// Whether [`Self::poll_job`] may have something, where this end can begin a handshake.
+    pub fn wants_job(&self, now: Instant) -> bool {
+        let stale = self.slots.stale_slot(|slot| self.is_live(slot));
+        self.wants_handshake(now) || !self.later.is_empty() || stale.is_some()
+    }
+
+    /// The next step that can be done now: what has come for a handshake, an initiation that is due (if this end knows where to send
+    /// it: `can_begin`), old keys to be forgotten. No more than three are under way at a time.
+    pub fn poll_job(&mut self, can_begin: bool, now: Instant) -> Option<HandshakeJob<R>> {
         if let Some(job) = self.poll_later() {
             return Some(job);
         }
-        if self.wants_handshake(now) {
+        if can_begin && self.wants_handshake(now) {
             self.calling.handle_begin(self.jitter(), now);
             return self.lend(self.slots.caller(), Task::Begin);
         }
@@ -370,7 +378,8 @@ impl<R: Copy> Session<R> {
         if !self.calling.is_for(index_at(&message, 8)) || self.later.len() >= MAX_LATER {
             return false;
         }
-        let same = |later: &Later<R>| matches!(later, Later::Response(known, _) if **known == message);
+        let same =
+            |later: &Later<R>| matches!(later, Later::Response(known, _) if **known == message);
         if !self.later.iter().any(same) {
             let later = Later::Response(Box::new(message), reply_to);
             self.later.push_back(later);

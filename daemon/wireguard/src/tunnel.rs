@@ -54,7 +54,7 @@ impl<R: Copy> Tunnel<R> {
         }
     }
 
-    /// A new exchange has been proven. Returns the indices that are no longer in use.
+    /// A new exchange has been proven. Returns the numbers that are no longer in use.
     pub fn prepare(&mut self, session: Session<R>, initiator: bool) -> Vec<u32> {
         let replaced = self.next.replace(Next {
             session,
@@ -67,7 +67,7 @@ impl<R: Copy> Tunnel<R> {
             .collect()
     }
 
-    /// The new exchange came to nothing. Returns the indices that are no longer in use.
+    /// The new exchange came to nothing. Returns the numbers that are no longer in use.
     pub fn abandon(&mut self) -> Vec<u32> {
         let next = self.next.take_if(|_| self.current.is_some());
         next.map(|next| next.session.number()).into_iter().collect()
@@ -104,10 +104,9 @@ impl<R: Copy> Tunnel<R> {
         next.into_iter().chain(self.current.as_mut())
     }
 
-    /// Whether one of them wants to begin a handshake.
-    pub fn wants_handshake(&mut self, now: Instant) -> bool {
-        self.responders()
-            .any(|session| session.wants_handshake(now))
+    /// Whether a session may have a step of a handshake to be done.
+    pub fn wants_job(&mut self, now: Instant) -> bool {
+        self.sessions().any(|session| session.wants_job(now))
     }
 
     /// All sessions.
@@ -119,12 +118,12 @@ impl<R: Copy> Tunnel<R> {
             .flatten()
     }
 
-    /// The session with this index.
-    pub fn by_index(&mut self, index: u32) -> Option<&mut Session<R>> {
-        self.sessions().find(|session| session.number() == index)
+    /// The session with this number.
+    pub fn by_number(&mut self, number: u32) -> Option<&mut Session<R>> {
+        self.sessions().find(|session| session.number() == number)
     }
 
-    /// Moves on to the new session once it is ready. Returns whether it moved, and the indices that went out of use.
+    /// Moves on to the new session once it is ready. Returns whether it moved, and the numbers that went out of use.
     pub fn promote(&mut self, now: Instant) -> (bool, Vec<u32>) {
         let Some(mut next) = self.next.take_if(|next| next.is_ready()) else {
             return (false, Vec::new());
@@ -141,7 +140,7 @@ impl<R: Copy> Tunnel<R> {
         (true, gone.into_iter().collect())
     }
 
-    /// Timers of all sessions; `rtt` is the path's. Returns the indices that went out of use.
+    /// Timers of all sessions; `rtt` is the path's. Returns the numbers that went out of use.
     pub fn handle_timeout(
         &mut self,
         rtt: Option<Duration>,
@@ -181,8 +180,8 @@ impl<R: Copy> Tunnel<R> {
         self.current.as_ref().and_then(Session::last_handshake)
     }
 
-    /// The indices of all sessions.
-    pub fn indices(&self) -> Vec<u32> {
+    /// The numbers of all sessions.
+    pub fn numbers(&self) -> Vec<u32> {
         let next = self.next.as_ref().map(|next| &next.session);
         let previous = self.previous.as_ref().map(|(session, _)| session);
         [self.current.as_ref(), next, previous]

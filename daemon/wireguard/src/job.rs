@@ -6,7 +6,9 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 
 use crate::keys::LocalKeys;
-use crate::message::{Initiation, OVERHEAD, RESPONSE_LENGTH, Response};
+use crate::message::{
+    INITIATION_LENGTH, Initiation, OVERHEAD, RESPONSE_LENGTH, Response, index_at,
+};
 use crate::session::SessionId;
 use crate::slots::Loan;
 
@@ -159,7 +161,7 @@ impl<R> Task<R> {
                 reply_to,
             },
             Self::Finish { message, reply_to } => Done::Finished {
-                local: crate::message::index_at(&*message, 8),
+                local: index_at(&*message, 8),
                 confirmation: tunnel.and_then(|tunnel| finish(tunnel, &message)),
                 reply_to,
             },
@@ -177,7 +179,7 @@ fn identify(own: &LocalKeys, message: &Initiation) -> Option<[u8; 32]> {
 }
 
 fn begin(tunnel: &mut Tunn) -> Option<Box<Initiation>> {
-    let mut message = Box::new([0; crate::message::INITIATION_LENGTH]);
+    let mut message = Box::new([0; INITIATION_LENGTH]);
     match tunnel.format_handshake_initiation(&mut *message, true) {
         TunnResult::WriteToNetwork(_) => Some(message),
         _ => None,
@@ -185,17 +187,17 @@ fn begin(tunnel: &mut Tunn) -> Option<Box<Initiation>> {
 }
 
 fn answer(tunnel: &mut Tunn, message: &Initiation) -> Option<Box<Response>> {
-    let mut response = Box::new([0; RESPONSE_LENGTH]);
-    match tunnel.decapsulate(None, message, &mut *response) {
-        TunnResult::WriteToNetwork(_) => Some(response),
+    let mut room = [0; INITIATION_LENGTH];
+    match tunnel.decapsulate(None, message, &mut room) {
+        TunnResult::WriteToNetwork(response) => (&*response).try_into().ok().map(Box::new),
         _ => None,
     }
 }
 
 fn finish(tunnel: &mut Tunn, message: &Response) -> Option<Confirmation> {
-    let mut confirmation = [0; OVERHEAD];
-    match tunnel.decapsulate(None, message, &mut confirmation) {
-        TunnResult::WriteToNetwork(_) => Some(confirmation),
+    let mut room = [0; RESPONSE_LENGTH];
+    match tunnel.decapsulate(None, message, &mut room) {
+        TunnResult::WriteToNetwork(confirmation) => (&*confirmation).try_into().ok(),
         _ => None,
     }
 }

@@ -14,7 +14,8 @@ use crate::keys::{
     KeyRing, Keys, LocalKeys, REJECT_AFTER, REJECT_AFTER_MESSAGES, padded_length, sealed_length,
 };
 use crate::message::{
-    COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, Response, index_at, slot_of,
+    COOKIE_REPLY, COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, RESPONSE, Response, index_at,
+    slot_of,
 };
 use crate::slots::{Recipe, Slots};
 use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
@@ -369,10 +370,14 @@ impl<R: Copy> Session<R> {
 
     /// A response or a cookie has come for this session; returns whether it makes sense.
     pub fn handle_answer(&mut self, datagram: &[u8], reply_to: R) -> bool {
-        if datagram.len() == COOKIE_REPLY_LENGTH {
-            return self.handle_cookie(datagram);
-        }
-        let Ok(message) = <Response>::try_from(datagram) else {
+        let message = match datagram {
+            [COOKIE_REPLY, 0, 0, 0, ..] if datagram.len() == COOKIE_REPLY_LENGTH => {
+                return self.handle_cookie(datagram);
+            }
+            [RESPONSE, 0, 0, 0, ..] => <Response>::try_from(datagram),
+            _ => return false,
+        };
+        let Ok(message) = message else {
             return false;
         };
         if !self.calling.is_for(index_at(&message, 8)) || self.later.len() >= MAX_LATER {
@@ -391,9 +396,10 @@ impl<R: Copy> Session<R> {
     fn handle_cookie(&mut self, datagram: &[u8]) -> bool {
         let slot = slot_of(index_at(datagram, 4));
         let tunnel = self.slots.at(slot);
+        let mut room = [0; COOKIE_REPLY_LENGTH];
         tunnel.is_some_and(|tunnel| {
-            let opened = tunnel.decapsulate(None, datagram, &mut []);
-            matches!(opened, TunnResult::Done)
+            let taken = tunnel.decapsulate(None, datagram, &mut room);
+            matches!(taken, TunnResult::Done)
         })
     }
 

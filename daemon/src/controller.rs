@@ -385,7 +385,7 @@ impl Controller {
             EngineEvent::OpenSocket { .. }
             | EngineEvent::CloseSocket { .. }
             | EngineEvent::Netcheck(_)
-            | EngineEvent::Pong { .. } => None,
+            | EngineEvent::Pong(_) => None,
         };
         if let Some(event) = named {
             self.tell(event);

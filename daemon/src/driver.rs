@@ -5,6 +5,7 @@
 
 pub(crate) mod command;
 mod streams;
+pub(crate) mod workers;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, Path,
-    ServerId, SocketId, StreamId, WorkDone,
+    ServerId, SocketId, StreamId,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::command::{Command, Pong};
 use self::streams::Stream;
+use self::workers::Workers;
 use crate::snapshot;
 use crate::streams::target::FromTarget;
 use crate::tasks::Spawner;
@@ -54,7 +56,7 @@ pub(crate) struct Driver {
     streams: HashMap<StreamId, Stream>,
     reports: (mpsc::Sender<FromTarget>, mpsc::Receiver<FromTarget>),
     /// Steps of handshakes that have been done.
-    work: (mpsc::Sender<WorkDone>, mpsc::Receiver<WorkDone>),
+    workers: Workers,
     pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
     netchecks: Vec<oneshot::Sender<Vec<NatProfile>>>,
     spawner: Spawner,
@@ -99,6 +101,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<EngineEvent>,
         spawner: Spawner,
+        workers: Workers,
         settings: Settings,
     ) -> Self {
         Self {
@@ -110,7 +113,7 @@ impl Driver {
             servers: HashMap::new(),
             streams: HashMap::new(),
             reports: mpsc::channel(1024),
-            work: mpsc::channel(1024),
+            workers,
             pings: HashMap::new(),
             netchecks: Vec::new(),
             spawner,
@@ -169,9 +172,9 @@ impl Driver {
             worked = true;
             self.handle_report(report, now);
         }
-        while let Ok(done) = self.work.1.try_recv() {
+        while let Some(done) = self.workers.try_recv() {
             worked = true;
-            self.engine.handle_work(done, now);
+            self.engine.handle_job(done, now);
         }
         for _ in 0..TURN {
             let Ok(command) = self.commands.try_recv() else {
@@ -291,11 +294,11 @@ impl Driver {
             }
             self.engine.flush(clock::now());
         }
-        while let Some(work) = self.engine.poll_work() {
-            let done = self.work.0.clone();
-            self.spawner.compute(move || {
-                let _ = done.blocking_send(work.perform());
-            });
+        let engine = &mut self.engine;
+        if self.workers.fill(|| engine.poll_job()).is_err() {
+            tracing::error!("a thread for handshakes has ended");
+            self.engine.shut_down(clock::now());
+            self.stopping = true;
         }
         while let Some(signal) = self.engine.poll_signal() {
             if let Some(server) = self.servers.get(&signal.server) {
@@ -337,8 +340,8 @@ impl Driver {
                 self.handle_report(report, clock::now());
                 self.engine.flush(clock::now());
             }
-            Some(done) = self.work.1.recv() => {
-                self.engine.handle_work(done, clock::now());
+            Some(done) = self.workers.recv() => {
+                self.engine.handle_job(done, clock::now());
                 self.engine.flush(clock::now());
             }
             command = self.commands.recv() => match command {
@@ -418,11 +421,12 @@ impl Driver {
                     let _ = answer.send(profiles.clone());
                 }
             }
-            EngineEvent::Pong {
-                id, address, rtt, ..
-            } => {
-                if let Some(answer) = self.pings.remove(&id) {
-                    let _ = answer.send(Some(Pong { address, rtt }));
+            EngineEvent::Pong(pong) => {
+                if let Some(answer) = self.pings.remove(&pong.id) {
+                    let _ = answer.send(Some(Pong {
+                        address: pong.address,
+                        rtt: pong.rtt,
+                    }));
                 }
             }
             event => {

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::control::http;
 use crate::controller::{Controller, Inlets, Kernel, Parts};
 use crate::driver::command::Command;
+use crate::driver::workers::Workers;
 use crate::driver::{Driver, Settings};
 use crate::startup::{Ground, Places};
 use crate::tasks::Spawner;
@@ -137,12 +138,14 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
     let (commands, commands_out) = mpsc::channel(256);
     let (events_in, events) = mpsc::channel(4096);
+    let workers = start_workers()?;
     let mut driver = Driver::new(
         engine,
         tun,
         commands_out,
         events_in,
         spawner.clone(),
+        workers,
         Settings {
             files: file_limit(),
             offloads: config.offloads,
@@ -220,6 +223,18 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
         let _ = thread.join();
     }
     outcome
+}
+
+/// The threads for handshakes; each ends when the driver does.
+fn start_workers() -> Result<Workers> {
+    let (workers, threads) = Workers::new(std::thread::available_parallelism().ok());
+    for worker in threads {
+        std::thread::Builder::new()
+            .name("handshakes".to_owned())
+            .spawn(move || worker.run())
+            .context("cannot start a thread for handshakes")?;
+    }
+    Ok(workers)
 }
 
 async fn configure_tun(

@@ -24,11 +24,6 @@ impl Spawner {
         tracing::trace!(name, "task");
         Task(Some(self.0.spawn(task)))
     }
-
-    /// Has something computed on a thread that nothing else waits for.
-    pub(crate) fn compute(&self, work: impl FnOnce() + Send + 'static) {
-        self.0.spawn_blocking(work);
-    }
 }
 
 /// A running task.

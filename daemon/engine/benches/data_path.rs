@@ -20,8 +20,8 @@ use divan::{Bencher, black_box};
 use packets::{ACK, at, tcp, udp};
 use punch_api::{ForwardKey, Protocol};
 use punch_engine::{
-    Access, Batch, Budget, Change, Engine, EngineConfig, NatOverrides, Offload, PeerConfig,
-    PeerHandle, PeerKind, Rule, Rules, SocketId, Work,
+    Access, Batch, Budget, Change, Engine, EngineConfig, Job, NatOverrides, Offload, PeerConfig,
+    PeerHandle, PeerKind, Rule, Rules, SocketId,
 };
 use punch_packet::{GsoKind, PartialChecksum};
 use punch_signal_protocol::{Identity, Ipv4Range};
@@ -132,16 +132,16 @@ fn identify_initiation(bencher: Bencher<'_, '_>) {
         .counter(ItemsCount::new(1_u32))
         .with_inputs(|| {
             if let Some(done) = done.take() {
-                far.engine.handle_work(done, now);
+                far.engine.handle_job(done, now);
             }
             seconds += 1;
             let (socket, length) = (SocketId::MAIN_V4, initiation.len());
             let now = now + Duration::from_secs(seconds);
             far.engine
                 .handle_train(socket, None, from, length, &initiation, now);
-            far.engine.poll_work().unwrap()
+            far.engine.poll_job().unwrap()
         })
-        .bench_local_values(|work: Work| done.set(Some(work.perform())));
+        .bench_local_values(|job: Job| done.set(Some(job.perform())));
 }
 
 #[divan::bench(args = COUNTS, sample_size = 1000)]
@@ -329,8 +329,8 @@ impl Host {
 
     /// Does what handshakes need.
     fn work(&mut self, now: Instant) {
-        while let Some(work) = self.engine.poll_work() {
-            self.engine.handle_work(work.perform(), now);
+        while let Some(job) = self.engine.poll_job() {
+            self.engine.handle_job(job.perform(), now);
         }
     }
 

@@ -6,16 +6,20 @@
 mod config;
 mod engine;
 mod flows;
+mod handshakes;
 mod inbound;
+mod lane;
 mod outbox;
+mod peers;
+mod pings;
 mod report;
-mod session;
-mod tunnel;
 
 pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
 pub use engine::{Engine, EngineEvent};
+pub use handshakes::{Job, JobDone};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;
+pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, Path, ServerId,
     Signal,
@@ -28,4 +32,3 @@ pub use punch_traversal::{
     StepReport, is_hard,
 };
 pub use report::{DropReason, Drops, PeerReport};
-pub use session::{Work, WorkDone};

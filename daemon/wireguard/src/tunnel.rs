@@ -104,6 +104,11 @@ impl<R: Copy> Tunnel<R> {
         next.into_iter().chain(self.current.as_mut())
     }
 
+    /// The session that is being left.
+    pub fn left(&mut self) -> Option<&mut Session<R>> {
+        self.previous.as_mut().map(|(session, _)| session)
+    }
+
     /// Whether a session may have a step of a handshake to be done.
     pub fn wants_job(&mut self, now: Instant) -> bool {
         self.sessions().any(|session| session.wants_job(now))

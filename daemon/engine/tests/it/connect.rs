@@ -358,12 +358,7 @@ fn a_ping_is_answered_with_its_round_trip() {
     world.run_for(seconds(1));
 
     let pong = world.hosts[A].events.iter().find_map(|event| match event {
-        EngineEvent::Pong {
-            peer,
-            id,
-            address,
-            rtt,
-        } => Some((*peer, *id, *address, *rtt)),
+        EngineEvent::Pong(pong) => Some((pong.peer, pong.id, pong.address, pong.rtt)),
         _ => None,
     });
     let address = world.hosts[B].overlay(true);

@@ -266,8 +266,8 @@ impl Bench {
     /// Carries datagrams to the peers and their answers back until nobody has anything to say.
     pub(crate) fn pump(&mut self) {
         loop {
-            while let Some(work) = self.engine.poll_work() {
-                self.engine.handle_work(work.perform(), self.now);
+            while let Some(job) = self.engine.poll_job() {
+                self.engine.handle_job(job.perform(), self.now);
             }
             self.engine.flush(self.now);
             while let Some(order) = self.engine.poll_order() {

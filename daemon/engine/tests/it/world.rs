@@ -561,9 +561,9 @@ impl World {
         loop {
             let host = &mut self.hosts[index];
             let mut quiet = true;
-            while let Some(work) = host.engine.poll_work() {
+            while let Some(job) = host.engine.poll_job() {
                 quiet = false;
-                host.engine.handle_work(work.perform(), self.now);
+                host.engine.handle_job(job.perform(), self.now);
             }
             while let Some(order) = host.engine.poll_order() {
                 host.orders.push(order);

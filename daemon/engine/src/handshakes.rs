@@ -1,0 +1,235 @@
+//! Handshakes: what comes in that carries no data, which handshakes this end begins, and what becomes of their steps, which other
+//! threads compute.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use punch_connect::Path;
+use punch_packet::PeerHandle;
+use punch_traversal::{DirectPath, Transmit};
+use punch_wireguard::{
+    Asker, Checked, CookieChecker, HandshakeJob, JobResult, LocalKeys, Outcome, Step,
+};
+
+use crate::peers::{PeerTable, Session};
+use crate::report::DropReason;
+
+/// Initiations of others that are being identified at once; beyond that they are lost, and come again.
+const MAX_IDENTIFYING: usize = 8;
+
+/// Where a message came from, and which of this machine's addresses it came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyTo {
+    pub(crate) path: DirectPath,
+    pub(crate) local: Option<IpAddr>,
+}
+
+/// A step of a handshake, for any thread to perform.
+pub struct Job(HandshakeJob<ReplyTo>);
+
+/// A step that has been performed.
+pub struct JobDone(JobResult<ReplyTo>);
+
+impl Job {
+    /// Does it. Takes up to half a millisecond.
+    pub fn perform(self) -> JobDone {
+        JobDone(self.0.perform())
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for JobDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobDone").finish_non_exhaustive()
+    }
+}
+
+/// See the module.
+pub(crate) struct Handshakes {
+    own: Arc<LocalKeys>,
+    checker: CookieChecker,
+    jobs: VecDeque<Job>,
+    identifying: usize,
+    transmits: VecDeque<Transmit>,
+}
+
+impl Handshakes {
+    pub(crate) fn new(own: Arc<LocalKeys>) -> Self {
+        Self {
+            checker: CookieChecker::new(own.clone()),
+            own,
+            jobs: VecDeque::new(),
+            identifying: 0,
+            transmits: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn own(&self) -> &Arc<LocalKeys> {
+        &self.own
+    }
+
+    /// The next step to be performed. There are never more than 8 of strangers and three for each session under way.
+    pub(crate) fn poll_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// The next message to be sent.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// A datagram that is neither data nor STUN; returns why it comes to nothing, if it does.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        peers: &mut PeerTable,
+        from: ReplyTo,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let known = peers.is_known(from.path.remote);
+        match self.checker.check(from.path.remote, known, datagram, now) {
+            Checked::Overload => Err(DropReason::UnderLoad),
+            Checked::Initiation(_) if self.identifying >= MAX_IDENTIFYING => {
+                Err(DropReason::UnderLoad)
+            }
+            Checked::Initiation(message) => {
+                self.identifying += 1;
+                self.jobs
+                    .push_back(Job(self.checker.identify(message, from)));
+                Ok(())
+            }
+            Checked::For(number) => {
+                let taken = peers
+                    .session(number)
+                    .is_some_and(|session| session.handle_answer(datagram, from));
+                if !taken {
+                    return Err(DropReason::NotForUs);
+                }
+                if let Some(handle) = peers.by_session(number) {
+                    self.work(peers, handle, now);
+                }
+                Ok(())
+            }
+            Checked::Cookie(reply) => {
+                self.reply(from, reply);
+                Err(DropReason::UnderLoad)
+            }
+            Checked::Refused => Err(DropReason::NotForUs),
+        }
+    }
+
+    /// A job has been performed; returns the peer whose session it was a step of, or why it came to nothing.
+    pub(crate) fn handle_job(
+        &mut self,
+        peers: &mut PeerTable,
+        done: JobDone,
+        now: Instant,
+    ) -> Result<Option<PeerHandle>, DropReason> {
+        match done.0 {
+            JobResult::Identified(asker) => {
+                self.identifying = self.identifying.saturating_sub(1);
+                let asker = asker.ok_or(DropReason::NotForUs)?;
+                self.handle_asker(peers, &asker, now)?;
+                Ok(None)
+            }
+            JobResult::Step(step) => self.handle_step(peers, step, now),
+        }
+    }
+
+    /// A peer asks for new keys. It does not say for which session.
+    fn handle_asker(
+        &mut self,
+        peers: &mut PeerTable,
+        asker: &Asker<ReplyTo>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let handle = peers.by_key(&asker.public).ok_or(DropReason::NotForUs)?;
+        let peer = peers.get_mut(handle).ok_or(DropReason::NotForUs)?;
+        let mut taken = false;
+        for session in peer.tunnel.responders() {
+            taken |= session.handle_asker(asker);
+        }
+        self.work(peers, handle, now);
+        taken.then_some(()).ok_or(DropReason::NotForUs)
+    }
+
+    fn handle_step(
+        &mut self,
+        peers: &mut PeerTable,
+        step: Step<ReplyTo>,
+        now: Instant,
+    ) -> Result<Option<PeerHandle>, DropReason> {
+        let id = step.session();
+        let Some(session) = peers.session(id.number) else {
+            return Ok(None);
+        };
+        let outcome = session.handle_step(step, now);
+        let Some(peer) = peers.get_mut(id.peer) else {
+            return Ok(None);
+        };
+        let mut result = Ok(Some(id.peer));
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Refused => result = Err(DropReason::NotForUs),
+            // A response moves no path: an initiation may be a copy of an old one, and the peer is where it uses the new keys.
+            Outcome::Send { reply_to, message } => {
+                let path = peer
+                    .path
+                    .map(|Path::Direct(path)| ReplyTo { path, local: None });
+                if let Some(to) = reply_to.or(path) {
+                    self.reply(to, message);
+                }
+            }
+            Outcome::Established {
+                reply_to,
+                confirmation,
+            } => {
+                peer.settle_path(reply_to.path);
+                let path = peer
+                    .path
+                    .map(|Path::Direct(path)| ReplyTo { path, local: None });
+                self.reply(path.unwrap_or(reply_to), confirmation);
+            }
+        }
+        self.work(peers, id.peer, now);
+        result
+    }
+
+    /// Collects the steps that the sessions with a peer want to be done.
+    pub(crate) fn work(&mut self, peers: &mut PeerTable, handle: PeerHandle, now: Instant) {
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        let can_begin = peer.path.is_some();
+        let mut jobs = |session: &mut Session, can_begin: bool| {
+            while let Some(job) = session.poll_job(can_begin, now) {
+                self.jobs.push_back(Job(job));
+            }
+        };
+        for session in peer.tunnel.responders() {
+            jobs(session, can_begin);
+        }
+        // The session that is being left begins no handshakes.
+        if let Some(session) = peer.tunnel.left() {
+            jobs(session, false);
+        }
+    }
+
+    fn reply(&mut self, to: ReplyTo, bytes: Vec<u8>) {
+        self.transmits.push_back(Transmit {
+            socket: to.path.socket,
+            to: to.path.remote,
+            source: to.local,
+            ttl: None,
+            bytes,
+        });
+    }
+}

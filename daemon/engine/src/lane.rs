@@ -1,0 +1,434 @@
+//! The packet path: from the TUN into a session, from a datagram through a session to the TUN, to a forward, or to an answer in this
+//! host's name.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use punch_forward::{Refused, Rules, Stack};
+use punch_packet::{
+    Batch, Buffer, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply, echo_request,
+    refuse, segments, split, tcp_reset, unreachable,
+};
+use punch_traversal::DirectPath;
+use punch_wireguard::{Opened, data_index};
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore;
+
+use crate::inbound::{Refusal, Sender, Verdict, decide};
+use crate::outbox::Outbox;
+use crate::peers::{Peer, PeerTable};
+use crate::pings::{Pings, Pong};
+use crate::report::{DropReason, Drops};
+
+/// Segments of unknown connections are not reset for so long after the start: this host may only have forgotten them.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// This machine inside the tunnel.
+pub(crate) struct Host {
+    /// Its overlay addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The longest packet, in bytes.
+    pub(crate) mtu: usize,
+    pub(crate) started: Instant,
+}
+
+/// See the module.
+pub(crate) struct Lane {
+    pub(crate) host: Host,
+    pub(crate) rules: Rules,
+    pub(crate) stack: Stack,
+    pings: Pings,
+    pongs: VecDeque<Pong>,
+    pub(crate) outbox: Outbox,
+    pub(crate) to_tun: Batch,
+    pub(crate) drops: Drops,
+    /// One segment of what the kernel has joined.
+    segment: Buffer,
+    /// A packet that is not simply the host's.
+    aside: Buffer,
+    rng: ChaCha20Rng,
+}
+
+/// A whole packet that is no echo: the verdict on it is that on others of its conversation.
+fn is_plain(packet: &Packet<'_>) -> bool {
+    packet.fragment().is_none()
+        && matches!(
+            packet.transport(),
+            Transport::Tcp { .. } | Transport::Udp { .. }
+        )
+}
+
+impl Lane {
+    pub(crate) fn new(host: Host, mut rng: ChaCha20Rng) -> Self {
+        Self {
+            stack: Stack::new(host.mtu, rng.next_u64()),
+            host,
+            rules: Rules::default(),
+            pings: Pings::default(),
+            pongs: VecDeque::new(),
+            outbox: Outbox::default(),
+            to_tun: Batch::with_capacity(64, 1500),
+            drops: Drops::default(),
+            segment: Buffer::default(),
+            aside: Buffer::default(),
+            rng,
+        }
+    }
+
+    // --- out ---
+
+    /// A packet of this host, or with `offload` what stands for several of one flow.
+    pub(crate) fn handle_tun(
+        &mut self,
+        peers: &mut PeerTable,
+        bytes: &[u8],
+        offload: Offload,
+        now: Instant,
+    ) {
+        let Ok(packet) = Packet::parse(bytes) else {
+            self.drops.count(DropReason::Malformed);
+            return;
+        };
+        let Some(handle) = peers.route(packet.destination()) else {
+            self.drops.count(DropReason::NoPeer);
+            self.refuse_host(&packet, Unreachable::Address);
+            return;
+        };
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        if peer.path.is_none() {
+            let hopeless = peer.is_announced_down();
+            self.drops.count(DropReason::NoPath);
+            if hopeless {
+                self.refuse_host(&packet, Unreachable::Address);
+            }
+            return;
+        }
+        if let Some(flow) = packet.flow() {
+            let opens = matches!(packet.transport(), Transport::Tcp { flags, .. } if flags.opens());
+            peer.flows.outbound(flow, opens, peer.config.host, now);
+        }
+        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+            self.drops.count(DropReason::NoPath);
+            return;
+        };
+        let (outbox, sent) = (&mut self.outbox, &mut peer.sent);
+        let cut = segments(&packet, offload, &mut self.segment, |segment| {
+            *sent += segment.len() as u64;
+            outbox.push_with(path, |out| session.seal(segment, now, out));
+        });
+        if cut.is_err() {
+            self.drops.count(DropReason::Malformed);
+        } else {
+            peers.note_traffic(handle);
+        }
+    }
+
+    /// Seals a packet for a peer.
+    pub(crate) fn send(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        packet: &[u8],
+        now: Instant,
+    ) {
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+            self.drops.count(DropReason::NoPath);
+            return;
+        };
+        peer.sent += packet.len() as u64;
+        self.outbox
+            .push_with(path, |out| session.seal(packet, now, out));
+        peers.note_traffic(handle);
+    }
+
+    /// Sends what the streams of forwards have for their clients.
+    pub(crate) fn flush_streams(&mut self, peers: &mut PeerTable, now: Instant) {
+        self.stack.flush(now);
+        while let Some((peer, packet)) = self.stack.poll_packet() {
+            self.send(peers, peer, &packet, now);
+        }
+    }
+
+    /// New keys may be there: moves to them, and sends what waited for them.
+    pub(crate) fn after_handshake(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        now: Instant,
+    ) {
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        let (moved, gone) = peer.tunnel.promote(now);
+        peer.note_keys(now);
+        let mut waiting = false;
+        if let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) {
+            while session.has_waiting(now) {
+                waiting = true;
+                self.outbox
+                    .push_with(path, |out| session.seal_waiting(now, out));
+            }
+        }
+        peers.forget_sessions(gone);
+        if moved || waiting {
+            peers.mark(handle);
+        }
+    }
+
+    /// Closes the streams that the rules do not allow any more.
+    pub(crate) fn apply_rules(&mut self, rules: Option<Rules>, peers: &PeerTable, now: Instant) {
+        if let Some(rules) = rules {
+            self.rules = rules;
+        }
+        let rules = &self.rules;
+        self.stack.retain(
+            |peer, forward, flow| {
+                peers.get(peer).is_some()
+                    && rules
+                        .find(forward.protocol, flow.destination.port(), peer)
+                        .is_some_and(|rule| rule.key == forward)
+            },
+            now,
+        );
+    }
+
+    // --- in ---
+
+    /// Opens the data messages at the head of `datagrams` that are for the session with this number, at least one. Returns the peer
+    /// if something authentic was among them.
+    pub(crate) fn open_run<'a>(
+        &mut self,
+        peers: &mut PeerTable,
+        number: u32,
+        path: DirectPath,
+        datagrams: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
+        now: Instant,
+    ) -> Option<PeerHandle> {
+        let next = |datagrams: &mut Peekable<_>| {
+            datagrams.next_if(|datagram: &&[u8]| data_index(datagram) == Some(number))
+        };
+        let Some(handle) = peers.by_session(number) else {
+            while next(datagrams).is_some() {
+                self.drops.count(DropReason::NotForUs);
+            }
+            return None;
+        };
+        // The conversation that the packet before belongs to, if such packets are for this host.
+        let mut ours = None;
+        let (mut authentic, mut packets) = (false, false);
+        while let Some(datagram) = next(datagrams) {
+            let Some(peer) = peers.get_mut(handle) else {
+                continue;
+            };
+            let opened = match peer.tunnel.by_number(number) {
+                Some(session) => session.open(datagram, now, &mut self.to_tun),
+                None => Opened::Refused,
+            };
+            if opened == Opened::Later && peer.hold(path, datagram) {
+                continue;
+            }
+            if matches!(opened, Opened::Refused | Opened::Later) {
+                self.drops.count(DropReason::NotForUs);
+                continue;
+            }
+            if !authentic {
+                authentic = true;
+                peer.settle_path(path);
+            }
+            if opened == Opened::Keepalive {
+                continue;
+            }
+            packets = true;
+            let bytes = self.to_tun.last().unwrap_or_default();
+            let packet = Packet::parse(bytes).ok();
+            let length = packet.map_or(bytes.len(), |packet| packet.bytes().len());
+            peer.received += length as u64;
+            let flow = packet.filter(is_plain).and_then(|packet| packet.flow());
+            if let (Some(packet), Some(flow)) = (packet, flow)
+                && (ours == Some(flow) || self.verdict(peer, &packet, now) == Verdict::Tun)
+            {
+                ours = Some(flow);
+                self.to_tun.shorten(length);
+                continue;
+            }
+            let mut scratch = std::mem::take(&mut self.aside);
+            scratch.clear();
+            scratch.extend(self.to_tun.last().unwrap_or_default());
+            self.to_tun.pop();
+            self.handle_inner(peers, handle, &scratch, now);
+            self.aside = scratch;
+        }
+        if packets {
+            peers.note_traffic(handle);
+        }
+        authentic.then_some(handle)
+    }
+
+    fn verdict(&self, peer: &mut Peer, packet: &Packet<'_>, now: Instant) -> Verdict {
+        let sender = Sender {
+            peer: peer.config.handle,
+            addresses: &peer.addresses,
+            host: peer.config.host,
+            flows: &mut peer.flows,
+        };
+        decide(packet, sender, &self.host.addresses, &self.rules, now)
+    }
+
+    /// A decrypted packet.
+    fn handle_inner(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        bytes: &[u8],
+        now: Instant,
+    ) {
+        let Ok(packet) = Packet::parse(bytes) else {
+            self.drops.count(DropReason::Malformed);
+            return;
+        };
+        let Some(fragment) = packet.fragment() else {
+            self.handle_whole(peers, handle, &packet, now);
+            return;
+        };
+        // Only what the peer may send at all takes room, and only its own.
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        if !peer.addresses.contains(&packet.source()) {
+            self.drops.count(DropReason::WrongSource);
+            return;
+        }
+        if !self.host.addresses.contains(&packet.destination()) {
+            self.drops.count(DropReason::WrongDestination);
+            return;
+        }
+        match peer.reassembly.add(&packet, fragment, now) {
+            Err(_) => self.drops.count(DropReason::Full),
+            Ok(None) => {}
+            Ok(Some(whole)) => match Packet::parse(&whole) {
+                Ok(packet) => self.handle_whole(peers, handle, &packet, now),
+                Err(_) => self.drops.count(DropReason::Malformed),
+            },
+        }
+    }
+
+    fn handle_whole(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) {
+        let Some(peer) = peers.get_mut(handle) else {
+            return;
+        };
+        if let Some(pong) = self.pings.take(handle, &peer.addresses, packet, now) {
+            self.pongs.push_back(pong);
+            return;
+        }
+        match self.verdict(peer, packet, now) {
+            Verdict::Tun => self.to_tun.push(packet.bytes()),
+            Verdict::Echo => {
+                if let Some(reply) = echo_reply(packet) {
+                    let id = self.rng.next_u32();
+                    for part in split(reply, self.host.mtu, id) {
+                        self.send(peers, handle, &part, now);
+                    }
+                }
+            }
+            Verdict::Forward => {
+                let refused = self.stack.handle_packet(handle, packet, &self.rules, now);
+                if let Err(refused) = refused {
+                    self.refuse_peer(peers, handle, packet, refused, now);
+                }
+            }
+            Verdict::Refuse(Refusal::WrongSource) => self.drops.count(DropReason::WrongSource),
+            Verdict::Refuse(Refusal::WrongDestination) => {
+                self.drops.count(DropReason::WrongDestination);
+            }
+            Verdict::Refuse(Refusal::NotAllowed) => {
+                self.refuse_peer(peers, handle, packet, Refused::NoForward, now);
+            }
+        }
+    }
+
+    /// Tells a peer at once that its packet goes nowhere, as this host's kernel would.
+    fn refuse_peer(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        packet: &Packet<'_>,
+        refused: Refused,
+        now: Instant,
+    ) {
+        let opens = match packet.transport() {
+            Transport::Tcp { flags, .. } => flags.opens(),
+            _ => true,
+        };
+        // A flow that the peer began by a grant is no stranger: the grant was taken back.
+        let known = packet.flow().is_some_and(|flow| {
+            let peer = peers.get(handle);
+            peer.is_some_and(|peer| peer.flows.is_known(flow))
+        });
+        let young = !known && now.saturating_duration_since(self.host.started) < GRACE;
+        let (reason, answer) = match refused {
+            Refused::NoForward | Refused::NoConnection if !opens && young => {
+                (DropReason::Unknown, None)
+            }
+            Refused::NoForward => (DropReason::Refused, refuse(packet, Unreachable::Port)),
+            Refused::NoConnection => (DropReason::Unknown, tcp_reset(packet)),
+            Refused::Full if !opens => (DropReason::Full, None),
+            Refused::Full => (DropReason::Full, refuse(packet, Unreachable::Prohibited)),
+            Refused::Malformed => (DropReason::Malformed, None),
+        };
+        self.drops.count(reason);
+        if let Some(answer) = answer {
+            self.send(peers, handle, &answer, now);
+        }
+    }
+
+    /// Tells this host at once that its packet goes nowhere.
+    fn refuse_host(&mut self, packet: &Packet<'_>, reason: Unreachable) {
+        // In the name of the destination: the kernel takes a packet from outside with its own address for a forgery.
+        if let Some(error) = unreachable(packet, packet.destination(), reason) {
+            self.to_tun.push(&error);
+        }
+    }
+
+    // --- pings ---
+
+    /// Sends an echo request to a peer; returns its number, or `None` when the peer is not connected.
+    pub(crate) fn ping(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        now: Instant,
+    ) -> Option<u16> {
+        let peer = peers.get(handle)?;
+        let to = *peer.addresses.last()?;
+        let same = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
+        let from = *self.host.addresses.iter().find(same)?;
+        peer.path?;
+        let id = self.pings.start(handle, now)?;
+        let packet = echo_request(from, to, id)?;
+        self.send(peers, handle, &packet, now);
+        Some(id)
+    }
+
+    /// The next answer to a ping.
+    pub(crate) fn poll_pong(&mut self) -> Option<Pong> {
+        self.pongs.pop_front()
+    }
+
+    /// Does what is due for pings.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.pings.handle_timeout(now);
+    }
+}

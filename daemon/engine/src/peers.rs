@@ -1,0 +1,337 @@
+//! The peers that the engine knows, and the look-ups that lead to one: by address, by static key, by session.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_connect::{Connector, LinkState, Path};
+use punch_packet::{PeerHandle, Reassembly};
+use punch_traversal::DirectPath;
+use punch_wireguard::SESSION_BITS;
+use rand_core::RngCore;
+
+use crate::config::{PeerConfig, PeerKind};
+use crate::flows::FlowTable;
+use crate::handshakes::ReplyTo;
+
+/// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
+const RENEWAL: Duration = Duration::from_secs(60);
+/// Data messages of a peer that wait until a handshake is done; more than that are lost. At most 100 KiB.
+const MAX_HELD: usize = 64;
+
+pub(crate) type Tunnel = punch_wireguard::Tunnel<ReplyTo>;
+pub(crate) type Session = punch_wireguard::Session<ReplyTo>;
+
+/// One peer.
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    /// Where packets for it go to and come from inside the tunnel.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) path: Option<Path>,
+    pub(crate) flows: FlowTable,
+    pub(crate) reassembly: Reassembly,
+    /// Bytes inside the tunnel.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    /// Data messages for keys that a handshake uses at the moment, and where they came from.
+    pub(crate) held: VecDeque<(DirectPath, Vec<u8>)>,
+    busy: bool,
+    /// Of a plain WireGuard peer: there have been keys within the last [`RENEWAL`].
+    lately_established: bool,
+    last_established: Option<Instant>,
+    announced: LinkState,
+}
+
+impl Peer {
+    fn new(config: PeerConfig) -> Self {
+        Self {
+            config,
+            addresses: Vec::new(),
+            tunnel: Tunnel::default(),
+            path: None,
+            flows: FlowTable::default(),
+            reassembly: Reassembly::default(),
+            received: 0,
+            sent: 0,
+            held: VecDeque::new(),
+            busy: false,
+            lately_established: false,
+            last_established: None,
+            announced: LinkState::Down,
+        }
+    }
+
+    /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
+    /// it has made one.
+    pub(crate) fn settle_path(&mut self, path: DirectPath) {
+        if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
+            self.path = Some(path.into());
+        }
+    }
+
+    /// Takes note of keys that are there, or have been lately.
+    pub(crate) fn note_keys(&mut self, now: Instant) {
+        if self.tunnel.is_established() {
+            self.last_established = Some(now);
+        }
+        let lately = |at: Instant| now.saturating_duration_since(at) < RENEWAL;
+        self.lately_established = self.last_established.is_some_and(lately);
+    }
+
+    /// Keeps a data message until a handshake is done.
+    pub(crate) fn hold(&mut self, path: DirectPath, datagram: &[u8]) -> bool {
+        let room = self.held.len() < MAX_HELD;
+        if room {
+            self.held.push_back((path, datagram.to_vec()));
+        }
+        room
+    }
+
+    /// Whether the state that was announced last says that there is no connection and none is tried.
+    pub(crate) fn is_announced_down(&self) -> bool {
+        self.announced == LinkState::Down
+    }
+
+    /// Forgets path and keys; returns the numbers of the sessions that were there.
+    fn disconnect(&mut self) -> Vec<u32> {
+        self.path = None;
+        self.held.clear();
+        let tunnel = std::mem::take(&mut self.tunnel);
+        tunnel.numbers()
+    }
+
+    /// A Punch peer is connected when it has a path *and* keys; a plain WireGuard peer has a path from the start.
+    pub(crate) fn state(&self, connector: &Connector) -> LinkState {
+        match &self.config.kind {
+            PeerKind::Punch { .. } => match connector.link_state(self.config.handle) {
+                LinkState::Connected if !self.tunnel.is_ready() => LinkState::Connecting,
+                state => state,
+            },
+            PeerKind::Wireguard { .. } if self.lately_established => LinkState::Connected,
+            PeerKind::Wireguard { .. } if self.config.up => LinkState::Connecting,
+            PeerKind::Wireguard { .. } => LinkState::Down,
+        }
+    }
+
+    /// Whether time may change anything about it.
+    fn is_active(&self) -> bool {
+        let idle = self.path.is_none() && self.tunnel.numbers().is_empty();
+        !idle || !self.is_announced_down() || self.lately_established
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct PeerTable {
+    peers: HashMap<PeerHandle, Peer>,
+    by_key: HashMap<[u8; 32], PeerHandle>,
+    by_session: HashMap<u32, PeerHandle>,
+    routes: HashMap<IpAddr, PeerHandle>,
+    /// Where the peers' paths lead, looked up now and then.
+    endpoints: HashSet<SocketAddr>,
+    /// Those with whom packets have been exchanged since the last [`Self::take_busy`].
+    busy: Vec<PeerHandle>,
+    /// Those that may be in another state than was announced.
+    changed: BTreeSet<PeerHandle>,
+    /// Those of which time may change something.
+    active: BTreeSet<PeerHandle>,
+}
+
+impl PeerTable {
+    pub(crate) fn get(&self, handle: PeerHandle) -> Option<&Peer> {
+        self.peers.get(&handle)
+    }
+
+    pub(crate) fn get_mut(&mut self, handle: PeerHandle) -> Option<&mut Peer> {
+        self.peers.get_mut(&handle)
+    }
+
+    pub(crate) fn handles(&self) -> impl Iterator<Item = PeerHandle> {
+        self.peers.keys().copied()
+    }
+
+    /// The peer that packets for this address go to.
+    pub(crate) fn route(&self, to: IpAddr) -> Option<PeerHandle> {
+        self.routes.get(&to).copied()
+    }
+
+    /// The peer with this static key.
+    pub(crate) fn by_key(&self, public: &[u8; 32]) -> Option<PeerHandle> {
+        self.by_key.get(public).copied()
+    }
+
+    /// The peer of the session with this number.
+    pub(crate) fn by_session(&self, number: u32) -> Option<PeerHandle> {
+        self.by_session.get(&number).copied()
+    }
+
+    /// The session with this number.
+    pub(crate) fn session(&mut self, number: u32) -> Option<&mut Session> {
+        let handle = self.by_session.get(&number)?;
+        self.peers.get_mut(handle)?.tunnel.by_number(number)
+    }
+
+    /// Whether a peer's path leads there.
+    pub(crate) fn is_known(&self, endpoint: SocketAddr) -> bool {
+        self.endpoints.contains(&endpoint)
+    }
+
+    /// Adds a peer, or gives it its new configuration; returns the one before.
+    pub(crate) fn insert(&mut self, config: PeerConfig) -> Option<PeerConfig> {
+        let handle = config.handle;
+        self.changed.insert(handle);
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            return Some(std::mem::replace(&mut peer.config, config));
+        }
+        self.by_key.insert(*config.public(), handle);
+        self.peers.insert(handle, Peer::new(config));
+        None
+    }
+
+    /// Removes a peer; returns the addresses that nobody has now.
+    pub(crate) fn remove(&mut self, handle: PeerHandle) -> Vec<IpAddr> {
+        let Some(mut peer) = self.peers.remove(&handle) else {
+            return Vec::new();
+        };
+        self.by_key.remove(peer.config.public());
+        self.changed.remove(&handle);
+        self.active.remove(&handle);
+        self.forget_sessions(peer.disconnect());
+        self.unroute(handle, peer.addresses)
+    }
+
+    /// Leads packets for these addresses to the peer, and no others; returns the addresses that nobody has now.
+    pub(crate) fn route_to(&mut self, handle: PeerHandle, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let Some(peer) = self.peers.get_mut(&handle) else {
+            return Vec::new();
+        };
+        let before = std::mem::replace(&mut peer.addresses, addresses);
+        if before == peer.addresses {
+            return Vec::new();
+        }
+        let (mut gone, now) = (before, peer.addresses.clone());
+        gone.retain(|ip| !now.contains(ip));
+        for ip in now {
+            self.routes.insert(ip, handle);
+        }
+        self.unroute(handle, gone)
+    }
+
+    fn unroute(&mut self, handle: PeerHandle, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        addresses.retain(|ip| self.routes.get(ip) == Some(&handle));
+        for ip in &addresses {
+            self.routes.remove(ip);
+        }
+        addresses
+    }
+
+    /// A number for a new session with a peer.
+    pub(crate) fn reserve_session(&mut self, handle: PeerHandle, rng: &mut impl RngCore) -> u32 {
+        loop {
+            let number = rng.next_u32() >> (u32::BITS - SESSION_BITS);
+            if let std::collections::hash_map::Entry::Vacant(free) = self.by_session.entry(number) {
+                free.insert(handle);
+                return number;
+            }
+        }
+    }
+
+    /// These numbers are no longer in use.
+    pub(crate) fn forget_sessions(&mut self, numbers: Vec<u32>) {
+        for number in numbers {
+            self.by_session.remove(&number);
+        }
+    }
+
+    /// The peer's packets take this path now.
+    pub(crate) fn set_path(&mut self, handle: PeerHandle, path: Path) {
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            peer.path = Some(path);
+            self.endpoints.extend(path.endpoint());
+            self.mark(handle);
+        }
+    }
+
+    /// Forgets path and keys of a peer.
+    pub(crate) fn disconnect(&mut self, handle: PeerHandle) {
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            let numbers = peer.disconnect();
+            peer.last_established = None;
+            peer.lately_established = false;
+            self.forget_sessions(numbers);
+        }
+    }
+
+    // --- what is to be looked at again ---
+
+    /// Something has happened to a peer: its state may be another one.
+    pub(crate) fn mark(&mut self, handle: PeerHandle) {
+        if self.peers.contains_key(&handle) {
+            self.changed.insert(handle);
+            self.active.insert(handle);
+        }
+    }
+
+    /// Packets are exchanged with a peer.
+    pub(crate) fn note_traffic(&mut self, handle: PeerHandle) {
+        if let Some(peer) = self.peers.get_mut(&handle)
+            && !std::mem::replace(&mut peer.busy, true)
+        {
+            self.busy.push(handle);
+        }
+    }
+
+    pub(crate) fn busy_count(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Those with whom packets have been exchanged since the last call.
+    pub(crate) fn take_busy(&mut self) -> Vec<PeerHandle> {
+        let busy = std::mem::take(&mut self.busy);
+        for handle in &busy {
+            if let Some(peer) = self.peers.get_mut(handle) {
+                peer.busy = false;
+            }
+        }
+        busy
+    }
+
+    /// Whether there is any peer of which time may change something.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Those of which time may change something. Looks up their endpoints anew.
+    pub(crate) fn active(&mut self) -> Vec<PeerHandle> {
+        let peers = &self.peers;
+        self.active
+            .retain(|handle| peers.get(handle).is_some_and(Peer::is_active));
+        self.endpoints.clear();
+        let paths = self
+            .active
+            .iter()
+            .filter_map(|handle| peers.get(handle)?.path);
+        self.endpoints
+            .extend(paths.filter_map(|path| path.endpoint()));
+        self.changed.extend(&self.active);
+        self.active.iter().copied().collect()
+    }
+
+    /// The peers whose state is another one than was announced; it is announced from now on.
+    pub(crate) fn take_changed(&mut self, connector: &Connector) -> Vec<(PeerHandle, LinkState)> {
+        let mut news = Vec::new();
+        for handle in std::mem::take(&mut self.changed) {
+            let Some(peer) = self.peers.get_mut(&handle) else {
+                continue;
+            };
+            let state = peer.state(connector);
+            if state != peer.announced {
+                peer.announced = state;
+                self.active.insert(handle);
+                news.push((handle, state));
+            }
+        }
+        news
+    }
+}

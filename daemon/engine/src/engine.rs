@@ -22,11 +22,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::config::{Change, EngineConfig, PeerConfig, PeerKind};
-use crate::handshakes::{Handshakes, Job, JobDone, ReplyTo};
+use crate::handshakes::{Handshakes, Job, JobDone};
 use crate::lane::{Host, Lane};
 use crate::outbox::Burst;
 use crate::peers::{PeerTable, Session, Tunnel};
 use crate::pings::Pong;
+use crate::reply_to::ReplyTo;
 use crate::report::{DropReason, PeerReport};
 
 /// Sessions look at their timers this often.

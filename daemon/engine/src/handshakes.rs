@@ -3,29 +3,22 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use punch_connect::Path;
 use punch_packet::PeerHandle;
-use punch_traversal::{DirectPath, Transmit};
+use punch_traversal::Transmit;
 use punch_wireguard::{
     Asker, Checked, CookieChecker, HandshakeJob, JobResult, LocalKeys, Outcome, Step,
 };
 
 use crate::peers::{PeerTable, Session};
+use crate::reply_to::ReplyTo;
 use crate::report::DropReason;
 
 /// Initiations of others that are being identified at once; beyond that they are lost, and come again.
 const MAX_IDENTIFYING: usize = 8;
-
-/// Where a message came from, and which of this machine's addresses it came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ReplyTo {
-    pub(crate) path: DirectPath,
-    pub(crate) local: Option<IpAddr>,
-}
 
 /// A step of a handshake, for any thread to perform.
 pub struct Job(HandshakeJob<ReplyTo>);

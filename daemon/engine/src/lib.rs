@@ -12,6 +12,7 @@ mod lane;
 mod outbox;
 mod peers;
 mod pings;
+mod reply_to;
 mod report;
 
 pub use config::{Change, EngineConfig, PeerConfig, PeerKind};

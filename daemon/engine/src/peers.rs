@@ -12,7 +12,7 @@ use rand_core::RngCore;
 
 use crate::config::{PeerConfig, PeerKind};
 use crate::flows::FlowTable;
-use crate::handshakes::ReplyTo;
+use crate::reply_to::ReplyTo;
 
 /// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
 const RENEWAL: Duration = Duration::from_secs(60);

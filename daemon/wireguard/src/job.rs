@@ -7,9 +7,8 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 
 use crate::keys::LocalKeys;
 use crate::message::{
-    INITIATION_LENGTH, Initiation, OVERHEAD, RESPONSE_LENGTH, Response, index_at,
+    INITIATION_LENGTH, Initiation, OVERHEAD, RESPONSE_LENGTH, Response, SessionId, index_at,
 };
-use crate::session::SessionId;
 use crate::slots::Loan;
 
 /// What confirms new keys to the peer: an empty data message.

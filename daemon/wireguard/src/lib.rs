@@ -21,7 +21,8 @@ pub use checker::{Checked, CookieChecker};
 pub use job::{Asker, HandshakeJob, JobResult, Step};
 pub use keys::LocalKeys;
 pub use message::{
-    COOKIE_REPLY_LENGTH, INITIATION_LENGTH, OVERHEAD, RESPONSE_LENGTH, SESSION_BITS, data_index,
+    COOKIE_REPLY_LENGTH, INITIATION_LENGTH, OVERHEAD, RESPONSE_LENGTH, SESSION_BITS, SessionId,
+    data_index,
 };
-pub use session::{Opened, Outcome, Session, SessionId};
+pub use session::{Opened, Outcome, Session};
 pub use tunnel::Tunnel;

@@ -1,6 +1,8 @@
 //! The outside of WireGuard's messages: kinds, lengths, and the index that says whose one is (WireGuard, "Next Generation Kernel
 //! Network Tunnel", §5.4).
 
+use punch_packet::PeerHandle;
+
 /// The length of a handshake initiation, in bytes.
 pub const INITIATION_LENGTH: usize = 148;
 /// The length of a handshake response, in bytes.
@@ -24,6 +26,15 @@ pub(crate) const DATA: u8 = 4;
 
 pub(crate) type Initiation = [u8; INITIATION_LENGTH];
 pub(crate) type Response = [u8; RESPONSE_LENGTH];
+
+/// Which session a job belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionId {
+    /// The peer.
+    pub peer: PeerHandle,
+    /// The session's number, of [`SESSION_BITS`] bits: the peer sends it back in every message.
+    pub number: u32,
+}
 
 /// The number of the session that a data message is for, or `None` if the datagram is no data message.
 pub fn data_index(datagram: &[u8]) -> Option<u32> {

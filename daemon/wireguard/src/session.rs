@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
-use punch_packet::{Batch, Buffer, PeerHandle};
+use punch_packet::{Batch, Buffer};
 use zeroize::Zeroizing;
 
 use crate::job::{Asker, Done, HandshakeJob, Step, Task};
@@ -14,8 +14,8 @@ use crate::keys::{
     KeyRing, Keys, LocalKeys, REJECT_AFTER, REJECT_AFTER_MESSAGES, padded_length, sealed_length,
 };
 use crate::message::{
-    COOKIE_REPLY, COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, RESPONSE, Response, index_at,
-    slot_of,
+    COOKIE_REPLY, COOKIE_REPLY_LENGTH, DATA, Initiation, OVERHEAD, RESPONSE, Response, SessionId,
+    index_at, slot_of,
 };
 use crate::slots::{Recipe, Slots};
 use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
@@ -25,15 +25,6 @@ const MAX_WAITING: usize = 256;
 /// Handshake messages that wait for a tunnel that is lent. Several, so that who forges two responses does not keep out the true
 /// one.
 const MAX_LATER: usize = 8;
-
-/// Which session a job belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionId {
-    /// The peer.
-    pub peer: PeerHandle,
-    /// The session's number, of [`crate::SESSION_BITS`] bits: the peer sends it back in every message.
-    pub number: u32,
-}
 
 /// What came of a data message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -117,5 +117,5 @@ pub(crate) fn put_field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
     out.push(tag);
     out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(&value[..usize::from(length)]);
+    out.extend(value.iter().take(usize::from(length)));
 }

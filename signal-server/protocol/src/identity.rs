@@ -240,18 +240,23 @@ fn locate_typo(text: &str) -> PeerIdError {
     let original = text.as_bytes();
     let mut found = Vec::new();
     let mut candidate = original.to_vec();
-    for index in 6..original.len() {
+    let put = |candidate: &mut [u8], index: usize, symbol: u8| {
+        if let Some(place) = candidate.get_mut(index) {
+            *place = symbol;
+        }
+    };
+    for (index, &written) in original.iter().enumerate().skip(6) {
         for &symbol in CHARSET {
-            candidate[index] = symbol;
-            if symbol != original[index] && valid(&candidate) {
+            put(&mut candidate, index, symbol);
+            if symbol != written && valid(&candidate) {
                 found.push(PeerIdError::Typo {
                     position: index + 1,
-                    found: char::from(original[index]),
+                    found: char::from(written),
                     expected: char::from(symbol),
                 });
             }
         }
-        candidate[index] = original[index];
+        put(&mut candidate, index, written);
     }
     for index in 6..original.len() - 1 {
         candidate.swap(index, index + 1);

@@ -6,6 +6,8 @@
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
 
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
 mod candidate;
 mod capability;
 mod codec;

@@ -256,12 +256,14 @@ impl Exchange {
     /// [`SealError::Internal`] when it is too large.
     pub fn seal(&mut self, note: &Note) -> Result<Vec<u8>, SealError> {
         let plain = note.encode();
-        let mut envelope = vec![0; 9 + plain.len() + TAG];
-        envelope[0] = 3;
-        envelope[1..9].copy_from_slice(&self.next.to_be_bytes());
+        let mut sealed = vec![0; plain.len() + TAG];
         self.transport
-            .write_message(self.next, &plain, &mut envelope[9..])
+            .write_message(self.next, &plain, &mut sealed)
             .map_err(|_| SealError::Internal)?;
+        let mut envelope = Vec::with_capacity(9 + sealed.len());
+        envelope.push(3);
+        envelope.extend_from_slice(&self.next.to_be_bytes());
+        envelope.append(&mut sealed);
         self.next += 1;
         Ok(envelope)
     }
@@ -284,7 +286,8 @@ impl Exchange {
             .read_message(nonce, sealed, &mut plain)
             .map_err(|_| SealError::NotAuthentic)?;
         self.mark_seen(nonce);
-        Ok(Note::decode(&plain[..length])?)
+        let plain = plain.get(..length).ok_or(SealError::Internal)?;
+        Ok(Note::decode(plain)?)
     }
 
     fn was_seen(&self, nonce: u64) -> bool {
@@ -322,24 +325,30 @@ fn write(
 ) -> Result<Vec<u8>, SealError> {
     let plain = Zeroizing::new(description.encode());
     // Ephemeral key, encrypted static key and two tags at the most.
-    let mut envelope = vec![0; 1 + 32 + 32 + TAG + plain.len() + TAG];
-    envelope[0] = kind;
+    let mut sealed = vec![0; 32 + 32 + TAG + plain.len() + TAG];
     let length = noise
-        .write_message(&plain, &mut envelope[1..])
+        .write_message(&plain, &mut sealed)
         .map_err(|_| SealError::Internal)?;
-    envelope.truncate(1 + length);
+    sealed.truncate(length);
+    let mut envelope = Vec::with_capacity(1 + length);
+    envelope.push(kind);
+    envelope.append(&mut sealed);
     Ok(envelope)
 }
 
 fn read(noise: &mut HandshakeState, kind: Kind, envelope: &[u8]) -> Result<Description, SealError> {
+    let Some((_, sealed)) = envelope.split_first() else {
+        return Err(SealError::Malformed);
+    };
     if Kind::of(envelope) != Some(kind) {
         return Err(SealError::Malformed);
     }
     let mut plain = Zeroizing::new(vec![0; envelope.len()]);
     let length = noise
-        .read_message(&envelope[1..], &mut plain)
+        .read_message(sealed, &mut plain)
         .map_err(|_| SealError::NotAuthentic)?;
-    Ok(Description::decode(&plain[..length])?)
+    let plain = plain.get(..length).ok_or(SealError::Internal)?;
+    Ok(Description::decode(plain)?)
 }
 
 fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {

@@ -24,8 +24,10 @@ pub enum Class {
 
 /// Whether a datagram can only be STUN (RFC 8489 §5; WireGuard's first byte is 1 to 4, but its bytes 4..8 are not ours).
 pub fn is_stun(datagram: &[u8]) -> bool {
-    datagram.len() >= HEADER
-        && datagram[0] & 0xC0 == 0
-        && datagram[4..8] == MAGIC_COOKIE.to_be_bytes()
-        && usize::from(u16::from_be_bytes([datagram[2], datagram[3]])) + HEADER == datagram.len()
+    let Some(&[kind, _, l0, l1, ref cookie @ ..]) = datagram.first_chunk::<8>() else {
+        return false;
+    };
+    kind & 0xC0 == 0
+        && *cookie == MAGIC_COOKIE.to_be_bytes()
+        && usize::from(u16::from_be_bytes([l0, l1])) + HEADER == datagram.len()
 }

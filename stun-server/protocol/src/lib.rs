@@ -3,6 +3,8 @@
 //!
 //! [`Message::parse`] reads, [`Writer`] writes, and [`respond`] is the whole of a STUN server's logic.
 
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
 mod attribute;
 mod header;
 mod message;

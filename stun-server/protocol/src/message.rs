@@ -82,7 +82,13 @@ impl<'a> Message<'a> {
         if !is_stun(bytes) || !bytes.len().is_multiple_of(4) {
             return Err(ParseError::NotStun);
         }
-        let kind = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let Some((&[k0, k1, ..], rest)) = bytes.split_first_chunk::<8>() else {
+            return Err(ParseError::NotStun);
+        };
+        let Some(&transaction) = rest.first_chunk::<12>() else {
+            return Err(ParseError::NotStun);
+        };
+        let kind = u16::from_be_bytes([k0, k1]);
         let class = match kind & 0x0110 {
             0x0000 => Class::Request,
             0x0010 => Class::Indication,
@@ -93,8 +99,6 @@ impl<'a> Message<'a> {
         if method != BINDING {
             return Err(ParseError::Method(method));
         }
-        let mut transaction = [0; 12];
-        transaction.copy_from_slice(&bytes[8..HEADER]);
         let mut message = Self {
             class,
             transaction: TransactionId(transaction),
@@ -123,11 +127,13 @@ impl<'a> Message<'a> {
 
     /// Whether MESSAGE-INTEGRITY is there and made with `key` (short-term credentials, RFC 8489 §14.5); constant time.
     pub fn verify_integrity(&self, key: &[u8]) -> bool {
-        let Some(at) = self.integrity_at else {
-            return false;
-        };
-        let computed = integrity(&self.bytes[..at], key);
-        bool::from(computed.ct_eq(&self.bytes[at + 4..at + 24]))
+        let parts = self.integrity_at.and_then(|at| {
+            let (before, attribute) = self.bytes.split_at_checked(at)?;
+            Some((before, attribute.get(4..24)?))
+        });
+        parts.is_some_and(|(before, received)| {
+            bool::from(integrity(before, key).as_slice().ct_eq(received))
+        })
     }
 
     fn read_attributes(&mut self) -> Result<(), ParseError> {
@@ -139,7 +145,8 @@ impl<'a> Message<'a> {
             if count > MAX_ATTRIBUTES {
                 return Err(ParseError::TooMany);
             }
-            let Some(&[k0, k1, l0, l1]) = self.bytes[at..].first_chunk::<4>() else {
+            let rest = self.bytes.get(at..).unwrap_or_default();
+            let Some(&[k0, k1, l0, l1]) = rest.first_chunk::<4>() else {
                 return Err(ParseError::NotStun);
             };
             let kind = u16::from_be_bytes([k0, k1]);
@@ -196,7 +203,8 @@ impl<'a> Message<'a> {
     }
 
     fn check_fingerprint(&self, at: usize, value: &[u8]) -> Result<(), ParseError> {
-        let expected = crc32fast::hash(&self.bytes[..at]) ^ FINGERPRINT_XOR;
+        let before = self.bytes.get(..at).unwrap_or_default();
+        let expected = crc32fast::hash(before) ^ FINGERPRINT_XOR;
         if value == expected.to_be_bytes() && at + 8 == self.bytes.len() {
             Ok(())
         } else {
@@ -211,8 +219,8 @@ pub(crate) fn integrity(before: &[u8], key: &[u8]) -> [u8; 20] {
     // HMAC takes a key of any length, so `new_from_slice` has no error to report.
     let mut mac = Hmac::<Sha1>::new_from_slice(key)
         .unwrap_or_else(|_| unreachable!("HMAC keys may have any length"));
-    mac.update(&before[..2]);
+    mac.update(before.get(..2).unwrap_or_default());
     mac.update(&length.to_be_bytes());
-    mac.update(&before[4..]);
+    mac.update(before.get(4..).unwrap_or_default());
     mac.finalize().into_bytes().into()
 }

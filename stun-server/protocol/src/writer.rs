@@ -122,13 +122,15 @@ impl Writer {
         let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&kind.to_be_bytes());
         self.bytes.extend_from_slice(&length.to_be_bytes());
-        self.bytes.extend_from_slice(&value[..usize::from(length)]);
+        self.bytes.extend(value.iter().take(usize::from(length)));
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
         self
     }
 
     fn set_length(&mut self, more: usize) {
         let length = u16::try_from(self.bytes.len() + more - HEADER).unwrap_or(u16::MAX);
-        self.bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        if let Some(field) = self.bytes.get_mut(2..4) {
+            field.copy_from_slice(&length.to_be_bytes());
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a request was refused.
+//! Errors: why a request was refused.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
 
-/// What a program can branch on; the text form is part of the API.
+/// The kind of an error, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
@@ -14,11 +14,11 @@ pub enum ErrorCode {
     Invalid,
     /// What is named does not exist (404).
     NotFound,
-    /// What is to be made exists already, or collides with something (409).
+    /// What is to be made exists already, or collides with something else (409).
     Conflict,
-    /// It cannot be done in the present state (422), for instance a ping of a peer that is not connected.
+    /// The request cannot be carried out in the present state (422), for instance a ping of a peer that is not connected.
     Unavailable,
-    /// It took too long (504).
+    /// The request took too long (504).
     Timeout,
     /// punchd itself failed, for instance to write its state (500).
     Internal,
@@ -38,17 +38,17 @@ impl ErrorCode {
     }
 }
 
-/// An error as it stands in the answer: `{"error": {"code": "...", "message": "..."}}`.
+/// An error, in an answer written as `{"error": {"code": "...", "message": "..."}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct ApiError {
-    /// For programs.
+    /// The kind of the error, for programs.
     pub code: OpenEnum<ErrorCode>,
-    /// For people: what happened and what to do.
+    /// What happened and what to do, for people.
     pub message: String,
 }
 
 impl ApiError {
-    /// An error with this message.
+    /// Makes an error with this message.
     pub fn new(code: ErrorCode, message: impl fmt::Display) -> Self {
         Self {
             code: code.into(),
@@ -65,17 +65,17 @@ impl ApiError {
         code.http_status()
     }
 
-    /// [`ErrorCode::Invalid`].
+    /// Makes an error with [`ErrorCode::Invalid`].
     pub fn invalid(message: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Invalid, message)
     }
 
-    /// [`ErrorCode::NotFound`].
+    /// Makes an error with [`ErrorCode::NotFound`].
     pub fn not_found(message: impl fmt::Display) -> Self {
         Self::new(ErrorCode::NotFound, message)
     }
 
-    /// [`ErrorCode::Conflict`].
+    /// Makes an error with [`ErrorCode::Conflict`].
     pub fn conflict(message: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Conflict, message)
     }
@@ -87,7 +87,7 @@ impl fmt::Display for ApiError {
     }
 }
 
-/// The envelope around an [`ApiError`].
+/// The JSON body of an answer that reports an error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// The error.

@@ -6,60 +6,60 @@ use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
 use crate::view::PeerState;
 
-/// Something happened.
+/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970.
     pub at_ms: u64,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
-    /// The same for people.
+    /// The event as a sentence for people.
     pub message: String,
 }
 
-/// What happened.
+/// The kind of an event, with its values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
-    /// A peer's connection changed.
+    /// The state of the connection to a peer changed.
     Peer {
-        /// Which.
+        /// The peer.
         peer: PeerName,
-        /// How it does now.
+        /// The new state.
         state: OpenEnum<PeerState>,
     },
     /// A peer's packets take another path.
     Path {
-        /// Which peer.
+        /// The peer.
         peer: PeerName,
         /// The new remote address.
         remote: std::net::SocketAddr,
     },
-    /// Ordinary checks are not enough for a peer: a search for ports begins.
+    /// A search for ports begins, because ordinary checks are not enough for a peer.
     Search {
-        /// For whom.
+        /// The peer.
         peer: PeerName,
-        /// The chance that it finds a path, from 0 to 1.
+        /// The chance that the search finds a path, from 0 to 1.
         chance: f64,
     },
-    /// A server came or went.
+    /// The connection to a signalling server was made or lost.
     Server {
-        /// Its address.
+        /// The address of the server.
         address: String,
-        /// Whether it is in use now.
+        /// Whether the server is in use now.
         connected: bool,
     },
     /// An offer from a peer was refused.
     OfferRefused {
-        /// Whose.
+        /// The peer that made the offer.
         peer: PeerName,
     },
     /// The configuration changed: peers, forwards, servers.
     Configuration,
     /// This machine's addresses changed.
     Network,
-    /// Something that is newer than this program; the message tells it.
+    /// An event of a kind that is newer than this program; its message says what happened.
     #[serde(other)]
     Unknown,
 }

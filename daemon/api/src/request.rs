@@ -1,4 +1,4 @@
-//! What punchd is asked; each is the JSON body of one call.
+//! What punchd is asked: the JSON bodies of the calls.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,20 +10,20 @@ use crate::values::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
 /// `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddPeer {
-    /// The local name.
+    /// The name that this machine gives to the peer.
     pub name: PeerName,
-    /// Who it is.
+    /// The key of the peer.
     #[serde(flatten)]
     pub key: PeerKey,
 }
 
-/// A Punch peer or a plain WireGuard one.
+/// The key of a Punch peer, or that of a plain WireGuard peer with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PeerKey {
     /// A machine that runs Punch.
     Punch {
-        /// Its identity, `punch1…`.
+        /// The identity of the peer, `punch1…`.
         key: PeerId,
         /// Use no IPv4 with this peer: the way out of a collision of overlay addresses.
         #[serde(default)]
@@ -31,11 +31,11 @@ pub enum PeerKey {
     },
     /// An unmodified WireGuard implementation with a fixed endpoint.
     Wireguard {
-        /// Its public key, base64.
+        /// The public key of the peer, base64.
         key: String,
-        /// Where it listens.
+        /// The underlay address where the peer listens.
         endpoint: SocketAddr,
-        /// Its address inside the tunnel.
+        /// The address of the peer inside the tunnel.
         address: IpAddr,
         /// A preshared key, base64; kept in the state directory only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct Rename {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Up {
-    /// Answer only when connected, or after so many milliseconds (at most 60,000); 0 answers at once.
+    /// The milliseconds to wait for the connection before the answer, at most 60,000; with 0 the answer comes at once.
     #[serde(default)]
     pub wait_ms: u64,
 }
@@ -68,10 +68,10 @@ pub struct AddForward {
     pub protocol: Protocol,
     /// The ports that peers use.
     pub ports: PortRange,
-    /// Where they lead; `127.0.0.1` and the same port unless given.
+    /// The target of the first port; `127.0.0.1` and the same port unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// Who may use it; all peers when empty.
+    /// The peers that may use the forward; all peers when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerName>,
 }
@@ -80,7 +80,7 @@ pub struct AddForward {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddServer {
-    /// What it is for.
+    /// The purpose of the server.
     pub kind: ServerKind,
     /// `ws(s)://…` or `HOST[:PORT]`.
     pub address: String,

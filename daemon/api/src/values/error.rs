@@ -6,7 +6,7 @@ pub(super) const MAX_RANGE_LENGTH: u32 = 16_384;
 /// Why a text is not the value that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// Not a [`PeerName`].
+    /// Not a peer's name.
     #[error(
         "`{0}` cannot be a peer's name: use 1 to 63 lower-case letters, digits and inner hyphens"
     )]
@@ -23,7 +23,7 @@ pub enum ValueError {
     /// Not a protocol.
     #[error("`{0}` is not a protocol: use tcp or udp")]
     Protocol(String),
-    /// Not a [`Target`].
+    /// Not a target of a forward.
     #[error("`{0}` is not a target: write HOST:PORT, for instance 127.0.0.1:5432 or [::1]:5432")]
     Target(String),
     /// The last port of the range has no counterpart at the target.
@@ -35,6 +35,9 @@ pub enum ValueError {
     /// Not a STUN server.
     #[error("`{0}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")]
     Stun(String),
+    /// The URI of a STUN server (RFC 7064) instead of its address.
+    #[error("`{0}` is a URI: write HOST or HOST:PORT, without stun:")]
+    StunUri(String),
     /// Not a probe of a netcheck.
     #[error("`{0}` is not a probe that this version knows")]
     Probe(String),

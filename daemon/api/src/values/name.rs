@@ -6,12 +6,12 @@ use std::str::FromStr;
 use super::error::ValueError;
 use super::text::text_form;
 
-/// A peer's local name: a DNS label, because `NAME.punch` shall resolve.
+/// A peer's local name: a DNS label, so that it can become a part of `NAME.punch`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerName(String);
 
 impl PeerName {
-    /// The name.
+    /// The name as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::error::{MAX_RANGE_LENGTH, ValueError};
 use super::text::text_form;
 
-/// TCP or UDP.
+/// A protocol whose ports can be shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// RFC 9293.
+    /// The Transmission Control Protocol, RFC 9293.
     Tcp,
-    /// RFC 768.
+    /// The User Datagram Protocol, RFC 768.
     Udp,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn port(text: &str) -> Result<u16, ValueError> {
     }
 }
 
-/// One port or several that follow each other; written `PORT` or `FIRST-LAST`.
+/// One port, or several consecutive ones; written `PORT` or `FIRST-LAST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortRange {
     first: u16,
@@ -69,12 +69,12 @@ impl PortRange {
         self.last
     }
 
-    /// Whether the range has `port`.
+    /// Whether `port` lies in the range.
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
 
-    /// Whether any port is in both.
+    /// Whether any port lies in both ranges.
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
@@ -111,7 +111,7 @@ impl fmt::Display for PortRange {
 
 text_form!(PortRange);
 
-/// What names a forward: nothing else may share its ports.
+/// What identifies a forward; no two forwards share a port of one protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ForwardKey {
     /// TCP or UDP.

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is never printed: a preshared key.
+/// A secret text, such as a preshared key; `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps the text.
+    /// Makes a secret of a text.
     pub fn new(text: String) -> Self {
         Self(text)
     }

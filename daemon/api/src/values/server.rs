@@ -10,13 +10,13 @@ use super::error::ValueError;
 use super::host::{authority, host_and_port};
 use super::port::port;
 
-/// What a server is for.
+/// The purpose of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerKind {
-    /// punch-signal.
+    /// A signalling server (punch-signal).
     Signal,
-    /// Any STUN server.
+    /// A STUN server (RFC 8489).
     Stun,
 }
 
@@ -54,42 +54,18 @@ pub enum ServerAddress {
 }
 
 impl ServerAddress {
-    /// Reads an address of this kind and fills in the port (80, 443, 3478).
+    /// Reads the address of a server of this kind, and fills in the port where there is none (80, 443, 3478).
     ///
     /// # Errors
-    /// [`ValueError::Signal`] or [`ValueError::Stun`].
+    /// [`ValueError::Signal`], [`ValueError::Stun`], [`ValueError::StunUri`] or [`ValueError::Port`].
     pub fn parse(kind: ServerKind, text: &str) -> Result<Self, ValueError> {
         match kind {
-            ServerKind::Signal => {
-                let wrong = || ValueError::Signal(text.to_owned());
-                let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-                let default = match scheme {
-                    "ws" => 80,
-                    "wss" => 443,
-                    _ => return Err(wrong()),
-                };
-                let (place, path) = match rest.find('/') {
-                    Some(at) => rest.split_at(at),
-                    None => (rest, "/"),
-                };
-                if !path.bytes().all(|b| b.is_ascii_graphic()) {
-                    return Err(wrong());
-                }
-                let (host, port_text) = host_and_port(place).ok_or_else(wrong)?;
-                let port = port_text.map_or(Ok(default), port)?;
-                let place = authority(&host, port);
-                Ok(Self::Signal(format!("{scheme}://{place}{path}")))
-            }
-            ServerKind::Stun => {
-                let wrong = || ValueError::Stun(text.to_owned());
-                let (host, port_text) = host_and_port(text).ok_or_else(wrong)?;
-                let port = port_text.map_or(Ok(3478), port)?;
-                Ok(Self::Stun(authority(&host, port)))
-            }
+            ServerKind::Signal => signal(text).map(Self::Signal),
+            ServerKind::Stun => stun(text).map(Self::Stun),
         }
     }
 
-    /// Which kind it is.
+    /// The kind of server that has this address.
     pub fn kind(&self) -> ServerKind {
         match self {
             Self::Signal(_) => ServerKind::Signal,
@@ -97,14 +73,14 @@ impl ServerAddress {
         }
     }
 
-    /// The text.
+    /// The normal form.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Signal(text) | Self::Stun(text) => text,
         }
     }
 
-    /// The address itself where no name has to be looked up.
+    /// The IP address and port, unless a name has to be looked up.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.as_str().parse().ok()
     }
@@ -114,4 +90,41 @@ impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// The normal form of a signalling server's address.
+fn signal(text: &str) -> Result<String, ValueError> {
+    let wrong = || ValueError::Signal(text.to_owned());
+    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+    let default = match scheme {
+        "ws" => 80,
+        "wss" => 443,
+        _ => return Err(wrong()),
+    };
+    let (place, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    };
+    if !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(wrong());
+    }
+    let (host, port_text) = host_and_port(place).ok_or_else(wrong)?;
+    let port = port_text.map_or(Ok(default), port)?;
+    let place = authority(&host, port);
+    Ok(format!("{scheme}://{place}{path}"))
+}
+
+/// The normal form of a STUN server's address.
+fn stun(text: &str) -> Result<String, ValueError> {
+    let wrong = || ValueError::Stun(text.to_owned());
+    let (host, port_text) = host_and_port(text).ok_or_else(wrong)?;
+    let port = port_text.map_or(Ok(3478), port).map_err(|error| {
+        // RFC 7064; a host called stun has nothing but a port behind the colon.
+        if host == "stun" || host == "stuns" {
+            ValueError::StunUri(text.to_owned())
+        } else {
+            error
+        }
+    })?;
+    Ok(authority(&host, port))
 }

@@ -1,4 +1,4 @@
-//! Where a forward leads.
+//! The target of a forward.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use super::host::{authority, host_and_port};
 use super::port::port;
 use super::text::text_form;
 
-/// Where a forward leads: a host name or address, and a port.
+/// The target of a forward: a host name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     host: String,
@@ -24,17 +24,17 @@ impl Target {
         }
     }
 
-    /// The host, an IPv6 address without brackets.
+    /// The host; an IPv6 address stands without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port; for a range of ports the first one's.
+    /// The port; for a range of ports, that of the first one.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The target of the port that lies `offset` behind the first one.
+    /// The target of the port that is `offset` above the first one; `None` past 65535.
     pub fn offset(&self, offset: u16) -> Option<Self> {
         Some(Self {
             host: self.host.clone(),

@@ -419,6 +419,24 @@ fn a_text_that_is_no_stun_server_is_refused_with_its_form() {
 }
 
 #[test]
+fn the_uri_of_a_stun_server_is_refused_with_what_to_leave_out() {
+    for text in [
+        "stun:stun.example.org",
+        "stun:203.0.113.1",
+        "stun:203.0.113.1:3478",
+        "stuns:a:1",
+        "stun://a",
+    ] {
+        assert_eq!(
+            server_error(ServerKind::Stun, text),
+            format!("`{text}` is a URI: write HOST or HOST:PORT, without stun:")
+        );
+    }
+    // A host may be called so.
+    assert_eq!(server(ServerKind::Stun, "stun:3479"), "stun:3479");
+}
+
+#[test]
 fn only_an_address_needs_no_look_up() {
     let literal = |text| {
         let address = ServerAddress::parse(ServerKind::Stun, text).unwrap();

@@ -1,0 +1,66 @@
+//! Paths.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use punch_signal_protocol::CandidateKind;
+use serde::{Deserialize, Serialize};
+
+use crate::open_enum::OpenEnum;
+
+/// The path that packets to a peer take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathView {
+    /// The peer's underlay address.
+    pub remote: SocketAddr,
+    /// How the address was found.
+    pub kind: OpenEnum<PathKind>,
+    /// The smoothed round-trip time of the connectivity checks.
+    pub rtt_ms: Option<f64>,
+}
+
+/// How a path's remote address was found (RFC 8445 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// The peer's own address.
+    Host,
+    /// The address that a STUN server saw.
+    ServerReflexive,
+    /// The address that a connectivity check came from.
+    PeerReflexive,
+    /// A port that a router maps to the peer, at the request of the peer.
+    PortMapped,
+    /// The fixed endpoint of a plain WireGuard peer.
+    Fixed,
+}
+
+impl From<CandidateKind> for PathKind {
+    fn from(kind: CandidateKind) -> Self {
+        match kind {
+            CandidateKind::Host => Self::Host,
+            CandidateKind::ServerReflexive => Self::ServerReflexive,
+            CandidateKind::PeerReflexive => Self::PeerReflexive,
+            CandidateKind::PortMapped => Self::PortMapped,
+        }
+    }
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl PathKind {
+    /// The name in the API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::ServerReflexive => "server_reflexive",
+            Self::PeerReflexive => "peer_reflexive",
+            Self::PortMapped => "port_mapped",
+            Self::Fixed => "fixed",
+        }
+    }
+}

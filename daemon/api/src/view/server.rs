@@ -1,0 +1,31 @@
+//! Servers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::open_enum::OpenEnum;
+use crate::values::ServerKind;
+
+/// A server, and the state of the connection to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// The purpose of the server.
+    pub kind: OpenEnum<ServerKind>,
+    /// The address of the server, with its port.
+    pub address: String,
+    /// Whether punchd.toml names the server, so that only the administrator can remove it.
+    pub fixed: bool,
+    /// Whether the server is in use.
+    pub state: OpenEnum<ServerState>,
+    /// The last trouble with the server, for people.
+    pub trouble: Option<String>,
+}
+
+/// Whether a server is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// The server is not reached yet, or not any more.
+    Connecting,
+    /// The server is in use.
+    Connected,
+}

@@ -1,0 +1,81 @@
+//! This machine: its identity, its keys, and everything at once.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use punch_signal_protocol::PeerId;
+use serde::{Deserialize, Serialize};
+
+use super::path::PathKind;
+use super::peer::PeerView;
+use super::server::ServerView;
+use super::share::ForwardView;
+use crate::open_enum::OpenEnum;
+
+/// `GET /v1/id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdView {
+    /// The identity, `punch1…`.
+    pub id: PeerId,
+    /// The overlay IPv4 address, unless switched off.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The overlay IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// The WireGuard public key, base64.
+    pub wireguard: String,
+}
+
+/// `GET /v1/key`; never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The identity, `punch1…`.
+    pub id: PeerId,
+    /// The WireGuard public key, base64.
+    pub wireguard: String,
+    /// The file that holds the secret.
+    pub file: String,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// punchd's version.
+    pub version: String,
+    /// The identity and the overlay addresses of this machine.
+    #[serde(flatten)]
+    pub id: IdView,
+    /// The name of the TUN interface.
+    pub interface: String,
+    /// Seconds since punchd started.
+    pub uptime_s: u64,
+    /// This machine on the underlay.
+    pub network: NetworkView,
+    /// Signalling and STUN servers.
+    pub servers: Vec<ServerView>,
+    /// All peers.
+    pub peers: Vec<PeerView>,
+    /// All forwards.
+    pub forwards: Vec<ForwardView>,
+    /// Packets that were refused, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// This machine on the underlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct NetworkView {
+    /// The UDP port of the IPv4 socket.
+    pub port_v4: Option<u16>,
+    /// The UDP port of the IPv6 socket.
+    pub port_v6: Option<u16>,
+    /// Addresses at which this machine may be reached.
+    pub candidates: Vec<CandidateView>,
+}
+
+/// An address at which a machine may be reached (RFC 8445 §4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateView {
+    /// How the address was found; never [`PathKind::Fixed`].
+    pub kind: OpenEnum<PathKind>,
+    /// The address.
+    pub address: SocketAddr,
+}

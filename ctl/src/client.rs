@@ -1,4 +1,4 @@
-//! Calls to punchd over its socket.
+//! Calls to punchd over its control socket.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-/// Why a command failed; the text says what to do.
+/// The reason why a command failed; its text says what to do.
 #[derive(Debug)]
 pub(crate) enum Failure {
     NotRunning(PathBuf),
@@ -62,7 +62,7 @@ impl Client {
         self.call(Method::GET, path, &()).await
     }
 
-    /// Makes a call; a body of `()` is none.
+    /// Makes a call and reads the answer. `()` stands for no body.
     pub(crate) async fn call(
         &self,
         method: Method,

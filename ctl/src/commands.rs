@@ -1,4 +1,4 @@
-//! Each command: what it asks, and how the answer is shown.
+//! The commands: what each asks of punchd, and how the answer is shown.
 
 mod answer;
 mod look;

@@ -1,4 +1,4 @@
-//! What a shell may offer for an argument: names that punchd knows at this moment.
+//! Completion of arguments by a shell: names that punchd knows at the moment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::render::state;
 
-/// Somebody who presses Tab does not wait longer for an answer of punchd.
+/// The most time that an answer of punchd may take while somebody waits for the completion.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) fn protocols() -> Vec<CompletionCandidate> {

@@ -1,4 +1,4 @@
-//! What NATs are like, and why a path is as it is, for people.
+//! Answers that take more than a table: netcheck and why.
 
 mod netcheck;
 mod why;

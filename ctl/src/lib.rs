@@ -1,4 +1,4 @@
-//! punchctl, as a library for its manual pages; the program is [`run`] and nothing else.
+//! punchctl as a library, from which its manual pages are made; the program only calls [`run`].
 
 pub mod arguments;
 mod client;
@@ -16,7 +16,7 @@ use clap_complete::CompleteEnv;
 use crate::arguments::Arguments;
 use crate::client::Failure;
 
-/// Runs punchctl with the arguments of this process; a shell that completes a command line gets its answer instead.
+/// Runs punchctl with the arguments of this process; for a shell that completes a command line, it prints what the shell may offer instead.
 pub fn run() -> ExitCode {
     CompleteEnv::with_factory(Arguments::command)
         .bin("punchctl")

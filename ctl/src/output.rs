@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Standard output. Tables and colours are for terminals; elsewhere rows come without header, their cells separated by tabs.
+/// Standard output. A terminal gets tables and colours; anything else gets rows without a header, their cells separated by tabs.
 pub(crate) struct Output {
     pub(crate) json: bool,
     terminal: bool,
@@ -14,8 +14,8 @@ pub(crate) struct Output {
 }
 
 /// A colour of a terminal (ECMA-48, SGR).
-#[derive(Clone, Copy)]
-enum Colour {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Colour {
     Bold,
     Green,
     Yellow,
@@ -32,19 +32,29 @@ impl Colour {
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
+}
 
-    /// The colour of a state or a result, by its first word.
-    fn of(cell: &str) -> Option<Self> {
-        match cell.split([' ', ':']).next()? {
-            "connected" | "found" if cell != "found none" => Some(Self::Green),
-            "connecting" | "waiting" | "running" => Some(Self::Yellow),
-            "not" if cell.starts_with("not connected") => Some(Self::Red),
-            _ => None,
-        }
+/// A cell of a table.
+pub(crate) struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+impl Cell {
+    /// A cell that tells a state, in the colour of that state.
+    pub(crate) fn coloured(text: impl Into<String>, colour: Option<Colour>) -> Self {
+        let text = text.into();
+        Self { text, colour }
     }
 }
 
-/// Whether colours are wanted there (https://no-color.org).
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::coloured(text, None)
+    }
+}
+
+/// Whether to use colours, for an output that is a terminal or not (https://no-color.org).
 fn wants_colours(terminal: bool) -> bool {
     let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
     terminal && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
@@ -60,7 +70,7 @@ impl Output {
         }
     }
 
-    /// Prints a line; a reader that has gone away (`| head`) ends the program quietly.
+    /// Prints a line. Where the reader has gone away (`| head`), the program ends quietly.
     pub(crate) fn line(&self, text: impl Display) {
         match writeln!(std::io::stdout(), "{text}") {
             Ok(()) => {}
@@ -72,7 +82,8 @@ impl Output {
         }
     }
 
-    /// Says that there is nothing, and what to do; to whom it could be a row it is not said on standard output.
+    /// Says that there is nothing to show, and what to do. Without a terminal the text goes to standard error, so that no program
+    /// takes it for a row.
     pub(crate) fn nothing(&self, text: &str) {
         if self.terminal {
             self.line(text);
@@ -81,11 +92,12 @@ impl Output {
         }
     }
 
+    /// Prints JSON.
     pub(crate) fn value(&self, value: &Value) {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
     }
 
-    /// Waits for something; where that takes more than a second, a terminal shows what is under way and for how long.
+    /// Waits for `work`. A terminal shows `text` and the time that has passed, once a second has passed.
     pub(crate) async fn during<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         if self.json || !std::io::stderr().is_terminal() {
             return work.await;
@@ -100,11 +112,12 @@ impl Output {
         }
     }
 
-    /// Prints rows: their columns aligned on a terminal, and separated by tabs elsewhere.
-    pub(crate) fn table(&self, header: &[&str], rows: &[Vec<String>]) {
+    /// Prints rows: a terminal gets aligned columns below a header, anything else cells separated by tabs.
+    pub(crate) fn table(&self, header: &[&str], rows: &[Vec<Cell>]) {
         if !self.terminal {
             for row in rows {
-                self.line(row.join("\t"));
+                let cells: Vec<_> = row.iter().map(|cell| cell.text.as_str()).collect();
+                self.line(cells.join("\t"));
             }
             return;
         }
@@ -114,7 +127,7 @@ impl Output {
     }
 }
 
-/// A line on a terminal that goes when this does, also when the waiting is given up.
+/// A line on a terminal that shows what is under way; `drop` erases the line.
 struct ProgressLine {
     seconds: u32,
 }
@@ -135,39 +148,33 @@ impl Drop for ProgressLine {
     }
 }
 
-fn align(header: &[&str], rows: &[Vec<String>], colours: bool) -> Vec<String> {
+fn align(header: &[&str], rows: &[Vec<Cell>], colours: bool) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-        widest.max(header[column].len())
+        let widest = cells.map(|cell| cell.text.chars().count()).max();
+        widest.unwrap_or(0).max(header[column].len())
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = (&str, Option<Colour>)>| {
+    let line = |cells: &[Cell]| {
         let mut line = String::new();
-        for ((cell, colour), width) in cells.zip(&widths) {
-            let gap = " ".repeat(width.saturating_sub(cell.chars().count()) + 2);
-            match colour.filter(|_| colours && !cell.is_empty()) {
-                Some(colour) => line.push_str(&colour.paint(cell)),
-                None => line.push_str(cell),
+        for (Cell { text, colour }, width) in cells.iter().zip(&widths) {
+            let gap = " ".repeat(width.saturating_sub(text.chars().count()) + 2);
+            match colour.filter(|_| colours && !text.is_empty()) {
+                Some(colour) => line.push_str(&colour.paint(text)),
+                None => line.push_str(text),
             }
             line.push_str(&gap);
         }
         line.trim_end().to_owned()
     };
-    let mut lines = vec![line(
-        &mut header.iter().map(|cell| (*cell, Some(Colour::Bold))),
-    )];
-    for row in rows {
-        let cells = row.iter().zip(header).map(|(cell, header)| {
-            let tells = matches!(*header, "STATE" | "RESULT");
-            (cell.as_str(), tells.then(|| Colour::of(cell)).flatten())
-        });
-        lines.push(line(&mut { cells }));
-    }
+    let bold = |title: &&str| Cell::coloured(*title, Some(Colour::Bold));
+    let header: Vec<_> = header.iter().map(bold).collect();
+    let mut lines = vec![line(&header)];
+    lines.extend(rows.iter().map(|row| line(row)));
     lines
 }
 
-/// Prints an error.
+/// Prints an error on standard error.
 pub(crate) fn complain(message: &str) {
     let name = if wants_colours(std::io::stderr().is_terminal()) {
         Colour::Red.paint("punchctl:")
@@ -183,9 +190,10 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_states_coloured_without_moving_them() {
+        let connected = Cell::coloured("connected", Some(Colour::Green));
         let rows = [
-            vec!["db".to_owned(), "connected".to_owned(), "x".to_owned()],
-            vec!["büro".to_owned(), "down".to_owned(), "y".to_owned()],
+            vec!["db".into(), connected, "x".into()],
+            vec!["büro".into(), "down".into(), "y".into()],
         ];
         let header = ["PEER", "STATE", ""];
         assert_eq!(

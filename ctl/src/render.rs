@@ -5,7 +5,7 @@ use punch_api::{
     PeerView, PingView, ServerState, ServerView, Status,
 };
 
-use crate::output::Output;
+use crate::output::{Cell, Colour, Output};
 
 pub(crate) fn id(out: &Output, view: &IdView) {
     out.line(view.id);
@@ -83,7 +83,19 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
                 (OpenEnum::Known(ServerState::Connecting), None) => "connecting".to_owned(),
                 (OpenEnum::Unknown(state), _) => state.clone(),
             };
-            vec![view.kind.to_string(), view.address.clone(), state]
+            let colour = match &view.state {
+                OpenEnum::Known(ServerState::Connected) => Some(Colour::Green),
+                OpenEnum::Known(ServerState::Connecting) if view.trouble.is_some() => {
+                    Some(Colour::Red)
+                }
+                OpenEnum::Known(ServerState::Connecting) => Some(Colour::Yellow),
+                OpenEnum::Unknown(_) => None,
+            };
+            vec![
+                view.kind.to_string().into(),
+                view.address.clone().into(),
+                Cell::coloured(state, colour),
+            ]
         })
         .collect();
     out.table(&["SERVER", "ADDRESS", "STATE"], &rows);
@@ -108,13 +120,13 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
             }
             extra.extend(view.note.clone());
             vec![
-                view.name.to_string(),
-                state(&view.state).to_owned(),
-                address,
-                view.path.as_ref().map_or("-".to_owned(), path),
-                bytes(view.received_bytes),
-                bytes(view.sent_bytes),
-                extra.join("; "),
+                view.name.to_string().into(),
+                Cell::coloured(state(&view.state), state_colour(&view.state)),
+                address.into(),
+                view.path.as_ref().map_or("-".to_owned(), path).into(),
+                bytes(view.received_bytes).into(),
+                bytes(view.sent_bytes).into(),
+                extra.join("; ").into(),
             ]
         })
         .collect();
@@ -131,11 +143,11 @@ pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
         .iter()
         .map(|view| {
             vec![
-                format!("{} {}", view.protocol, view.ports),
-                view.target.to_string(),
-                allowed(view),
-                view.open.to_string(),
-                view.total.to_string(),
+                format!("{} {}", view.protocol, view.ports).into(),
+                view.target.to_string().into(),
+                allowed(view).into(),
+                view.open.to_string().into(),
+                view.total.to_string().into(),
             ]
         })
         .collect();
@@ -237,6 +249,14 @@ pub(crate) fn state(state: &OpenEnum<PeerState>) -> &str {
         OpenEnum::Known(PeerState::Connecting) => "connecting",
         OpenEnum::Known(PeerState::Connected) => "connected",
         OpenEnum::Unknown(word) => word,
+    }
+}
+
+fn state_colour(state: &OpenEnum<PeerState>) -> Option<Colour> {
+    match state {
+        OpenEnum::Known(PeerState::Connected) => Some(Colour::Green),
+        OpenEnum::Known(PeerState::Waiting | PeerState::Connecting) => Some(Colour::Yellow),
+        OpenEnum::Known(PeerState::Down) | OpenEnum::Unknown(_) => None,
     }
 }
 

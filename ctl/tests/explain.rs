@@ -1,4 +1,4 @@
-//! What punchctl says of NATs and paths, for what punchd answers; punchd is played by a thread.
+//! What punchctl says of NATs and paths; a thread plays punchd.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What a shell gets of punchctl: completion, tables on a terminal, words for what went wrong, and examples that are right.
+//! punchctl in a shell: completion, tables on a terminal, error messages, and the examples of the help.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod common;
@@ -78,7 +78,7 @@ fn completion_without_punchd_offers_nothing_and_says_nothing() {
 /// The words of a line, as a shell splits them; the examples quote nothing but words for jq.
 fn words(line: &str) -> Vec<&str> {
     let line = line.split(" | ").next().unwrap_or(line);
-    // What stands behind a wide gap says what it does.
+    // The text behind a wide gap explains the example.
     let line = line.trim().split("   ").next().unwrap_or(line);
     line.split_whitespace().collect()
 }
@@ -92,7 +92,7 @@ fn every_example_of_the_help_is_a_command() {
                 continue;
             }
             let words = words(line);
-            // A key is checked when it is used.
+            // The key in an example is no real one; only its use would check it.
             if let Err(error) = Arguments::try_parse_from(&words) {
                 panic!("{line}: {error}");
             }
@@ -202,7 +202,7 @@ fn a_misspelt_command_is_refused_with_the_one_that_was_meant() {
 #[test]
 fn ctrl_c_ends_a_ping_that_nobody_answers() {
     let socket = Socket::new();
-    // It accepts, and says nothing.
+    // This punchd accepts connections and never answers.
     let listener = std::os::unix::net::UnixListener::bind(&socket.0).unwrap();
     let mut ping = punchctl()
         .arg("--socket")

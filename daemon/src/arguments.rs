@@ -19,7 +19,7 @@ pub const REFUSED: u8 = 78;
 ///
 /// It needs CAP_NET_ADMIN and /dev/net/tun, which is opened before anything is given up. Every other capability it gives up at its start, except CAP_NET_BIND_SERVICE where
 /// the configured UDP port is below 1024. It executes no program, and writes nowhere but into its state directory and the
-/// directory of its socket (Landlock, as far as the kernel has it). Started as root, it becomes the owner of the state directory.
+/// directory of its socket (Landlock, as far as the kernel has it). Started as root, it switches to the user who owns the state directory.
 #[derive(Debug, Parser)]
 #[command(
     name = "punchd",

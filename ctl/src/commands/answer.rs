@@ -1,4 +1,4 @@
-//! What is done with an answer of punchd.
+//! What all commands do with an answer of punchd.
 
 use hyper::Method;
 use punch_api::PeerName;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::client::{Client, Failure};
 use crate::output::Output;
 
-/// Shows an answer: as it is with `--json`, else by `render`.
+/// Shows an answer: as it is for `--json`, else by `render`.
 pub(super) fn show<T: DeserializeOwned>(
     out: &Output,
     answer: Value,
@@ -23,7 +23,7 @@ pub(super) fn show<T: DeserializeOwned>(
     Ok(())
 }
 
-/// Confirms with `text` that a command was carried out, or with the answer itself.
+/// Confirms that a command was carried out: with `text`, or with the answer itself for `--json`.
 pub(super) fn done(out: &Output, answer: Value, text: &str) -> Result<(), Failure> {
     if out.json {
         out.value(&answer);

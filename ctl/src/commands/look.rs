@@ -1,4 +1,4 @@
-//! What only looks: `punchctl id`, `key`, `status`, `peers`, `forwards`, `why`, `netcheck` and `events`.
+//! Commands that change nothing: `punchctl id`, `key`, `status`, `peers`, `forwards`, `why`, `netcheck` and `events`.
 
 use hyper::Method;
 use punch_api::PeerName;

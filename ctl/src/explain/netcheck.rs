@@ -1,4 +1,4 @@
-//! What a netcheck has found out.
+//! `punchctl netcheck`: what is known of the NAT of this machine.
 
 use punch_api::{
     AddressFamily, Mapping, NetcheckView, OpenEnum, PortMappingView, ProbeKind, ProbeView,
@@ -7,7 +7,7 @@ use punch_api::{
 
 use crate::output::Output;
 
-/// As many ports of samples are shown.
+/// The most ports of samples that are shown.
 const PORTS_SHOWN: usize = 12;
 
 pub(crate) fn netcheck(out: &Output, views: &[NetcheckView]) {
@@ -43,7 +43,7 @@ fn public_address(view: &NetcheckView) -> String {
     }
 }
 
-/// What is known of the NAT, each property with its label.
+/// The known properties of the NAT, each with its label.
 fn properties(view: &NetcheckView) -> Vec<(&'static str, String)> {
     let behind_nat = !matches!(&view.mapping, Some(mapping) if *mapping == Mapping::None);
     let port = |kept: bool| {
@@ -111,7 +111,7 @@ fn port_mapping(view: &PortMappingView) -> String {
     text
 }
 
-/// What the servers said, the samples together.
+/// The answers of the servers: the ports of all samples in one line, every other probe in a line of its own.
 fn evidence(probes: &[ProbeView]) -> Vec<String> {
     let (samples, others): (Vec<_>, Vec<_>) = probes
         .iter()

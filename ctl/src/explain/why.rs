@@ -1,8 +1,8 @@
-//! Why the path to a peer is as it is.
+//! `punchctl why`: why the path to a peer is as it is.
 
 use punch_api::{NatView, OpenEnum, Step, StepOutcome, StepView, WhyView};
 
-use crate::output::Output;
+use crate::output::{Cell, Colour, Output};
 use crate::render::path;
 
 pub(crate) fn why(out: &Output, view: &WhyView) {
@@ -69,20 +69,20 @@ fn nat(view: Option<&NatView>) -> String {
     format!("{} ({})", view.summary, addresses.join(", "))
 }
 
-fn row(step: &StepView) -> Vec<String> {
+fn row(step: &StepView) -> Vec<Cell> {
     let peak = if step.peak_rate > 0 {
         format!("{}/s", step.peak_rate)
     } else {
         "-".to_owned()
     };
     vec![
-        name(&step.step).to_owned(),
-        percent(step.chance),
-        result(&step.outcome).to_owned(),
-        step.mappings.to_string(),
-        step.packets.to_string(),
-        peak,
-        span(step.took_s),
+        name(&step.step).into(),
+        percent(step.chance).into(),
+        Cell::coloured(result(&step.outcome), colour(&step.outcome)),
+        step.mappings.to_string().into(),
+        step.packets.to_string().into(),
+        peak.into(),
+        span(step.took_s).into(),
     ]
 }
 
@@ -110,6 +110,14 @@ fn result(outcome: &OpenEnum<StepOutcome>) -> &str {
     }
 }
 
+fn colour(outcome: &OpenEnum<StepOutcome>) -> Option<Colour> {
+    match outcome {
+        OpenEnum::Known(StepOutcome::Found) => Some(Colour::Green),
+        OpenEnum::Known(StepOutcome::Waiting | StepOutcome::Running) => Some(Colour::Yellow),
+        OpenEnum::Known(_) | OpenEnum::Unknown(_) => None,
+    }
+}
+
 fn percent(chance: f64) -> String {
     if chance > 0.0 && chance < 0.01 {
         format!("{:.2} %", 100.0 * chance)
@@ -118,7 +126,7 @@ fn percent(chance: f64) -> String {
     }
 }
 
-/// A time that is given with as many digits as somebody who waits needs.
+/// A time, the longer the coarser: `2.5 s`, `61 s`, `5 min`.
 fn span(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),

@@ -1,11 +1,11 @@
-//! A punchd that is played by a thread.
+//! A thread that plays punchd.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A socket's place that nobody else has; the file goes with it.
+/// A path for a socket that no other test has; `drop` removes the file.
 pub(crate) struct Socket(pub(crate) PathBuf);
 
 impl Socket {

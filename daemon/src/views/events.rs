@@ -1,4 +1,5 @@
-//! News of the engine, as events of the control API with a sentence for people.
+//! Events of the engine and of the controller, as the control API tells them: the kind with its values, and a sentence for
+//! people. No other file words an event.
 
 use punch_api::{EventKind, PeerName, PeerState};
 use punch_engine::{DirectPath, LinkState, Path, StepKind};
@@ -26,22 +27,22 @@ pub(crate) fn selected(peer: PeerName, path: Path) -> (EventKind, String) {
     (EventKind::Path { peer, remote }, message)
 }
 
-/// A search for a path begins.
+/// A search for a path begins, by this step and with this chance.
 pub(crate) fn searching(peer: PeerName, step: StepKind, chance: f64) -> (EventKind, String) {
     let percent = 100.0 * chance;
     let message = format!(
-        "checks are not enough for {peer}: {}, chance {percent:.1} %",
+        "ordinary checks are not enough for {peer}: searching by {}, chance {percent:.1} %",
         in_words(step)
     );
     (EventKind::Search { peer, chance }, message)
 }
 
-/// An offer was refused because its clock is so many seconds ahead of this machine's; behind it if negative.
+/// An offer was refused, because the clock of the peer is so many seconds ahead of this machine's; behind it if negative.
 pub(crate) fn stale(peer: PeerName, seconds: i64) -> (EventKind, String) {
     let off = seconds.unsigned_abs();
     let which = if seconds < 0 { "behind" } else { "ahead of" };
     let message = format!(
-        "an offer of {peer} was refused: its clock is {off} s {which} ours; set the clocks (NTP)"
+        "an offer of {peer} was refused: its clock is {off} s {which} this machine's; set the clocks (NTP)"
     );
     (EventKind::OfferRefused { peer }, message)
 }
@@ -52,7 +53,7 @@ pub(crate) fn network_changed() -> (EventKind, String) {
     (EventKind::Network, message)
 }
 
-/// The connection to a signalling server stands, or is lost.
+/// The connection to a signalling server was made, or was lost.
 pub(crate) fn server(
     address: String,
     connected: bool,

@@ -1,4 +1,4 @@
-//! What views are made from, beside the snapshot of the engine.
+//! What views are made from, besides the snapshot of the engine.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) servers: Vec<ServerFacts<'a>>,
 }
 
-/// A server, and how the connection to it is.
+/// A server, and the state of the connection to it.
 pub(crate) struct ServerFacts<'a> {
     pub(crate) address: &'a ServerAddress,
     /// Whether punchd.toml names the server.

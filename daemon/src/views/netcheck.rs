@@ -1,4 +1,4 @@
-//! What a netcheck has found out about the NAT of this machine.
+//! The NAT of this machine, as `punchctl netcheck` shows it.
 
 use punch_api::{AddressFamily, NetcheckView, PortMappingView, ProbeKind, ProbeView};
 use punch_engine::{Family, NatProfile, Probe, ProbeOutcome};

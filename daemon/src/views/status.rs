@@ -56,7 +56,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
     }
 }
 
-/// All servers.
+/// Lists all servers.
 pub(crate) fn servers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ServerView> {
     let servers = facts.servers.iter();
     servers
@@ -85,7 +85,7 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot) -> ServerView {
     }
 }
 
-/// All peers.
+/// Lists all peers.
 pub(crate) fn peers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<PeerView> {
     facts
         .state
@@ -95,7 +95,7 @@ pub(crate) fn peers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<PeerView> {
         .collect()
 }
 
-/// The peer of this name.
+/// Shows the peer of this name.
 pub(crate) fn peer(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName) -> Option<PeerView> {
     let (name, peer) = facts.state.peers.get_key_value(name)?;
     view_peer(facts, snapshot, name, peer)
@@ -152,7 +152,7 @@ pub(super) fn connection(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName
     known.map_or(PeerState::Down, |peer| peer_state(peer.state))
 }
 
-/// All forwards.
+/// Lists all forwards.
 pub(crate) fn forwards(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ForwardView> {
     let forwards = facts.state.forwards.iter();
     forwards
@@ -160,7 +160,7 @@ pub(crate) fn forwards(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ForwardVie
         .collect()
 }
 
-/// A forward.
+/// Shows one forward.
 pub(crate) fn view_forward(forward: &StoredForward, snapshot: &Snapshot) -> ForwardView {
     let counts = snapshot.forwards.get(&forward.key);
     let (open, total) = counts.copied().unwrap_or_default();

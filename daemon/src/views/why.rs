@@ -1,4 +1,4 @@
-//! Why the path to a peer is as it is: both NATs, what was tried with which chance, what came of it, what would help.
+//! Why the path to a peer is as it is: both NATs, each step with its chance and its outcome, and what would help.
 
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
         (PeerState::Connected, None) => format!("The path to {name} is direct."),
         (PeerState::Down, _) => format!("Nobody has asked for a connection to {name}."),
         (PeerState::Waiting, _) => format!(
-            "{name} is not on any signalling server that this machine reaches, so nothing can be tried."
+            "{name} is not online at any signalling server that this machine reaches, so nothing can be tried."
         ),
         (PeerState::Connecting, _) if link.theirs.is_none() && link.steps.is_empty() => {
             format!("{name} has not answered yet.")
@@ -150,7 +150,7 @@ pub(super) fn in_words(kind: StepKind) -> &'static str {
     }
 }
 
-/// What the user could do.
+/// What the user could do to get a path.
 fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) -> Vec<String> {
     let mut advice = advice_on_servers(name, state, link);
     if state != PeerState::Connected && state != PeerState::Down {
@@ -227,7 +227,7 @@ fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
     advice
 }
 
-/// What has hindered the search itself.
+/// What has kept the search from its full chance.
 fn advice_on_search(link: &LinkStatus) -> Vec<String> {
     let mut advice = Vec::new();
     let Some(step) = search(link) else {
@@ -259,7 +259,7 @@ fn advice_on_search(link: &LinkStatus) -> Vec<String> {
     advice
 }
 
-/// The step that is more than ordinary checks.
+/// The search of the attempt: the step after the ordinary checks.
 fn search(link: &LinkStatus) -> Option<&StepReport> {
     link.steps.iter().find(|step| step.kind != StepKind::Checks)
 }

@@ -54,7 +54,7 @@ fn why_has_an_answer_in_every_state() {
     let view = lab.a.why("b");
     assert_eq!(view.state, PeerState::Waiting, "{view:#?}");
     assert!(
-        view.summary.contains("not on any signalling server"),
+        view.summary.contains("not online at any signalling server"),
         "{}",
         view.summary
     );

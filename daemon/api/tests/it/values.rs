@@ -432,7 +432,7 @@ fn the_uri_of_a_stun_server_is_refused_with_what_to_leave_out() {
             format!("`{text}` is a URI: write HOST or HOST:PORT, without stun:")
         );
     }
-    // A host may be called so.
+    // A host may be called `stun`.
     assert_eq!(server(ServerKind::Stun, "stun:3479"), "stun:3479");
 }
 

@@ -18,8 +18,8 @@ use super::WIREGUARD;
 use crate::id;
 use crate::schema::Document;
 
-/// Values of an enum by the names of all its variants; a variant that is not named does not compile. One that stands for
-/// what is newer than this version has no value here.
+/// A value for each variant of an enum; a variant without a value does not compile. The variant behind `but`, which stands
+/// for alternatives of newer versions, has no value.
 macro_rules! variants {
     ($of:ident { $($variant:ident => $value:expr),+ $(,)? } $(but $newer:ident)?) => {{
         fn _all(value: &$of) {

@@ -36,7 +36,7 @@ pub enum ValueError {
     #[error("`{0}` is not a STUN server: write HOST[:PORT], the port is 3478 unless given")]
     Stun(String),
     /// The URI of a STUN server (RFC 7064) instead of its address.
-    #[error("`{0}` is a URI: write HOST or HOST:PORT, without stun:")]
+    #[error("`{0}` is not an address but a URI: write HOST or HOST:PORT, without stun:")]
     StunUri(String),
     /// Not a probe of a netcheck.
     #[error("`{0}` is not a probe that this version knows")]

@@ -429,7 +429,7 @@ fn the_uri_of_a_stun_server_is_refused_with_what_to_leave_out() {
     ] {
         assert_eq!(
             server_error(ServerKind::Stun, text),
-            format!("`{text}` is a URI: write HOST or HOST:PORT, without stun:")
+            format!("`{text}` is not an address but a URI: write HOST or HOST:PORT, without stun:")
         );
     }
     // A host may be called `stun`.

@@ -14,20 +14,20 @@ use crate::address::usable;
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
 
-/// The mapping at the NAT is kept alive, and a change of it noticed, this often (RFC 4787 REQ-5 asks NATs for 120 s, many
-/// keep 30).
-const REFRESH: Duration = Duration::from_secs(20);
-/// Where it is not known that a mapping lives that long: some NATs forget after 15 s.
-const CAREFUL_REFRESH: Duration = Duration::from_secs(10);
-/// Mappings that live so long need not be refreshed so carefully.
-const LONG: Duration = Duration::from_secs(40);
+/// Time between two refreshes, which keep the mapping at the NAT alive and notice when it changes (RFC 4787 REQ-5 asks NATs to
+/// keep mappings for 120 s, many keep them for 30).
+const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
+/// The same where it is not known how long a mapping lives: some NATs forget after 15 s.
+const CAREFUL_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+/// A mapping that lives at least so long is refreshed after [`REFRESH_INTERVAL`].
+const LONG_LIFETIME: Duration = Duration::from_secs(40);
 /// How often one request is sent in all.
 const SENDS: u32 = 5;
 /// A server that has not answered for this many refreshes no longer vouches for an address.
-const PATIENCE: u32 = 3;
-/// Servers asked, for each family.
+const MAX_MISSED_REFRESHES: u32 = 3;
+/// Servers asked in each address family.
 const MAX_SERVERS: usize = 4;
-/// Host candidates offered, for each family: with those of all servers just [`MAX_CANDIDATES`].
+/// Host candidates offered in each family; together with what all servers see, these are just [`MAX_CANDIDATES`].
 const MAX_HOST: usize = 12;
 
 /// Keeps this machine's candidates fresh.
@@ -168,7 +168,7 @@ impl Gatherer {
     fn miss(&mut self, key: (SocketId, SocketAddr)) {
         if let Some(reflexive) = self.reflexive.get_mut(&key) {
             reflexive.missed += 1;
-            if reflexive.missed >= PATIENCE {
+            if reflexive.missed >= MAX_MISSED_REFRESHES {
                 self.reflexive.remove(&key);
                 self.changed = true;
             }
@@ -195,9 +195,9 @@ impl Gatherer {
 
     fn refresh(&mut self, now: Instant) {
         let pause = match self.lifetime {
-            Some(lifetime) if lifetime >= LONG => REFRESH,
-            Some(lifetime) => CAREFUL_REFRESH.min(lifetime.mul_f64(0.6)),
-            None => CAREFUL_REFRESH,
+            Some(lifetime) if lifetime >= LONG_LIFETIME => REFRESH_INTERVAL,
+            Some(lifetime) => CAREFUL_REFRESH_INTERVAL.min(lifetime.mul_f64(0.6)),
+            None => CAREFUL_REFRESH_INTERVAL,
         };
         let jitter = pause.mul_f64(0.2 * f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
         self.next_refresh = Some(now + pause + jitter);

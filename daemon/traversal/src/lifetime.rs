@@ -14,12 +14,14 @@ use crate::socket::{SocketId, Transmit};
 
 /// Silences that are tried, in seconds.
 const SILENCES: [u64; 6] = [8, 15, 25, 40, 60, 120];
-/// A question is sent this often, with this pause.
+/// How often a question is sent.
 const SENDS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(400);
-/// What a mapping is taken to live for that does not survive the shortest silence.
-const SHORTEST: Duration = Duration::from_secs(5);
+/// Time between two sends of a question.
+const RESEND_INTERVAL: Duration = Duration::from_millis(400);
+/// The lifetime of a mapping that does not survive the shortest silence.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(5);
 
+/// A socket that falls silent for a while, and what has become of its mapping.
 #[derive(Debug)]
 struct Silence {
     socket: SocketId,
@@ -29,18 +31,21 @@ struct Silence {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The request that makes the mapping.
+    /// The request that makes the mapping is under way: its transaction, when it is sent again, and how often it still is.
     Opening(TransactionId, Instant, u32),
-    /// The mapping has this port; it is asked for then.
+    /// The mapping has this public port, and is left alone until this time.
     Silent(u16, Instant),
+    /// The server is asked to answer to this public port: transaction, port, when that is sent again, and how often it still is.
     Asking(TransactionId, u16, Instant, u32),
+    /// The mapping has survived the silence.
     Alive,
+    /// The mapping has not survived the silence.
     Dead,
-    /// Nothing can be said.
+    /// Nothing can be said about the mapping.
     Unknown,
 }
 
-/// One measurement.
+/// One measurement of how long an unused mapping lives.
 #[derive(Debug)]
 pub struct Lifetime {
     asker: SocketId,
@@ -104,7 +109,7 @@ impl Lifetime {
                     };
                 }
                 State::Asking(id, ..) if id == message.transaction => {
-                    // On the asker: the server does not know RESPONSE-PORT.
+                    // An answer that comes to the asker shows that the server does not know RESPONSE-PORT.
                     silence.state = if socket == silence.socket {
                         State::Alive
                     } else {
@@ -136,7 +141,7 @@ impl Lifetime {
                 };
                 continue;
             };
-            let next = now + PAUSE;
+            let next = now + RESEND_INTERVAL;
             let writer = Writer::new(Class::Request, id);
             let writer = match port {
                 Some(port) => {
@@ -175,7 +180,7 @@ impl Lifetime {
         for silence in &self.silences {
             match silence.state {
                 State::Alive => longest = Some(silence.wait),
-                State::Dead => return Some(longest.unwrap_or(SHORTEST)),
+                State::Dead => return Some(longest.unwrap_or(SHORTEST_LIFETIME)),
                 _ => {}
             }
         }

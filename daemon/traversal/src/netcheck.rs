@@ -5,6 +5,8 @@
 //! mappings. The mapping is known after two round trips, the allocation after three, the filter after two where it lets
 //! answers in, and after 1.75 s where it does not.
 
+mod one_way;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -19,23 +21,24 @@ use crate::evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 use crate::profile::{self, NatProfile};
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
+use one_way::{Hairpins, Openings};
 
-/// Each probe is sent this often: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
+/// How often each probe is sent: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
 const SENDS: u32 = 3;
-/// Servers asked, per run.
+/// Servers asked in one run.
 const MAX_SERVERS: usize = 4;
 /// Sample ports asked at each address of a server.
 const MAX_SAMPLES: u16 = 32;
-/// Samples that wait for [`LATE`].
+/// Samples that are taken after [`LATE_SAMPLE_DELAY`].
 const LATE_SAMPLES: usize = 3;
-/// The last samples are taken so much later: how far a sequence has come by then tells what others use.
-const LATE: Duration = Duration::from_millis(600);
+/// How much later the last samples are taken: how far a sequence has come by then tells what others use.
+const LATE_SAMPLE_DELAY: Duration = Duration::from_millis(600);
 /// TTLs with which opening packets are tried.
 const TTLS: [u8; 4] = [2, 3, 4, 5];
-/// What the nearest router lets through has this TTL at the least; what filters further away is another one.
-const NEAREST: u8 = 2;
-/// Between an opening packet and the question whether it has opened anything.
-const OPENING: Duration = Duration::from_millis(20);
+/// The TTL that gets a packet past the nearest router; a packet that needs more to open the filter has passed a second NAT.
+const NEAREST_TTL: u8 = 2;
+/// Time between an opening packet and the next, and then the question whether they have opened anything.
+const OPENING_DELAY: Duration = Duration::from_millis(20);
 
 /// A server of the run.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ struct Server {
     rest: Vec<SocketAddr>,
 }
 
-/// A question under way: of which server, and from which of the run's sockets.
+/// A question under way: the index of the server, the question, and the index of the socket that it left from.
 type Tag = (usize, Probe, usize);
 
 /// A socket of the run.
@@ -57,9 +60,10 @@ struct Socket {
     mapped: Option<SocketAddr>,
 }
 
-/// The sockets in [`Netcheck`], by what they are for.
+/// The places in [`Netcheck`]'s list of sockets, by what the sockets are for.
 const FILTERS: usize = 0;
 const SAMPLES: usize = 1;
+/// From here on, one socket for each of [`TTLS`].
 const FIRST_TTL: usize = 2;
 /// Endpoints of a server that are asked before it is known whether more are worth it.
 const FIRST_SAMPLES: usize = 3;
@@ -77,13 +81,8 @@ pub struct Netcheck {
     sent: Vec<(TransactionId, Instant)>,
     /// Packets that leave later, the earliest first.
     planned: VecDeque<(Instant, Planned)>,
-    /// Requests that only come back if the NAT sends them back (RFC 5780 §4.5).
-    /// Opening packets, which must not arrive: whether one did, and with which TTL.
-    openings: Vec<(TransactionId, u8)>,
-    arrived: Option<u8>,
-    hairpins: Vec<TransactionId>,
-    hairpinned: bool,
-    hairpin_over: Option<Instant>,
+    openings: Openings,
+    hairpins: Hairpins,
     transmits: VecDeque<Transmit>,
 }
 
@@ -128,11 +127,8 @@ impl Netcheck {
             samples: Vec::new(),
             sent: Vec::new(),
             planned: VecDeque::new(),
-            openings: Vec::new(),
-            arrived: None,
-            hairpins: Vec::new(),
-            hairpinned: false,
-            hairpin_over: None,
+            openings: Openings::default(),
+            hairpins: Hairpins::default(),
             transmits: VecDeque::new(),
         };
         let asked = servers
@@ -168,7 +164,7 @@ impl Netcheck {
 
     /// A request has come on one of this run's sockets: perhaps one of our own, sent back by the NAT.
     pub fn handle_request(&mut self, message: &Message<'_>) {
-        self.hairpinned |= self.hairpins.contains(&message.transaction);
+        self.hairpins.handle_request(message.transaction);
     }
 
     /// A response has come on one of this run's sockets.
@@ -179,12 +175,7 @@ impl Netcheck {
         message: &Message<'_>,
         now: Instant,
     ) {
-        let opening = self
-            .openings
-            .iter()
-            .find(|(id, _)| *id == message.transaction);
-        if let Some((_, ttl)) = opening {
-            self.arrived = Some(self.arrived.map_or(*ttl, |least| least.min(*ttl)));
+        if self.openings.handle_response(message.transaction) {
             return;
         }
         // A changed source is the very question of some probes; everything else must come from where it was asked.
@@ -244,9 +235,7 @@ impl Netcheck {
                 Planned::Hairpin => self.hairpin(now),
             }
         }
-        if self.hairpin_over.is_some_and(|at| at <= now) {
-            self.hairpin_over = None;
-        }
+        self.hairpins.handle_timeout(now);
     }
 
     /// The next datagram to send.
@@ -257,10 +246,14 @@ impl Netcheck {
     /// When [`Self::handle_timeout`] wants to be called; `None` when the run is finished.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let planned = self.planned.front().map(|(at, _)| *at);
-        [self.requests.next_timeout(), planned, self.hairpin_over]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.requests.next_timeout(),
+            planned,
+            self.hairpins.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What was found so far; final once [`Self::poll_timeout`] is `None`.
@@ -307,16 +300,16 @@ impl Netcheck {
             hairpinning: self.hairpinning(mapping, filtering),
             lifetime: None,
             opening_ttl: self.opening_ttl(),
-            double_nat: self.opened().map(|ttl| ttl > NEAREST),
+            double_nat: self.opened().map(|ttl| ttl > NEAREST_TTL),
             evidence: checks().cloned().collect(),
             samples,
         }
     }
 
-    /// Mappings that this run makes beside those of the samples: they are no others'.
+    /// Mappings that this run has made beside those of the samples; they must not be taken for those of others behind the NAT.
     fn own(&self) -> usize {
-        let openings = self.openings.len() / 2;
-        openings + self.hairpins.len() / 2
+        // Every opening packet and every hairpin leaves twice.
+        self.openings.count() / 2 + self.hairpins.count() / 2
     }
 
     fn note(&mut self, index: usize, probe: Probe, outcome: ProbeOutcome) {
@@ -388,7 +381,7 @@ impl Netcheck {
         }
         self.servers[index].rest = rest;
         if index == 0 {
-            self.plan(now + LATE / 2, Planned::Hairpin);
+            self.plan(now + LATE_SAMPLE_DELAY / 2, Planned::Hairpin);
         }
     }
 
@@ -401,7 +394,7 @@ impl Netcheck {
         }
         for place in late {
             let tag = (index, Probe::Sample(place), SAMPLES);
-            self.plan(now + LATE, Planned::Ask(tag, place));
+            self.plan(now + LATE_SAMPLE_DELAY, Planned::Ask(tag, place));
         }
     }
 
@@ -421,23 +414,15 @@ impl Netcheck {
             return;
         };
         self.open(at, other, ttl);
-        self.plan(now + OPENING, Planned::Opening(at, other, ttl));
+        self.plan(now + OPENING_DELAY, Planned::Opening(at, other, ttl));
         let tag = (index, Probe::Opened(ttl), at);
-        self.plan(now + 2 * OPENING, Planned::Ask(tag, server));
+        self.plan(now + 2 * OPENING_DELAY, Planned::Ask(tag, server));
     }
 
     fn open(&mut self, at: usize, to: SocketAddr, ttl: u8) {
-        let id = transaction(&mut self.rng);
-        let bytes = Writer::new(Class::Request, id).finish();
         if let Some(socket) = self.sockets.get(at) {
-            self.openings.push((id, ttl));
-            self.transmits.push_back(Transmit {
-                socket: socket.id,
-                to,
-                source: None,
-                ttl: Some(ttl),
-                bytes,
-            });
+            let packet = self.openings.packet(socket.id, to, ttl, &mut self.rng);
+            self.transmits.push_back(packet);
         }
     }
 
@@ -452,15 +437,10 @@ impl Netcheck {
         };
         let ways = [(one.id, mapped_two), (two.id, mapped_one)];
         for (socket, to) in ways.into_iter().chain(ways) {
-            let id = transaction(&mut self.rng);
-            self.hairpins.push(id);
-            self.transmits.push_back(Transmit::new(
-                socket,
-                to,
-                Writer::new(Class::Request, id).finish(),
-            ));
+            let packet = self.hairpins.packet(socket, to, &mut self.rng);
+            self.transmits.push_back(packet);
         }
-        self.hairpin_over = Some(now + LATE);
+        self.hairpins.wait_until(now + LATE_SAMPLE_DELAY);
     }
 
     fn plan(&mut self, at: Instant, planned: Planned) {
@@ -510,11 +490,11 @@ impl Netcheck {
 
     /// Where each destination has a mapping of its own and the filter is strict, packets that do not come back say nothing.
     fn hairpinning(&self, mapping: Option<Mapping>, filtering: Option<Filtering>) -> Option<bool> {
-        let tested = !self.hairpins.is_empty() && mapping.is_some_and(|m| m != Mapping::None);
-        let telling = self.hairpinned
+        let tested = self.hairpins.count() > 0 && mapping.is_some_and(|m| m != Mapping::None);
+        let telling = self.hairpins.came_back()
             || mapping == Some(Mapping::EndpointIndependent)
             || filtering == Some(Filtering::EndpointIndependent);
-        (tested && telling).then_some(self.hairpinned)
+        (tested && telling).then_some(self.hairpins.came_back())
     }
 
     /// The smallest TTL that has opened the filter, where there is one to open.
@@ -536,7 +516,8 @@ impl Netcheck {
     /// opened, and nothing is learned. What is known is that a peer is hardly nearer than the server.
     fn opening_ttl(&self) -> Option<u8> {
         let short = |arrived: u8| (arrived > TTLS[0]).then(|| arrived - 1);
-        self.opened().or_else(|| self.arrived.and_then(short))
+        self.opened()
+            .or_else(|| self.openings.arrived().and_then(short))
     }
 }
 

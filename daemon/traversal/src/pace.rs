@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Packets are counted in slots of this length.
 const SLOT: Duration = Duration::from_millis(25);
-/// A second, and the slot in which it began.
+/// The slots of one second, and the one in which it began.
 const SLOTS: usize = 41;
 
 /// Counts what has left within the last second and a little more.

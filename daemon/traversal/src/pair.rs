@@ -15,22 +15,22 @@ pub const MAX_PROBES: u32 = 20;
 /// Intervals between probes of an address that has not answered, in milliseconds; the last one repeats.
 const PROBE_INTERVALS: [u64; 7] = [50, 100, 150, 250, 400, 700, 1000];
 /// Between two checks of a pair of which the peer's checks set off the second (RFC 8445 §14.2's default).
-const TRIGGER_PAUSE: Duration = Duration::from_millis(50);
+const TRIGGER_INTERVAL: Duration = Duration::from_millis(50);
 /// A check on a proven path that goes unanswered is repeated after these, in milliseconds, and then the path is dead:
 /// with a check every 3 s while traffic flows, a dead path is left within 7 s.
-const REPEATS: [u64; 4] = [400, 600, 1000, 1400];
-/// A response that is later than the check's last few successors is no longer recognized.
-/// On a path around the world a dozen probes and triggered checks are under way before the first answer comes.
+const REPEAT_INTERVALS: [u64; 4] = [400, 600, 1000, 1400];
+/// Checks of a pair whose answers are recognized: on a path around the world a dozen probes and triggered checks are under way
+/// before the first answer comes.
 const REMEMBERED_CHECKS: usize = 32;
 
 /// What a pair's checks have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No answer yet; so many probes sent.
+    /// The address has not answered yet, to so many probes.
     Probing { sent: u32 },
-    /// It answers; so many checks since the last answer are open.
+    /// The address answers; so many checks since the last answer are open.
     Valid { unanswered: u32 },
-    /// Given up.
+    /// The pair was given up.
     Failed,
 }
 
@@ -48,10 +48,10 @@ pub(crate) struct Pair {
     pub(crate) nominated: Option<Instant>,
     /// When a check of the peer's last set off one of ours.
     triggered: Option<Instant>,
-    /// How often that was since the last answer: the pauses grow.
+    /// How often the peer's checks have set off ours since the last answer: the pauses grow with it.
     triggers: u32,
     checks: VecDeque<(TransactionId, Instant)>,
-    /// A search for ports has found it.
+    /// Whether a search for ports has found the pair.
     pub(crate) by_search: bool,
 }
 
@@ -60,11 +60,11 @@ pub(crate) struct Pair {
 pub struct PairStatus {
     /// The peer's address.
     pub remote: SocketAddr,
-    /// What kind of candidate it is.
+    /// The kind of the peer's candidate.
     pub kind: CandidateKind,
-    /// Whether it answers.
+    /// Whether the address answers.
     pub valid: bool,
-    /// Its smoothed round trip.
+    /// The smoothed round trip.
     pub rtt: Option<Duration>,
 }
 
@@ -117,11 +117,11 @@ impl Pair {
                 PROBE_INTERVALS[index]
             }
             State::Valid { unanswered } => {
-                let index = (*unanswered as usize).min(REPEATS.len() - 1);
+                let index = (*unanswered as usize).min(REPEAT_INTERVALS.len() - 1);
                 *unanswered += 1;
                 // On a long path an answer may simply still be under way.
                 let rtt = self.rtt.map_or(0, |rtt| 2 * rtt.as_millis() as u64);
-                REPEATS[index].max(rtt.min(2000))
+                REPEAT_INTERVALS[index].max(rtt.min(2000))
             }
             State::Failed => return,
         };
@@ -133,7 +133,7 @@ impl Pair {
     pub(crate) fn exhausted(&self) -> bool {
         match self.state {
             State::Probing { sent } => sent >= MAX_PROBES,
-            State::Valid { unanswered } => unanswered as usize >= REPEATS.len(),
+            State::Valid { unanswered } => unanswered as usize >= REPEAT_INTERVALS.len(),
             State::Failed => true,
         }
     }
@@ -156,7 +156,7 @@ impl Pair {
     /// Whether the peer's check may set off one of ours now; if not, ours follows soon. Without this pause the two ends
     /// would set each other off at once, again and again, where checks pass and answers are lost.
     pub(crate) fn is_triggered(&mut self, now: Instant) -> bool {
-        let pause = TRIGGER_PAUSE * (1 << self.triggers.min(5));
+        let pause = TRIGGER_INTERVAL * (1 << self.triggers.min(5));
         let next = self.triggered.map(|last| last + pause);
         match next.filter(|next| *next > now) {
             Some(next) => {
@@ -200,7 +200,7 @@ impl Pair {
         fresh
     }
 
-    /// A search for ports has found it: it answers, and how fast will be seen.
+    /// A search for ports has found the pair: it answers, and how fast will be seen.
     pub(crate) fn found(&mut self, now: Instant) {
         self.state = State::Valid { unanswered: 0 };
         self.triggers = 0;

@@ -32,7 +32,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Those of a budget.
+    /// The caps of a budget.
     pub fn of(budget: Budget) -> Self {
         let (mappings, rate, seconds) = match budget {
             Budget::Gentle => (256, 100, 30),
@@ -54,7 +54,7 @@ impl Caps {
     }
 }
 
-/// What a step is about.
+/// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
     /// Connectivity checks to the addresses that the peer has named (RFC 8445 §6.1.4).
@@ -70,18 +70,18 @@ pub enum StepKind {
 /// The ports that the other side's mappings may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
-    /// Any of these.
+    /// Any port of a range.
     Range {
-        /// The lowest.
+        /// The lowest port.
         low: u16,
-        /// The highest.
+        /// The highest port.
         high: u16,
     },
-    /// Those that follow on the one that the peer will tell.
+    /// The ports of a sequence, after the one that the peer will tell.
     After {
-        /// From one to the next.
+        /// The distance from one port to the next.
         step: i16,
-        /// Others that take some, per second.
+        /// How many ports others take per second.
         others: u16,
     },
 }
@@ -98,7 +98,7 @@ impl Ports {
         }
     }
 
-    /// How many there are.
+    /// How many ports there are.
     pub(crate) fn count(self) -> u32 {
         match self {
             Self::Range { low, high } => u32::from(high - low) + 1,
@@ -115,11 +115,11 @@ pub(crate) const WINDOW: u32 = 128;
 pub(crate) const HELD: u32 = 16;
 /// Sockets with which both ends of a birthday search send: with one, the pairs of socket and port run out.
 const BIRTHDAY_SOCKETS: u16 = 4;
-/// Probes are enough when so many are expected to meet a held mapping: the chance that none does is one in 160,000.
+/// How many probes shall be expected to meet a held mapping: the chance that none does is then one in 160,000.
 const ENOUGH: f64 = 12.0;
-/// What passes between two rounds of a meeting, in seconds: waiting, asking where the sequence stands, telling.
+/// Seconds between two rounds of a meeting: waiting, asking where the sequence stands, telling the peer.
 const ROUND_PAUSE: f64 = 0.7;
-/// Sockets of both ends of a meeting.
+/// Sockets that each end of a meeting sends from.
 pub(crate) const MEETING_SOCKETS: u16 = 32;
 
 /// What this side does in a search.
@@ -127,30 +127,30 @@ pub(crate) const MEETING_SOCKETS: u16 = 32;
 pub enum Part {
     /// Make a mapping from each of so many sockets towards the peer's known endpoints.
     Hold {
-        /// How many.
+        /// How many sockets hold a mapping each.
         sockets: u16,
         /// Whether the peer must be told where the sequence stands.
         predict: bool,
     },
     /// Send to the ports that the peer's mappings may have.
     Probe {
-        /// Those.
+        /// The ports to send to.
         ports: Ports,
     },
     /// Send to predicted ports at which the peer's packets will arrive.
     Meet {
-        /// This side's mappings.
+        /// The ports that this side's mappings have.
         mine: Ports,
-        /// The peer's.
+        /// The ports that the peer's mappings have.
         theirs: Ports,
         /// Whether this side stays at few targets while the other's sequence passes over them, in the first round.
         anchor: bool,
     },
     /// Send from so many sockets to all ports that the peer's mappings may have.
     Birthday {
-        /// How many.
+        /// How many sockets send.
         sockets: u16,
-        /// Those.
+        /// The ports to send to.
         ports: Ports,
     },
 }
@@ -158,15 +158,15 @@ pub enum Part {
 /// The search that follows on ordinary checks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// What it is about.
+    /// What the step does.
     pub kind: StepKind,
     /// The chance that one attempt finds a path, from 0 to 1.
     pub chance: f64,
-    /// NAT mappings that it may cost on this side.
+    /// NAT mappings that the step may cost on this side.
     pub mappings: u32,
-    /// Packets that it may cost on this side.
+    /// Packets that the step may cost on this side.
     pub packets: u32,
-    /// How long it takes in the median, if it succeeds.
+    /// How long the step takes in the median, if it succeeds.
     pub typical: Duration,
     /// What this side does.
     pub part: Part,
@@ -177,11 +177,11 @@ pub struct Step {
 pub struct Plan {
     /// The chance that checks to known addresses are enough; IPv6 and port mappings come on top.
     pub checks: f64,
-    /// What follows.
+    /// The search that follows on the checks, if one helps.
     pub search: Option<Step>,
 }
 
-/// What matters of one side.
+/// What the plan takes into account of one side.
 #[derive(Debug, Clone, Copy)]
 struct Side {
     hard: bool,
@@ -199,7 +199,7 @@ impl Side {
         Self {
             hard: is_hard(nat),
             per_address: mapping == Mapping::AddressDependent,
-            // The strictest is also the usual.
+            // Where filtering is not known, the strictest kind is assumed; it is also the usual one.
             filtering: nat.filtering.unwrap_or(Filtering::AddressAndPortDependent),
             ports: Ports::of(nat.allocation),
             addresses: u32::try_from(nat.addresses.len().max(1)).unwrap_or(1),

@@ -11,9 +11,9 @@ use crate::evidence::{Sample, ServerCheck};
 use crate::socket::Family;
 
 /// Fewer new mappings than this tell nothing about a sequence.
-const FEW: usize = 4;
-/// With fewer than these, a block cannot be told from the whole range.
-const MANY: usize = 8;
+const MIN_SEQUENCE_SAMPLES: usize = 4;
+/// With fewer new mappings than this, a block cannot be told from the whole range.
+const MIN_BLOCK_SAMPLES: usize = 8;
 /// Ports that lie closer together than this come from a block.
 const WIDEST_BLOCK: u16 = 16_384;
 
@@ -28,9 +28,9 @@ pub struct NatProfile {
     pub public: Option<SocketAddr>,
     /// All public addresses that were seen.
     pub addresses: Vec<IpAddr>,
-    /// On what mappings depend.
+    /// What a mapping depends on.
     pub mapping: Option<Mapping>,
-    /// Who may send in; `None` when no server could test it.
+    /// From where packets may come in; `None` when no server could test that.
     pub filtering: Option<Filtering>,
     /// Whether the public port equals the local one.
     pub preserves_port: Option<bool>,
@@ -51,7 +51,7 @@ pub struct NatProfile {
 }
 
 impl NatProfile {
-    /// What a peer is told.
+    /// What a peer is told of the NAT.
     pub fn summary(&self, budget: Budget, attempt: u8) -> NatSummary {
         let v4 = |ip: &IpAddr| match ip {
             IpAddr::V4(ip) => Some(*ip),
@@ -73,12 +73,12 @@ impl NatProfile {
     }
 }
 
-/// What the administrator says about the NAT; it goes before everything that was measured.
+/// What the administrator says about the NAT; this overrides everything that was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NatOverrides {
-    /// On what mappings depend.
+    /// What a mapping depends on.
     pub mapping: Option<Mapping>,
-    /// Who may send in.
+    /// From where packets may come in.
     pub filtering: Option<Filtering>,
     /// How ports are allotted.
     pub allocation: Option<Allocation>,
@@ -93,7 +93,7 @@ pub struct NatOverrides {
 }
 
 impl NatOverrides {
-    /// Puts these in the place of what was measured over IPv4.
+    /// Replaces what was measured over IPv4 by what the administrator says.
     pub fn apply(&self, profile: &mut NatProfile) {
         if profile.family != Family::V4 {
             return;
@@ -162,7 +162,7 @@ pub(crate) fn allocation(samples: &[Sample], own: usize) -> Option<Allocation> {
         return Some(Allocation::Preserving);
     }
     let ports: Vec<u16> = fresh.iter().map(|sample| sample.mapped.port()).collect();
-    if ports.len() < FEW {
+    if ports.len() < MIN_SEQUENCE_SAMPLES {
         return None;
     }
     if let Some(step) = step(&ports) {
@@ -173,7 +173,7 @@ pub(crate) fn allocation(samples: &[Sample], own: usize) -> Option<Allocation> {
     if high - low > WIDEST_BLOCK {
         return Some(Allocation::Random);
     }
-    (ports.len() >= MANY).then(|| block(low, high, ports.len()))
+    (ports.len() >= MIN_BLOCK_SAMPLES).then(|| block(low, high, ports.len()))
 }
 
 /// The distance between most neighbours, if most have the same.
@@ -202,7 +202,7 @@ fn others(samples: &[&Sample], step: i16, own: usize) -> u16 {
     let taken = samples.windows(2).map(|pair| {
         let distance = i32::from(pair[1].mapped.port()) - i32::from(pair[0].mapped.port());
         let taken = f64::from(distance) / f64::from(step);
-        // So far it goes only where the sequence begins anew.
+        // Only where the sequence begins anew is the distance so large.
         if taken.abs() < 4096.0 { taken } else { 1.0 }
     });
     let made = taken.sum::<f64>() - (samples.len() - 1 + own) as f64;

@@ -11,7 +11,7 @@ use rand_core::RngCore;
 use crate::name::transaction_prefix;
 use crate::socket::{SocketId, Transmit};
 
-/// A first retransmission after this, then at doubled intervals. RFC 8489 allows less than 500 ms where round trips are
+/// Time before the first retransmission; it doubles with each. RFC 8489 allows less than 500 ms where round trips are
 /// known to be short; a daemon that asks once every 20 seconds harms nobody with 250.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 

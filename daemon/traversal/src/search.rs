@@ -198,7 +198,7 @@ impl Search {
         self.transaction == transaction
     }
 
-    /// Whether it sends from this socket.
+    /// Whether the search sends from this socket.
     pub(crate) fn owns(&self, socket: SocketId) -> bool {
         self.sockets.contains(&socket)
     }

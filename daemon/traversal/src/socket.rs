@@ -42,9 +42,9 @@ impl SocketId {
 /// A direct path to a peer: packets go from a socket of this machine straight to an address of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DirectPath {
-    /// Of this machine.
+    /// The socket of this machine.
     pub socket: SocketId,
-    /// Of the peer, as seen from here.
+    /// The peer's address, as seen from here.
     pub remote: SocketAddr,
 }
 
@@ -57,14 +57,14 @@ impl fmt::Display for DirectPath {
 /// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// From which socket.
+    /// The socket that sends it.
     pub socket: SocketId,
-    /// To where.
+    /// The destination.
     pub to: SocketAddr,
-    /// From which of the machine's addresses; `None` leaves it to the routing table. An answer leaves from the address
+    /// The address of this machine that it leaves from; `None` leaves that to the routing table. An answer leaves from the address
     /// that the question came to, or it would not pass the asker's NAT.
     pub source: Option<IpAddr>,
-    /// A packet that shall open this side's NAT and die before it reaches the other's has so many hops to live.
+    /// The hops that a packet has to live which shall open this side's NAT and die before it reaches the other's.
     pub ttl: Option<u8>,
     /// The payload.
     pub bytes: Vec<u8>,

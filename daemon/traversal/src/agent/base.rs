@@ -109,7 +109,7 @@ impl Base {
         std::mem::take(&mut self.postponed)
     }
 
-    /// Whether a response with this transaction is for it.
+    /// Whether a response with this transaction answers a question for the public address.
     pub(super) fn is_asking(&self, transaction: TransactionId) -> bool {
         self.asking.contains(transaction)
     }

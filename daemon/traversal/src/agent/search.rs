@@ -98,33 +98,33 @@ impl PlannedSearch {
         }
     }
 
-    /// Whether none is under way or to come.
+    /// Whether no search is under way or to come.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.stage, Stage::None | Stage::Done(_))
     }
 
-    /// Whether one is under way.
+    /// Whether a search is under way.
     pub(super) fn is_active(&self) -> bool {
         matches!(self.stage, Stage::Active(_))
     }
 
-    /// Whether one is still to come.
+    /// Whether a search is still to come.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))
     }
 
-    /// Whether one is over and has found no path, though one was needed.
+    /// Whether a search is over and has found no path, though one was needed.
     pub(super) fn has_failed(&self) -> bool {
         matches!(&self.stage, Stage::Done(report)
             if !matches!(report.outcome, Outcome::Found | Outcome::NotNeeded))
     }
 
-    /// Whether one was not made because the budget was spent.
+    /// Whether the search was not made because the budget was spent.
     pub(super) fn was_refused(&self) -> bool {
         matches!(&self.stage, Stage::Done(report) if report.outcome == Outcome::OverBudget)
     }
 
-    /// Mappings that the one under way has made.
+    /// Mappings that a search under way has made.
     pub(super) fn mappings(&self) -> u32 {
         match &self.stage {
             Stage::Active(search) => search.mappings(),
@@ -132,24 +132,24 @@ impl PlannedSearch {
         }
     }
 
-    /// Whether a response with this transaction is for it.
+    /// Whether a response with this transaction is for the search.
     pub(super) fn is_asking(&self, transaction: TransactionId) -> bool {
         matches!(&self.stage, Stage::Active(search) if search.is_asking(transaction))
     }
 
-    /// Whether the one under way has sent along this path, so that what comes back is its doing.
+    /// Whether a search under way has sent along this path, so that what comes back is its doing.
     pub(super) fn has_searched(&self, path: DirectPath) -> bool {
         matches!(&self.stage, Stage::Active(search)
             if search.owns(path.socket) && search.has_probed(path.remote))
     }
 
-    /// Whether a response along this path answers the request that the one under way repeats.
+    /// Whether a response along this path answers the request that a search under way repeats.
     pub(super) fn is_answer(&self, path: DirectPath, message: &Message<'_>) -> bool {
         matches!(&self.stage, Stage::Active(search) if search.is_request(message.transaction))
             && self.has_searched(path)
     }
 
-    /// What is known of it, and what it has cost.
+    /// What is known of the search, and what it has cost.
     pub(super) fn report(&self, now: Instant) -> Option<StepReport> {
         match &self.stage {
             Stage::None => None,
@@ -162,7 +162,7 @@ impl PlannedSearch {
         }
     }
 
-    /// When it may begin as far as its time and its targets are concerned; `None` if none is waiting or there is no target.
+    /// When a search may begin as far as its time and its targets are concerned; `None` if none waits or there is no target.
     pub(super) fn ready_at(&self, nats: &Nats) -> Option<Instant> {
         let Stage::Waiting(at) = self.stage else {
             return None;
@@ -172,7 +172,7 @@ impl PlannedSearch {
         has_targets.then_some(at)
     }
 
-    /// Begins with the socket of ordinary checks, and may make so many mappings; returns how many sockets it wants.
+    /// Begins the search, which may make `allowance` mappings; returns how many sockets it wants.
     pub(super) fn start(
         &mut self,
         allowance: u32,
@@ -213,7 +213,7 @@ impl PlannedSearch {
         wanted
     }
 
-    /// It is not made, for this reason.
+    /// The search is not made, for this reason.
     pub(super) fn cancel(&mut self, why: Outcome, now: Instant) {
         if let Some(mut report) = self.report(now) {
             report.outcome = why;

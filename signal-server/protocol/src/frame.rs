@@ -17,23 +17,23 @@ pub const MAX_SERVER_NAME: usize = 261;
 pub enum Frame {
     /// To the server: who I am, proven by a signature over [`login_message`].
     Proof {
-        /// The client.
+        /// The identity of the client.
         id: PeerId,
-        /// Ed25519 signature.
+        /// The Ed25519 signature.
         signature: [u8; 64],
         /// The `HOST:PORT` that the client dialled, so that no other server can use the signature.
         server: String,
     },
     /// To the server: pass this envelope on.
     Send {
-        /// For whom.
+        /// The peer that it is for.
         to: PeerId,
-        /// Sealed; at most [`MAX_ENVELOPE`] bytes.
+        /// The sealed bytes, at most [`MAX_ENVELOPE`] bytes.
         envelope: Vec<u8>,
     },
     /// To the server: tell me when this peer appears (at once if it is online).
     Watch(PeerId),
-    /// To the server: no longer.
+    /// To the server: tell me no longer when this peer appears.
     Unwatch(PeerId),
     /// To the server, after it has told its own: what the client can do beyond version 1 of the protocol.
     ClientCapabilities(Capabilities),
@@ -43,16 +43,16 @@ pub enum Frame {
     Welcome,
     /// To the client: an envelope has come.
     Deliver {
-        /// From whom, as the server believes; the seal is the proof.
+        /// The sender, as the server believes; the seal is the proof.
         from: PeerId,
-        /// Sealed.
+        /// The sealed bytes.
         envelope: Vec<u8>,
     },
     /// To the client: an envelope could not be passed on.
     Unreachable {
-        /// For whom it was.
+        /// The peer that it was for.
         to: PeerId,
-        /// Why.
+        /// The reason.
         why: Unreachable,
     },
     /// To the client: a watched peer is online.
@@ -92,10 +92,10 @@ pub enum Refusal {
     /// The server holds as many clients as it may.
     #[error("the server is full")]
     Full = 4,
-    /// Something that is not this protocol.
+    /// The client has sent something that is not this protocol, or out of order.
     #[error("the server did not understand a message")]
     BadFrame = 5,
-    /// No proof in time, or nothing heard for too long.
+    /// The client has not proven its identity in time, or was not heard for too long.
     #[error("the server heard nothing for too long")]
     TimedOut = 6,
     /// The client takes its envelopes too slowly.

@@ -59,7 +59,7 @@ pub struct Message<'a> {
     /// SAMPLE-PORTS, Punch's own: the first and the last port on which the server answers Binding requests, at the address
     /// that was asked and at OTHER-ADDRESS's.
     pub sample_ports: Option<(u16, u16)>,
-    /// USERNAME.
+    /// USERNAME (RFC 8489 §14.3).
     pub username: Option<&'a [u8]>,
     /// PRIORITY (RFC 8445 §7.1.1).
     pub priority: Option<u32>,

@@ -212,7 +212,10 @@ fn ctrl_c_ends_a_ping_that_nobody_answers() {
         .spawn()
         .unwrap();
     let _connection = listener.accept().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    // Until it would hear the signal.
+    while !catches(ping.id(), 2) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let killed = Command::new("sh")
         .args(["-c", &format!("kill -INT {}", ping.id())])
         .status();
@@ -260,4 +263,12 @@ fn a_peer_of_a_newer_punchd_is_shown_with_words_that_are_not_known() {
         text(&output.stdout),
         "database\trelayed\t-\t-\t0 B\t0 B\t\nlaptop\tdown\t-\t-\t1.5 KB\t0 B\t\n"
     );
+}
+
+/// Whether a process has said what it does at a signal (proc_pid_status(5)).
+fn catches(pid: u32, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught & (1 << (signal - 1)) != 0
 }

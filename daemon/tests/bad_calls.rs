@@ -114,6 +114,10 @@ fn wrong_methods_are_refused() {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one punchd is started for all bodies"
+)]
 fn bodies_that_make_no_sense_are_refused() {
     need_lab!();
     let lab = alone("body");

@@ -228,6 +228,10 @@ fn a_database_is_used_through_a_forward() {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "two machines are connected once for all questions"
+)]
 fn a_name_server_answers_through_a_udp_forward() {
     need_lab!();
     let lab = Lab::connected("dns", "full-cone", "port-restricted");

@@ -1,5 +1,7 @@
 //! A read-only view of one IP packet (RFC 791, RFC 8200) and of the transport header inside.
 
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Why bytes are not a packet that we handle.
@@ -180,6 +182,7 @@ impl<'a> Packet<'a> {
             return Err(Malformed::Header);
         }
         let bytes = clip(bytes, total, header_length, whole)?;
+        let payload = bytes.get(header_length..).ok_or(Malformed::Truncated)?;
         let word = u16::from_be_bytes([header[6], header[7]]);
         let (offset, more) = (usize::from(word & 0x1FFF) * 8, word & 0x2000 != 0);
         let fragment = (offset > 0 || more).then_some(Fragment {
@@ -202,7 +205,7 @@ impl<'a> Packet<'a> {
             protocol,
             transport_at: header_length,
             fragment,
-            transport: transport(protocol, false, &bytes[header_length..], fragment)?,
+            transport: transport(protocol, false, payload, fragment)?,
         })
     }
 
@@ -211,9 +214,8 @@ impl<'a> Packet<'a> {
         let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
         let bytes = clip(bytes, total, 40, whole)?;
         let address = |at: usize| {
-            let mut octets = [0; 16];
-            octets.copy_from_slice(&header[at..at + 16]);
-            IpAddr::from(Ipv6Addr::from(octets))
+            let octets: &[u8; 16] = header.get(at..)?.first_chunk()?;
+            Some(IpAddr::from(Ipv6Addr::from(*octets)))
         };
         let (mut next, mut at, mut fragment) = (header[6], 40, None);
         for extension in 0.. {
@@ -256,8 +258,8 @@ impl<'a> Packet<'a> {
         let payload = bytes.get(at..).ok_or(Malformed::Truncated)?;
         Ok(Self {
             bytes,
-            source: address(8),
-            destination: address(24),
+            source: address(8).ok_or(Malformed::Truncated)?,
+            destination: address(24).ok_or(Malformed::Truncated)?,
             protocol,
             transport_at: at,
             fragment,
@@ -297,12 +299,12 @@ impl<'a> Packet<'a> {
 
     /// Everything before the transport header.
     pub fn ip_header(&self) -> &'a [u8] {
-        &self.bytes[..self.transport_at]
+        self.bytes.get(..self.transport_at).unwrap_or_default()
     }
 
     /// The transport header and what follows it.
     pub fn segment(&self) -> &'a [u8] {
-        &self.bytes[self.transport_at..]
+        self.bytes.get(self.transport_at..).unwrap_or_default()
     }
 
     /// The payload of a UDP packet, by its own length field.
@@ -310,10 +312,13 @@ impl<'a> Packet<'a> {
         let segment = self.segment();
         match self.transport {
             Transport::Udp { .. } => {
-                let length = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
-                segment.get(8..length)
+                let &[_, _, _, _, l0, l1] = segment.first_chunk()?;
+                segment.get(8..usize::from(u16::from_be_bytes([l0, l1])))
             }
-            _ => None,
+            Transport::Tcp { .. }
+            | Transport::Echo { .. }
+            | Transport::IcmpError
+            | Transport::Opaque => None,
         }
     }
 
@@ -402,7 +407,7 @@ fn transport(
     let Some(first) = segment.first_chunk::<8>() else {
         return match protocol {
             Protocol::Other(_) => Ok(Transport::Opaque),
-            _ => Err(Malformed::Truncated),
+            Protocol::Tcp | Protocol::Udp | Protocol::Icmp => Err(Malformed::Truncated),
         };
     };
     let (source, destination) = ports(first);

@@ -287,6 +287,7 @@ fn by_address(filtering: Filtering, nat: NatSummary) -> NatSummary {
 }
 
 /// One agent of every kind of search, with a name for the reader.
+#[expect(clippy::too_many_lines, reason = "one entry for each kind of search")]
 fn every_search(budget: Budget) -> Vec<(&'static str, AgentConfig, StepKind)> {
     let nat = |allocation| hard(allocation, budget);
     let easy = easy(budget);

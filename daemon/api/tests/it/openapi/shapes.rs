@@ -108,6 +108,7 @@ pub(super) fn peer_keys() -> Vec<PeerKey> {
 }
 
 /// The schemas of the enums that are words, with all the words of the types.
+#[expect(clippy::too_many_lines, reason = "one entry for each enum of words")]
 pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
     fn all<T: Serialize>(values: Vec<T>) -> Vec<Value> {
         let write = |value| serde_json::to_value(value).unwrap();
@@ -292,6 +293,7 @@ pub(super) fn answers(document: &Document) -> Vec<Shape> {
 }
 
 /// Every type of answer, with all that it can have or with as little as it can.
+#[expect(clippy::too_many_lines, reason = "one entry for each type of answer")]
 fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     fn list<T>(full: bool, value: T) -> Vec<T> {
         full.then_some(value).into_iter().collect()

@@ -215,18 +215,7 @@ impl Document {
             "maximum" => ensure(number(|value, rule| value <= rule)),
             "minLength" => ensure(length(|value, rule| value >= rule)),
             "maxLength" => ensure(length(|value, rule| value <= rule)),
-            "format" => ensure(match (rule.as_str().unwrap_or_default(), value) {
-                ("ipv4", Value::String(text)) => text.parse::<Ipv4Addr>().is_ok(),
-                ("ipv6", Value::String(text)) => text.parse::<Ipv6Addr>().is_ok(),
-                ("int16", Value::Number(n)) => n.as_i64().is_some_and(|n| i16::try_from(n).is_ok()),
-                ("uint8", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u8::MAX.into()),
-                ("uint16", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u16::MAX.into()),
-                ("uint32", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u32::MAX.into()),
-                ("uint64", Value::Number(n)) => n.is_u64(),
-                ("double", Value::Number(n)) => n.as_f64().is_some(),
-                ("ipv4" | "ipv6" | "int16" | "uint8" | "uint16" | "uint32" | "uint64" | "double", _) => true,
-                _ => false,
-            }),
+            "format" => ensure(has_format(value, rule.as_str().unwrap_or_default())),
             // Looked at by `check_at`.
             "properties" | "additionalProperties"
             // For people, and for programs that make programs.
@@ -240,6 +229,24 @@ impl Document {
         pointer
             .and_then(|pointer| self.0.pointer(pointer))
             .unwrap_or_else(|| panic!("{to} leads nowhere"))
+    }
+}
+
+/// Whether a value is of one of the formats that the file uses.
+fn has_format(value: &Value, format: &str) -> bool {
+    match (format, value) {
+        ("ipv4", Value::String(text)) => text.parse::<Ipv4Addr>().is_ok(),
+        ("ipv6", Value::String(text)) => text.parse::<Ipv6Addr>().is_ok(),
+        ("int16", Value::Number(n)) => n.as_i64().is_some_and(|n| i16::try_from(n).is_ok()),
+        ("uint8", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u8::MAX.into()),
+        ("uint16", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u16::MAX.into()),
+        ("uint32", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u32::MAX.into()),
+        ("uint64", Value::Number(n)) => n.is_u64(),
+        ("double", Value::Number(n)) => n.as_f64().is_some(),
+        ("ipv4" | "ipv6" | "int16" | "uint8" | "uint16" | "uint32" | "uint64" | "double", _) => {
+            true
+        }
+        _ => false,
     }
 }
 

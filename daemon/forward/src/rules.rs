@@ -11,7 +11,7 @@ use punch_packet::PeerHandle;
 pub enum Access {
     /// Every peer of mine.
     AllPeers,
-    /// These.
+    /// The peers of this set.
     Peers(BTreeSet<PeerHandle>),
 }
 

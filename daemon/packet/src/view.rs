@@ -85,7 +85,7 @@ pub struct Fragment {
 /// What stands in the transport header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Ports and flags.
+    /// The ports and the flags of a TCP packet.
     Tcp {
         /// Of the sender.
         source: u16,
@@ -94,7 +94,7 @@ pub enum Transport {
         /// SYN, ACK, FIN, RST.
         flags: TcpFlags,
     },
-    /// Ports.
+    /// The ports of a UDP packet.
     Udp {
         /// Of the sender.
         source: u16,

@@ -48,7 +48,7 @@ pub struct Options {
 pub enum Pairs {
     /// All with this kind, and its places.
     With(Kind),
-    /// One.
+    /// One pair of kinds.
     Of(Kind, Kind),
 }
 

@@ -35,7 +35,7 @@ use crate::network::{HostId, INTERNET, Network, Stage, ZoneId};
 pub enum Verdict {
     /// It must find a direct path.
     Direct {
-        /// How.
+        /// The step that finds the path.
         via: Via,
     },
     /// It cannot.

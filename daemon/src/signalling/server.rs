@@ -9,12 +9,15 @@ use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_FRAME};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
-use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+};
 
 use crate::driver::command::Command;
 
@@ -58,6 +61,9 @@ pub(crate) fn tls() -> Result<Arc<rustls::ClientConfig>> {
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
+
+/// The connection to a server, in the clear or by TLS.
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Stays connected to `url` until it is dropped.
 pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access) {
@@ -108,7 +114,8 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + f64::from(random) / 255.0)
 }
 
-async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
+/// Connects to a server and proves to it who this machine is.
+async fn log_in(url: &str, access: &Access) -> Result<Socket> {
     let request = url
         .into_client_request()
         .context("the address is not usable")?;
@@ -149,6 +156,12 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
             None => bail!("the server closed the connection during the login"),
         }
     }
+    Ok(socket)
+}
+
+/// Logs in, and passes frames in both directions until the connection ends.
+async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
+    let mut socket = log_in(url, access).await?;
     tracing::info!(%url, "connected to the signalling server");
     let (sender, mut frames) = mpsc::channel(QUEUE);
     access

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use punch_api::{Protocol, Target};
 use punch_engine::{StreamId, TargetEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -72,15 +73,9 @@ async fn carry_tcp(
     over: oneshot::Receiver<()>,
     reports: &mpsc::Sender<FromTarget>,
 ) -> Option<TargetEvent> {
-    let connect = TcpStream::connect((target.host(), target.port()));
-    let mut socket = tokio::select! {
-        connected = tokio::time::timeout(CONNECT_TIMEOUT, connect) => match connected {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return Some(failure(&error)),
-            Err(_) => return Some(TargetEvent::Unreachable),
-        },
-        // The client has given up while we were connecting.
-        None = orders.recv() => return None,
+    let mut socket = match connect_tcp(target, &mut orders).await {
+        Ok(socket) => socket,
+        Err(end) => return end,
     };
     let _ = socket.set_nodelay(true);
     // Whatever is not finished in both directions ends in a reset, also when punchd is killed: a target must not take a part
@@ -93,25 +88,7 @@ async fn carry_tcp(
 
     // Each end has said that it is done: only then is the close a friendly one.
     let (client_done, target_done) = (AtomicBool::new(false), AtomicBool::new(false));
-    let to_target = async {
-        loop {
-            match orders.recv().await {
-                Some(ToTarget::Bytes(bytes)) => {
-                    if writer.write_all(&bytes).await.is_err() {
-                        return Some(TargetEvent::Reset);
-                    }
-                    let _ = reports.send(FromTarget::Room(stream)).await;
-                }
-                Some(ToTarget::Finish) => {
-                    if writer.shutdown().await.is_err() {
-                        return Some(TargetEvent::Reset);
-                    }
-                    client_done.store(true, Ordering::Relaxed);
-                }
-                None => return None,
-            }
-        }
-    };
+    let to_target = write_tcp(stream, &mut orders, &mut writer, &client_done, reports);
     let from_target = async {
         let window = Arc::new(Semaphore::new(FROM_TARGET));
         let mut buffer = BytesMut::new();
@@ -151,6 +128,50 @@ async fn carry_tcp(
         let _ = socket2::SockRef::from(&socket).set_linger(None);
     }
     end
+}
+
+/// Connects to the target; what the stream ends with where that fails.
+async fn connect_tcp(
+    target: &Target,
+    orders: &mut mpsc::Receiver<ToTarget>,
+) -> Result<TcpStream, Option<TargetEvent>> {
+    let connect = TcpStream::connect((target.host(), target.port()));
+    tokio::select! {
+        connected = tokio::time::timeout(CONNECT_TIMEOUT, connect) => match connected {
+            Ok(Ok(socket)) => Ok(socket),
+            Ok(Err(error)) => Err(Some(failure(&error))),
+            Err(_) => Err(Some(TargetEvent::Unreachable)),
+        },
+        // The client has given up while we were connecting.
+        None = orders.recv() => Err(None),
+    }
+}
+
+/// Writes to the target what the client sends, and sets `client_done` behind the last of it. Goes on until the stream is over.
+async fn write_tcp(
+    stream: StreamId,
+    orders: &mut mpsc::Receiver<ToTarget>,
+    writer: &mut WriteHalf<'_>,
+    client_done: &AtomicBool,
+    reports: &mpsc::Sender<FromTarget>,
+) -> Option<TargetEvent> {
+    loop {
+        match orders.recv().await {
+            Some(ToTarget::Bytes(bytes)) => {
+                if writer.write_all(&bytes).await.is_err() {
+                    return Some(TargetEvent::Reset);
+                }
+                let _ = reports.send(FromTarget::Room(stream)).await;
+            }
+            Some(ToTarget::Finish) => {
+                if writer.shutdown().await.is_err() {
+                    return Some(TargetEvent::Reset);
+                }
+                client_done.store(true, Ordering::Relaxed);
+            }
+            None => return None,
+        }
+    }
 }
 
 async fn carry_udp(

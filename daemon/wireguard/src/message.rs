@@ -1,6 +1,8 @@
 //! The outside of WireGuard's messages: kinds, lengths, and the index that says whose one is (WireGuard, "Next Generation Kernel
 //! Network Tunnel", §5.4).
 
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
 use punch_packet::PeerHandle;
 
 /// The length of a handshake initiation, in bytes.

@@ -5,112 +5,39 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, Path, ServerId, Signal,
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, ServerId, Signal,
 };
 use punch_forward::{Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range};
 use punch_stun_protocol::is_stun;
-use punch_traversal::{DirectPath, Family, NatProfile, SocketId, StepKind};
-use punch_wireguard::{LocalKeys, SessionId, data_index};
+use punch_traversal::{DirectPath, SocketId};
+use punch_wireguard::{LocalKeys, data_index};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::config::{Change, EngineConfig, PeerConfig, PeerKind};
-use crate::handshakes::{Handshakes, Job, JobDone};
-use crate::lane::{Host, Lane};
+use crate::config::{Change, EngineConfig};
+use crate::event::EngineEvent;
+use crate::handshakes::{Job, JobDone};
+use crate::host::Host;
+use crate::lane::Lane;
 use crate::outbox::Burst;
-use crate::peers::{PeerTable, Session, Tunnel};
-use crate::pings::Pong;
 use crate::reply_to::ReplyTo;
 use crate::report::{DropReason, PeerReport};
+use crate::roster::Roster;
 
 /// Sessions look at their timers this often.
 const TICK: Duration = Duration::from_millis(250);
-/// The interval of the packets that keep an unmodified WireGuard peer's mapping alive.
-const FIXED_KEEPALIVE: Duration = Duration::from_secs(25);
-
-/// What the engine has to say to the driver.
-#[derive(Debug, Clone, PartialEq)]
-pub enum EngineEvent {
-    /// A peer's connection does otherwise now.
-    State {
-        /// Who.
-        peer: PeerHandle,
-        /// How it does.
-        state: LinkState,
-    },
-    /// A peer's packets take another path.
-    Selected {
-        /// Who.
-        peer: PeerHandle,
-        /// Where.
-        path: Path,
-    },
-    /// The newest stamps with a peer, to be kept across restarts.
-    Stamps {
-        /// Who.
-        peer: PeerHandle,
-        /// Sent and seen.
-        stamps: (u64, u64),
-    },
-    /// A peer's offer was refused: its clock is off by so many seconds.
-    Stale {
-        /// Whose.
-        peer: PeerHandle,
-        /// The peer's clock minus ours.
-        seconds: i64,
-    },
-    /// A search for ports begins.
-    Searching {
-        /// For whom.
-        peer: PeerHandle,
-        /// Which.
-        step: StepKind,
-        /// The chance that it finds a path, from 0 to 1.
-        chance: f64,
-    },
-    /// What has worked with a peer from this network, to be kept across restarts.
-    Worked {
-        /// With whom.
-        peer: PeerHandle,
-        /// What stands for this network.
-        network: u64,
-        /// What has worked.
-        step: StepKind,
-    },
-    /// Open a socket and report with [`Engine::handle_socket`].
-    OpenSocket {
-        /// Its number.
-        socket: SocketId,
-        /// Its family.
-        family: Family,
-    },
-    /// Close a socket.
-    CloseSocket {
-        /// Its number.
-        socket: SocketId,
-    },
-    /// A netcheck is finished.
-    Netcheck(Vec<NatProfile>),
-    /// This machine's addresses are others than those told before, or it has slept.
-    NetworkChanged,
-    /// A peer answered a ping.
-    Pong(Pong),
-}
 
 /// See the module.
 pub struct Engine {
-    ipv4_range: Option<Ipv4Range>,
-    rng: ChaCha20Rng,
-    connector: Connector,
-    peers: PeerTable,
-    handshakes: Handshakes,
+    roster: Roster,
     lane: Lane,
     next_tick: Option<Instant>,
     events: VecDeque<EngineEvent>,
@@ -122,40 +49,24 @@ impl Engine {
         let mut rng = ChaCha20Rng::from_seed(config.seed);
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let id = config.identity.id();
-        let ipv4 = config.ipv4_range.map(|range| id.overlay_ipv4(range));
-        let addresses: Vec<IpAddr> = ipv4
-            .map(IpAddr::from)
-            .into_iter()
-            .chain([id.overlay_ipv6().into()])
-            .collect();
         let own = LocalKeys::new(config.identity.x25519_secret().to_bytes());
-        let connector_config = ConnectorConfig {
-            identity: config.identity,
-            ipv4_range: config.ipv4_range,
-            seed,
-            wall_ms,
-            budget: config.budget,
-            nat: config.nat,
-        };
-        let mut connector = Connector::new(connector_config, now);
-        for ip in &addresses {
-            connector.set_overlay(*ip, true);
-        }
-        let host = Host {
-            addresses,
-            mtu: config.mtu,
-            started: now,
-        };
+        let host = Arc::new(Host::new(&config, now));
+        let connector = Connector::new(
+            ConnectorConfig {
+                identity: config.identity,
+                ipv4_range: config.ipv4_range,
+                seed,
+                wall_ms,
+                budget: config.budget,
+                nat: config.nat,
+            },
+            now,
+        );
         let mut lane_rng = rng.clone();
         lane_rng.set_stream(1);
         Self {
-            ipv4_range: config.ipv4_range,
-            rng,
-            connector,
-            peers: PeerTable::default(),
-            handshakes: Handshakes::new(own),
-            lane: Lane::new(host, lane_rng),
+            lane: Lane::new(host.clone(), lane_rng),
+            roster: Roster::new(host, own, connector, rng),
             next_tick: None,
             events: VecDeque::new(),
         }
@@ -178,117 +89,38 @@ impl Engine {
         } = change;
         let streams = rules.is_some() || !gone.is_empty();
         for handle in gone {
-            self.connector.remove_peer(handle, now);
-            let freed = self.peers.remove(handle);
-            self.leave_overlay(&freed);
+            self.roster.remove_peer(handle, now);
         }
         for config in peers {
-            self.apply_peer(config, now);
+            self.roster.apply_peer(config, now);
         }
         if streams {
-            self.lane.apply_rules(rules, &self.peers, now);
+            self.lane.apply_rules(rules, &self.roster.peers, now);
         }
         if let Some(servers) = stun_servers {
-            self.connector.set_stun_servers(servers, now);
+            self.roster.connector.set_stun_servers(servers, now);
         }
         self.flush(now);
-    }
-
-    fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
-        let (handle, up, kind) = (config.handle, config.up, config.kind.clone());
-        let (blocked, stamps) = (config.barred, config.stamps);
-        let memory = config.memory.clone();
-        let before = self.peers.insert(config);
-        if before.is_none()
-            && let PeerKind::Punch { id, .. } = &kind
-        {
-            self.connector.add_peer(handle, *id, stamps);
-            self.connector.remember(handle, memory);
-        }
-        self.connector.set_barred(handle, blocked, now);
-        self.route_peer(handle);
-        if before.is_some_and(|before| before.up) == up {
-            return;
-        }
-        match kind {
-            PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
-            PeerKind::Wireguard { .. } if !up => self.peers.disconnect(handle),
-            PeerKind::Wireguard {
-                public,
-                endpoint,
-                preshared,
-                ..
-            } => {
-                let preshared = preshared.as_ref().map(|key| **key);
-                let mut session = self.session(handle, &public, preshared, Some(FIXED_KEEPALIVE));
-                session.initiate(now);
-                if let Some(peer) = self.peers.get_mut(handle) {
-                    peer.tunnel = Tunnel::fixed(session);
-                }
-                let socket = SocketId::main(Family::of(endpoint.ip()));
-                self.peers.set_path(handle, Path::direct(socket, endpoint));
-                self.handshakes.work(&mut self.peers, handle, now);
-            }
-        }
-    }
-
-    fn session(
-        &mut self,
-        peer: PeerHandle,
-        public: &[u8; 32],
-        preshared: Option<[u8; 32]>,
-        keepalive: Option<Duration>,
-    ) -> Session {
-        let number = self.peers.reserve_session(peer, &mut self.rng);
-        let id = SessionId { peer, number };
-        let (own, mtu) = (self.handshakes.own(), self.lane.host.mtu);
-        Session::new(own, id, public, preshared, keepalive, mtu)
-    }
-
-    /// Leads packets for the peer's addresses to it. Where the two ends take their IPv4 addresses from different ranges, the pair uses
-    /// IPv6 only.
-    fn route_peer(&mut self, handle: PeerHandle) {
-        let differs = self.ipv4_differs(handle);
-        let Some(peer) = self.peers.get(handle) else {
-            return;
-        };
-        let mut addresses = peer.config.addresses();
-        addresses.retain(|ip| ip.is_ipv6() || !differs);
-        if addresses == peer.addresses {
-            return;
-        }
-        for ip in &addresses {
-            self.connector.set_overlay(*ip, true);
-        }
-        let freed = self.peers.route_to(handle, addresses);
-        self.leave_overlay(&freed);
-    }
-
-    fn leave_overlay(&mut self, freed: &[IpAddr]) {
-        for ip in freed {
-            let own = self.lane.host.addresses.contains(ip);
-            self.connector.set_overlay(*ip, own);
-        }
     }
 
     // --- the machine and signalling: passed on to the connector ---
 
     /// A socket is open on this port.
     pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
-        self.connector.handle_socket(socket, port, now);
+        self.roster.connector.handle_socket(socket, port, now);
         self.flush(now);
     }
 
     /// A socket could not be opened.
     pub fn handle_socket_failed(&mut self, socket: SocketId, now: Instant) {
-        self.connector.handle_socket_failed(socket, now);
+        self.roster.connector.handle_socket_failed(socket, now);
         self.flush(now);
     }
 
     /// The machine's underlay addresses are now these.
     pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) {
         addresses.retain(|ip| !self.lane.host.addresses.contains(ip));
-        self.connector.handle_addresses(addresses, now);
+        self.roster.connector.handle_addresses(addresses, now);
         self.flush(now);
     }
 
@@ -296,63 +128,53 @@ impl Engine {
     pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
         // A router that names an address of the overlay would lead packets into the tunnel that they belong to.
         let external = external.filter(|at| !self.lane.host.addresses.contains(&at.ip()));
-        self.connector.handle_port_mapping(external, now);
+        self.roster.connector.handle_port_mapping(external, now);
         self.flush(now);
     }
 
     /// The machine has slept.
     pub fn handle_resume(&mut self, now: Instant) {
-        self.connector.handle_resume(now);
-        // While this machine's clock stood still the peers may have forgotten their keys.
-        for handle in self.peers.active() {
-            let Some(peer) = self.peers.get_mut(handle) else {
-                continue;
-            };
-            let sessions = peer.tunnel.responders();
-            let held = sessions.filter(|session| session.is_established());
-            if held.map(|session| session.initiate(now)).count() > 0 {
-                self.handshakes.work(&mut self.peers, handle, now);
-            }
-        }
+        self.roster.connector.handle_resume(now);
+        self.roster.renew_keys(now);
         self.flush(now);
     }
 
     /// Milliseconds since 1970, told now and then.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
-        self.connector.handle_wall_clock(wall_ms, now);
+        self.roster.connector.handle_wall_clock(wall_ms, now);
     }
 
     /// A signalling server has welcomed us, or is gone.
     pub fn handle_server(&mut self, server: ServerId, up: bool, now: Instant) {
         if up {
-            self.connector.handle_server_up(server, now);
+            self.roster.connector.handle_server_up(server, now);
         } else {
-            self.connector.handle_server_down(server, now);
+            self.roster.connector.handle_server_down(server, now);
         }
         self.flush(now);
     }
 
     /// A frame has come from a signalling server.
     pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
-        self.connector.handle_frame(server, frame, now);
+        self.roster.connector.handle_frame(server, frame, now);
         self.flush(now);
     }
 
     /// The user asks again for a peer that is wanted and not connected: no waiting for the next retry.
     pub fn retry(&mut self, handle: PeerHandle, now: Instant) {
-        self.connector.retry(handle, now);
+        self.roster.connector.retry(handle, now);
         self.flush(now);
     }
 
     /// Finds out how the NAT behaves; ends with [`EngineEvent::Netcheck`].
     pub fn start_netcheck(&mut self, now: Instant) {
-        self.connector.start_netcheck(now);
+        self.roster.connector.start_netcheck(now);
         self.flush(now);
     }
 
     /// Says goodbye to every peer; poll once more and then stop.
     pub fn shut_down(&mut self, now: Instant) {
-        self.connector.shut_down();
+        self.roster.connector.shut_down();
         self.flush(now);
     }
 
@@ -382,7 +204,8 @@ impl Engine {
 
     /// A packet of this host, or with `offload` what stands for several of one flow.
     pub fn handle_tun(&mut self, bytes: &[u8], offload: Offload, now: Instant) {
-        self.lane.handle_tun(&mut self.peers, bytes, offload, now);
+        self.lane
+            .handle_tun(&mut self.roster.peers, bytes, offload, now);
     }
 
     /// Datagrams have come in on `socket`, back to back, each of `stride` bytes, the last one possibly shorter; `local` is the
@@ -411,27 +234,29 @@ impl Engine {
                 datagrams.next();
                 continue;
             };
-            let authentic = self
-                .lane
-                .open_run(&mut self.peers, session, path, &mut datagrams, now);
+            let authentic =
+                self.lane
+                    .open_run(&mut self.roster.peers, session, path, &mut datagrams, now);
             if let Some(peer) = authentic {
-                self.lane.after_handshake(&mut self.peers, peer, now);
+                self.lane.after_handshake(&mut self.roster.peers, peer, now);
             }
         }
     }
 
     /// Whether an address is one that is reached through a tunnel.
     fn is_inside(&self, ip: IpAddr) -> bool {
-        self.peers.route(ip).is_some() || self.lane.host.addresses.contains(&ip)
+        self.roster.peers.route(ip).is_some() || self.lane.host.addresses.contains(&ip)
     }
 
     /// A datagram from outside that carries no data: STUN or a handshake.
     fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
         let ReplyTo { path, local } = from;
         let result = if !is_stun(datagram) {
-            self.handshakes
-                .handle_datagram(&mut self.peers, from, datagram, now)
+            self.roster
+                .handshakes
+                .handle_datagram(&mut self.roster.peers, from, datagram, now)
         } else if self
+            .roster
             .connector
             .handle_stun(path.socket, local, path.remote, datagram, now)
         {
@@ -446,20 +271,20 @@ impl Engine {
     }
 
     fn send_handshakes(&mut self) {
-        while let Some(transmit) = self.handshakes.poll_transmit() {
+        while let Some(transmit) = self.roster.handshakes.poll_transmit() {
             self.lane.outbox.push(transmit);
         }
     }
 
     /// With how many peers packets have been exchanged since the last [`Self::flush`].
     pub fn busy_peers(&self) -> usize {
-        self.peers.busy_count()
+        self.roster.peers.busy_count()
     }
 
     /// Sends an echo request to a peer; [`EngineEvent::Pong`] with the returned number tells of the answer. `None` when the
     /// peer is not connected.
     pub fn ping(&mut self, handle: PeerHandle, now: Instant) -> Option<u16> {
-        let id = self.lane.ping(&mut self.peers, handle, now);
+        let id = self.lane.ping(&mut self.roster.peers, handle, now);
         self.flush(now);
         id
     }
@@ -469,16 +294,19 @@ impl Engine {
     /// The next step of a handshake: hand what comes of it to [`Self::handle_job`]. There are never more than 8 of strangers and
     /// three for each session under way.
     pub fn poll_job(&mut self) -> Option<Job> {
-        self.handshakes.poll_job()
+        self.roster.handshakes.poll_job()
     }
 
     /// A step of a handshake has been performed.
     pub fn handle_job(&mut self, done: JobDone, now: Instant) {
-        let result = self.handshakes.handle_job(&mut self.peers, done, now);
+        let result = self
+            .roster
+            .handshakes
+            .handle_job(&mut self.roster.peers, done, now);
         self.send_handshakes();
         match result {
             Ok(Some(peer)) => {
-                self.lane.after_handshake(&mut self.peers, peer, now);
+                self.lane.after_handshake(&mut self.roster.peers, peer, now);
                 self.open_held(peer, now);
             }
             Ok(None) => {}
@@ -488,13 +316,13 @@ impl Engine {
 
     /// Opens what has come for keys that were in use by a handshake.
     fn open_held(&mut self, handle: PeerHandle, now: Instant) {
-        let Some(peer) = self.peers.get_mut(handle) else {
+        let Some(peer) = self.roster.peers.get_mut(handle) else {
             return;
         };
         for (path, datagram) in std::mem::take(&mut peer.held) {
             if let Some(session) = data_index(&datagram) {
                 let mut train = [datagram.as_slice()].into_iter().peekable();
-                let (lane, peers) = (&mut self.lane, &mut self.peers);
+                let (lane, peers) = (&mut self.lane, &mut self.roster.peers);
                 if lane
                     .open_run(peers, session, path, &mut train, now)
                     .is_some()
@@ -513,8 +341,13 @@ impl Engine {
             self.next_tick = None;
             self.tick(now);
         }
-        if self.connector.poll_timeout().is_some_and(|at| at <= now) {
-            self.connector.handle_timeout(now);
+        if self
+            .roster
+            .connector
+            .poll_timeout()
+            .is_some_and(|at| at <= now)
+        {
+            self.roster.connector.handle_timeout(now);
         }
         self.lane.stack.handle_timeout(now);
         self.flush(now);
@@ -522,9 +355,9 @@ impl Engine {
 
     /// Looks at the timers of all sessions.
     fn tick(&mut self, now: Instant) {
-        for handle in self.peers.active() {
-            let rtt = self.connector.round_trip(handle);
-            let Some(peer) = self.peers.get_mut(handle) else {
+        for handle in self.roster.peers.active() {
+            let rtt = self.roster.connector.round_trip(handle);
+            let Some(peer) = self.roster.peers.get_mut(handle) else {
                 continue;
             };
             let (path, outbox) = (peer.path, &mut self.lane.outbox);
@@ -539,9 +372,11 @@ impl Engine {
             });
             peer.note_keys(now);
             let wants = peer.tunnel.wants_job(now);
-            self.peers.forget_sessions(gone);
+            self.roster.peers.forget_sessions(gone);
             if wants {
-                self.handshakes.work(&mut self.peers, handle, now);
+                self.roster
+                    .handshakes
+                    .work(&mut self.roster.peers, handle, now);
             }
         }
         self.lane.handle_timeout(now);
@@ -549,83 +384,43 @@ impl Engine {
 
     /// Ends a batch: lets streams and the connector work, and collects what they have to say.
     pub fn flush(&mut self, now: Instant) {
-        for handle in self.peers.take_busy() {
-            self.connector.handle_traffic(handle, now);
-            self.handshakes.work(&mut self.peers, handle, now);
+        for handle in self.roster.peers.take_busy() {
+            self.roster.connector.handle_traffic(handle, now);
+            self.roster
+                .handshakes
+                .work(&mut self.roster.peers, handle, now);
         }
-        self.lane.flush_streams(&mut self.peers, now);
-        while let Some(event) = self.connector.poll_event() {
+        self.lane.flush_streams(&mut self.roster.peers, now);
+        while let Some(event) = self.roster.connector.poll_event() {
             self.handle_connector(event, now);
         }
-        while let Some(transmit) = self.connector.poll_transmit() {
+        while let Some(transmit) = self.roster.connector.poll_transmit() {
             self.lane.outbox.push(transmit);
         }
         while let Some(pong) = self.lane.poll_pong() {
             self.events.push_back(EngineEvent::Pong(pong));
         }
-        for (peer, state) in self.peers.take_changed(&self.connector) {
+        for (peer, state) in self.roster.peers.take_changed(&self.roster.connector) {
             self.events.push_back(EngineEvent::State { peer, state });
         }
-        if self.next_tick.is_none() && self.peers.is_active() {
+        if self.next_tick.is_none() && self.roster.peers.is_active() {
             self.next_tick = Some(now + TICK);
         }
     }
 
+    /// Has the roster do its part, and passes on what others want to know.
     fn handle_connector(&mut self, event: ConnectorEvent, now: Instant) {
+        self.roster.handle_connector(&event, now);
         let event = match event {
-            ConnectorEvent::Proven {
+            ConnectorEvent::Proven { .. }
+            | ConnectorEvent::Lost { .. }
+            | ConnectorEvent::Closed { .. }
+            | ConnectorEvent::Abandoned { .. } => return,
+            ConnectorEvent::Selected { peer, path } => EngineEvent::Selected { peer, path },
+            ConnectorEvent::Stamps { peer, sent, seen } => EngineEvent::Stamps {
                 peer,
-                preshared,
-                initiator,
-            } => {
-                let Some(entry) = self.peers.get(peer) else {
-                    return;
-                };
-                let public = *entry.config.public();
-                let session = self.session(peer, &public, Some(*preshared.as_bytes()), None);
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    let gone = entry.tunnel.prepare(session, initiator);
-                    self.peers.forget_sessions(gone);
-                }
-                self.peers.mark(peer);
-                return;
-            }
-            ConnectorEvent::Selected { peer, path } => {
-                self.route_peer(peer);
-                self.peers.set_path(peer, path);
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    entry.tunnel.start(now);
-                }
-                self.handshakes.work(&mut self.peers, peer, now);
-                EngineEvent::Selected { peer, path }
-            }
-            ConnectorEvent::Lost { peer } => {
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    entry.path = None;
-                }
-                self.peers.mark(peer);
-                return;
-            }
-            ConnectorEvent::Closed { peer } => {
-                self.peers.disconnect(peer);
-                self.peers.mark(peer);
-                return;
-            }
-            ConnectorEvent::Abandoned { peer } => {
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    let gone = entry.tunnel.abandon();
-                    self.peers.forget_sessions(gone);
-                }
-                self.peers.mark(peer);
-                return;
-            }
-            ConnectorEvent::Stamps { peer, sent, seen } => {
-                self.peers.mark(peer);
-                EngineEvent::Stamps {
-                    peer,
-                    stamps: (sent, seen),
-                }
-            }
+                stamps: (sent, seen),
+            },
             ConnectorEvent::Searching { peer, step, chance } => {
                 EngineEvent::Searching { peer, step, chance }
             }
@@ -679,7 +474,7 @@ impl Engine {
 
     /// The next frame for a signalling server.
     pub fn poll_signal(&mut self) -> Option<Signal> {
-        self.connector.poll_signal()
+        self.roster.connector.poll_signal()
     }
 
     /// The next order for the owner of the target sockets.
@@ -696,7 +491,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         [
             self.next_tick,
-            self.connector.poll_timeout(),
+            self.roster.connector.poll_timeout(),
             self.lane.stack.poll_timeout(),
         ]
         .into_iter()
@@ -713,7 +508,7 @@ impl Engine {
 
     /// All peers.
     pub fn peers(&self) -> impl Iterator<Item = PeerHandle> {
-        self.peers.handles()
+        self.roster.peers.handles()
     }
 
     /// All forwards.
@@ -723,13 +518,13 @@ impl Engine {
 
     /// How the connection to a peer does.
     pub fn peer_state(&self, handle: PeerHandle) -> Option<LinkState> {
-        let peer = self.peers.get(handle)?;
-        Some(peer.state(&self.connector))
+        let peer = self.roster.peers.get(handle)?;
+        Some(peer.state(&self.roster.connector))
     }
 
     /// What is known of a peer's tunnel.
     pub fn peer_report(&self, handle: PeerHandle) -> Option<PeerReport> {
-        let peer = self.peers.get(handle)?;
+        let peer = self.roster.peers.get(handle)?;
         Some(PeerReport {
             path: peer.path,
             established: peer.tunnel.is_established(),
@@ -741,29 +536,27 @@ impl Engine {
 
     /// What is known of the way to a Punch peer.
     pub fn link_status(&self, handle: PeerHandle, now: Instant) -> Option<LinkStatus> {
-        self.connector.link_status(handle, now)
+        self.roster.connector.link_status(handle, now)
     }
 
     /// Whether a peer takes its IPv4 address from another range than this machine, as its offer or answer said.
     pub fn ipv4_differs(&self, handle: PeerHandle) -> bool {
-        self.connector
-            .peer_range(handle)
-            .is_some_and(|range| range != self.ipv4_range)
+        self.roster.ipv4_differs(handle)
     }
 
     /// This machine's candidates.
     pub fn candidates(&self) -> Vec<Candidate> {
-        self.connector.candidates()
+        self.roster.connector.candidates()
     }
 
     /// STUN servers that answer, and what they see.
     pub fn reflexive(&self) -> Vec<(SocketAddr, SocketAddr)> {
-        self.connector.reflexive()
+        self.roster.connector.reflexive()
     }
 
     /// The range of this machine's overlay IPv4 address.
     pub fn ipv4_range(&self) -> Option<Ipv4Range> {
-        self.ipv4_range
+        self.lane.host.ipv4_range
     }
 
     /// Streams of a forward: open now, and in all.
@@ -773,7 +566,7 @@ impl Engine {
 
     /// How many packets, datagrams and envelopes were not let through.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
-        let envelopes = self.connector.dropped_envelopes();
+        let envelopes = self.roster.connector.dropped_envelopes();
         DropReason::ALL
             .into_iter()
             .map(|reason| {

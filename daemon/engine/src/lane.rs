@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use punch_forward::{Refused, Rules, Stack};
@@ -16,6 +17,7 @@ use punch_wireguard::{Opened, data_index};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
+use crate::host::Host;
 use crate::inbound::{Refusal, Sender, Verdict, decide};
 use crate::outbox::Outbox;
 use crate::peers::{Peer, PeerTable};
@@ -25,18 +27,9 @@ use crate::report::{DropReason, Drops};
 /// Segments of unknown connections are not reset for so long after the start: this host may only have forgotten them.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// This machine inside the tunnel.
-pub(crate) struct Host {
-    /// Its overlay addresses.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// The longest packet, in bytes.
-    pub(crate) mtu: usize,
-    pub(crate) started: Instant,
-}
-
 /// See the module.
 pub(crate) struct Lane {
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
     pub(crate) rules: Rules,
     pub(crate) stack: Stack,
     pings: Pings,
@@ -61,7 +54,7 @@ fn is_plain(packet: &Packet<'_>) -> bool {
 }
 
 impl Lane {
-    pub(crate) fn new(host: Host, mut rng: ChaCha20Rng) -> Self {
+    pub(crate) fn new(host: Arc<Host>, mut rng: ChaCha20Rng) -> Self {
         Self {
             stack: Stack::new(host.mtu, rng.next_u64()),
             host,

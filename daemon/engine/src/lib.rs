@@ -5,8 +5,10 @@
 
 mod config;
 mod engine;
+mod event;
 mod flows;
 mod handshakes;
+mod host;
 mod inbound;
 mod lane;
 mod outbox;
@@ -14,9 +16,11 @@ mod peers;
 mod pings;
 mod reply_to;
 mod report;
+mod roster;
 
 pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
-pub use engine::{Engine, EngineEvent};
+pub use engine::Engine;
+pub use event::EngineEvent;
 pub use handshakes::{Job, JobDone};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;

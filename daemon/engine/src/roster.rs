@@ -1,0 +1,213 @@
+//! The peers and what leads to them: the connector that finds paths, and the handshakes that agree on keys.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use punch_connect::{Connector, ConnectorEvent, Path};
+use punch_packet::PeerHandle;
+use punch_traversal::{Family, SocketId};
+use punch_wireguard::{LocalKeys, SessionId};
+use rand_chacha::ChaCha20Rng;
+
+use crate::config::{PeerConfig, PeerKind};
+use crate::handshakes::Handshakes;
+use crate::host::Host;
+use crate::peers::{PeerTable, Session, Tunnel};
+
+/// The interval of the packets that keep an unmodified WireGuard peer's mapping alive.
+const FIXED_KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// See the module.
+pub(crate) struct Roster {
+    host: Arc<Host>,
+    rng: ChaCha20Rng,
+    pub(crate) connector: Connector,
+    pub(crate) peers: PeerTable,
+    pub(crate) handshakes: Handshakes,
+}
+
+impl Roster {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        own: Arc<LocalKeys>,
+        mut connector: Connector,
+        rng: ChaCha20Rng,
+    ) -> Self {
+        for ip in &host.addresses {
+            connector.set_overlay(*ip, true);
+        }
+        Self {
+            host,
+            rng,
+            connector,
+            peers: PeerTable::default(),
+            handshakes: Handshakes::new(own),
+        }
+    }
+
+    /// Adds a peer, or brings it in line with its new configuration.
+    pub(crate) fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
+        let (handle, up, kind) = (config.handle, config.up, config.kind.clone());
+        let (blocked, stamps) = (config.barred, config.stamps);
+        let memory = config.memory.clone();
+        let before = self.peers.insert(config);
+        if before.is_none()
+            && let PeerKind::Punch { id, .. } = &kind
+        {
+            self.connector.add_peer(handle, *id, stamps);
+            self.connector.remember(handle, memory);
+        }
+        self.connector.set_barred(handle, blocked, now);
+        self.route_peer(handle);
+        if before.is_some_and(|before| before.up) == up {
+            return;
+        }
+        match kind {
+            PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
+            PeerKind::Wireguard { .. } if !up => self.peers.disconnect(handle),
+            PeerKind::Wireguard {
+                public,
+                endpoint,
+                preshared,
+                ..
+            } => {
+                let preshared = preshared.as_ref().map(|key| **key);
+                let mut session = self.session(handle, &public, preshared, Some(FIXED_KEEPALIVE));
+                session.initiate(now);
+                if let Some(peer) = self.peers.get_mut(handle) {
+                    peer.tunnel = Tunnel::fixed(session);
+                }
+                let socket = SocketId::main(Family::of(endpoint.ip()));
+                self.peers.set_path(handle, Path::direct(socket, endpoint));
+                self.handshakes.work(&mut self.peers, handle, now);
+            }
+        }
+    }
+
+    fn session(
+        &mut self,
+        peer: PeerHandle,
+        public: &[u8; 32],
+        preshared: Option<[u8; 32]>,
+        keepalive: Option<Duration>,
+    ) -> Session {
+        let number = self.peers.reserve_session(peer, &mut self.rng);
+        let id = SessionId { peer, number };
+        let own = self.handshakes.own();
+        Session::new(own, id, public, preshared, keepalive, self.host.mtu)
+    }
+
+    /// Leads packets for the peer's addresses to it. Where the two ends take their IPv4 addresses from different ranges, the pair uses
+    /// IPv6 only.
+    fn route_peer(&mut self, handle: PeerHandle) {
+        let differs = self.ipv4_differs(handle);
+        let Some(peer) = self.peers.get(handle) else {
+            return;
+        };
+        let mut addresses = peer.config.addresses();
+        addresses.retain(|ip| ip.is_ipv6() || !differs);
+        if addresses == peer.addresses {
+            return;
+        }
+        for ip in &addresses {
+            self.connector.set_overlay(*ip, true);
+        }
+        let freed = self.peers.route_to(handle, addresses);
+        self.leave_overlay(&freed);
+    }
+
+    fn leave_overlay(&mut self, freed: &[IpAddr]) {
+        for ip in freed {
+            let own = self.host.addresses.contains(ip);
+            self.connector.set_overlay(*ip, own);
+        }
+    }
+
+    /// Forgets a peer.
+    pub(crate) fn remove_peer(&mut self, handle: PeerHandle, now: Instant) {
+        self.connector.remove_peer(handle, now);
+        let freed = self.peers.remove(handle);
+        self.leave_overlay(&freed);
+    }
+
+    /// Whether a peer takes its IPv4 address from another range than this machine.
+    pub(crate) fn ipv4_differs(&self, handle: PeerHandle) -> bool {
+        self.connector
+            .peer_range(handle)
+            .is_some_and(|range| range != self.host.ipv4_range)
+    }
+
+    /// Begins handshakes with all peers that there are keys with.
+    pub(crate) fn renew_keys(&mut self, now: Instant) {
+        // While this machine's clock stood still the peers may have forgotten their keys.
+        for handle in self.peers.active() {
+            let Some(peer) = self.peers.get_mut(handle) else {
+                continue;
+            };
+            let sessions = peer.tunnel.responders();
+            let held = sessions.filter(|session| session.is_established());
+            if held.map(|session| session.initiate(now)).count() > 0 {
+                self.handshakes.work(&mut self.peers, handle, now);
+            }
+        }
+    }
+
+    /// Does what an event of the connector asks for.
+    pub(crate) fn handle_connector(&mut self, event: &ConnectorEvent, now: Instant) {
+        match event {
+            ConnectorEvent::Proven {
+                peer,
+                preshared,
+                initiator,
+            } => self.prepare(*peer, *preshared.as_bytes(), *initiator),
+            ConnectorEvent::Selected { peer, path } => {
+                self.route_peer(*peer);
+                self.peers.set_path(*peer, *path);
+                if let Some(entry) = self.peers.get_mut(*peer) {
+                    entry.tunnel.start(now);
+                }
+                self.handshakes.work(&mut self.peers, *peer, now);
+            }
+            ConnectorEvent::Lost { peer } => {
+                if let Some(entry) = self.peers.get_mut(*peer) {
+                    entry.path = None;
+                }
+                self.peers.mark(*peer);
+            }
+            ConnectorEvent::Closed { peer } => {
+                self.peers.disconnect(*peer);
+                self.peers.mark(*peer);
+            }
+            ConnectorEvent::Abandoned { peer } => {
+                if let Some(entry) = self.peers.get_mut(*peer) {
+                    let gone = entry.tunnel.abandon();
+                    self.peers.forget_sessions(gone);
+                }
+                self.peers.mark(*peer);
+            }
+            ConnectorEvent::Stamps { peer, .. } => self.peers.mark(*peer),
+            ConnectorEvent::Stale { .. }
+            | ConnectorEvent::Searching { .. }
+            | ConnectorEvent::Worked { .. }
+            | ConnectorEvent::OpenSocket { .. }
+            | ConnectorEvent::CloseSocket { .. }
+            | ConnectorEvent::Netcheck(_)
+            | ConnectorEvent::NetworkChanged => {}
+        }
+    }
+
+    /// The peer has proven a new exchange, which brings a session beside the one in use.
+    fn prepare(&mut self, peer: PeerHandle, preshared: [u8; 32], initiator: bool) {
+        let Some(entry) = self.peers.get(peer) else {
+            return;
+        };
+        let public = *entry.config.public();
+        let session = self.session(peer, &public, Some(preshared), None);
+        if let Some(entry) = self.peers.get_mut(peer) {
+            let gone = entry.tunnel.prepare(session, initiator);
+            self.peers.forget_sessions(gone);
+        }
+        self.peers.mark(peer);
+    }
+}

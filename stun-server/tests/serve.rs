@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use punch_stun_protocol::{ChangeRequest, Class, ErrorCode, Message, TransactionId, Writer};
 
 const PORT: u16 = 3478;
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_millis(100);
 
 struct Server(Child);
@@ -43,14 +43,17 @@ fn start(test: u8, options: &[&str]) -> Server {
     client.set_read_timeout(Some(MOMENT)).unwrap();
     let began = Instant::now();
     while ask(&client, SocketAddr::new(ip(test, 1), PORT)).is_none() {
-        assert!(began.elapsed() < PATIENCE, "punch-stun does not answer");
+        assert!(
+            began.elapsed() < START_TIMEOUT,
+            "punch-stun does not answer"
+        );
     }
     server
 }
 
 fn client(test: u8) -> UdpSocket {
     let socket = UdpSocket::bind((ip(test, 3), 0)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(START_TIMEOUT)).unwrap();
     socket
 }
 
@@ -107,7 +110,7 @@ fn an_answer_goes_to_the_response_port_from_where_it_was_asked_to_come() {
         assert_eq!(receive(&asking), None, "and only that one");
     }
 
-    asking.set_read_timeout(Some(PATIENCE)).unwrap();
+    asking.set_read_timeout(Some(START_TIMEOUT)).unwrap();
     let bytes = request(2).response_port(0).finish();
     asking.send_to(&bytes, (ip(0, 1), PORT)).unwrap();
     let (_, refusal) = receive(&asking).unwrap();

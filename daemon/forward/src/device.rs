@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+/// Packets for smoltcp, and packets of smoltcp.
 #[derive(Debug)]
 pub(crate) struct Queues {
     pub(crate) incoming: VecDeque<Vec<u8>>,
@@ -43,6 +44,7 @@ impl Device for Queues {
     }
 }
 
+/// One packet for smoltcp.
 pub(crate) struct Incoming(Vec<u8>);
 
 impl RxToken for Incoming {
@@ -51,6 +53,7 @@ impl RxToken for Incoming {
     }
 }
 
+/// Room for one packet of smoltcp.
 pub(crate) struct Outgoing<'a>(&'a mut Vec<Vec<u8>>);
 
 impl TxToken for Outgoing<'_> {

@@ -1,4 +1,4 @@
-//! What passes between the streams and the one who owns their target sockets.
+//! What the stack and the owner of the target sockets say to each other about a stream.
 
 use bytes::Bytes;
 use punch_api::{ForwardKey, Protocol, Target};
@@ -11,22 +11,22 @@ pub struct StreamId(pub u64);
 /// What the owner of the target sockets shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Connect to the target and report [`TargetEvent::Connected`] or a failure.
+    /// Connect to the target, and report [`TargetEvent::Connected`] or a failure.
     Connect {
         /// The new stream.
         stream: StreamId,
         /// TCP or UDP.
         protocol: Protocol,
-        /// Where to.
+        /// Where to connect.
         target: Target,
-        /// Whose it is.
+        /// The peer that has opened it.
         peer: PeerHandle,
-        /// Which forward it uses.
+        /// The forward that it uses.
         forward: ForwardKey,
     },
-    /// Bytes from the client can be taken with [`Stack::read`](crate::Stack::read).
+    /// Bytes from the client can be taken with [`crate::Stack::read`].
     Readable(StreamId),
-    /// [`Stack::write`](crate::Stack::write) has room again.
+    /// [`crate::Stack::write`] has room again.
     Writable(StreamId),
     /// A datagram for a UDP flow's target.
     Datagram(StreamId, Bytes),
@@ -43,11 +43,11 @@ pub enum Order {
 pub enum TargetEvent {
     /// The connection stands (TCP only).
     Connected,
-    /// Nothing listens there.
+    /// Nothing listens at the target.
     Refused,
-    /// There is no way there, or its name is unknown.
+    /// There is no way to the target, or its name is unknown.
     Unreachable,
-    /// It has sent all it will.
+    /// The target has sent all it will.
     Finished,
     /// The connection broke.
     Reset,
@@ -56,16 +56,16 @@ pub enum TargetEvent {
 /// Why a packet was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No forward for it, or not for this peer.
+    /// There is no forward for the packet, or none that this peer may use.
     #[error("no forward")]
     NoForward,
-    /// It belongs to no connection and opens none.
+    /// The packet belongs to no connection and opens none.
     #[error("no connection")]
     NoConnection,
-    /// Too many connections or flows.
+    /// There are too many connections or flows.
     #[error("too many connections")]
     Full,
-    /// It makes no sense.
+    /// The packet contradicts itself.
     #[error("malformed")]
     Malformed,
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use punch_api::{ForwardKey, Protocol, Target};
-
 use punch_packet::PeerHandle;
 
 /// Who may use a forward.
@@ -16,7 +15,7 @@ pub enum Access {
 }
 
 impl Access {
-    /// Whether `peer` may.
+    /// Whether `peer` may use the forward.
     pub fn admits(&self, peer: PeerHandle) -> bool {
         match self {
             Self::AllPeers => true,
@@ -28,11 +27,11 @@ impl Access {
 /// One forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Protocol and shared ports.
+    /// The protocol and the shared ports.
     pub key: ForwardKey,
     /// Where the first of the ports leads.
     pub target: Target,
-    /// Who may use it.
+    /// Who may use the forward.
     pub access: Access,
 }
 
@@ -43,7 +42,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules in this list; of two that share a port the first one counts (the desk refuses the second).
+    /// The rules in this list; of two that share a port the first one counts (a change of the configuration that adds the second is refused).
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
         let mut all = Self::default();
         for rule in rules {

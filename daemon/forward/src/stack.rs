@@ -11,8 +11,8 @@ use bytes::Bytes;
 use punch_api::{ForwardKey, Protocol, Target};
 use punch_packet::{Flow, Packet, PeerHandle, Transport, Unreachable, tcp_reset, unreachable};
 
-use crate::Rules;
 use crate::order::{Order, Refused, StreamId, TargetEvent};
+use crate::rules::{Rule, Rules};
 use crate::tcp::Connection;
 use crate::udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, UdpFlow, refusal};
 
@@ -20,9 +20,10 @@ use crate::udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, UdpFlow, refusal};
 pub const MAX_STREAMS: usize = 4096;
 /// TCP connections at once of one peer.
 pub const MAX_STREAMS_PER_PEER: usize = 2048;
-/// A full table makes room by ending a connection that was idle for this long.
-const EVICTABLE: Duration = Duration::from_secs(600);
+/// How long a connection must have been idle to be ended when a full table makes room.
+const EVICTION_AGE: Duration = Duration::from_secs(600);
 
+/// A stream, what it is for, and when it was used last.
 struct Stream {
     flow: Flow,
     peer: PeerHandle,
@@ -32,33 +33,31 @@ struct Stream {
 }
 
 impl Stream {
-    /// Both directions are closed; only late packets are still awaited.
+    /// Whether both directions are closed, and only late packets are still awaited.
     fn lingers(&self) -> bool {
         matches!(&self.kind, Kind::Tcp { connection, .. } if connection.lingers())
     }
 
-    /// The target has not taken everything yet.
+    /// Whether the target has not taken everything yet.
     fn is_unread(&self) -> bool {
         matches!(&self.kind, Kind::Tcp { connection, .. } if connection.is_unread())
     }
 }
 
+/// What a stream is, and how far it has come.
 enum Kind {
-    /// The target is being connected; the client's SYN waits here.
-    Opening {
-        syn: Vec<u8>,
-    },
+    /// A TCP connection whose target is being connected; the client's SYN waits here.
+    Opening { syn: Vec<u8> },
+    /// A TCP connection.
     Tcp {
         connection: Box<Connection>,
         timer: Option<Instant>,
     },
-    Udp {
-        flow: UdpFlow,
-        timer: Instant,
-    },
+    /// A UDP flow.
+    Udp { flow: UdpFlow, timer: Instant },
 }
 
-/// All streams.
+/// All forwarded streams and flows.
 pub struct Stack {
     mtu: usize,
     seed: u64,
@@ -317,7 +316,7 @@ impl Stack {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Open now and opened in all, for one forward.
+    /// How many streams of a forward are open, and how many were opened in all.
     pub fn counts(&self, forward: ForwardKey) -> (u64, u64) {
         let open = self
             .streams
@@ -450,6 +449,7 @@ impl Stack {
         )
     }
 
+    /// Makes sure that one more stream of this peer fits, if need be by ending one.
     fn make_room(
         &mut self,
         peer: PeerHandle,
@@ -460,7 +460,7 @@ impl Stack {
             Protocol::Tcp => (MAX_STREAMS, MAX_STREAMS_PER_PEER),
             Protocol::Udp => (MAX_FLOWS, MAX_FLOWS_PER_PEER),
         };
-        // Counting is for tables that may be full only.
+        // Only a table that may be full is worth counting.
         if self.streams.len() < most_per_peer {
             return Ok(());
         }
@@ -490,7 +490,7 @@ impl Stack {
             return Ok(());
         }
         match oldest {
-            Some((id, used)) if now.saturating_duration_since(used) >= EVICTABLE => {
+            Some((id, used)) if now.saturating_duration_since(used) >= EVICTION_AGE => {
                 self.end(id, now);
                 Ok(())
             }
@@ -498,7 +498,7 @@ impl Stack {
         }
     }
 
-    /// Resets both ends.
+    /// Ends a stream by resetting both of its ends.
     fn end(&mut self, id: StreamId, now: Instant) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -557,7 +557,7 @@ impl std::fmt::Debug for Stack {
     }
 }
 
-fn target_of(rule: &crate::Rule, flow: Flow) -> Result<Target, Refused> {
+fn target_of(rule: &Rule, flow: Flow) -> Result<Target, Refused> {
     let offset = flow.destination.port() - rule.key.ports.first();
     rule.target.offset(offset).ok_or(Refused::NoForward)
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use punch_packet::{Flow, Packet, UdpReply, Unreachable, udp_packets, unreachable};
 
-/// A flow without traffic ends after this (RFC 4787 REQ-5 asks NATs for at least two minutes).
+/// How long a flow without traffic lasts (RFC 4787 REQ-5 asks NATs for at least two minutes).
 pub const IDLE: Duration = Duration::from_secs(180);
 /// Flows at once.
 pub const MAX_FLOWS: usize = 4096;
 /// Flows at once of one peer.
 pub const MAX_FLOWS_PER_PEER: usize = 1024;
 
+/// When a flow was used last, and the number of its next packet.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
     last_used: Instant,

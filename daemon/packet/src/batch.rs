@@ -31,7 +31,7 @@ impl Batch {
         self.ends.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no packets.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -71,7 +71,7 @@ impl Batch {
         Some(&self.bytes[range])
     }
 
-    /// Takes the packet that was added last away.
+    /// Removes the packet that was added last.
     pub fn pop(&mut self) {
         self.ends.pop();
         self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
@@ -88,7 +88,7 @@ impl Batch {
         self.ends[last] = end;
     }
 
-    /// The packets, first in first.
+    /// The packets, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|index| self.get(index))
     }
@@ -96,12 +96,12 @@ impl Batch {
     /// The packet at `index`, counted from 0.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are not so many packets.
     pub fn get(&self, index: usize) -> &[u8] {
         &self.bytes[self.range(index)]
     }
 
-    /// The same, to be changed in place.
+    /// The packet at `index`, to be changed in place.
     ///
     /// # Panics
     /// As [`Self::get`].

@@ -14,7 +14,7 @@ pub struct UdpReply<'a> {
     pub source: SocketAddr,
     /// The receiver, of the same family.
     pub destination: SocketAddr,
-    /// At most 65,507 bytes (IPv4) or 65,527 (IPv6).
+    /// The payload, at most 65,507 bytes (IPv4) or 65,527 (IPv6).
     pub payload: &'a [u8],
     /// The IP identification, should fragments be needed: different for datagrams that follow each other.
     pub id: u32,

@@ -22,19 +22,19 @@ const MAX_LENGTH: usize = 65_535;
 /// Packets of a batch that the kernel takes as one.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {
-    /// What the kernel has to do.
+    /// What the kernel has to do with them.
     pub offload: Offload,
-    /// How long the headers are together that all but the first packet are to lose.
+    /// The length of the headers that all packets but the first lose.
     pub headers: u16,
     first: usize,
     last: usize,
     count: u32,
-    /// With one header.
+    /// The length of all of them behind one header.
     length: usize,
     /// Where the transport header begins.
     at: usize,
     protocol: u8,
-    /// Bytes of payload in each but the last.
+    /// Bytes of payload in each packet but the last.
     size: usize,
     next_sequence: u32,
     psh: bool,
@@ -47,12 +47,12 @@ struct Candidate {
     headers: usize,
     payload: usize,
     sequence: u32,
-    /// Nothing may follow in its group.
+    /// Whether nothing may follow the packet in its group.
     ends: bool,
     joinable: bool,
 }
 
-/// Reused from batch to batch.
+/// Finds what can be joined; its memory is reused from batch to batch.
 #[derive(Debug)]
 pub struct Coalescer {
     tcp: bool,
@@ -258,7 +258,7 @@ fn place(packet: &[u8], at: usize) -> usize {
     mixed as usize % OPEN
 }
 
-/// The same addresses and ports.
+/// Whether two packets have the same addresses and ports.
 fn is_same_flow(first: &[u8], packet: &[u8], at: usize) -> bool {
     let addresses = if at == 20 { 12..20 } else { 8..40 };
     first[0] >> 4 == packet[0] >> 4
@@ -266,7 +266,7 @@ fn is_same_flow(first: &[u8], packet: &[u8], at: usize) -> bool {
         && first[at..at + 4] == packet[at..at + 4]
 }
 
-/// All else that one header must be able to say for both.
+/// Whether all else is equal that one header must be able to say for both packets.
 fn has_same_headers(first: &[u8], packet: &[u8], candidate: &Candidate, count: u32) -> bool {
     let ip = if candidate.at == 20 {
         let id = |bytes: &[u8]| u16::from_be_bytes([bytes[4], bytes[5]]);

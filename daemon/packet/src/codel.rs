@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// A wait that is no reason to drop: at several Gbit/s some hundred packets.
+/// How long packets may wait without being dropped: at several Gbit/s some hundred packets.
 pub(crate) const TARGET: Duration = Duration::from_millis(1);
-/// How long packets must have waited longer before one is dropped.
+/// How long the wait must have been longer than that before a packet is dropped.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Dropping goes on at its former pace when the queue stands again so soon.
+/// If the queue stands again within this time, dropping goes on at its former pace.
 const SOON: u32 = 16;
 
 /// The state of one queue.

@@ -9,9 +9,10 @@ use crate::{Fragment, Packet, Protocol};
 
 /// The longest packet that is put together, in bytes.
 pub const MAX_REASSEMBLED: usize = 65_535;
-/// RFC 8200 §4.5 allows 60 s; a sender that still cares has sent again by then.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Worst case memory: this many times [`MAX_REASSEMBLED`], 4 MiB.
+/// How long fragments wait for the others of their packet: RFC 8200 §4.5 allows 60 s, but a sender that still cares has sent again
+/// long before.
+const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Packets that are put together at once. Worst case memory: this many times [`MAX_REASSEMBLED`], 4 MiB.
 const MAX_PACKETS: usize = 64;
 const MAX_PARTS: usize = 64;
 
@@ -61,8 +62,9 @@ impl Reassembly {
             id: fragment.id,
         };
         if !self.packets.contains_key(&key) && self.packets.len() >= MAX_PACKETS {
-            self.packets
-                .retain(|_, pieces| now.saturating_duration_since(pieces.since) < PATIENCE);
+            self.packets.retain(|_, pieces| {
+                now.saturating_duration_since(pieces.since) < REASSEMBLY_TIMEOUT
+            });
             if self.packets.len() >= MAX_PACKETS {
                 return Err(ReassemblyFull);
             }
@@ -73,7 +75,7 @@ impl Reassembly {
             total: None,
             spoiled: false,
         });
-        if now.saturating_duration_since(pieces.since) >= PATIENCE {
+        if now.saturating_duration_since(pieces.since) >= REASSEMBLY_TIMEOUT {
             *pieces = Pieces {
                 since: now,
                 parts: Vec::new(),

@@ -8,7 +8,7 @@ const GSO_NONE: u8 = 0;
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
 const GSO_UDP: u8 = 5;
-/// The segments' sender takes part in ECN; that bit changes nothing here.
+/// The bit which says that the sender of the segments takes part in ECN; it changes nothing here.
 const GSO_ECN: u8 = 0x80;
 
 /// How a packet that is longer than the MTU comes apart.
@@ -22,21 +22,21 @@ pub enum GsoKind {
     Udp,
 }
 
-/// Where a checksum belongs whose place holds the sum of the pseudo-header so far.
+/// A checksum to complete: so far its place holds the sum of the pseudo-header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// Where the bytes begin that it covers, counted from the start of the packet.
+    /// Where the bytes begin that the checksum covers, counted from the start of the packet.
     pub start: u16,
-    /// Where it stands, counted from there.
+    /// Where the checksum stands, counted from where those bytes begin.
     pub offset: u16,
 }
 
 /// What is still to be done to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offload {
-    /// Its checksum is to be completed.
+    /// The packet's checksum is to be completed.
     pub checksum: Option<PartialChecksum>,
-    /// It is to be cut into pieces with so many bytes of payload.
+    /// The packet is to be cut into pieces with so many bytes of payload.
     pub gso: Option<(GsoKind, u16)>,
 }
 
@@ -88,7 +88,7 @@ impl Offload {
 }
 
 impl PartialChecksum {
-    /// Completes it in place.
+    /// Completes the checksum in place.
     pub(crate) fn complete(self, packet: &mut [u8]) -> Result<(), Malformed> {
         let start = usize::from(self.start);
         let at = start + usize::from(self.offset);

@@ -13,7 +13,7 @@ use crate::{Offload, Packet};
 /// Queues for peers, and for the conversations with each. Two share one, and its turns, only where all that may be had are taken.
 const PEERS: usize = 64;
 const FLOWS: usize = 16;
-/// Among how many queues one is looked for.
+/// How many queues are looked at to find one for a key.
 const WAYS: usize = 8;
 /// What one queue may send before the next has its turn, in bytes; who sends less each time goes before who sends more.
 const QUANTUM: i64 = 16 * 1024;
@@ -52,7 +52,7 @@ struct Rounds {
     old: VecDeque<usize>,
     /// What each queue may still send, while it takes part.
     credit: Vec<Option<i64>>,
-    /// Whose it is, while it takes part.
+    /// The key that the queue belongs to, while it takes part.
     keys: Vec<u64>,
 }
 
@@ -76,7 +76,7 @@ impl Rounds {
         queue
     }
 
-    /// Its own, else a free one, else another's.
+    /// The key's own queue, else a free one, else another key's.
     fn place(&self, key: u64) -> usize {
         let queues = self.credit.len();
         let first = usize::try_from(key % queues as u64).unwrap_or(0);
@@ -91,7 +91,7 @@ impl Rounds {
         free.unwrap_or(first)
     }
 
-    /// Whose turn it is.
+    /// The queue whose turn it is.
     fn current(&mut self) -> Option<usize> {
         loop {
             let fresh = self.fresh.front().copied();
@@ -144,12 +144,12 @@ struct Peer {
     flows: Vec<Flow>,
 }
 
-/// See the module.
+/// Packets that wait, in fair queues.
 #[derive(Debug)]
 pub struct FairQueue {
     rounds: Rounds,
     peers: Vec<Peer>,
-    /// Memory of what waits.
+    /// How much memory the waiting packets take.
     held: usize,
     packets: usize,
     dropped: u64,
@@ -182,7 +182,7 @@ impl FairQueue {
         self.packets == 0
     }
 
-    /// Whether no more shall be added.
+    /// Whether no more packets shall be added.
     pub fn is_full(&self) -> bool {
         self.held >= MAX_MEMORY || self.packets >= MAX_PACKETS
     }
@@ -198,7 +198,7 @@ impl FairQueue {
         memory.unwrap_or_else(|| vec![0; size])
     }
 
-    /// Gives memory back that is not needed.
+    /// Takes back memory that is not needed.
     pub fn give_back(&mut self, memory: Vec<u8>) {
         self.large.push(memory);
     }
@@ -275,7 +275,7 @@ impl FairQueue {
         }
     }
 
-    /// Takes a packet back for its memory.
+    /// Takes back a packet for its memory.
     pub fn recycle(&mut self, packet: Queued) {
         match packet.memory.len() {
             // What a load has made more of goes with it.

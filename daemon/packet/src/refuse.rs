@@ -8,11 +8,11 @@ use crate::{Packet, Protocol, Transport, transport_checksum};
 /// What an ICMP "destination unreachable" says (RFC 792, RFC 4443 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreachable {
-    /// Nothing listens there.
+    /// Nothing listens at the port.
     Port,
-    /// An administrator's rule forbids it.
+    /// A rule of the administrator forbids it.
     Prohibited,
-    /// There is no way to that address now.
+    /// There is no way to the address now.
     Address,
 }
 

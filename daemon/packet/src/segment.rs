@@ -55,7 +55,7 @@ pub fn segments(
     Ok(count)
 }
 
-/// How long the headers are together.
+/// The length of all headers together.
 fn headers(packet: &Packet<'_>, kind: GsoKind) -> Result<usize, Malformed> {
     let segment = packet.segment();
     let (expected, length) = match kind {
@@ -91,7 +91,7 @@ fn set_ip_header(packet: &Packet<'_>, index: usize, cut: &mut [u8]) {
 /// Where a piece stands in what it is cut from.
 #[derive(Clone, Copy)]
 struct Place {
-    /// In bytes of payload.
+    /// Where the piece begins, in bytes of payload.
     start: usize,
     first: bool,
     last: bool,
@@ -129,7 +129,7 @@ fn set_udp_length(datagram: &mut [u8]) {
     datagram[4..6].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Moves a TCP header's sequence number on.
+/// Adds to the sequence number of a TCP header.
 fn advance(segment: &mut [u8], bytes: usize) {
     let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
     let sequence = sequence.wrapping_add(u32::try_from(bytes).unwrap_or(0));

@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Why bytes are not a packet that we handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Neither IPv4 nor IPv6.
+    /// The packet is neither IPv4 nor IPv6.
     #[error("neither IPv4 nor IPv6")]
     Version,
-    /// Shorter than its headers say.
+    /// The packet is shorter than its headers say.
     #[error("shorter than its headers say")]
     Truncated,
-    /// A header length or extension chain that is impossible or too long.
+    /// A header length or an extension chain is impossible or too long.
     #[error("an impossible header")]
     Header,
 }
@@ -21,13 +21,13 @@ pub enum Malformed {
 /// The protocol above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// RFC 9293.
+    /// TCP (RFC 9293).
     Tcp,
-    /// RFC 768.
+    /// UDP (RFC 768).
     Udp,
-    /// RFC 792 or RFC 4443, by the packet's version.
+    /// ICMP, of RFC 792 or RFC 4443 by the packet's version.
     Icmp,
-    /// Any other number.
+    /// A protocol with any other number.
     Other(u8),
 }
 
@@ -76,9 +76,9 @@ impl TcpFlags {
 pub struct Fragment {
     /// The identification that all fragments of a packet share.
     pub id: u32,
-    /// In bytes.
+    /// Where the fragment begins, in bytes.
     pub offset: usize,
-    /// Whether more follow.
+    /// Whether more fragments follow.
     pub more: bool,
 }
 
@@ -87,18 +87,18 @@ pub struct Fragment {
 pub enum Transport {
     /// The ports and the flags of a TCP packet.
     Tcp {
-        /// Of the sender.
+        /// The port of the sender.
         source: u16,
-        /// Of the receiver.
+        /// The port of the receiver.
         destination: u16,
         /// SYN, ACK, FIN, RST.
         flags: TcpFlags,
     },
     /// The ports of a UDP packet.
     Udp {
-        /// Of the sender.
+        /// The port of the sender.
         source: u16,
-        /// Of the receiver.
+        /// The port of the receiver.
         destination: u16,
     },
     /// Echo request or reply.

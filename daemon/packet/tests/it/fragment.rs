@@ -11,7 +11,7 @@ use punch_packet::{
 use crate::{ACK, alice, assert_sound, bob, fragment, ip, ping, tcp, udp};
 
 const LIMIT: u16 = 64;
-const PATIENCE: Duration = Duration::from_secs(15);
+const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn add(
     table: &mut Reassembly,
@@ -171,7 +171,7 @@ fn a_spoiled_packet_is_forgotten_in_time() {
         assert_eq!(add(&mut table, &bytes, now), Ok(None));
     }
 
-    let later = now + PATIENCE;
+    let later = now + REASSEMBLY_TIMEOUT;
 
     assert_eq!(add(&mut table, &piece(0, true, 32), later), Ok(None));
     assert!(
@@ -229,14 +229,14 @@ fn fragments_that_wait_too_long_do_not_meet() {
     assert_eq!(add(&mut table, &piece(0, true, 32), now), Ok(None));
 
     assert_eq!(
-        add(&mut table, &piece(32, false, 16), now + PATIENCE),
+        add(&mut table, &piece(32, false, 16), now + REASSEMBLY_TIMEOUT),
         Ok(None)
     );
     assert!(
         add(
             &mut table,
             &piece(0, true, 32),
-            now + PATIENCE + Duration::from_secs(1)
+            now + REASSEMBLY_TIMEOUT + Duration::from_secs(1)
         )
         .unwrap()
         .is_some()
@@ -264,7 +264,7 @@ fn the_table_is_bounded_and_recovers() {
     );
     assert_eq!(add(&mut table, &first(LIMIT + 1), now), Err(ReassemblyFull));
     assert_eq!(
-        add(&mut table, &first(LIMIT + 1), now + PATIENCE),
+        add(&mut table, &first(LIMIT + 1), now + REASSEMBLY_TIMEOUT),
         Ok(None),
         "as time does"
     );
@@ -318,7 +318,7 @@ fn a_fragment_at_the_largest_offset_is_harmless() {
 
 #[test]
 fn the_clock_may_stand_still_or_run_backwards() {
-    let (mut table, now) = (Reassembly::default(), Instant::now() + PATIENCE);
+    let (mut table, now) = (Reassembly::default(), Instant::now() + REASSEMBLY_TIMEOUT);
     assert_eq!(add(&mut table, &piece(0, true, 32), now), Ok(None));
 
     assert!(

@@ -85,7 +85,7 @@ pub enum Command {
         after_help = "Examples:\n  punchctl up db\n  punchctl up db --timeout 60\n  punchctl up db --no-wait"
     )]
     Up {
-        /// The peer
+        /// The peer to connect to
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
         /// Do not wait for the connection
@@ -98,7 +98,7 @@ pub enum Command {
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
     #[command(after_help = "Examples:\n  punchctl down db")]
     Down {
-        /// The peer
+        /// The peer to disconnect from
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
     },
@@ -143,7 +143,7 @@ pub enum Command {
     /// Measure the round trip to a peer through the tunnel
     #[command(after_help = "Examples:\n  punchctl ping db\n  punchctl ping db --count 1")]
     Ping {
-        /// The peer
+        /// The peer to ping
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
         /// How many pings, 1 to 1000
@@ -153,7 +153,7 @@ pub enum Command {
     /// Explain the path to a peer: both NATs, what was tried, what would help
     #[command(after_help = "Examples:\n  punchctl why db")]
     Why {
-        /// The peer
+        /// The peer whose path is to be explained
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
     },
@@ -168,7 +168,7 @@ pub enum Command {
 /// The arguments of `punchctl allow` and `punchctl deny`.
 #[derive(Debug, Args)]
 pub struct HostAccess {
-    /// The peer
+    /// The peer whose access changes
     #[arg(add = ArgValueCandidates::new(complete::peers))]
     pub peer: PeerName,
     /// Confirm that the whole machine is meant
@@ -218,14 +218,14 @@ pub enum PeerCommand {
     /// Forget a peer
     #[command(after_help = "Examples:\n  punchctl peer remove db")]
     Remove {
-        /// The peer
+        /// The peer to remove
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         name: PeerName,
     },
     /// Give a peer another name
     #[command(after_help = "Examples:\n  punchctl peer rename db database")]
     Rename {
-        /// The peer
+        /// The peer to rename
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         name: PeerName,
         /// Its new name

@@ -90,6 +90,6 @@ impl fmt::Display for ApiError {
 /// The JSON body of an answer that reports an error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// The error.
+    /// The error that is reported.
     pub error: ApiError,
 }

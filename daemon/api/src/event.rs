@@ -11,7 +11,7 @@ use crate::view::PeerState;
 pub struct Event {
     /// Milliseconds since 1970.
     pub at_ms: u64,
-    /// What happened.
+    /// The kind of the event, with its values.
     #[serde(flatten)]
     pub kind: EventKind,
     /// The event as a sentence for people.
@@ -24,21 +24,21 @@ pub struct Event {
 pub enum EventKind {
     /// The state of the connection to a peer changed.
     Peer {
-        /// The peer.
+        /// The peer at the other end of the connection.
         peer: PeerName,
         /// The new state.
         state: OpenEnum<PeerState>,
     },
     /// A peer's packets take another path.
     Path {
-        /// The peer.
+        /// The peer that the packets go to.
         peer: PeerName,
         /// The new remote address.
         remote: std::net::SocketAddr,
     },
     /// A search for ports begins, because ordinary checks are not enough for a peer.
     Search {
-        /// The peer.
+        /// The peer that is searched for.
         peer: PeerName,
         /// The chance that the search finds a path, from 0 to 1.
         chance: f64,

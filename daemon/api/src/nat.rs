@@ -13,7 +13,7 @@ pub enum AllocationView {
     Known(Allocation),
     /// A model that is newer than this program.
     Unknown {
-        /// Its name.
+        /// The name of the model.
         model: String,
     },
 }

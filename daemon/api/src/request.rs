@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
 
-/// `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
+/// The body of `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddPeer {
     /// The name that this machine gives to the peer.
@@ -43,7 +43,7 @@ pub enum PeerKey {
     },
 }
 
-/// `POST /v1/peers/NAME/rename`.
+/// The body of `POST /v1/peers/NAME/rename`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rename {
@@ -51,7 +51,7 @@ pub struct Rename {
     pub to: PeerName,
 }
 
-/// `POST /v1/peers/NAME/up`.
+/// The body of `POST /v1/peers/NAME/up`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Up {
@@ -60,7 +60,7 @@ pub struct Up {
     pub wait_ms: u64,
 }
 
-/// `POST /v1/forwards`.
+/// The body of `POST /v1/forwards`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddForward {
@@ -76,7 +76,7 @@ pub struct AddForward {
     pub peers: Vec<PeerName>,
 }
 
-/// `POST /v1/servers` and `DELETE /v1/servers`.
+/// The body of `POST /v1/servers` and `DELETE /v1/servers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddServer {

@@ -47,9 +47,9 @@ impl fmt::Display for ServerKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(untagged)]
 pub enum ServerAddress {
-    /// `ws://HOST:PORT[/PATH]` or `wss://HOST:PORT[/PATH]`.
+    /// A URL of the form `ws://HOST:PORT[/PATH]` or `wss://HOST:PORT[/PATH]`.
     Signal(String),
-    /// `HOST:PORT`.
+    /// An address of the form `HOST:PORT`.
     Stun(String),
 }
 

@@ -11,7 +11,7 @@ use crate::nat::AllocationView;
 use crate::open_enum::OpenEnum;
 use crate::values::{ValueError, text_form};
 
-/// `POST /v1/netcheck`, for each address family that the machine has.
+/// The answer of `POST /v1/netcheck`, for each address family that the machine has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetcheckView {
     /// The address family that was checked.
@@ -48,9 +48,9 @@ pub struct NetcheckView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AddressFamily {
-    /// RFC 791.
+    /// Version 4, RFC 791.
     Ipv4,
-    /// RFC 8200.
+    /// Version 6, RFC 8200.
     Ipv6,
 }
 
@@ -117,7 +117,7 @@ pub enum ProbeKind {
     BindingFromAnotherSocket,
     /// An answer from the other address and port, after a packet with this TTL has opened the way.
     AnswerThroughOpening {
-        /// The TTL.
+        /// The TTL of that packet.
         ttl: u8,
     },
 }

@@ -9,7 +9,7 @@ use super::path::PathView;
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
 
-/// A peer.
+/// A peer, and the connection to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     /// The name that this machine has for the peer.
@@ -54,7 +54,7 @@ pub enum PeerState {
     Connected,
 }
 
-/// `POST /v1/peers/NAME/ping`.
+/// The answer of `POST /v1/peers/NAME/ping`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PingView {
     /// The overlay address that answered.

@@ -12,7 +12,7 @@ use super::server::ServerView;
 use super::share::ForwardView;
 use crate::open_enum::OpenEnum;
 
-/// `GET /v1/id`.
+/// The answer of `GET /v1/id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdView {
     /// The identity, `punch1…`.
@@ -25,7 +25,7 @@ pub struct IdView {
     pub wireguard: String,
 }
 
-/// `GET /v1/key`; never the secret itself.
+/// The answer of `GET /v1/key`; never the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyView {
     /// The identity, `punch1…`.
@@ -36,10 +36,10 @@ pub struct KeyView {
     pub file: String,
 }
 
-/// `GET /v1/status`.
+/// The answer of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// punchd's version.
+    /// The version of punchd.
     pub version: String,
     /// The identity and the overlay addresses of this machine.
     #[serde(flatten)]
@@ -52,9 +52,9 @@ pub struct Status {
     pub network: NetworkView,
     /// Signalling and STUN servers.
     pub servers: Vec<ServerView>,
-    /// All peers.
+    /// All peers, by name.
     pub peers: Vec<PeerView>,
-    /// All forwards.
+    /// All forwards of this machine.
     pub forwards: Vec<ForwardView>,
     /// Packets that were refused, by reason.
     pub dropped: BTreeMap<String, u64>,
@@ -76,6 +76,6 @@ pub struct NetworkView {
 pub struct CandidateView {
     /// How the address was found; never [`PathKind::Fixed`].
     pub kind: OpenEnum<PathKind>,
-    /// The address.
+    /// The IP address and port.
     pub address: SocketAddr,
 }

@@ -11,7 +11,7 @@ use crate::nat::AllocationView;
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
 
-/// `GET /v1/peers/NAME/why`: why the path to a peer is as it is.
+/// The answer of `GET /v1/peers/NAME/why`: why the path to a peer is as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WhyView {
     /// The peer in question.

@@ -83,8 +83,9 @@ impl Client {
     ) -> Result<(), Failure> {
         let mut body = self.send(Method::GET, path, &()).await?.into_body();
         let mut line = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else {
+        // A punchd that stops breaks the stream off, which is its end as well.
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else {
                 continue;
             };
             for byte in data {

@@ -228,6 +228,33 @@ fn ctrl_c_ends_a_ping_that_nobody_answers() {
 }
 
 #[test]
+fn events_tell_what_is_known_of_them_and_that_punchd_has_stopped() {
+    let socket = Socket::new();
+    let listener = std::os::unix::net::UnixListener::bind(&socket.0).unwrap();
+    let punchd = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+        let event = r#"data: {"at_ms":3723000,"kind":"relay","peer":"db","bytes":7,"message":"db is relayed"}"#;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{event}\n\n\r\n",
+            event.len() + 2
+        );
+        // The stream has no last chunk: this punchd was killed.
+        std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+    });
+    let output = punchctl()
+        .arg("--socket")
+        .arg(&socket.0)
+        .arg("events")
+        .output()
+        .unwrap();
+    punchd.join().unwrap();
+    assert_eq!(text(&output.stdout), "01:02:03 UTC  db is relayed\n");
+    assert_eq!(text(&output.stderr), "punchctl: punchd has stopped\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn nothing_is_no_row() {
     let output = peers("[]");
     assert_eq!(text(&output.stdout), "");

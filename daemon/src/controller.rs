@@ -15,7 +15,7 @@ use punch_api::{
     ApiError, ErrorCode, Event, EventKind, KeyView, NetcheckView, PeerId, PeerName, PeerView,
     PingView, ServerAddress, WhyView,
 };
-use punch_engine::{Change, EngineEvent, PeerHandle, ServerId, StepKind};
+use punch_engine::{Change, EngineEvent, News, PeerHandle, ServerId, StepKind};
 use punch_platform::clock;
 use punch_platform::netlink::Netlink;
 use punch_signal_protocol::Identity;
@@ -346,25 +346,37 @@ impl Controller {
 
     // --- events ---
 
+    /// Orders, netchecks and pongs are the driver's business.
     fn handle_event(&mut self, event: EngineEvent) {
         let named = match event {
             EngineEvent::State { peer, state } => {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
-            EngineEvent::Selected { peer, path } => {
+            EngineEvent::News(news) => self.handle_news(news),
+            EngineEvent::Socket(_) | EngineEvent::Pong(_) => None,
+        };
+        if let Some(event) = named {
+            self.tell(event);
+        }
+    }
+
+    /// Keeps what must outlast a restart; returns the event for the user.
+    fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
+        match news {
+            News::Selected { peer, path } => {
                 self.name_of(peer).map(|peer| events::selected(peer, path))
             }
-            EngineEvent::Stamps { peer, stamps } => {
+            News::Stamps { peer, sent, seen } => {
                 if let Some(id) = self.id_of(peer) {
-                    self.stamps.insert(id, stamps);
+                    self.stamps.insert(id, (sent, seen));
                     self.stamps_due.get_or_insert(clock::now() + STAMPS);
                 }
                 None
             }
-            EngineEvent::Searching { peer, step, chance } => self
+            News::Searching { peer, step, chance } => self
                 .name_of(peer)
                 .map(|peer| events::searching(peer, step, chance)),
-            EngineEvent::Worked {
+            News::Worked {
                 peer,
                 network,
                 step,
@@ -372,23 +384,16 @@ impl Controller {
                 self.remember(peer, network, step);
                 None
             }
-            EngineEvent::Stale { peer, seconds } => {
+            News::Stale { peer, seconds } => {
                 self.name_of(peer).map(|peer| events::stale(peer, seconds))
             }
-            EngineEvent::NetworkChanged => {
+            News::NetworkChanged => {
                 self.restart_signalling();
                 self.port_mapping.network_changed();
                 self.next_resolve = clock::now();
                 Some(events::network_changed())
             }
-            // These are the driver's own business.
-            EngineEvent::OpenSocket { .. }
-            | EngineEvent::CloseSocket { .. }
-            | EngineEvent::Netcheck(_)
-            | EngineEvent::Pong(_) => None,
-        };
-        if let Some(event) = named {
-            self.tell(event);
+            News::Netcheck(_) => None,
         }
     }
 

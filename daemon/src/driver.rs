@@ -12,8 +12,8 @@ use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, Path,
-    ServerId, SocketId, StreamId,
+    Batch, Burst, Codel, DropReason, Engine, EngineEvent, FairQueue, Family, NatProfile, News,
+    Path, ServerId, SocketId, SocketOrder, StreamId,
 };
 use punch_platform::clock::{self, SleepWatch};
 use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp};
@@ -394,7 +394,7 @@ impl Driver {
 
     fn handle_event(&mut self, event: EngineEvent) {
         match event {
-            EngineEvent::OpenSocket { socket, family } => {
+            EngineEvent::Socket(SocketOrder::Open { socket, family }) => {
                 let opened = if self.sockets.len() < self.most_sockets {
                     Udp::open_probe(family == Family::V6, 0)
                 } else {
@@ -415,8 +415,10 @@ impl Driver {
                     }
                 }
             }
-            EngineEvent::CloseSocket { socket } => drop(self.sockets.remove(socket)),
-            EngineEvent::Netcheck(profiles) => {
+            EngineEvent::Socket(SocketOrder::Close { socket }) => {
+                drop(self.sockets.remove(socket));
+            }
+            EngineEvent::News(News::Netcheck(profiles)) => {
                 for answer in self.netchecks.drain(..) {
                     let _ = answer.send(profiles.clone());
                 }
@@ -430,7 +432,7 @@ impl Driver {
                 }
             }
             event => {
-                if let EngineEvent::Selected { path, .. } = &event
+                if let EngineEvent::News(News::Selected { path, .. }) = &event
                     && let Path::Direct(path) = path
                     && let Some(socket) = self.sockets.get(path.socket)
                 {

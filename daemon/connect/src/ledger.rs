@@ -5,22 +5,24 @@ use std::time::{Duration, Instant};
 
 /// An unused mapping is forgotten after this at the latest, as far as is known (RFC 4787 REQ-5; Linux takes 30 s). What is
 /// measured is only how long mappings live at the least, and an answer that was lost makes it shorter than it is.
-const LIFETIME: Duration = Duration::from_secs(120);
+const MAPPING_LIFETIME: Duration = Duration::from_secs(120);
 
+/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Until when, how many.
+    /// When some mappings are gone at the latest, and how many they are.
     entries: VecDeque<(Instant, u32)>,
 }
 
 impl Ledger {
+    /// A search has made so many mappings.
     pub(super) fn add(&mut self, mappings: u32, now: Instant) {
         if mappings > 0 {
-            self.entries.push_back((now + LIFETIME, mappings));
+            self.entries.push_back((now + MAPPING_LIFETIME, mappings));
         }
     }
 
-    /// How many may be alive.
+    /// How many mappings may be alive.
     pub(super) fn alive(&mut self, now: Instant) -> u32 {
         self.entries.retain(|(until, _)| *until > now);
         let counts = self.entries.iter().map(|(_, mappings)| *mappings);

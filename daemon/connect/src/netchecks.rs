@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 use punch_stun_protocol::Message;
 use punch_traversal::{Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit};
 
-use super::{ConnectorEvent, SocketIds};
+use crate::sockets::Sockets;
+use crate::{ConnectorEvent, News, SocketOrder};
 
-/// Changes of the network come in flocks.
-const SETTLE: Duration = Duration::from_millis(20);
-/// The lifetime is measured when mappings of the netcheck are gone: some NATs hold few.
+/// A netcheck begins this long after a change of the network: several changes come together.
+const CHANGE_DELAY: Duration = Duration::from_millis(20);
+/// The lifetime of mappings is measured this long after a netcheck, whose own mappings are gone then: some NATs hold few.
 const LIFETIME_DELAY: Duration = Duration::from_secs(60);
 /// Where no server has answered, all are asked again after this.
-const AGAIN: Duration = Duration::from_secs(60);
-/// A public address that was not seen before makes the profile doubtful, but not more often than this: some NATs have many.
-const DOUBT: Duration = Duration::from_secs(300);
+const SILENCE_RETRY: Duration = Duration::from_secs(60);
+/// Minimum time between netchecks that a public address sets off which was not seen before: some NATs have many.
+const NEW_ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Sockets that are being opened for one purpose.
 #[derive(Debug)]
@@ -28,20 +29,26 @@ struct Opening {
     open: Vec<(SocketId, u16)>,
 }
 
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Netchecks {
     seed: u64,
     overrides: NatOverrides,
+    /// Runs that wait for their sockets.
     opening: Vec<Opening>,
     running: Vec<Netcheck>,
+    /// The measurement of how long mappings live, while it is under way.
     lifetime: Option<Lifetime>,
     to_open: Vec<(SocketId, Family)>,
     closing: Vec<SocketId>,
     next_run: Option<Instant>,
     last_run: Option<Instant>,
     next_lifetime: Option<Instant>,
+    /// What finished runs have found, at most one for each family.
     profiles: Vec<NatProfile>,
+    /// How long an unused mapping lives, once it was measured.
     measured: Option<Duration>,
+    /// Whether a run was started and has not been reported.
     active: bool,
 }
 
@@ -79,7 +86,7 @@ impl Netchecks {
             self.closing.extend(opening.open.iter().map(|(id, _)| *id));
         }
         self.active = false;
-        self.next_run = Some(now + SETTLE);
+        self.next_run = Some(now + CHANGE_DELAY);
     }
 
     /// A server has seen this machine at a public address.
@@ -93,11 +100,11 @@ impl Netchecks {
             && self.next_run.is_none()
             && !self.active
         {
-            self.next_run = Some(now.max(last + DOUBT));
+            self.next_run = Some(now.max(last + NEW_ADDRESS_INTERVAL));
         }
     }
 
-    /// Whether a run is due that nobody has asked for.
+    /// Whether a run is due without a request of the user; asked once.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let due = self.next_run.is_some_and(|at| at <= now);
         if due {
@@ -107,7 +114,7 @@ impl Netchecks {
     }
 
     /// Starts over these families, unless a run is under way.
-    pub(super) fn start(&mut self, families: impl Iterator<Item = Family>, ids: &mut SocketIds) {
+    pub(super) fn start(&mut self, families: impl Iterator<Item = Family>, sockets: &mut Sockets) {
         if self.active {
             return;
         }
@@ -115,12 +122,12 @@ impl Netchecks {
         self.next_run = None;
         for family in families {
             let wanted = Netcheck::sockets_wanted(family);
-            self.open(family, false, wanted, ids);
+            self.open(family, false, wanted, sockets);
         }
     }
 
-    fn open(&mut self, family: Family, lifetime: bool, wanted: usize, ids: &mut SocketIds) {
-        let missing: Vec<_> = (0..wanted).map(|_| ids.next()).collect();
+    fn open(&mut self, family: Family, lifetime: bool, wanted: usize, sockets: &mut Sockets) {
+        let missing: Vec<_> = (0..wanted).map(|_| sockets.number()).collect();
         self.to_open.extend(missing.iter().map(|id| (*id, family)));
         self.opening.push(Opening {
             family,
@@ -130,7 +137,7 @@ impl Netchecks {
         });
     }
 
-    /// A socket is open, or could not be opened (`None`); returns whether it was asked for here.
+    /// A socket is open, or could not be opened (`None`); returns whether a netcheck has asked for it.
     pub(super) fn handle_socket(
         &mut self,
         socket: SocketId,
@@ -214,7 +221,7 @@ impl Netchecks {
         found
     }
 
-    pub(super) fn handle_timeout(&mut self, ids: &mut SocketIds, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, sockets: &mut Sockets, now: Instant) {
         for run in &mut self.running {
             run.handle_timeout(now);
         }
@@ -223,7 +230,7 @@ impl Netchecks {
         }
         if self.next_lifetime.is_some_and(|at| at <= now) {
             self.next_lifetime = None;
-            self.open(Family::V4, true, Lifetime::SOCKETS, ids);
+            self.open(Family::V4, true, Lifetime::SOCKETS, sockets);
         }
         self.finish(now);
     }
@@ -293,7 +300,7 @@ impl Netchecks {
             .find(|profile| profile.family == Family::V4);
         let Some(v4) = v4 else { return };
         if v4.public.is_none() {
-            self.next_run.get_or_insert(now + AGAIN);
+            self.next_run.get_or_insert(now + SILENCE_RETRY);
         }
         // A server answers to the asking socket's address: with several, it may not be that of the silent one.
         let measurable = v4.public.is_some() && v4.addresses.len() == 1;
@@ -310,7 +317,8 @@ impl Netchecks {
         events: &mut VecDeque<ConnectorEvent>,
     ) -> bool {
         for (socket, family) in self.to_open.drain(..) {
-            events.push_back(ConnectorEvent::OpenSocket { socket, family });
+            let order = SocketOrder::Open { socket, family };
+            events.push_back(ConnectorEvent::Socket(order));
         }
         for run in &mut self.running {
             while let Some(transmit) = run.poll_transmit() {
@@ -323,7 +331,8 @@ impl Netchecks {
             }
         }
         for socket in self.closing.drain(..) {
-            events.push_back(ConnectorEvent::CloseSocket { socket });
+            let order = SocketOrder::Close { socket };
+            events.push_back(ConnectorEvent::Socket(order));
         }
         let opening = self.opening.iter().any(|opening| !opening.lifetime);
         let finished = self.active && !opening && self.running.is_empty();
@@ -332,7 +341,7 @@ impl Netchecks {
             let profiles = [Family::V4, Family::V6]
                 .into_iter()
                 .filter_map(|family| self.profile(family));
-            events.push_back(ConnectorEvent::Netcheck(profiles.collect()));
+            events.push_back(ConnectorEvent::News(News::Netcheck(profiles.collect())));
         }
         finished
     }

@@ -12,3 +12,27 @@ pub fn draw(rng: &mut ChaCha20Rng) -> [u8; 32] {
     *rng = ChaCha20Rng::from_seed(*next);
     seed
 }
+
+/// The connector's two generators: one for what is seen outside, one for what must stay secret later, too.
+pub(crate) struct Randomness {
+    /// For credentials, jitter, and the seeds of agents.
+    pub(crate) open: ChaCha20Rng,
+    secret: ChaCha20Rng,
+}
+
+impl Randomness {
+    /// The same seed gives the same randomness.
+    pub(crate) fn new(open: ChaCha20Rng) -> Self {
+        let mut secrets = open.clone();
+        secrets.set_stream(1);
+        Self {
+            open,
+            secret: ChaCha20Rng::from_seed(draw(&mut secrets)),
+        }
+    }
+
+    /// A seed for one envelope.
+    pub(crate) fn draw_secret(&mut self) -> [u8; 32] {
+        draw(&mut self.secret)
+    }
+}

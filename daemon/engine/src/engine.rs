@@ -166,7 +166,7 @@ impl Engine {
         self.flush(now);
     }
 
-    /// Finds out how the NAT behaves; ends with [`EngineEvent::Netcheck`].
+    /// Finds out how the NAT behaves; ends with [`punch_connect::News::Netcheck`].
     pub fn start_netcheck(&mut self, now: Instant) {
         self.roster.connector.start_netcheck(now);
         self.flush(now);
@@ -410,38 +410,14 @@ impl Engine {
 
     /// Has the roster do its part, and passes on what others want to know.
     fn handle_connector(&mut self, event: ConnectorEvent, now: Instant) {
-        self.roster.handle_connector(&event, now);
-        let event = match event {
-            ConnectorEvent::Proven { .. }
-            | ConnectorEvent::Lost { .. }
-            | ConnectorEvent::Closed { .. }
-            | ConnectorEvent::Abandoned { .. } => return,
-            ConnectorEvent::Selected { peer, path } => EngineEvent::Selected { peer, path },
-            ConnectorEvent::Stamps { peer, sent, seen } => EngineEvent::Stamps {
-                peer,
-                stamps: (sent, seen),
-            },
-            ConnectorEvent::Searching { peer, step, chance } => {
-                EngineEvent::Searching { peer, step, chance }
+        match event {
+            ConnectorEvent::Session(event) => self.roster.handle_session(&event),
+            ConnectorEvent::Socket(order) => self.events.push_back(EngineEvent::Socket(order)),
+            ConnectorEvent::News(news) => {
+                self.roster.handle_news(&news, now);
+                self.events.push_back(EngineEvent::News(news));
             }
-            ConnectorEvent::Worked {
-                peer,
-                network,
-                step,
-            } => EngineEvent::Worked {
-                peer,
-                network,
-                step,
-            },
-            ConnectorEvent::Stale { peer, seconds } => EngineEvent::Stale { peer, seconds },
-            ConnectorEvent::OpenSocket { socket, family } => {
-                EngineEvent::OpenSocket { socket, family }
-            }
-            ConnectorEvent::CloseSocket { socket } => EngineEvent::CloseSocket { socket },
-            ConnectorEvent::Netcheck(profiles) => EngineEvent::Netcheck(profiles),
-            ConnectorEvent::NetworkChanged => EngineEvent::NetworkChanged,
-        };
-        self.events.push_back(event);
+        }
     }
 
     // --- what goes out ---

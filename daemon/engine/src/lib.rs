@@ -26,8 +26,8 @@ pub use inbound::{Refusal, Verdict};
 pub use outbox::Burst;
 pub use pings::Pong;
 pub use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, Path, ServerId,
-    Signal,
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, News, Path,
+    ServerId, Signal, SocketOrder,
 };
 pub use punch_forward::{Access, Order, Rule, Rules, StreamId, TargetEvent};
 pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};

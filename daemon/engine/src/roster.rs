@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, ConnectorEvent, Path};
+use punch_connect::{Connector, News, Path, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
 use punch_traversal::{Family, SocketId};
 use punch_wireguard::{LocalKeys, SessionId};
@@ -49,7 +49,12 @@ impl Roster {
     /// Adds a peer, or brings it in line with its new configuration.
     pub(crate) fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
         let (handle, up, kind) = (config.handle, config.up, config.kind.clone());
-        let (blocked, stamps) = (config.barred, config.stamps);
+        let wish = match (up, config.barred) {
+            (true, _) => UserWish::Up,
+            (false, true) => UserWish::Down,
+            (false, false) => UserWish::Unsaid,
+        };
+        let stamps = config.stamps;
         let memory = config.memory.clone();
         let before = self.peers.insert(config);
         if before.is_none()
@@ -58,13 +63,13 @@ impl Roster {
             self.connector.add_peer(handle, *id, stamps);
             self.connector.remember(handle, memory);
         }
-        self.connector.set_barred(handle, blocked, now);
         self.route_peer(handle);
+        self.connector.set_wish(handle, wish, now);
         if before.is_some_and(|before| before.up) == up {
             return;
         }
         match kind {
-            PeerKind::Punch { .. } => self.connector.set_up(handle, up, now),
+            PeerKind::Punch { .. } => {}
             PeerKind::Wireguard { .. } if !up => self.peers.disconnect(handle),
             PeerKind::Wireguard {
                 public,
@@ -153,15 +158,38 @@ impl Roster {
         }
     }
 
-    /// Does what an event of the connector asks for.
-    pub(crate) fn handle_connector(&mut self, event: &ConnectorEvent, now: Instant) {
+    /// Does what a step in the life of a peer's session asks for.
+    pub(crate) fn handle_session(&mut self, event: &SessionEvent) {
         match event {
-            ConnectorEvent::Proven {
+            SessionEvent::Proven {
                 peer,
                 preshared,
                 initiator,
             } => self.prepare(*peer, *preshared.as_bytes(), *initiator),
-            ConnectorEvent::Selected { peer, path } => {
+            SessionEvent::Lost { peer } => {
+                if let Some(entry) = self.peers.get_mut(*peer) {
+                    entry.path = None;
+                }
+                self.peers.mark(*peer);
+            }
+            SessionEvent::Closed { peer } => {
+                self.peers.disconnect(*peer);
+                self.peers.mark(*peer);
+            }
+            SessionEvent::Abandoned { peer } => {
+                if let Some(entry) = self.peers.get_mut(*peer) {
+                    let gone = entry.tunnel.abandon();
+                    self.peers.forget_sessions(gone);
+                }
+                self.peers.mark(*peer);
+            }
+        }
+    }
+
+    /// Takes note of what concerns the peers, too, on its way to the controller.
+    pub(crate) fn handle_news(&mut self, news: &News, now: Instant) {
+        match news {
+            News::Selected { peer, path } => {
                 self.route_peer(*peer);
                 self.peers.set_path(*peer, *path);
                 if let Some(entry) = self.peers.get_mut(*peer) {
@@ -169,31 +197,12 @@ impl Roster {
                 }
                 self.handshakes.work(&mut self.peers, *peer, now);
             }
-            ConnectorEvent::Lost { peer } => {
-                if let Some(entry) = self.peers.get_mut(*peer) {
-                    entry.path = None;
-                }
-                self.peers.mark(*peer);
-            }
-            ConnectorEvent::Closed { peer } => {
-                self.peers.disconnect(*peer);
-                self.peers.mark(*peer);
-            }
-            ConnectorEvent::Abandoned { peer } => {
-                if let Some(entry) = self.peers.get_mut(*peer) {
-                    let gone = entry.tunnel.abandon();
-                    self.peers.forget_sessions(gone);
-                }
-                self.peers.mark(*peer);
-            }
-            ConnectorEvent::Stamps { peer, .. } => self.peers.mark(*peer),
-            ConnectorEvent::Stale { .. }
-            | ConnectorEvent::Searching { .. }
-            | ConnectorEvent::Worked { .. }
-            | ConnectorEvent::OpenSocket { .. }
-            | ConnectorEvent::CloseSocket { .. }
-            | ConnectorEvent::Netcheck(_)
-            | ConnectorEvent::NetworkChanged => {}
+            News::Stamps { peer, .. } => self.peers.mark(*peer),
+            News::Stale { .. }
+            | News::Searching { .. }
+            | News::Worked { .. }
+            | News::Netcheck(_)
+            | News::NetworkChanged => {}
         }
     }
 

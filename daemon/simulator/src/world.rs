@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, Path, ServerId,
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, News, Path, ServerId,
+    SessionEvent, SocketOrder, UserWish,
 };
 use punch_packet::PeerHandle;
 use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
@@ -186,14 +187,18 @@ impl World {
     /// `punchctl up`, on one side.
     pub fn up(&mut self, side: Side) {
         let now = self.now;
-        self.machine_mut(side).connector.set_up(PEER, true, now);
+        self.machine_mut(side)
+            .connector
+            .set_wish(PEER, UserWish::Up, now);
         self.drain();
     }
 
     /// `punchctl down`, on one side.
     pub fn down(&mut self, side: Side) {
         let now = self.now;
-        self.machine_mut(side).connector.set_up(PEER, false, now);
+        self.machine_mut(side)
+            .connector
+            .set_wish(PEER, UserWish::Unsaid, now);
         self.drain();
     }
 
@@ -549,12 +554,10 @@ impl Machine {
 
     fn handle_event(&mut self, event: ConnectorEvent, now: Instant) {
         match event {
-            ConnectorEvent::Selected { path, .. } => self.path = Some(path),
-            ConnectorEvent::Lost { .. } | ConnectorEvent::Closed { .. } => self.path = None,
-            ConnectorEvent::OpenSocket { socket, .. } if self.refuses_sockets => {
+            ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) if self.refuses_sockets => {
                 self.connector.handle_socket_failed(socket, now);
             }
-            ConnectorEvent::OpenSocket { socket, .. } => {
+            ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) => {
                 self.opened += 1;
                 // A fresh port each time, as kernels give them.
                 let port = self.next_port;
@@ -562,20 +565,29 @@ impl Machine {
                 self.open(socket, port);
                 self.connector.handle_socket(socket, port, now);
             }
-            ConnectorEvent::CloseSocket { socket } => {
+            ConnectorEvent::Socket(SocketOrder::Close { socket }) => {
                 if let Some(port) = self.sockets.remove(&socket) {
                     self.closed += 1;
                     self.by_port.remove(&port);
                 }
             }
-            ConnectorEvent::Netcheck(profiles) => self.profiles = Some(profiles),
-            ConnectorEvent::Worked { network, step, .. } => self.worked.push((network, step)),
-            ConnectorEvent::Proven { .. }
-            | ConnectorEvent::Abandoned { .. }
-            | ConnectorEvent::Stamps { .. }
-            | ConnectorEvent::Stale { .. }
-            | ConnectorEvent::Searching { .. }
-            | ConnectorEvent::NetworkChanged => {}
+            ConnectorEvent::Session(SessionEvent::Lost { .. } | SessionEvent::Closed { .. }) => {
+                self.path = None;
+            }
+            ConnectorEvent::Session(
+                SessionEvent::Proven { .. } | SessionEvent::Abandoned { .. },
+            ) => {}
+            ConnectorEvent::News(News::Selected { path, .. }) => self.path = Some(path),
+            ConnectorEvent::News(News::Netcheck(profiles)) => self.profiles = Some(profiles),
+            ConnectorEvent::News(News::Worked { network, step, .. }) => {
+                self.worked.push((network, step));
+            }
+            ConnectorEvent::News(
+                News::Stamps { .. }
+                | News::Stale { .. }
+                | News::Searching { .. }
+                | News::NetworkChanged,
+            ) => {}
         }
     }
 }

@@ -9,6 +9,17 @@ pub(crate) const MAGIC_COOKIE: u32 = 0x2112_A442;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransactionId(pub [u8; 12]);
 
+impl TransactionId {
+    /// The transaction of a Binding request; `None` for any other datagram.
+    pub fn of_request(datagram: &[u8]) -> Option<Self> {
+        const REQUEST: [u8; 2] = [0, 1];
+        if !is_stun(datagram) || datagram[..2] != REQUEST {
+            return None;
+        }
+        datagram[8..HEADER].try_into().ok().map(Self)
+    }
+}
+
 /// The class of a Binding message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use punch_engine::{DropReason, EngineEvent, LinkState};
+use punch_engine::{DropReason, EngineEvent, LinkState, News};
 use punch_packet::Packet;
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{CandidateKind, Frame};
@@ -105,12 +105,12 @@ fn events_tell_the_life_of_the_connection() {
         assert!(
             events
                 .iter()
-                .any(|event| matches!(event, EngineEvent::Selected { .. }))
+                .any(|event| matches!(event, EngineEvent::News(News::Selected { .. })))
         );
         assert!(
             events
                 .iter()
-                .any(|event| matches!(event, EngineEvent::Stamps { .. }))
+                .any(|event| matches!(event, EngineEvent::News(News::Stamps { .. })))
         );
     }
 }
@@ -315,7 +315,7 @@ fn a_change_of_the_network_is_one_from_the_first_addresses_on() {
     let changes = |world: &World| {
         let events = world.hosts[A].events.iter();
         events
-            .filter(|event| **event == EngineEvent::NetworkChanged)
+            .filter(|event| **event == EngineEvent::News(News::NetworkChanged))
             .count()
     };
     assert_eq!(changes(&world), 0, "those of the start are no change");

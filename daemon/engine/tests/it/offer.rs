@@ -1,6 +1,6 @@
 //! Offers, answers and notes: only an authorized peer's fresh offer is answered, or even acknowledged.
 
-use punch_engine::{DropReason, EngineEvent, LinkState};
+use punch_engine::{DropReason, EngineEvent, LinkState, News};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Frame, MAX_ENVELOPE, Note};
 use rand_chacha::ChaCha8Rng;
@@ -173,10 +173,10 @@ fn a_stale_offer_is_not_answered_and_says_why() {
 
         assert_eq!(out, Vec::<String>::new());
         assert_eq!(world.state(A, B), LinkState::Down);
-        let stale = EngineEvent::Stale {
+        let stale = EngineEvent::News(News::Stale {
             peer: handle(B),
             seconds: expected,
-        };
+        });
         assert_eq!(world.hosts[A].events[events..], [stale]);
         assert_eq!(world.hosts[A].drops(DropReason::BadEnvelope), 1);
     }
@@ -238,7 +238,7 @@ fn a_clock_that_was_ahead_once_does_not_bar_our_offers_for_ever() {
         world.hosts[B]
             .events
             .iter()
-            .any(|event| matches!(event, EngineEvent::Stale { .. }))
+            .any(|event| matches!(event, EngineEvent::News(News::Stale { .. })))
     );
 
     let (right, now) = (world.wall(), world.now);

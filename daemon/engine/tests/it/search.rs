@@ -1,8 +1,8 @@
 //! Engines behind hard NATs: the search for ports, and real sessions over what it finds.
 
 use punch_engine::{
-    Allocation, DirectPath, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, Outcome,
-    Path, StepKind, StepReport,
+    Allocation, DirectPath, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, News,
+    Outcome, Path, StepKind, StepReport,
 };
 
 use crate::packets::{at, udp};
@@ -56,7 +56,7 @@ fn packets_flow_over_a_socket_that_a_search_has_found() {
             let done = [Outcome::Found, Outcome::NotNeeded];
             assert!(done.contains(&step.outcome), "{step:?}");
             let worked = world.hosts[index].events.iter().any(|event| {
-                matches!(event, EngineEvent::Worked { peer: who, .. } if *who == handle(peer))
+                matches!(event, EngineEvent::News(News::Worked { peer: who, .. }) if *who == handle(peer))
             });
             assert!(worked, "{kind:?}: it is told what has worked");
         }
@@ -160,7 +160,7 @@ fn what_the_administrator_says_goes_before_what_was_measured() {
     );
     // And so is the user who asks.
     let profiles = world.hosts[A].events.iter().find_map(|event| match event {
-        EngineEvent::Netcheck(profiles) => Some(profiles.clone()),
+        EngineEvent::News(News::Netcheck(profiles)) => Some(profiles.clone()),
         _ => None,
     });
     assert_eq!(profiles.unwrap()[0].mapping, mapping);

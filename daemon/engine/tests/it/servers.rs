@@ -1,6 +1,8 @@
 //! Several signalling servers at once, and the netcheck that asks STUN servers.
 
-use punch_engine::{DropReason, EngineEvent, Family, LinkState, ServerId, Signal};
+use punch_engine::{
+    DropReason, EngineEvent, Family, LinkState, News, ServerId, Signal, SocketOrder,
+};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Frame, Unreachable};
 
@@ -171,14 +173,14 @@ fn a_netcheck_looks_at_both_families_and_closes_its_sockets() {
     let mut opened: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            EngineEvent::OpenSocket { socket, .. } => Some(*socket),
+            EngineEvent::Socket(SocketOrder::Open { socket, .. }) => Some(*socket),
             _ => None,
         })
         .collect();
     let mut closed: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            EngineEvent::CloseSocket { socket } => Some(*socket),
+            EngineEvent::Socket(SocketOrder::Close { socket }) => Some(*socket),
             _ => None,
         })
         .collect();
@@ -190,7 +192,7 @@ fn a_netcheck_looks_at_both_families_and_closes_its_sockets() {
     let profiles: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            EngineEvent::Netcheck(profiles) => Some(profiles.clone()),
+            EngineEvent::News(News::Netcheck(profiles)) => Some(profiles.clone()),
             _ => None,
         })
         .collect();
@@ -213,8 +215,10 @@ fn a_netcheck_whose_sockets_fail_ends_all_the_same() {
     let mut ended = false;
     while let Some(event) = engine.poll_event() {
         match event {
-            EngineEvent::OpenSocket { socket, .. } => engine.handle_socket_failed(socket, now),
-            EngineEvent::Netcheck(profiles) => {
+            EngineEvent::Socket(SocketOrder::Open { socket, .. }) => {
+                engine.handle_socket_failed(socket, now)
+            }
+            EngineEvent::News(News::Netcheck(profiles)) => {
                 assert_eq!(profiles, []);
                 ended = true;
             }

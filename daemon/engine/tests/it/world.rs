@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
-    LinkState, Mapping, NatOverrides, Offload, Order, PeerConfig, PeerHandle, PeerKind, ServerId,
-    Signal, SocketId,
+    LinkState, Mapping, NatOverrides, News, Offload, Order, PeerConfig, PeerHandle, PeerKind,
+    ServerId, Signal, SocketId, SocketOrder,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -572,18 +572,18 @@ impl World {
             while let Some(event) = host.engine.poll_event() {
                 quiet = false;
                 match &event {
-                    EngineEvent::OpenSocket { socket, .. } => {
+                    EngineEvent::Socket(SocketOrder::Open { socket, .. }) => {
                         let port = 40_000 + socket.0 as u16;
                         host.sockets.insert(*socket, port);
                         host.engine.handle_socket(*socket, port, self.now);
                     }
-                    EngineEvent::CloseSocket { socket } => {
+                    EngineEvent::Socket(SocketOrder::Close { socket }) => {
                         host.sockets.remove(socket);
                     }
-                    EngineEvent::Stamps { peer, stamps } => {
+                    EngineEvent::News(News::Stamps { peer, sent, seen }) => {
                         let peers = &mut host.configuration.peers;
                         if let Some(entry) = peers.iter_mut().find(|entry| entry.handle == *peer) {
-                            entry.stamps = *stamps;
+                            entry.stamps = (*sent, *seen);
                         }
                     }
                     _ => {}

@@ -35,6 +35,19 @@ fn each_class_has_its_number_for_ever() {
 }
 
 #[test]
+fn only_a_binding_request_tells_its_transaction_without_being_read() {
+    let request = writer(Class::Request).username(b"a:b").finish();
+    assert_eq!(TransactionId::of_request(&request), Some(TRANSACTION));
+    for class in [Class::Indication, Class::Success, Class::Error] {
+        let other = writer(class).finish();
+        assert_eq!(TransactionId::of_request(&other), None);
+    }
+    for length in 0..request.len() {
+        assert_eq!(TransactionId::of_request(&request[..length]), None);
+    }
+}
+
+#[test]
 fn each_attribute_has_its_bytes_for_ever() {
     let change = |ip, port| writer(Class::Request).change(ChangeRequest { ip, port });
     let attributes = [

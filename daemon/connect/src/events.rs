@@ -9,7 +9,7 @@ use punch_traversal::{
     StepReport,
 };
 
-use super::{LinkState, Path};
+use crate::Path;
 
 /// A signalling server's number, given by the one who holds the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,15 +18,15 @@ pub struct ServerId(pub u32);
 /// A frame for a signalling server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
-    /// Which server.
+    /// The server that the frame is for.
     pub server: ServerId,
-    /// What to send.
+    /// The frame to send.
     pub frame: Frame,
 }
 
 /// What a connector is made from.
 pub struct ConnectorConfig {
-    /// Who this machine is.
+    /// This machine's identity.
     pub identity: Identity,
     /// The range of its overlay IPv4 address, told to peers.
     pub ipv4_range: Option<Ipv4Range>,
@@ -40,6 +40,18 @@ pub struct ConnectorConfig {
     pub nat: NatOverrides,
 }
 
+/// What the user wants of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UserWish {
+    /// The user has said nothing: the peer's offers are answered, and this machine makes none.
+    #[default]
+    Unsaid,
+    /// A connection (`up`).
+    Up,
+    /// No connection (`down`): the peer's offers are ignored, too.
+    Down,
+}
+
 /// How many envelopes were not let through, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DroppedEnvelopes {
@@ -49,96 +61,130 @@ pub struct DroppedEnvelopes {
     pub unusable: u64,
 }
 
-/// What a connector has to say.
+/// What a connector has to say, by who acts on it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ConnectorEvent {
-    /// A peer has proven a new exchange: a session with this preshared key may begin.
+    /// An order for the owner of the sockets.
+    Socket(SocketOrder),
+    /// A step in the life of a peer's session, for the owner of the sessions.
+    Session(SessionEvent),
+    /// Something to tell and to remember.
+    News(News),
+}
+
+/// An order for the owner of the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketOrder {
+    /// Open a socket for one purpose and report with [`crate::Connector::handle_socket`].
+    Open {
+        /// The number of the new socket.
+        socket: SocketId,
+        /// The family of the new socket.
+        family: Family,
+    },
+    /// Close a socket.
+    Close {
+        /// The number of the socket.
+        socket: SocketId,
+    },
+}
+
+/// A step in the life of a peer's session. That a path is selected is [`News::Selected`], which others need, too.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SessionEvent {
+    /// The peer has proven a new exchange: a session with this preshared key may begin.
     Proven {
-        /// Who.
+        /// The peer that holds the exchange's credentials.
         peer: PeerHandle,
-        /// For the new session.
+        /// The preshared key of the new session.
         preshared: seal::PresharedKey,
         /// Whether this machine starts the handshake.
         initiator: bool,
     },
-    /// Packets for the peer go this way now.
-    Selected {
-        /// Who.
-        peer: PeerHandle,
-        /// Where.
-        path: Path,
-    },
     /// No path to the peer is left.
     Lost {
-        /// Who.
+        /// The peer that is not reached any more.
         peer: PeerHandle,
     },
-    /// The peer has said goodbye, or we have.
+    /// The peer has said goodbye, or this machine has.
     Closed {
-        /// Who.
+        /// The peer whose sessions end.
         peer: PeerHandle,
     },
     /// A proven exchange came to nothing beside the one that serves: its session is not needed.
     Abandoned {
-        /// Who.
+        /// The peer whose newest session ends.
         peer: PeerHandle,
+    },
+}
+
+/// What a connector has found out. It is defined here once and passed through by all above.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// Packets for a peer take this path from now on.
+    Selected {
+        /// The peer that the path leads to.
+        peer: PeerHandle,
+        /// The path that serves now.
+        path: Path,
     },
     /// The newest stamps with a peer, to be kept across restarts.
     Stamps {
-        /// Who.
+        /// The peer that offers are exchanged with.
         peer: PeerHandle,
-        /// Of the newest offer or answer sent.
+        /// Of the newest offer or answer sent, in milliseconds since 1970.
         sent: u64,
         /// Of the newest offer accepted.
         seen: u64,
     },
-    /// An offer that opened was refused because its clock is off by this many seconds (the peer's minus ours).
+    /// A peer's offer opened and was refused because its clock differs too much from ours.
     Stale {
-        /// Whose.
+        /// The peer with the other clock.
         peer: PeerHandle,
-        /// How far off.
+        /// The peer's clock minus ours, in seconds.
         seconds: i64,
     },
-    /// A socket for one purpose is needed.
-    OpenSocket {
-        /// Its number.
-        socket: SocketId,
-        /// Its family.
-        family: Family,
-    },
-    /// It is no longer needed.
-    CloseSocket {
-        /// Its number.
-        socket: SocketId,
-    },
-    /// A netcheck is finished.
-    Netcheck(Vec<NatProfile>),
     /// A search for ports begins.
     Searching {
-        /// For whom.
+        /// The peer that is searched for.
         peer: PeerHandle,
-        /// Which.
+        /// The kind of search.
         step: StepKind,
         /// The chance that it finds a path, from 0 to 1.
         chance: f64,
     },
-    /// What has worked with a peer from this network; to be kept across restarts.
+    /// A step has found a path from this network; to be kept across restarts.
     Worked {
-        /// With whom.
+        /// The peer that was found.
         peer: PeerHandle,
-        /// What stands for this network.
+        /// Stands for this network.
         network: u64,
-        /// What has worked.
+        /// The step that has worked.
         step: StepKind,
     },
-    /// This machine's addresses are others than those told before, or it has slept.
+    /// A netcheck is finished.
+    Netcheck(Vec<NatProfile>),
+    /// The addresses changed, or the machine woke from sleep.
     NetworkChanged,
 }
 
-/// What status shows of a link.
+/// The state of a peer's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// Nobody wants it.
+    Down,
+    /// Wanted, but the peer is on no signalling server, or none is reached.
+    Waiting,
+    /// An offer is out, or checks are under way.
+    Connecting,
+    /// There is a path.
+    Connected,
+}
+
+/// What status shows of a peer's connection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkStatus {
-    /// How it does.
+    /// The state of the connection.
     pub state: LinkState,
     /// The checks, when there are any.
     pub agent: Option<AgentStatus>,

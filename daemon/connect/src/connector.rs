@@ -1,0 +1,599 @@
+//! The connector: what comes in, in order of its origin, and what goes out.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_packet::PeerHandle;
+use punch_signal_protocol::{Candidate, Frame, Ipv4Range, Note, PeerId, Unreachable, seal};
+use punch_stun_protocol::{Class, Message};
+use punch_traversal::{SocketId, Step, StepKind, Transmit};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::envelopes::{Envelopes, OfferError};
+use crate::events::{
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
+    SessionEvent, Signal, SocketOrder, UserWish,
+};
+use crate::network::{AddressNews, LocalNetwork};
+use crate::peer::{Outputs, PeerConnection, Stamps};
+use crate::peers::Peers;
+use crate::searches::Searches;
+use crate::secrets::Randomness;
+use crate::servers::Servers;
+use crate::sockets::Sockets;
+
+/// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
+/// until nothing is left, then sleep until [`Connector::poll_timeout`].
+pub struct Connector {
+    envelopes: Envelopes,
+    network: LocalNetwork,
+    sockets: Sockets,
+    searches: Searches,
+    peers: Peers,
+    servers: Servers,
+    dropped: DroppedEnvelopes,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<ConnectorEvent>,
+}
+
+impl Connector {
+    /// A connector without peers, servers and sockets.
+    pub fn new(config: ConnectorConfig, now: Instant) -> Self {
+        let mut randomness = Randomness::new(ChaCha20Rng::from_seed(config.seed));
+        let seeds = [randomness.open.next_u64(), randomness.open.next_u64()];
+        Self {
+            network: LocalNetwork::new(seeds, config.nat.clone()),
+            sockets: Sockets::default(),
+            searches: Searches::new(config.budget),
+            envelopes: Envelopes::new(config, randomness, now),
+            peers: Peers::default(),
+            servers: Servers::default(),
+            dropped: DroppedEnvelopes::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    // --- configuration ---
+
+    /// Adds a peer, unless it is there. `stamps` are the newest sent and seen before a restart.
+    pub fn add_peer(&mut self, peer: PeerHandle, id: PeerId, stamps: (u64, u64)) {
+        self.peers.add(peer, id, stamps);
+    }
+
+    /// What has worked with a peer before a restart, by network.
+    pub fn remember(&mut self, peer: PeerHandle, worked: Vec<(u64, StepKind)>) {
+        if let Some(connection) = self.peers.get_mut(peer) {
+            connection.history.set_worked(worked);
+        }
+    }
+
+    /// Says goodbye to a peer and forgets it.
+    pub fn remove_peer(&mut self, peer: PeerHandle, now: Instant) {
+        self.close(peer);
+        if let Some(mut connection) = self.peers.remove(peer, &mut self.searches) {
+            if connection.is_watched() {
+                self.servers.unwatch(connection.id);
+            }
+            let (sockets, mappings) = connection.dissolve();
+            self.searches.book(mappings, now);
+            for socket in sockets {
+                self.close_socket(socket);
+            }
+        }
+    }
+
+    /// What the user wants of a peer.
+    pub fn set_wish(&mut self, peer: PeerHandle, wish: UserWish, now: Instant) {
+        let before = self.peers.get(peer).map(PeerConnection::wish);
+        let (Some(connection), Some(before)) = (self.peers.get_mut(peer), before) else {
+            return;
+        };
+        if before == wish {
+            return;
+        }
+        connection.set_wish(wish);
+        let searching = connection.attempts.has_search();
+        self.servers.update_watch(connection, now);
+        match (before, wish) {
+            (_, UserWish::Up) if searching => {}
+            (_, UserWish::Up) => self.offer(peer, now),
+            (UserWish::Down, UserWish::Unsaid) => {}
+            (_, UserWish::Unsaid | UserWish::Down) => self.close(peer),
+        }
+        self.drain_children(now);
+    }
+
+    /// Whether an address is one inside a tunnel, this machine's or a peer's: never a candidate, and never where a check comes from.
+    pub fn set_overlay(&mut self, address: IpAddr, inside: bool) {
+        self.network.set_overlay(address, inside);
+    }
+
+    /// Makes an offer at once to a peer that is wanted and has no path, unless one has just gone out.
+    pub fn retry(&mut self, peer: PeerHandle, now: Instant) {
+        let connection = self.peers.get_mut(peer);
+        if connection.is_some_and(|connection| connection.handle_retry(now)) {
+            self.offer(peer, now);
+        }
+        self.drain_children(now);
+    }
+
+    /// The STUN servers are now these.
+    pub fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+        self.network.set_stun_servers(servers, now);
+        self.drain_children(now);
+    }
+
+    // --- the machine ---
+
+    /// A main socket is open, or one that was asked for with [`SocketOrder::Open`].
+    pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
+        if socket == SocketId::MAIN_V4 || socket == SocketId::MAIN_V6 {
+            self.network.handle_main_socket(socket, port, now);
+        } else {
+            self.handle_opened(socket, Some(port), now);
+        }
+        self.drain_children(now);
+    }
+
+    /// A socket that was asked for could not be opened.
+    pub fn handle_socket_failed(&mut self, socket: SocketId, now: Instant) {
+        self.handle_opened(socket, None, now);
+        self.drain_children(now);
+    }
+
+    /// The machine's addresses are now these.
+    pub fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
+        let news = self.network.handle_addresses(addresses, now);
+        if news == AddressNews::Changed {
+            self.news(News::NetworkChanged);
+        }
+        if news != AddressNews::Same {
+            for peer in self.peers.handle_new_network() {
+                self.offer(peer, now);
+            }
+        }
+        self.drain_children(now);
+    }
+
+    /// The router leads this address here now, or nothing any more.
+    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
+        self.network.handle_port_mapping(external, now);
+        self.drain_children(now);
+    }
+
+    /// The machine has slept: every path is doubtful, every mapping at a NAT may be gone.
+    pub fn handle_resume(&mut self, now: Instant) {
+        self.news(News::NetworkChanged);
+        self.network.handle_resume(now);
+        self.peers.verify_paths(now);
+        self.drain_children(now);
+    }
+
+    /// Milliseconds since 1970, told now and then: the wall clock may be set, and goes on while the machine sleeps.
+    pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
+        self.envelopes.set_clock(wall_ms, now);
+    }
+
+    /// Finds out how the NAT behaves; ends with [`News::Netcheck`]. Joins a run that is under way.
+    pub fn start_netcheck(&mut self, now: Instant) {
+        self.network.start_netcheck(&mut self.sockets);
+        self.drain_children(now);
+    }
+
+    // --- the network ---
+
+    /// A STUN message has come in on `socket`; `local` is the address it came to. Returns whether it was expected.
+    pub fn handle_stun(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Ok(message) = Message::parse(datagram) else {
+            return false;
+        };
+        if self.network.is_inside(from.ip()) {
+            return false;
+        }
+        let taken = match message.class {
+            Class::Request => match message.username {
+                Some(name) => self
+                    .peers
+                    .handle_request(name, socket, local, from, &message, now),
+                None => self.network.handle_request(socket, &message),
+            },
+            Class::Success | Class::Error => {
+                self.peers.handle_response(socket, from, &message, now)
+                    || self.network.handle_response(socket, from, &message, now)
+            }
+            Class::Indication => false,
+        };
+        if taken {
+            self.drain_children(now);
+        }
+        taken
+    }
+
+    /// Packets of the tunnel with this peer flow.
+    pub fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
+        self.peers.handle_traffic(peer, now);
+    }
+
+    // --- signalling ---
+
+    /// A signalling server has welcomed us.
+    pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
+        // Peers that are online are announced by the watch; that is also when an offer can reach them. The user's come first.
+        self.servers.add(server, self.peers.watched(), now);
+        self.drain_children(now);
+    }
+
+    /// A signalling server is gone.
+    pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
+        self.servers.remove(server);
+        self.peers.handle_server_down(server);
+        self.drain_children(now);
+    }
+
+    /// A frame has come from a server.
+    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
+        match frame {
+            Frame::Deliver { from, envelope } => {
+                self.handle_envelope(server, from, &envelope, now);
+            }
+            Frame::Appeared(id) => self.handle_appeared(id, now),
+            Frame::Unreachable { to, why } => {
+                if let Some((_, connection)) = self.peers.by_id_mut(to) {
+                    let offline = why == Unreachable::Offline;
+                    connection.handle_unreachable(server, offline, self.servers.online());
+                }
+            }
+            // The client that holds the connection deals with these.
+            Frame::Proof { .. }
+            | Frame::Send { .. }
+            | Frame::Watch(_)
+            | Frame::Unwatch(_)
+            | Frame::ClientCapabilities(_)
+            | Frame::ServerCapabilities(_)
+            | Frame::Challenge(_)
+            | Frame::Welcome
+            | Frame::Refused(_) => {}
+        }
+        self.drain_children(now);
+    }
+
+    fn handle_appeared(&mut self, id: PeerId, now: Instant) {
+        if let Some((peer, connection)) = self.peers.by_id_mut(id)
+            && connection.handle_appeared(now)
+        {
+            self.offer(peer, now);
+        }
+    }
+
+    fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
+        let Some(peer) = self.peers.by_id(from) else {
+            self.dropped.strangers += 1;
+            return;
+        };
+        let taken = match seal::Kind::of(envelope) {
+            Some(seal::Kind::Offer) => self.handle_offer(server, peer, from, envelope, now),
+            Some(seal::Kind::Answer) => self.handle_answer(server, peer, envelope, now),
+            Some(seal::Kind::Note) => self.handle_note(peer, envelope, now),
+            None => false,
+        };
+        self.dropped.unusable += u64::from(!taken);
+    }
+
+    fn handle_offer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        from: PeerId,
+        envelope: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        if connection.is_blocked() || !connection.admits_envelope(server, now) {
+            return false;
+        }
+        let opened = match self.envelopes.open_offer(connection, from, envelope, now) {
+            Ok(opened) => opened,
+            Err(OfferError::Unusable) => return false,
+            Err(OfferError::Stale(seconds)) => {
+                self.news(News::Stale { peer, seconds });
+                return false;
+            }
+            Err(OfferError::Ours) => {
+                // Unless it was sent before the peer could be reached.
+                connection.hurry();
+                return true;
+            }
+        };
+        let answer = self
+            .envelopes
+            .answer(connection, &self.network, opened, now);
+        let Some(answer) = answer else { return false };
+        self.servers.send_over(server, from, answer);
+        self.note_stamps(peer);
+        true
+    }
+
+    fn handle_answer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        if !connection.awaits_answer() || !connection.admits_envelope(server, now) {
+            return false;
+        }
+        self.envelopes
+            .handle_answer(connection, &self.network, envelope, now)
+    }
+
+    fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        match connection.attempts.open(envelope) {
+            Some((attempt, Note::Candidates(candidates))) => {
+                let candidates = self.network.outside(candidates);
+                connection
+                    .attempts
+                    .handle_candidates(attempt, candidates, now);
+                true
+            }
+            Some((attempt, Note::Prediction(prediction))) => {
+                connection
+                    .attempts
+                    .handle_prediction(attempt, prediction, now);
+                true
+            }
+            Some((attempt, Note::Bye)) => {
+                if connection.handle_bye(attempt, now) {
+                    self.session(SessionEvent::Closed { peer });
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    // --- time, and what goes out ---
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.servers.handle_timeout(now);
+        self.network.handle_timeout(&mut self.sockets, now);
+        for peer in self.peers.handle_timeout(now) {
+            self.offer(peer, now);
+        }
+        self.drain_children(now);
+    }
+
+    /// Says goodbye to every peer: punchd stops.
+    pub fn shut_down(&mut self) {
+        for peer in self.peers.handles() {
+            self.close(peer);
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next frame for a signalling server.
+    pub fn poll_signal(&mut self) -> Option<Signal> {
+        self.servers.poll_signal()
+    }
+
+    /// The next thing to know.
+    pub fn poll_event(&mut self) -> Option<ConnectorEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.peers.poll_timeout(),
+            self.network.poll_timeout(),
+            self.servers.poll_timeout(),
+            self.searches.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // --- what is known ---
+
+    /// What status shows of one peer's connection.
+    pub fn link_status(&self, peer: PeerHandle, now: Instant) -> Option<LinkStatus> {
+        let connection = self.peers.get(peer)?;
+        Some(connection.status(self.network.profile(), self.searches.budget, now))
+    }
+
+    /// The range of a peer's overlay IPv4 address, once it has said so.
+    pub fn peer_range(&self, peer: PeerHandle) -> Option<Option<Ipv4Range>> {
+        self.peers.get(peer)?.attempts.peer_range()
+    }
+
+    /// The round trip of a peer's path.
+    pub fn round_trip(&self, peer: PeerHandle) -> Option<Duration> {
+        self.peers.get(peer)?.attempts.round_trip()
+    }
+
+    /// The state of one peer's connection.
+    pub fn link_state(&self, peer: PeerHandle) -> LinkState {
+        let connection = self.peers.get(peer);
+        connection.map_or(LinkState::Down, PeerConnection::state)
+    }
+
+    /// This machine's candidates.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.network.candidates()
+    }
+
+    /// STUN servers that have answered, and what they saw.
+    pub fn reflexive(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.network.reflexive()
+    }
+
+    /// Envelopes that were not let through.
+    pub fn dropped_envelopes(&self) -> DroppedEnvelopes {
+        self.dropped
+    }
+
+    /// The time since 1970.
+    pub fn wall(&self, now: Instant) -> Duration {
+        self.envelopes.wall(now)
+    }
+
+    // --- inside ---
+
+    fn news(&mut self, news: News) {
+        self.events.push_back(ConnectorEvent::News(news));
+    }
+
+    fn session(&mut self, event: SessionEvent) {
+        self.events.push_back(ConnectorEvent::Session(event));
+    }
+
+    fn close_socket(&mut self, socket: SocketId) {
+        self.sockets.forget(socket);
+        self.events
+            .push_back(ConnectorEvent::Socket(SocketOrder::Close { socket }));
+    }
+
+    /// A socket that was asked for is open on a port, or could not be opened.
+    fn handle_opened(&mut self, socket: SocketId, port: Option<u16>, now: Instant) {
+        if self.network.handle_socket(socket, port, now) {
+            return;
+        }
+        let taken = self.sockets.owner(socket).is_some_and(|(peer, attempt)| {
+            let open = port.map(|_| socket);
+            let connection = self.peers.get_mut(peer);
+            connection
+                .is_some_and(|connection| connection.attempts.handle_socket(attempt, open, now))
+        });
+        if port.is_none() {
+            self.sockets.forget(socket);
+        } else if !taken {
+            self.close_socket(socket);
+        }
+    }
+
+    /// Sends a fresh offer to the peer over every server at hand.
+    fn offer(&mut self, peer: PeerHandle, now: Instant) {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return;
+        };
+        if self.servers.online().is_empty() {
+            connection.postpone(now);
+            return;
+        }
+        let to = connection.id;
+        match self.envelopes.offer(connection, &self.network, now) {
+            Some(envelope) => {
+                self.servers.send(to, envelope);
+                self.note_stamps(peer);
+            }
+            None => connection.postpone(now),
+        }
+    }
+
+    fn close(&mut self, peer: PeerHandle) {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return;
+        };
+        let to = connection.id;
+        for goodbye in connection.close() {
+            self.servers.send(to, goodbye);
+        }
+        self.session(SessionEvent::Closed { peer });
+    }
+
+    fn note_stamps(&mut self, peer: PeerHandle) {
+        if let Some(connection) = self.peers.get(peer) {
+            let Stamps { sent, seen } = connection.stamps;
+            self.news(News::Stamps { peer, sent, seen });
+        }
+    }
+
+    /// Carries away what the children have to send and to say; of the connections, those that something has happened to.
+    fn drain_children(&mut self, now: Instant) {
+        if self.network.poll_changed(now) {
+            // Peers with whom checks are under way hear of new candidates (RFC 8838).
+            let candidates = self.network.candidates();
+            for (to, note) in self.peers.seal_candidates(&candidates) {
+                self.servers.send(to, note);
+            }
+        }
+        self.network.drain(&mut self.transmits, &mut self.events);
+        self.drain_peers(now);
+        self.begin_search(now);
+        self.drain_peers(now);
+    }
+
+    fn drain_peers(&mut self, now: Instant) {
+        while let Some(peer) = self.peers.pop_dirty() {
+            if self.drain_peer(peer, now) {
+                self.offer(peer, now);
+            }
+        }
+    }
+
+    /// Carries away what one connection has to send and to say; returns whether a new offer is due at once.
+    fn drain_peer(&mut self, peer: PeerHandle, now: Instant) -> bool {
+        let Some((connection, transactions)) = self.peers.get_drained(peer) else {
+            return false;
+        };
+        let mut out = Outputs {
+            peer,
+            network: self.network.fingerprint(),
+            transmits: &mut self.transmits,
+            events: &mut self.events,
+            sockets: &mut self.sockets,
+            transactions,
+            envelopes: Vec::new(),
+            mappings: 0,
+        };
+        let again = connection.drain(&mut out, now);
+        let (envelopes, mappings) = (out.envelopes, out.mappings);
+        self.searches.book(mappings, now);
+        for envelope in envelopes {
+            self.servers.send(connection.id, envelope);
+        }
+        self.servers.update_watch(connection, now);
+        self.peers.reindex(peer, &mut self.searches);
+        again
+    }
+
+    /// Lets the next search begin, if none is under way.
+    fn begin_search(&mut self, now: Instant) {
+        let Some(peer) = self.searches.next(now) else {
+            return;
+        };
+        let (left, clear_at) = (self.searches.left(now), self.searches.clear_at());
+        let connection = self.peers.get_mut(peer);
+        let step = connection.and_then(|c| c.begin_search(left, clear_at, now));
+        if let Some(Step {
+            kind: step, chance, ..
+        }) = step
+        {
+            self.news(News::Searching { peer, step, chance });
+        }
+    }
+}

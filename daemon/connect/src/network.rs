@@ -1,0 +1,291 @@
+//! This machine's end of every path: its addresses, its candidates, and what is known of its NAT.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, Description};
+use punch_stun_protocol::Message;
+use punch_traversal::{Family, Gatherer, NatOverrides, NatProfile, SocketId, Transmit};
+
+use crate::ConnectorEvent;
+use crate::netchecks::Netchecks;
+use crate::sockets::Sockets;
+
+/// What an attempt needs to know of this machine's network.
+pub(crate) struct NetworkView {
+    pub(crate) profile: Option<NatProfile>,
+    pub(crate) lifetime: Option<Duration>,
+    /// STUN servers that answer.
+    pub(crate) samplers: Vec<SocketAddr>,
+    /// Stands for the network that this machine is in.
+    pub(crate) fingerprint: Option<u64>,
+    /// The attempt's randomness.
+    pub(crate) seed: u64,
+}
+
+/// See the module.
+pub(crate) struct LocalNetwork {
+    gatherer: Gatherer,
+    netchecks: Netchecks,
+    addresses: Vec<IpAddr>,
+    /// Whether the addresses have been told: the first telling is no change.
+    addresses_known: bool,
+    stun_servers: Vec<SocketAddr>,
+    /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
+    overlay: HashSet<IpAddr>,
+    fingerprint: Option<u64>,
+}
+
+impl LocalNetwork {
+    /// A network of which nothing is known. The two seeds are the gatherer's and the netchecks'.
+    pub(crate) fn new(seeds: [u64; 2], overrides: NatOverrides) -> Self {
+        Self {
+            gatherer: Gatherer::new(seeds[0]),
+            netchecks: Netchecks::new(seeds[1], overrides),
+            addresses: Vec::new(),
+            addresses_known: false,
+            stun_servers: Vec::new(),
+            overlay: HashSet::new(),
+            fingerprint: None,
+        }
+    }
+
+    // --- what comes in ---
+
+    /// Whether an address lies inside a tunnel.
+    pub(crate) fn set_overlay(&mut self, address: IpAddr, inside: bool) {
+        if inside {
+            self.overlay.insert(address);
+        } else {
+            self.overlay.remove(&address);
+        }
+    }
+
+    /// The STUN servers are now these.
+    pub(crate) fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
+        if self.stun_servers != servers {
+            self.netchecks.restart(now);
+        }
+        self.stun_servers.clone_from(&servers);
+        self.gatherer.handle_servers(servers, now);
+    }
+
+    /// A main socket is open on this port.
+    pub(crate) fn handle_main_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
+        self.gatherer.handle_socket(socket, port, now);
+    }
+
+    /// A further socket is open, or could not be opened (`None`); returns whether a netcheck has asked for it.
+    pub(crate) fn handle_socket(
+        &mut self,
+        socket: SocketId,
+        port: Option<u16>,
+        now: Instant,
+    ) -> bool {
+        self.netchecks
+            .handle_socket(socket, port, &self.addresses, &self.stun_servers, now)
+    }
+
+    /// The machine's addresses are now these.
+    pub(crate) fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) -> AddressNews {
+        self.addresses.clone_from(&addresses);
+        let known = std::mem::replace(&mut self.addresses_known, true);
+        if !self.gatherer.handle_addresses(addresses, now) {
+            return AddressNews::Same;
+        }
+        self.netchecks.restart(now);
+        self.fingerprint = None;
+        if known {
+            AddressNews::Changed
+        } else {
+            AddressNews::First
+        }
+    }
+
+    /// The router leads this address here now, or nothing any more.
+    pub(crate) fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
+        self.gatherer.handle_port_mapping(external, now);
+    }
+
+    /// The machine has slept: every mapping at a NAT may be gone.
+    pub(crate) fn handle_resume(&mut self, now: Instant) {
+        self.gatherer.restart(now);
+        self.netchecks.restart(now);
+        self.fingerprint = None;
+    }
+
+    /// A STUN request without a user name: returns whether a netcheck has sent it to itself.
+    pub(crate) fn handle_request(&mut self, socket: SocketId, message: &Message<'_>) -> bool {
+        self.netchecks.handle_request(socket, message)
+    }
+
+    /// A STUN response: returns whether it answers a request to a server.
+    pub(crate) fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        self.netchecks.handle_response(socket, from, message, now)
+            || self.gatherer.handle_response(socket, from, message, now)
+    }
+
+    /// Starts a netcheck over the families that this machine has addresses of, unless one is under way.
+    pub(crate) fn start_netcheck(&mut self, sockets: &mut Sockets) {
+        let addresses = &self.addresses;
+        let families = [Family::V4, Family::V6].into_iter().filter(|family| {
+            addresses
+                .iter()
+                .any(|ip| Family::of(*ip) == *family && !ip.is_loopback())
+        });
+        self.netchecks.start(families, sockets);
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, sockets: &mut Sockets, now: Instant) {
+        self.gatherer.handle_timeout(now);
+        self.netchecks.handle_timeout(sockets, now);
+        self.gatherer.set_lifetime(self.netchecks.lifetime());
+        if self.netchecks.is_due(now) && !self.stun_servers.is_empty() {
+            self.start_netcheck(sockets);
+        }
+    }
+
+    // --- what goes out ---
+
+    /// Takes out what there is to send and to say.
+    pub(crate) fn drain(
+        &mut self,
+        transmits: &mut VecDeque<Transmit>,
+        events: &mut VecDeque<ConnectorEvent>,
+    ) {
+        while let Some(transmit) = self.gatherer.poll_transmit() {
+            transmits.push_back(transmit);
+        }
+        if self.netchecks.drain(transmits, events) {
+            self.fingerprint = Some(self.compute_fingerprint());
+        }
+    }
+
+    /// Whether [`Self::candidates`] has changed since the last call.
+    pub(crate) fn poll_changed(&mut self, now: Instant) -> bool {
+        if !self.gatherer.poll_changed() {
+            return false;
+        }
+        let seen = self.gatherer.reflexive().map(|(_, mapped)| mapped.ip());
+        for ip in seen.filter(IpAddr::is_ipv4) {
+            self.netchecks.handle_public(ip, now);
+        }
+        true
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = [self.gatherer.poll_timeout(), self.netchecks.poll_timeout()];
+        timeouts.into_iter().flatten().min()
+    }
+
+    // --- what is known ---
+
+    /// This machine's candidates.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        self.outside(self.gatherer.candidates())
+    }
+
+    /// Whether an address lies inside a tunnel.
+    pub(crate) fn is_inside(&self, ip: IpAddr) -> bool {
+        self.overlay.contains(&ip)
+    }
+
+    /// The candidates that do not lie inside a tunnel.
+    pub(crate) fn outside(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+        candidates.retain(|candidate| !self.overlay.contains(&candidate.address.ip()));
+        candidates
+    }
+
+    /// Takes out of a peer's description what lies inside a tunnel.
+    pub(crate) fn keep_outside(&self, description: &mut Description) {
+        let candidates = std::mem::take(&mut description.candidates);
+        description.candidates = self.outside(candidates);
+        if let Some(nat) = &mut description.nat {
+            nat.addresses
+                .retain(|ip| !self.overlay.contains(&IpAddr::V4(*ip)));
+        }
+    }
+
+    /// STUN servers that have answered, and what they saw.
+    pub(crate) fn reflexive(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.gatherer.reflexive().collect()
+    }
+
+    /// Whether a fresh socket's public address could be learned.
+    pub(crate) fn has_samplers(&self) -> bool {
+        !self.gatherer.answering(Family::V4).is_empty()
+    }
+
+    /// What is known of this side's IPv4 NAT.
+    pub(crate) fn profile(&self) -> Option<NatProfile> {
+        self.netchecks.profile(Family::V4)
+    }
+
+    /// Stands for the network that this machine is in.
+    pub(crate) fn fingerprint(&self) -> Option<u64> {
+        self.fingerprint
+    }
+
+    /// What an attempt with this seed needs to know.
+    pub(crate) fn view(&self, seed: u64) -> NetworkView {
+        NetworkView {
+            profile: self.profile(),
+            lifetime: self.netchecks.lifetime(),
+            samplers: self.gatherer.answering(Family::V4),
+            fingerprint: self.fingerprint,
+            seed,
+        }
+    }
+
+    /// A hash of the public addresses and of this machine's subnets.
+    fn compute_fingerprint(&self) -> u64 {
+        let public = self
+            .profile()
+            .map(|profile| profile.addresses)
+            .unwrap_or_default();
+        let mut places: Vec<[u8; 4]> = self
+            .addresses
+            .iter()
+            .filter_map(|ip| match ip {
+                IpAddr::V4(ip) if !self.overlay.contains(&IpAddr::V4(*ip)) => {
+                    let [a, b, c, _] = ip.octets();
+                    Some([a, b, c, 0])
+                }
+                _ => None,
+            })
+            .chain(public.iter().filter_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(ip.octets()),
+                IpAddr::V6(_) => None,
+            }))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        // FNV-1a: it must be the same in every version.
+        places
+            .iter()
+            .flatten()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+    }
+}
+
+/// What telling the machine's addresses has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AddressNews {
+    /// Those that were known.
+    Same,
+    /// They were not known before.
+    First,
+    /// They were others before.
+    Changed,
+}

@@ -1,0 +1,580 @@
+//! The connection with one peer: who wants it, which offers are made for it, and the attempts at a path.
+//!
+//! What is wanted ([`Demand`]) and what is reached ([`LinkState`]) are two machines. The first is moved by the user and by the
+//! peer:
+//!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Nobody
+//!     Nobody --> User: up
+//!     Nobody --> Arriving: the peer proves its own offer
+//!     Arriving --> Served: a path is selected
+//!     Served --> Lost: the path dies
+//!     Served --> Arriving: the attempt ends otherwise
+//!     Lost --> Served: a path is selected
+//!     Arriving --> Nobody: 10 minutes, or goodbye
+//!     Lost --> Nobody: 10 minutes, or goodbye
+//!     Served --> Nobody: goodbye
+//!     Arriving --> User: up
+//!     Served --> User: up
+//!     Lost --> User: up
+//!     User --> Blocked: down
+//!     Nobody --> Blocked: down
+//!     Blocked --> User: up
+//!     note right of Lost: servers tell when the peer logs in (of User, too)
+//!     note right of Blocked: the peer's offers are refused
+//! ```
+//!
+//! The second follows from what is out and what is under way:
+//!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Down
+//!     Down --> Waiting: wanted, no server knows the peer
+//!     Down --> Connecting: wanted, an offer is out
+//!     Down --> Connecting: the peer's offer is answered
+//!     Waiting --> Connecting: the peer appears, an offer goes out
+//!     Connecting --> Waiting: every server says that the peer is offline
+//!     Connecting --> Connected: a path is selected
+//!     Connected --> Connecting: the path is lost, a new offer goes out
+//!     Connected --> Connected: a successor's path is selected
+//!     Connecting --> Down: nothing has worked and nobody wants it
+//!     Connected --> Down: goodbye
+//! ```
+//!
+//! [`Retry`] alone says when the next offer goes out, and has one reset. [`Attempts`] holds at most two: while the first serves, a
+//! successor is checked beside it, and takes its place when it has a path.
+
+mod attempts;
+mod config;
+mod demand;
+mod description;
+mod history;
+mod offer;
+mod outputs;
+mod retry;
+mod stamps;
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::{Description, PeerId};
+use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId, Step};
+use rand_core::RngCore;
+
+use crate::{LinkState, LinkStatus, News, Path, ServerId, SessionEvent, UserWish};
+use attempts::{Attempts, NewAttempt};
+use demand::Demand;
+use history::History;
+use offer::{EnvelopeLimits, OutstandingOffer, Presence};
+use retry::{RETRY_MIN, Retry};
+
+pub(crate) use config::AttemptConfig;
+pub(crate) use description::{DescriptionParts, SentDescription};
+pub(crate) use outputs::Outputs;
+pub use stamps::MAX_STALE;
+pub(crate) use stamps::{StampError, Stamps};
+
+/// See the module.
+pub(crate) struct PeerConnection {
+    pub(crate) id: PeerId,
+    demand: Demand,
+    presence: Presence,
+    pub(crate) stamps: Stamps,
+    offer: Option<OutstandingOffer>,
+    retry: Retry,
+    limits: EnvelopeLimits,
+    pub(crate) attempts: Attempts,
+    pub(crate) history: History,
+}
+
+impl PeerConnection {
+    /// A connection that nobody wants yet. `stamps` are the newest sent and seen before a restart.
+    pub(crate) fn new(id: PeerId, stamps: (u64, u64)) -> Self {
+        let (sent, seen) = stamps;
+        Self {
+            id,
+            demand: Demand::default(),
+            presence: Presence::default(),
+            stamps: Stamps { sent, seen },
+            offer: None,
+            retry: Retry::default(),
+            limits: EnvelopeLimits::default(),
+            attempts: Attempts::default(),
+            history: History::default(),
+        }
+    }
+
+    // --- demand ---
+
+    /// What the user has said last.
+    pub(crate) fn wish(&self) -> UserWish {
+        self.demand.wish()
+    }
+
+    /// The user says something else than before.
+    pub(crate) fn set_wish(&mut self, wish: UserWish) {
+        self.demand.set_wish(wish);
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.demand.is_wanted()
+    }
+
+    /// Whether the peer's offers are refused.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.demand == Demand::Blocked
+    }
+
+    /// Whether servers are to tell when the peer logs in.
+    pub(crate) fn wants_watch(&self) -> bool {
+        self.demand.wants_watch()
+    }
+
+    /// Whether servers have been asked to tell when the peer logs in.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.presence.is_watched
+    }
+
+    /// Takes note of what servers are asked; returns whether that is another thing than before.
+    pub(crate) fn set_watched(&mut self, watched: bool) -> bool {
+        std::mem::replace(&mut self.presence.is_watched, watched) != watched
+    }
+
+    // --- what is known ---
+
+    /// What serves the peer's packets: the direct path, if there is one.
+    pub(crate) fn path(&self) -> Option<Path> {
+        self.attempts.direct_path().map(Path::Direct)
+    }
+
+    pub(crate) fn status(
+        &self,
+        mine: Option<NatProfile>,
+        budget: Budget,
+        now: Instant,
+    ) -> LinkStatus {
+        let (last_steps, last_theirs) = self.history.last();
+        let newest = self
+            .attempts
+            .newest_first()
+            .find(|attempt| !attempt.agent.was_refused() || last_steps.is_empty())
+            .map(|attempt| attempt.agent.status(now));
+        let (steps, theirs) = match newest {
+            Some(status) => (status.steps, status.theirs),
+            None => (last_steps.to_vec(), last_theirs.cloned()),
+        };
+        let retry_at = self.retry.at().filter(|_| self.is_wanted());
+        LinkStatus {
+            state: self.state(),
+            agent: self.attempts.first().map(|a| a.agent.status(now)),
+            peer_range: self.attempts.peer_range(),
+            mine,
+            theirs,
+            steps,
+            failures: self.history.failures,
+            retry_in: retry_at.map(|at| at.saturating_duration_since(now)),
+            budget,
+        }
+    }
+
+    pub(crate) fn state(&self) -> LinkState {
+        if self.path().is_some() {
+            LinkState::Connected
+        } else if !self.attempts.is_empty() {
+            LinkState::Connecting
+        } else if !self.is_wanted() {
+            LinkState::Down
+        } else if self.offer.is_some() && !self.presence.is_offline {
+            LinkState::Connecting
+        } else {
+            LinkState::Waiting
+        }
+    }
+
+    // --- offers ---
+
+    /// Describes this machine with a stamp that is larger than any before.
+    pub(crate) fn describe(
+        &mut self,
+        parts: DescriptionParts,
+        rng: &mut impl RngCore,
+    ) -> Description {
+        let stamp = self.stamps.next(parts.wall_ms);
+        parts.describe(stamp, rng)
+    }
+
+    /// An offer has gone out over all servers.
+    pub(crate) fn handle_offered(
+        &mut self,
+        pending: PendingOffer,
+        sent: SentDescription,
+        rng: &mut impl RngCore,
+        now: Instant,
+    ) {
+        self.offer = Some(OutstandingOffer::new(pending, sent, now));
+        self.presence.handle_offered();
+        self.retry.handle_offered(rng, now);
+    }
+
+    /// No server is reached; the next one that is brings the watch, and the watch the offer.
+    pub(crate) fn postpone(&mut self, now: Instant) {
+        self.presence.is_offline = true;
+        self.retry.postpone(now);
+    }
+
+    /// Whether an offer went out so lately that its answer may still come.
+    pub(crate) fn offer_is_fresh(&self, now: Instant) -> bool {
+        let fresh = self.offer.as_ref().is_some_and(|offer| offer.is_fresh(now));
+        fresh && self.presence.is_delivered()
+    }
+
+    /// The next offer goes out as soon as the one that is out can be called lost.
+    pub(crate) fn hurry(&mut self) {
+        if let Some(offer) = &self.offer {
+            self.retry.hurry(offer.sent_at());
+        }
+    }
+
+    /// The user wants an offer now: returns whether it is to go out, and hurries the next one if not.
+    pub(crate) fn handle_retry(&mut self, now: Instant) -> bool {
+        let idle = self.path().is_none() && !self.attempts.has_search();
+        let due = self.is_wanted() && idle && !self.offer_is_fresh(now);
+        if !due {
+            self.hurry();
+        }
+        due
+    }
+
+    /// The peer has logged in at a server; returns whether an offer is to go out.
+    pub(crate) fn handle_appeared(&mut self, now: Instant) -> bool {
+        self.handle_found();
+        if !self.is_wanted() {
+            return false;
+        }
+        if self.path().is_some() {
+            // It may have restarted and know nothing of the path.
+            self.verify_path(now);
+            return false;
+        }
+        let is_fresh = self.offer_is_fresh(now) || self.attempts.are_younger_than(RETRY_MIN, now);
+        // It may have restarted since, and know nothing of the offer or of the attempt. A search takes longer than a retry, and a
+        // new offer would cut it short.
+        if is_fresh && !self.attempts.has_search() {
+            self.retry.bring_forward(now);
+        }
+        !is_fresh
+    }
+
+    /// A server could not deliver an envelope, because the peer is `offline` or for another reason.
+    pub(crate) fn handle_unreachable(
+        &mut self,
+        server: ServerId,
+        offline: bool,
+        online: &BTreeSet<ServerId>,
+    ) {
+        self.presence.handle_unreachable(server, offline, online);
+    }
+
+    /// The connection to a server is lost: an offer that went out over it may be, too.
+    pub(crate) fn handle_server_down(&mut self, server: ServerId) {
+        if self.offer.is_some() {
+            self.presence.handle_server_lost(server);
+        }
+    }
+
+    /// Whether one more envelope of this peer that came over `server` may be opened now.
+    pub(crate) fn admits_envelope(&mut self, server: ServerId, now: Instant) -> bool {
+        self.limits.admit(server, now)
+    }
+
+    /// Whether an offer is out whose answer has not come.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        let offer = self.offer.as_ref();
+        offer.is_some_and(OutstandingOffer::awaits_answer)
+    }
+
+    /// Opens an answer to the offer that is out: the exchange, the peer's description, and what the offer has told.
+    pub(crate) fn open_answer(
+        &mut self,
+        envelope: &[u8],
+        now: Instant,
+    ) -> Option<(Exchange, Description, SentDescription)> {
+        self.offer.as_mut()?.open(envelope, now)
+    }
+
+    fn handle_found(&mut self) {
+        self.presence.is_offline = false;
+        self.retry.handle_found();
+    }
+
+    // --- attempts ---
+
+    /// An exchange is complete: its checks begin, beside those of the path that serves.
+    pub(crate) fn begin(
+        &mut self,
+        exchange: Exchange,
+        config: AttemptConfig,
+        theirs: Description,
+        now: Instant,
+    ) {
+        self.offer = None;
+        self.presence.is_offline = false;
+        let (offered, peer_range) = (config.offered, theirs.ipv4_range);
+        let sent_candidates = config.sent.candidates.clone();
+        let remembered = self.history.worked_from(config.network.fingerprint);
+        let agent = config.into_agent(theirs, remembered, now);
+        let searches = agent.has_search();
+        self.retry.handle_exchange(offered, searches, now);
+        let new = NewAttempt {
+            offered,
+            exchange,
+            agent,
+            peer_range,
+            sent_candidates,
+        };
+        self.attempts.begin(new, now);
+    }
+
+    /// Checks the path at once instead of at the next keepalive; if there is no answer soon, a new offer goes out while
+    /// the checks go on.
+    pub(crate) fn verify_path(&mut self, now: Instant) {
+        self.attempts.verify_paths(now);
+        if self.path().is_some() {
+            self.retry.handle_doubt(now);
+        }
+    }
+
+    /// Ends everything; the envelopes say goodbye.
+    pub(crate) fn close(&mut self) -> Vec<Vec<u8>> {
+        let goodbyes = self.attempts.seal_goodbyes();
+        self.attempts.retire_all();
+        self.history.failures = 0;
+        self.offer = None;
+        self.demand.hang_up();
+        self.retry.reset();
+        goodbyes
+    }
+
+    /// The peer is removed: returns the sockets that are still open and the mappings that were not reported.
+    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
+        let sockets = self.attempts.dissolve();
+        (sockets, self.attempts.take_unreported_mappings())
+    }
+
+    /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
+    /// wants the peer, it is looked for again.
+    pub(crate) fn handle_bye(&mut self, attempt: usize, now: Instant) -> bool {
+        self.attempts.retire_until(attempt + 1);
+        if !self.attempts.is_empty() {
+            return false;
+        }
+        self.offer = None;
+        self.demand.hang_up();
+        self.presence.is_offline = true;
+        self.retry.handle_bye(self.demand == Demand::User, now);
+        true
+    }
+
+    // --- searches ---
+
+    /// Lets the waiting search begin, if the budget has enough `left`; mappings of earlier searches are gone at `clear_at`.
+    /// Returns the step that has begun.
+    pub(crate) fn begin_search(
+        &mut self,
+        left: u32,
+        clear_at: Option<Instant>,
+        now: Instant,
+    ) -> Option<Step> {
+        let (agent, step) = self.attempts.waiting_search(now)?;
+        let too_early = self.history.next_search().filter(|at| *at > now);
+        // A quarter of what it would cost is not worth the packets.
+        let too_dear = left < (step.mappings / 4).max(1);
+        if too_early.is_none() && !too_dear {
+            self.history.handle_search(now);
+            agent.start_search(left, now);
+            return Some(step);
+        }
+        agent.refuse_search(now);
+        agent.handle_timeout(now);
+        if self.is_wanted() {
+            self.retry.not_before(too_early.or(clear_at));
+        }
+        None
+    }
+
+    // --- time ---
+
+    /// Does what is due; returns whether a new offer is.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.attempts.handle_timeout(now);
+        let due = self.retry.take_due(now);
+        due && self.is_wanted() && !self.demand.is_expired(now) && !self.path_answers()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.attempts.poll_timeout(),
+            self.retry.at(),
+            self.demand.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn path_answers(&self) -> bool {
+        let first = self.attempts.first();
+        first.is_some_and(|attempt| attempt.agent.is_answering())
+    }
+
+    // --- what goes out ---
+
+    /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
+    pub(crate) fn drain(&mut self, out: &mut Outputs<'_>, now: Instant) -> bool {
+        let mut exhausted = self.demand.expire(now);
+        let mut again = false;
+        let mut index = 0;
+        while let Some(attempt) = self.attempts.get_mut(index) {
+            attempt.drain_transmits(out, now);
+            let (mut selected, mut failed) = (None, false);
+            while let Some(event) = self.poll_attempt(index, out) {
+                match event {
+                    AgentEvent::Selected(path) => selected = Some(path),
+                    AgentEvent::Lost if index == 0 => {
+                        self.handle_lost(out, now);
+                        again = self.offer.is_none();
+                    }
+                    AgentEvent::Failed => {
+                        failed |= index > 0;
+                        exhausted = true;
+                        self.handle_failed(index, now);
+                    }
+                    event => self.handle_attempt(index, event, out, now),
+                }
+            }
+            if let Some(path) = selected {
+                self.handle_selected(index, path, out, now);
+                index = 0;
+                exhausted = false;
+            }
+            if failed && index > 0 {
+                self.attempts.retire(index..index + 1);
+                out.session(SessionEvent::Abandoned { peer: out.peer });
+                continue;
+            }
+            index += 1;
+        }
+        if exhausted {
+            self.give_up(out);
+        }
+        if self.path().is_none() {
+            self.demand.handle_no_path(now);
+        }
+        out.mappings += self.attempts.take_unreported_mappings();
+        self.attempts.finish_drain(out, now);
+        self.is_wanted() && again
+    }
+
+    fn poll_attempt(&mut self, index: usize, out: &mut Outputs<'_>) -> Option<AgentEvent> {
+        self.attempts.get_mut(index)?.poll_event(out)
+    }
+
+    fn handle_attempt(
+        &mut self,
+        index: usize,
+        event: AgentEvent,
+        out: &mut Outputs<'_>,
+        now: Instant,
+    ) {
+        let has_path = self.path().is_some();
+        match event {
+            AgentEvent::Proven => {
+                let Some(attempt) = self.attempts.get_mut(index) else {
+                    return;
+                };
+                let (peer, initiator) = (out.peer, attempt.offered);
+                let preshared = attempt.preshared_key().clone();
+                if !initiator {
+                    self.demand.handle_call(has_path, now);
+                }
+                out.session(SessionEvent::Proven {
+                    peer,
+                    preshared,
+                    initiator,
+                });
+            }
+            AgentEvent::SearchOver { mappings, found } => {
+                out.mappings += mappings;
+                if found {
+                    self.history.handle_search_found();
+                }
+            }
+            // A successor had no path that could be lost; the others are dealt with before.
+            AgentEvent::Lost
+            | AgentEvent::Selected(_)
+            | AgentEvent::Failed
+            | AgentEvent::OpenSockets(_)
+            | AgentEvent::CloseSocket(_)
+            | AgentEvent::Reflexive(_)
+            | AgentEvent::Predicted(_) => {}
+        }
+    }
+
+    /// The attempt has a path: it serves from now on.
+    fn handle_selected(
+        &mut self,
+        index: usize,
+        path: DirectPath,
+        out: &mut Outputs<'_>,
+        now: Instant,
+    ) {
+        let steps = self
+            .attempts
+            .get_mut(index)
+            .map(|a| a.agent.status(now).steps);
+        if let Some((network, step)) = self.history.learn(&steps.unwrap_or_default(), out.network) {
+            let peer = out.peer;
+            out.news(News::Worked {
+                peer,
+                network,
+                step,
+            });
+        }
+        self.attempts.retire(0..index);
+        self.demand.handle_path();
+        self.retry.reset();
+        self.history.failures = 0;
+        let (peer, path) = (out.peer, Path::Direct(path));
+        out.news(News::Selected { peer, path });
+    }
+
+    fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        out.session(SessionEvent::Lost { peer: out.peer });
+        self.demand.handle_lost(now);
+        self.retry.handle_lost();
+    }
+
+    fn handle_failed(&mut self, index: usize, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(index) else {
+            return;
+        };
+        // An attempt whose search was not made says little, and its ports were not used up.
+        let refused = attempt.agent.was_refused();
+        if !refused {
+            self.history.handle_failed(attempt.agent.status(now));
+        }
+        let search_at = self.history.next_search();
+        self.retry.handle_failed(refused, search_at, now);
+    }
+
+    /// Where nobody wants the connection and nothing works, it is down, and says so.
+    fn give_up(&mut self, out: &mut Outputs<'_>) {
+        if !self.is_wanted() && self.path().is_none() && !self.attempts.is_empty() {
+            self.attempts.retire_all();
+            out.session(SessionEvent::Closed { peer: out.peer });
+        }
+    }
+}

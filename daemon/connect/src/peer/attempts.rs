@@ -1,0 +1,414 @@
+//! The attempts at a direct path to one peer: the one that serves, its successor, and the sockets of those that are over.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::seal::{Exchange, PresharedKey};
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note, Prediction,
+};
+use punch_stun_protocol::Message;
+use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step};
+
+use super::Outputs;
+use crate::SocketOrder;
+
+/// Two exchanges under way: the one that serves and its successor.
+const MAX_ATTEMPTS: usize = 2;
+/// An attempt in which nothing is due is given up after this.
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sockets of an attempt whose successor serves close after this: the peer may still send to them.
+const SOCKET_CLOSE_DELAY: Duration = Duration::from_secs(2);
+
+/// One exchange and its checks.
+pub(super) struct Attempt {
+    /// Tells this attempt from those before.
+    number: u64,
+    /// Whether the offer was this machine's.
+    pub(super) offered: bool,
+    exchange: Exchange,
+    pub(super) agent: Agent,
+    peer_range: Option<Ipv4Range>,
+    /// Candidates that the peer has heard of.
+    sent_candidates: Vec<Candidate>,
+    began: Instant,
+    /// The agent has said that nothing has answered.
+    failed: bool,
+    /// When an agent that waits for nothing but more candidates is given up.
+    give_up_at: Option<Instant>,
+}
+
+impl Attempt {
+    /// The key that the exchange has agreed on.
+    pub(super) fn preshared_key(&self) -> &PresharedKey {
+        self.exchange.preshared_key()
+    }
+
+    /// Opens a note of the peer that belongs to this exchange.
+    fn open(&mut self, envelope: &[u8]) -> Option<Note> {
+        self.exchange.open(envelope).ok()
+    }
+
+    /// A note about candidates that the peer has not heard of.
+    fn seal_candidates(&mut self, candidates: &[Candidate]) -> Option<Vec<u8>> {
+        let fresh: Vec<_> = candidates
+            .iter()
+            .filter(|candidate| !self.sent_candidates.contains(candidate))
+            .copied()
+            .take(MAX_CANDIDATES)
+            .collect();
+        if fresh.is_empty() {
+            return None;
+        }
+        self.sent_candidates.extend_from_slice(&fresh);
+        let excess = self
+            .sent_candidates
+            .len()
+            .saturating_sub(4 * MAX_CANDIDATES);
+        self.sent_candidates.drain(..excess);
+        self.exchange.seal(&Note::Candidates(fresh)).ok()
+    }
+
+    /// Carries away the agent's datagrams.
+    pub(super) fn drain_transmits(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        while let Some(transmit) = self.agent.poll_transmit() {
+            out.transactions.note(&transmit.bytes, out.peer, now);
+            out.transmits.push_back(transmit);
+        }
+    }
+
+    /// The agent's next event that concerns more than this attempt's own sockets and notes.
+    pub(super) fn poll_event(&mut self, out: &mut Outputs<'_>) -> Option<AgentEvent> {
+        loop {
+            match self.agent.poll_event()? {
+                AgentEvent::OpenSockets(count) => {
+                    for _ in 0..count {
+                        let socket = out.sockets.number_for(out.peer, self.number);
+                        let family = Family::V4;
+                        out.order(SocketOrder::Open { socket, family });
+                    }
+                }
+                AgentEvent::CloseSocket(socket) => out.close(socket),
+                AgentEvent::Reflexive(address) => {
+                    let kind = CandidateKind::ServerReflexive;
+                    let candidate = Candidate::new(kind, address);
+                    self.sent_candidates.push(candidate);
+                    let note = Note::Candidates(vec![candidate]);
+                    out.envelopes.extend(self.exchange.seal(&note).ok());
+                }
+                AgentEvent::Predicted(prediction) => {
+                    let note = Note::Prediction(prediction);
+                    out.envelopes.extend(self.exchange.seal(&note).ok());
+                }
+                event => {
+                    self.failed |= event == AgentEvent::Failed;
+                    return Some(event);
+                }
+            }
+        }
+    }
+
+    /// Gives an agent in which nothing is due some time, since the peer may still name candidates; without this deadline such an
+    /// agent would never say that it has failed.
+    fn note_idle(&mut self, now: Instant) {
+        let busy = self.agent.poll_timeout().is_some() || self.agent.path().is_some();
+        self.failed &= !busy;
+        let idle = !busy && !self.failed;
+        let give_up_at = self.give_up_at.unwrap_or(now + CANDIDATE_TIMEOUT);
+        self.give_up_at = idle.then_some(give_up_at);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.give_up_at = self.give_up_at.filter(|at| *at > now);
+        self.agent.handle_timeout(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = [self.agent.poll_timeout(), self.give_up_at];
+        timeouts.into_iter().flatten().min()
+    }
+}
+
+/// What an attempt begins with.
+pub(super) struct NewAttempt {
+    pub(super) offered: bool,
+    pub(super) exchange: Exchange,
+    pub(super) agent: Agent,
+    pub(super) peer_range: Option<Ipv4Range>,
+    pub(super) sent_candidates: Vec<Candidate>,
+}
+
+/// At most [`MAX_ATTEMPTS`], and what is left of those before.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    /// The one that serves, if it has a path, stands first; its successor behind it.
+    live: VecDeque<Attempt>,
+    count: u64,
+    /// Sockets of attempts that are over, and when they close; `None` until the next [`Self::finish_drain`].
+    retired: Vec<(Option<Instant>, SocketId)>,
+    /// Mappings of searches that ended with their attempts and were not reported.
+    unreported_mappings: u32,
+}
+
+impl Attempts {
+    /// Begins an attempt beside the one that serves; all others end.
+    pub(super) fn begin(&mut self, new: NewAttempt, now: Instant) {
+        let serving = usize::from(self.direct_path().is_some());
+        self.retire(serving.min(MAX_ATTEMPTS - 1)..self.live.len());
+        self.count += 1;
+        self.live.push_back(Attempt {
+            number: self.count,
+            offered: new.offered,
+            exchange: new.exchange,
+            agent: new.agent,
+            peer_range: new.peer_range,
+            sent_candidates: new.sent_candidates,
+            began: now,
+            failed: false,
+            give_up_at: None,
+        });
+    }
+
+    /// Ends attempts; their sockets close soon.
+    pub(super) fn retire(&mut self, range: Range<usize>) {
+        for attempt in self.live.drain(range) {
+            self.unreported_mappings += attempt.agent.untold_mappings();
+            let sockets = attempt.agent.sockets();
+            self.retired.extend(sockets.map(|socket| (None, socket)));
+        }
+    }
+
+    /// Ends the first attempts, so many.
+    pub(super) fn retire_until(&mut self, count: usize) {
+        self.retire(0..count.min(self.live.len()));
+    }
+
+    /// Ends all attempts.
+    pub(super) fn retire_all(&mut self) {
+        self.retire(0..self.live.len());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Attempt> {
+        self.live.get_mut(index)
+    }
+
+    /// The attempt that serves, or the only one.
+    pub(super) fn first(&self) -> Option<&Attempt> {
+        self.live.front()
+    }
+
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = &Attempt> {
+        self.live.iter().rev()
+    }
+
+    /// The direct path that the checks have selected.
+    pub(super) fn direct_path(&self) -> Option<DirectPath> {
+        self.first().and_then(|attempt| attempt.agent.path())
+    }
+
+    /// Whether the newest attempt began less than `age` ago.
+    pub(super) fn are_younger_than(&self, age: Duration, now: Instant) -> bool {
+        let newest = self.live.back();
+        newest.is_some_and(|attempt| now.saturating_duration_since(attempt.began) < age)
+    }
+
+    /// The round trip of the direct path.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.first()?.agent.round_trip()
+    }
+
+    /// The range of the peer's overlay IPv4 address, as the newest exchange has it.
+    pub(crate) fn peer_range(&self) -> Option<Option<Ipv4Range>> {
+        self.live.back().map(|attempt| attempt.peer_range)
+    }
+
+    // --- notes ---
+
+    /// Opens a note, and finds the attempt that it belongs to.
+    pub(crate) fn open(&mut self, envelope: &[u8]) -> Option<(usize, Note)> {
+        let mut attempts = self.live.iter_mut().enumerate();
+        attempts.find_map(|(index, attempt)| Some((index, attempt.open(envelope)?)))
+    }
+
+    /// A note about candidates that the peer has not heard of.
+    pub(crate) fn seal_candidates(&mut self, candidates: &[Candidate]) -> Option<Vec<u8>> {
+        self.live.back_mut()?.seal_candidates(candidates)
+    }
+
+    /// A goodbye under every exchange: the peer may know only one of them yet.
+    pub(super) fn seal_goodbyes(&mut self) -> Vec<Vec<u8>> {
+        let attempts = self.live.iter_mut();
+        attempts
+            .filter_map(|attempt| attempt.exchange.seal(&Note::Bye).ok())
+            .collect()
+    }
+
+    /// The peer has named more candidates to this attempt.
+    pub(crate) fn handle_candidates(
+        &mut self,
+        attempt: usize,
+        candidates: Vec<Candidate>,
+        now: Instant,
+    ) {
+        if let Some(attempt) = self.live.get_mut(attempt) {
+            attempt.agent.handle_candidates(candidates, now);
+        }
+    }
+
+    /// The peer has told this attempt where its sequence of ports stands.
+    pub(crate) fn handle_prediction(
+        &mut self,
+        attempt: usize,
+        prediction: Prediction,
+        now: Instant,
+    ) {
+        if let Some(attempt) = self.live.get_mut(attempt) {
+            attempt.agent.handle_prediction(prediction, now);
+            attempt.agent.handle_timeout(now);
+        }
+    }
+
+    // --- checks ---
+
+    /// The user-name fragments by which peers address the agents.
+    pub(crate) fn fragments(&self) -> impl Iterator<Item = [u8; 8]> {
+        self.live.iter().map(|attempt| attempt.agent.fragment())
+    }
+
+    /// A check request; returns whether it is for one of the agents.
+    pub(crate) fn handle_request(
+        &mut self,
+        name: &[u8],
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut agents = self.live.iter_mut().map(|attempt| &mut attempt.agent);
+        let Some(agent) = agents.find(|agent| agent.is_addressed(name)) else {
+            return false;
+        };
+        agent.handle_request(socket, local, from, message, now);
+        true
+    }
+
+    /// A response; returns whether it answers one of the agents.
+    pub(crate) fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut agents = self.live.iter_mut().map(|attempt| &mut attempt.agent);
+        let Some(agent) = agents.find(|agent| agent.owns(message)) else {
+            return false;
+        };
+        agent.handle_response(socket, from, message, now);
+        // What has ended with the answer is noticed now: nothing else may be due.
+        agent.handle_timeout(now);
+        true
+    }
+
+    pub(crate) fn handle_traffic(&mut self, now: Instant) {
+        if let Some(attempt) = self.live.front_mut() {
+            attempt.agent.handle_traffic(now);
+        }
+    }
+
+    /// Checks all paths at once instead of at the next keepalive.
+    pub(super) fn verify_paths(&mut self, now: Instant) {
+        for attempt in &mut self.live {
+            attempt.agent.verify_path(now);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        for attempt in &mut self.live {
+            attempt.handle_timeout(now);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] or [`Self::finish_drain`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let attempts = self.live.iter().filter_map(Attempt::poll_timeout);
+        let closing = self.retired.iter().filter_map(|(at, _)| *at);
+        attempts.chain(closing).min()
+    }
+
+    // --- searches ---
+
+    /// A socket is open, or could not be opened; returns whether the attempt that asked for it still lives.
+    pub(crate) fn handle_socket(
+        &mut self,
+        number: u64,
+        socket: Option<SocketId>,
+        now: Instant,
+    ) -> bool {
+        let mut attempts = self.live.iter_mut();
+        let Some(attempt) = attempts.find(|attempt| attempt.number == number) else {
+            return false;
+        };
+        attempt.agent.handle_socket(socket, now);
+        true
+    }
+
+    pub(crate) fn is_searching(&self) -> bool {
+        self.live.iter().any(|attempt| attempt.agent.is_searching())
+    }
+
+    /// Whether a search is under way or may still come.
+    pub(crate) fn has_search(&self) -> bool {
+        self.live.iter().any(|attempt| attempt.agent.has_search())
+    }
+
+    /// When a search could begin.
+    pub(crate) fn search_at(&self) -> Option<Instant> {
+        self.live.iter().filter_map(|a| a.agent.search_at()).min()
+    }
+
+    /// The search that wants to begin, and the agent that wants it.
+    pub(super) fn waiting_search(&mut self, now: Instant) -> Option<(&mut Agent, Step)> {
+        let mut agents = self.live.iter_mut().map(|attempt| &mut attempt.agent);
+        let agent = agents.find(|agent| agent.wants_search(now))?;
+        let step = agent.planned_search()?.clone();
+        Some((agent, step))
+    }
+
+    // --- what is left ---
+
+    /// Sets the deadlines of what is idle or over, and closes the sockets of attempts that have been over for long enough.
+    pub(super) fn finish_drain(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        for attempt in &mut self.live {
+            attempt.note_idle(now);
+        }
+        for (at, _) in &mut self.retired {
+            at.get_or_insert(now + SOCKET_CLOSE_DELAY);
+        }
+        let due = self
+            .retired
+            .extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
+        for (_, socket) in due {
+            out.close(socket);
+        }
+    }
+
+    /// Mappings of searches that ended with their attempts; each is told once.
+    pub(super) fn take_unreported_mappings(&mut self) -> u32 {
+        std::mem::take(&mut self.unreported_mappings)
+    }
+
+    /// Ends everything at once; returns the sockets that are still open.
+    pub(super) fn dissolve(&mut self) -> Vec<SocketId> {
+        self.retire_all();
+        self.retired.drain(..).map(|(_, socket)| socket).collect()
+    }
+}

@@ -1,0 +1,55 @@
+//! What an attempt begins with, and the agent that is made from it.
+
+use std::time::Instant;
+
+use punch_signal_protocol::Description;
+use punch_traversal::{Agent, AgentConfig, Role, StepKind};
+
+use super::description::SentDescription;
+use crate::network::NetworkView;
+
+/// What this machine brings to an attempt.
+pub(crate) struct AttemptConfig {
+    /// Whether the offer was this machine's. Who offers picks the path of an attempt's first try; the other one does in the next.
+    pub(crate) offered: bool,
+    pub(crate) sent: SentDescription,
+    pub(crate) network: NetworkView,
+}
+
+impl AttemptConfig {
+    /// The agent that checks the paths to the peer which described itself as `theirs`. `remembered` has worked before.
+    pub(super) fn into_agent(
+        self,
+        theirs: Description,
+        remembered: Option<StepKind>,
+        now: Instant,
+    ) -> Agent {
+        let (sent, network) = (self.sent, self.network);
+        // Both must come to the same: where one tells nothing of its NAT, there is nothing to take turns by.
+        let attempt = match (&sent.nat, &theirs.nat) {
+            (Some(mine), Some(_)) => mine.attempt,
+            _ => 0,
+        };
+        // The one who offers picks the path; in a repeated attempt the other one does.
+        let role = if self.offered == attempt.is_multiple_of(2) {
+            Role::Controlling
+        } else {
+            Role::Controlled
+        };
+        let config = AgentConfig {
+            role,
+            answers: !self.offered,
+            local: sent.credentials,
+            remote: theirs.credentials,
+            candidates: theirs.candidates,
+            mine: sent.nat,
+            theirs: theirs.nat,
+            opening_ttl: network.profile.and_then(|profile| profile.opening_ttl),
+            lifetime: network.lifetime,
+            samplers: network.samplers,
+            remembered,
+            seed: network.seed,
+        };
+        Agent::new(config, now)
+    }
+}

@@ -1,0 +1,197 @@
+//! When the next offer to one peer goes out: the one place that knows retry times.
+
+use std::time::{Duration, Instant};
+
+use rand_core::RngCore;
+
+/// An unanswered offer is made anew after this, then at doubled intervals up to [`RETRY_MAX`].
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(3);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A path that is in doubt gets this long to answer before a new offer goes out beside it.
+const PATH_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
+/// An attempt with a search may take so long before a new offer goes out.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The next offer: when it is due, and what has lengthened the wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    at: Option<Instant>,
+    /// The retry time before [`Self::hurry`] moved it.
+    original: Option<Instant>,
+    /// Offers since there was a path.
+    offers: u32,
+    /// Those of them that nobody has answered.
+    unanswered: u32,
+}
+
+impl Retry {
+    /// There is a path, or the connection is closed: nothing is due, and the next wait is short.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// An offer has gone out.
+    pub(super) fn handle_offered(&mut self, rng: &mut impl RngCore, now: Instant) {
+        let jitter = f64::from(rng.next_u32()) / f64::from(u32::MAX);
+        self.at = Some(now + self.interval().mul_f64(0.75 + 0.5 * jitter));
+        self.original = None;
+        self.offers += 1;
+        self.unanswered += 1;
+    }
+
+    /// No server is reached; when one is, the watch brings the offer.
+    pub(super) fn postpone(&mut self, now: Instant) {
+        self.at = Some(now + RETRY_MAX);
+    }
+
+    /// The peer is there: offers that went out while it was not say nothing about the paths to it.
+    pub(super) fn handle_found(&mut self) {
+        let unanswered = std::mem::take(&mut self.unanswered);
+        self.offers = self.offers.saturating_sub(unanswered);
+    }
+
+    /// An exchange is complete. `ours` says that it began with an offer of this machine, `searches` that it plans a search,
+    /// which no new offer may cut short.
+    pub(super) fn handle_exchange(&mut self, ours: bool, searches: bool, now: Instant) {
+        self.unanswered = self.unanswered.saturating_sub(u32::from(ours));
+        self.handle_found();
+        if let Some(at) = self.original.take() {
+            self.at = Some(at);
+        }
+        if searches {
+            self.at = Some(now + SEARCH_TIMEOUT);
+        }
+    }
+
+    /// The path is being checked: a new offer goes out unless it answers soon.
+    pub(super) fn handle_doubt(&mut self, now: Instant) {
+        self.at = Some(now + PATH_CHECK_TIMEOUT);
+    }
+
+    /// The path is lost: the next waits are short.
+    pub(super) fn handle_lost(&mut self) {
+        (self.offers, self.unanswered) = (0, 0);
+    }
+
+    /// An attempt has found nothing. No new one begins before `search_at`, when the peer may be searched for again; one whose
+    /// search was `refused` does not bring the next offer forward.
+    pub(super) fn handle_failed(
+        &mut self,
+        refused: bool,
+        search_at: Option<Instant>,
+        now: Instant,
+    ) {
+        let next = (now + self.interval()).max(search_at.unwrap_or(now));
+        self.at = Some(match self.at {
+            Some(at) if refused => at,
+            // The wait that a search was given ends with the search.
+            Some(at) => at.min(next),
+            None => next,
+        });
+    }
+
+    /// The peer has said goodbye: the user's wish to reach it remains, but is in no hurry.
+    pub(super) fn handle_bye(&mut self, wanted: bool, now: Instant) {
+        *self = Self {
+            at: wanted.then(|| now + RETRY_MAX / 2),
+            offers: 3,
+            ..Self::default()
+        };
+    }
+
+    /// The next offer goes out no earlier than this.
+    pub(super) fn not_before(&mut self, until: Option<Instant>) {
+        self.at = self.at.max(until);
+    }
+
+    /// Unless a path is found by then, the next offer goes out soon, however many there were before.
+    pub(super) fn bring_forward(&mut self, now: Instant) {
+        let soon = now + RETRY_MIN;
+        self.at = Some(self.at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// The next offer goes out as soon as the one that was `sent` can be called lost; an exchange that comes about before that
+    /// restores the original time.
+    pub(super) fn hurry(&mut self, sent: Instant) {
+        if let Some(at) = &mut self.at {
+            self.original.get_or_insert(*at);
+            *at = (*at).min(sent + RETRY_MIN);
+        }
+    }
+
+    /// Whether the next offer is due; asked once.
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.at.is_some_and(|at| at <= now);
+        if due {
+            (self.at, self.original) = (None, None);
+        }
+        due
+    }
+
+    /// When the next offer is due.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    fn interval(&self) -> Duration {
+        let interval = RETRY_MIN.saturating_mul(1 << self.offers.min(5));
+        interval.min(RETRY_MAX)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test begins at some instant")]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    fn wait(retry: &Retry, now: Instant) -> Duration {
+        retry.at().unwrap_or(now).saturating_duration_since(now)
+    }
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_a_peer_that_is_there_takes_back_those_in_vain() {
+        let (now, mut rng) = (Instant::now(), ChaCha8Rng::seed_from_u64(1));
+        let mut retry = Retry::default();
+        for seconds in [3, 6, 12, 24, 48, 60, 60] {
+            retry.handle_offered(&mut rng, now);
+            let waited = wait(&retry, now).as_secs_f64() / f64::from(seconds);
+            assert!((0.75..=1.25).contains(&waited), "{waited} of {seconds} s");
+        }
+        retry.handle_found();
+        retry.handle_offered(&mut rng, now);
+        assert!(wait(&retry, now) < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn an_exchange_puts_back_the_time_that_hurry_has_moved() {
+        let (now, mut rng) = (Instant::now(), ChaCha8Rng::seed_from_u64(1));
+        let mut retry = Retry::default();
+        for _ in 0..4 {
+            retry.handle_offered(&mut rng, now);
+        }
+        let original = retry.at();
+        retry.hurry(now);
+        retry.hurry(now);
+        assert_eq!(wait(&retry, now), RETRY_MIN);
+        retry.handle_exchange(false, false, now);
+        assert_eq!(retry.at(), original);
+    }
+
+    #[test]
+    fn a_refused_search_leaves_the_time_and_another_failure_brings_it_forward() {
+        let now = Instant::now();
+        let mut retry = Retry::default();
+        retry.handle_exchange(false, true, now);
+        retry.handle_failed(true, None, now);
+        assert_eq!(wait(&retry, now), SEARCH_TIMEOUT);
+        retry.handle_failed(false, None, now);
+        assert_eq!(wait(&retry, now), RETRY_MIN);
+        let search_at = now + Duration::from_secs(30);
+        retry.reset();
+        retry.handle_failed(false, Some(search_at), now);
+        assert_eq!(retry.at(), Some(search_at));
+    }
+}

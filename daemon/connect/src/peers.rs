@@ -1,0 +1,297 @@
+//! All connections, and the tables that find one of them without asking the others: by identity, by the fragment of a STUN user
+//! name, by transaction, by deadline, and those that have something to say.
+//!
+//! Whoever changes a connection gets it by [`Peers::get_mut`], which puts it into the set of those to be drained; draining ends
+//! with [`Peers::reindex`], which brings the tables up to date.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use punch_packet::PeerHandle;
+use punch_signal_protocol::{Candidate, PeerId};
+use punch_stun_protocol::Message;
+use punch_traversal::SocketId;
+
+use crate::peer::PeerConnection;
+use crate::schedule::Schedule;
+use crate::searches::Searches;
+use crate::transactions::Transactions;
+use crate::{ServerId, UserWish};
+
+/// The part of a STUN user name that tells the receiver: eight bytes, in hexadecimal digits before the colon.
+type Fragment = [u8; 8];
+
+struct Entry {
+    connection: PeerConnection,
+    /// The fragments under which the connection is found.
+    fragments: Vec<Fragment>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Peers {
+    entries: BTreeMap<PeerHandle, Entry>,
+    by_id: HashMap<PeerId, PeerHandle>,
+    by_fragment: HashMap<Fragment, PeerHandle>,
+    /// Whose checks the next STUN responses answer.
+    pub(crate) transactions: Transactions,
+    deadlines: Schedule,
+    /// Connections that may have something to say.
+    dirty: BTreeSet<PeerHandle>,
+}
+
+impl Peers {
+    /// Adds a peer, unless it is there.
+    pub(crate) fn add(&mut self, peer: PeerHandle, id: PeerId, stamps: (u64, u64)) {
+        self.by_id.insert(id, peer);
+        self.entries.entry(peer).or_insert_with(|| Entry {
+            connection: PeerConnection::new(id, stamps),
+            fragments: Vec::new(),
+        });
+    }
+
+    /// Removes a peer from all tables.
+    pub(crate) fn remove(
+        &mut self,
+        peer: PeerHandle,
+        searches: &mut Searches,
+    ) -> Option<PeerConnection> {
+        let entry = self.entries.remove(&peer)?;
+        self.by_id.remove(&entry.connection.id);
+        for fragment in &entry.fragments {
+            self.by_fragment.remove(fragment);
+        }
+        self.deadlines.set(peer, None);
+        self.dirty.remove(&peer);
+        searches.note(peer, false, None);
+        Some(entry.connection)
+    }
+
+    /// A connection, to look at.
+    pub(crate) fn get(&self, peer: PeerHandle) -> Option<&PeerConnection> {
+        self.entries.get(&peer).map(|entry| &entry.connection)
+    }
+
+    /// A connection, to change it: it will be drained.
+    pub(crate) fn get_mut(&mut self, peer: PeerHandle) -> Option<&mut PeerConnection> {
+        let entry = self.entries.get_mut(&peer)?;
+        self.dirty.insert(peer);
+        Some(&mut entry.connection)
+    }
+
+    /// The connection that is drained, with the transactions of what it sends.
+    pub(crate) fn get_drained(
+        &mut self,
+        peer: PeerHandle,
+    ) -> Option<(&mut PeerConnection, &mut Transactions)> {
+        let entry = self.entries.get_mut(&peer)?;
+        Some((&mut entry.connection, &mut self.transactions))
+    }
+
+    /// The peer with this identity.
+    pub(crate) fn by_id(&self, id: PeerId) -> Option<PeerHandle> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The connection with the peer of this identity, to change it.
+    pub(crate) fn by_id_mut(&mut self, id: PeerId) -> Option<(PeerHandle, &mut PeerConnection)> {
+        let peer = self.by_id(id)?;
+        Some((peer, self.get_mut(peer)?))
+    }
+
+    /// All peers.
+    pub(crate) fn handles(&self) -> Vec<PeerHandle> {
+        self.entries.keys().copied().collect()
+    }
+
+    // --- what concerns all of them, and costs accordingly ---
+
+    /// The peers whose logins servers are to tell of; the user's come first.
+    pub(crate) fn watched(&self) -> Vec<PeerId> {
+        let connections = || self.entries.values().map(|entry| &entry.connection);
+        let by_user = |connection: &&PeerConnection| connection.wish() == UserWish::Up;
+        let callers = connections().filter(|connection| !by_user(connection));
+        let watched = connections().filter(by_user).chain(callers);
+        watched
+            .filter(|connection| connection.wants_watch())
+            .map(|connection| connection.id)
+            .collect()
+    }
+
+    /// The connection to a server is lost.
+    pub(crate) fn handle_server_down(&mut self, server: ServerId) {
+        for connection in self.all_mut() {
+            connection.handle_server_down(server);
+        }
+    }
+
+    /// The machine has slept: every path is doubtful.
+    pub(crate) fn verify_paths(&mut self, now: Instant) {
+        for connection in self.all_mut() {
+            connection.verify_path(now);
+        }
+    }
+
+    /// The network is another one, and what has failed says nothing about it; returns the peers that are wanted.
+    pub(crate) fn handle_new_network(&mut self) -> Vec<PeerHandle> {
+        for connection in self.all_mut() {
+            connection.history.failures = 0;
+        }
+        let wanted = self.entries.iter();
+        wanted
+            .filter(|(_, entry)| entry.connection.is_wanted())
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Notes about candidates, each for a peer that has not heard of them.
+    pub(crate) fn seal_candidates(&mut self, candidates: &[Candidate]) -> Vec<(PeerId, Vec<u8>)> {
+        let connections = self.all_mut();
+        connections
+            .filter_map(|connection| {
+                let note = connection.attempts.seal_candidates(candidates)?;
+                Some((connection.id, note))
+            })
+            .collect()
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut PeerConnection> {
+        self.dirty.extend(self.entries.keys());
+        self.entries.values_mut().map(|entry| &mut entry.connection)
+    }
+
+    // --- the network ---
+
+    /// A check request with this user name; returns whether it is for one of the connections.
+    pub(crate) fn handle_request(
+        &mut self,
+        name: &[u8],
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let receiver = receiver(name).and_then(|fragment| self.by_fragment.get(&fragment).copied());
+        let Some(connection) = receiver.and_then(|peer| self.get_mut(peer)) else {
+            return false;
+        };
+        connection
+            .attempts
+            .handle_request(name, socket, local, from, message, now)
+    }
+
+    /// A STUN response; returns whether it answers a check.
+    pub(crate) fn handle_response(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let sender = self.transactions.sender(message.transaction);
+        let Some(connection) = sender.and_then(|peer| self.get_mut(peer)) else {
+            return false;
+        };
+        connection
+            .attempts
+            .handle_response(socket, from, message, now)
+    }
+
+    /// Packets of the tunnel with this peer flow: this comes with every batch, and changes nothing but a deadline.
+    pub(crate) fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.connection.attempts.handle_traffic(now);
+            self.deadlines.set(peer, entry.connection.poll_timeout());
+        }
+    }
+
+    // --- time and draining ---
+
+    /// Does what is due; returns the peers to whom a new offer is.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<PeerHandle> {
+        let mut due = self.deadlines.due(now);
+        due.retain(|peer| {
+            let connection = self.get_mut(*peer);
+            connection.is_some_and(|connection| connection.handle_timeout(now))
+        });
+        due
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| at)
+    }
+
+    /// The next connection that may have something to say.
+    pub(crate) fn pop_dirty(&mut self) -> Option<PeerHandle> {
+        self.dirty.pop_first()
+    }
+
+    /// Brings the tables up to date after a connection was drained.
+    pub(crate) fn reindex(&mut self, peer: PeerHandle, searches: &mut Searches) {
+        let Some(entry) = self.entries.get_mut(&peer) else {
+            return;
+        };
+        let connection = &entry.connection;
+        let attempts = &connection.attempts;
+        self.deadlines.set(peer, connection.poll_timeout());
+        searches.note(peer, attempts.is_searching(), attempts.search_at());
+        if attempts.fragments().eq(entry.fragments.iter().copied()) {
+            return;
+        }
+        for fragment in entry.fragments.drain(..) {
+            self.by_fragment.remove(&fragment);
+        }
+        entry
+            .fragments
+            .extend(entry.connection.attempts.fragments());
+        for fragment in &entry.fragments {
+            self.by_fragment.insert(*fragment, peer);
+        }
+    }
+}
+
+/// The receiver's fragment in a user name (RFC 8445 §7.2.2: `receiver:sender`).
+fn receiver(name: &[u8]) -> Option<Fragment> {
+    let (digits, rest) = name.split_at_checked(16)?;
+    if rest.first() != Some(&b':') {
+        return None;
+    }
+    let mut fragment = [0; 8];
+    for (byte, pair) in fragment.iter_mut().zip(digits.chunks_exact(2)) {
+        let [high, low] = pair else { return None };
+        *byte = nibble(*high)? << 4 | nibble(*low)?;
+    }
+    Some(fragment)
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_name_tells_its_receiver_and_anything_else_none() {
+        let name = b"0123456789abcdef:fedcba9876543210";
+        let fragment = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef];
+        assert_eq!(receiver(name), Some(fragment));
+        for bad in [
+            &b"0123456789ABCDEF:fedcba9876543210"[..],
+            b"0123456789abcdeffedcba9876543210",
+            b"0123456789abcde:",
+            b"0123456789abcdef",
+            b"",
+        ] {
+            assert_eq!(receiver(bad), None, "{bad:?}");
+        }
+    }
+}

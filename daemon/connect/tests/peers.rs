@@ -1,0 +1,256 @@
+//! How a connector tells its peers apart, and what it does with one that names no candidates.
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "virtual time begins at some instant"
+)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use punch_connect::{
+    Connector, ConnectorConfig, ConnectorEvent, LinkState, News, ServerId, SessionEvent, UserWish,
+};
+use punch_packet::PeerHandle;
+use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Capabilities, Credentials, Description, Frame, Identity, Note, PeerId,
+};
+use punch_stun_protocol::{Class, Message, TransactionId, Writer};
+use punch_traversal::{Budget, NatOverrides, SocketId, Transmit};
+
+const SERVER: ServerId = ServerId(1);
+/// 2026-01-01, in milliseconds.
+const WALL: u64 = 1_767_225_600_000;
+
+/// A connector and the peers that have called it.
+struct World {
+    connector: Connector,
+    own: PeerId,
+    now: Instant,
+    events: Vec<ConnectorEvent>,
+    transmits: Vec<Transmit>,
+}
+
+/// A peer whose offer was answered.
+struct Caller {
+    handle: PeerHandle,
+    id: PeerId,
+    address: SocketAddr,
+    ours: Credentials,
+    theirs: Credentials,
+    exchange: Exchange,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        let identity = Identity::from_seed(&[255; 32]);
+        let own = identity.id();
+        let config = ConnectorConfig {
+            identity,
+            ipv4_range: None,
+            seed: [1; 32],
+            wall_ms: WALL,
+            budget: Budget::default(),
+            nat: NatOverrides::default(),
+        };
+        let mut connector = Connector::new(config, now);
+        connector.handle_socket(SocketId::MAIN_V4, 4000, now);
+        connector.handle_addresses(vec![[192, 168, 1, 2].into()], now);
+        Self {
+            connector,
+            own,
+            now,
+            events: Vec::new(),
+            transmits: Vec::new(),
+        }
+    }
+
+    /// A peer calls, and names its address or no candidate at all.
+    fn call(&mut self, number: u8, names_address: bool) -> Caller {
+        let identity = Identity::from_seed(&[number; 32]);
+        let (handle, id) = (PeerHandle(number.into()), identity.id());
+        let address = SocketAddr::from(([203, 0, 113, number], 5000));
+        self.connector.add_peer(handle, id, (0, 0));
+        let theirs = Credentials {
+            fragment: [number; 8],
+            password: [number; 32],
+        };
+        let host = Candidate::new(CandidateKind::Host, address);
+        let description = Description {
+            stamp: WALL,
+            credentials: theirs.clone(),
+            candidates: if names_address { vec![host] } else { vec![] },
+            kem: Vec::new(),
+            ipv4_range: None,
+            nat: None,
+            capabilities: Capabilities::NONE,
+        };
+        let sealed = PendingOffer::seal(&identity, &self.own, description, [number; 32]);
+        let (pending, envelope) = sealed.unwrap();
+        self.hear(id, envelope);
+        let Frame::Send { envelope, .. } = self.connector.poll_signal().unwrap().frame else {
+            panic!("the offer is answered");
+        };
+        let (exchange, answer) = pending.open_answer(&envelope).ok().unwrap();
+        Caller {
+            handle,
+            id,
+            address,
+            ours: answer.credentials,
+            theirs,
+            exchange,
+        }
+    }
+
+    fn hear(&mut self, from: PeerId, envelope: Vec<u8>) {
+        let frame = Frame::Deliver { from, envelope };
+        self.connector.handle_frame(SERVER, frame, self.now);
+        self.collect();
+    }
+
+    fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let socket = SocketId::MAIN_V4;
+        let taken = self
+            .connector
+            .handle_stun(socket, None, from, datagram, self.now);
+        self.collect();
+        taken
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut turns = 0;
+        while let Some(at) = self.connector.poll_timeout().filter(|at| *at <= end) {
+            turns += 1;
+            assert!(turns < 10_000, "the connector is due again and again");
+            self.now = at.max(self.now);
+            self.connector.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    fn collect(&mut self) {
+        self.events
+            .extend(std::iter::from_fn(|| self.connector.poll_event()));
+        self.transmits
+            .extend(std::iter::from_fn(|| self.connector.poll_transmit()));
+    }
+
+    fn paths(&self) -> Vec<(PeerHandle, SocketAddr)> {
+        let news = self.events.iter().filter_map(|event| match event {
+            ConnectorEvent::News(News::Selected { peer, path }) => Some((*peer, path.endpoint()?)),
+            _ => None,
+        });
+        news.collect()
+    }
+}
+
+impl Caller {
+    /// A connectivity check of this peer's.
+    fn check(&self) -> Vec<u8> {
+        let hex = |credentials: &Credentials| {
+            let digits = credentials.fragment.map(|byte| format!("{byte:02x}"));
+            digits.concat()
+        };
+        let name = format!("{}:{}", hex(&self.ours), hex(&self.theirs));
+        Writer::new(Class::Request, TransactionId([3; 12]))
+            .username(name.as_bytes())
+            .priority(1)
+            .nominate()
+            .finish_with_integrity(&self.ours.password)
+    }
+
+    /// The answer to the newest check that went to this peer.
+    fn answer(&self, world: &World) -> Vec<u8> {
+        let mut to_us = world
+            .transmits
+            .iter()
+            .rev()
+            .filter(|t| t.to == self.address);
+        let check = to_us.find_map(|transmit| {
+            let message = Message::parse(&transmit.bytes).unwrap();
+            (message.class == Class::Request).then_some(message.transaction)
+        });
+        Writer::new(Class::Success, check.unwrap())
+            .xor_mapped(SocketAddr::from(([192, 168, 1, 2], 4000)))
+            .finish_with_integrity(&self.theirs.password)
+    }
+}
+
+#[test]
+fn each_check_and_each_answer_finds_its_own_peer_among_many() {
+    let mut world = World::new();
+    let callers: Vec<_> = (1..=20).map(|number| world.call(number, true)).collect();
+    world.run_for(Duration::from_millis(300));
+    for caller in callers.iter().rev() {
+        let before = world.transmits.len();
+        assert!(world.receive(caller.address, &caller.check()));
+        let answers = world.transmits[before..].iter().map(|t| t.to);
+        assert!(answers.into_iter().all(|to| to == caller.address));
+        let answer = caller.answer(&world);
+        assert!(world.receive(caller.address, &answer));
+        assert_eq!(world.paths().pop(), Some((caller.handle, caller.address)));
+        let state = world.connector.link_state(caller.handle);
+        assert_eq!(state, LinkState::Connected);
+    }
+    assert_eq!(world.paths().len(), callers.len());
+}
+
+#[test]
+fn what_belongs_to_a_peer_that_was_removed_or_to_nobody_is_not_taken() {
+    let mut world = World::new();
+    let (gone, stays) = (world.call(1, true), world.call(2, true));
+    world.run_for(Duration::from_millis(300));
+    let answer = gone.answer(&world);
+    world.connector.remove_peer(gone.handle, world.now);
+    world.collect();
+    assert!(!world.receive(gone.address, &gone.check()));
+    assert!(!world.receive(gone.address, &answer));
+    let unknown = Writer::new(Class::Success, TransactionId([9; 12])).finish();
+    assert!(!world.receive(stays.address, &unknown));
+    assert!(world.receive(stays.address, &stays.check()));
+}
+
+#[test]
+fn an_exchange_that_was_replaced_is_no_longer_addressed() {
+    let mut world = World::new();
+    let caller = world.call(1, true);
+    world
+        .connector
+        .set_wish(caller.handle, UserWish::Down, world.now);
+    world.collect();
+    assert!(!world.receive(caller.address, &caller.check()));
+    assert_eq!(world.connector.link_state(caller.handle), LinkState::Down);
+}
+
+#[test]
+fn a_caller_without_candidates_is_given_up_after_five_seconds_and_not_before() {
+    let mut world = World::new();
+    let caller = world.call(1, false);
+    world.run_for(Duration::from_millis(4900));
+    let state = world.connector.link_state(caller.handle);
+    assert_eq!(state, LinkState::Connecting);
+    world.run_for(Duration::from_millis(200));
+    let state = world.connector.link_state(caller.handle);
+    assert_eq!(state, LinkState::Down);
+    let closed = ConnectorEvent::Session(SessionEvent::Closed {
+        peer: caller.handle,
+    });
+    assert!(world.events.contains(&closed));
+}
+
+#[test]
+fn a_candidate_that_is_named_late_is_still_checked() {
+    let mut world = World::new();
+    let mut caller = world.call(1, false);
+    world.run_for(Duration::from_secs(4));
+    let candidate = Candidate::new(CandidateKind::Host, caller.address);
+    let note = Note::Candidates(vec![candidate]);
+    let envelope = caller.exchange.seal(&note).unwrap();
+    world.hear(caller.id, envelope);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.transmits.iter().any(|t| t.to == caller.address));
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::{Host, Lab, PATIENCE, Server, Stranger, tool};
-use punch_signal_protocol::{Frame, MAX_FRAME, PeerId, Refusal, Unreachable};
+use punch_signal_protocol::{Capabilities, Frame, MAX_FRAME, PeerId, Refusal, Unreachable};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket};
 
@@ -165,6 +165,56 @@ fn servers_that_break_the_login_are_named_and_left_alone() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     lab.a.ctl_ok(&["ping", "b", "-c", "1"]);
+}
+
+#[test]
+fn a_client_tells_what_it_can_once_and_only_to_a_server_that_has_told() {
+    need_lab!();
+    let lab = Lab::exposed("caps");
+    // What the client has said, and whether the server had told what it can by then.
+    let said: Arc<Mutex<Vec<(bool, Frame)>>> = Arc::default();
+    let heard = said.clone();
+    let (url, server) = liar(&lab, move |stream| {
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+        let Some(mut socket) = greet(stream, None) else {
+            return;
+        };
+        let mut has_told = false;
+        loop {
+            match socket.read() {
+                Ok(Message::Binary(bytes)) => {
+                    let word = Frame::decode(&bytes).unwrap();
+                    if matches!(word, Frame::Proof { .. }) {
+                        let _ = socket.send(frame(&Frame::Welcome));
+                    }
+                    heard.lock().unwrap().push((has_told, word));
+                }
+                // Half a second of silence: a newer server's words, again and again.
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    has_told = true;
+                    let told = frame(&Frame::ServerCapabilities(Capabilities::NONE));
+                    let unknown = Message::Binary(vec![99; 5].into());
+                    if socket.send(told).is_err() || socket.send(unknown).is_err() {
+                        return;
+                    }
+                }
+                Ok(Message::Close(_)) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    });
+    lab.a.ctl_ok(&["server", "add", "signal", &url]);
+    lab.a.wait_for_server(&url);
+    std::thread::sleep(Duration::from_secs(3));
+
+    let said = said.lock().unwrap();
+    let told: Vec<_> = said
+        .iter()
+        .filter(|(_, word)| matches!(word, Frame::ClientCapabilities(_)))
+        .collect();
+    let once = (true, Frame::ClientCapabilities(Capabilities::OURS));
+    assert_eq!(told, [&once], "{said:?}");
+    assert_eq!(server.accepted(), 1, "the connection has held");
 }
 
 fn id(host: &Host) -> PeerId {

@@ -75,7 +75,7 @@ pub struct PeerId {
 /// Why a text or 32 bytes are not a [`PeerId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerIdError {
-    /// Not `punch1…` at all.
+    /// The text does not look like a key at all.
     #[error("a key starts with `punch1` and has {TEXT_LENGTH} characters")]
     NotAKey,
     /// The text is too long or too short.
@@ -84,25 +84,25 @@ pub enum PeerIdError {
     /// A character that no key contains.
     #[error("character {position} of the key, `{found}`, cannot stand in a key")]
     Character {
-        /// Counted from 1.
+        /// The position of the character, counted from 1.
         position: usize,
-        /// What stands there.
+        /// The character that stands there.
         found: char,
     },
     /// The checksum is wrong, and exactly one changed character explains it.
     #[error("character {position} of the key is wrong: it says `{found}`, probably `{expected}`")]
     Typo {
-        /// Counted from 1.
+        /// The position of the character, counted from 1.
         position: usize,
-        /// What stands there.
+        /// The character that stands there.
         found: char,
-        /// What makes the checksum right.
+        /// The character that makes the checksum right.
         expected: char,
     },
     /// The checksum is wrong, and exactly one exchange of neighbours explains it.
     #[error("characters {position} and {} of the key are probably exchanged", position + 1)]
     Exchanged {
-        /// The first of the two, counted from 1.
+        /// The position of the first of the two, counted from 1.
         position: usize,
     },
     /// The checksum is wrong in more than one place.

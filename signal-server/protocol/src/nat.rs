@@ -10,7 +10,7 @@ use crate::codec::{DecodeError, Reader};
 /// A NAT with more public addresses than this is described by the first of them.
 pub const MAX_NAT_ADDRESSES: usize = 8;
 
-/// On what a mapping depends (RFC 4787 §4.1). The numbers are on the wire for ever, the names in the control API.
+/// What a mapping depends on (RFC 4787 §4.1). The numbers are on the wire for ever, the names in the control API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -46,9 +46,9 @@ pub enum Filtering {
 pub enum Allocation {
     /// The local port, wherever it is free (RFC 4787 §4.2.1's port preservation).
     Preserving,
-    /// The last one plus a step.
+    /// The port of the last mapping plus a step.
     Sequential {
-        /// From one mapping to the next; negative counts down. Never 0.
+        /// The distance from one mapping to the next, negative where they count down, never 0.
         step: i16,
         /// Mappings that others behind the same NAT make, per second.
         others: u16,
@@ -100,11 +100,11 @@ impl fmt::Display for Budget {
 /// One end's NAT, as the other end needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NatSummary {
-    /// When known.
+    /// What a mapping of the NAT depends on, when known.
     pub mapping: Option<Mapping>,
-    /// When known.
+    /// From where packets may come in, when known.
     pub filtering: Option<Filtering>,
-    /// When known.
+    /// How the ports of new mappings are chosen, when known.
     pub allocation: Option<Allocation>,
     /// Its public addresses, as far as they were seen; at most [`MAX_NAT_ADDRESSES`].
     pub addresses: Vec<Ipv4Addr>,

@@ -1,4 +1,4 @@
-//! What both uses of Noise share: envelopes here, WireGuard's handshake in the engine.
+//! Noise with a random source that is handed in: this crate has none of its own.
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;

@@ -15,7 +15,7 @@ pub struct Limits {
     pub per_address: usize,
     /// How long a connection may take to prove its identity.
     pub login: Duration,
-    /// A connection that is not heard for so long is closed.
+    /// How long nothing may be heard of a connection before it is closed.
     pub silence: Duration,
     /// Frames per second of one client, on average.
     pub rate: u32,
@@ -55,9 +55,9 @@ impl Limits {
 /// How many connections each source holds.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// Those that have not proven an identity.
+    /// Connections that have not proven an identity.
     unproven: BTreeMap<IpAddr, usize>,
-    /// All of them.
+    /// Connections, proven or not.
     sources: BTreeMap<IpAddr, usize>,
 }
 

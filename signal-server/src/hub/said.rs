@@ -16,7 +16,7 @@ pub enum Said {
     },
     /// An envelope is to be passed on.
     Send {
-        /// For whom it is.
+        /// The receiver.
         to: PeerId,
         /// The sealed bytes.
         envelope: Vec<u8>,

@@ -18,7 +18,7 @@ use crate::hub::{ConnectionId, Hub, Limits, Output, Said};
 
 /// Frames that wait for one client; with frames of at most 4.2 KB that is 270 KB a client at the very worst.
 const QUEUE: usize = 64;
-/// A client that takes nothing for so long is gone.
+/// How long a client may take nothing before it counts as gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two WebSocket pings to a client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use punch_api::{Ipv4Range, ServerAddress, ServerKind};
+use punch_api::{Ipv4Range, PeerId, ServerAddress, ServerKind};
 use punch_engine::{Allocation, Budget, Filtering, Mapping, NatOverrides};
 use punch_platform::Offloads;
+use punch_state::Machine;
 use punchd_arguments::DEFAULT_CONFIG;
 use serde::Deserialize;
 
@@ -250,6 +251,15 @@ fn parse_allocation(text: &str) -> Option<Allocation> {
 }
 
 impl Config {
+    /// The machine with this identity, as it is configured.
+    pub(crate) fn machine(&self, id: PeerId) -> Machine {
+        Machine {
+            id,
+            ipv4: self.ipv4,
+            servers: self.servers.clone(),
+        }
+    }
+
     /// Reads the file, and says in a line which one that is. One that was not named and does not exist is an empty one.
     pub(crate) fn load(path: Option<&Path>) -> Result<(Self, String)> {
         let (path, named) = match path {

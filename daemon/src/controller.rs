@@ -1,59 +1,49 @@
 //! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
 
 mod change;
+mod handles;
+mod history;
+mod questions;
 pub(crate) mod request;
 mod servers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use punch_api::{
-    ApiError, ErrorCode, Event, EventKind, KeyView, NetcheckView, PeerId, PeerName, PeerView,
-    PingView, ServerAddress, WhyView,
+    AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardKey, ForwardView,
+    NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
-use punch_engine::{Change, EngineEvent, News, PeerHandle, ServerId, StepKind};
+use punch_engine::{Change, EngineEvent, News, PeerHandle};
 use punch_platform::clock;
-use punch_platform::netlink::Netlink;
 use punch_signal_protocol::Identity;
+use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::handles::Handles;
+use self::history::History;
 use self::request::{Answer, Request};
+use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
+use crate::interface::{Interface, Network};
 use crate::portmap::PortMapping;
-use crate::signalling::server::{self, Access, Report};
-use crate::snapshot::Snapshot;
-use crate::store::{Memory, Stamps, State, Store, StoredPeer};
-use crate::tasks::{Spawner, Task, sleep_until};
-use crate::views::facts::{Facts, ServerFacts};
-use crate::views::{events, netcheck, status, why};
+use crate::snapshot::{Scope, Snapshot};
+use crate::store::Store;
+use crate::tasks::{Spawner, sleep_until};
+use crate::views::facts::Facts;
+use crate::views::{events, status, why};
 
-/// Names of STUN servers are looked up anew this often.
-const RESOLVE: Duration = Duration::from_secs(600);
-/// A look-up that failed is tried again after this.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(15);
-/// A change of the network is looked at when it has been quiet for this long, or after the second: they come in flocks.
-const SETTLE: Duration = Duration::from_millis(100);
-const SETTLE_MAX: Duration = Duration::from_secs(1);
-/// Stamps that have changed are written after this.
-const STAMPS: Duration = Duration::from_millis(500);
-
-/// The network as the controller sees it.
-pub(crate) struct Kernel {
-    pub(crate) netlink: Netlink,
-    pub(crate) index: u32,
-}
+/// A snapshot of all peers is taken of so many at a time: packets wait meanwhile.
+const SNAPSHOT_PEERS: usize = 32;
 
 /// Everything that the controller is made of.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) identity: Identity,
-    pub(crate) kernel: Kernel,
+    pub(crate) interface: Interface,
+    /// The main UDP ports, of IPv4 and IPv6.
     pub(crate) ports: (Option<u16>, Option<u16>),
     pub(crate) driver: mpsc::Sender<Command>,
     pub(crate) broadcast: broadcast::Sender<Event>,
@@ -64,282 +54,178 @@ pub(crate) struct Parts {
 pub(crate) struct Inlets {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) events: mpsc::Receiver<EngineEvent>,
-    pub(crate) network: mpsc::Receiver<()>,
     pub(crate) stop: oneshot::Receiver<()>,
 }
 
-/// What a look-up of a STUN server's name brought.
-type Resolved = (ServerAddress, Result<Vec<SocketAddr>, String>);
-
-struct Server {
-    id: ServerId,
-    address: ServerAddress,
-    /// From punchd.toml.
-    fixed: bool,
-    connected: bool,
-    trouble: Option<String>,
-    /// The signalling client.
-    task: Option<Task>,
-}
-
 pub(crate) struct Controller {
-    parts: Parts,
-    state: State,
-    stamps: Stamps,
-    /// When changed stamps are written: several come together.
-    stamps_due: Option<Instant>,
-    memory: Memory,
+    config: Config,
+    ports: (Option<u16>, Option<u16>),
     started: Instant,
-    handles: BTreeMap<PeerName, PeerHandle>,
-    /// The peers that the engine knows.
-    told: BTreeSet<PeerHandle>,
-    next_handle: u32,
-    servers: Vec<Server>,
-    next_server: u32,
-    access: Access,
-    reports: mpsc::Receiver<Report>,
-    resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
-    stun: HashMap<ServerAddress, Vec<SocketAddr>>,
-    resolving: HashMap<ServerAddress, Task>,
-    next_resolve: Instant,
-    routes: Vec<IpAddr>,
-    /// What the interface was like when it was last looked at.
-    interface_up: bool,
-    had: Vec<IpAddr>,
-    /// When a change of the network is looked at, and when the first of the flock came.
-    network_due: Option<(Instant, Instant)>,
+    machine: Machine,
+    state: State,
+    store: Store,
+    handles: Handles,
+    history: History,
+    servers: Servers,
+    interface: Interface,
     port_mapping: PortMapping,
+    driver: mpsc::Sender<Command>,
+    broadcast: broadcast::Sender<Event>,
+    spawner: Spawner,
 }
 
 impl Controller {
     /// Reads the state and starts what it says.
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
-        let state = parts.store.load()?;
-        let stamps = parts.store.load_stamps()?;
-        let (report_sender, reports) = mpsc::channel(64);
-        let access = Access {
-            identity: parts.identity.clone(),
-            tls: server::tls()?,
-            driver: parts.driver.clone(),
-            reports: report_sender,
-        };
-        let now = clock::now();
-        let port_mapping = PortMapping::start(
-            &parts.spawner,
-            &parts.identity,
-            parts.ports.0,
-            parts.config.port_mapping,
-        );
+        let Parts {
+            config,
+            store,
+            identity,
+            interface,
+            ports,
+            driver,
+            broadcast,
+            spawner,
+        } = parts;
+        let state = store.load()?;
         let mut controller = Self {
-            stamps,
-            stamps_due: None,
-            memory: parts.store.load_memory(),
-            started: now,
-            handles: BTreeMap::new(),
-            told: BTreeSet::new(),
-            next_handle: 1,
-            servers: Vec::new(),
-            next_server: 1,
-            access,
-            reports,
-            resolved: mpsc::channel(4),
-            stun: HashMap::new(),
-            resolving: HashMap::new(),
-            next_resolve: now,
-            routes: Vec::new(),
-            interface_up: true,
-            had: Vec::new(),
-            network_due: None,
-            port_mapping,
+            machine: config.machine(identity.id()),
+            ports,
+            started: clock::now(),
             state: State::default(),
-            parts,
+            handles: Handles::default(),
+            history: History::read(&store)?,
+            port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
+            servers: Servers::new(identity, driver.clone(), spawner.clone())?,
+            interface,
+            store,
+            config,
+            driver,
+            broadcast,
+            spawner,
         };
-        for name in state.peers.keys() {
-            controller.assign_handle(name.clone());
-        }
-        let known = state.servers.clone();
-        controller.state = state;
         controller.network_changed().await;
-        controller.apply().await;
-        // Last: peers are told at once that we are here, and the engine must know by then who they are.
-        for address in controller.parts.config.servers.clone() {
-            controller.start_server(address, true);
+        controller.apply(state).await;
+        // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
+        for address in controller.machine.servers.clone() {
+            controller.servers.start(address, true);
         }
-        for address in known {
-            controller.start_server(address, false);
+        let fixed = &controller.machine.servers;
+        let added = controller.state.servers.iter();
+        let added: Vec<_> = added
+            .filter(|known| !fixed.contains(known))
+            .cloned()
+            .collect();
+        for address in added {
+            controller.servers.start(address, false);
         }
-        // The STUN servers among them are the engine's business.
-        controller.apply().await;
+        controller.tell_stun_servers().await;
         Ok(controller)
     }
 
-    /// Works until the requests end.
+    /// Works until it is told to stop, or nobody can ask it anything any more.
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         loop {
-            let resolve_at = self.next_resolve;
-            let network_at = self.network_due.map(|(at, _)| at);
-            let stamps_at = self.stamps_due;
+            let write_at = self.history.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
                     None => break,
                 },
                 Some(event) = inlets.events.recv() => self.handle_event(event),
-                Some(report) = self.reports.recv() => self.handle_report(report),
                 _ = &mut inlets.stop => break,
-                Some(()) = inlets.network.recv() => {
-                    let now = clock::now();
-                    let (_, first) = self.network_due.unwrap_or((now, now));
-                    self.network_due = Some(((now + SETTLE).min(first + SETTLE_MAX), first));
+                event = self.servers.changed() => {
+                    self.announce(event);
+                    self.tell_stun_servers().await;
                 }
+                () = self.interface.changed() => self.network_changed().await,
                 Ok(()) = self.port_mapping.changed() => {
                     let external = self.port_mapping.view().external;
-                    let _ = self.parts.driver.send(Command::PortMapped(external)).await;
+                    self.order(Command::PortMapped(external)).await;
                 }
-                Some(resolved) = self.resolved.1.recv() => self.handle_resolved(resolved).await,
-                () = tokio::time::sleep_until(resolve_at.into()) => self.resolve(),
-                () = sleep_until(network_at) => {
-                    self.network_due = None;
-                    self.network_changed().await;
-                }
-                () = sleep_until(stamps_at) => self.save_stamps(),
+                () = sleep_until(write_at) => self.history.write(&self.store, clock::now()),
             }
         }
         while let Ok(event) = inlets.events.try_recv() {
             self.handle_event(event);
         }
-        if self.stamps_due.is_some() {
-            self.save_stamps();
+        if self.history.due().is_some() {
+            self.history.write(&self.store, clock::now());
         }
         self.port_mapping.stop().await;
     }
 
-    fn save_stamps(&mut self) {
-        self.stamps_due = None;
-        if let Err(error) = self.parts.store.save_stamps(&self.stamps) {
-            tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
-            self.stamps_due = Some(clock::now() + RESOLVE_AGAIN);
-        }
-        if let Err(error) = self.parts.store.save_memory(&self.memory) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "what has worked was not saved"
-            );
-        }
-    }
-
-    fn assign_handle(&mut self, name: PeerName) -> PeerHandle {
-        let handle = PeerHandle(self.next_handle);
-        self.next_handle += 1;
-        self.handles.insert(name, handle);
-        handle
-    }
-
-    fn id_of(&self, handle: PeerHandle) -> Option<PeerId> {
-        let name = self.name_of(handle)?;
-        self.state.peers.get(&name)?.kind.id()
-    }
-
-    fn name_of(&self, handle: PeerHandle) -> Option<PeerName> {
-        let found = self.handles.iter().find(|(_, known)| **known == handle);
-        found.map(|(name, _)| name.clone())
-    }
-
     // --- applying ---
 
-    /// Brings engine and kernel in line with the state.
-    async fn apply(&mut self) {
-        let peers = self.peer_configs();
-        let wanted: Vec<_> = peers
-            .iter()
-            .flat_map(punch_engine::PeerConfig::addresses)
+    /// The driver is gone only when punchd stops.
+    async fn order(&self, command: Command) {
+        let _ = self.driver.send(command).await;
+    }
+
+    /// Saves the new state, and only if that worked brings it into force.
+    async fn commit(&mut self, state: State) -> Result<(), ApiError> {
+        self.store.save(&state).map_err(|error| {
+            tracing::error!(error = format!("{error:#}"), "the state was not saved");
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("nothing was changed, because it could not be saved: {error:#}"),
+            )
+        })?;
+        let difference = self.apply(state).await;
+        for address in difference.servers_added {
+            self.servers.start(address, false);
+        }
+        let gone = difference.servers_gone.iter();
+        let gone: Vec<_> = gone
+            .filter_map(|address| self.servers.stop(address))
             .collect();
-        let handles = peers.iter().map(|peer| peer.handle).collect();
-        let before = std::mem::replace(&mut self.told, handles);
-        let change = Change {
-            gone: before.difference(&self.told).copied().collect(),
-            peers,
-            rules: Some(self.rules()),
-            stun_servers: Some(self.stun_addresses()),
-        };
-        let _ = self.parts.driver.send(Command::Configure(change)).await;
-        self.apply_routes(wanted).await;
+        self.tell_stun_servers().await;
+        for server in gone {
+            self.order(Command::ServerDown(server)).await;
+        }
+        self.announce(Some(events::configuration()));
+        Ok(())
     }
 
-    async fn apply_routes(&mut self, wanted: Vec<IpAddr>) {
-        let Kernel { netlink, index } = &self.parts.kernel;
-        for to in self.routes.iter().filter(|to| !wanted.contains(to)) {
-            if let Err(error) = netlink.remove_route(*index, *to).await {
-                tracing::warn!(%to, %error, "a route was not removed");
-            }
-        }
-        let mut set = Vec::new();
-        for to in &wanted {
-            let id = self.parts.identity.id();
-            let from = match to {
-                IpAddr::V4(_) => match self.parts.config.ipv4 {
-                    Some(range) => id.overlay_ipv4(range).into(),
-                    None => continue,
-                },
-                IpAddr::V6(_) => IpAddr::from(id.overlay_ipv6()),
+    /// Brings engine and routes in line with the new state: both are told what differs.
+    async fn apply(&mut self, state: State) -> Difference {
+        let before = std::mem::replace(&mut self.state, state);
+        let difference = Difference::between(&before, &self.state);
+        let engine = change::engine(
+            &difference,
+            &self.state,
+            &self.machine,
+            &mut self.handles,
+            &self.history,
+        );
+        self.order(Command::Configure(engine)).await;
+        let states = (&before, &self.state);
+        let (removed, added) = change::routes(&difference, states, &self.machine);
+        self.interface.change_routes(&removed, &added).await;
+        difference
+    }
+
+    async fn tell_stun_servers(&mut self) {
+        if let Some(addresses) = self.servers.stun_change() {
+            let change = Change {
+                stun_servers: Some(addresses),
+                ..Change::default()
             };
-            if self.routes.contains(to) {
-                set.push(*to);
-                continue;
-            }
-            match netlink.add_route(*index, *to, from).await {
-                Ok(()) => set.push(*to),
-                Err(error) => tracing::warn!(%to, %error, "a route was not set"),
-            }
+            self.order(Command::Configure(change)).await;
         }
-        self.routes = set;
-    }
-
-    /// An interface that was down has lost its routes and its IPv6 address; both are set again.
-    async fn mend_interface(&mut self) {
-        let Kernel { netlink, index } = &self.parts.kernel;
-        let own = self.own_addresses();
-        let Ok((up, there)) = netlink.interface(*index).await else {
-            return;
-        };
-        let bounced = up && !self.interface_up;
-        self.interface_up = up;
-        let lost = own
-            .iter()
-            .any(|ip| self.had.contains(ip) && !there.contains(ip));
-        if !up || !(bounced || lost) {
-            self.had = there;
-            return;
-        }
-        for ip in own.iter().filter(|ip| !there.contains(ip)) {
-            if let Err(error) = netlink.add_address(*index, *ip).await {
-                tracing::warn!(%ip, %error, "an overlay address was not set again");
-            }
-        }
-        tracing::info!("the interface lost its configuration; it is set again");
-        let wanted = std::mem::take(&mut self.routes);
-        self.apply_routes(wanted).await;
     }
 
     async fn network_changed(&mut self) {
-        let Kernel { netlink, index } = &self.parts.kernel;
-        // A deleted TUN says nothing on its descriptor.
-        let name = &self.parts.config.interface;
-        if netlink.index(name).await.ok() != Some(*index) {
-            let _ = self.parts.driver.send(Command::InterfaceGone).await;
-            return;
-        }
-        let addresses = netlink.addresses(*index).await;
-        match netlink.default_gateway(*index).await {
+        let (addresses, gateway) = match self.interface.look().await {
+            Network::Gone => return self.order(Command::InterfaceGone).await,
+            Network::There { addresses, gateway } => (addresses, gateway),
+        };
+        match gateway {
             Ok(gateway) => self.port_mapping.set_gateway(gateway),
             Err(error) => tracing::warn!(%error, "the router of this machine is not known"),
         }
-        self.mend_interface().await;
         match addresses {
-            Ok(addresses) => {
-                let command = Command::Addresses(addresses);
-                let _ = self.parts.driver.send(command).await;
-            }
+            Ok(addresses) => self.order(Command::Addresses(addresses)).await,
             Err(error) => tracing::warn!(%error, "the addresses of this machine are not known"),
         }
     }
@@ -348,79 +234,61 @@ impl Controller {
 
     /// Orders, netchecks and pongs are the driver's business.
     fn handle_event(&mut self, event: EngineEvent) {
-        let named = match event {
+        let event = match event {
             EngineEvent::State { peer, state } => {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::News(news) => self.handle_news(news),
             EngineEvent::Socket(_) | EngineEvent::Pong(_) => None,
         };
-        if let Some(event) = named {
-            self.tell(event);
-        }
+        self.announce(event);
     }
 
     /// Keeps what must outlast a restart; returns the event for the user.
     fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
+        let now = clock::now();
         match news {
-            News::Selected { peer, path } => {
-                self.name_of(peer).map(|peer| events::selected(peer, path))
+            News::Selected { peer, path } => Some(events::selected(self.name_of(peer)?, path)),
+            News::Searching { peer, step, chance } => {
+                Some(events::searching(self.name_of(peer)?, step, chance))
             }
+            News::Stale { peer, seconds } => Some(events::stale(self.name_of(peer)?, seconds)),
             News::Stamps { peer, sent, seen } => {
-                if let Some(id) = self.id_of(peer) {
-                    self.stamps.insert(id, (sent, seen));
-                    self.stamps_due.get_or_insert(clock::now() + STAMPS);
-                }
+                let id = self.id_of(peer)?;
+                self.history.record_stamps(id, (sent, seen), now);
                 None
             }
-            News::Searching { peer, step, chance } => self
-                .name_of(peer)
-                .map(|peer| events::searching(peer, step, chance)),
             News::Worked {
                 peer,
                 network,
                 step,
             } => {
-                self.remember(peer, network, step);
+                let id = self.id_of(peer)?;
+                self.history.remember(id, network, step, now);
                 None
             }
-            News::Stale { peer, seconds } => {
-                self.name_of(peer).map(|peer| events::stale(peer, seconds))
-            }
             News::NetworkChanged => {
-                self.restart_signalling();
+                self.servers.restart();
                 self.port_mapping.network_changed();
-                self.next_resolve = clock::now();
                 Some(events::network_changed())
             }
             News::Netcheck(_) => None,
         }
     }
 
-    /// Takes note of what has worked; it is written with the next stamps.
-    fn remember(&mut self, peer: PeerHandle, network: u64, step: StepKind) {
-        let Some(id) = self.id_of(peer) else { return };
-        let entries = self.memory.entry(id).or_default();
-        entries.retain(|(known, _)| *known != network);
-        entries.push((network, step.into()));
-        let excess = entries.len().saturating_sub(8);
-        entries.drain(..excess);
-        self.stamps_due.get_or_insert(clock::now() + STAMPS);
+    fn name_of(&self, handle: PeerHandle) -> Option<PeerName> {
+        self.handles.name(handle).cloned()
     }
 
-    fn memory_of(&self, peer: &StoredPeer) -> Vec<(u64, StepKind)> {
-        let entries = peer.kind.id().and_then(|id| self.memory.get(&id));
-        entries
-            .into_iter()
-            .flatten()
-            .map(|(network, worked)| (*network, (*worked).into()))
-            .collect()
+    fn id_of(&self, handle: PeerHandle) -> Option<PeerId> {
+        self.state.peers.get(self.handles.name(handle)?)?.id()
     }
 
-    fn tell(&self, (kind, message): (EventKind, String)) {
+    fn announce(&self, event: Option<(EventKind, String)>) {
+        let Some((kind, message)) = event else { return };
         tracing::info!("{message}");
         // Without listeners nobody hears it; that is fine.
-        let _ = self.parts.broadcast.send(Event {
+        let _ = self.broadcast.send(Event {
             at_ms: clock::wall_ms(),
             kind,
             message,
@@ -432,170 +300,188 @@ impl Controller {
     async fn handle_request(&mut self, request: Request) {
         match request {
             Request::Id(answer) => drop(answer.send(Ok(status::id(&self.facts())))),
-            Request::Key(answer) => drop(answer.send(Ok(self.key_view()))),
-            Request::Status(answer) => drop(answer.send(self.view(status::status).await)),
-            Request::Peers(answer) => drop(answer.send(self.view(status::peers).await)),
+            Request::Key(answer) => {
+                let file = self.store.identity_path();
+                drop(answer.send(Ok(status::key(&self.facts(), &file))));
+            }
+            Request::Status(answer) => drop(answer.send(self.view_all(status::status).await)),
+            Request::Peers(answer) => drop(answer.send(self.view_all(status::peers).await)),
             Request::Peer(name, answer) => drop(answer.send(self.peer_view(&name).await)),
-            Request::Servers(answer) => drop(answer.send(self.view(status::servers).await)),
-            Request::Forwards(answer) => drop(answer.send(self.view(status::forwards).await)),
+            Request::Servers(answer) => {
+                let view = self.view(Scope::default(), status::servers).await;
+                drop(answer.send(view));
+            }
+            Request::Forwards(answer) => {
+                drop(answer.send(self.view(Scope::forwards(), status::forwards).await));
+            }
             Request::AddPeer(ask, answer) => drop(answer.send(self.add_peer(ask).await)),
             Request::RemovePeer(name, answer) => {
-                drop(answer.send(self.remove_peer(&name).await));
+                drop(answer.send(self.change(peer::remove(&self.state, &name)).await));
             }
             Request::RenamePeer(name, ask, answer) => {
-                drop(answer.send(self.rename_peer(&name, ask).await));
+                let changed = peer::rename(&self.state, &name, &ask.to);
+                drop(answer.send(self.change_peer(changed, &ask.to).await));
             }
             Request::SetUp(name, up, answer) => {
-                let change = |peer: &mut StoredPeer| {
-                    peer.up = up;
-                    peer.barred = !up;
-                };
-                let result = self.change_peer(&name, change).await;
+                let changed = peer::set_up(&self.state, &name, up);
+                let result = self.change_peer(changed, &name).await;
                 if let (true, Some(handle)) = (up, self.handles.get(&name)) {
-                    let _ = self.parts.driver.send(Command::Retry(*handle)).await;
+                    self.order(Command::Retry(handle)).await;
                 }
                 drop(answer.send(result));
             }
             Request::SetHost(name, host, answer) => {
-                drop(answer.send(self.change_peer(&name, |peer| peer.host = host).await));
+                let changed = peer::set_host(&self.state, &name, host);
+                drop(answer.send(self.change_peer(changed, &name).await));
             }
-            Request::AddForward(ask, answer) => {
-                drop(answer.send(self.add_forward(ask).await));
-            }
+            Request::AddForward(ask, answer) => drop(answer.send(self.add_forward(ask).await)),
             Request::RemoveForward(key, answer) => {
-                drop(answer.send(self.remove_forward(key).await));
+                drop(answer.send(self.change(forward::remove(&self.state, key)).await));
             }
             Request::AddServer(ask, answer) => drop(answer.send(self.add_server(&ask).await)),
             Request::RemoveServer(ask, answer) => {
-                drop(answer.send(self.remove_server(&ask).await));
+                let changed = server::remove(&self.state, &self.machine, &ask);
+                drop(answer.send(self.change(changed).await));
             }
-            Request::Ping(name, answer) => self.ping(&name, answer).await,
+            Request::Ping(name, answer) => self.ping(name, answer).await,
             Request::Netcheck(answer) => self.netcheck(answer).await,
             Request::Why(name, answer) => drop(answer.send(self.why(&name).await)),
         }
     }
 
+    /// Brings a changed state into force.
+    async fn change(&mut self, changed: Result<State, Refusal>) -> Result<(), ApiError> {
+        self.commit(changed?).await
+    }
+
+    async fn change_peer(
+        &mut self,
+        changed: Result<State, Refusal>,
+        name: &PeerName,
+    ) -> Result<PeerView, ApiError> {
+        self.change(changed).await?;
+        self.peer_view(name).await
+    }
+
+    async fn add_peer(&mut self, ask: AddPeer) -> Result<PeerView, ApiError> {
+        let name = ask.name.clone();
+        let changed = peer::add(&self.state, &self.machine, ask);
+        self.change_peer(changed, &name).await
+    }
+
+    async fn add_forward(&mut self, ask: AddForward) -> Result<ForwardView, ApiError> {
+        let key: ForwardKey = forward::key_of(&ask);
+        self.commit(forward::add(&self.state, ask)?).await?;
+        self.view(Scope::forwards(), |facts, snapshot| {
+            status::forward(facts, snapshot, key)
+        })
+        .await?
+        .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the forward is gone again"))
+    }
+
+    async fn add_server(&mut self, ask: &AddServer) -> Result<ServerView, ApiError> {
+        let (state, address) = server::add(&self.state, &self.machine, ask)?;
+        self.commit(state).await?;
+        let views = self.view(Scope::default(), status::servers).await?;
+        views
+            .into_iter()
+            .find(|view| view.address == address.as_str())
+            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the server is gone again"))
+    }
+
+    // --- views ---
+
     fn facts(&self) -> Facts<'_> {
-        let resolved = |address| self.stun.get(address).map_or(&[][..], Vec::as_slice);
         Facts {
-            config: &self.parts.config,
-            id: self.parts.identity.id(),
-            ports: self.parts.ports,
+            config: &self.config,
+            id: self.machine.id,
+            ports: self.ports,
             started: self.started,
             now: clock::now(),
             state: &self.state,
-            handles: &self.handles,
-            servers: self
-                .servers
-                .iter()
-                .map(|server| ServerFacts {
-                    address: &server.address,
-                    fixed: server.fixed,
-                    connected: server.connected,
-                    trouble: server.trouble.as_deref(),
-                    resolved: resolved(&server.address),
-                })
-                .collect(),
+            handles: self.handles.by_name(),
+            servers: self.servers.facts(),
         }
     }
 
-    async fn view<T>(&self, view: impl FnOnce(&Facts<'_>, &Snapshot) -> T) -> Result<T, ApiError> {
-        let snapshot = self.snapshot().await?;
+    async fn view<T>(
+        &self,
+        scope: Scope,
+        view: impl FnOnce(&Facts<'_>, &Snapshot) -> T,
+    ) -> Result<T, ApiError> {
+        let snapshot = self.snapshot(scope).await?;
         Ok(view(&self.facts(), &snapshot))
     }
 
-    fn key_view(&self) -> KeyView {
-        let id = self.parts.identity.id();
-        KeyView {
-            id,
-            wireguard: BASE64_STANDARD.encode(id.x25519()),
-            file: self.parts.store.identity_path().display().to_string(),
+    async fn view_all<T>(
+        &self,
+        view: impl FnOnce(&Facts<'_>, &Snapshot) -> T,
+    ) -> Result<T, ApiError> {
+        let mut snapshot = self.snapshot(Scope::forwards()).await?;
+        for peers in self.handles.all().chunks(SNAPSHOT_PEERS) {
+            let more = self.snapshot(Scope::peers(peers.to_vec())).await?;
+            snapshot.peers.extend(more.peers);
         }
+        Ok(view(&self.facts(), &snapshot))
     }
 
-    async fn peer_view(&self, name: &PeerName) -> Result<PeerView, ApiError> {
-        self.expect_peer(name)?;
-        self.view(|facts, snapshot| status::peer(facts, snapshot, name))
-            .await?
-            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))
-    }
-
-    async fn why(&self, name: &PeerName) -> Result<WhyView, ApiError> {
-        self.expect_peer(name)?;
-        self.view(|facts, snapshot| why::why(facts, snapshot, name))
-            .await?
-    }
-
-    async fn snapshot(&self) -> Result<Snapshot, ApiError> {
+    async fn snapshot(&self, scope: Scope) -> Result<Snapshot, ApiError> {
         let (sender, receiver) = oneshot::channel();
-        let _ = self.parts.driver.send(Command::Snapshot(sender)).await;
+        self.order(Command::Snapshot(scope, sender)).await;
         receiver
             .await
             .map_err(|_| ApiError::new(ErrorCode::Internal, "punchd is stopping"))
     }
 
-    /// The answer comes when the peer's does; meanwhile the controller goes on.
-    async fn ping(&mut self, name: &PeerName, answer: Answer<PingView>) {
-        let before = match self.peer_view(name).await {
-            Ok(view) => view,
+    async fn view_of_peer<T>(
+        &self,
+        name: &PeerName,
+        view: impl FnOnce(&Facts<'_>, &Snapshot) -> T,
+    ) -> Result<T, ApiError> {
+        peer::find(&self.state, name)?;
+        let handle = self.handles.get(name);
+        self.view(Scope::peers(handle.into_iter().collect()), view)
+            .await
+    }
+
+    async fn peer_view(&self, name: &PeerName) -> Result<PeerView, ApiError> {
+        self.view_of_peer(name, |facts, snapshot| status::peer(facts, snapshot, name))
+            .await?
+            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))
+    }
+
+    async fn why(&self, name: &PeerName) -> Result<WhyView, ApiError> {
+        self.view_of_peer(name, |facts, snapshot| why::why(facts, snapshot, name))
+            .await?
+    }
+
+    // --- questions that take a while ---
+
+    async fn ping(&mut self, name: PeerName, answer: Answer<PingView>) {
+        let path = match self.peer_view(&name).await {
+            Ok(view) => view.path,
             Err(error) => return drop(answer.send(Err(error))),
         };
-        let Some(handle) = self.handles.get(name).copied() else {
+        let Some(handle) = self.handles.get(&name) else {
             return;
         };
-        let (sender, receiver) = oneshot::channel();
-        let _ = self.parts.driver.send(Command::Ping(handle, sender)).await;
-        let name = name.clone();
-        let wait = async move {
-            let result = match tokio::time::timeout(Duration::from_secs(3), receiver).await {
-                Ok(Ok(Some(pong))) => Ok(PingView {
-                    address: pong.address,
-                    rtt_ms: pong.rtt.as_secs_f64() * 1000.0,
-                    path: before.path,
-                }),
-                Ok(_) => Err(ApiError::new(
-                    ErrorCode::Unavailable,
-                    format!("{name} is not connected; connect with: punchctl up {name}"),
-                )),
-                Err(_) => Err(ApiError::new(
-                    ErrorCode::Timeout,
-                    format!("no answer from {name} in 3 s"),
-                )),
-            };
-            let _ = answer.send(result);
-        };
-        self.parts.spawner.spawn("ping", wait).detach();
+        let (sender, pong) = oneshot::channel();
+        self.order(Command::Ping(handle, sender)).await;
+        let wait = questions::ping(name, path, pong, answer);
+        self.spawner.spawn("ping", wait).detach();
     }
 
     async fn netcheck(&mut self, answer: Answer<Vec<NetcheckView>>) {
-        let none = !self
-            .servers
-            .iter()
-            .any(|server| matches!(server.address, ServerAddress::Stun(_)));
-        if none {
+        if !self.servers.has_stun() {
             let error = ApiError::new(
                 ErrorCode::Unavailable,
                 "no STUN server is known to ask; add one with: punchctl server add stun HOST",
             );
             return drop(answer.send(Err(error)));
         }
-        let (sender, receiver) = oneshot::channel();
-        let _ = self.parts.driver.send(Command::Netcheck(sender)).await;
-        let port_mapping = self.port_mapping.views();
-        let wait = async move {
-            let result = match tokio::time::timeout(Duration::from_secs(30), receiver).await {
-                Ok(Ok(profiles)) => {
-                    let port_mapping = port_mapping.borrow().clone();
-                    let view = |profile| netcheck::netcheck(profile, &port_mapping);
-                    Ok(profiles.iter().map(view).collect())
-                }
-                _ => Err(ApiError::new(
-                    ErrorCode::Timeout,
-                    "the check did not finish",
-                )),
-            };
-            let _ = answer.send(result);
-        };
-        self.parts.spawner.spawn("netcheck", wait).detach();
+        let (sender, profiles) = oneshot::channel();
+        self.order(Command::Netcheck(sender)).await;
+        let wait = questions::netcheck(self.port_mapping.views(), profiles, answer);
+        self.spawner.spawn("netcheck", wait).detach();
     }
 }

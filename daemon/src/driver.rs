@@ -379,7 +379,9 @@ impl Driver {
                 self.netchecks.push(answer);
                 self.engine.start_netcheck(now);
             }
-            Command::Snapshot(answer) => drop(answer.send(snapshot::take(&self.engine, now))),
+            Command::Snapshot(scope, answer) => {
+                let _ = answer.send(snapshot::take(&self.engine, &scope, now));
+            }
             Command::InterfaceGone => {
                 tracing::error!(name = self.tun.name(), "the interface is gone");
                 self.engine.shut_down(now);

@@ -1,34 +1,46 @@
-//! Starts, connects and stops everything. Nothing is spawned anywhere else: a task is either held by its owner and ends with
+//! Starts, connects and stops everything. No thread is started anywhere else: a task is either held by its owner and ends with
 //! it, or detached because it ends by itself.
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use futures_util::StreamExt;
-use punch_engine::{Engine, EngineConfig, SocketId};
-use punch_platform::{Offloads, Tun, Udp, clock, netlink};
+use punch_api::Event;
+use punch_engine::{Engine, EngineConfig, EngineEvent, SocketId};
+use punch_platform::{clock, netlink};
 use punch_service::manager;
-use tokio::net::{TcpListener, UnixListener};
+use punch_signal_protocol::Identity;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, mpsc};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::control::http;
-use crate::controller::{Controller, Inlets, Kernel, Parts};
+use crate::controller::request::Request;
+use crate::controller::{Controller, Inlets, Parts};
 use crate::driver::command::Command;
 use crate::driver::workers::Workers;
 use crate::driver::{Driver, Settings};
-use crate::startup::{Ground, Places};
-use crate::tasks::Spawner;
+use crate::interface::Interface;
+use crate::startup::{DataPath, Ground, Listeners, Places};
+use crate::tasks::{Spawner, Task};
 use crate::{metrics, watchdog};
 
-/// The TUN's transmit queue, in packets: a millisecond or two at full speed.
-const TUN_QUEUE: u32 = 1000;
-
 /// Frames that say goodbye take this long to leave.
-const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
+const FAREWELL: Duration = Duration::from_millis(100);
+/// The controller has this long to write what it knows and to give back the router's port.
+const CONTROLLER_STOP: Duration = Duration::from_secs(2);
+
+/// Commands that may wait for the driver.
+const COMMANDS: usize = 256;
+/// Events of the engine that may wait for the controller.
+const ENGINE_EVENTS: usize = 4096;
+/// Events that a listener at the control socket may be behind.
+const EVENTS: usize = 256;
+/// Requests that may wait for the controller.
+const REQUESTS: usize = 64;
 
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
@@ -67,169 +79,166 @@ fn file_limit() -> u64 {
 async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()> {
     let spawner = Spawner::new(Handle::current());
     // From here on a signal is waited for; what is under way is not torn apart by it.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut end = Signals::new()?;
     let Ground {
         store,
         tun,
-        control,
-        metrics,
+        listeners,
         socket_file: _socket_file,
     } = ground;
     let identity = store.identity()?;
-    let control = UnixListener::from_std(control).context("cannot use the control socket")?;
-    let metrics = metrics
-        .map(TcpListener::from_std)
-        .transpose()
-        .context("cannot use the socket for metrics")?;
-
-    let (tun, v4, v6) = {
+    let data_path = {
         let _data = data.enter();
-        let tun = Tun::create(tun, &config.interface, config.offloads)?;
-        let v4 = Udp::open(false, config.port);
-        let v6 = Udp::open(true, config.port);
-        (tun, v4, v6)
+        DataPath::open(tun, &config)?
     };
-    let Offloads {
-        tun_tso,
-        tun_uso,
-        tun_gro,
-        udp_gso,
-        udp_gro,
-    } = tun.offloads();
-    tracing::info!(tun_tso, tun_uso, tun_gro, udp_gso, udp_gro, "offloads");
-    if let (Err(v4), Err(v6)) = (&v4, &v6) {
-        bail!("cannot open UDP port {}: {v4}; IPv6: {v6}", config.port);
-    }
-    // A port that was asked for and is taken must not be replaced in silence.
-    for (socket, family) in [(&v4, "IPv4"), (&v6, "IPv6")] {
-        if let Err(error) = socket {
-            if error.kind() == std::io::ErrorKind::AddrInUse {
-                bail!(
-                    "UDP port {} is taken ({family}): choose another under [underlay] in punchd.toml",
-                    config.port
-                );
-            }
-            tracing::warn!(%error, family, "this address family is not used");
-        }
-    }
-    let (v4, v6) = (v4.ok(), v6.ok());
-    let ports = (v4.as_ref().map(Udp::port), v6.as_ref().map(Udp::port));
-
-    let (netlink, connection, mut changes) = netlink::open().context("cannot open netlink")?;
-    let _netlink_task = spawner.spawn("netlink", connection);
-    let (network_sender, network) = mpsc::channel(1);
-    let _watch_task = spawner.spawn("network", async move {
-        while changes.next().await.is_some() {
-            // One waiting notice says it all.
-            let _ = network_sender.try_send(());
-        }
-    });
-    let index = configure_tun(&netlink, &config, &identity.id()).await?;
-
-    let engine_config = EngineConfig {
-        identity: identity.clone(),
-        ipv4_range: config.ipv4,
-        mtu: usize::from(config.mtu),
-        seed: punch_platform::random()?,
-        budget: config.budget,
-        nat: config.nat.clone(),
-    };
-    let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
-    let (commands, commands_out) = mpsc::channel(256);
-    let (events_in, events) = mpsc::channel(4096);
-    let workers = start_workers()?;
-    let mut driver = Driver::new(
-        engine,
-        tun,
-        commands_out,
-        events_in,
-        spawner.clone(),
-        workers,
-        Settings {
-            files: file_limit(),
-            offloads: config.offloads,
-            seed: u64::from_ne_bytes(punch_platform::random()?),
-        },
-    );
-    for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
-        if let Some(socket) = socket {
-            driver.add_socket(id, socket);
-        }
-    }
-    let (stopped_in, stopped) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("driver".to_owned())
-        .spawn(move || {
-            data.block_on(driver.run());
-            // Reached also when it panics its way out: the sender is dropped then.
-            let _ = stopped_in.send(());
-        })
-        .context("cannot start the driver's thread")?;
-
-    let (broadcast, _) = broadcast::channel(256);
+    let ports = data_path.ports();
+    let (interface, _netlink_tasks) = open_interface(&spawner, &config, &identity).await?;
+    let driver = DriverThread::start(&config, &identity, data_path, spawner.clone(), data)?;
+    let (broadcast, _) = broadcast::channel(EVENTS);
     let controller = Controller::open(Parts {
         config,
         store,
         identity,
-        kernel: Kernel { netlink, index },
+        interface,
         ports,
-        driver: commands.clone(),
+        driver: driver.commands.clone(),
         broadcast: broadcast.clone(),
         spawner: spawner.clone(),
     })
     .await?;
-    let (requests_in, requests) = mpsc::channel(64);
-    let (stop_controller, stop) = tokio::sync::oneshot::channel();
-    let controller_task = spawner.spawn(
-        "controller",
-        controller.run(Inlets {
-            requests,
-            events,
-            network,
-            stop,
-        }),
-    );
-    // The controller works for as long as somebody could ask it something; until the goodbyes are said, that is us.
-    let controller_is_needed = requests_in.clone();
-    let _watchdog_task = spawner.spawn(
-        "watchdog",
-        watchdog::beat(requests_in.clone(), broadcast.subscribe()),
-    );
-    let metrics_task = metrics
-        .map(|listener| spawner.spawn("metrics", metrics::serve(listener, requests_in.clone())));
-    let control_task = spawner.spawn("control", http::serve(control, requests_in, broadcast));
+    let services = Services::start(&spawner, controller, driver.events, listeners, broadcast)?;
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
     manager::ready("started");
 
     let outcome = tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = stopped => Err(anyhow!("the packet path has ended: the interface was deleted, or see the log")),
+        () = end.wait() => Ok(()),
+        _ = driver.stopped => Err(anyhow!("the packet path has ended: the interface was deleted, or see the log")),
     };
     tracing::info!("stopping");
     manager::stopping();
-    drop(metrics_task);
-    // First no more requests, then goodbye to the peers, for which the controller holds the signalling clients; the controller goes last.
-    drop(control_task);
-    let _ = commands.send(Command::ShutDown).await;
-    tokio::time::sleep(FAREWELL).await;
-    let _ = stop_controller.send(());
-    drop(controller_is_needed);
-    let grace = std::time::Duration::from_secs(2);
-    let _ = tokio::time::timeout(grace, controller_task.join()).await;
+    services.stop(&driver.commands).await;
     if outcome.is_ok() {
-        drop(commands);
-        let _ = thread.join();
+        drop(driver.commands);
+        let _ = driver.thread.join();
     }
     outcome
 }
 
+/// The signals that ask punchd to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Opens netlink and configures the TUN interface. Netlink works for as long as the tasks are held.
+async fn open_interface(
+    spawner: &Spawner,
+    config: &Config,
+    identity: &Identity,
+) -> Result<(Interface, [Task; 2])> {
+    let (netlink, connection, mut changes) = netlink::open().context("cannot open netlink")?;
+    let connection = spawner.spawn("netlink", connection);
+    let (sender, notices) = mpsc::channel(1);
+    let watch = spawner.spawn("network", async move {
+        while changes.next().await.is_some() {
+            // One waiting notice says it all.
+            let _ = sender.try_send(());
+        }
+    });
+    let own = config.machine(identity.id()).addresses();
+    let interface =
+        Interface::configure(netlink, notices, &config.interface, config.mtu, own).await?;
+    Ok((interface, [connection, watch]))
+}
+
+/// The thread of the packet path, and the channels to and from it.
+struct DriverThread {
+    thread: JoinHandle<()>,
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Receiver<EngineEvent>,
+    /// Resolves when the thread has ended.
+    stopped: oneshot::Receiver<()>,
+}
+
+impl DriverThread {
+    fn start(
+        config: &Config,
+        identity: &Identity,
+        data_path: DataPath,
+        spawner: Spawner,
+        data: Arc<Runtime>,
+    ) -> Result<Self> {
+        let engine_config = EngineConfig {
+            identity: identity.clone(),
+            ipv4_range: config.ipv4,
+            mtu: usize::from(config.mtu),
+            seed: punch_platform::random()?,
+            budget: config.budget,
+            nat: config.nat.clone(),
+        };
+        let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
+        let (commands, commands_out) = mpsc::channel(COMMANDS);
+        let (events_in, events) = mpsc::channel(ENGINE_EVENTS);
+        let settings = Settings {
+            files: file_limit(),
+            offloads: config.offloads,
+            seed: u64::from_ne_bytes(punch_platform::random()?),
+        };
+        let DataPath { tun, v4, v6 } = data_path;
+        let workers = start_workers()?;
+        let mut driver = Driver::new(
+            engine,
+            tun,
+            commands_out,
+            events_in,
+            spawner,
+            workers,
+            settings,
+        );
+        for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
+            if let Some(socket) = socket {
+                driver.add_socket(id, socket);
+            }
+        }
+        let (stopped_in, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || {
+                data.block_on(driver.run());
+                // Reached also when it panics its way out: the sender is dropped then.
+                let _ = stopped_in.send(());
+            })
+            .context("cannot start the driver's thread")?;
+        Ok(Self {
+            thread,
+            commands,
+            events,
+            stopped,
+        })
+    }
+}
+
 /// The threads for handshakes; each ends when the driver does.
 fn start_workers() -> Result<Workers> {
-    let (workers, threads) = Workers::new(std::thread::available_parallelism().ok());
+    let (workers, threads) = Workers::new(thread::available_parallelism().ok());
     for worker in threads {
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("handshakes".to_owned())
             .spawn(move || worker.run())
             .context("cannot start a thread for handshakes")?;
@@ -237,35 +246,56 @@ fn start_workers() -> Result<Workers> {
     Ok(workers)
 }
 
-async fn configure_tun(
-    netlink: &netlink::Netlink,
-    config: &Config,
-    id: &punch_signal_protocol::PeerId,
-) -> Result<u32> {
-    let name = &config.interface;
-    let failed = || format!("cannot configure the interface {name}");
-    let index = netlink.index(name).await.with_context(failed)?;
-    netlink
-        .bring_up(index, u32::from(config.mtu), TUN_QUEUE)
-        .await
-        .with_context(failed)?;
-    if let Some(range) = config.ipv4 {
-        let address = IpAddr::from(id.overlay_ipv4(range));
-        netlink
-            .add_address(index, address)
-            .await
-            .with_context(failed)?;
-    }
-    let address = IpAddr::from(id.overlay_ipv6());
-    if netlink.add_address(index, address).await.is_err() {
-        // Refused where IPv6 is switched off for new interfaces; the overlay's addresses concern nobody but us.
-        let retried = match netlink::enable_ipv6(name) {
-            Ok(()) => netlink.add_address(index, address).await,
-            Err(error) => Err(error),
+/// What serves the outside: the controller, and the tasks that ask it.
+struct Services {
+    controller: Task,
+    stop_controller: oneshot::Sender<()>,
+    /// Without it the controller would end with the last task that asks it; it is needed until the goodbyes are said.
+    requests: mpsc::Sender<Request>,
+    /// Control, metrics and watchdog.
+    askers: Vec<Task>,
+}
+
+impl Services {
+    fn start(
+        spawner: &Spawner,
+        controller: Controller,
+        events: mpsc::Receiver<EngineEvent>,
+        listeners: Listeners,
+        broadcast: broadcast::Sender<Event>,
+    ) -> Result<Self> {
+        let (control, metrics) = listeners.into_async()?;
+        let (requests, requests_out) = mpsc::channel(REQUESTS);
+        let (stop_controller, stop) = oneshot::channel();
+        let inlets = Inlets {
+            requests: requests_out,
+            events,
+            stop,
         };
-        if let Err(error) = retried {
-            tracing::warn!(%error, "no IPv6 inside the tunnel: the kernel refuses the address");
+        let controller = spawner.spawn("controller", controller.run(inlets));
+        let watch = watchdog::beat(requests.clone(), broadcast.subscribe());
+        let mut askers = vec![spawner.spawn("watchdog", watch)];
+        if let Some(listener) = metrics {
+            askers.push(spawner.spawn("metrics", metrics::serve(listener, requests.clone())));
         }
+        let control = http::serve(control, requests.clone(), broadcast);
+        askers.push(spawner.spawn("control", control));
+        Ok(Self {
+            controller,
+            stop_controller,
+            requests,
+            askers,
+        })
     }
-    Ok(index)
+
+    /// First no more requests, then goodbye to the peers, for which the controller holds the signalling clients; the controller
+    /// goes last.
+    async fn stop(self, driver: &mpsc::Sender<Command>) {
+        drop(self.askers);
+        let _ = driver.send(Command::ShutDown).await;
+        tokio::time::sleep(FAREWELL).await;
+        let _ = self.stop_controller.send(());
+        drop(self.requests);
+        let _ = tokio::time::timeout(CONTROLLER_STOP, self.controller.join()).await;
+    }
 }

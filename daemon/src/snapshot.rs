@@ -1,4 +1,4 @@
-//! What the desk gets to see of the engine, copied at one moment.
+//! What views are made from of the engine, copied at one moment.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,9 +8,35 @@ use punch_api::ForwardKey;
 use punch_engine::{DropReason, Engine, LinkState, LinkStatus, PeerHandle, PeerReport};
 use punch_signal_protocol::Candidate;
 
-/// See the module.
+/// Which parts of a snapshot are wanted: what costs the more, the more peers or forwards there are, is copied only if asked for.
+#[derive(Default)]
+pub(crate) struct Scope {
+    peers: Vec<PeerHandle>,
+    forwards: bool,
+}
+
+impl Scope {
+    /// These peers.
+    pub(crate) fn peers(peers: Vec<PeerHandle>) -> Self {
+        Self {
+            peers,
+            forwards: false,
+        }
+    }
+
+    /// All forwards.
+    pub(crate) fn forwards() -> Self {
+        Self {
+            peers: Vec::new(),
+            forwards: true,
+        }
+    }
+}
+
+/// The engine at one moment.
 pub(crate) struct Snapshot {
     pub(crate) peers: HashMap<PeerHandle, PeerSnapshot>,
+    /// How many streams of each forward are open, and how many there were.
     pub(crate) forwards: HashMap<ForwardKey, (u64, u64)>,
     pub(crate) candidates: Vec<Candidate>,
     /// STUN servers that answer.
@@ -25,7 +51,8 @@ pub(crate) struct PeerSnapshot {
     pub(crate) ipv4_differs: bool,
 }
 
-pub(crate) fn take(engine: &Engine, now: Instant) -> Snapshot {
+/// Copies the engine as far as `scope` goes.
+pub(crate) fn take(engine: &Engine, scope: &Scope, now: Instant) -> Snapshot {
     let peer = |handle| {
         Some(PeerSnapshot {
             state: engine.peer_state(handle)?,
@@ -35,13 +62,16 @@ pub(crate) fn take(engine: &Engine, now: Instant) -> Snapshot {
         })
     };
     Snapshot {
-        peers: engine
-            .peers()
-            .filter_map(|handle| Some((handle, peer(handle)?)))
-            .collect(),
-        forwards: engine
-            .rules()
+        peers: scope
+            .peers
             .iter()
+            .filter_map(|handle| Some((*handle, peer(*handle)?)))
+            .collect(),
+        forwards: scope
+            .forwards
+            .then(|| engine.rules().iter())
+            .into_iter()
+            .flatten()
             .map(|rule| (rule.key, engine.forward_counts(rule.key)))
             .collect(),
         candidates: engine.candidates(),

@@ -1,5 +1,5 @@
-//! What punchd stands on: state, control socket and the place for metrics are opened, then every right is given up that is not
-//! needed any more.
+//! Opens what punchd stands on: state, control socket and the place for metrics, then gives up every right that is not needed
+//! any more; and after that the interface and the UDP sockets of the packet path.
 
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
@@ -7,9 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use punch_platform::TunDevice;
+use anyhow::{Context, Result, bail};
 use punch_platform::sandbox::{self, Owner};
+use punch_platform::{Offloads, Tun, TunDevice, Udp};
 use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
@@ -22,16 +22,37 @@ pub(crate) struct Places {
     pub(crate) socket: PathBuf,
 }
 
-/// See the module.
+/// What is opened before any right is given up.
 pub(crate) struct Ground {
     pub(crate) store: Store,
     pub(crate) tun: TunDevice,
-    pub(crate) control: UnixListener,
-    pub(crate) metrics: Option<TcpListener>,
+    pub(crate) listeners: Listeners,
     pub(crate) socket_file: RemoveOnDrop,
 }
 
-/// A file that goes when this does.
+/// Where requests come in.
+pub(crate) struct Listeners {
+    control: UnixListener,
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// The same listeners on the runtime that this is called in: for the control API, and for metrics.
+    pub(crate) fn into_async(
+        self,
+    ) -> Result<(tokio::net::UnixListener, Option<tokio::net::TcpListener>)> {
+        let control = tokio::net::UnixListener::from_std(self.control)
+            .context("cannot use the control socket")?;
+        let metrics = self
+            .metrics
+            .map(tokio::net::TcpListener::from_std)
+            .transpose()
+            .context("cannot use the socket for metrics")?;
+        Ok((control, metrics))
+    }
+}
+
+/// A file that is removed when this value is dropped.
 pub(crate) struct RemoveOnDrop(PathBuf);
 
 impl Drop for RemoveOnDrop {
@@ -93,10 +114,59 @@ impl Ground {
         Ok(Self {
             store,
             tun: tun?,
-            control,
-            metrics,
+            listeners: Listeners { control, metrics },
             socket_file,
         })
+    }
+}
+
+/// What packets pass through: the TUN interface and the main UDP sockets.
+pub(crate) struct DataPath {
+    pub(crate) tun: Tun,
+    pub(crate) v4: Option<Udp>,
+    pub(crate) v6: Option<Udp>,
+}
+
+impl DataPath {
+    /// Opens all of them on the runtime that this is called in. One of the two address families may be missing.
+    pub(crate) fn open(tun: TunDevice, config: &Config) -> Result<Self> {
+        let tun = Tun::create(tun, &config.interface, config.offloads)?;
+        let v4 = Udp::open(false, config.port);
+        let v6 = Udp::open(true, config.port);
+        let Offloads {
+            tun_tso,
+            tun_uso,
+            tun_gro,
+            udp_gso,
+            udp_gro,
+        } = tun.offloads();
+        tracing::info!(tun_tso, tun_uso, tun_gro, udp_gso, udp_gro, "offloads");
+        if let (Err(v4), Err(v6)) = (&v4, &v6) {
+            bail!("cannot open UDP port {}: {v4}; IPv6: {v6}", config.port);
+        }
+        // A port that was asked for and is taken must not be replaced in silence.
+        for (socket, family) in [(&v4, "IPv4"), (&v6, "IPv6")] {
+            if let Err(error) = socket {
+                if error.kind() == std::io::ErrorKind::AddrInUse {
+                    bail!(
+                        "UDP port {} is taken ({family}): choose another under [underlay] in punchd.toml",
+                        config.port
+                    );
+                }
+                tracing::warn!(%error, family, "this address family is not used");
+            }
+        }
+        Ok(Self {
+            tun,
+            v4: v4.ok(),
+            v6: v6.ok(),
+        })
+    }
+
+    /// The ports of the main sockets, of IPv4 and IPv6.
+    pub(crate) fn ports(&self) -> (Option<u16>, Option<u16>) {
+        let port = |socket: &Option<Udp>| socket.as_ref().map(Udp::port);
+        (port(&self.v4), port(&self.v6))
     }
 }
 

@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::{
-    ForwardKey, Ipv4Range, PeerId, PeerName, Secret, ServerAddress, ServerKind, Target,
+    ForwardKey, PeerId, PeerKey, PeerName, Secret, ServerAddress, ServerKind, Target, ValueError,
 };
 use punch_engine::StepKind;
 use punch_signal_protocol::Identity;
+use punch_state::{Forward, Peer, State};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -30,27 +31,28 @@ const IDENTITY_HEADER: &str = "punch identity v1: secret, for this machine only"
 /// How every version's header begins.
 const ANY_IDENTITY_HEADER: &str = "punch identity v";
 
-/// All that users have configured.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct State {
-    pub(crate) peers: BTreeMap<PeerName, StoredPeer>,
-    pub(crate) forwards: Vec<StoredForward>,
-    pub(crate) servers: Vec<ServerAddress>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// state.json, format 1.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct StoredPeer {
-    pub(crate) kind: StoredKind,
-    pub(crate) up: bool,
-    /// `punchctl down` was said: the peer's own offers are refused until `up`.
-    pub(crate) barred: bool,
-    pub(crate) host: bool,
+struct StateFile {
+    version: u32,
+    peers: BTreeMap<PeerName, StoredPeer>,
+    forwards: Vec<StoredForward>,
+    servers: Vec<StoredServer>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPeer {
+    kind: StoredKind,
+    up: bool,
+    barred: bool,
+    host: bool,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum StoredKind {
+enum StoredKind {
     Punch {
         id: PeerId,
         ipv6_only: bool,
@@ -63,58 +65,13 @@ pub(crate) enum StoredKind {
     },
 }
 
-impl StoredKind {
-    /// The identity of a Punch peer.
-    pub(crate) fn id(&self) -> Option<PeerId> {
-        match self {
-            Self::Punch { id, .. } => Some(*id),
-            Self::Wireguard { .. } => None,
-        }
-    }
-
-    /// The WireGuard public key.
-    pub(crate) fn public(&self) -> Option<[u8; 32]> {
-        match self {
-            Self::Punch { id, .. } => Some(*id.x25519()),
-            Self::Wireguard { key, .. } => key_bytes(key),
-        }
-    }
-
-    /// The addresses inside the tunnel, where IPv4 is taken from `range`.
-    pub(crate) fn addresses(&self, range: Option<Ipv4Range>) -> Vec<IpAddr> {
-        match self {
-            Self::Punch { id, ipv6_only } => range
-                .filter(|_| !ipv6_only)
-                .map(|range| id.overlay_ipv4(range).into())
-                .into_iter()
-                .chain([id.overlay_ipv6().into()])
-                .collect(),
-            Self::Wireguard { address, .. } => vec![*address],
-        }
-    }
-}
-
-/// The 32 bytes of a key in base64.
-pub(crate) fn key_bytes(text: &str) -> Option<[u8; 32]> {
-    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct StoredForward {
-    pub(crate) key: ForwardKey,
-    pub(crate) target: Target,
-    /// All peers when empty.
-    pub(crate) peers: Vec<PeerName>,
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StateFile {
-    version: u32,
-    peers: BTreeMap<PeerName, StoredPeer>,
-    forwards: Vec<StoredForward>,
-    servers: Vec<StoredServer>,
+struct StoredForward {
+    key: ForwardKey,
+    target: Target,
+    /// All peers when empty.
+    peers: Vec<PeerName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,6 +79,103 @@ struct StateFile {
 struct StoredServer {
     kind: ServerKind,
     address: String,
+}
+
+impl From<Peer> for StoredPeer {
+    fn from(peer: Peer) -> Self {
+        Self {
+            kind: match peer.key {
+                PeerKey::Punch { key, ipv6_only } => StoredKind::Punch { id: key, ipv6_only },
+                PeerKey::Wireguard {
+                    key,
+                    endpoint,
+                    address,
+                    preshared,
+                } => StoredKind::Wireguard {
+                    key,
+                    endpoint,
+                    address,
+                    preshared,
+                },
+            },
+            up: peer.up,
+            barred: peer.blocked,
+            host: peer.host,
+        }
+    }
+}
+
+impl From<StoredPeer> for Peer {
+    fn from(peer: StoredPeer) -> Self {
+        Self {
+            key: match peer.kind {
+                StoredKind::Punch { id, ipv6_only } => PeerKey::Punch { key: id, ipv6_only },
+                StoredKind::Wireguard {
+                    key,
+                    endpoint,
+                    address,
+                    preshared,
+                } => PeerKey::Wireguard {
+                    key,
+                    endpoint,
+                    address,
+                    preshared,
+                },
+            },
+            up: peer.up,
+            blocked: peer.barred,
+            host: peer.host,
+        }
+    }
+}
+
+impl From<State> for StateFile {
+    fn from(state: State) -> Self {
+        let peers = state.peers.into_iter();
+        let forwards = state.forwards.into_iter();
+        Self {
+            version: VERSION,
+            peers: peers.map(|(name, peer)| (name, peer.into())).collect(),
+            forwards: forwards
+                .map(|forward| StoredForward {
+                    key: forward.key,
+                    target: forward.target,
+                    peers: forward.peers,
+                })
+                .collect(),
+            servers: state
+                .servers
+                .iter()
+                .map(|server| StoredServer {
+                    kind: server.kind(),
+                    address: server.as_str().to_owned(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<StateFile> for State {
+    type Error = ValueError;
+
+    fn try_from(file: StateFile) -> Result<Self, ValueError> {
+        let peers = file.peers.into_iter();
+        let forwards = file.forwards.into_iter();
+        let servers = file.servers.iter();
+        Ok(Self {
+            peers: peers.map(|(name, peer)| (name, peer.into())).collect(),
+            forwards: forwards
+                .map(|forward| Forward {
+                    key: forward.key,
+                    target: forward.target,
+                    peers: forward.peers,
+                })
+                .collect(),
+            servers: servers
+                .map(|server| ServerAddress::parse(server.kind, &server.address))
+                .collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// For each identity the newest stamps of offers sent and seen: what makes a replayed offer recognizable after a restart.
@@ -269,20 +323,8 @@ impl Store {
 
     /// Replaces the state.
     pub(crate) fn save(&self, state: &State) -> Result<()> {
-        let file = StateFile {
-            version: VERSION,
-            peers: state.peers.clone(),
-            forwards: state.forwards.clone(),
-            servers: state
-                .servers
-                .iter()
-                .map(|server| StoredServer {
-                    kind: server.kind(),
-                    address: server.as_str().to_owned(),
-                })
-                .collect(),
-        };
-        let text = Zeroizing::new(serde_json::to_vec_pretty(&file)?);
+        let file = StateFile::from(state.clone());
+        let text = Zeroizing::new(serde_json::to_vec(&file)?);
         self.write(STATE, &text)
     }
 
@@ -401,17 +443,7 @@ impl Files {
             bail!(wrong_version(&path, version));
         }
         let file: StateFile = serde_json::from_str(&text).with_context(broken)?;
-        let servers = file
-            .servers
-            .iter()
-            .map(|server| ServerAddress::parse(server.kind, &server.address))
-            .collect::<Result<_, _>>()
-            .with_context(broken)?;
-        Ok(State {
-            peers: file.peers,
-            forwards: file.forwards,
-            servers,
-        })
+        State::try_from(file).with_context(broken)
     }
 
     /// Reads the stamps; none yet is fine.
@@ -462,4 +494,73 @@ fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
     file.read_to_string(&mut text)
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Some(text))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use super::*;
+
+    /// Written by punchd 0.1.0 of 2026-11-21.
+    const FORMAT_1: &str = include_str!("../tests/golden/state-1.json");
+
+    #[test]
+    fn a_state_of_format_1_is_read_and_written_again_as_it_was() {
+        let state = State::try_from(serde_json::from_str::<StateFile>(FORMAT_1).unwrap()).unwrap();
+
+        let flags = |name: &str| {
+            let peer = &state.peers[&name.parse::<PeerName>().unwrap()];
+            (peer.up, peer.blocked, peer.host)
+        };
+        assert_eq!(flags("db"), (true, false, false));
+        assert_eq!(flags("printer"), (false, true, false));
+        assert_eq!(flags("router"), (false, false, true));
+        let kinds: Vec<_> = state
+            .peers
+            .values()
+            .map(|peer| match &peer.key {
+                PeerKey::Punch { ipv6_only, .. } => (*ipv6_only, None),
+                PeerKey::Wireguard { preshared, .. } => (false, preshared.clone()),
+            })
+            .collect();
+        let preshared = Some(Secret::new(BASE64_STANDARD.encode([b'k'; 32])));
+        assert_eq!(kinds, [(false, None), (true, None), (false, preshared)]);
+        let forwards: Vec<_> = state
+            .forwards
+            .iter()
+            .map(|forward| {
+                let target = forward.target.to_string();
+                (forward.key.to_string(), target, forward.peers.len())
+            })
+            .collect();
+        assert_eq!(
+            forwards,
+            [
+                ("tcp 5432".to_owned(), "127.0.0.1:5432".to_owned(), 0),
+                ("udp 6000-6010".to_owned(), "[::1]:7000".to_owned(), 2)
+            ]
+        );
+        let servers: Vec<_> = state.servers.iter().map(ServerAddress::as_str).collect();
+        assert_eq!(servers, ["wss://signal.example:443/x", "stun.example:3478"]);
+
+        let written = serde_json::to_value(StateFile::from(state)).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(FORMAT_1).unwrap();
+        assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn a_state_with_an_unknown_field_or_a_broken_value_is_refused() {
+        for (from, to) in [
+            ("\"version\"", "\"colour\": 1, \"version\""),
+            ("\"barred\": true", "\"barred\": 1"),
+            ("\"ipv6_only\"", "\"ipv4_only\""),
+            ("wss://", "http://"),
+            ("6000-6010", "6010-6000"),
+        ] {
+            let text = FORMAT_1.replacen(from, to, 1);
+            assert_ne!(text, FORMAT_1);
+            let read = serde_json::from_str::<StateFile>(&text).map(State::try_from);
+            assert!(!matches!(read, Ok(Ok(_))), "{to} was read");
+        }
+    }
 }

@@ -2,125 +2,169 @@
 
 use std::net::SocketAddr;
 
-use punch_api::ServerAddress;
+use anyhow::Result;
+use punch_api::{EventKind, ServerAddress};
 use punch_engine::ServerId;
-use punch_platform::clock;
-use tokio::net::lookup_host;
+use punch_signal_protocol::Identity;
+use tokio::sync::mpsc;
 
-use super::{Controller, RESOLVE, RESOLVE_AGAIN, Resolved, Server};
-use crate::signalling::server::{self, Report};
+use crate::driver::command::Command;
+use crate::resolver::Resolver;
+use crate::signalling::server::{self, Access, Report};
+use crate::tasks::{Spawner, Task};
 use crate::views::events;
+use crate::views::facts::ServerFacts;
 
-impl Controller {
-    pub(super) fn start_server(&mut self, address: ServerAddress, fixed: bool) {
-        if let Some(known) = self.servers.iter_mut().find(|s| s.address == address) {
-            known.fixed |= fixed;
-            return;
-        }
-        let id = ServerId(self.next_server);
-        self.next_server += 1;
-        let task = match &address {
-            ServerAddress::Signal(url) => {
-                let client = server::stay_connected(id, url.clone(), self.access.clone());
-                Some(self.parts.spawner.spawn("signalling", client))
-            }
-            ServerAddress::Stun(_) => {
-                match address.literal() {
-                    Some(literal) => drop(self.stun.insert(address.clone(), vec![literal])),
-                    None => self.next_resolve = clock::now(),
-                }
-                None
-            }
-        };
-        self.servers.push(Server {
-            id,
+/// All servers in use.
+pub(super) struct Servers {
+    list: Vec<Server>,
+    /// The number of the newest server.
+    last: u32,
+    access: Access,
+    reports: mpsc::Receiver<Report>,
+    resolver: Resolver,
+    /// The addresses of STUN servers that the engine knows.
+    told: Vec<SocketAddr>,
+    spawner: Spawner,
+}
+
+struct Server {
+    id: ServerId,
+    address: ServerAddress,
+    /// Whether punchd.toml names the server.
+    fixed: bool,
+    /// Whether the signalling connection stands.
+    connected: bool,
+    /// Why the signalling connection does not stand.
+    trouble: Option<String>,
+    /// The signalling client.
+    task: Option<Task>,
+}
+
+impl Servers {
+    /// No servers yet.
+    pub(super) fn new(
+        identity: Identity,
+        driver: mpsc::Sender<Command>,
+        spawner: Spawner,
+    ) -> Result<Self> {
+        let (report_sender, reports) = mpsc::channel(64);
+        Ok(Self {
+            list: Vec::new(),
+            last: 0,
+            access: Access {
+                identity,
+                tls: server::tls()?,
+                driver,
+                reports: report_sender,
+            },
+            reports,
+            resolver: Resolver::new(spawner.clone()),
+            told: Vec::new(),
+            spawner,
+        })
+    }
+
+    /// Connects to a signalling server, or looks up the name of a STUN server.
+    pub(super) fn start(&mut self, address: ServerAddress, fixed: bool) {
+        self.last += 1;
+        let mut server = Server {
+            id: ServerId(self.last),
             address,
             fixed,
             connected: false,
             trouble: None,
-            task,
-        });
+            task: None,
+        };
+        match &server.address {
+            ServerAddress::Signal(_) => self.connect(&mut server),
+            ServerAddress::Stun(_) => self.resolver.add(server.address.clone()),
+        }
+        self.list.push(server);
     }
 
-    /// Connections that began on another network are dead, and would notice it only after a while.
-    pub(super) fn restart_signalling(&mut self) {
-        for server in &mut self.servers {
-            if let ServerAddress::Signal(url) = &server.address {
-                let client = server::stay_connected(server.id, url.clone(), self.access.clone());
-                server.task = Some(self.parts.spawner.spawn("signalling", client));
+    fn connect(&self, server: &mut Server) {
+        let url = server.address.as_str().to_owned();
+        let client = server::stay_connected(server.id, url, self.access.clone());
+        server.task = Some(self.spawner.spawn("signalling", client));
+    }
+
+    /// Leaves a server; tells which signalling server is no longer there.
+    pub(super) fn stop(&mut self, address: &ServerAddress) -> Option<ServerId> {
+        let index = self.list.iter().position(|s| s.address == *address)?;
+        let server = self.list.remove(index);
+        self.resolver.remove(address);
+        matches!(address, ServerAddress::Signal(_)).then_some(server.id)
+    }
+
+    /// The network has changed. Connections that began on another one are dead, and would notice only after a while.
+    pub(super) fn restart(&mut self) {
+        let mut list = std::mem::take(&mut self.list);
+        for server in &mut list {
+            if matches!(server.address, ServerAddress::Signal(_)) {
+                self.connect(server);
             }
+        }
+        self.list = list;
+        self.resolver.refresh();
+    }
+
+    /// Waits until a connection or an address of a server has changed, and tells what is to be said of it. Nothing is lost if
+    /// the wait is given up.
+    pub(super) async fn changed(&mut self) -> Option<(EventKind, String)> {
+        tokio::select! {
+            Some(report) = self.reports.recv() => self.handle_report(report),
+            () = self.resolver.changed() => None,
         }
     }
 
-    pub(super) fn stun_addresses(&self) -> Vec<SocketAddr> {
+    fn handle_report(&mut self, report: Report) -> Option<(EventKind, String)> {
+        let mut list = self.list.iter_mut();
+        let server = list.find(|server| server.id == report.server)?;
+        let changed = server.connected != report.connected;
+        server.connected = report.connected;
+        server.trouble = report.trouble;
+        changed.then(|| {
+            let address = server.address.to_string();
+            events::server(address, report.connected, server.trouble.as_deref())
+        })
+    }
+
+    /// The addresses of all STUN servers, if they differ from those that the engine knows; it is told them then.
+    pub(super) fn stun_change(&mut self) -> Option<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
-        for server in &self.servers {
-            for address in self.stun.get(&server.address).into_iter().flatten() {
+        for server in &self.list {
+            for address in self.resolver.addresses(&server.address) {
                 if !addresses.contains(address) {
                     addresses.push(*address);
                 }
             }
         }
-        addresses
+        (addresses != self.told).then(|| {
+            self.told.clone_from(&addresses);
+            addresses
+        })
     }
 
-    /// Looks up the names of the STUN servers, each beside everything else: a name server that is silent keeps nobody waiting.
-    pub(super) fn resolve(&mut self) {
-        self.next_resolve = clock::now() + RESOLVE;
-        self.resolving.retain(|_, task| task.is_running());
-        for server in &self.servers {
-            let address = &server.address;
-            let known = self.resolving.contains_key(address) || address.literal().is_some();
-            if known || matches!(address, ServerAddress::Signal(_)) {
-                continue;
-            }
-            let (address, results) = (address.clone(), self.resolved.0.clone());
-            let look_up = {
-                let address = address.clone();
-                async move {
-                    let found = lookup_host(address.as_str())
-                        .await
-                        .map(|addresses| addresses.take(4).collect())
-                        .map_err(|error| error.to_string());
-                    let _ = results.send((address, found)).await;
-                }
-            };
-            let task = self.parts.spawner.spawn("resolve", look_up);
-            self.resolving.insert(address, task);
-        }
+    /// Whether there is a STUN server.
+    pub(super) fn has_stun(&self) -> bool {
+        let mut list = self.list.iter();
+        list.any(|server| matches!(server.address, ServerAddress::Stun(_)))
     }
 
-    pub(super) async fn handle_resolved(&mut self, (address, result): Resolved) {
-        self.resolving.remove(&address);
-        let Some(server) = self.servers.iter_mut().find(|s| s.address == address) else {
-            return;
-        };
-        match result {
-            Ok(addresses) => {
-                server.trouble = None;
-                self.stun.insert(address, addresses);
-            }
-            // The addresses of an earlier look-up stay.
-            Err(error) => {
-                server.trouble = Some(format!("its name is not found: {error}"));
-                self.next_resolve = clock::now() + RESOLVE_AGAIN;
-            }
+    /// What views show of the servers.
+    pub(super) fn facts(&self) -> Vec<ServerFacts<'_>> {
+        let mut facts = Vec::new();
+        for server in &self.list {
+            let trouble = server.trouble.as_deref();
+            facts.push(ServerFacts {
+                address: &server.address,
+                fixed: server.fixed,
+                connected: server.connected,
+                trouble: trouble.or_else(|| self.resolver.trouble(&server.address)),
+                resolved: self.resolver.addresses(&server.address),
+            });
         }
-        self.apply().await;
-    }
-
-    pub(super) fn handle_report(&mut self, report: Report) {
-        let Some(server) = self.servers.iter_mut().find(|s| s.id == report.server) else {
-            return;
-        };
-        let changed = server.connected != report.connected;
-        server.connected = report.connected;
-        server.trouble = report.trouble;
-        if changed {
-            let address = server.address.to_string();
-            let connected = report.connected;
-            let event = events::server(address, connected, server.trouble.as_deref());
-            self.tell(event);
-        }
+        facts
     }
 }

@@ -7,7 +7,7 @@ use punch_engine::{Change, NatProfile, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Scope, Snapshot};
 
 /// One order or question.
 pub(crate) enum Command {
@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Retry(PeerHandle),
     Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
     Netcheck(oneshot::Sender<Vec<NatProfile>>),
-    Snapshot(oneshot::Sender<Snapshot>),
+    Snapshot(Scope, oneshot::Sender<Snapshot>),
     /// Somebody has deleted the TUN interface: punchd cannot go on.
     InterfaceGone,
     /// Say goodbye and stop.

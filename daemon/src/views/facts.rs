@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use punch_api::{PeerId, PeerName, ServerAddress};
 use punch_engine::PeerHandle;
+use punch_state::State;
 
 use crate::config::Config;
-use crate::store::State;
 
 /// What the controller knows at one moment.
 pub(crate) struct Facts<'a> {

@@ -1,19 +1,20 @@
 //! What `punchctl status`, `peers`, `servers` and `forwards` show.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    ForwardView, IdView, NetworkView, PathKind, PathView, PeerName, PeerState, PeerView,
-    ServerKind, ServerState, ServerView, Status,
+    ForwardKey, ForwardView, IdView, KeyView, NetworkView, PathKind, PathView, PeerKey, PeerName,
+    PeerState, PeerView, ServerKind, ServerState, ServerView, Status,
 };
 use punch_engine::LinkState;
+use punch_state::{Forward, Peer};
 
 use super::facts::{Facts, ServerFacts};
 use crate::snapshot::{PeerSnapshot, Snapshot};
-use crate::store::{StoredForward, StoredKind, StoredPeer};
 
 /// The identity and the overlay addresses of this machine.
 pub(crate) fn id(facts: &Facts<'_>) -> IdView {
@@ -23,6 +24,15 @@ pub(crate) fn id(facts: &Facts<'_>) -> IdView {
         ipv4: facts.config.ipv4.map(|range| id.overlay_ipv4(range)),
         ipv6: id.overlay_ipv6(),
         wireguard: BASE64_STANDARD.encode(id.x25519()),
+    }
+}
+
+/// Which keys this machine has, and in which file.
+pub(crate) fn key(facts: &Facts<'_>, file: &Path) -> KeyView {
+    KeyView {
+        id: facts.id,
+        wireguard: BASE64_STANDARD.encode(facts.id.x25519()),
+        file: file.display().to_string(),
     }
 }
 
@@ -105,13 +115,13 @@ fn view_peer(
     facts: &Facts<'_>,
     snapshot: &Snapshot,
     name: &PeerName,
-    stored: &StoredPeer,
+    stored: &Peer,
 ) -> Option<PeerView> {
     let known = snapshot.peers.get(facts.handles.get(name)?);
-    let addresses = stored.kind.addresses(facts.config.ipv4);
+    let addresses = stored.addresses(facts.config.ipv4);
     let differs = known.is_some_and(|peer| peer.ipv4_differs);
     let ipv6_only =
-        matches!(stored.kind, StoredKind::Punch { .. }) && !addresses.iter().any(IpAddr::is_ipv4);
+        matches!(stored.key, PeerKey::Punch { .. }) && !addresses.iter().any(IpAddr::is_ipv4);
     let note = if differs {
         Some("IPv6 only: the peer takes its IPv4 address from another range".to_owned())
     } else if ipv6_only {
@@ -122,8 +132,8 @@ fn view_peer(
     let report = known.map(|peer| &peer.report);
     Some(PeerView {
         name: name.clone(),
-        id: stored.kind.id(),
-        wireguard: BASE64_STANDARD.encode(stored.kind.public()?),
+        id: stored.id(),
+        wireguard: BASE64_STANDARD.encode(stored.public()?),
         ipv4: addresses.iter().find_map(|ip| match ip {
             IpAddr::V4(ip) if !differs => Some(*ip),
             _ => None,
@@ -160,8 +170,19 @@ pub(crate) fn forwards(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ForwardVie
         .collect()
 }
 
+/// The forward of this key.
+pub(crate) fn forward(
+    facts: &Facts<'_>,
+    snapshot: &Snapshot,
+    key: ForwardKey,
+) -> Option<ForwardView> {
+    let mut forwards = facts.state.forwards.iter();
+    let forward = forwards.find(|forward| forward.key == key)?;
+    Some(view_forward(forward, snapshot))
+}
+
 /// Shows one forward.
-pub(crate) fn view_forward(forward: &StoredForward, snapshot: &Snapshot) -> ForwardView {
+fn view_forward(forward: &Forward, snapshot: &Snapshot) -> ForwardView {
     let counts = snapshot.forwards.get(&forward.key);
     let (open, total) = counts.copied().unwrap_or_default();
     ForwardView {

@@ -1,0 +1,119 @@
+//! What punchd knows of each peer from before: the stamps of its offers, and what has found a path to it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use punch_api::PeerId;
+use punch_engine::StepKind;
+
+use crate::store::{Memory, Stamps, Store};
+
+/// What has changed is written after this: several changes come together.
+const WRITE_DELAY: Duration = Duration::from_millis(500);
+/// Files that could not be written are tried again after this.
+const WRITE_AGAIN: Duration = Duration::from_secs(15);
+/// For each peer, the paths to it from so many networks are remembered.
+const MAX_NETWORKS: usize = 8;
+
+/// See the module.
+pub(super) struct History {
+    stamps: Stamps,
+    memory: Memory,
+    /// When what has changed is written.
+    due: Option<Instant>,
+}
+
+impl History {
+    /// Reads what was known before the last restart.
+    pub(super) fn read(store: &Store) -> Result<Self> {
+        Ok(Self {
+            stamps: store.load_stamps()?,
+            memory: store.load_memory(),
+            due: None,
+        })
+    }
+
+    /// The newest stamps of offers sent to and seen from a peer.
+    pub(super) fn stamps(&self, id: &PeerId) -> (u64, u64) {
+        self.stamps.get(id).copied().unwrap_or_default()
+    }
+
+    /// What has found a path to a peer, from which network; the latest last.
+    pub(super) fn memory(&self, id: &PeerId) -> Vec<(u64, StepKind)> {
+        let entries = self.memory.get(id).into_iter().flatten();
+        entries
+            .map(|(network, worked)| (*network, (*worked).into()))
+            .collect()
+    }
+
+    /// Takes note of the stamps of an offer.
+    pub(super) fn record_stamps(&mut self, id: PeerId, stamps: (u64, u64), now: Instant) {
+        self.stamps.insert(id, stamps);
+        self.due.get_or_insert(now + WRITE_DELAY);
+    }
+
+    /// Takes note of what has found a path.
+    pub(super) fn remember(&mut self, id: PeerId, network: u64, step: StepKind, now: Instant) {
+        let entries = self.memory.entry(id).or_default();
+        entries.retain(|(known, _)| *known != network);
+        entries.push((network, step.into()));
+        let excess = entries.len().saturating_sub(MAX_NETWORKS);
+        entries.drain(..excess);
+        self.due.get_or_insert(now + WRITE_DELAY);
+    }
+
+    /// When [`History::write`] is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Writes what has changed.
+    pub(super) fn write(&mut self, store: &Store, now: Instant) {
+        self.due = None;
+        if let Err(error) = store.save_stamps(&self.stamps) {
+            tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
+            self.due = Some(now + WRITE_AGAIN);
+        }
+        if let Err(error) = store.save_memory(&self.memory) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "what has worked was not saved"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use punch_signal_protocol::Identity;
+
+    use super::*;
+
+    #[test]
+    fn of_each_peer_the_latest_networks_are_remembered() {
+        let now = Instant::now();
+        let id = Identity::from_seed(&[1; 32]).id();
+        let mut history = History {
+            stamps: Stamps::new(),
+            memory: Memory::new(),
+            due: None,
+        };
+        for network in 0..10 {
+            history.remember(id, network, StepKind::Checks, now);
+        }
+        history.remember(id, 5, StepKind::Meet, now + WRITE_DELAY / 2);
+
+        let networks: Vec<_> = history
+            .memory(&id)
+            .iter()
+            .map(|(network, _)| *network)
+            .collect();
+        assert_eq!(networks, [2, 3, 4, 6, 7, 8, 9, 5]);
+        assert_eq!(history.memory(&id).last(), Some(&(5, StepKind::Meet)));
+        assert_eq!(
+            history.due(),
+            Some(now + WRITE_DELAY),
+            "the first change counts"
+        );
+    }
+}

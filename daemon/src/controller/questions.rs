@@ -1,0 +1,62 @@
+//! Questions whose answer takes a while: they are waited for beside everything else.
+
+use std::time::Duration;
+
+use punch_api::{ApiError, ErrorCode, NetcheckView, PathView, PeerName, PingView, PortMappingView};
+use punch_engine::NatProfile;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::request::Answer;
+use crate::driver::command::Pong;
+use crate::views::netcheck;
+
+/// A peer has this long to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A netcheck takes a few seconds; one that hangs is given up.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Passes a peer's answer to a ping on.
+pub(super) async fn ping(
+    name: PeerName,
+    path: Option<PathView>,
+    pong: oneshot::Receiver<Option<Pong>>,
+    answer: Answer<PingView>,
+) {
+    let result = match timeout(PING_TIMEOUT, pong).await {
+        Ok(Ok(Some(pong))) => Ok(PingView {
+            address: pong.address,
+            rtt_ms: pong.rtt.as_secs_f64() * 1000.0,
+            path,
+        }),
+        Ok(_) => Err(ApiError::new(
+            ErrorCode::Unavailable,
+            format!("{name} is not connected; connect with: punchctl up {name}"),
+        )),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::Timeout,
+            format!("no answer from {name} in 3 s"),
+        )),
+    };
+    let _ = answer.send(result);
+}
+
+/// Passes the findings of a netcheck on.
+pub(super) async fn netcheck(
+    port_mapping: watch::Receiver<PortMappingView>,
+    profiles: oneshot::Receiver<Vec<NatProfile>>,
+    answer: Answer<Vec<NetcheckView>>,
+) {
+    let result = match timeout(NETCHECK_TIMEOUT, profiles).await {
+        Ok(Ok(profiles)) => {
+            let port_mapping = port_mapping.borrow().clone();
+            let view = |profile| netcheck::netcheck(profile, &port_mapping);
+            Ok(profiles.iter().map(view).collect())
+        }
+        _ => Err(ApiError::new(
+            ErrorCode::Timeout,
+            "the check did not finish",
+        )),
+    };
+    let _ = answer.send(result);
+}

@@ -1,0 +1,134 @@
+//! The names of STUN servers, looked up now and then; each beside everything else, so that a name server that is silent keeps
+//! nobody waiting.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use punch_api::ServerAddress;
+use punch_platform::clock;
+use tokio::net::lookup_host;
+use tokio::sync::mpsc;
+
+use crate::tasks::{Spawner, Task, sleep_until};
+
+/// Names are looked up anew this often.
+const PERIOD: Duration = Duration::from_secs(600);
+/// After a look-up that failed, all are looked up again sooner.
+const RETRY: Duration = Duration::from_secs(15);
+/// The most addresses of one name that are used.
+const MAX_ADDRESSES: usize = 4;
+
+/// What a look-up brought.
+type Found = (ServerAddress, Result<Vec<SocketAddr>, String>);
+
+/// Looks up names, and keeps what was found.
+pub(crate) struct Resolver {
+    spawner: Spawner,
+    results: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
+    names: HashMap<ServerAddress, Name>,
+    /// When all names are looked up anew.
+    next: Instant,
+}
+
+/// A name, or an address that needs no look-up.
+#[derive(Default)]
+struct Name {
+    /// The addresses of the last look-up that succeeded.
+    addresses: Vec<SocketAddr>,
+    /// Why the last look-up failed.
+    trouble: Option<String>,
+    task: Option<Task>,
+}
+
+impl Resolver {
+    /// Knows no name yet.
+    pub(crate) fn new(spawner: Spawner) -> Self {
+        Self {
+            spawner,
+            results: mpsc::channel(4),
+            names: HashMap::new(),
+            next: clock::now() + PERIOD,
+        }
+    }
+
+    /// Looks up the name of this server from now on.
+    pub(crate) fn add(&mut self, address: ServerAddress) {
+        let name = Name {
+            addresses: address.literal().into_iter().collect(),
+            ..Name::default()
+        };
+        if name.addresses.is_empty() {
+            self.refresh();
+        }
+        self.names.insert(address, name);
+    }
+
+    /// Forgets a server.
+    pub(crate) fn remove(&mut self, address: &ServerAddress) {
+        self.names.remove(address);
+    }
+
+    /// Looks up all names at once.
+    pub(crate) fn refresh(&mut self) {
+        self.next = clock::now();
+    }
+
+    /// What the name was resolved to, at last.
+    pub(crate) fn addresses(&self, address: &ServerAddress) -> &[SocketAddr] {
+        let name = self.names.get(address);
+        name.map_or(&[], |name| &name.addresses)
+    }
+
+    /// Why the name is not found.
+    pub(crate) fn trouble(&self, address: &ServerAddress) -> Option<&str> {
+        self.names.get(address)?.trouble.as_deref()
+    }
+
+    /// Waits until a look-up has ended. Nothing is lost if the wait is given up.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            tokio::select! {
+                Some(found) = self.results.1.recv() => return self.take(found),
+                () = sleep_until(Some(self.next)) => self.look_up(),
+            }
+        }
+    }
+
+    fn look_up(&mut self) {
+        self.next = clock::now() + PERIOD;
+        for (address, name) in &mut self.names {
+            let running = name.task.as_ref().is_some_and(Task::is_running);
+            if running || address.literal().is_some() {
+                continue;
+            }
+            let (address, results) = (address.clone(), self.results.0.clone());
+            let look_up = async move {
+                let found = lookup_host(address.as_str())
+                    .await
+                    .map(|addresses| addresses.take(MAX_ADDRESSES).collect())
+                    .map_err(|error| error.to_string());
+                let _ = results.send((address, found)).await;
+            };
+            name.task = Some(self.spawner.spawn("resolve", look_up));
+        }
+    }
+
+    fn take(&mut self, (address, found): Found) {
+        let Some(name) = self.names.get_mut(&address) else {
+            return;
+        };
+        name.task = None;
+        match found {
+            Ok(addresses) => {
+                name.addresses = addresses;
+                name.trouble = None;
+            }
+            // The addresses of an earlier look-up stay.
+            Err(error) => {
+                name.trouble = Some(format!("its name is not found: {error}"));
+                self.next = clock::now() + RETRY;
+            }
+        }
+    }
+}

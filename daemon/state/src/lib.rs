@@ -1,0 +1,16 @@
+//! What the user has configured, and each change of it as a pure function from one state to the next.
+//!
+//! [`peer`], [`forward`] and [`server`] hold the changes. Each takes the state in force and returns the new one, or a
+//! [`Refusal`] whose text tells the user what to type instead. [`difference`] tells what a change means for those who act on
+//! it. Nothing here is saved or applied.
+
+pub mod difference;
+pub mod forward;
+mod model;
+pub mod peer;
+mod refusal;
+pub mod server;
+
+pub use difference::Difference;
+pub use model::{Forward, MAX_SERVERS, Machine, Peer, State, key_bytes};
+pub use refusal::{Holder, Refusal};

@@ -1,0 +1,113 @@
+//! What a state is made of.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use punch_api::{ForwardKey, Ipv4Range, PeerId, PeerKey, PeerName, ServerAddress, Target};
+
+/// The most servers, those of punchd.toml included.
+pub const MAX_SERVERS: usize = 16;
+
+/// All that users have configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// The peers, by their local names.
+    pub peers: BTreeMap<PeerName, Peer>,
+    /// The forwards, in the order of their keys; no two share a port.
+    pub forwards: Vec<Forward>,
+    /// The servers that users have added, beside those of punchd.toml.
+    pub servers: Vec<ServerAddress>,
+}
+
+/// A peer, and what the user wants of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// What the peer is known by.
+    pub key: PeerKey,
+    /// Whether the user wants a connection.
+    pub up: bool,
+    /// Whether the user has said `punchctl down`: offers of the peer are refused until `up`.
+    pub blocked: bool,
+    /// Whether the peer may reach this whole machine.
+    pub host: bool,
+}
+
+impl Peer {
+    /// A peer that nobody has asked anything of yet.
+    pub fn new(key: PeerKey) -> Self {
+        Self {
+            key,
+            up: false,
+            blocked: false,
+            host: false,
+        }
+    }
+
+    /// The identity of a Punch peer.
+    pub fn id(&self) -> Option<PeerId> {
+        match &self.key {
+            PeerKey::Punch { key, .. } => Some(*key),
+            PeerKey::Wireguard { .. } => None,
+        }
+    }
+
+    /// The WireGuard public key; `None` if the text of a plain WireGuard peer is no key.
+    pub fn public(&self) -> Option<[u8; 32]> {
+        match &self.key {
+            PeerKey::Punch { key, .. } => Some(*key.x25519()),
+            PeerKey::Wireguard { key, .. } => key_bytes(key),
+        }
+    }
+
+    /// The addresses inside the tunnel, where those of IPv4 are taken from `range`.
+    pub fn addresses(&self, range: Option<Ipv4Range>) -> Vec<IpAddr> {
+        match &self.key {
+            PeerKey::Punch { key, ipv6_only } => range
+                .filter(|_| !ipv6_only)
+                .map(|range| key.overlay_ipv4(range).into())
+                .into_iter()
+                .chain([key.overlay_ipv6().into()])
+                .collect(),
+            PeerKey::Wireguard { address, .. } => vec![*address],
+        }
+    }
+}
+
+/// Ports of this machine that peers may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Protocol and shared ports.
+    pub key: ForwardKey,
+    /// Where the first of the ports leads.
+    pub target: Target,
+    /// The peers that may use the forward; all of them when empty.
+    pub peers: Vec<PeerName>,
+}
+
+/// This machine, against which changes are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its identity.
+    pub id: PeerId,
+    /// The range of IPv4 addresses inside the tunnel; `None` when IPv4 is switched off.
+    pub ipv4: Option<Ipv4Range>,
+    /// The servers in punchd.toml, which users cannot remove.
+    pub servers: Vec<ServerAddress>,
+}
+
+impl Machine {
+    /// This machine's own addresses inside the tunnel.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let ipv4 = self.ipv4.map(|range| self.id.overlay_ipv4(range).into());
+        ipv4.into_iter()
+            .chain([self.id.overlay_ipv6().into()])
+            .collect()
+    }
+}
+
+/// The 32 bytes of a key in base64.
+pub fn key_bytes(text: &str) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
+}

@@ -1,0 +1,194 @@
+//! Changes of peers.
+
+use std::net::IpAddr;
+
+use punch_api::{AddPeer, PeerKey, PeerName};
+use punch_signal_protocol::is_contributory;
+
+use crate::model::{Machine, Peer, State, key_bytes};
+use crate::refusal::{Holder, Refusal};
+
+/// Up to so many names are listed when a peer is not found.
+const LISTED: usize = 10;
+
+/// Adds a peer. Nobody has asked for a connection to it yet, and it may reach nothing but forwards.
+///
+/// # Errors
+/// A name, a machine or an address that is taken, and keys and addresses that no peer can have.
+pub fn add(state: &State, machine: &Machine, ask: AddPeer) -> Result<State, Refusal> {
+    let AddPeer { name, key } = ask;
+    if state.peers.contains_key(&name) {
+        return Err(Refusal::PeerExists(name));
+    }
+    check_key(machine, &key)?;
+    let peer = Peer::new(key);
+    check_unique(state, machine, &name, &peer)?;
+    let mut state = state.clone();
+    state.peers.insert(name, peer);
+    Ok(state)
+}
+
+/// Checks what a plain WireGuard peer is described by; the identity of a Punch peer is valid by construction.
+fn check_key(machine: &Machine, key: &PeerKey) -> Result<(), Refusal> {
+    let PeerKey::Wireguard {
+        key,
+        endpoint,
+        address,
+        preshared,
+    } = key
+    else {
+        return Ok(());
+    };
+    let bytes = key_bytes(key).ok_or(Refusal::NotAKey)?;
+    if !is_contributory(&bytes) {
+        return Err(Refusal::SmallOrder);
+    }
+    if preshared
+        .as_ref()
+        .is_some_and(|key| key_bytes(key.expose()).is_none())
+    {
+        return Err(Refusal::NotAPresharedKey);
+    }
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+        return Err(Refusal::NotInside(*address));
+    }
+    if *address == endpoint.ip() {
+        return Err(Refusal::IntoItself(*address));
+    }
+    if address.is_ipv4() && machine.ipv4.is_none() {
+        return Err(Refusal::Ipv4Off);
+    }
+    Ok(())
+}
+
+/// Checks that neither this machine nor another peer has the key or an address of the new one.
+fn check_unique(
+    state: &State,
+    machine: &Machine,
+    name: &PeerName,
+    peer: &Peer,
+) -> Result<(), Refusal> {
+    let public = peer.public().ok_or(Refusal::NotAKey)?;
+    if public == *machine.id.x25519() {
+        return Err(Refusal::OwnKey);
+    }
+    let addresses = peer.addresses(machine.ipv4);
+    let clash = |theirs: Vec<IpAddr>| addresses.iter().copied().find(|ip| theirs.contains(ip));
+    for (other, known) in &state.peers {
+        if known.public() == Some(public) {
+            return Err(Refusal::SameMachine {
+                other: other.clone(),
+                name: name.clone(),
+            });
+        }
+        if let Some(ip) = clash(known.addresses(machine.ipv4)) {
+            let holder = Holder::Peer(other.clone());
+            return Err(Refusal::AddressTaken { ip, holder });
+        }
+    }
+    match clash(machine.addresses()) {
+        Some(ip) => Err(Refusal::AddressTaken {
+            ip,
+            holder: Holder::ThisMachine,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Removes a peer, and the forwards that were for it alone: they must not become forwards for all.
+///
+/// # Errors
+/// No peer has that name.
+pub fn remove(state: &State, name: &PeerName) -> Result<State, Refusal> {
+    find(state, name)?;
+    let mut state = state.clone();
+    state.peers.remove(name);
+    state.forwards.retain_mut(|forward| {
+        let named = forward.peers.contains(name);
+        forward.peers.retain(|peer| peer != name);
+        !named || !forward.peers.is_empty()
+    });
+    Ok(state)
+}
+
+/// Gives a peer another name, also where forwards name it.
+///
+/// # Errors
+/// No peer has the old name, or another one the new one.
+pub fn rename(state: &State, name: &PeerName, to: &PeerName) -> Result<State, Refusal> {
+    find(state, name)?;
+    if name == to {
+        return Ok(state.clone());
+    }
+    if state.peers.contains_key(to) {
+        return Err(Refusal::NameTaken(to.clone()));
+    }
+    let mut state = state.clone();
+    if let Some(peer) = state.peers.remove(name) {
+        state.peers.insert(to.clone(), peer);
+    }
+    for forward in &mut state.forwards {
+        for peer in forward.peers.iter_mut().filter(|peer| *peer == name) {
+            *peer = to.clone();
+        }
+    }
+    Ok(state)
+}
+
+/// Asks for a connection to a peer, or ends it and refuses the peer's own offers from then on.
+///
+/// # Errors
+/// No peer has that name.
+pub fn set_up(state: &State, name: &PeerName, up: bool) -> Result<State, Refusal> {
+    change(state, name, |peer| {
+        peer.up = up;
+        peer.blocked = !up;
+    })
+}
+
+/// Lets a peer reach this whole machine, or forwards alone.
+///
+/// # Errors
+/// No peer has that name.
+pub fn set_host(state: &State, name: &PeerName, host: bool) -> Result<State, Refusal> {
+    change(state, name, |peer| peer.host = host)
+}
+
+fn change(
+    state: &State,
+    name: &PeerName,
+    change: impl FnOnce(&mut Peer),
+) -> Result<State, Refusal> {
+    find(state, name)?;
+    let mut state = state.clone();
+    if let Some(peer) = state.peers.get_mut(name) {
+        change(peer);
+    }
+    Ok(state)
+}
+
+/// The peer of this name.
+///
+/// # Errors
+/// No peer has that name; the text names those that were probably meant.
+pub fn find<'a>(state: &'a State, name: &PeerName) -> Result<&'a Peer, Refusal> {
+    state.peers.get(name).ok_or_else(|| {
+        let known: Vec<_> = state.peers.keys().map(PeerName::as_str).collect();
+        let hint = match (closest(name.as_str(), &known), known.len()) {
+            (Some(meant), _) => format!("did you mean {meant}?"),
+            (None, 0) => format!("add one with: punchctl peer add {name} KEY"),
+            (None, 1..=LISTED) => format!("there is {}", known.join(", ")),
+            (None, _) => "punchctl peers shows those there are".to_owned(),
+        };
+        let name = name.clone();
+        Refusal::NoSuchPeer { name, hint }
+    })
+}
+
+/// The name that was probably meant: two letters of it are missing, added, wrong or exchanged, or one of a short name.
+fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |other: &str| strsim::damerau_levenshtein(name, other);
+    let best = known.iter().min_by_key(|other| distance(other))?;
+    let near = if name.chars().count() < 6 { 1 } else { 2 };
+    (distance(best) <= near).then_some(*best)
+}

@@ -13,10 +13,8 @@ impl TransactionId {
     /// The transaction of a Binding request; `None` for any other datagram.
     pub fn of_request(datagram: &[u8]) -> Option<Self> {
         const REQUEST: [u8; 2] = [0, 1];
-        if !is_stun(datagram) || datagram[..2] != REQUEST {
-            return None;
-        }
-        datagram[8..HEADER].try_into().ok().map(Self)
+        let &[a, b, _, _, _, _, _, _, ref id @ ..] = datagram.first_chunk::<HEADER>()?;
+        (is_stun(datagram) && [a, b] == REQUEST).then_some(Self(*id))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use harness::{Kinds, Lab, Namespace, wait_until};
+use harness::{Kinds, Lab, Namespace, PATIENCE, wait_until};
 
 const DESCRIBED: &str = include_str!("../docs/metrics.md");
 const DASHBOARD: &str = include_str!("../../packaging/grafana/punch.json");
@@ -86,7 +86,7 @@ fn punchd_counts_what_is_described_on_its_socket_and_over_tcp_if_asked_to() {
     let socket = lab.a.socket.display().to_string();
     let on_socket = || get(&lab.a, &["--unix-socket", &socket, "http://punch/metrics"]);
     // The first check after the connection tells the round trip.
-    wait_until(Duration::from_secs(20), "a round trip", || {
+    wait_until(PATIENCE, "a round trip", || {
         on_socket().contains("punch_peer_rtt_seconds{peer=\"b\"}")
     });
     let metrics = Metrics::parse(&on_socket());

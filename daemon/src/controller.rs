@@ -232,14 +232,13 @@ impl Controller {
 
     // --- events ---
 
-    /// Orders, netchecks and pongs are the driver's business.
     fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
             EngineEvent::State { peer, state } => {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::News(news) => self.handle_news(news),
-            EngineEvent::Socket(_) | EngineEvent::Pong(_) => None,
+            EngineEvent::Socket(_) | EngineEvent::Pong(_) => None, // the driver's business
         };
         self.announce(event);
     }

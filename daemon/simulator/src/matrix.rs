@@ -24,7 +24,7 @@ use crate::world::{Side, World};
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Time for logins and STUN before the user says `up`.
-const SETTLE: Duration = Duration::from_secs(6);
+const LOGIN_TIME: Duration = Duration::from_secs(6);
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub struct Options {
     pub loss: f64,
     /// How long a datagram takes one way.
     pub delay: Duration,
-    /// Only these; all when empty.
+    /// The pairs to measure; all when empty.
     pub pairs: Vec<Pairs>,
     /// How many runs at a time.
     pub threads: usize,
@@ -60,13 +60,13 @@ pub struct Cell {
     pub a: String,
     /// The other kind.
     pub b: String,
-    /// How often it was tried.
+    /// How often the pair was tried.
     pub runs: u32,
     /// How often both connected in time.
     pub success: u32,
     /// From `up` until both were connected: half of the successes were as fast.
     pub p50_ms: Option<u64>,
-    /// And 95 % of them.
+    /// The time within which 95 % of the successes were connected.
     pub p95_ms: Option<u64>,
     /// The most mappings alive at once in any one gateway, successes or not: the median run.
     pub mappings_p50: u64,
@@ -203,7 +203,7 @@ pub fn run(place: Place, options: &Options, seed: u64, start: Instant) -> Outcom
         ..LinkSpec::default()
     };
     let mut world = world_with(place, link, options.budget, seed, start);
-    world.run_for(SETTLE);
+    world.run_for(LOGIN_TIME);
     let before = world.datagrams();
     // Who offers first decides whose packets come first, which some NATs mind.
     let is_even = seed.is_multiple_of(2);

@@ -502,12 +502,12 @@ impl World {
         self.machines.iter().all(|machine| machine.path.is_some())
     }
 
-    /// How a machine's link does.
+    /// The state of a machine's connection.
     pub fn state(&self, side: Side) -> LinkState {
         self.machine(side).connector.link_state(PEER)
     }
 
-    /// Everything about a machine's link.
+    /// Everything about a machine's connection.
     pub fn link_status(&self, side: Side) -> Option<LinkStatus> {
         self.machine(side).connector.link_status(PEER, self.now)
     }

@@ -20,9 +20,11 @@ use crate::config::Config;
 use crate::control::http;
 use crate::controller::request::Request;
 use crate::controller::{Controller, Inlets, Parts};
+use crate::driver::Driver;
 use crate::driver::command::Command;
+use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
-use crate::driver::{Driver, Settings};
+
 use crate::interface::Interface;
 use crate::startup::{DataPath, Ground, Listeners, Places};
 use crate::tasks::{Spawner, Task};
@@ -209,7 +211,7 @@ impl DriverThread {
             events_in,
             spawner,
             workers,
-            settings,
+            &settings,
         );
         for (id, socket) in [(SocketId::MAIN_V4, v4), (SocketId::MAIN_V6, v6)] {
             if let Some(socket) = socket {

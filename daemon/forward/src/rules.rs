@@ -65,9 +65,10 @@ impl Rules {
 
     /// A rule that shares a port with `key`.
     pub fn overlapping(&self, key: ForwardKey) -> Option<&Rule> {
-        self.by_first_port
-            .values()
-            .find(|rule| rule.key.protocol == key.protocol && rule.key.ports.overlaps(key.ports))
+        // The rules share no port with each other, so the last one that begins before `key` ends is also the last one to end.
+        let begins = (key.protocol, 0)..=(key.protocol, key.ports.last());
+        let (_, rule) = self.by_first_port.range(begins).next_back()?;
+        rule.key.ports.overlaps(key.ports).then_some(rule)
     }
 
     /// All rules, by protocol and port.

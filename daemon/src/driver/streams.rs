@@ -1,19 +1,18 @@
 //! The driver's part in forwards: bytes between the engine's streams and the tasks of their targets, as far as each has room.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use punch_engine::{Order, StreamId, TargetEvent};
+use punch_engine::{Engine, Order, StreamId, TargetEvent};
 use punch_platform::clock;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::Driver;
 use crate::streams::target::{self as target_task, CHUNK, FromTarget, TO_TARGET, ToTarget};
-use crate::tasks::Task;
+use crate::tasks::{Spawner, Task};
 
 /// A forwarded stream's channel to its task, and what waits for either end.
-pub(super) struct Stream {
+struct Stream {
     target: mpsc::Sender<ToTarget>,
     /// Room that is kept for the end, so that it never has to wait.
     finish: Option<mpsc::OwnedPermit<ToTarget>>,
@@ -39,8 +38,38 @@ impl Stream {
     }
 }
 
-impl Driver {
-    pub(super) fn handle_order(&mut self, order: Order) {
+/// Chunks and events of targets that may wait for the driver.
+const REPORTS: usize = 1024;
+
+/// All forwarded streams.
+pub(super) struct Streams {
+    open: HashMap<StreamId, Stream>,
+    reports: (mpsc::Sender<FromTarget>, mpsc::Receiver<FromTarget>),
+    spawner: Spawner,
+}
+
+impl Streams {
+    /// No streams yet.
+    pub(super) fn new(spawner: Spawner) -> Self {
+        Self {
+            open: HashMap::new(),
+            reports: mpsc::channel(REPORTS),
+            spawner,
+        }
+    }
+
+    /// The next report of a target, if there is one.
+    pub(super) fn try_recv(&mut self) -> Option<FromTarget> {
+        self.reports.1.try_recv().ok()
+    }
+
+    /// Waits for the next report of a target.
+    pub(super) async fn recv(&mut self) -> Option<FromTarget> {
+        self.reports.1.recv().await
+    }
+
+    /// Carries out what the engine wants of a stream.
+    pub(super) fn handle_order(&mut self, engine: &mut Engine, order: Order) {
         match order {
             Order::Connect {
                 stream,
@@ -53,7 +82,7 @@ impl Driver {
                 let reports = self.reports.0.clone();
                 let carry =
                     target_task::carry(stream, protocol, target, receiver, is_over, reports);
-                self.streams.insert(
+                self.open.insert(
                     stream,
                     Stream {
                         finish: sender.clone().try_reserve_owned().ok(),
@@ -67,24 +96,24 @@ impl Driver {
                     },
                 );
             }
-            Order::Readable(stream) => self.feed_target(stream),
-            Order::Writable(stream) => self.feed_client(stream),
+            Order::Readable(stream) => self.feed_target(engine, stream),
+            Order::Writable(stream) => self.feed_client(engine, stream),
             Order::Datagram(stream, bytes) => {
-                if let Some(entry) = self.streams.get(&stream) {
+                if let Some(entry) = self.open.get(&stream) {
                     // A target that does not keep up loses datagrams, as it would locally.
                     let _ = entry.target.try_send(ToTarget::Bytes(bytes));
                 }
             }
             Order::Finish(stream) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
+                if let Some(entry) = self.open.get_mut(&stream) {
                     entry.finishing = true;
                 }
-                self.feed_target(stream);
+                self.feed_target(engine, stream);
             }
             // The task goes with its handle, and resets the target.
-            Order::Reset(stream) => drop(self.streams.remove(&stream)),
+            Order::Reset(stream) => drop(self.open.remove(&stream)),
             Order::Close(stream) => {
-                if let Some(mut entry) = self.streams.remove(&stream) {
+                if let Some(mut entry) = self.open.remove(&stream) {
                     entry.pass_finish();
                     // The task ends by itself when its channel closes, so that bytes that are under way arrive.
                     entry.task.detach();
@@ -94,8 +123,8 @@ impl Driver {
     }
 
     /// Moves what a client sent towards its target, as far as there is room.
-    fn feed_target(&mut self, stream: StreamId) {
-        let Some(entry) = self.streams.get_mut(&stream) else {
+    fn feed_target(&mut self, engine: &mut Engine, stream: StreamId) {
+        let Some(entry) = self.open.get_mut(&stream) else {
             return;
         };
         loop {
@@ -103,7 +132,7 @@ impl Driver {
                 entry.blocked = true;
                 return;
             };
-            let bytes = self.engine.read_stream(stream, CHUNK);
+            let bytes = engine.read_stream(stream, CHUNK);
             if bytes.is_empty() {
                 drop(room);
                 entry.blocked = false;
@@ -115,12 +144,12 @@ impl Driver {
     }
 
     /// Moves what a target sent towards its client, as far as there is room.
-    fn feed_client(&mut self, stream: StreamId) {
-        let Some(entry) = self.streams.get_mut(&stream) else {
+    fn feed_client(&mut self, engine: &mut Engine, stream: StreamId) {
+        let Some(entry) = self.open.get_mut(&stream) else {
             return;
         };
         while let Some((bytes, _)) = entry.for_client.front_mut() {
-            let taken = self.engine.write_stream(stream, bytes);
+            let taken = engine.write_stream(stream, bytes);
             if taken < bytes.len() {
                 let _ = bytes.split_to(taken);
                 return;
@@ -128,33 +157,34 @@ impl Driver {
             entry.for_client.pop_front();
         }
         if let Some(event) = entry.last_event.take() {
-            self.engine.handle_target(stream, event, clock::now());
+            engine.handle_target(stream, event, clock::now());
         }
     }
 
-    pub(super) fn handle_report(&mut self, report: FromTarget, now: Instant) {
+    /// Takes a report of a target.
+    pub(super) fn handle_report(&mut self, engine: &mut Engine, report: FromTarget, now: Instant) {
         match report {
             // What the target sent before its end comes first.
             FromTarget::Event(stream, event @ (TargetEvent::Finished | TargetEvent::Reset)) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
+                if let Some(entry) = self.open.get_mut(&stream) {
                     entry.last_event = Some(event);
                 }
-                self.feed_client(stream);
+                self.feed_client(engine, stream);
             }
-            FromTarget::Event(stream, event) => self.engine.handle_target(stream, event, now),
+            FromTarget::Event(stream, event) => engine.handle_target(stream, event, now),
             FromTarget::Bytes(stream, bytes, permit) => {
-                if let Some(entry) = self.streams.get_mut(&stream) {
+                if let Some(entry) = self.open.get_mut(&stream) {
                     entry.for_client.push_back((bytes, permit));
                 }
-                self.feed_client(stream);
+                self.feed_client(engine, stream);
             }
             FromTarget::Datagram(stream, bytes) => {
-                self.engine.write_datagram(stream, &bytes, now);
+                engine.write_datagram(stream, &bytes, now);
             }
             FromTarget::Room(stream) => {
-                let blocked = self.streams.get(&stream).is_some_and(|entry| entry.blocked);
+                let blocked = self.open.get(&stream).is_some_and(|entry| entry.blocked);
                 if blocked {
-                    self.feed_target(stream);
+                    self.feed_target(engine, stream);
                 }
             }
         }

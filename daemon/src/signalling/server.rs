@@ -21,19 +21,22 @@ use tokio_tungstenite::{
 
 use crate::driver::command::Command;
 
+/// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// For the connection, TLS, the upgrade and the login together.
+/// Connection, TLS, upgrade and login have this long together.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Nothing heard for so long, in spite of pings: the connection is dead.
+/// A connection on which nothing is heard for so long, in spite of pings, is dead.
 const SILENCE: Duration = Duration::from_secs(40);
+/// Pings follow each other after this.
 const PING: Duration = Duration::from_secs(15);
-/// A ping follows a frame, unless one is out, since what a frame brings is awaited: silence after it is death, too.
+/// What a frame brings is awaited, so a ping follows each frame unless one is under way; a server that does not answer the ping
+/// within this time is dead, too.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Frames that wait for a slow server.
+/// Frames that may wait for a slow server.
 const QUEUE: usize = 64;
 
-/// How a server does, for status and events.
+/// How the connection to a server is, for status and events.
 pub(crate) struct Report {
     pub(crate) server: ServerId,
     pub(crate) connected: bool,
@@ -68,7 +71,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Stays connected to `url` until it is dropped.
 pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access) {
     let mut pause = FIRST_PAUSE;
-    // Whatever an earlier client of this server has left behind is over.
+    // An earlier client of this server may have left its connection registered.
     let _ = access.driver.send(Command::ServerDown(server)).await;
     loop {
         let began = Instant::now();

@@ -24,10 +24,10 @@ const FROM_TARGET: usize = 4;
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// A client's own SYN retries end after about two minutes; a target that takes this long is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A target that does not take the last bytes of a client that is gone for so long is given up.
+/// After a client is gone, its target has this long to take the last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(60);
 
-/// For a target.
+/// What the driver tells a target's task.
 #[derive(Debug)]
 pub(crate) enum ToTarget {
     Bytes(Bytes),
@@ -35,7 +35,7 @@ pub(crate) enum ToTarget {
     Finish,
 }
 
-/// From a target.
+/// What a target's task tells the driver.
 #[derive(Debug)]
 pub(crate) enum FromTarget {
     Event(StreamId, TargetEvent),
@@ -207,7 +207,7 @@ async fn carry_udp(
     }
 }
 
-/// An ICMP error of the target's is told to the client; the flow goes on, as it would locally.
+/// Passes an ICMP error of the target on to the client; the flow goes on, as it would locally.
 async fn refused(stream: StreamId, error: &io::Error, reports: &mpsc::Sender<FromTarget>) {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         let event = FromTarget::Event(stream, TargetEvent::Refused);

@@ -1,0 +1,175 @@
+//! What the driver is asked, and what it tells: commands in, events and frames out.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use punch_engine::{Engine, EngineEvent, NatProfile, News, ServerId, SocketOrder};
+use punch_platform::clock::{self, SleepWatch};
+use punch_signal_protocol::Frame;
+use tokio::sync::{mpsc, oneshot};
+
+use super::command::{Command, Pong};
+use super::lane::Lane;
+use crate::snapshot;
+
+/// The wall clock is told to the engine, and sleep noticed, this often.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// The driver's channels to the rest of punchd, and answers that are owed.
+pub(super) struct Control {
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<EngineEvent>,
+    /// Signalling connections that stand.
+    servers: HashMap<ServerId, mpsc::Sender<Frame>>,
+    /// Pings that are not answered yet.
+    pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
+    /// Those who wait for the netcheck to end.
+    netchecks: Vec<oneshot::Sender<Vec<NatProfile>>>,
+    sleep: SleepWatch,
+    /// When the wall clock is looked at.
+    next_watch: Instant,
+}
+
+/// Whether the driver goes on after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    GoOn,
+    Stop,
+}
+
+impl Control {
+    /// Takes commands from one channel, and gives events to the other.
+    pub(super) fn new(
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<EngineEvent>,
+    ) -> Self {
+        Self {
+            commands,
+            events,
+            servers: HashMap::new(),
+            pings: HashMap::new(),
+            netchecks: Vec::new(),
+            sleep: SleepWatch::new(),
+            next_watch: clock::now(),
+        }
+    }
+
+    /// The next command, if there is one.
+    pub(super) fn try_recv(&mut self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
+    /// Waits for the next command; there is none when the rest of punchd has ended.
+    pub(super) async fn recv(&mut self) -> Option<Command> {
+        self.commands.recv().await
+    }
+
+    /// When [`Control::watch`] is to be called.
+    pub(super) fn next_watch(&self) -> Instant {
+        self.next_watch
+    }
+
+    /// Tells the engine the wall clock, and whether the machine has slept.
+    pub(super) fn watch(&mut self, engine: &mut Engine, now: Instant) {
+        self.next_watch = now + WATCH;
+        engine.handle_wall_clock(clock::wall_ms(), now);
+        if let Some(slept) = self.sleep.slept() {
+            tracing::info!(seconds = slept.as_secs(), "the machine has slept");
+            engine.handle_resume(now);
+        }
+    }
+
+    /// Carries a command out.
+    pub(super) fn handle_command(
+        &mut self,
+        engine: &mut Engine,
+        command: Command,
+        now: Instant,
+    ) -> Next {
+        match command {
+            Command::Configure(change) => engine.apply(change, now),
+            Command::Addresses(addresses) => engine.handle_addresses(addresses, now),
+            Command::PortMapped(external) => engine.handle_port_mapping(external, now),
+            Command::ServerUp(server, frames) => {
+                self.servers.insert(server, frames);
+                engine.handle_server(server, true, now);
+            }
+            Command::ServerDown(server) => {
+                self.servers.remove(&server);
+                engine.handle_server(server, false, now);
+            }
+            Command::Frame(server, frame) => engine.handle_frame(server, frame, now),
+            Command::Retry(peer) => engine.retry(peer, now),
+            Command::Ping(peer, answer) => match engine.ping(peer, now) {
+                Some(id) => {
+                    self.pings.insert(id, answer);
+                    self.pings.retain(|_, answer| !answer.is_closed());
+                }
+                None => drop(answer.send(None)),
+            },
+            Command::Netcheck(answer) => {
+                self.netchecks.push(answer);
+                engine.start_netcheck(now);
+            }
+            Command::Snapshot(scope, answer) => {
+                let _ = answer.send(snapshot::take(engine, &scope, now));
+            }
+            Command::InterfaceGone => {
+                tracing::error!("the interface is gone");
+                engine.shut_down(now);
+                return Next::Stop;
+            }
+            Command::ShutDown => {
+                engine.shut_down(now);
+                return Next::Stop;
+            }
+        }
+        Next::GoOn
+    }
+
+    /// Acts on what the engine wants, or passes its news on.
+    pub(super) fn handle_event(
+        &mut self,
+        engine: &mut Engine,
+        lane: &mut Lane,
+        event: EngineEvent,
+    ) {
+        match event {
+            EngineEvent::Socket(SocketOrder::Open { socket, family }) => {
+                lane.open_socket(engine, socket, family);
+            }
+            EngineEvent::Socket(SocketOrder::Close { socket }) => lane.close_socket(socket),
+            EngineEvent::News(News::Netcheck(profiles)) => {
+                for answer in self.netchecks.drain(..) {
+                    let _ = answer.send(profiles.clone());
+                }
+            }
+            EngineEvent::Pong(pong) => {
+                if let Some(answer) = self.pings.remove(&pong.id) {
+                    let _ = answer.send(Some(Pong {
+                        address: pong.address,
+                        rtt: pong.rtt,
+                    }));
+                }
+            }
+            event => {
+                if let EngineEvent::News(News::Selected { path, .. }) = &event {
+                    lane.enlarge(path);
+                }
+                if self.events.try_send(event).is_err() {
+                    tracing::warn!("an event was lost: the controller is too slow");
+                }
+            }
+        }
+    }
+
+    /// Gives the engine's frames to their signalling servers.
+    pub(super) fn give(&mut self, engine: &mut Engine) {
+        while let Some(signal) = engine.poll_signal() {
+            if let Some(server) = self.servers.get(&signal.server) {
+                // A connection whose queue is full is stuck; what is lost is repeated by the next offer.
+                let _ = server.try_send(signal.frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What packets pass through: the TUN interface, the UDP sockets, and the queues between them and the engine.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Instant;
+
+use punch_engine::{Batch, Burst, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId};
+use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp, clock};
+
+/// Calls of the kernel for datagrams per turn.
+const TURN: usize = 64;
+/// Bytes of the host taken per turn: they take about 100 µs to seal and send, and whatever has come meanwhile waits for so long.
+const TURN_BYTES: usize = 64 * 1024;
+/// Bytes taken from the sockets per turn for each peer that sends, and in all.
+const RECEIVE_BYTES: usize = 128 * 1024;
+const MAX_RECEIVE_BYTES: usize = 1024 * 1024;
+/// Datagrams of this length carry data in bulk.
+const LONG: usize = 1000;
+/// Packets for the host wait for others that can be joined to them until they have so many bytes, for each peer that sends
+/// and in all.
+const TUN_BYTES: usize = 48 * 1024;
+const MAX_TUN_BYTES: usize = 512 * 1024;
+/// Descriptors reserved for control, servers and targets: sockets for searches do not take them.
+const RESERVED: u64 = 44;
+/// Sockets that may be open whatever the limit of open files is.
+const MIN_SOCKETS: usize = 8;
+
+/// What a lane is told once.
+pub(crate) struct Settings {
+    /// The limit of open files.
+    pub(crate) files: u64,
+    /// What the kernel may do for many packets at once.
+    pub(crate) offloads: Offloads,
+    /// Random: which flows share a queue follows from it.
+    pub(crate) seed: u64,
+}
+
+/// The interface and the sockets of the packet path.
+pub(super) struct Lane {
+    tun: Tun,
+    sockets: SocketSet<SocketId>,
+    /// The most sockets that may be open at once.
+    max_sockets: usize,
+    /// Whether the log has been told that no further socket opens.
+    refused: bool,
+    offloads: Offloads,
+    /// The datagrams of one call of the kernel.
+    received: Datagrams,
+    /// How long datagrams wait in the sockets.
+    incoming: Codel,
+    /// Whether the last turn has left datagrams in the sockets.
+    behind: bool,
+    /// Packets of the host that wait for their turn.
+    queue: FairQueue,
+    /// Packets that go to the host together.
+    to_tun: Batch,
+}
+
+impl Lane {
+    /// A lane without sockets.
+    pub(super) fn new(tun: Tun, settings: &Settings) -> Self {
+        let sockets = settings.files.saturating_sub(RESERVED);
+        Self {
+            tun,
+            sockets: SocketSet::default(),
+            max_sockets: usize::try_from(sockets)
+                .unwrap_or(usize::MAX)
+                .max(MIN_SOCKETS),
+            refused: false,
+            offloads: settings.offloads,
+            received: Datagrams::default(),
+            incoming: Codel::default(),
+            behind: false,
+            queue: FairQueue::new(settings.seed),
+            to_tun: Batch::with_capacity(64, 1500),
+        }
+    }
+
+    /// The name of the TUN interface.
+    pub(super) fn name(&self) -> &str {
+        self.tun.name()
+    }
+
+    /// Takes a socket over, and tells the engine of it.
+    pub(super) fn add_socket(&mut self, engine: &mut Engine, id: SocketId, mut socket: Udp) {
+        socket.limit(self.offloads);
+        let port = socket.port();
+        self.sockets.insert(id, socket);
+        engine.handle_socket(id, port, clock::now());
+    }
+
+    /// Opens a further socket, as far as the limit of open files allows.
+    pub(super) fn open_socket(&mut self, engine: &mut Engine, id: SocketId, family: Family) {
+        let opened = if self.sockets.len() < self.max_sockets {
+            Udp::open_probe(family == Family::V6, 0)
+        } else {
+            Err(io::Error::other("the limit of open files leaves no more"))
+        };
+        match opened {
+            Ok(udp) => {
+                self.refused = false;
+                self.add_socket(engine, id, udp);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(%error, "cannot open a further UDP socket");
+                }
+                engine.handle_socket_failed(id, clock::now());
+            }
+        }
+    }
+
+    /// Closes a socket.
+    pub(super) fn close_socket(&mut self, id: SocketId) {
+        drop(self.sockets.remove(id));
+    }
+
+    /// The tunnel of a peer goes over this path from now on: a socket that was opened for a search gets large buffers.
+    pub(super) fn enlarge(&self, path: &Path) {
+        if let Path::Direct(path) = path
+            && let Some(socket) = self.sockets.get(path.socket)
+        {
+            socket.enlarge();
+        }
+    }
+
+    /// Waits until a datagram or a packet of the host can be read.
+    pub(super) async fn readable(&self) {
+        let any_socket = poll_fn(|context| self.sockets.poll_readable(context));
+        tokio::select! {
+            () = any_socket => {}
+            _ = self.tun.readable() => {}
+        }
+    }
+
+    /// Takes datagrams; the more, the more peers they come from, so that each one's can be joined.
+    pub(super) fn take_datagrams(&mut self, engine: &mut Engine, now: Instant) -> bool {
+        let (mut calls, mut taken, mut share) = (0, 0, RECEIVE_BYTES);
+        while calls < TURN && taken < share {
+            let Some(id) = self.sockets.receive(&mut self.received) else {
+                self.behind = false;
+                return calls > 0;
+            };
+            calls += 1;
+            taken += self.received.total();
+            for train in self.received.trains() {
+                let Train { from, local, .. } = train;
+                let mut bytes = train.bytes;
+                // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
+                // none.
+                let last = !self.behind;
+                if train.stride >= LONG && self.incoming.drops(train.waited, last, now) {
+                    bytes = bytes.get(train.stride..).unwrap_or_default();
+                    engine.count_drops(DropReason::QueueIn, 1);
+                }
+                engine.handle_train(id, local, from, train.stride, bytes, now);
+                let most = TUN_BYTES * engine.busy_peers();
+                if engine.tun_bytes() >= most.clamp(TUN_BYTES, MAX_TUN_BYTES) {
+                    write_packets(engine, &mut self.tun, &mut self.to_tun);
+                }
+            }
+            let most = RECEIVE_BYTES * engine.busy_peers();
+            share = most.clamp(RECEIVE_BYTES, MAX_RECEIVE_BYTES);
+        }
+        self.behind = true;
+        true
+    }
+
+    /// Takes packets of the host, and seals in turn what there is to send; what is sealed leaves as soon as there is a train
+    /// of it.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub(super) async fn take_packets(
+        &mut self,
+        engine: &mut Engine,
+        now: Instant,
+    ) -> io::Result<bool> {
+        self.read_packets(now)?;
+        let mut taken = 0;
+        let dropped = self.queue.dropped();
+        while taken < TURN_BYTES {
+            let Some(packet) = self.queue.pop(now) else {
+                break;
+            };
+            taken += packet.bytes().len();
+            engine.handle_tun(packet.bytes(), packet.offload, now);
+            self.queue.recycle(packet);
+            while let Some(burst) = engine.poll_full_burst() {
+                self.send(&burst).await;
+                engine.recycle(burst);
+            }
+        }
+        let dropped = self.queue.dropped() - dropped;
+        engine.count_drops(DropReason::QueueOut, dropped);
+        Ok(taken > 0)
+    }
+
+    /// Moves what waits in the kernel into the queue, where it can be told what waits.
+    fn read_packets(&mut self, now: Instant) -> io::Result<()> {
+        while !self.queue.is_full() {
+            let mut memory = self.queue.memory(Tun::BUFFER);
+            match self.tun.read(&mut memory)? {
+                Some((offload, range)) => self.queue.push(memory, range, offload, now),
+                None => {
+                    self.queue.give_back(memory);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives packets to the host, and sends the trains that the engine has.
+    pub(super) async fn give(&mut self, engine: &mut Engine) {
+        write_packets(engine, &mut self.tun, &mut self.to_tun);
+        while let Some(burst) = engine.poll_burst() {
+            self.send(&burst).await;
+            engine.recycle(burst);
+        }
+    }
+
+    async fn send(&self, burst: &Burst) {
+        let (Some(socket), Some(to)) = (self.sockets.get(burst.socket), burst.to) else {
+            return;
+        };
+        let sent = socket
+            .send(to, burst.source, burst.segment, &burst.bytes, burst.ttl)
+            .await;
+        if let Err(error) = sent {
+            tracing::trace!(%to, %error, "a datagram was not sent");
+        }
+    }
+}
+
+fn write_packets(engine: &mut Engine, tun: &mut Tun, batch: &mut Batch) {
+    engine.swap_tun(batch);
+    if !batch.is_empty() {
+        let refused = tun.write(batch);
+        engine.count_drops(DropReason::HostRefused, refused as u64);
+    }
+}

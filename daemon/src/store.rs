@@ -324,7 +324,7 @@ impl Store {
     /// Replaces the state.
     pub(crate) fn save(&self, state: &State) -> Result<()> {
         let file = StateFile::from(state.clone());
-        let text = Zeroizing::new(serde_json::to_vec(&file)?);
+        let text = Zeroizing::new(serde_json::to_vec_pretty(&file)?);
         self.write(STATE, &text)
     }
 

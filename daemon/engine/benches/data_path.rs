@@ -1,6 +1,6 @@
 //! What a packet costs between the TUN and the sockets: two engines with real WireGuard between them, in memory. Rates are
 //! bytes and packets per second. The number is that of peers and of forwards; only finding a rule may grow with it, by its
-//! logarithm.
+//! logarithm. At the end, what configured peers cost that nobody has called: nothing may grow with them.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -32,6 +32,8 @@ const MSS: usize = MTU - 40;
 const TRAIN: usize = 45;
 /// How many peers and forwards there are.
 const COUNTS: [u16; 3] = [1, 10, 1000];
+/// How many peers are configured and not connected.
+const CONFIGURED: [u32; 4] = [1, 100, 1000, 10_000];
 /// The first port that is forwarded; each next one is two further.
 const FORWARDED: u16 = 20_000;
 /// Lies between forwards, where there are several, and is none.
@@ -144,6 +146,94 @@ fn identify_initiation(bencher: Bencher<'_, '_>) {
         .bench_local_values(|job: Job| done.set(Some(job.perform())));
 }
 
+/// A turn in which nothing has come in.
+#[divan::bench(args = CONFIGURED, sample_size = 100)]
+fn turn_without_work(bencher: Bencher<'_, '_>, count: u32) {
+    let (mut engine, now) = (with_configured(count), Instant::now());
+    bencher.bench_local(|| {
+        engine.flush(now);
+        engine.poll_timeout()
+    });
+}
+
+/// One peer is changed: the command that the packets wait for.
+#[divan::bench(args = CONFIGURED, sample_size = 10)]
+fn change_one_peer(bencher: Bencher<'_, '_>, count: u32) {
+    let (mut engine, now) = (with_configured(count), Instant::now());
+    let mut peer = configured(count);
+    bencher.bench_local(|| {
+        peer.host = !peer.host;
+        let change = Change {
+            peers: vec![peer.clone()],
+            ..Change::default()
+        };
+        engine.apply(change, now);
+    });
+}
+
+/// One more peer is added and goes again.
+#[divan::bench(args = CONFIGURED, sample_size = 10)]
+fn add_and_remove_one_peer(bencher: Bencher<'_, '_>, count: u32) {
+    let (mut engine, now) = (with_configured(count), Instant::now());
+    let peer = configured(count + 1);
+    bencher.bench_local(|| {
+        let (handle, peers) = (peer.handle, vec![peer.clone()]);
+        engine.apply(
+            Change {
+                peers,
+                ..Change::default()
+            },
+            now,
+        );
+        engine.apply(
+            Change {
+                gone: vec![handle],
+                ..Change::default()
+            },
+            now,
+        );
+    });
+}
+
+/// The look-up of a packet's peer, which is not connected.
+#[divan::bench(args = CONFIGURED, sample_size = 100)]
+fn find_route(bencher: Bencher<'_, '_>, count: u32) {
+    let (mut engine, now) = (with_configured(count), Instant::now());
+    let to = *configured(count / 2 + 1).addresses().first().unwrap();
+    let packet = udp(at(overlay(1), 40_000), at(to, OPEN), &[7; 36]);
+    let mut batch = Batch::default();
+    bencher.bench_local(|| {
+        engine.handle_tun(black_box(&packet), Offload::default(), now);
+        engine.swap_tun(&mut batch);
+    });
+}
+
+/// A Punch peer that nobody has called.
+fn configured(number: u32) -> PeerConfig {
+    let mut seed = [5; 32];
+    seed[..4].copy_from_slice(&number.to_be_bytes());
+    let id = Identity::from_seed(&seed).id();
+    PeerConfig {
+        handle: PeerHandle(number),
+        kind: PeerKind::Punch {
+            ipv4: Some(id.overlay_ipv4(Ipv4Range::DEFAULT)),
+            id,
+        },
+        up: false,
+        ..peer_config(&identity(2), overlay(2), endpoint(2))
+    }
+}
+
+fn with_configured(count: u32) -> Engine {
+    let mut engine = new_engine(1, Instant::now());
+    let change = Change {
+        peers: (1..=count).map(configured).collect(),
+        ..Change::default()
+    };
+    engine.apply(change, Instant::now());
+    engine
+}
+
 #[divan::bench(args = COUNTS, sample_size = 1000)]
 fn find_rule(bencher: Bencher<'_, '_>, count: u16) {
     let (rules, port) = (rules(count), FORWARDED + count / 2 * 2);
@@ -181,9 +271,9 @@ fn seal(
             }
             engine.flush(now);
             let mut sent = 0;
-            while let Some(burst) = engine.poll_burst() {
-                sent += burst.bytes.len().div_ceil(burst.segment);
-                engine.recycle(burst);
+            while let Some(train) = engine.poll_train() {
+                sent += train.bytes.len().div_ceil(train.segment);
+                engine.recycle(train);
             }
             assert_eq!(sent, datagrams);
         });
@@ -280,18 +370,22 @@ impl Pair {
     }
 }
 
+fn new_engine(own: u8, now: Instant) -> Engine {
+    let config = EngineConfig {
+        identity: identity(own),
+        ipv4_range: Some(Ipv4Range::DEFAULT),
+        mtu: MTU,
+        seed: [own; 32],
+        budget: Budget::Normal,
+        nat: NatOverrides::default(),
+    };
+    Engine::new(config, 1_800_000_000_000, now)
+}
+
 impl Host {
     /// Host `own` with host `peer` and strangers as its peers.
     fn new(own: u8, peer: u8, count: u16, now: Instant) -> Self {
-        let config = EngineConfig {
-            identity: identity(own),
-            ipv4_range: Some(Ipv4Range::DEFAULT),
-            mtu: MTU,
-            seed: [own; 32],
-            budget: Budget::Normal,
-            nat: NatOverrides::default(),
-        };
-        let mut engine = Engine::new(config, 1_800_000_000_000, now);
+        let mut engine = new_engine(own, now);
         let strangers = (1..count).map(|number| {
             let [high, low] = number.to_be_bytes();
             let mut seed = [3; 32];
@@ -319,11 +413,11 @@ impl Host {
         }
     }
 
-    /// Gives each burst to `take`, as its destination, the length of its datagrams, and the datagrams.
+    /// Gives each train to `take`, as its destination, the length of its datagrams, and the datagrams.
     fn send(&mut self, mut take: impl FnMut(SocketAddr, usize, &[u8])) {
-        while let Some(burst) = self.engine.poll_burst() {
-            take(burst.to.unwrap(), burst.segment, &burst.bytes);
-            self.engine.recycle(burst);
+        while let Some(train) = self.engine.poll_train() {
+            take(train.to.unwrap(), train.segment, &train.bytes);
+            self.engine.recycle(train);
         }
     }
 

@@ -27,7 +27,7 @@ use crate::event::EngineEvent;
 use crate::handshakes::{Job, JobDone};
 use crate::host::Host;
 use crate::lane::Lane;
-use crate::outbox::Burst;
+use crate::outbox::Train;
 use crate::reply_to::ReplyTo;
 use crate::report::{DropReason, PeerReport};
 use crate::roster::Roster;
@@ -423,18 +423,18 @@ impl Engine {
     // --- what goes out ---
 
     /// The next datagrams to send; give them back with [`Self::recycle`].
-    pub fn poll_burst(&mut self) -> Option<Burst> {
+    pub fn poll_train(&mut self) -> Option<Train> {
         self.lane.outbox.pop()
     }
 
     /// The next datagrams to send to which nothing will be added: so that they can leave while more is sealed.
-    pub fn poll_full_burst(&mut self) -> Option<Burst> {
+    pub fn poll_full_train(&mut self) -> Option<Train> {
         self.lane.outbox.pop_full()
     }
 
-    /// Takes back a burst that was sent, for its memory.
-    pub fn recycle(&mut self, burst: Burst) {
-        self.lane.outbox.recycle(burst);
+    /// Takes back a train that was sent, for its memory.
+    pub fn recycle(&mut self, train: Train) {
+        self.lane.outbox.recycle(train);
     }
 
     /// How many bytes of packets for the TUN there are.

@@ -13,8 +13,8 @@ use crate::flows::FlowTable;
 /// What to do with the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Give it to the kernel: a reply to this host, or the peer may reach the host.
-    Tun,
+    /// Give it to this host's kernel: it is a reply, or the peer may reach the host.
+    Host,
     /// Give it to the forwards.
     Forward,
     /// Answer the echo request.
@@ -61,12 +61,12 @@ pub(crate) fn decide(
         && sender.flows.is_reply(flow, now)
         && !matches!(packet.transport(), Transport::Echo { request: true, .. })
     {
-        return Verdict::Tun;
+        return Verdict::Host;
     }
     if let Some(quoted) = packet.quoted_flow()
         && sender.flows.has_sent(quoted, now)
     {
-        return Verdict::Tun;
+        return Verdict::Host;
     }
     let forwarded = match packet.transport() {
         Transport::Tcp { destination, .. } => {
@@ -84,7 +84,7 @@ pub(crate) fn decide(
         if let Some(flow) = flow {
             sender.flows.inbound_granted(flow, now);
         }
-        return Verdict::Tun;
+        return Verdict::Host;
     }
     if matches!(packet.transport(), Transport::Echo { request: true, .. }) {
         return Verdict::Echo;

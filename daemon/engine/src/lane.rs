@@ -40,7 +40,7 @@ pub(crate) struct Lane {
     /// One segment of what the kernel has joined.
     segment: Buffer,
     /// A packet that is not simply the host's.
-    aside: Buffer,
+    scratch: Buffer,
     rng: ChaCha20Rng,
 }
 
@@ -65,7 +65,7 @@ impl Lane {
             to_tun: Batch::with_capacity(64, 1500),
             drops: Drops::default(),
             segment: Buffer::default(),
-            aside: Buffer::default(),
+            scratch: Buffer::default(),
             rng,
         }
     }
@@ -245,18 +245,18 @@ impl Lane {
             peer.received += length as u64;
             let flow = packet.filter(is_plain).and_then(|packet| packet.flow());
             if let (Some(packet), Some(flow)) = (packet, flow)
-                && (ours == Some(flow) || self.verdict(peer, &packet, now) == Verdict::Tun)
+                && (ours == Some(flow) || self.verdict(peer, &packet, now) == Verdict::Host)
             {
                 ours = Some(flow);
                 self.to_tun.shorten(length);
                 continue;
             }
-            let mut scratch = std::mem::take(&mut self.aside);
+            let mut scratch = std::mem::take(&mut self.scratch);
             scratch.clear();
             scratch.extend(self.to_tun.last().unwrap_or_default());
             self.to_tun.pop();
             self.handle_inner(peers, handle, &scratch, now);
-            self.aside = scratch;
+            self.scratch = scratch;
         }
         if packets {
             peers.note_traffic(handle);
@@ -327,7 +327,7 @@ impl Lane {
             return;
         }
         match self.verdict(peer, packet, now) {
-            Verdict::Tun => self.to_tun.push(packet.bytes()),
+            Verdict::Host => self.to_tun.push(packet.bytes()),
             Verdict::Echo => {
                 if let Some(reply) = echo_reply(packet) {
                     let id = self.rng.next_u32();

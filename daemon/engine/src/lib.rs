@@ -23,7 +23,7 @@ pub use engine::Engine;
 pub use event::EngineEvent;
 pub use handshakes::{Job, JobDone};
 pub use inbound::{Refusal, Verdict};
-pub use outbox::Burst;
+pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, News, Path,

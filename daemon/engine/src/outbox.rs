@@ -14,7 +14,7 @@ const MAX_BYTES: usize = 65_000;
 
 /// Datagrams for one destination, back to back: all of `segment` bytes, the last one possibly shorter.
 #[derive(Debug, Default)]
-pub struct Burst {
+pub struct Train {
     /// From which socket.
     pub socket: SocketId,
     /// To where; meaningless while `bytes` is empty.
@@ -31,7 +31,7 @@ pub struct Burst {
     closed: bool,
 }
 
-impl Burst {
+impl Train {
     /// One more datagram does not fit.
     fn is_full(&self) -> bool {
         self.bytes.len() + self.segment > MAX_BYTES
@@ -39,18 +39,18 @@ impl Burst {
     }
 }
 
-/// The queue of bursts; emptied ones are kept for their memory.
+/// The queue of trains; emptied ones are kept for their memory.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    bursts: VecDeque<Burst>,
-    spare: Vec<Burst>,
+    trains: VecDeque<Train>,
+    spare: Vec<Train>,
 }
 
 impl Outbox {
     /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
     pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Buffer) -> usize) {
         let Path::Direct(path) = path;
-        let fits = self.bursts.back().is_some_and(|last| {
+        let fits = self.trains.back().is_some_and(|last| {
             !last.closed
                 && last.socket == path.socket
                 && last.to == Some(path.remote)
@@ -59,7 +59,7 @@ impl Outbox {
         if !fits {
             self.start(path.socket, path.remote, None);
         }
-        let Some(last) = self.bursts.back_mut() else {
+        let Some(last) = self.trains.back_mut() else {
             return;
         };
         let start = last.bytes.len();
@@ -70,24 +70,24 @@ impl Outbox {
             last.closed = true;
         }
         if length > last.segment {
-            // Longer than those before it: it starts a burst of its own.
+            // Longer than those before it: it starts a train of its own.
             let datagram = last.bytes[start..].to_vec();
             last.bytes.truncate(start);
             last.closed = true;
             self.start(path.socket, path.remote, None);
-            if let Some(last) = self.bursts.back_mut() {
+            if let Some(last) = self.trains.back_mut() {
                 last.segment = length;
                 last.bytes.extend(&datagram);
             }
         }
-        if self.bursts.back().is_some_and(|last| last.bytes.is_empty()) {
-            self.spare.extend(self.bursts.pop_back());
+        if self.trains.back().is_some_and(|last| last.bytes.is_empty()) {
+            self.spare.extend(self.trains.pop_back());
         }
     }
 
     pub(crate) fn push(&mut self, transmit: Transmit) {
         self.start(transmit.socket, transmit.to, transmit.source);
-        if let Some(last) = self.bursts.back_mut() {
+        if let Some(last) = self.trains.back_mut() {
             last.ttl = transmit.ttl;
             last.segment = transmit.bytes.len();
             last.bytes.extend(&transmit.bytes);
@@ -95,33 +95,33 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Burst> {
-        self.bursts.pop_front()
+    pub(crate) fn pop(&mut self) -> Option<Train> {
+        self.trains.pop_front()
     }
 
-    /// The next burst to which nothing can be added any more.
-    pub(crate) fn pop_full(&mut self) -> Option<Burst> {
-        let first = self.bursts.front()?;
-        let full = self.bursts.len() > 1 || first.closed || first.is_full();
-        if full { self.bursts.pop_front() } else { None }
+    /// The next train to which nothing can be added any more.
+    pub(crate) fn pop_full(&mut self) -> Option<Train> {
+        let first = self.trains.front()?;
+        let full = self.trains.len() > 1 || first.closed || first.is_full();
+        if full { self.trains.pop_front() } else { None }
     }
 
-    pub(crate) fn recycle(&mut self, mut burst: Burst) {
+    pub(crate) fn recycle(&mut self, mut train: Train) {
         const KEPT: usize = 16;
         if self.spare.len() < KEPT {
-            burst.bytes.clear();
-            self.spare.push(burst);
+            train.bytes.clear();
+            self.spare.push(train);
         }
     }
 
     fn start(&mut self, socket: SocketId, to: SocketAddr, source: Option<IpAddr>) {
-        let mut burst = self.spare.pop().unwrap_or_default();
-        burst.socket = socket;
-        burst.to = Some(to);
-        burst.source = source;
-        burst.ttl = None;
-        burst.segment = 0;
-        burst.closed = false;
-        self.bursts.push_back(burst);
+        let mut train = self.spare.pop().unwrap_or_default();
+        train.socket = socket;
+        train.to = Some(to);
+        train.source = source;
+        train.ttl = None;
+        train.segment = 0;
+        train.closed = false;
+        self.trains.push_back(train);
     }
 }

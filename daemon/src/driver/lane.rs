@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
-use punch_engine::{Batch, Burst, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId};
-use punch_platform::{Datagrams, Offloads, SocketSet, Train, Tun, Udp, clock};
+use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
+use punch_platform::{Datagrams, Offloads, SocketSet, Tun, Udp, clock};
 
 /// Calls of the kernel for datagrams per turn.
 const TURN: usize = 64;
@@ -144,7 +144,7 @@ impl Lane {
             calls += 1;
             taken += self.received.total();
             for train in self.received.trains() {
-                let Train { from, local, .. } = train;
+                let punch_platform::Train { from, local, .. } = train;
                 let mut bytes = train.bytes;
                 // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
                 // none.
@@ -186,9 +186,9 @@ impl Lane {
             taken += packet.bytes().len();
             engine.handle_tun(packet.bytes(), packet.offload, now);
             self.queue.recycle(packet);
-            while let Some(burst) = engine.poll_full_burst() {
-                self.send(&burst).await;
-                engine.recycle(burst);
+            while let Some(train) = engine.poll_full_train() {
+                self.send(&train).await;
+                engine.recycle(train);
             }
         }
         let dropped = self.queue.dropped() - dropped;
@@ -214,18 +214,18 @@ impl Lane {
     /// Gives packets to the host, and sends the trains that the engine has.
     pub(super) async fn give(&mut self, engine: &mut Engine) {
         write_packets(engine, &mut self.tun, &mut self.to_tun);
-        while let Some(burst) = engine.poll_burst() {
-            self.send(&burst).await;
-            engine.recycle(burst);
+        while let Some(train) = engine.poll_train() {
+            self.send(&train).await;
+            engine.recycle(train);
         }
     }
 
-    async fn send(&self, burst: &Burst) {
-        let (Some(socket), Some(to)) = (self.sockets.get(burst.socket), burst.to) else {
+    async fn send(&self, train: &Train) {
+        let (Some(socket), Some(to)) = (self.sockets.get(train.socket), train.to) else {
             return;
         };
         let sent = socket
-            .send(to, burst.source, burst.segment, &burst.bytes, burst.ttl)
+            .send(to, train.source, train.segment, &train.bytes, train.ttl)
             .await;
         if let Err(error) = sent {
             tracing::trace!(%to, %error, "a datagram was not sent");

@@ -116,9 +116,9 @@ impl Victim {
         host.engine
             .handle_train(socket, None, from, bytes.len(), bytes, now);
         host.engine.flush(now);
-        if let Some(burst) = host.engine.poll_burst() {
+        if let Some(train) = host.engine.poll_train() {
             // Only a cookie reply may come of it, when very many handshakes come.
-            assert_eq!((burst.bytes.len(), burst.bytes[0]), (64, 3), "{bytes:?}");
+            assert_eq!((train.bytes.len(), train.bytes[0]), (64, 3), "{bytes:?}");
         }
         self.world.drain(A);
         let host = &mut self.world.hosts[A];

@@ -1,4 +1,4 @@
-//! Bursts: what the kernel can be given at once (UDP_SEGMENT), in the order in which it was written.
+//! Trains: what the kernel can be given at once (UDP_SEGMENT), in the order in which it was written.
 
 use punch_engine::Offload;
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ const AROUND: usize = 32 + 40 + 8;
 /// Destination, segment length, and the datagrams.
 type Sent = (SocketAddr, usize, Vec<Vec<u8>>);
 
-/// Sends packets with payloads of these lengths to these peers, and checks every burst.
-fn bursts(bench: &mut Bench, packets: &[(usize, usize)]) -> Vec<Sent> {
+/// Sends packets with payloads of these lengths to these peers, and checks every train.
+fn trains(bench: &mut Bench, packets: &[(usize, usize)]) -> Vec<Sent> {
     let own = bench.own(true);
     for (number, (peer, length)) in packets.iter().enumerate() {
         let mut payload = vec![0; *length];
@@ -30,29 +30,29 @@ fn bursts(bench: &mut Bench, packets: &[(usize, usize)]) -> Vec<Sent> {
     }
     bench.engine.flush(bench.now);
     let mut all = Vec::new();
-    while let Some(burst) = bench.engine.poll_burst() {
-        let datagrams: Vec<_> = burst
+    while let Some(train) = bench.engine.poll_train() {
+        let datagrams: Vec<_> = train
             .bytes
-            .chunks(burst.segment)
+            .chunks(train.segment)
             .map(<[u8]>::to_vec)
             .collect();
-        assert!(burst.segment > 0 && !datagrams.is_empty());
+        assert!(train.segment > 0 && !datagrams.is_empty());
         assert!(datagrams.len() <= 44, "{}", datagrams.len());
         assert!(
-            burst.bytes.len() <= 65_000 || datagrams.len() == 1,
+            train.bytes.len() <= 65_000 || datagrams.len() == 1,
             "{}",
-            burst.bytes.len()
+            train.bytes.len()
         );
-        all.push((burst.to.unwrap(), burst.segment, datagrams));
-        bench.engine.recycle(burst);
+        all.push((train.to.unwrap(), train.segment, datagrams));
+        bench.engine.recycle(train);
     }
     all
 }
 
 /// What each peer gets out of them, as numbers, and the lengths of the datagrams.
-fn open(bench: &mut Bench, bursts: &[Sent]) -> Vec<Vec<u32>> {
+fn open(bench: &mut Bench, trains: &[Sent]) -> Vec<Vec<u32>> {
     let mut numbers = vec![Vec::new(); bench.peers.len()];
-    for (to, _, datagrams) in bursts {
+    for (to, _, datagrams) in trains {
         let index = bench
             .peers
             .iter()
@@ -84,32 +84,32 @@ fn bench() -> Bench {
 #[test]
 fn packets_of_one_length_share_bursts_of_forty_four() {
     let mut bench = bench();
-    let bursts = bursts(&mut bench, &[(0, 512); 100]);
-    let lengths: Vec<_> = bursts.iter().map(|burst| burst.2.len()).collect();
+    let trains = trains(&mut bench, &[(0, 512); 100]);
+    let lengths: Vec<_> = trains.iter().map(|train| train.2.len()).collect();
     assert_eq!(lengths, [44, 44, 12]);
-    assert!(bursts.iter().all(|burst| burst.1 == 512 + AROUND));
-    assert_eq!(open(&mut bench, &bursts)[0], (0..100).collect::<Vec<_>>());
+    assert!(trains.iter().all(|train| train.1 == 512 + AROUND));
+    assert_eq!(open(&mut bench, &trains)[0], (0..100).collect::<Vec<_>>());
 }
 
 #[test]
 fn long_packets_fill_no_more_than_65_000_bytes() {
     let mut bench = bench();
-    let bursts = bursts(&mut bench, &[(0, 9000 - AROUND); 20]);
-    let lengths: Vec<_> = bursts.iter().map(|burst| burst.2.len()).collect();
+    let trains = trains(&mut bench, &[(0, 9000 - AROUND); 20]);
+    let lengths: Vec<_> = trains.iter().map(|train| train.2.len()).collect();
     assert_eq!(lengths, [7, 7, 6]);
 }
 
 #[test]
 fn a_shorter_packet_ends_its_burst() {
     let mut bench = bench();
-    let bursts = bursts(
+    let trains = trains(
         &mut bench,
         &[(0, 512), (0, 512), (0, 304), (0, 304), (0, 512)],
     );
-    let lengths: Vec<_> = bursts
+    let lengths: Vec<_> = trains
         .iter()
-        .map(|burst| {
-            burst
+        .map(|train| {
+            train
                 .2
                 .iter()
                 .map(|datagram| datagram.len() - AROUND)
@@ -117,14 +117,14 @@ fn a_shorter_packet_ends_its_burst() {
         })
         .collect();
     assert_eq!(lengths, [vec![512, 512, 304], vec![304], vec![512]]);
-    assert_eq!(open(&mut bench, &bursts)[0], (0..5).collect::<Vec<_>>());
+    assert_eq!(open(&mut bench, &trains)[0], (0..5).collect::<Vec<_>>());
 }
 
 #[test]
 fn packets_for_different_peers_do_not_share_a_burst() {
     let mut bench = bench();
-    let bursts = bursts(&mut bench, &[(0, 512), (1, 512), (0, 512), (0, 512)]);
-    let lengths: Vec<_> = bursts.iter().map(|burst| burst.2.len()).collect();
+    let trains = trains(&mut bench, &[(0, 512), (1, 512), (0, 512), (0, 512)]);
+    let lengths: Vec<_> = trains.iter().map(|train| train.2.len()).collect();
     assert_eq!(lengths, [1, 1, 2]);
 }
 
@@ -160,8 +160,8 @@ proptest! {
         let mut numbers = vec![Vec::new(); 2];
         let size = usize::from(splits) % packets.len() + 1;
         for part in packets.chunks(size) {
-            let bursts = bursts(&mut bench, part);
-            let opened = open(&mut bench, &bursts);
+            let trains = trains(&mut bench, part);
+            let opened = open(&mut bench, &trains);
             for (all, new) in numbers.iter_mut().zip(opened) {
                 all.push(new);
             }

@@ -279,15 +279,15 @@ impl Bench {
             self.engine.swap_tun(&mut self.batch);
             self.tun.extend(self.batch.iter().map(<[u8]>::to_vec));
             let mut datagrams = VecDeque::new();
-            while let Some(burst) = self.engine.poll_burst() {
-                let to = burst.to.unwrap();
-                assert!(burst.segment > 0 && burst.bytes.len() <= 44 * burst.segment);
-                for datagram in burst.bytes.chunks(burst.segment) {
+            while let Some(train) = self.engine.poll_train() {
+                let to = train.to.unwrap();
+                assert!(train.segment > 0 && train.bytes.len() <= 44 * train.segment);
+                for datagram in train.bytes.chunks(train.segment) {
                     self.sent
-                        .push((burst.socket, to, burst.source, datagram.to_vec()));
+                        .push((train.socket, to, train.source, datagram.to_vec()));
                     datagrams.push_back((to, datagram.to_vec()));
                 }
-                self.engine.recycle(burst);
+                self.engine.recycle(train);
             }
             if datagrams.is_empty() {
                 return;

@@ -605,11 +605,11 @@ impl World {
         let host = &mut self.hosts[index];
         host.engine.swap_tun(&mut host.batch);
         host.tun.extend(host.batch.iter().map(<[u8]>::to_vec));
-        while let Some(burst) = self.hosts[index].engine.poll_burst() {
+        while let Some(train) = self.hosts[index].engine.poll_train() {
             let host = &mut self.hosts[index];
-            let to = burst.to.unwrap();
-            assert!(burst.segment > 0 && burst.bytes.len() <= 44 * burst.segment);
-            if let Some(port) = host.sockets.get(&burst.socket).copied() {
+            let to = train.to.unwrap();
+            assert!(train.segment > 0 && train.bytes.len() <= 44 * train.segment);
+            if let Some(port) = host.sockets.get(&train.socket).copied() {
                 let port = match &mut host.nat {
                     Some(nat) => nat.outbound(port, to, &mut self.rng),
                     None => port,
@@ -618,7 +618,7 @@ impl World {
                     SocketAddr::V4(_) => SocketAddr::new(host.public.into(), port),
                     SocketAddr::V6(_) => SocketAddr::new(host.global.into(), port),
                 };
-                for bytes in burst.bytes.chunks(burst.segment) {
+                for bytes in train.bytes.chunks(train.segment) {
                     self.post(Datagram {
                         from,
                         to,
@@ -626,7 +626,7 @@ impl World {
                     });
                 }
             }
-            self.hosts[index].engine.recycle(burst);
+            self.hosts[index].engine.recycle(train);
         }
     }
 

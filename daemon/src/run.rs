@@ -24,7 +24,6 @@ use crate::driver::Driver;
 use crate::driver::command::Command;
 use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
-
 use crate::interface::Interface;
 use crate::startup::{DataPath, Ground, Listeners, Places};
 use crate::tasks::{Spawner, Task};

@@ -466,7 +466,7 @@ fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> Pe
             preshared: None,
         },
         up: true,
-        barred: false,
+        blocked: false,
         host: true,
         stamps: (0, 0),
         memory: Vec::new(),

@@ -1,4 +1,4 @@
-//! What the desk tells the engine.
+//! What the controller tells the engine.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// What an engine is made from; fixed for its life.
 pub struct EngineConfig {
-    /// Who this machine is.
+    /// This machine's identity.
     pub identity: Identity,
     /// The range of overlay IPv4 addresses; `None` switches IPv4 off.
     pub ipv4_range: Option<Ipv4Range>,
@@ -40,15 +40,15 @@ pub struct Change {
 /// One peer. Its handle stays the same as long as it is the same peer.
 #[derive(Clone)]
 pub struct PeerConfig {
-    /// The desk's number for it.
+    /// The number by which the controller knows it.
     pub handle: PeerHandle,
-    /// What it is.
+    /// Whether it is a Punch peer or a plain WireGuard one.
     pub kind: PeerKind,
     /// Whether the user wants a connection.
     pub up: bool,
-    /// Whether the user has disconnected it: its own offers are refused until `up`.
-    pub barred: bool,
-    /// Whether it may reach this whole machine.
+    /// Whether the user has disconnected the peer: its own offers are refused until `up`.
+    pub blocked: bool,
+    /// Whether the peer may reach this whole machine.
     pub host: bool,
     /// The newest stamps of offers that were exchanged with it, from before the last restart.
     pub stamps: (u64, u64),
@@ -59,7 +59,7 @@ pub struct PeerConfig {
 /// A Punch peer or a plain WireGuard one.
 #[derive(Clone)]
 pub enum PeerKind {
-    /// Found by signalling and checks.
+    /// A machine that runs punchd, found by signalling and checks.
     Punch {
         /// Its identity.
         id: PeerId,
@@ -70,7 +70,7 @@ pub enum PeerKind {
     Wireguard {
         /// Its X25519 key.
         public: [u8; 32],
-        /// Where it listens.
+        /// The address that it listens at.
         endpoint: SocketAddr,
         /// Its only address inside the tunnel.
         address: IpAddr,

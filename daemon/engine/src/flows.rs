@@ -9,7 +9,7 @@ use punch_packet::{Flow, Protocol};
 /// Each origin has its own share, so that a peer's flood cannot push out what tells its conversations from ours.
 pub(crate) const MAX_FLOWS: usize = 8192;
 
-/// Who sent the first packet.
+/// The end that sent the first packet of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// This host.

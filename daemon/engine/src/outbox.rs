@@ -15,11 +15,11 @@ const MAX_BYTES: usize = 65_000;
 /// Datagrams for one destination, back to back: all of `segment` bytes, the last one possibly shorter.
 #[derive(Debug, Default)]
 pub struct Train {
-    /// From which socket.
+    /// The socket that sends them.
     pub socket: SocketId,
-    /// To where; meaningless while `bytes` is empty.
+    /// The address that they go to; meaningless while `bytes` is empty.
     pub to: Option<SocketAddr>,
-    /// From which of the machine's addresses, if it matters.
+    /// The address of this machine that they come from, if it matters.
     pub source: Option<IpAddr>,
     /// How many routers may pass them on; `None` is the system's default.
     pub ttl: Option<u8>,
@@ -27,12 +27,12 @@ pub struct Train {
     pub segment: usize,
     /// The datagrams.
     pub bytes: Buffer,
-    /// No more may follow.
+    /// Whether no more may follow.
     closed: bool,
 }
 
 impl Train {
-    /// One more datagram does not fit.
+    /// Whether one more datagram does not fit.
     fn is_full(&self) -> bool {
         self.bytes.len() + self.segment > MAX_BYTES
             || (!self.bytes.is_empty() && self.bytes.len() >= MAX_SEGMENTS * self.segment)

@@ -107,7 +107,7 @@ impl Drops {
 /// What the engine knows of a peer's tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerReport {
-    /// Where its packets go.
+    /// The path that the peer's packets take.
     pub path: Option<Path>,
     /// Whether keys are established.
     pub established: bool,

@@ -49,7 +49,7 @@ impl Roster {
     /// Adds a peer, or brings it in line with its new configuration.
     pub(crate) fn apply_peer(&mut self, config: PeerConfig, now: Instant) {
         let (handle, up, kind) = (config.handle, config.up, config.kind.clone());
-        let wish = match (up, config.barred) {
+        let wish = match (up, config.blocked) {
             (true, _) => UserWish::Up,
             (false, true) => UserWish::Down,
             (false, false) => UserWish::Unsaid,

@@ -91,7 +91,7 @@ fn peer_config(
         handle: handles.get(name)?,
         kind,
         up: peer.up,
-        barred: peer.blocked,
+        blocked: peer.blocked,
         host: peer.host,
         stamps: id.map(|id| history.stamps(&id)).unwrap_or_default(),
         memory: id.map(|id| history.memory(&id)).unwrap_or_default(),

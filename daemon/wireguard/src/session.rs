@@ -396,7 +396,15 @@ impl<R: Copy> Session<R> {
 
     /// A step has been done. Ask [`Self::poll_job`] for the next one.
     pub fn handle_step(&mut self, step: Step<R>, now: Instant) -> Outcome<R> {
-        let Step { loan, done, .. } = step;
+        let Step {
+            session,
+            loan,
+            done,
+        } = step;
+        // The step of a session that is gone, whose number has been given again.
+        if session != self.id {
+            return Outcome::Nothing;
+        }
         self.slots.take_back(loan);
         match done {
             Done::Begun(message) => match message {

@@ -119,7 +119,7 @@ impl Bench {
                 preshared: preshared.map(Into::into),
             },
             up: false,
-            barred: false,
+            blocked: false,
             host: false,
             stamps: (0, 0),
             memory: Vec::new(),

@@ -343,7 +343,7 @@ fn a_connection_that_was_closed_can_be_opened_again() {
 fn a_connection_that_the_user_has_closed_stays_closed_however_often_the_peer_asks() {
     let mut world = granted(18);
     world.set_up(B, A, true);
-    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (false, true));
+    world.edit_peer(A, B, |entry| (entry.up, entry.blocked) = (false, true));
     world.run_for(millis(100));
     assert_ne!(world.state(B, A), LinkState::Connected);
     world.frames.clear();
@@ -365,7 +365,7 @@ fn a_connection_that_the_user_has_closed_stays_closed_however_often_the_peer_ask
     );
 
     // Until the user says otherwise.
-    world.edit_peer(A, B, |entry| entry.barred = false);
+    world.edit_peer(A, B, |entry| entry.blocked = false);
     world.wait_for_both(seconds(90));
 }
 
@@ -375,7 +375,7 @@ fn a_connection_that_only_the_peer_asked_for_ends_when_the_user_closes_it() {
     world.set_up(B, A, true);
     world.wait_for_both(seconds(10));
 
-    world.edit_peer(A, B, |entry| entry.barred = true);
+    world.edit_peer(A, B, |entry| entry.blocked = true);
     world.run_for(seconds(1));
 
     assert_ne!(world.state(A, B), LinkState::Connected);
@@ -387,9 +387,9 @@ fn a_connection_that_only_the_peer_asked_for_ends_when_the_user_closes_it() {
 #[test]
 fn asking_for_a_peer_that_was_disconnected_connects_it() {
     let mut world = granted(19);
-    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (false, true));
+    world.edit_peer(A, B, |entry| (entry.up, entry.blocked) = (false, true));
     world.run_for(seconds(1));
-    world.edit_peer(A, B, |entry| (entry.up, entry.barred) = (true, false));
+    world.edit_peer(A, B, |entry| (entry.up, entry.blocked) = (true, false));
     let took = world.wait_for_both(seconds(10));
     assert!(took < millis(500), "{took:?}");
 }

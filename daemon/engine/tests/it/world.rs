@@ -275,7 +275,7 @@ impl World {
                             ipv4: range.map(|range| identity.id().overlay_ipv4(range)),
                         },
                         up: false,
-                        barred: false,
+                        blocked: false,
                         host: false,
                         stamps: (0, 0),
                         memory: Vec::new(),

@@ -17,6 +17,7 @@ need_root_and_cargo() {
 build_release() {
     scripts/install-tools
     cargo build --release --locked --workspace --exclude punch-pages --bins
+    give_back
     bin=${CARGO_TARGET_DIR:-$PWD/target}/release
     export LAB_NAT=$bin/lab-nat
 }
@@ -24,6 +25,7 @@ build_release() {
 # Optimized, and built several times faster (see `quick` in Cargo.toml): for everything that is no figure.
 build_quick() {
     cargo build --profile quick --locked --bin punchd --bin punchctl --bin punch-signal --bin punch-stun --bin lab-nat
+    give_back
     bin=${CARGO_TARGET_DIR:-$PWD/target}/quick
     export LAB_NAT=$bin/lab-nat
 }

@@ -7,9 +7,10 @@ need_cargo() {
     local home wanted found as_user=''
     if [[ -n ${SUDO_USER:-} ]]; then
         as_user=" (as $SUDO_USER, without sudo)"
-        if ! command -v cargo >/dev/null; then
-            home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
-            export PATH="$PATH:$home/.cargo/bin" CARGO_HOME=${CARGO_HOME:-$home/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        # The user's own toolchain comes before that of the distribution, as in the user's shell.
+        if [[ -x $home/.cargo/bin/cargo ]]; then
+            export PATH="$home/.cargo/bin:$PATH" CARGO_HOME=${CARGO_HOME:-$home/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
         fi
     fi
     wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
@@ -32,6 +33,13 @@ need_cargo() {
             how_to_install >&2
         fi
         exit 1
+    fi
+}
+
+# Under sudo, what a build has written belongs to the calling user all the same: the next build is that user's.
+give_back() {
+    if [[ -n ${SUDO_UID:-} && $SUDO_UID != 0 ]]; then
+        chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "${CARGO_TARGET_DIR:-target}" ${CARGO_HOME:+"$CARGO_HOME"}
     fi
 }
 

@@ -319,7 +319,12 @@ impl Controller {
             }
             Request::RenamePeer(name, ask, answer) => {
                 let changed = peer::rename(&self.state, &name, &ask.to);
-                drop(answer.send(self.change_peer(changed, &ask.to).await));
+                let result = match changed {
+                    // It has that name already.
+                    Ok(_) if name == ask.to => self.peer_view(&name).await,
+                    changed => self.change_peer(changed, &ask.to).await,
+                };
+                drop(answer.send(result));
             }
             Request::SetUp(name, up, answer) => {
                 let changed = peer::set_up(&self.state, &name, up);

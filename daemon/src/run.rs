@@ -253,8 +253,10 @@ struct Services {
     stop_controller: oneshot::Sender<()>,
     /// Without it the controller would end with the last task that asks it; it is needed until the goodbyes are said.
     requests: mpsc::Sender<Request>,
-    /// Control, metrics and watchdog.
+    /// Control and metrics.
     askers: Vec<Task>,
+    /// Gives a sign of life until the end.
+    watchdog: Task,
 }
 
 impl Services {
@@ -275,7 +277,8 @@ impl Services {
         };
         let controller = spawner.spawn("controller", controller.run(inlets));
         let watch = watchdog::beat(requests.clone(), broadcast.subscribe());
-        let mut askers = vec![spawner.spawn("watchdog", watch)];
+        let watchdog = spawner.spawn("watchdog", watch);
+        let mut askers = Vec::new();
         if let Some(listener) = metrics {
             askers.push(spawner.spawn("metrics", metrics::serve(listener, requests.clone())));
         }
@@ -286,6 +289,7 @@ impl Services {
             stop_controller,
             requests,
             askers,
+            watchdog,
         })
     }
 
@@ -298,5 +302,6 @@ impl Services {
         let _ = self.stop_controller.send(());
         drop(self.requests);
         let _ = tokio::time::timeout(CONTROLLER_STOP, self.controller.join()).await;
+        drop(self.watchdog);
     }
 }

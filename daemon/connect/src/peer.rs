@@ -20,7 +20,12 @@
 //!     Lost --> User: up
 //!     User --> Blocked: down
 //!     Nobody --> Blocked: down
+//!     Arriving --> Blocked: down
+//!     Served --> Blocked: down
+//!     Lost --> Blocked: down
 //!     Blocked --> User: up
+//!     User --> Nobody: unsaid
+//!     Blocked --> Nobody: unsaid
 //!     note right of Lost: servers tell when the peer logs in (of User, too)
 //!     note right of Blocked: the peer's offers are refused
 //! ```

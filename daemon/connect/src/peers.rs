@@ -11,7 +11,7 @@ use std::time::Instant;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
-use punch_traversal::SocketId;
+use punch_traversal::{SocketId, receiver_of};
 
 use crate::peer::PeerConnection;
 use crate::schedule::Schedule;
@@ -173,7 +173,8 @@ impl Peers {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let receiver = receiver(name).and_then(|fragment| self.by_fragment.get(&fragment).copied());
+        let receiver =
+            receiver_of(name).and_then(|fragment| self.by_fragment.get(&fragment).copied());
         let Some(connection) = receiver.and_then(|peer| self.get_mut(peer)) else {
             return false;
         };
@@ -249,49 +250,6 @@ impl Peers {
             .extend(entry.connection.attempts.fragments());
         for fragment in &entry.fragments {
             self.by_fragment.insert(*fragment, peer);
-        }
-    }
-}
-
-/// The receiver's fragment in a user name (RFC 8445 §7.2.2: `receiver:sender`).
-fn receiver(name: &[u8]) -> Option<Fragment> {
-    let (digits, rest) = name.split_at_checked(16)?;
-    if rest.first() != Some(&b':') {
-        return None;
-    }
-    let mut fragment = [0; 8];
-    for (byte, pair) in fragment.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = pair else { return None };
-        *byte = nibble(*high)? << 4 | nibble(*low)?;
-    }
-    Some(fragment)
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_name_tells_its_receiver_and_anything_else_none() {
-        let name = b"0123456789abcdef:fedcba9876543210";
-        let fragment = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef];
-        assert_eq!(receiver(name), Some(fragment));
-        for bad in [
-            &b"0123456789ABCDEF:fedcba9876543210"[..],
-            b"0123456789abcdeffedcba9876543210",
-            b"0123456789abcde:",
-            b"0123456789abcdef",
-            b"",
-        ] {
-            assert_eq!(receiver(bad), None, "{bad:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use punch_stun_protocol::TransactionId;
 /// An answer that takes longer than this is not recognized any more; a path is given up after 7 s without one.
 const MEMORY: Duration = Duration::from_secs(30);
 
-/// Requests that were sent within the last [`MEMORY`]; their number is bounded by the budget's packets per second.
+/// Requests that were sent within the last [`MEMORY`]; their number is bounded for each attempt by the budget's packets per second and by the 48 pairs whose checks a peer's own may trigger.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     /// Whose, and when last sent: all requests of a search have one transaction.

@@ -24,7 +24,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::config::{Change, EngineConfig};
 use crate::event::EngineEvent;
-use crate::handshakes::{Job, JobDone};
+use crate::handshakes::{Handshakes, Job, JobDone};
 use crate::host::Host;
 use crate::lane::Lane;
 use crate::outbox::Train;
@@ -50,6 +50,7 @@ impl Engine {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let own = LocalKeys::new(config.identity.x25519_secret().to_bytes());
+        let handshakes = Handshakes::new(own, Duration::from_millis(wall_ms), now);
         let host = Arc::new(Host::new(&config, now));
         let connector = Connector::new(
             ConnectorConfig {
@@ -66,7 +67,7 @@ impl Engine {
         lane_rng.set_stream(1);
         Self {
             lane: Lane::new(host.clone(), lane_rng),
-            roster: Roster::new(host, own, connector, rng),
+            roster: Roster::new(host, connector, handshakes, rng),
             next_tick: None,
             events: VecDeque::new(),
         }
@@ -142,6 +143,8 @@ impl Engine {
     /// Milliseconds since 1970, told now and then.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
         self.roster.connector.handle_wall_clock(wall_ms, now);
+        let wall = Duration::from_millis(wall_ms);
+        self.roster.handshakes.handle_wall_clock(wall, now);
     }
 
     /// A signalling server has welcomed us, or is gone.
@@ -299,18 +302,17 @@ impl Engine {
 
     /// A step of a handshake has been performed.
     pub fn handle_job(&mut self, done: JobDone, now: Instant) {
-        let result = self
-            .roster
-            .handshakes
-            .handle_job(&mut self.roster.peers, done, now);
+        let Roster {
+            peers, handshakes, ..
+        } = &mut self.roster;
+        let performed = handshakes.handle_job(peers, done, now);
         self.send_handshakes();
-        match result {
-            Ok(Some(peer)) => {
-                self.lane.after_handshake(&mut self.roster.peers, peer, now);
-                self.open_held(peer, now);
-            }
-            Ok(None) => {}
-            Err(reason) => self.lane.drops.count(reason),
+        if let Some(reason) = performed.dropped {
+            self.lane.drops.count(reason);
+        }
+        if let Some(peer) = performed.peer {
+            self.lane.after_handshake(&mut self.roster.peers, peer, now);
+            self.open_held(peer, now);
         }
     }
 

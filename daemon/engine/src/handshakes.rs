@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_connect::Path;
 use punch_packet::PeerHandle;
@@ -52,11 +52,23 @@ pub(crate) struct Handshakes {
     jobs: VecDeque<Job>,
     identifying: usize,
     transmits: VecDeque<Transmit>,
+    /// The time since 1970, and when it was told.
+    wall: (Duration, Instant),
+}
+
+/// What came of a job that was performed.
+#[derive(Debug, Default)]
+pub(crate) struct Performed {
+    /// The peer whose session it was a step of: its tunnel is back, and there may be new keys.
+    pub(crate) peer: Option<PeerHandle>,
+    /// Why the message came to nothing, if it did.
+    pub(crate) dropped: Option<DropReason>,
 }
 
 impl Handshakes {
-    pub(crate) fn new(own: Arc<LocalKeys>) -> Self {
+    pub(crate) fn new(own: Arc<LocalKeys>, wall: Duration, now: Instant) -> Self {
         Self {
+            wall: (wall, now),
             checker: CookieChecker::new(own.clone()),
             own,
             jobs: VecDeque::new(),
@@ -67,6 +79,11 @@ impl Handshakes {
 
     pub(crate) fn own(&self) -> &Arc<LocalKeys> {
         &self.own
+    }
+
+    /// The time since 1970, told now and then.
+    pub(crate) fn handle_wall_clock(&mut self, wall: Duration, now: Instant) {
+        self.wall = (wall, now);
     }
 
     /// The next step to be performed. There are never more than 8 of strangers and three for each session under way.
@@ -119,19 +136,23 @@ impl Handshakes {
         }
     }
 
-    /// A job has been performed; returns the peer whose session it was a step of, or why it came to nothing.
+    /// A job has been performed.
     pub(crate) fn handle_job(
         &mut self,
         peers: &mut PeerTable,
         done: JobDone,
         now: Instant,
-    ) -> Result<Option<PeerHandle>, DropReason> {
+    ) -> Performed {
         match done.0 {
             JobResult::Identified(asker) => {
                 self.identifying = self.identifying.saturating_sub(1);
-                let asker = asker.ok_or(DropReason::NotForUs)?;
-                self.handle_asker(peers, &asker, now)?;
-                Ok(None)
+                let taken = asker
+                    .ok_or(DropReason::NotForUs)
+                    .and_then(|asker| self.handle_asker(peers, &asker, now));
+                Performed {
+                    peer: None,
+                    dropped: taken.err(),
+                }
             }
             JobResult::Step(step) => self.handle_step(peers, step, now),
         }
@@ -159,19 +180,22 @@ impl Handshakes {
         peers: &mut PeerTable,
         step: Step<ReplyTo>,
         now: Instant,
-    ) -> Result<Option<PeerHandle>, DropReason> {
+    ) -> Performed {
         let id = step.session();
+        let mut performed = Performed {
+            peer: Some(id.peer),
+            dropped: None,
+        };
         let Some(session) = peers.session(id.number) else {
-            return Ok(None);
+            return performed;
         };
         let outcome = session.handle_step(step, now);
         let Some(peer) = peers.get_mut(id.peer) else {
-            return Ok(None);
+            return performed;
         };
-        let mut result = Ok(Some(id.peer));
         match outcome {
             Outcome::Nothing => {}
-            Outcome::Refused => result = Err(DropReason::NotForUs),
+            Outcome::Refused => performed.dropped = Some(DropReason::NotForUs),
             // A response moves no path: an initiation may be a copy of an old one, and the peer is where it uses the new keys.
             Outcome::Send { reply_to, message } => {
                 let path = peer
@@ -193,7 +217,7 @@ impl Handshakes {
             }
         }
         self.work(peers, id.peer, now);
-        result
+        performed
     }
 
     /// Collects the steps that the sessions with a peer want to be done.
@@ -202,8 +226,10 @@ impl Handshakes {
             return;
         };
         let can_begin = peer.path.is_some();
+        let (told, at) = self.wall;
+        let wall = told + now.saturating_duration_since(at);
         let mut jobs = |session: &mut Session, can_begin: bool| {
-            while let Some(job) = session.poll_job(can_begin, now) {
+            while let Some(job) = session.poll_job(can_begin, wall, now) {
                 self.jobs.push_back(Job(job));
             }
         };

@@ -160,7 +160,7 @@ impl Lane {
             return;
         };
         let (moved, gone) = peer.tunnel.promote(now);
-        peer.note_keys(now);
+        let renewed = peer.note_keys(now);
         let mut waiting = false;
         if let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) {
             while session.has_waiting(now) {
@@ -170,7 +170,7 @@ impl Lane {
             }
         }
         peers.forget_sessions(gone);
-        if moved || waiting {
+        if moved || waiting || renewed {
             peers.mark(handle);
         }
     }

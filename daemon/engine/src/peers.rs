@@ -70,13 +70,14 @@ impl Peer {
         }
     }
 
-    /// Takes note of keys that are there, or have been lately.
-    pub(crate) fn note_keys(&mut self, now: Instant) {
+    /// Takes note of keys that are there, or have been lately; returns whether that is different from before.
+    pub(crate) fn note_keys(&mut self, now: Instant) -> bool {
         if self.tunnel.is_established() {
             self.last_established = Some(now);
         }
         let lately = |at: Instant| now.saturating_duration_since(at) < RENEWAL;
-        self.lately_established = self.last_established.is_some_and(lately);
+        let established = self.last_established.is_some_and(lately);
+        std::mem::replace(&mut self.lately_established, established) != established
     }
 
     /// Keeps a data message until a handshake is done.
@@ -218,11 +219,21 @@ impl PeerTable {
         self.unroute(handle, gone)
     }
 
+    /// Takes the addresses from a peer that has them no longer. Another peer that has one too gets it; returns the others.
     fn unroute(&mut self, handle: PeerHandle, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-        addresses.retain(|ip| self.routes.get(ip) == Some(&handle));
-        for ip in &addresses {
-            self.routes.remove(ip);
-        }
+        addresses.retain(|ip| {
+            if self.routes.get(ip) != Some(&handle) {
+                return false;
+            }
+            let has = |(other, peer): (&PeerHandle, &Peer)| {
+                (*other != handle && peer.addresses.contains(ip)).then_some(*other)
+            };
+            match self.peers.iter().filter_map(has).min() {
+                Some(heir) => self.routes.insert(*ip, heir),
+                None => self.routes.remove(ip),
+            };
+            !self.routes.contains_key(ip)
+        });
         addresses
     }
 

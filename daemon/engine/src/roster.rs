@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_connect::{Connector, News, Path, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
 use punch_traversal::{Family, SocketId};
-use punch_wireguard::{LocalKeys, SessionId};
+use punch_wireguard::SessionId;
 use rand_chacha::ChaCha20Rng;
 
 use crate::config::{PeerConfig, PeerKind};
@@ -30,8 +30,8 @@ pub(crate) struct Roster {
 impl Roster {
     pub(crate) fn new(
         host: Arc<Host>,
-        own: Arc<LocalKeys>,
         mut connector: Connector,
+        handshakes: Handshakes,
         rng: ChaCha20Rng,
     ) -> Self {
         for ip in &host.addresses {
@@ -42,7 +42,7 @@ impl Roster {
             rng,
             connector,
             peers: PeerTable::default(),
-            handshakes: Handshakes::new(own),
+            handshakes,
         }
     }
 

@@ -83,8 +83,10 @@ pub enum TunError {
 }
 
 fn how_to_open(user: u32) -> &'static str {
+    // A service has had its first step try as root, in vain.
+    let by_service = std::env::var_os("NOTIFY_SOCKET").is_some();
     match user {
-        0 => {
+        _ if user == 0 || by_service => {
             "the node belongs to a user outside of this container; on the host: chmod 0666 /dev/net/tun, as udev does"
         }
         _ => "start punchd by its service (sudo systemctl start punchd) or as root (sudo punchd)",

@@ -1,5 +1,6 @@
 //! What a change of the state means for the engine and for the kernel's routes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use punch_api::{PeerKey, PeerName};
@@ -23,10 +24,17 @@ pub(super) fn routes(
             .collect()
     };
     let Difference { gone, changed, .. } = difference;
-    (
-        addresses(before, &mut gone.iter().chain(changed)),
-        addresses(after, &mut changed.iter()),
-    )
+    let added = addresses(after, &mut changed.iter());
+    let mut removed = addresses(before, &mut gone.iter().chain(changed));
+    removed.retain(|ip| !added.contains(ip));
+    if !removed.is_empty() {
+        // Two peers may have the same IPv4 address: a range that was made smaller brings that about.
+        let kept: HashSet<_> = addresses(after, &mut after.peers.keys())
+            .into_iter()
+            .collect();
+        removed.retain(|ip| !kept.contains(ip));
+    }
+    (removed, added)
 }
 
 /// Brings the handles in line with `after`, and tells what the engine has to know.

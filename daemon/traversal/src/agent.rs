@@ -105,11 +105,18 @@ impl Agent {
 
     /// The peer has named more candidates.
     pub fn handle_candidates(&mut self, candidates: Vec<Candidate>, now: Instant) {
-        self.failed = false;
-        self.add_candidates(&candidates, now);
+        // Of a newer peer's candidates there may be none that this agent knows.
+        if self.add_candidates(&candidates, now) {
+            self.failed = false;
+        }
     }
 
-    /// The fragment by which the peer's checks name this agent; see [`crate::receiver_of`] and [`crate::transaction_prefix`].
+    /// Whether the agent has said that it failed, and nothing has happened since that gives it new hope.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The fragment by which the peer's checks name this agent; see [`crate::receiver_of`].
     pub fn fragment(&self) -> [u8; 8] {
         self.messages.fragment()
     }
@@ -395,8 +402,9 @@ impl Agent {
         [checks].into_iter().chain(search).collect()
     }
 
-    fn add_candidates(&mut self, candidates: &[Candidate], now: Instant) {
-        let mut first_check = now;
+    /// Returns whether there is anything new among them.
+    fn add_candidates(&mut self, candidates: &[Candidate], now: Instant) -> bool {
+        let (mut first_check, mut added) = (now, false);
         for candidate in candidates {
             let remote = candidate.address;
             if remote.port() == 0 || !usable(remote.ip()) {
@@ -404,6 +412,7 @@ impl Agent {
             }
             let Some(socket) = self.base.socket_for(candidate) else {
                 self.base.postpone(*candidate);
+                added = true;
                 continue;
             };
             self.search.learn(candidate, &self.nats);
@@ -415,6 +424,7 @@ impl Agent {
             let Some(index) = self.checklist.add(Pair::new(path, kind, priority, now)) else {
                 continue;
             };
+            added = true;
             let first = if self.answers && self.nats.want_order(candidate) {
                 self.open_for(path, now);
                 now + ANSWERER_DELAY
@@ -434,6 +444,7 @@ impl Agent {
                 }
             }
         }
+        added
     }
 
     /// The pair that an answer to the search's request has found.

@@ -29,7 +29,7 @@ pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, takes_fr
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 pub use gather::Gatherer;
 pub use lifetime::Lifetime;
-pub use name::{receiver_of, transaction_prefix};
+pub use name::receiver_of;
 pub use netcheck::Netcheck;
 pub use pair::{MAX_PROBES, PairStatus};
 pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};

@@ -1,9 +1,7 @@
-//! How checks name the agent that they are for, and answers the agent that has asked.
+//! How checks name the agent that they are for.
 
 /// Length of a USERNAME: two fragments in hexadecimal, and a colon.
 pub(crate) const USERNAME_LENGTH: usize = 33;
-/// How many bytes the transactions of one agent have in common.
-const PREFIX_LENGTH: usize = 4;
 
 /// The USERNAME of checks from the agent with one fragment to that with another (RFC 8445 §7.2.2: `receiver:sender`).
 pub(crate) fn username(receiver: &[u8; 8], sender: &[u8; 8]) -> [u8; USERNAME_LENGTH] {
@@ -26,15 +24,6 @@ pub fn receiver_of(username: &[u8]) -> Option<[u8; 8]> {
         *byte = digit(digits[0])? << 4 | digit(digits[1])?;
     }
     Some(fragment)
-}
-
-/// The bytes with which every transaction of the agent with this fragment begins.
-///
-/// Answers carry no name: whoever holds many agents finds by these bytes the few that may have asked, and then asks those with
-/// [`crate::Agent::owns`]. The other eight bytes of a transaction are random.
-pub fn transaction_prefix(fragment: &[u8; 8]) -> [u8; PREFIX_LENGTH] {
-    let [a, b, c, d, ..] = *fragment;
-    [a, b, c, d]
 }
 
 fn write_hex(bytes: &[u8; 8], out: &mut [u8]) {

@@ -8,7 +8,6 @@ use punch_stun_protocol::TransactionId;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
-use crate::name::transaction_prefix;
 use crate::socket::{SocketId, Transmit};
 
 /// Time before the first retransmission; it doubles with each. RFC 8489 allows less than 500 ms where round trips are
@@ -20,14 +19,6 @@ pub(crate) fn transaction(rng: &mut ChaCha8Rng) -> TransactionId {
     let mut id = [0; 12];
     rng.fill_bytes(&mut id);
     TransactionId(id)
-}
-
-/// Draws a transaction of the agent with this fragment.
-pub(crate) fn agent_transaction(fragment: &[u8; 8], rng: &mut ChaCha8Rng) -> TransactionId {
-    let mut id = transaction(rng);
-    let prefix = transaction_prefix(fragment);
-    id.0[..prefix.len()].copy_from_slice(&prefix);
-    id
 }
 
 /// A request under way, with what the asker wants to remember about it.

@@ -17,7 +17,7 @@ use crate::address::usable;
 use crate::pace::Pace;
 use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, Step, WINDOW};
 use crate::report::{Outcome, StepReport};
-use crate::request::agent_transaction;
+use crate::request::transaction;
 use crate::socket::{SocketId, Transmit};
 pub(crate) use ends::{Ends, MappingScope};
 use order::{Order, Round};
@@ -291,7 +291,7 @@ impl Search {
         self.order = None;
         if self.predicts_mine() {
             self.state = State::Sampling {
-                id: agent_transaction(&self.ends.fragment, &mut self.rng),
+                id: transaction(&mut self.rng),
                 // Each round asks from another socket: only a first contact makes a mapping.
                 socket: self.sockets.len() - 1 - usize::from(self.round) % self.sockets.len(),
                 tries: 0,

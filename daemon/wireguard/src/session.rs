@@ -22,7 +22,7 @@ use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
 
 /// Packets that wait for keys; beyond that the oldest are lost.
 const MAX_WAITING: usize = 256;
-/// Handshake messages that wait for a tunnel that is lent. Several, so that who forges two responses does not keep out the true
+/// Handshake messages of one kind that wait for a tunnel that is lent. Several, so that who forges two responses does not keep out the true
 /// one.
 const MAX_LATER: usize = 8;
 
@@ -260,7 +260,10 @@ impl<R: Copy> Session<R> {
         for local in self.keys.expire(now) {
             self.slots.mark_stale(slot_of(local));
         }
-        if self.calling.expire(self.timers.established_at, now) {
+        if self.timers.take_forgotten(now) {
+            self.calling.forget();
+        }
+        if self.calling.expire(now) {
             self.waiting.clear();
         }
         if self.timers.take_silence(now) {
@@ -296,12 +299,21 @@ impl<R: Copy> Session<R> {
     }
 
     /// The next step that can be done now: what has come for a handshake, an initiation that is due (if this end knows where to send
-    /// it: `can_begin`), old keys to be forgotten. No more than three are under way at a time.
-    pub fn poll_job(&mut self, can_begin: bool, now: Instant) -> Option<HandshakeJob<R>> {
+    /// it: `can_begin`), old keys to be forgotten. No more than three are under way at a time. `wall` is the time since 1970.
+    pub fn poll_job(
+        &mut self,
+        can_begin: bool,
+        wall: Duration,
+        now: Instant,
+    ) -> Option<HandshakeJob<R>> {
+        self.slots.note_clock(wall, now);
         if let Some(job) = self.poll_later() {
             return Some(job);
         }
         if can_begin && self.wants_handshake(now) {
+            if self.keys.iter().next().is_none() && self.slots.renew(wall, now) {
+                self.newest = self.newest.take().map(|(message, _)| (message, false));
+            }
             self.calling.handle_begin(self.jitter(), now);
             return self.lend(self.slots.caller(), Task::Begin);
         }
@@ -351,7 +363,9 @@ impl<R: Copy> Session<R> {
     /// answered last is not.
     pub fn handle_asker(&mut self, asker: &Asker<R>) -> bool {
         let known = |(newest, _): &(Box<Initiation>, bool)| *newest == asker.message;
-        if self.newest.as_ref().is_some_and(known) || self.later.len() >= MAX_LATER {
+        let waiting = |later: &&Later<R>| matches!(later, Later::Initiation(..));
+        let full = self.later.iter().filter(waiting).count() >= MAX_LATER;
+        if full || self.newest.as_ref().is_some_and(known) {
             return false;
         }
         let later = Later::Initiation(asker.message.clone(), asker.reply_to);
@@ -371,7 +385,9 @@ impl<R: Copy> Session<R> {
         let Ok(message) = message else {
             return false;
         };
-        if !self.calling.is_for(index_at(&message, 8)) || self.later.len() >= MAX_LATER {
+        let waiting = |later: &&Later<R>| matches!(later, Later::Response(..));
+        let full = self.later.iter().filter(waiting).count() >= MAX_LATER;
+        if full || !self.calling.is_for(index_at(&message, 8)) {
             return false;
         }
         let same =

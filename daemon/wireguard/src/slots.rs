@@ -11,6 +11,7 @@
 //! same time increase even if the wall clock is set back.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use boringtun::noise::Tunn;
 use boringtun::x25519::PublicKey;
@@ -20,6 +21,8 @@ use crate::keys::LocalKeys;
 use crate::message::tunnel_index;
 
 pub(crate) const SLOTS: usize = 3;
+/// The wall clock was set forward if it is ahead by more than this of what it was when the tunnels were made, plus the time since.
+const SET_FORWARD: Duration = Duration::from_secs(1);
 
 pub(crate) type Tunnels = [Option<Box<Tunn>>; SLOTS];
 
@@ -91,6 +94,8 @@ pub(crate) struct Slots {
     carrier: usize,
     caller: usize,
     answerer: usize,
+    /// The time since 1970 when the tunnels were made, from which boringtun counts the timestamps of initiations.
+    made: Option<(Duration, Instant)>,
 }
 
 impl Slots {
@@ -102,7 +107,34 @@ impl Slots {
             carrier: 0,
             caller: 1,
             answerer: 2,
+            made: None,
         }
+    }
+
+    /// Remembers the wall clock that tunnels which are not made yet will begin from.
+    pub(crate) fn note_clock(&mut self, wall: Duration, now: Instant) {
+        if matches!(self.places, [Place::Empty, Place::Empty, Place::Empty]) {
+            self.made = Some((wall, now));
+        }
+    }
+
+    /// Has the tunnels made anew if the wall clock has been set forward since they were made: a machine without a clock of its own
+    /// starts with an old time, and a peer that has seen newer timestamps would take no initiation. Only for tunnels without keys in
+    /// use. Returns whether it is so.
+    pub(crate) fn renew(&mut self, wall: Duration, now: Instant) -> bool {
+        let here = self
+            .places
+            .iter()
+            .all(|place| matches!(place, Place::Here(_)));
+        let ahead = self.made.is_some_and(|(made, at)| {
+            wall > made + now.saturating_duration_since(at) + SET_FORWARD
+        });
+        if here && ahead {
+            self.places = Default::default();
+            self.stale = [false; SLOTS];
+            self.made = Some((wall, now));
+        }
+        here && ahead
     }
 
     pub(crate) fn carrier(&mut self) -> Option<&mut Tunn> {

@@ -95,11 +95,13 @@ impl Calling {
         }
     }
 
+    /// The last handshake was so long ago that an initiation from before is not waited for any more.
+    pub(crate) fn forget(&mut self) {
+        self.pending = None;
+    }
+
     /// Ends an attempt that has taken too long; returns whether it has.
-    pub(crate) fn expire(&mut self, established_at: Option<Instant>, now: Instant) -> bool {
-        if established_at.is_some_and(|at| at + FORGET_AFTER <= now) {
-            self.pending = None;
-        }
+    pub(crate) fn expire(&mut self, now: Instant) -> bool {
         let over = self
             .attempt
             .take_if(|attempt| attempt.since + REKEY_ATTEMPT <= now);
@@ -118,7 +120,7 @@ pub(crate) struct Timers {
     keepalive_at: Option<Instant>,
     silence_at: Option<Instant>,
     last_packet: Option<Instant>,
-    pub(crate) established_at: Option<Instant>,
+    established_at: Option<Instant>,
 }
 
 impl Timers {
@@ -156,6 +158,12 @@ impl Timers {
     pub(crate) fn handle_established(&mut self, now: Instant) {
         self.established_at = Some(now);
         self.silence_at = None;
+    }
+
+    /// Whether the last handshake was so long ago that nothing of it is kept; once for each handshake.
+    pub(crate) fn take_forgotten(&mut self, now: Instant) -> bool {
+        let forgotten = |at: &mut Instant| *at + FORGET_AFTER <= now;
+        self.established_at.take_if(forgotten).is_some()
     }
 
     /// Whether data has gone unanswered for too long; once for each time.

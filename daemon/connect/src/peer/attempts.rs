@@ -34,8 +34,6 @@ pub(super) struct Attempt {
     /// Candidates that the peer has heard of.
     sent_candidates: Vec<Candidate>,
     began: Instant,
-    /// The agent has said that nothing has answered.
-    failed: bool,
     /// When an agent that waits for nothing but more candidates is given up.
     give_up_at: Option<Instant>,
 }
@@ -102,10 +100,7 @@ impl Attempt {
                     let note = Note::Prediction(prediction);
                     out.envelopes.extend(self.exchange.seal(&note).ok());
                 }
-                event => {
-                    self.failed |= event == AgentEvent::Failed;
-                    return Some(event);
-                }
+                event => return Some(event),
             }
         }
     }
@@ -114,8 +109,7 @@ impl Attempt {
     /// agent would never say that it has failed.
     fn note_idle(&mut self, now: Instant) {
         let busy = self.agent.poll_timeout().is_some() || self.agent.path().is_some();
-        self.failed &= !busy;
-        let idle = !busy && !self.failed;
+        let idle = !busy && !self.agent.has_failed();
         let give_up_at = self.give_up_at.unwrap_or(now + CANDIDATE_TIMEOUT);
         self.give_up_at = idle.then_some(give_up_at);
     }
@@ -166,7 +160,6 @@ impl Attempts {
             peer_range: new.peer_range,
             sent_candidates: new.sent_candidates,
             began: now,
-            failed: false,
             give_up_at: None,
         });
     }

@@ -170,3 +170,62 @@ fn a_forged_cookie_does_not_move_a_peer() {
     let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
     assert_eq!(report.path.unwrap().endpoint(), Some(home));
 }
+
+/// Performs the next step of a handshake.
+fn step(bench: &mut Bench) {
+    let job = bench.engine.poll_job().expect("there is a step to be done");
+    bench.engine.handle_job(job.perform(), bench.now);
+}
+
+#[test]
+fn data_that_comes_while_a_copied_initiation_is_read_is_opened_afterwards() {
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    bench.grant(0, true);
+    bench.set_up_unheard(0);
+    let home = bench.peers[0].endpoint;
+    let old = bench.initiation(0);
+    bench.receive(home, &old);
+    assert!(
+        bench
+            .engine
+            .peer_report(bench.peers[0].handle)
+            .unwrap()
+            .established
+    );
+
+    // The peer asks for new keys and is answered; its first data with them is on its way.
+    let new = bench.initiation(0);
+    bench.hand_over(home, &new);
+    step(&mut bench);
+    step(&mut bench);
+    bench.engine.flush(bench.now);
+    let train = bench.engine.poll_train().expect("the response");
+    let mut room = [0; 2048];
+    let answered = bench.peers[0]
+        .tunn
+        .decapsulate(None, &train.bytes, &mut room);
+    assert!(
+        matches!(answered, TunnResult::WriteToNetwork(_)),
+        "{answered:?}"
+    );
+    let packet = udp(
+        at(bench.peers[0].address, 1),
+        at(bench.own(true), 2),
+        b"data",
+    );
+    let data = bench.seal(0, &packet);
+
+    // Somebody plays the old initiation back just then, which takes the tunnel that the data is for.
+    bench.hand_over(home, &old);
+    step(&mut bench);
+    let job = bench.engine.poll_job().expect("the copy is to be answered");
+    bench.hand_over(home, &data);
+    bench.pump();
+    assert!(bench.take_tun().is_empty());
+    bench.engine.handle_job(job.perform(), bench.now);
+    bench.pump();
+
+    assert_eq!(bench.take_tun(), [packet]);
+    assert_eq!(bench.drops(DropReason::NotForUs), 1, "the copy");
+}

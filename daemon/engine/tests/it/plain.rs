@@ -237,7 +237,8 @@ impl Bench {
         self.pump();
     }
 
-    fn hand_over(&mut self, from: SocketAddr, datagram: &[u8]) {
+    /// The same, of which nothing follows yet.
+    pub(crate) fn hand_over(&mut self, from: SocketAddr, datagram: &[u8]) {
         let socket = SocketId::main(Family::of(from.ip()));
         self.engine
             .handle_train(socket, None, from, datagram.len(), datagram, self.now);

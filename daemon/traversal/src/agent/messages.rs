@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::name::{USERNAME_LENGTH, username};
-use crate::request::agent_transaction;
+use crate::request::transaction;
 
 /// Reads and writes an agent's messages; what depends on the credentials alone is computed once.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Messages {
 
     /// A fresh transaction.
     pub(super) fn transaction(&mut self) -> TransactionId {
-        agent_transaction(&self.local.fragment, &mut self.rng)
+        transaction(&mut self.rng)
     }
 
     /// The answer to a check that came from `from`.

@@ -15,7 +15,7 @@ use super::outputs::{AgentEvent, Outputs};
 use crate::address::is_private;
 use crate::plan::{OPENING_TTL, Part, Plan, Step};
 use crate::report::{Outcome, StepReport};
-use crate::request::agent_transaction;
+use crate::request::transaction;
 use crate::search::{Ends, Search};
 use crate::socket::{DirectPath, SocketId};
 
@@ -185,15 +185,13 @@ impl PlannedSearch {
             return 0;
         };
         let mut rng = ChaCha8Rng::seed_from_u64(self.rng.next_u64());
-        let fragment = messages.fragment();
-        let id = agent_transaction(&fragment, &mut rng);
+        let id = transaction(&mut rng);
         let request = messages.any_check(id);
         let candidates = self.known.iter().filter_map(|known| match known.ip() {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
         });
         let ends = Ends {
-            fragment,
             base,
             known: self.known.clone(),
             addresses: nats.targets(candidates),

@@ -10,8 +10,6 @@ use crate::socket::SocketId;
 /// What a search needs to know of the two ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Ends {
-    /// The fragment of this side's agent, by which its transactions are told from others'.
-    pub(crate) fragment: [u8; 8],
     /// This side's socket for ordinary checks.
     pub(crate) base: SocketId,
     /// The peer's endpoints as servers saw them.

@@ -167,6 +167,17 @@ fn what_waits_for_a_lent_tunnel_is_bounded() {
     };
     let kept = (1..=255).filter(|number| a.session.handle_answer(&forged(*number), address(2)));
     assert_eq!(kept.count(), 8);
+
+    // They take no room from initiations of the peer.
+    let mut peer = End::new(2, 1, None, None);
+    peer.session.initiate(world.now);
+    let initiation = peer.begin(world.now).unwrap();
+    let a = &mut world.ends[A];
+    let asker = a
+        .identify(Box::new(initiation.try_into().unwrap()), address(2))
+        .unwrap();
+    let kept = (0..255).filter(|_| a.session.handle_asker(&asker));
+    assert_eq!(kept.count(), 8);
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod turns;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use blake2::digest::consts::U16;
@@ -35,6 +35,9 @@ use rand_core::{RngCore, SeedableRng};
 
 const TICK: Duration = Duration::from_millis(250);
 const MTU: usize = 1420;
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// The wall clock at the start.
+const WALL: Duration = Duration::from_secs(1_700_000_000);
 const DATA: u8 = 4;
 const COOKIE_REPLY: u8 = 3;
 
@@ -93,6 +96,8 @@ struct End {
     keys: Arc<LocalKeys>,
     peer: [u8; 32],
     address: SocketAddr,
+    /// How far its wall clock has been set forward.
+    ahead: Duration,
     /// The numbers of the packets that came out.
     inbox: Vec<u32>,
     /// When it has begun handshakes, and how many it has completed.
@@ -110,6 +115,7 @@ impl End {
             keys,
             peer,
             address: address(own),
+            ahead: Duration::ZERO,
             inbox: Vec::new(),
             begun: Vec::new(),
             finished: 0,
@@ -144,8 +150,12 @@ impl End {
         sealed.into_iter().chain(self.work(now)).collect()
     }
 
+    fn wall(&self, now: Instant) -> Duration {
+        WALL + self.ahead + now.saturating_duration_since(*START)
+    }
+
     fn job(&mut self, now: Instant) -> Option<HandshakeJob<SocketAddr>> {
-        self.session.poll_job(true, now)
+        self.session.poll_job(true, self.wall(now), now)
     }
 
     /// Does a job; returns what is to be sent for it.
@@ -271,7 +281,7 @@ impl End {
         if datagram.len() == 64 {
             return taken;
         }
-        while let Some(job) = self.session.poll_job(false, now) {
+        while let Some(job) = self.session.poll_job(false, self.wall(now), now) {
             self.perform(job, now);
         }
         self.finished > before
@@ -304,7 +314,7 @@ impl World {
     }
 
     fn with(preshared: [Option<[u8; 32]>; 2], keepalive: [Option<Duration>; 2]) -> Self {
-        let now = Instant::now();
+        let now = *START;
         Self {
             now,
             start: now,

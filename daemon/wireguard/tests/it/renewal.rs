@@ -223,3 +223,19 @@ fn what_waits_in_a_session_leaves_through_the_one_that_replaces_it() {
     }
     assert_eq!(world.ends[B].inbox, [0, 1, 2, 3]);
 }
+
+#[test]
+fn after_any_silence_the_first_packet_brings_new_keys_over_a_slow_path() {
+    for silence in [200, 539, 540, 541, 600, 3600] {
+        let mut world = World::connected();
+        world.latency = millis(400);
+        world.run(secs(silence));
+        let begun = world.ends[A].begun.len() + world.ends[B].begun.len();
+        world.send(A, 7);
+        world.run(secs(2));
+
+        assert_eq!(world.ends[B].inbox, [7], "{silence}");
+        let begun_after = world.ends[A].begun.len() + world.ends[B].begun.len();
+        assert_eq!(begun_after, begun + 1, "{silence}");
+    }
+}

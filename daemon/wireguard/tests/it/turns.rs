@@ -114,3 +114,65 @@ fn keys_that_are_no_longer_used_are_taken_out_of_their_tunnel() {
     assert_eq!(world.ends[B].inbox, [1]);
     assert!(world.both_ways_work());
 }
+
+/// The index in an initiation: boringtun counts it from one in each tunnel that it makes.
+fn index(initiation: &[u8]) -> [u8; 4] {
+    *initiation[4..].first_chunk().unwrap()
+}
+
+#[test]
+fn a_wall_clock_that_is_set_forward_is_followed_while_there_are_no_keys() {
+    let mut world = World::new();
+    let a = &mut world.ends[A];
+    a.session.initiate(world.now);
+    let first = a.begin(world.now).unwrap();
+    let second = a.begin(world.now + secs(6)).unwrap();
+    assert_ne!(index(&first), index(&second));
+
+    // The tunnels are made anew, so that their timestamps begin from the right time.
+    a.ahead = secs(3600);
+    let third = a.begin(world.now + secs(12)).unwrap();
+    assert_eq!(index(&third), index(&first));
+    let fourth = a.begin(world.now + secs(18)).unwrap();
+    assert_ne!(index(&fourth), index(&third));
+
+    // A clock that is set back is not followed: the peer would take no initiation.
+    a.ahead = Duration::ZERO;
+    let fifth = a.begin(world.now + secs(24)).unwrap();
+    assert_ne!(index(&fifth), index(&third));
+    world.now += secs(24);
+    world.transmit(A, vec![fifth]);
+    world.settle();
+    assert!(world.both_ways_work());
+}
+
+#[test]
+fn with_keys_a_wall_clock_that_is_set_forward_changes_nothing_and_replays_get_nothing_afterwards() {
+    let mut world = World::connected();
+    world.ends[B].ahead = secs(3600);
+    renew(&mut world, B);
+    assert!(world.both_ways_work());
+
+    world.sent.clear();
+    renew(&mut world, A);
+    renew(&mut world, A);
+    let answered: Vec<_> = world
+        .sent_by(A)
+        .filter(|(_, datagram)| datagram.len() == 148)
+        .map(|(_, datagram)| datagram.to_vec())
+        .collect();
+    assert_eq!(answered.len(), 2);
+    // B has no keys any more, makes its tunnels anew to call, and still knows what it has answered.
+    world.now += secs(181);
+    let now = world.now;
+    let b = &mut world.ends[B];
+    b.tick(now);
+    assert!(!b.session.is_established());
+    b.ahead += secs(3600);
+    b.session.initiate(now);
+    b.begin(now).unwrap();
+    for initiation in answered {
+        let answers = b.answer(Box::new(initiation.try_into().unwrap()), address(1), now);
+        assert!(answers.is_empty());
+    }
+}

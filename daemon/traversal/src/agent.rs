@@ -106,9 +106,7 @@ impl Agent {
     /// The peer has named more candidates.
     pub fn handle_candidates(&mut self, candidates: Vec<Candidate>, now: Instant) {
         // Of a newer peer's candidates there may be none that this agent knows.
-        if self.add_candidates(&candidates, now) {
-            self.failed = false;
-        }
+        self.failed &= !self.add_candidates(&candidates, now);
     }
 
     /// Whether the agent has said that it failed, and nothing has happened since that gives it new hope.
@@ -587,14 +585,10 @@ impl Agent {
     /// Closes all further sockets but that of the path and of pairs that answer while there is no path.
     fn close_sockets(&mut self) {
         let (path, failed) = (self.path(), self.failed);
-        let pairs = self.checklist.pairs();
-        let gone = self.sockets.keep(|socket| match path {
-            Some(path) => path.socket == socket,
-            None => {
-                let mut pairs = pairs.iter();
-                pairs.any(|pair| pair.path.socket == socket && pair.next_check.is_some()) && !failed
-            }
-        });
+        let checked = |socket| !failed && self.checklist.has_checks_from(socket);
+        let gone = self
+            .sockets
+            .keep(|socket| path.map_or_else(|| checked(socket), |path| path.socket == socket));
         self.base.handle_closed(&gone);
         self.checklist.remove_sockets(&gone);
         for socket in gone {

@@ -47,6 +47,12 @@ impl Checklist {
         }
     }
 
+    /// Whether a pair whose checks go on is checked from this socket.
+    pub(super) fn has_checks_from(&self, socket: SocketId) -> bool {
+        let checked = |pair: &Pair| pair.path.socket == socket && pair.next_check.is_some();
+        self.pairs.iter().any(checked)
+    }
+
     pub(super) fn pairs(&self) -> &[Pair] {
         &self.pairs
     }

@@ -8,7 +8,7 @@ use punch_api::ForwardKey;
 use punch_engine::{DropReason, Engine, LinkState, LinkStatus, PeerHandle, PeerReport};
 use punch_signal_protocol::Candidate;
 
-/// Which parts of a snapshot are wanted: what costs the more, the more peers or forwards there are, is copied only if asked for.
+/// The parts of a snapshot that are wanted: what costs the more, the more peers or forwards there are, is copied only if asked for.
 #[derive(Default)]
 pub(crate) struct Scope {
     peers: Vec<PeerHandle>,

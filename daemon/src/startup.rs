@@ -170,7 +170,7 @@ impl DataPath {
     }
 }
 
-/// Whose the state is, or will be by the directory that it is to be in, if that is another user and this is root. What root
+/// The owner that the state has, or will have by the directory that it is to be in, if that is another user and this is root. What root
 /// leaves there the service could not read.
 fn other_owner(state_dir: &Path) -> Option<Owner> {
     let absolute = std::path::absolute(state_dir).ok()?;

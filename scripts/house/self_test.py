@@ -63,7 +63,7 @@ class Tokens(unittest.TestCase):
 class Items(unittest.TestCase):
     def test_all_kinds_are_found_behind_attributes_and_generics(self):
         found = items_of('''
-            #![allow(dead_code)]
+            #![warn(missing_docs)]
             /// A struct.
             #[derive(Debug)]
             pub struct A<T: Fn(u8) -> u8, const N: usize> where T: Clone { pub a: [T; N], b: HashMap<u8, (T, T)>, }

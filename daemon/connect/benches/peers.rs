@@ -1,27 +1,22 @@
 //! What one message, one turn and one change cost with few and with many peers: none of them may grow with the number.
 #![allow(clippy::unwrap_used, reason = "it is a benchmark")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "virtual time begins at some instant"
-)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
-use punch_connect::{Connector, ConnectorConfig, ServerId, UserWish};
+use punch_connect::{Connector, UserWish};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::seal::PendingOffer;
-use punch_signal_protocol::{
-    Candidate, CandidateKind, Capabilities, Credentials, Description, Frame, Identity,
-};
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials, Frame, Identity, PeerId};
 use punch_stun_protocol::{Class, TransactionId, Writer};
-use punch_traversal::{Budget, NatOverrides, SocketId};
+use punch_traversal::SocketId;
+use support::{SERVER, connector, credentials, description, username};
 
 const PEERS: [u32; 4] = [1, 100, 1_000, 10_000];
-const SERVER: ServerId = ServerId(1);
-/// 2026-01-01, in milliseconds.
-const WALL: u64 = 1_767_225_600_000;
 /// Checks of a peer that does not answer are over by then.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -84,20 +79,7 @@ struct World {
 
 impl World {
     fn new(peers: u32) -> Self {
-        let own = Identity::from_seed(&[255; 32]);
-        let to = own.id();
-        let mut now = Instant::now();
-        let config = ConnectorConfig {
-            identity: own,
-            ipv4_range: None,
-            seed: [1; 32],
-            wall_ms: WALL,
-            budget: Budget::default(),
-            nat: NatOverrides::default(),
-        };
-        let mut connector = Connector::new(config, now);
-        connector.handle_socket(SocketId::MAIN_V4, 4000, now);
-        connector.handle_addresses(vec![[192, 168, 1, 2].into()], now);
+        let (mut connector, to, mut now) = connector();
         let theirs = credentials(2);
         let mut last = None;
         for number in 0..peers {
@@ -133,11 +115,7 @@ impl World {
 
     /// A connectivity check of the last peer.
     fn check(&self) -> Vec<u8> {
-        let hex = |credentials: &Credentials| {
-            let digits = credentials.fragment.map(|byte| format!("{byte:02x}"));
-            digits.concat()
-        };
-        let name = format!("{}:{}", hex(&self.ours), hex(&self.theirs));
+        let name = username(&self.ours, &self.theirs);
         Writer::new(Class::Request, TransactionId([3; 12]))
             .username(name.as_bytes())
             .priority(1)
@@ -166,27 +144,9 @@ fn identity(number: u32) -> Identity {
     Identity::from_seed(&seed)
 }
 
-fn credentials(byte: u8) -> Credentials {
-    Credentials {
-        fragment: [byte; 8],
-        password: [byte; 32],
-    }
-}
-
-fn offer(
-    identity: &Identity,
-    to: &punch_signal_protocol::PeerId,
-    credentials: Credentials,
-) -> (PendingOffer, Vec<u8>) {
+fn offer(identity: &Identity, to: &PeerId, credentials: Credentials) -> (PendingOffer, Vec<u8>) {
     let address = SocketAddr::from(([203, 0, 113, 5], 5000));
-    let description = Description {
-        stamp: WALL,
-        credentials,
-        candidates: vec![Candidate::new(CandidateKind::Host, address)],
-        kem: Vec::new(),
-        ipv4_range: None,
-        nat: None,
-        capabilities: Capabilities::NONE,
-    };
+    let candidates = vec![Candidate::new(CandidateKind::Host, address)];
+    let description = description(credentials, candidates);
     PendingOffer::seal(identity, to, description, [9; 32]).unwrap()
 }

@@ -28,6 +28,9 @@ mod searches;
 mod secrets;
 mod servers;
 mod sockets;
+#[cfg(test)]
+#[path = "../tests/support/start.rs"]
+mod start;
 mod transactions;
 
 pub use connector::Connector;

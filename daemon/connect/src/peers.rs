@@ -34,7 +34,7 @@ pub(crate) struct Peers {
     entries: BTreeMap<PeerHandle, Entry>,
     by_id: HashMap<PeerId, PeerHandle>,
     by_fragment: HashMap<Fragment, PeerHandle>,
-    /// Whose checks the next STUN responses answer.
+    /// The peers whose checks STUN responses answer, by transaction.
     pub(crate) transactions: Transactions,
     deadlines: Schedule,
     /// Connections that may have something to say.

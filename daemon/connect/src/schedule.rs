@@ -43,15 +43,15 @@ impl Schedule {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test begins at some instant")]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::start::start;
 
     #[test]
     fn a_deadline_replaces_the_one_before_and_the_earliest_comes_first() {
-        let start = Instant::now();
+        let start = start();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (one, two) = (PeerHandle(1), PeerHandle(2));
         let mut schedule = Schedule::default();

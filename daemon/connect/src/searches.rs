@@ -1,4 +1,4 @@
-//! Which peer may search for ports: one at a time, within what the budget has left.
+//! The turns of the peers to search for ports: one at a time, within what the budget has left.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -39,7 +39,7 @@ impl Sockets {
         id
     }
 
-    /// Which attempt the socket was opened for.
+    /// The attempt that the socket was opened for.
     pub(crate) fn owner(&self, socket: SocketId) -> Option<(PeerHandle, u64)> {
         self.owners.get(&socket).copied()
     }

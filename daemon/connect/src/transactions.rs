@@ -1,4 +1,4 @@
-//! Whose check a STUN response answers, without asking every peer.
+//! The peer whose check a STUN response answers, found without asking every peer.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const MEMORY: Duration = Duration::from_secs(30);
 /// Requests that were sent within the last [`MEMORY`]; their number is bounded for each attempt by the budget's packets per second and by the 48 pairs whose checks a peer's own may trigger.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
-    /// Whose, and when last sent: all requests of a search have one transaction.
+    /// The peer that a transaction belongs to, and when it was sent last: all requests of a search have one transaction.
     senders: HashMap<TransactionId, (PeerHandle, Instant)>,
     by_age: VecDeque<(Instant, TransactionId)>,
 }
@@ -55,11 +55,11 @@ impl Transactions {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test begins at some instant")]
 mod tests {
     use punch_stun_protocol::{Class, Writer};
 
     use super::*;
+    use crate::start::start;
 
     fn datagram(class: Class, id: u8) -> (TransactionId, Vec<u8>) {
         let id = TransactionId([id; 12]);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_request_is_remembered_for_its_time_and_one_that_is_repeated_longer() {
-        let start = Instant::now();
+        let start = start();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut transactions = Transactions::default();
         let (check, bytes) = datagram(Class::Request, 1);
@@ -91,7 +91,7 @@ mod tests {
     fn answers_are_not_remembered() {
         let (id, bytes) = datagram(Class::Success, 1);
         let mut transactions = Transactions::default();
-        transactions.note(&bytes, PeerHandle(1), Instant::now());
+        transactions.note(&bytes, PeerHandle(1), start());
         assert_eq!(transactions.sender(id), None);
     }
 }

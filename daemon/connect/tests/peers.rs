@@ -1,27 +1,18 @@
 //! How a connector tells its peers apart, and what it does with one that names no candidates.
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "virtual time begins at some instant"
-)]
+
+mod support;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, News, ServerId, SessionEvent, UserWish,
-};
+use punch_connect::{Connector, ConnectorEvent, LinkState, News, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
-use punch_signal_protocol::{
-    Candidate, CandidateKind, Capabilities, Credentials, Description, Frame, Identity, Note, PeerId,
-};
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials, Frame, Identity, Note, PeerId};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
-use punch_traversal::{Budget, NatOverrides, SocketId, Transmit};
-
-const SERVER: ServerId = ServerId(1);
-/// 2026-01-01, in milliseconds.
-const WALL: u64 = 1_767_225_600_000;
+use punch_traversal::{SocketId, Transmit};
+use support::{SERVER, connector, credentials, description, username};
 
 /// A connector and the peers that have called it.
 struct World {
@@ -44,20 +35,7 @@ struct Caller {
 
 impl World {
     fn new() -> Self {
-        let now = Instant::now();
-        let identity = Identity::from_seed(&[255; 32]);
-        let own = identity.id();
-        let config = ConnectorConfig {
-            identity,
-            ipv4_range: None,
-            seed: [1; 32],
-            wall_ms: WALL,
-            budget: Budget::default(),
-            nat: NatOverrides::default(),
-        };
-        let mut connector = Connector::new(config, now);
-        connector.handle_socket(SocketId::MAIN_V4, 4000, now);
-        connector.handle_addresses(vec![[192, 168, 1, 2].into()], now);
+        let (connector, own, now) = connector();
         Self {
             connector,
             own,
@@ -73,20 +51,10 @@ impl World {
         let (handle, id) = (PeerHandle(number.into()), identity.id());
         let address = SocketAddr::from(([203, 0, 113, number], 5000));
         self.connector.add_peer(handle, id, (0, 0));
-        let theirs = Credentials {
-            fragment: [number; 8],
-            password: [number; 32],
-        };
+        let theirs = credentials(number);
         let host = Candidate::new(CandidateKind::Host, address);
-        let description = Description {
-            stamp: WALL,
-            credentials: theirs.clone(),
-            candidates: if names_address { vec![host] } else { vec![] },
-            kem: Vec::new(),
-            ipv4_range: None,
-            nat: None,
-            capabilities: Capabilities::NONE,
-        };
+        let candidates = if names_address { vec![host] } else { vec![] };
+        let description = description(theirs.clone(), candidates);
         let sealed = PendingOffer::seal(&identity, &self.own, description, [number; 32]);
         let (pending, envelope) = sealed.unwrap();
         self.hear(id, envelope);
@@ -151,11 +119,7 @@ impl World {
 impl Caller {
     /// A connectivity check of this peer's.
     fn check(&self) -> Vec<u8> {
-        let hex = |credentials: &Credentials| {
-            let digits = credentials.fragment.map(|byte| format!("{byte:02x}"));
-            digits.concat()
-        };
-        let name = format!("{}:{}", hex(&self.ours), hex(&self.theirs));
+        let name = username(&self.ours, &self.theirs);
         Writer::new(Class::Request, TransactionId([3; 12]))
             .username(name.as_bytes())
             .priority(1)

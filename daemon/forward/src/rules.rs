@@ -1,11 +1,11 @@
-//! Which ports are shared, with whom, and where they lead.
+//! The forwards: ports that are shared, the peers that may use them, and the targets that they lead to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use punch_api::{ForwardKey, Protocol, Target};
 use punch_packet::PeerHandle;
 
-/// Who may use a forward.
+/// The peers that may use a forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// Every peer of mine.
@@ -31,7 +31,7 @@ pub struct Rule {
     pub key: ForwardKey,
     /// Where the first of the ports leads.
     pub target: Target,
-    /// Who may use the forward.
+    /// The peers that may use the forward.
     pub access: Access,
 }
 

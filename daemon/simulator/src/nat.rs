@@ -25,7 +25,7 @@ pub enum Mapping {
     AddressAndPortDependent,
 }
 
-/// Whose packets may enter through a mapping (RFC 4787 section 5).
+/// The senders whose packets may enter through a mapping (RFC 4787 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Filtering {
     /// Anybody's (EIF).
@@ -36,7 +36,7 @@ pub enum Filtering {
     AddressAndPortDependent,
 }
 
-/// Which public port a new mapping gets (RFC 4787 section 4.2).
+/// The public port that a new mapping gets (RFC 4787 section 4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Allocation {
     /// The inside port; a random free port when another mapping already holds it.
@@ -61,7 +61,7 @@ pub enum Allocation {
     Random,
 }
 
-/// Which of several public addresses a new mapping gets (RFC 4787 section 4.1).
+/// The one of several public addresses that a new mapping gets (RFC 4787 section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pooling {
     /// Always the same one for one inside address.
@@ -75,7 +75,7 @@ pub enum Pooling {
 pub struct NatSpec {
     /// When a mapping is reused.
     pub mapping: Mapping,
-    /// Who may send through a mapping.
+    /// The senders that may send through a mapping.
     pub filtering: Filtering,
     /// How public ports are chosen.
     pub allocation: Allocation,

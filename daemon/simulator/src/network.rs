@@ -64,7 +64,7 @@ pub struct Datagram {
 /// A UDP packet as a host receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Who receives.
+    /// The node that receives.
     pub host: HostId,
     /// The source that the receiver sees.
     pub from: SocketAddr,

@@ -39,7 +39,7 @@ const MAX_TEXT: usize = 120;
 
 type Igd = igd_next::aio::Gateway<Tokio>;
 
-/// Who asks whom for what.
+/// What every request for a mapped port is made from: the router, the port of this machine, and the nonce.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client {
     pub(super) gateway: Gateway,

@@ -27,7 +27,7 @@ pub(crate) fn id(facts: &Facts<'_>) -> IdView {
     }
 }
 
-/// Which keys this machine has, and in which file.
+/// This machine's keys, and the file that they are in.
 pub(crate) fn key(facts: &Facts<'_>, file: &Path) -> KeyView {
     KeyView {
         id: facts.id,

@@ -23,7 +23,7 @@ pub enum Refusal {
     NoSuchPeer {
         /// The name.
         name: PeerName,
-        /// Which names there are, or how one comes about.
+        /// The names that there are, or how one comes about.
         hint: String,
     },
     /// The peer would be this machine.
@@ -44,7 +44,7 @@ pub enum Refusal {
     AddressTaken {
         /// The address.
         ip: IpAddr,
-        /// Whose it is.
+        /// The peer that has it.
         holder: Holder,
     },
     /// The key of a plain WireGuard peer is none.
@@ -102,7 +102,7 @@ pub enum Refusal {
     Value(#[from] ValueError),
 }
 
-/// Who has an address.
+/// The owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// The machine that is configured.

@@ -1,6 +1,6 @@
-//! Which end of an exchange this is.
+//! The role of an end in an exchange.
 
-/// Which end picks the path (RFC 8445 §6.1.1).
+/// Whether this end picks the path or the other one does (RFC 8445 §6.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// This end picks.

@@ -186,7 +186,7 @@ fn cookie_address(from: SocketAddr) -> IpAddr {
     Ipv6Addr::from(address).into()
 }
 
-/// Who has one address of an IPv6 network of this length has all of them.
+/// The network that an address stands for: whoever has one address of an IPv6 /64 has all of them.
 fn network(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,

@@ -18,7 +18,7 @@ pub(crate) type Confirmation = [u8; OVERHEAD];
 pub struct HandshakeJob<R>(Job<R>);
 
 enum Job<R> {
-    /// Who has sent an initiation?
+    /// Find out whose static key an initiation names.
     Identify {
         own: Arc<LocalKeys>,
         message: Box<Initiation>,

@@ -1,4 +1,4 @@
-//! Whose keys there are: this machine's, and what is to be known of the pair that a handshake has made. The keys themselves are
+//! This machine's static keys, and what is to be known of the pair that a handshake has made. The keys themselves are
 //! inside boringtun's tunnels.
 
 use std::fmt;

@@ -29,7 +29,7 @@ pub(crate) const DATA: u8 = 4;
 pub(crate) type Initiation = [u8; INITIATION_LENGTH];
 pub(crate) type Response = [u8; RESPONSE_LENGTH];
 
-/// Which session a job belongs to.
+/// The session that a job belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionId {
     /// The peer.

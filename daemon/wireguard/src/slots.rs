@@ -89,7 +89,7 @@ enum Place {
 pub(crate) struct Slots {
     recipe: Arc<Recipe>,
     places: [Place; SLOTS],
-    /// Which of them hold keys that are no longer used.
+    /// Whether the tunnel in a slot holds keys that are no longer used.
     stale: [bool; SLOTS],
     carrier: usize,
     caller: usize,

@@ -203,7 +203,7 @@ impl NatSummary {
 /// "My NAT has just given out this port": what a peer needs to foretell the next ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prediction {
-    /// Which try of the attempt it is for.
+    /// The number of the try that the prediction is for.
     pub round: u8,
     /// The last port that a STUN server saw.
     pub port: u16,

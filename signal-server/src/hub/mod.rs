@@ -1,4 +1,4 @@
-//! Who is online, who may reach whom, and how fast. Pure: frames, time and nonces come in, frames go out.
+//! The clients that are online, whom each may reach, and how fast. Pure: frames, time and nonces come in, frames go out.
 
 mod limits;
 mod said;

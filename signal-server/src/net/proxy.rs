@@ -1,4 +1,4 @@
-//! Whose a request is: the address that it came from, or the one that a proxy in front names.
+//! The address that a request counts for: the one that it came from, or the one that a proxy in front names.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Source {
         }
     }
 
-    /// Whose request it is. Each proxy appends the address that it has seen: from the end on, what proxies say is believed, and
+    /// The address that a request counts for. Each proxy appends the address that it has seen: from the end on, what proxies say is believed, and
     /// the first that is none of them is the client.
     pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {
         let Some(proxies) = &self.proxies else {

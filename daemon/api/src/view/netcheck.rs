@@ -24,7 +24,7 @@ pub struct NetcheckView {
     pub addresses: Vec<IpAddr>,
     /// On what the public port of a local port depends; `null` when it could not be measured.
     pub mapping: Option<OpenEnum<Mapping>>,
-    /// Whose packets the NAT lets in; `null` when it could not be measured.
+    /// The senders from whom the NAT lets packets in; `null` when that could not be measured.
     pub filtering: Option<OpenEnum<Filtering>>,
     /// Whether the NAT keeps the local port.
     pub preserves_port: Option<bool>,

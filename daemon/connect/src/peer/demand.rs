@@ -1,4 +1,4 @@
-//! Who wants a connection with one peer.
+//! The demand for a connection with one peer: the user's, or that of the peer itself.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::UserWish;
 /// A peer that has called this machine and is gone is looked for this long.
 const CALLER_RETRY_PERIOD: Duration = Duration::from_secs(600);
 
-/// Who wants the connection. What the user has said comes first.
+/// The end that wants the connection, if there is one. What the user has said comes before a call of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Demand {
     /// Nobody does; an offer of the peer is answered.
@@ -134,13 +134,13 @@ impl Caller {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test begins at some instant")]
 mod tests {
     use super::*;
+    use crate::start::start;
 
     #[test]
     fn a_caller_is_watched_for_only_while_its_path_is_lost() {
-        let now = Instant::now();
+        let now = start();
         let mut demand = Demand::default();
         demand.handle_call(false, now);
         assert!(demand.is_wanted() && !demand.wants_watch());
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_caller_is_given_up_after_its_time_and_a_path_that_ends_gives_it_a_new_one() {
-        let now = Instant::now();
+        let now = start();
         let later = now + CALLER_RETRY_PERIOD;
         let mut demand = Demand::default();
         demand.handle_call(true, now);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_the_user_has_said_outlasts_calls_and_goodbyes() {
-        let now = Instant::now();
+        let now = start();
         for wish in [UserWish::Up, UserWish::Down] {
             let mut demand = Demand::default();
             demand.set_wish(wish);

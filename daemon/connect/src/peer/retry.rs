@@ -140,12 +140,12 @@ impl Retry {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test begins at some instant")]
 mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::start::start;
 
     fn wait(retry: &Retry, now: Instant) -> Duration {
         retry.at().unwrap_or(now).saturating_duration_since(now)
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_minute_and_a_peer_that_is_there_takes_back_those_in_vain() {
-        let (now, mut rng) = (Instant::now(), ChaCha8Rng::seed_from_u64(1));
+        let (now, mut rng) = (start(), ChaCha8Rng::seed_from_u64(1));
         let mut retry = Retry::default();
         for seconds in [3, 6, 12, 24, 48, 60, 60] {
             retry.handle_offered(&mut rng, now);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_exchange_puts_back_the_time_that_hurry_has_moved() {
-        let (now, mut rng) = (Instant::now(), ChaCha8Rng::seed_from_u64(1));
+        let (now, mut rng) = (start(), ChaCha8Rng::seed_from_u64(1));
         let mut retry = Retry::default();
         for _ in 0..4 {
             retry.handle_offered(&mut rng, now);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_refused_search_leaves_the_time_and_another_failure_brings_it_forward() {
-        let now = Instant::now();
+        let now = start();
         let mut retry = Retry::default();
         retry.handle_exchange(false, true, now);
         retry.handle_failed(true, None, now);

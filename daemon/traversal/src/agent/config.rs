@@ -11,7 +11,7 @@ use crate::role::Role;
 /// What an agent is made from.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
-    /// Which end picks the path.
+    /// Whether this end picks the path.
     pub role: Role,
     /// Whether this side hears of the other's candidates first, as the one who answers does.
     pub answers: bool,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// What the wall clock said, and when.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WallClock {
+pub struct WallClock {
     told_at: Instant,
     ms: u64,
 }
@@ -16,7 +16,7 @@ impl WallClock {
     }
 
     /// The time since the beginning of 1970.
-    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
+    pub fn since_epoch(&self, now: Instant) -> Duration {
         Duration::from_millis(self.ms) + now.saturating_duration_since(self.told_at)
     }
 

@@ -11,6 +11,7 @@ use punch_traversal::{SocketId, Step, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::clock::WallClock;
 use crate::envelopes::{Envelopes, OfferError};
 use crate::events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
@@ -456,9 +457,9 @@ impl Connector {
         self.dropped
     }
 
-    /// The time since 1970.
-    pub fn wall(&self, now: Instant) -> Duration {
-        self.envelopes.wall(now)
+    /// The wall clock as it was told last.
+    pub fn wall_clock(&self) -> WallClock {
+        self.envelopes.clock()
     }
 
     // --- inside ---

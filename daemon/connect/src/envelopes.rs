@@ -1,6 +1,6 @@
 //! This machine as it writes to peers: offers and answers are described, sealed and opened here.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use punch_signal_protocol::{Description, Identity, Ipv4Range, PeerId, seal};
 use punch_traversal::Budget;
@@ -48,9 +48,9 @@ impl Envelopes {
         self.clock = WallClock::new(ms, now);
     }
 
-    /// The time since 1970.
-    pub(crate) fn wall(&self, now: Instant) -> Duration {
-        self.clock.since_epoch(now)
+    /// The wall clock as it was told last.
+    pub(crate) fn clock(&self) -> WallClock {
+        self.clock
     }
 
     /// A fresh offer; `None` if it cannot be sealed.

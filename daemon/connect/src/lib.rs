@@ -33,6 +33,7 @@ mod sockets;
 mod start;
 mod transactions;
 
+pub use clock::WallClock;
 pub use connector::Connector;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,

@@ -50,7 +50,7 @@ impl Engine {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let own = LocalKeys::new(config.identity.x25519_secret().to_bytes());
-        let handshakes = Handshakes::new(own, Duration::from_millis(wall_ms), now);
+        let handshakes = Handshakes::new(own);
         let host = Arc::new(Host::new(&config, now));
         let connector = Connector::new(
             ConnectorConfig {
@@ -143,8 +143,6 @@ impl Engine {
     /// Milliseconds since 1970, told now and then.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
         self.roster.connector.handle_wall_clock(wall_ms, now);
-        let wall = Duration::from_millis(wall_ms);
-        self.roster.handshakes.handle_wall_clock(wall, now);
     }
 
     /// A signalling server has welcomed us, or is gone.
@@ -255,9 +253,7 @@ impl Engine {
     fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
         let ReplyTo { path, local } = from;
         let result = if !is_stun(datagram) {
-            self.roster
-                .handshakes
-                .handle_datagram(&mut self.roster.peers, from, datagram, now)
+            self.roster.handle_handshake(from, datagram, now)
         } else if self
             .roster
             .connector
@@ -302,10 +298,7 @@ impl Engine {
 
     /// A step of a handshake has been performed.
     pub fn handle_job(&mut self, done: JobDone, now: Instant) {
-        let Roster {
-            peers, handshakes, ..
-        } = &mut self.roster;
-        let performed = handshakes.handle_job(peers, done, now);
+        let performed = self.roster.handle_job(done, now);
         self.send_handshakes();
         if let Some(reason) = performed.dropped {
             self.lane.drops.count(reason);
@@ -376,9 +369,7 @@ impl Engine {
             let wants = peer.tunnel.wants_job(now);
             self.roster.peers.forget_sessions(gone);
             if wants {
-                self.roster
-                    .handshakes
-                    .work(&mut self.roster.peers, handle, now);
+                self.roster.work(handle, now);
             }
         }
         self.lane.handle_timeout(now);
@@ -388,9 +379,7 @@ impl Engine {
     pub fn flush(&mut self, now: Instant) {
         for handle in self.roster.peers.take_busy() {
             self.roster.connector.handle_traffic(handle, now);
-            self.roster
-                .handshakes
-                .work(&mut self.roster.peers, handle, now);
+            self.roster.work(handle, now);
         }
         self.lane.flush_streams(&mut self.roster.peers, now);
         while let Some(event) = self.roster.connector.poll_event() {

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use punch_connect::Path;
+use punch_connect::{Path, WallClock};
 use punch_packet::PeerHandle;
 use punch_traversal::Transmit;
 use punch_wireguard::{
@@ -52,8 +52,6 @@ pub(crate) struct Handshakes {
     jobs: VecDeque<Job>,
     identifying: usize,
     transmits: VecDeque<Transmit>,
-    /// The time since 1970, and when it was told.
-    wall: (Duration, Instant),
 }
 
 /// What came of a job that was performed.
@@ -66,9 +64,8 @@ pub(crate) struct Performed {
 }
 
 impl Handshakes {
-    pub(crate) fn new(own: Arc<LocalKeys>, wall: Duration, now: Instant) -> Self {
+    pub(crate) fn new(own: Arc<LocalKeys>) -> Self {
         Self {
-            wall: (wall, now),
             checker: CookieChecker::new(own.clone()),
             own,
             jobs: VecDeque::new(),
@@ -79,11 +76,6 @@ impl Handshakes {
 
     pub(crate) fn own(&self) -> &Arc<LocalKeys> {
         &self.own
-    }
-
-    /// The time since 1970, told now and then.
-    pub(crate) fn handle_wall_clock(&mut self, wall: Duration, now: Instant) {
-        self.wall = (wall, now);
     }
 
     /// The next step to be performed. There are never more than 8 of strangers and three for each session under way.
@@ -102,6 +94,7 @@ impl Handshakes {
         peers: &mut PeerTable,
         from: ReplyTo,
         datagram: &[u8],
+        clock: WallClock,
         now: Instant,
     ) -> Result<(), DropReason> {
         let known = peers.is_known(from.path.remote);
@@ -124,7 +117,7 @@ impl Handshakes {
                     return Err(DropReason::NotForUs);
                 }
                 if let Some(handle) = peers.by_session(number) {
-                    self.work(peers, handle, now);
+                    self.work(peers, handle, clock, now);
                 }
                 Ok(())
             }
@@ -141,6 +134,7 @@ impl Handshakes {
         &mut self,
         peers: &mut PeerTable,
         done: JobDone,
+        clock: WallClock,
         now: Instant,
     ) -> Performed {
         match done.0 {
@@ -148,13 +142,13 @@ impl Handshakes {
                 self.identifying = self.identifying.saturating_sub(1);
                 let taken = asker
                     .ok_or(DropReason::NotForUs)
-                    .and_then(|asker| self.handle_asker(peers, &asker, now));
+                    .and_then(|asker| self.handle_asker(peers, &asker, clock, now));
                 Performed {
                     peer: None,
                     dropped: taken.err(),
                 }
             }
-            JobResult::Step(step) => self.handle_step(peers, step, now),
+            JobResult::Step(step) => self.handle_step(peers, step, clock, now),
         }
     }
 
@@ -163,6 +157,7 @@ impl Handshakes {
         &mut self,
         peers: &mut PeerTable,
         asker: &Asker<ReplyTo>,
+        clock: WallClock,
         now: Instant,
     ) -> Result<(), DropReason> {
         let handle = peers.by_key(&asker.public).ok_or(DropReason::NotForUs)?;
@@ -171,7 +166,7 @@ impl Handshakes {
         for session in peer.tunnel.responders() {
             taken |= session.handle_asker(asker);
         }
-        self.work(peers, handle, now);
+        self.work(peers, handle, clock, now);
         taken.then_some(()).ok_or(DropReason::NotForUs)
     }
 
@@ -179,6 +174,7 @@ impl Handshakes {
         &mut self,
         peers: &mut PeerTable,
         step: Step<ReplyTo>,
+        clock: WallClock,
         now: Instant,
     ) -> Performed {
         let id = step.session();
@@ -216,18 +212,23 @@ impl Handshakes {
                 self.reply(path.unwrap_or(reply_to), confirmation);
             }
         }
-        self.work(peers, id.peer, now);
+        self.work(peers, id.peer, clock, now);
         performed
     }
 
     /// Collects the steps that the sessions with a peer want to be done.
-    pub(crate) fn work(&mut self, peers: &mut PeerTable, handle: PeerHandle, now: Instant) {
+    pub(crate) fn work(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        clock: WallClock,
+        now: Instant,
+    ) {
         let Some(peer) = peers.get_mut(handle) else {
             return;
         };
         let can_begin = peer.path.is_some();
-        let (told, at) = self.wall;
-        let wall = told + now.saturating_duration_since(at);
+        let wall = clock.since_epoch(now);
         let mut jobs = |session: &mut Session, can_begin: bool| {
             while let Some(job) = session.poll_job(can_begin, wall, now) {
                 self.jobs.push_back(Job(job));

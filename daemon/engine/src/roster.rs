@@ -11,9 +11,11 @@ use punch_wireguard::SessionId;
 use rand_chacha::ChaCha20Rng;
 
 use crate::config::{PeerConfig, PeerKind};
-use crate::handshakes::Handshakes;
+use crate::handshakes::{Handshakes, JobDone, Performed};
 use crate::host::Host;
 use crate::peers::{PeerTable, Session, Tunnel};
+use crate::reply_to::ReplyTo;
+use crate::report::DropReason;
 
 /// The interval of the packets that keep an unmodified WireGuard peer's mapping alive.
 const FIXED_KEEPALIVE: Duration = Duration::from_secs(25);
@@ -85,7 +87,7 @@ impl Roster {
                 }
                 let socket = SocketId::main(Family::of(endpoint.ip()));
                 self.peers.set_path(handle, Path::direct(socket, endpoint));
-                self.handshakes.work(&mut self.peers, handle, now);
+                self.work(handle, now);
             }
         }
     }
@@ -129,6 +131,32 @@ impl Roster {
         }
     }
 
+    /// A datagram that is neither data nor STUN; the error says why it comes to nothing.
+    pub(crate) fn handle_handshake(
+        &mut self,
+        from: ReplyTo,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let clock = self.connector.wall_clock();
+        let peers = &mut self.peers;
+        self.handshakes
+            .handle_datagram(peers, from, datagram, clock, now)
+    }
+
+    /// A step of a handshake has been performed.
+    pub(crate) fn handle_job(&mut self, done: JobDone, now: Instant) -> Performed {
+        let clock = self.connector.wall_clock();
+        self.handshakes
+            .handle_job(&mut self.peers, done, clock, now)
+    }
+
+    /// Collects the steps that the sessions with a peer want to be done.
+    pub(crate) fn work(&mut self, handle: PeerHandle, now: Instant) {
+        let clock = self.connector.wall_clock();
+        self.handshakes.work(&mut self.peers, handle, clock, now);
+    }
+
     /// Forgets a peer.
     pub(crate) fn remove_peer(&mut self, handle: PeerHandle, now: Instant) {
         self.connector.remove_peer(handle, now);
@@ -153,7 +181,7 @@ impl Roster {
             let sessions = peer.tunnel.responders();
             let held = sessions.filter(|session| session.is_established());
             if held.map(|session| session.initiate(now)).count() > 0 {
-                self.handshakes.work(&mut self.peers, handle, now);
+                self.work(handle, now);
             }
         }
     }
@@ -195,7 +223,7 @@ impl Roster {
                 if let Some(entry) = self.peers.get_mut(*peer) {
                     entry.tunnel.start(now);
                 }
-                self.handshakes.work(&mut self.peers, *peer, now);
+                self.work(*peer, now);
             }
             News::Stamps { peer, .. } => self.peers.mark(*peer),
             News::Stale { .. }

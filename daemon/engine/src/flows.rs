@@ -104,12 +104,20 @@ impl FlowTable {
         if used.len() < MAX_FLOWS {
             return;
         }
-        let (_, cut, _) = used.select_nth_unstable(MAX_FLOWS / 8);
+        let (older, cut, _) = used.select_nth_unstable(MAX_FLOWS / 8);
         let cut = *cut;
-        let mut excess = MAX_FLOWS / 8;
+        // Of those that were used at the same moment as the last of the eighth, only as many go as the older ones leave.
+        let older = older.iter().filter(|at| **at < cut).count();
+        let mut at_cut = MAX_FLOWS / 8 - older;
         self.flows.retain(|_, entry| {
-            let goes = excess > 0 && of_origin(entry) && entry.last_used <= cut;
-            excess -= usize::from(goes);
+            if !of_origin(entry) || entry.last_used > cut {
+                return true;
+            }
+            if entry.last_used < cut {
+                return false;
+            }
+            let goes = at_cut > 0;
+            at_cut -= usize::from(goes);
             !goes
         });
     }

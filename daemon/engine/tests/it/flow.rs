@@ -244,6 +244,33 @@ fn a_flood_of_conversations_keeps_the_newest() {
 }
 
 #[test]
+fn the_oldest_conversations_make_room_for_those_of_one_moment() {
+    const OLD: u16 = 10;
+    let mut bench = Bench::new(true);
+    let (own, peer) = (bench.own(true), bench.peers[0].address);
+    // As many as are remembered, and one more.
+    for number in 0..=8192 {
+        if number == OLD {
+            bench.pass(Duration::from_millis(1));
+        }
+        let question = udp(at(own, 1024 + number), at(peer, 53), b"q");
+        bench
+            .engine
+            .handle_tun(&question, Offload::default(), bench.now);
+    }
+    bench.pump();
+    bench.take_tun();
+
+    for number in 0..OLD {
+        bench.peer_sends(0, &udp(at(peer, 53), at(own, 1024 + number), b"answer"));
+    }
+    assert_eq!(bench.take_tun(), NONE);
+    let others = (OLD..=8192).map(|number| udp(at(peer, 53), at(own, 1024 + number), b"answer"));
+    others.for_each(|answer| bench.peer_sends(0, &answer));
+    assert_eq!(bench.take_tun().len(), 8192 - 1024 + 1);
+}
+
+#[test]
 fn a_flood_of_conversations_does_not_make_the_peers_own_into_ours() {
     let mut bench = Bench::new(true);
     bench.grant(0, true);

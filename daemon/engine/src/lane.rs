@@ -104,6 +104,7 @@ impl Lane {
             let opens = matches!(packet.transport(), Transport::Tcp { flags, .. } if flags.opens());
             peer.flows.outbound(flow, opens, peer.config.host, now);
         }
+        let was_busy = peer.is_busy();
         let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
             self.drops.count(DropReason::NoPath);
             return;
@@ -115,7 +116,7 @@ impl Lane {
         });
         if cut.is_err() {
             self.drops.count(DropReason::Malformed);
-        } else {
+        } else if !was_busy {
             peers.note_traffic(handle);
         }
     }
@@ -131,6 +132,7 @@ impl Lane {
         let Some(peer) = peers.get_mut(handle) else {
             return;
         };
+        let was_busy = peer.is_busy();
         let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
             self.drops.count(DropReason::NoPath);
             return;
@@ -138,7 +140,9 @@ impl Lane {
         peer.sent += packet.len() as u64;
         self.outbox
             .push_with(path, |out| session.seal(packet, now, out));
-        peers.note_traffic(handle);
+        if !was_busy {
+            peers.note_traffic(handle);
+        }
     }
 
     /// Sends what the streams of forwards have for their clients.

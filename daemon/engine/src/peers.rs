@@ -80,6 +80,11 @@ impl Peer {
         std::mem::replace(&mut self.lately_established, established) != established
     }
 
+    /// Whether packets have been exchanged since the last [`PeerTable::take_busy`].
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Keeps a data message until a handshake is done.
     pub(crate) fn hold(&mut self, path: DirectPath, datagram: &[u8]) -> bool {
         let room = self.held.len() < MAX_HELD;

@@ -156,8 +156,9 @@ impl<R: Copy> Session<R> {
         if old || keys.are_worn() {
             self.calling.want(now);
         }
-        self.timers
-            .handle_sent(!packet.is_empty(), self.jitter(), now);
+        let (number, calling) = (self.id.number, &self.calling);
+        let jitter = || jitter(number, calling.count());
+        self.timers.handle_sent(!packet.is_empty(), jitter, now);
         length
     }
 
@@ -446,7 +447,8 @@ impl<R: Copy> Session<R> {
                     let mut keys = Keys::new(local, true, now);
                     keys.sent = 1;
                     self.establish(keys, now);
-                    self.timers.handle_sent(false, self.jitter(), now);
+                    // It is no data, so no answer to it is waited for.
+                    self.timers.handle_sent(false, Duration::default, now);
                     Outcome::Established {
                         reply_to,
                         confirmation: confirmation.to_vec(),

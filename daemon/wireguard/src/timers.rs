@@ -139,11 +139,16 @@ impl Timers {
         self.last_packet.get_or_insert(now);
     }
 
-    pub(crate) fn handle_sent(&mut self, is_data: bool, jitter: Duration, now: Instant) {
+    pub(crate) fn handle_sent(
+        &mut self,
+        is_data: bool,
+        jitter: impl FnOnce() -> Duration,
+        now: Instant,
+    ) {
         self.keepalive_at = None;
         self.last_packet = Some(now);
         if is_data && self.silence_at.is_none() {
-            self.silence_at = Some(now + SILENCE + jitter);
+            self.silence_at = Some(now + SILENCE + jitter());
         }
     }
 

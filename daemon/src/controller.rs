@@ -225,7 +225,10 @@ impl Controller {
             Err(error) => tracing::warn!(%error, "the router of this machine is not known"),
         }
         match addresses {
-            Ok(addresses) => self.order(Command::Addresses(addresses)).await,
+            Ok(addresses) => {
+                let addresses = addresses.iter().map(|address| address.ip).collect();
+                self.order(Command::Addresses(addresses)).await;
+            }
             Err(error) => tracing::warn!(%error, "the addresses of this machine are not known"),
         }
     }

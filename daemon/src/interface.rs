@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use punch_platform::clock;
-use punch_platform::netlink::{self, Gateway, Netlink};
+use punch_platform::netlink::{self, Gateway, LocalAddress, Netlink};
 use tokio::sync::mpsc;
 
 use crate::tasks::sleep_until;
@@ -44,7 +44,7 @@ pub(crate) enum Network {
     Gone,
     /// The addresses of this machine, except those inside the tunnel, and the router of the default route.
     There {
-        addresses: io::Result<Vec<IpAddr>>,
+        addresses: io::Result<Vec<LocalAddress>>,
         gateway: io::Result<Option<Gateway>>,
     },
 }

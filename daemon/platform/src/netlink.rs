@@ -1,17 +1,23 @@
 //! Addresses, routes and links, by netlink.
 
-use std::collections::BTreeSet;
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
-    RouteType,
+    RouteType, RouteVia,
 };
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+
+pub use link::{LinkKind, LocalAddress};
 
 /// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
 ///
@@ -218,84 +224,93 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub async fn addresses(&self, except: u32) -> io::Result<Vec<IpAddr>> {
-        let mut up = BTreeSet::new();
+    pub async fn addresses(&self, except: u32) -> io::Result<Vec<LocalAddress>> {
+        let mut up = BTreeMap::new();
         let mut links = self.handle.link().get().execute();
         while let Some(link) = links.try_next().await.map_err(error)? {
             if link.header.flags.contains(LinkFlags::Up) && link.header.index != except {
-                up.insert(link.header.index);
+                up.insert(link.header.index, LinkKind::of(&link));
             }
         }
+        let outward = self.default_links().await?;
         let mut found = BTreeSet::new();
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(error)? {
-            if !up.contains(&message.header.index) {
+            let index = message.header.index;
+            let (Some(kind), Some(ip)) = (up.get(&index), usable_address(&message)) else {
                 continue;
-            }
-            // Temporary IPv6 addresses (RFC 8981) come and go; an address that is still tentative cannot be used.
-            let unusable =
-                AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
-            let mut local = None;
-            let mut usable = true;
-            for attribute in &message.attributes {
-                match attribute {
-                    AddressAttribute::Local(ip) => local = Some(*ip),
-                    AddressAttribute::Address(ip) => {
-                        local.get_or_insert(*ip);
-                    }
-                    AddressAttribute::Flags(flags) => usable &= !flags.intersects(unusable),
-                    _ => {}
-                }
-            }
-            found.extend(local.filter(|ip| usable && !ip.is_loopback()));
+            };
+            found.insert(LocalAddress {
+                ip,
+                kind: *kind,
+                default_route: outward.contains(&(index, ip.is_ipv4())),
+            });
         }
         Ok(found.into_iter().collect())
     }
+
+    /// The interfaces that default routes leave by; `true` beside one stands for IPv4.
+    async fn default_links(&self) -> io::Result<HashSet<(u32, bool)>> {
+        let mut found = HashSet::new();
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        for (all, is_ipv4) in [(v4, true), (v6, false)] {
+            let mut routes = self.handle.route().get(all).execute();
+            while let Some(route) = routes.try_next().await.map_err(error)? {
+                if is_default(&route) {
+                    found.extend(hops(&route.attributes).map(|(_, index)| (index, is_ipv4)));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The address that a message tells of, unless it cannot be used, or not for long.
+fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+    // Temporary IPv6 addresses (RFC 8981) come and go; an address that is still tentative cannot be used.
+    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    let mut local = None;
+    let mut usable = true;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => {
+                local.get_or_insert(*ip);
+            }
+            AddressAttribute::Flags(flags) => usable &= !flags.intersects(unusable),
+            _ => {}
+        }
+    }
+    local.filter(|ip| usable && !ip.is_loopback())
 }
 
 /// A way to the internet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DefaultRoute {
     gateway: Ipv4Addr,
-    interface: Option<u32>,
+    interface: u32,
     source: Option<Ipv4Addr>,
     metric: u32,
 }
 
 impl DefaultRoute {
     fn of(route: &RouteMessage) -> Option<Self> {
-        let header = &route.header;
-        let attributes = &route.attributes;
-        let table = attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Table(table) => Some(*table),
-            _ => None,
-        });
-        let dead = RouteFlags::Dead | RouteFlags::Linkdown;
-        if header.destination_prefix_length != 0
-            || header.kind != RouteType::Unicast
-            || table.unwrap_or(u32::from(header.table)) != u32::from(RouteHeader::RT_TABLE_MAIN)
-            || header.flags.intersects(dead)
-        {
+        if !is_default(route) {
             return None;
         }
-        let (mut gateway, mut interface) = next_hop(attributes);
-        let hops = attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::MultiPath(hops) => Some(hops),
+        let attributes = &route.attributes;
+        let mut hops = hops(attributes);
+        let (gateway, interface) = hops.find_map(|(to, index)| match to {
+            Some(IpAddr::V4(ip)) => Some((ip, index)),
             _ => None,
-        });
-        let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-        for hop in hops.into_iter().flatten() {
-            if gateway.is_none() && !hop.flags.intersects(dead) {
-                gateway = next_hop(&hop.attributes).0;
-                interface = Some(hop.interface_index);
-            }
-        }
+        })?;
         let metric = attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Priority(metric) => Some(*metric),
             _ => None,
         });
         Some(Self {
-            gateway: gateway?,
+            gateway,
             interface,
             source: source(attributes),
             metric: metric.unwrap_or(0),
@@ -303,16 +318,54 @@ impl DefaultRoute {
     }
 }
 
-fn next_hop(attributes: &[RouteAttribute]) -> (Option<Ipv4Addr>, Option<u32>) {
-    let (mut gateway, mut interface) = (None, None);
+/// Whether a route of the main table leads to everything that no other one leads to, and is in use.
+fn is_default(route: &RouteMessage) -> bool {
+    let header = &route.header;
+    header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+        && !header
+            .flags
+            .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
+}
+
+fn table(route: &RouteMessage) -> u32 {
+    let mut attributes = route.attributes.iter();
+    let table = attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or(u32::from(route.header.table))
+}
+
+/// The routers that a route leads to, where it does, and the interfaces towards them.
+fn hops(attributes: &[RouteAttribute]) -> impl Iterator<Item = (Option<IpAddr>, u32)> {
+    let (router, interface) = next_hop(attributes);
+    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+    let several = attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    let several = several
+        .flatten()
+        .filter(move |hop| !hop.flags.intersects(dead))
+        .map(|hop| (next_hop(&hop.attributes).0, hop.interface_index));
+    let single = interface.map(|index| (router, index));
+    single.into_iter().chain(several)
+}
+
+fn next_hop(attributes: &[RouteAttribute]) -> (Option<IpAddr>, Option<u32>) {
+    let (mut router, mut interface) = (None, None);
     for attribute in attributes {
         match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => router = Some((*ip).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip))
+            | RouteAttribute::Via(RouteVia::Inet6(ip)) => router = Some((*ip).into()),
             RouteAttribute::Oif(index) => interface = Some(*index),
             _ => {}
         }
     }
-    (gateway, interface)
+    (router, interface)
 }
 
 fn source(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
@@ -326,7 +379,7 @@ fn source(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
 fn choose(routes: Vec<DefaultRoute>, except: u32) -> Option<DefaultRoute> {
     routes
         .into_iter()
-        .filter(|route| route.interface != Some(except))
+        .filter(|route| route.interface != except)
         .min_by_key(|route| route.metric)
 }
 

@@ -1,0 +1,151 @@
+//! Links: what kind of interface an address belongs to.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+
+/// What stands behind an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LinkKind {
+    /// A network card, wired or wireless, also as part of a bond or with a VLAN's tag.
+    Physical,
+    /// A link to a provider or to one other machine: PPP, a modem.
+    PointToPoint,
+    /// A switch inside this machine, most often of containers or virtual machines.
+    Bridge,
+    /// The end of a cable inside this machine. A container's own interface is one.
+    Veth,
+    /// A tunnel of another program (tun, tap).
+    Tun,
+    /// A tunnel of the kernel's own WireGuard.
+    Wireguard,
+    /// Another tunnel of the kernel's: GRE, IPIP, VXLAN and the like.
+    Tunnel,
+    /// Anything else: dummy, loopback.
+    Other,
+}
+
+impl LinkKind {
+    /// Whether packets leave inside of other packets, which another address of this machine carries.
+    pub fn is_tunnel(self) -> bool {
+        matches!(self, Self::Tun | Self::Wireguard | Self::Tunnel)
+    }
+
+    /// The kind in words, for people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Physical => "a network card",
+            Self::PointToPoint => "a point-to-point link",
+            Self::Bridge => "a bridge",
+            Self::Veth => "a virtual cable",
+            Self::Tun => "a tunnel of another program",
+            Self::Wireguard => "a WireGuard interface",
+            Self::Tunnel => "a tunnel",
+            Self::Other => "an interface",
+        }
+    }
+
+    pub(super) fn of(message: &LinkMessage) -> Self {
+        let info = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(info) => Some(info),
+                _ => None,
+            });
+        let kind = info.and_then(|info| {
+            info.iter().find_map(|part| match part {
+                LinkInfo::Kind(kind) => Some(kind),
+                _ => None,
+            })
+        });
+        let flags = message.header.flags;
+        match kind {
+            Some(InfoKind::Bridge) => Self::Bridge,
+            Some(InfoKind::Veth | InfoKind::Netkit | InfoKind::Vxcan) => Self::Veth,
+            Some(InfoKind::Tun) => Self::Tun,
+            Some(InfoKind::Wireguard) => Self::Wireguard,
+            Some(
+                InfoKind::Vxlan
+                | InfoKind::GreTap
+                | InfoKind::GreTap6
+                | InfoKind::IpIp
+                | InfoKind::Ip6Tnl
+                | InfoKind::SitTun
+                | InfoKind::GreTun
+                | InfoKind::GreTun6
+                | InfoKind::Vti
+                | InfoKind::Vti6
+                | InfoKind::Xfrm
+                | InfoKind::Gtp
+                | InfoKind::Geneve
+                | InfoKind::BareUdp
+                | InfoKind::Amt
+                | InfoKind::ErSpan
+                | InfoKind::Ip6ErSpan,
+            ) => Self::Tunnel,
+            Some(InfoKind::Dummy | InfoKind::Ifb | InfoKind::Nlmon) => Self::Other,
+            Some(InfoKind::Wwan) => Self::PointToPoint,
+            _ if flags.contains(LinkFlags::Loopback) => Self::Other,
+            _ if flags.contains(LinkFlags::Pointopoint) => Self::PointToPoint,
+            _ if message.header.link_layer_type == LinkLayerType::Ppp => Self::PointToPoint,
+            _ => Self::Physical,
+        }
+    }
+}
+
+/// An address of this machine, and what leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// What its interface is.
+    pub kind: LinkKind,
+    /// Whether a default route of the address's family leaves by its interface.
+    pub default_route: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(kind: Option<InfoKind>, flags: LinkFlags) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.flags = flags;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        if let Some(kind) = kind {
+            let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+            message.attributes.push(info);
+        }
+        message
+    }
+
+    #[test]
+    fn a_link_is_what_the_kernel_calls_it() {
+        let none = LinkFlags::empty();
+        for (kind, flags, right) in [
+            (None, none, LinkKind::Physical),
+            (Some(InfoKind::Vlan), none, LinkKind::Physical),
+            (Some(InfoKind::Bond), none, LinkKind::Physical),
+            (Some(InfoKind::Bridge), none, LinkKind::Bridge),
+            (Some(InfoKind::Veth), none, LinkKind::Veth),
+            (Some(InfoKind::Tun), LinkFlags::Pointopoint, LinkKind::Tun),
+            (
+                Some(InfoKind::Wireguard),
+                LinkFlags::Pointopoint,
+                LinkKind::Wireguard,
+            ),
+            (Some(InfoKind::SitTun), none, LinkKind::Tunnel),
+            (
+                Some(InfoKind::Other("ppp".to_owned())),
+                LinkFlags::Pointopoint,
+                LinkKind::PointToPoint,
+            ),
+            (None, LinkFlags::Loopback, LinkKind::Other),
+        ] {
+            assert_eq!(LinkKind::of(&link(kind.clone(), flags)), right, "{kind:?}");
+        }
+    }
+}

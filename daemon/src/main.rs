@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod controller;
+mod dial;
 mod driver;
 mod interface;
 mod metrics;

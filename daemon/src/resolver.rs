@@ -10,13 +10,14 @@ use punch_platform::clock;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 
+use crate::dial::alternate;
 use crate::tasks::{Spawner, Task, sleep_until};
 
 /// Names are looked up anew this often.
 const PERIOD: Duration = Duration::from_secs(600);
 /// After a look-up that failed, all are looked up again sooner.
 const RETRY: Duration = Duration::from_secs(15);
-/// The most addresses of one name that are used.
+/// The most addresses of one name that are used, of both families if it has both.
 const MAX_ADDRESSES: usize = 4;
 
 /// What a look-up brought.
@@ -106,7 +107,7 @@ impl Resolver {
             let look_up = async move {
                 let found = lookup_host(address.as_str())
                     .await
-                    .map(|addresses| addresses.take(MAX_ADDRESSES).collect())
+                    .map(|found| alternate(found).into_iter().take(MAX_ADDRESSES).collect())
                     .map_err(|error| error.to_string());
                 let _ = results.send((address, found)).await;
             };

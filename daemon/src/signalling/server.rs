@@ -1,6 +1,7 @@
 //! A connection to one signalling server, kept for as long as the server is configured: WebSocket, a signed challenge, then
 //! frames both ways. A lost connection comes back by itself, after growing, jittered pauses.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,23 +10,28 @@ use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_FRAME};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
-use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
-};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
+use crate::dial::{self, alternate, explain};
 use crate::driver::command::Command;
 
 /// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Connection, TLS, upgrade and login have this long together.
+/// Looking up the server's name may take this long, and proving who this machine is as long again.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connection, TLS, upgrade and the server's challenge may take this long at each address of the server.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of a server's name that are tried in one attempt; with one every 250 ms and [`ADDRESS_TIMEOUT`] for the last, an attempt
+/// ends within 12 s.
+const MAX_ADDRESSES: usize = 8;
 /// A connection on which nothing is heard for so long, in spite of pings, is dead.
 const SILENCE: Duration = Duration::from_secs(40);
 /// Pings follow each other after this.
@@ -97,69 +103,105 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
     }
 }
 
-/// The error and its causes, without what a cause repeats.
-fn explain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.contains(&cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
-    }
-    text
-}
-
 fn jittered(pause: Duration) -> Duration {
     let random = punch_platform::random::<1>().map_or(128, |[byte]| byte);
     pause.mul_f64(0.5 + f64::from(random) / 255.0)
 }
 
+/// A connection that the server has greeted with its challenge.
+struct Greeted {
+    socket: Socket,
+    challenge: [u8; 32],
+}
+
 /// Connects to a server and proves to it who this machine is.
+///
+/// Of the addresses that the server's name has, the first that brings the server's challenge is used (RFC 8305): only then it is
+/// known that packets of every size pass there. No address hears this machine's proof but that one, since a second login would
+/// end the first.
 async fn log_in(url: &str, access: &Access) -> Result<Socket> {
     let request = url
         .into_client_request()
         .context("the address is not usable")?;
-    let authority = request
-        .uri()
-        .authority()
-        .context("the address has no host")?
-        .to_string();
+    let uri = request.uri();
+    let authority = uri.authority().context("the address has no host")?;
+    let authority = authority.to_string();
+    let host = uri.host().context("the address has no host")?;
+    let default = if uri.scheme_str() == Some("wss") {
+        443
+    } else {
+        80
+    };
+    let port = uri.port_u16().unwrap_or(default);
+    // An IPv6 address stands in brackets in a URL, and only there.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+
+    let deadline = Instant::now() + LOGIN_TIMEOUT;
+    let addresses = tokio::time::timeout_at(deadline, lookup_host((host, port)))
+        .await
+        .context("its name is not found: no answer")?
+        .context("its name is not found")?;
+    let addresses: Vec<_> = alternate(addresses)
+        .into_iter()
+        .take(MAX_ADDRESSES)
+        .collect();
+    let connect = |address| connect(address, request.clone(), access.tls.clone());
+    let (address, greeted) = dial::race(&addresses, ADDRESS_TIMEOUT, connect).await?;
+    tracing::debug!(%url, %address, "the signalling server answers");
+
+    let Greeted {
+        mut socket,
+        challenge,
+    } = greeted;
+    let proof = Frame::proof(&access.identity, &challenge, &authority);
+    let deadline = Instant::now() + LOGIN_TIMEOUT;
+    let bytes = Message::Binary(proof.encode().into());
+    tokio::time::timeout_at(deadline, socket.send(bytes)).await??;
+    match next_frame(&mut socket, deadline).await? {
+        Frame::Welcome => Ok(socket),
+        Frame::Refused(why) => bail!("{why}"),
+        _ => bail!("the server does not speak this protocol"),
+    }
+}
+
+/// Connects to one of the server's addresses and waits for the challenge there.
+async fn connect(
+    address: SocketAddr,
+    request: Request,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Greeted> {
+    let stream = TcpStream::connect(address)
+        .await
+        .context("cannot connect")?;
+    stream.set_nodelay(true)?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME))
         .max_frame_size(Some(MAX_FRAME));
-    let connector = Connector::Rustls(access.tls.clone());
-    let deadline = Instant::now() + LOGIN_TIMEOUT;
-    let connect = connect_async_tls_with_config(request, Some(config), true, Some(connector));
-    let (mut socket, _) = tokio::time::timeout_at(deadline, connect)
+    let connector = Some(Connector::Rustls(tls));
+    let (mut socket, _) = client_async_tls_with_config(request, stream, Some(config), connector)
         .await
-        .context("the server does not answer")?
         .context("cannot connect")?;
+    match next_frame(&mut socket, Instant::now() + ADDRESS_TIMEOUT).await? {
+        Frame::Challenge(challenge) => Ok(Greeted { socket, challenge }),
+        Frame::Refused(why) => bail!("{why}"),
+        _ => bail!("the server does not speak this protocol"),
+    }
+}
 
+/// The next frame of a login.
+async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
     loop {
         let message = tokio::time::timeout_at(deadline, socket.next())
             .await
             .context("the server does not finish the login")?;
         match message {
-            Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes)? {
-                Frame::Challenge(nonce) => {
-                    let proof = Frame::proof(&access.identity, &nonce, &authority);
-                    let bytes = Message::Binary(proof.encode().into());
-                    timeout(LOGIN_TIMEOUT, socket.send(bytes)).await??;
-                }
-                Frame::Welcome => break,
-                Frame::Refused(why) => bail!("{why}"),
-                _ => bail!("the server does not speak this protocol"),
-            },
+            Some(Ok(Message::Binary(bytes))) => return Ok(Frame::decode(&bytes)?),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(_)) => bail!("the server does not speak this protocol"),
             Some(Err(error)) => return Err(error).context("cannot log in"),
             None => bail!("the server closed the connection during the login"),
         }
     }
-    Ok(socket)
 }
 
 /// Logs in, and passes frames in both directions until the connection ends.

@@ -460,7 +460,7 @@ fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> Pe
     PeerConfig {
         handle: PEER,
         kind: PeerKind::Wireguard {
-            public: *identity.id().x25519(),
+            public: identity.id().x25519(),
             endpoint,
             address,
             preshared: None,

@@ -81,10 +81,10 @@ pub enum PeerKind {
 
 impl PeerConfig {
     /// The WireGuard public key.
-    pub fn public(&self) -> &[u8; 32] {
+    pub fn public(&self) -> [u8; 32] {
         match &self.kind {
             PeerKind::Punch { id, .. } => id.x25519(),
-            PeerKind::Wireguard { public, .. } => public,
+            PeerKind::Wireguard { public, .. } => *public,
         }
     }
 

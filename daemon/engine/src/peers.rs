@@ -190,7 +190,7 @@ impl PeerTable {
         if let Some(peer) = self.peers.get_mut(&handle) {
             return Some(std::mem::replace(&mut peer.config, config));
         }
-        self.by_key.insert(*config.public(), handle);
+        self.by_key.insert(config.public(), handle);
         self.peers.insert(handle, Peer::new(config));
         None
     }
@@ -200,7 +200,7 @@ impl PeerTable {
         let Some(mut peer) = self.peers.remove(&handle) else {
             return Vec::new();
         };
-        self.by_key.remove(peer.config.public());
+        self.by_key.remove(&peer.config.public());
         self.changed.remove(&handle);
         self.active.remove(&handle);
         self.forget_sessions(peer.disconnect());

@@ -239,7 +239,7 @@ impl Roster {
         let Some(entry) = self.peers.get(peer) else {
             return;
         };
-        let public = *entry.config.public();
+        let public = entry.config.public();
         let session = self.session(peer, &public, Some(preshared), None);
         if let Some(entry) = self.peers.get_mut(peer) {
             let gone = entry.tunnel.prepare(session, initiator);

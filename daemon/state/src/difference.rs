@@ -39,7 +39,7 @@ impl Difference {
             match after.peers.get(name) {
                 Some(now) if now == peer => {}
                 Some(now) => {
-                    if now.public() != peer.public() {
+                    if !now.is_same_machine(peer) {
                         difference.gone.push(name.clone());
                     }
                     difference.changed.push(name.clone());

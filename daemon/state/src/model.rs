@@ -56,8 +56,19 @@ impl Peer {
     /// The WireGuard public key; `None` if the text of a plain WireGuard peer is no key.
     pub fn public(&self) -> Option<[u8; 32]> {
         match &self.key {
-            PeerKey::Punch { key, .. } => Some(*key.x25519()),
+            PeerKey::Punch { key, .. } => Some(key.x25519()),
             PeerKey::Wireguard { key, .. } => key_bytes(key),
+        }
+    }
+
+    /// Whether both have the same WireGuard public key, and so are one machine.
+    pub fn is_same_machine(&self, other: &Self) -> bool {
+        match (&self.key, &other.key) {
+            // Without computing the X25519 form: adding a peer compares it with all others.
+            (PeerKey::Punch { key, .. }, PeerKey::Punch { key: other, .. }) => {
+                key.has_same_x25519(other)
+            }
+            _ => self.public().is_some() && self.public() == other.public(),
         }
     }
 

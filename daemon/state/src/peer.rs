@@ -69,13 +69,13 @@ fn check_unique(
     peer: &Peer,
 ) -> Result<(), Refusal> {
     let public = peer.public().ok_or(Refusal::NotAKey)?;
-    if public == *machine.id.x25519() {
+    if public == machine.id.x25519() {
         return Err(Refusal::OwnKey);
     }
     let addresses = peer.addresses(machine.ipv4);
     let clash = |theirs: Vec<IpAddr>| addresses.iter().copied().find(|ip| theirs.contains(ip));
     for (other, known) in &state.peers {
-        if known.public() == Some(public) {
+        if known.is_same_machine(peer) {
             return Err(Refusal::SameMachine {
                 other: other.clone(),
                 name: name.clone(),

@@ -40,10 +40,8 @@ impl Identity {
 
     /// The public half.
     pub fn id(&self) -> PeerId {
-        let key = self.signing.verifying_key();
         PeerId {
-            ed25519: key.to_bytes(),
-            x25519: key.to_montgomery().to_bytes(),
+            ed25519: self.signing.verifying_key().to_bytes(),
         }
     }
 
@@ -69,7 +67,6 @@ impl fmt::Debug for Identity {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId {
     ed25519: [u8; 32],
-    x25519: [u8; 32],
 }
 
 /// Why a text or 32 bytes are not a [`PeerId`].
@@ -123,10 +120,7 @@ impl PeerId {
         if key.is_weak() {
             return Err(PeerIdError::NotAPoint);
         }
-        Ok(Self {
-            ed25519: *bytes,
-            x25519: key.to_montgomery().to_bytes(),
-        })
+        Ok(Self { ed25519: *bytes })
     }
 
     /// The Ed25519 public key.
@@ -134,9 +128,22 @@ impl PeerId {
         &self.ed25519
     }
 
-    /// The same key as X25519 public key: the peer's WireGuard and Noise static key.
-    pub fn x25519(&self) -> &[u8; 32] {
-        &self.x25519
+    /// The same key as X25519 public key: the peer's WireGuard and Noise static key. Computed anew each time, some
+    /// microseconds: a server, which decodes identities all day, never needs it.
+    pub fn x25519(&self) -> [u8; 32] {
+        let key = VerifyingKey::from_bytes(&self.ed25519);
+        // The bytes were found to be a key when this value was made.
+        key.map_or([0; 32], |key| key.to_montgomery().to_bytes())
+    }
+
+    /// Whether `other` has the same [`Self::x25519`]: an identity and its negative do, which differ in the sign of the point
+    /// alone, the last bit (RFC 8032 §5.1.2, RFC 7748 §4.1).
+    pub fn has_same_x25519(&self, other: &Self) -> bool {
+        let unsigned = |mut bytes: [u8; 32]| {
+            bytes[31] &= 0x7f;
+            bytes
+        };
+        unsigned(self.ed25519) == unsigned(other.ed25519)
     }
 
     /// Whether `signature` is this machine's over `message` (strict verification).

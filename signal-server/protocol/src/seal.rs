@@ -116,9 +116,10 @@ impl PendingOffer {
         description.kem = kem.encapsulation_key().to_bytes().to_vec();
 
         let secret = identity.x25519_secret();
+        let public = to.x25519();
         let mut noise = builder(rng)?
             .local_private_key(secret.as_bytes())
-            .and_then(|b| b.remote_public_key(to.x25519()))
+            .and_then(|b| b.remote_public_key(&public))
             .and_then(|b| b.prologue(PROLOGUE))
             .and_then(Builder::build_initiator)
             .map_err(|_| SealError::Internal)?;
@@ -182,7 +183,7 @@ impl OpenedOffer {
             .and_then(Builder::build_responder)
             .map_err(|_| SealError::Internal)?;
         let description = read(&mut noise, Kind::Offer, envelope)?;
-        if noise.get_remote_static() != Some(from.x25519()) {
+        if noise.get_remote_static() != Some(&from.x25519()) {
             return Err(SealError::NotAuthentic);
         }
         Ok(Self { noise, description })

@@ -1,6 +1,6 @@
 //! What bounds a hub, and the counts that the bounds are held against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,17 @@ pub struct Limits {
     pub rate: u32,
     /// Frames of one client at once.
     pub burst: u32,
+    /// Frames per second of all connections of one source together, on average; what comes faster waits, since those who share an
+    /// address shall not be closed for each other's haste.
+    pub source_rate: u32,
+    /// Frames of one source at once. A new connection costs as many as [`CONNECTION_COST`] frames.
+    pub source_burst: u32,
     /// Peers that one client may watch.
     pub watches: usize,
+    /// Watches of all clients of one source together.
+    pub watches_per_address: usize,
+    /// Watches of all clients.
+    pub watches_in_all: usize,
     /// The name that clients must have dialled, when set: `HOST` or `HOST:PORT`.
     pub name: Option<String>,
 }
@@ -37,7 +46,11 @@ impl Default for Limits {
             silence: Duration::from_secs(75),
             rate: 50,
             burst: 200,
+            source_rate: 1000,
+            source_burst: 4000,
             watches: 1024,
+            watches_per_address: 16_384,
+            watches_in_all: 1_000_000,
             name: None,
         }
     }
@@ -52,78 +65,215 @@ impl Limits {
     }
 }
 
-/// How many connections each source holds.
+/// What opening a connection costs, in frames: accepting, TLS, HTTP and a signature are so much dearer than a watch.
+pub const CONNECTION_COST: u32 = 10;
+/// Sources without connections that are remembered because their buckets are not full again.
+const MAX_ABSENT: usize = 4096;
+
+/// What one source holds, and what it may still send.
+#[derive(Debug)]
+struct Held {
+    /// Connections, proven or not.
+    connections: usize,
+    /// Connections that have not proven an identity.
+    unproven: usize,
+    /// Watches of all its connections.
+    watches: usize,
+    tokens: Tokens,
+    /// Whether it stands among those that have gone.
+    is_noted: bool,
+}
+
+/// What each source holds; none can empty its bucket, go, and come back with a full one.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// Connections that have not proven an identity.
-    unproven: BTreeMap<IpAddr, usize>,
-    /// Connections, proven or not.
-    sources: BTreeMap<IpAddr, usize>,
+    sources: BTreeMap<IpAddr, Held>,
+    /// Sources that have gone, oldest first.
+    absent: VecDeque<IpAddr>,
+    /// Watches of all sources.
+    watches: usize,
 }
 
 impl Admission {
+    fn entry(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> &mut Held {
+        self.sources.entry(source).or_insert_with(|| Held {
+            connections: 0,
+            unproven: 0,
+            watches: 0,
+            tokens: Tokens::new(limits.source_burst, now),
+            is_noted: false,
+        })
+    }
+
+    /// Whether `source` may open one more connection now, which costs [`CONNECTION_COST`] of its frames.
+    pub(super) fn may_open(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> bool {
+        let held = self.entry(source, limits, now);
+        let admitted = held.tokens.spend(
+            CONNECTION_COST,
+            limits.source_rate,
+            limits.source_burst,
+            now,
+        );
+        if held.connections == 0 {
+            self.note_absent(source);
+        }
+        admitted
+    }
+
+    /// How long `source` must wait before its next frame is read.
+    pub(super) fn pace(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> Duration {
+        let held = self.entry(source, limits, now);
+        held.tokens
+            .reserve(limits.source_rate, limits.source_burst, now)
+    }
+
     /// Counts one more connection of `source`, or returns false if the source holds as many as it may.
-    pub(super) fn admit(&mut self, source: IpAddr, limits: &Limits) -> bool {
-        let held = |counts: &BTreeMap<IpAddr, usize>| counts.get(&source).copied().unwrap_or(0);
-        if held(&self.unproven) >= limits.unproven_per_address
-            || held(&self.sources) >= limits.per_address
-        {
+    pub(super) fn admit(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> bool {
+        let held = self.entry(source, limits, now);
+        if held.unproven >= limits.unproven_per_address || held.connections >= limits.per_address {
             return false;
         }
-        *self.unproven.entry(source).or_default() += 1;
-        *self.sources.entry(source).or_default() += 1;
+        held.unproven += 1;
+        held.connections += 1;
         true
     }
 
     /// A connection of `source` has proven its identity.
     pub(super) fn prove(&mut self, source: IpAddr) {
-        decrement(&mut self.unproven, source);
+        if let Some(held) = self.sources.get_mut(&source) {
+            held.unproven = held.unproven.saturating_sub(1);
+        }
+    }
+
+    /// Counts one more watch of `source`, or returns false if there are as many as there may be.
+    pub(super) fn admit_watch(&mut self, source: IpAddr, limits: &Limits) -> bool {
+        let Some(held) = self.sources.get_mut(&source) else {
+            return false;
+        };
+        if held.watches >= limits.watches_per_address || self.watches >= limits.watches_in_all {
+            return false;
+        }
+        held.watches += 1;
+        self.watches += 1;
+        true
+    }
+
+    /// So many watches of `source` have ended.
+    pub(super) fn release_watches(&mut self, source: IpAddr, count: usize) {
+        if let Some(held) = self.sources.get_mut(&source) {
+            held.watches = held.watches.saturating_sub(count);
+            self.watches = self.watches.saturating_sub(count);
+        }
     }
 
     /// A connection of `source` is gone.
     pub(super) fn release(&mut self, source: IpAddr, proven: bool) {
-        decrement(&mut self.sources, source);
+        let Some(held) = self.sources.get_mut(&source) else {
+            return;
+        };
+        held.connections = held.connections.saturating_sub(1);
         if !proven {
-            decrement(&mut self.unproven, source);
+            held.unproven = held.unproven.saturating_sub(1);
+        }
+        if held.connections == 0 {
+            self.note_absent(source);
+        }
+    }
+
+    /// Watches of all sources.
+    pub(super) fn watches(&self) -> usize {
+        self.watches
+    }
+
+    /// Sources that are remembered, with and without connections.
+    pub(super) fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    fn note_absent(&mut self, source: IpAddr) {
+        match self.sources.get_mut(&source) {
+            Some(held) if !held.is_noted => held.is_noted = true,
+            _ => return,
+        }
+        self.absent.push_back(source);
+        if self.absent.len() > MAX_ABSENT
+            && let Some(oldest) = self.absent.pop_front()
+            && let Some(held) = self.sources.get_mut(&oldest)
+        {
+            held.is_noted = false;
+            if held.connections == 0 {
+                self.sources.remove(&oldest);
+            }
+        }
+    }
+
+    /// Forgets the sources that have gone and whose buckets are full again.
+    pub(super) fn handle_timeout(&mut self, limits: &Limits, now: Instant) {
+        for _ in 0..self.absent.len() {
+            let Some(source) = self.absent.pop_front() else {
+                break;
+            };
+            let Some(held) = self.sources.get_mut(&source) else {
+                continue;
+            };
+            let full = held
+                .tokens
+                .is_full(limits.source_rate, limits.source_burst, now);
+            match (held.connections, full) {
+                (0, false) => self.absent.push_back(source),
+                (0, true) => {
+                    self.sources.remove(&source);
+                }
+                // It has come back; when it goes again it is noted again.
+                _ => held.is_noted = false,
+            }
         }
     }
 }
 
-fn decrement(counts: &mut BTreeMap<IpAddr, usize>, source: IpAddr) {
-    if let Some(count) = counts.get_mut(&source) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&source);
-        }
-    }
-}
-
-/// A client's token bucket: each frame costs one token.
+/// A token bucket: each frame costs one token.
 #[derive(Debug)]
 pub(super) struct Tokens {
+    /// Below zero where tokens were reserved.
     left: f64,
     refilled: Instant,
 }
 
 impl Tokens {
     /// A full bucket.
-    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
+    pub(super) fn new(burst: u32, now: Instant) -> Self {
         Self {
-            left: f64::from(limits.burst),
+            left: f64::from(burst),
             refilled: now,
         }
     }
 
-    /// Takes a token, or returns false if there is none.
-    pub(super) fn spend(&mut self, limits: &Limits, now: Instant) -> bool {
+    fn refill(&mut self, rate: u32, burst: u32, now: Instant) {
         let gained = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        self.left = (self.left + gained * f64::from(limits.rate)).min(f64::from(limits.burst));
-        let admitted = self.left >= 1.0;
+        self.left = (self.left + gained * f64::from(rate)).min(f64::from(burst));
+    }
+
+    /// Takes so many tokens, or none and returns false if there are fewer.
+    pub(super) fn spend(&mut self, cost: u32, rate: u32, burst: u32, now: Instant) -> bool {
+        self.refill(rate, burst, now);
+        let admitted = self.left >= f64::from(cost);
         if admitted {
-            self.left -= 1.0;
+            self.left -= f64::from(cost);
         }
         admitted
+    }
+
+    /// Takes a token in any case; how long it takes until that token is there.
+    fn reserve(&mut self, rate: u32, burst: u32, now: Instant) -> Duration {
+        self.refill(rate, burst, now);
+        self.left -= 1.0;
+        Duration::from_secs_f64((-self.left).max(0.0) / f64::from(rate.max(1)))
+    }
+
+    fn is_full(&mut self, rate: u32, burst: u32, now: Instant) -> bool {
+        self.refill(rate, burst, now);
+        self.left >= f64::from(burst)
     }
 }
 

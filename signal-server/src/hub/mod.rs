@@ -2,16 +2,19 @@
 
 mod limits;
 mod said;
+mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Capabilities, Frame, PeerId, Refusal, Unreachable};
 
 use limits::{Admission, Tokens};
-pub use limits::{Limits, subnet};
+pub use limits::{CONNECTION_COST, Limits, subnet};
 pub use said::Said;
+pub use watchers::QUIET;
+use watchers::Watchers;
 
 /// What this server can do beyond version 1 of the protocol: nothing yet but to hear what its clients can.
 const CAPABILITIES: Capabilities = Capabilities::NONE;
@@ -61,7 +64,7 @@ pub struct Hub {
     next: u64,
     connections: BTreeMap<ConnectionId, Connection>,
     online: BTreeMap<PeerId, ConnectionId>,
-    watchers: BTreeMap<PeerId, BTreeSet<ConnectionId>>,
+    watchers: Watchers,
     admission: Admission,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -75,11 +78,28 @@ impl Hub {
             next: 0,
             connections: BTreeMap::new(),
             online: BTreeMap::new(),
-            watchers: BTreeMap::new(),
+            watchers: Watchers::default(),
             admission: Admission::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Whether a connection from `address` is worth accepting now; asked before TLS and HTTP, because they are the dearest part.
+    pub fn may_open(&mut self, address: IpAddr, now: Instant) -> bool {
+        let admitted = self.admission.may_open(subnet(address), &self.limits, now);
+        self.counters.refused += u64::from(!admitted);
+        admitted
+    }
+
+    /// A message of a client has come and was not read yet; how long to wait before it is, so that its source keeps to
+    /// [`Limits::source_rate`].
+    pub fn pace(&mut self, connection: ConnectionId, now: Instant) -> Duration {
+        let Some(entry) = self.connections.get_mut(&connection) else {
+            return Duration::ZERO;
+        };
+        entry.heard = now;
+        self.admission.pace(entry.address, &self.limits, now)
     }
 
     /// A client has connected; `nonce` must be fresh randomness.
@@ -94,7 +114,7 @@ impl Hub {
     ) -> Result<ConnectionId, Refusal> {
         let address = subnet(address);
         if self.connections.len() >= self.limits.connections
-            || !self.admission.admit(address, &self.limits)
+            || !self.admission.admit(address, &self.limits, now)
         {
             self.counters.refused += 1;
             return Err(Refusal::Full);
@@ -109,7 +129,7 @@ impl Hub {
                 id: None,
                 opened: now,
                 heard: now,
-                tokens: Tokens::new(&self.limits, now),
+                tokens: Tokens::new(self.limits.burst, now),
                 watches: BTreeSet::new(),
                 capabilities: Capabilities::NONE,
             },
@@ -140,7 +160,8 @@ impl Hub {
             return;
         };
         entry.heard = now;
-        if !entry.tokens.spend(&self.limits, now) {
+        let (rate, burst) = (self.limits.rate, self.limits.burst);
+        if !entry.tokens.spend(1, rate, burst, now) {
             self.refuse(connection, Refusal::TooFast);
             return;
         }
@@ -158,7 +179,7 @@ impl Hub {
                 } else if !genuine {
                     self.refuse(connection, Refusal::BadProof);
                 } else {
-                    self.log_in(connection, id);
+                    self.log_in(connection, id, now);
                 }
             }
             (Some(from), Said::Send { to, envelope }) => {
@@ -178,6 +199,8 @@ impl Hub {
         let Some(entry) = self.connections.remove(&connection) else {
             return;
         };
+        let ended = entry.watches.len();
+        self.admission.release_watches(entry.address, ended);
         self.admission.release(entry.address, entry.id.is_some());
         if let Some(id) = entry.id
             && self.online.get(&id) == Some(&connection)
@@ -185,7 +208,7 @@ impl Hub {
             self.online.remove(&id);
         }
         for id in entry.watches {
-            self.forget_watcher(connection, id);
+            self.watchers.remove(id, connection);
         }
     }
 
@@ -203,7 +226,7 @@ impl Hub {
         }
     }
 
-    /// Closes what has taken too long.
+    /// Closes what has taken too long, and announces who has logged in again meanwhile.
     pub fn handle_timeout(&mut self, now: Instant) {
         let late: Vec<_> = self
             .connections
@@ -217,6 +240,12 @@ impl Hub {
             .collect();
         for connection in late {
             self.refuse(connection, Refusal::TimedOut);
+        }
+        self.admission.handle_timeout(&self.limits, now);
+        for id in self.watchers.due(now) {
+            if self.online.contains_key(&id) {
+                self.announce(id);
+            }
         }
     }
 
@@ -241,12 +270,22 @@ impl Hub {
         entry.map_or(Capabilities::NONE, |entry| entry.capabilities)
     }
 
+    /// Watches of all clients.
+    pub fn watches(&self) -> usize {
+        self.admission.watches()
+    }
+
+    /// Sources that are remembered: those with connections, and for some seconds those that had some.
+    pub fn sources(&self) -> usize {
+        self.admission.sources()
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    fn log_in(&mut self, connection: ConnectionId, id: PeerId) {
+    fn log_in(&mut self, connection: ConnectionId, id: PeerId, now: Instant) {
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -264,9 +303,16 @@ impl Hub {
         let capabilities = Frame::ServerCapabilities(CAPABILITIES);
         self.outputs
             .push_back(Output::Send(connection, capabilities));
-        for watcher in self.watchers.get(&id).into_iter().flatten() {
+        if self.watchers.appear(id, now) {
+            self.announce(id);
+        }
+    }
+
+    /// Tells all who watch `id` that it is online.
+    fn announce(&mut self, id: PeerId) {
+        for watcher in self.watchers.of(id) {
             self.outputs
-                .push_back(Output::Send(*watcher, Frame::Appeared(id)));
+                .push_back(Output::Send(watcher, Frame::Appeared(id)));
         }
     }
 
@@ -296,11 +342,15 @@ impl Hub {
             return;
         };
         // One watch too many is passed over: its peer is still reached by offers.
-        if entry.watches.len() >= self.limits.watches && !entry.watches.contains(&id) {
-            return;
+        if !entry.watches.contains(&id) {
+            if entry.watches.len() >= self.limits.watches
+                || !self.admission.admit_watch(entry.address, &self.limits)
+            {
+                return;
+            }
+            entry.watches.insert(id);
+            self.watchers.insert(id, connection);
         }
-        entry.watches.insert(id);
-        self.watchers.entry(id).or_default().insert(connection);
         if self.online.contains_key(&id) {
             self.outputs
                 .push_back(Output::Send(connection, Frame::Appeared(id)));
@@ -308,18 +358,11 @@ impl Hub {
     }
 
     fn unwatch(&mut self, connection: ConnectionId, id: PeerId) {
-        if let Some(entry) = self.connections.get_mut(&connection) {
-            entry.watches.remove(&id);
-        }
-        self.forget_watcher(connection, id);
-    }
-
-    fn forget_watcher(&mut self, connection: ConnectionId, id: PeerId) {
-        if let Some(watchers) = self.watchers.get_mut(&id) {
-            watchers.remove(&connection);
-            if watchers.is_empty() {
-                self.watchers.remove(&id);
-            }
+        if let Some(entry) = self.connections.get_mut(&connection)
+            && entry.watches.remove(&id)
+        {
+            self.admission.release_watches(entry.address, 1);
+            self.watchers.remove(id, connection);
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use punch_signal_protocol::{Frame, MAX_FRAME, Refusal};
 use tokio::sync::mpsc;
 
@@ -87,11 +87,15 @@ pub(super) async fn upgrade(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let source = source.client(&headers);
+    let client = source.client(&headers);
+    // Those behind a proxy were not bounded when the proxy's connection was accepted.
+    if source.is_proxy() && !server.with(|hub| hub.may_open(client, Instant::now())) {
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
     upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
-        .on_upgrade(move |socket| converse(server, source, socket))
+        .on_upgrade(move |socket| converse(server, client, socket))
 }
 
 async fn converse(server: Server, source: IpAddr, mut socket: WebSocket) {
@@ -134,6 +138,11 @@ async fn converse(server: Server, source: IpAddr, mut socket: WebSocket) {
             }
             message = socket.recv() => match message {
                 Some(Ok(Message::Binary(bytes))) => {
+                    // Until then nothing more of this client is read, so it waits, too.
+                    let wait = server.with(|hub| hub.pace(connection, Instant::now()));
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     // Decoding and the signature take the longest: before the lock, so that clients do not wait for each other.
                     let said = Said::read(&bytes, &nonce);
                     server.with(|hub| hub.handle_said(connection, said, Instant::now()));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use axum::{Extension, Router};
@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use super::client::Server;
 use super::proxy::Source;
 use crate::hub::subnet;
 
@@ -70,6 +71,7 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
 pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    server: Server,
     router: Router,
     proxies: Arc<[IpAddr]>,
 ) {
@@ -95,6 +97,9 @@ pub(super) async fn accept(
             let Some(slot) = OpeningSlot::begin(&sources, source) else {
                 continue;
             };
+            if !server.with(|hub| hub.may_open(source, Instant::now())) {
+                continue;
+            }
             Some(slot)
         };
         let source = Source::new(source, &proxies);

@@ -59,7 +59,7 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
     manager::ready("started");
     let proxies = config.proxies.iter().map(IpAddr::to_canonical).collect();
-    let serving = listen::accept(listener, tls, router, proxies);
+    let serving = listen::accept(listener, tls, server.clone(), router, proxies);
     let ticking = tick(&server);
     tokio::select! {
         () = serving => {}

@@ -22,6 +22,11 @@ impl Source {
         }
     }
 
+    /// Whether the connection is a proxy's, which carries requests of many.
+    pub(super) fn is_proxy(&self) -> bool {
+        self.proxies.is_some()
+    }
+
     /// The address that a request counts for. Each proxy appends the address that it has seen: from the end on, what proxies say is believed, and
     /// the first that is none of them is the client.
     pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {

@@ -12,6 +12,10 @@ pub(crate) fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
+pub(crate) fn milliseconds(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
 pub(crate) fn identity(number: u16) -> Identity {
     let mut seed = [7; 32];
     seed[..2].copy_from_slice(&number.to_be_bytes());

@@ -1,9 +1,11 @@
 //! What bounds a client: rate, watches, connections.
 
-use punch_signal::hub::{Limits, Output};
+use std::time::Duration;
+
+use punch_signal::hub::{CONNECTION_COST, Limits, Output};
 use punch_signal_protocol::{Frame, Refusal};
 
-use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, seconds};
+use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, milliseconds, seconds};
 
 #[test]
 fn a_client_that_sends_too_fast_is_closed() {
@@ -198,4 +200,107 @@ fn connections_get_numbers_that_never_come_again() {
         assert!(seen.insert(connection));
         harness.hub.handle_disconnect(connection);
     }
+}
+
+#[test]
+fn what_one_source_sends_too_fast_waits_and_others_do_not() {
+    let mut harness = HubHarness::with(Limits {
+        source_rate: 100,
+        source_burst: 40,
+        ..Limits::default()
+    });
+    let (one, two) = (harness.client(1), harness.client(2));
+    let (other, _) = harness.connect_from(ip(9)).unwrap();
+    // Two clients of one source share its burst.
+    for _ in 0..20 {
+        assert_eq!(harness.hub.pace(one, harness.now), Duration::ZERO);
+        assert_eq!(harness.hub.pace(two, harness.now), Duration::ZERO);
+    }
+    // The next frames wait in turn, 10 ms each at 100 a second.
+    assert_eq!(harness.hub.pace(one, harness.now), milliseconds(10));
+    assert_eq!(harness.hub.pace(two, harness.now), milliseconds(20));
+    assert_eq!(harness.hub.pace(other, harness.now), Duration::ZERO);
+    harness.now += milliseconds(30);
+    assert_eq!(harness.hub.pace(one, harness.now), Duration::ZERO);
+    // A wait closes nobody.
+    assert_eq!(harness.hub.online(), 2);
+}
+
+#[test]
+fn a_source_that_opens_too_many_connections_is_not_let_in_and_others_are() {
+    let mut harness = HubHarness::with(Limits {
+        source_rate: 100,
+        source_burst: 10 * CONNECTION_COST,
+        ..Limits::default()
+    });
+    let opened = |harness: &mut HubHarness, from| {
+        let tries = (0..50).filter(|_| harness.hub.may_open(from, harness.now));
+        tries.count()
+    };
+    assert_eq!(opened(&mut harness, ip(1)), 10);
+    assert_eq!(harness.hub.counters().refused, 40);
+    assert_eq!(opened(&mut harness, ip(2)), 10);
+    // Ten frames' worth a connection: ten connections a second at 100 frames a second. Going away fills no bucket.
+    harness.pass(milliseconds(500));
+    assert_eq!(opened(&mut harness, ip(1)), 5);
+    assert_eq!(harness.hub.sources(), 2);
+
+    // Whose bucket is full again is forgotten.
+    harness.pass(seconds(1));
+    assert_eq!(harness.hub.sources(), 0);
+    assert_eq!(opened(&mut harness, ip(1)), 10);
+}
+
+#[test]
+fn sources_that_came_and_went_are_not_remembered_without_bound() {
+    let mut harness = HubHarness::new();
+    for network in 0..20_000_u16 {
+        let source = [0x2001, 0xdb8, 0, network, 0, 0, 0, 1].into();
+        assert!(harness.hub.may_open(source, harness.now));
+    }
+    assert_eq!(harness.hub.sources(), 4096);
+    // One with a connection is never forgotten.
+    let (kept, _) = harness.connect();
+    for network in 20_000..40_000_u16 {
+        let source = [0x2001, 0xdb8, 0, network, 0, 0, 0, 1].into();
+        assert!(harness.hub.may_open(source, harness.now));
+    }
+    assert_eq!(harness.hub.sources(), 4097);
+    harness.hub.handle_disconnect(kept);
+    harness.pass(seconds(4));
+    assert_eq!(harness.hub.sources(), 0);
+}
+
+#[test]
+fn the_watches_of_one_source_and_of_all_are_bounded() {
+    let mut harness = HubHarness::with(Limits {
+        watches_per_address: 5,
+        watches_in_all: 8,
+        ..Limits::default()
+    });
+    let (one, two) = (harness.client(1), harness.client(2));
+    for number in 10..20 {
+        harness.say(one, &Frame::Watch(id(number)));
+        harness.say(one, &Frame::Watch(id(number)));
+        harness.say(two, &Frame::Watch(id(number)));
+    }
+    assert_eq!(harness.hub.watches(), 5, "of one source");
+    let (other, nonce) = harness.connect_from(ip(2)).unwrap();
+    harness.say(other, &Frame::proof(&identity(3), &nonce, NAME));
+    for number in 10..20 {
+        harness.say(other, &Frame::Watch(id(number)));
+    }
+    assert_eq!(harness.hub.watches(), 8, "of all");
+
+    // What ends makes room, by whichever way it ends.
+    harness.say(one, &Frame::Unwatch(id(10)));
+    harness.say(one, &Frame::Unwatch(id(10)));
+    assert_eq!(harness.hub.watches(), 7);
+    harness.hub.handle_disconnect(one);
+    assert_eq!(harness.hub.watches(), 5);
+    harness.say(two, &Frame::Watch(id(30)));
+    assert_eq!(harness.hub.watches(), 6);
+    harness.hub.handle_disconnect(two);
+    harness.hub.handle_disconnect(other);
+    assert_eq!(harness.hub.watches(), 0);
 }

@@ -1,9 +1,9 @@
 //! Ten thousand things in any order: what the hub says is what a simple model says, and when all have gone nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use punch_signal::hub::{ConnectionId, Limits, Output};
+use punch_signal::hub::{ConnectionId, Limits, Output, QUIET};
 use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
 
 use crate::hub_harness::{HubHarness, NAME, id, identity, ip, welcome};
@@ -46,6 +46,8 @@ struct Model {
     /// Challenge, and identity once proven.
     open: BTreeMap<ConnectionId, ([u8; 32], Option<PeerId>)>,
     watches: BTreeSet<(ConnectionId, PeerId)>,
+    /// Until when who was announced is not announced again, and whether it has logged in again.
+    told: BTreeMap<PeerId, (Instant, bool)>,
     past: Vec<ConnectionId>,
 }
 
@@ -56,6 +58,7 @@ impl Model {
             dice: Dice(seed),
             open: BTreeMap::new(),
             watches: BTreeSet::new(),
+            told: BTreeMap::new(),
             past: Vec::new(),
         }
     }
@@ -166,13 +169,25 @@ impl Model {
         }
         self.open.insert(connection, (nonce, Some(id(who))));
         expected.extend(welcome(connection));
-        let watchers = self
-            .watches
-            .iter()
-            .filter(|(_, watched)| *watched == id(who));
-        expected
-            .extend(watchers.map(|(watcher, _)| Output::Send(*watcher, Frame::Appeared(id(who)))));
+        let now = self.harness.now;
+        let announced = self.announced(id(who));
+        match self.told.get_mut(&id(who)) {
+            _ if announced.is_empty() => {}
+            Some((until, again)) if *until > now => *again = true,
+            _ => {
+                self.told.insert(id(who), (now + QUIET, false));
+                expected.extend(announced);
+            }
+        }
         assert_eq!(outputs, expected);
+    }
+
+    /// What those who watch `who` are told.
+    fn announced(&self, who: PeerId) -> Vec<Output> {
+        let watchers = self.watches.iter().filter(|(_, watched)| *watched == who);
+        watchers
+            .map(|(watcher, _)| Output::Send(*watcher, Frame::Appeared(who)))
+            .collect()
     }
 
     /// The identity of a speaker; one without is closed for speaking.
@@ -296,15 +311,32 @@ impl Model {
                 self.harness.hub.handle_alive(connection, now);
             }
         }
+        let mut announced = Vec::new();
         for output in self.harness.pass(Duration::from_millis(pause)) {
             match output {
                 Output::Close(connection, Refusal::TimedOut) => {
                     assert!(self.open.contains_key(&connection));
                     self.close(connection);
                 }
-                other => panic!("{other:?}"),
+                other => announced.push(other),
             }
         }
+        let now = self.harness.now;
+        let mut expected = Vec::new();
+        for who in self.told.keys().copied().collect::<Vec<_>>() {
+            let (until, again) = self.told[&who];
+            if until > now {
+                continue;
+            }
+            self.told.remove(&who);
+            if again {
+                self.told.insert(who, (now + QUIET, false));
+            }
+            if again && self.online(who).is_some() {
+                expected.extend(self.announced(who));
+            }
+        }
+        assert_eq!(announced, expected);
     }
 }
 
@@ -357,12 +389,18 @@ fn an_emptied_hub_is_as_good_as_new() {
     for connection in model.open.keys().copied().collect::<Vec<_>>() {
         model.harness.hub.handle_disconnect(connection);
     }
+    model.harness.pass(Duration::from_secs(60));
     let shown = format!("{:?}", model.harness.hub);
-    for table in ["connections", "online", "watchers", "unproven", "sources"] {
-        assert!(
-            shown.contains(&format!("{table}: {{}}")),
-            "{table} in {shown}"
-        );
+    for empty in [
+        "connections: {}",
+        "online: {}",
+        "watches: {}",
+        "told: {}",
+        "sources: {}",
+        "absent: []",
+        "watches: 0",
+    ] {
+        assert!(shown.contains(empty), "{empty} in {shown}");
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn endpoint(index: u8) -> SocketAddr {
 }
 
 pub(crate) fn tunn(secret: &StaticSecret, preshared: Option<[u8; 32]>, index: u32) -> Tunn {
-    let server = PublicKey::from(*server_identity().id().x25519());
+    let server = PublicKey::from(server_identity().id().x25519());
     Tunn::new(secret.clone(), server, preshared, None, index, None)
 }
 

@@ -92,7 +92,7 @@ impl Caller {
 
     fn tunn(&self, exchange: &Exchange, index: u32) -> Tunn {
         let secret = StaticSecret::from(self.bot.identity.x25519_secret().to_bytes());
-        let a = PublicKey::from(*self.world.hosts[A].id().x25519());
+        let a = PublicKey::from(self.world.hosts[A].id().x25519());
         Tunn::new(
             secret,
             a,

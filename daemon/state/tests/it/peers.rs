@@ -48,7 +48,7 @@ fn a_new_peer_is_down_and_may_reach_nothing_but_forwards() {
     let db = &state.peers[&name("db")];
     assert_eq!((db.up, db.blocked, db.host), (false, false, false));
     assert_eq!(db.id(), Some(id(1)));
-    assert_eq!(db.public(), Some(*id(1).x25519()));
+    assert_eq!(db.public(), Some(id(1).x25519()));
 }
 
 #[test]

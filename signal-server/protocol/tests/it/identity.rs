@@ -207,7 +207,7 @@ fn the_x25519_key_of_an_id_belongs_to_the_x25519_secret() {
 
         let public = PublicKey::from(&identity.x25519_secret());
 
-        assert_eq!(public.as_bytes(), identity.id().x25519());
+        assert_eq!(public.as_bytes(), &identity.id().x25519());
     }
 }
 
@@ -330,5 +330,5 @@ fn keys_of_small_order_are_told_from_those_of_somebody() {
     for key in [[0; 32], one, minus_one] {
         assert!(!is_contributory(&key), "{key:02x?}");
     }
-    assert!(is_contributory(machine(7).id().x25519()));
+    assert!(is_contributory(&machine(7).id().x25519()));
 }

@@ -457,8 +457,8 @@ fn an_envelope_does_not_contain_what_it_says_nor_who_says_it() {
 
     assert!(!contains(b"fragment"));
     assert!(!contains(&[0xAB; 8]));
-    assert!(!contains(a.id().x25519()));
-    assert!(!contains(b.id().x25519()));
+    assert!(!contains(&a.id().x25519()));
+    assert!(!contains(&b.id().x25519()));
 }
 
 proptest! {

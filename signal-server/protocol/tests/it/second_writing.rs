@@ -23,9 +23,10 @@ fn noise(me: &Identity, to: Option<&PeerId>) -> HandshakeState {
     .prologue(b"punch envelope v1")
     .and_then(|builder| builder.local_private_key(secret.as_bytes()))
     .unwrap();
-    match to {
-        Some(peer) => builder
-            .remote_public_key(peer.x25519())
+    let public = to.map(PeerId::x25519);
+    match &public {
+        Some(public) => builder
+            .remote_public_key(public)
             .and_then(Builder::build_initiator),
         None => builder.build_responder(),
     }

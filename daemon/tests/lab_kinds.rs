@@ -34,7 +34,7 @@ use Ports::{Block, Counting, Kept, Random};
 /// Kind, routers before the internet, mapping, filtering, allocation.
 type Kind = (&'static str, u32, Reach, Reach, Ports);
 
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 30] = [
     ("open", 0, All, All, Kept),
     ("firewall", 1, All, Port, Kept),
     ("full-cone", 1, All, All, Kept),
@@ -49,6 +49,10 @@ const KINDS: [Kind; 26] = [
     ("sequential", 1, Port, Port, Counting(1)),
     ("sequential-8", 1, Port, Port, Counting(8)),
     ("table-1000", 1, Port, Port, Random),
+    ("exclusive-256", 1, Port, Port, Block(40_000, 40_255)),
+    ("exclusive-2048", 1, Port, Port, Block(40_000, 42_047)),
+    ("entries-400", 1, All, Port, Kept),
+    ("sessions-1000", 1, Port, Port, Random),
     ("double-full-cone", 2, All, Port, Kept),
     ("double-address-restricted", 2, All, Port, Kept),
     ("double-port-restricted", 2, All, Port, Kept),
@@ -332,6 +336,40 @@ fn a_full_table_lets_nothing_new_out_and_other_users_take_ports() {
 }
 
 #[test]
+fn ports_and_entries_that_are_used_up_let_nothing_new_out_and_what_lives_lives_on() {
+    need_lab!();
+    for (a, b) in [
+        ("exclusive-3+3s", "entries-3+3s"),
+        ("sessions-3+3s", "open"),
+    ] {
+        let lab = Lab::bare("used", Kinds::Apart(a, b), &[]);
+        for (kind, host, port) in [(a, &lab.a, 4000), (b, &lab.b, 5000)] {
+            if kind == "open" {
+                continue;
+            }
+            let bench = Bench::new(&lab, host, kind, port);
+            // Three destinations of one socket; closing it frees nothing.
+            let socket = bench.fresh();
+            let at = [0, 1, 2].map(|server| bench.mapped(&socket, server));
+            let distinct: std::collections::BTreeSet<_> = at.iter().collect();
+            let expected = if kind.starts_with("entries") { 1 } else { 3 };
+            assert_eq!(distinct.len(), expected, "{kind}: {at:?}");
+            let fresh = bench.fresh();
+            assert_eq!(bench.out(&fresh, 0, false), None, "{kind}: it is full");
+            assert_eq!(bench.mapped(&socket, 0), at[0], "{kind}: it lives on");
+            drop(socket);
+            assert_eq!(
+                bench.out(&fresh, 0, false),
+                None,
+                "{kind}: closed, not free"
+            );
+            sleep(Duration::from_millis(4000));
+            bench.mapped(&fresh, 0);
+        }
+    }
+}
+
+#[test]
 fn only_a_nat_that_does_hairpinning_joins_its_own_hosts() {
     need_lab!();
     for (kinds, works) in [
@@ -408,6 +446,10 @@ fn kinds_that_make_no_sense_are_refused() {
         "sequential-9",
         "sequential-",
         "table-0",
+        "exclusive-0",
+        "exclusive-30000",
+        "entries-",
+        "sessions-many",
         "open+15s",
         "open+",
         "symmetric+5others",

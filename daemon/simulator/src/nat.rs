@@ -89,6 +89,12 @@ pub struct NatSpec {
     pub pooling: Pooling,
     /// The most mappings alive at once; with 0, no UDP passes.
     pub capacity: usize,
+    /// The most mappings alive at once of any one inside address: a NAT's session limit, and with
+    /// [`NatSpec::linux`] a router's limit of conntrack entries, of which each destination needs one.
+    pub host_limit: usize,
+    /// Whether a public port belongs to one mapping alone, so that there are no more mappings than
+    /// ports: port blocks of a carrier (RFC 7422). Else mappings to other destinations share it.
+    pub exclusive: bool,
     /// Whether a packet from outside that may not enter leaves an entry in the table all the same,
     /// as in a Linux router without an input filter. For `timeout` that public endpoint is taken
     /// towards that remote one, so that a mapping made for it later gets another port.
@@ -109,6 +115,8 @@ impl NatSpec {
             public: vec![public],
             pooling: Pooling::Paired,
             capacity: DEFAULT_CAPACITY,
+            host_limit: usize::MAX,
+            exclusive: false,
             keeps_unsolicited: false,
             others: 0.0,
         }
@@ -139,6 +147,16 @@ impl NatSpec {
     /// Linux masquerading: an entry for each destination, yet the inside port wherever possible.
     pub fn linux(public: IpAddr) -> Self {
         Self::symmetric(Allocation::PreservingShared, public)
+    }
+
+    /// A carrier's NAT that gives a subscriber a block of `ports` from `low` up (at most to 65535),
+    /// APDM and APDF, each port to one mapping.
+    pub fn exclusive_block(low: u16, ports: u16, public: IpAddr) -> Self {
+        let high = low.saturating_add(ports.saturating_sub(1));
+        Self {
+            exclusive: true,
+            ..Self::symmetric(Allocation::RandomIn { low, high }, public)
+        }
     }
 
     /// A stateful firewall: translates nothing, APDF, as home routers treat IPv6 (RFC 6092).

@@ -1,295 +1,19 @@
 //! The kinds of attachment that tests and figures run over, and networks made of two of them.
 
-use std::fmt;
+mod kinds;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use punch_traversal::Budget;
 use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
+use rand_core::SeedableRng;
 
-use crate::nat::{Allocation, Filtering, Mapping, NatSpec, Pooling};
+pub use kinds::{HardClass, Kind, UnknownKind};
+
+use crate::nat::NatSpec;
 use crate::network::{Gateway, HostId, INTERNET, LinkSpec, Network, ZoneId};
 use crate::world::World;
-
-/// How a machine is attached to the internet. "Drawn" means: from the seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// A public address, nothing in between.
-    Open,
-    /// A public IPv4 address behind a stateful firewall.
-    Firewall,
-    /// EIM, EIF.
-    FullCone,
-    /// EIM, ADF.
-    AddressRestricted,
-    /// EIM, APDF, port preserved.
-    PortRestricted,
-    /// EIM, APDF, sequential ports.
-    PortRestrictedSequential,
-    /// EIM, APDF, random ports.
-    PortRestrictedRandom,
-    /// EIM, APDF, four public addresses: each socket gets any of them.
-    PortRestrictedPool,
-    /// EIM, APDF, port preserved; mappings live for 15 s.
-    PortRestrictedBrief,
-    /// A Linux router without an input filter: what comes too early takes the port.
-    PortRestrictedStateful,
-    /// A Linux router with room for 16 entries, one for each destination.
-    SmallTable,
-    /// A port-restricted home behind a port-restricted carrier.
-    DoubleEasy,
-    /// ADM, ADF, random ports.
-    AddressDependent,
-    /// APDM, APDF, sequential ports: step (1 to 8), direction and the other hosts' mappings per
-    /// second (0 to 20) are drawn.
-    SymmetricSequential,
-    /// APDM, APDF, random ports in a block of 1,024; which block is drawn.
-    SymmetricBlock,
-    /// APDM, APDF, random ports.
-    Symmetric,
-    /// As `Symmetric`, with four public addresses: each mapping gets any of them.
-    SymmetricPool,
-    /// A port-restricted home behind a carrier like `Symmetric`.
-    DoubleHard,
-    /// IPv4 as `Symmetric`, and IPv6 behind a stateful firewall.
-    DualStack,
-    /// IPv6 only, no NAT, behind a stateful firewall.
-    Ipv6Firewall,
-}
-
-/// What stands between a kind and a peer, over IPv4 if it has that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HardClass {
-    /// The endpoint is known, and whoever is at an address to which this one has sent gets in:
-    /// ordinary checks suffice with any peer that has one address.
-    Reachable,
-    /// The endpoint is known, but only packets from where this one has sent get in.
-    Easy,
-    /// As `Easy`, for as long as this one sends before the other's packets arrive.
-    Fragile,
-    /// One unknown port for each address of a peer, open to all its ports.
-    AddressDependent,
-    /// Unknown ports that can be predicted.
-    Sequential,
-    /// Unknown ports in a block of 1,024.
-    Block,
-    /// Unknown ports anywhere.
-    Random,
-    /// Unknown ports anywhere, on one of several addresses.
-    RandomPool,
-}
-
-impl Kind {
-    /// The kinds between which ordinary checks must always find a path.
-    pub const EASY: [Self; 5] = [
-        Self::Open,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::PortRestrictedRandom,
-    ];
-
-    /// The kinds between which ordinary checks do what the oracle says, no more and no less.
-    pub const ICE: [Self; 14] = [
-        Self::Open,
-        Self::Firewall,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::PortRestrictedSequential,
-        Self::PortRestrictedRandom,
-        Self::PortRestrictedPool,
-        Self::PortRestrictedBrief,
-        Self::SmallTable,
-        Self::DoubleEasy,
-        Self::AddressDependent,
-        Self::Symmetric,
-        Self::Ipv6Firewall,
-    ];
-
-    /// All of them, the easier ones first.
-    pub const ALL: [Self; 20] = [
-        Self::Open,
-        Self::Firewall,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::PortRestrictedSequential,
-        Self::PortRestrictedRandom,
-        Self::PortRestrictedPool,
-        Self::PortRestrictedBrief,
-        Self::PortRestrictedStateful,
-        Self::SmallTable,
-        Self::DoubleEasy,
-        Self::AddressDependent,
-        Self::SymmetricSequential,
-        Self::SymmetricBlock,
-        Self::Symmetric,
-        Self::SymmetricPool,
-        Self::DoubleHard,
-        Self::DualStack,
-        Self::Ipv6Firewall,
-    ];
-
-    /// Its name in arguments, tables and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Firewall => "firewall",
-            Self::FullCone => "full-cone",
-            Self::AddressRestricted => "address-restricted",
-            Self::PortRestricted => "port-restricted",
-            Self::PortRestrictedSequential => "port-restricted-sequential",
-            Self::PortRestrictedRandom => "port-restricted-random",
-            Self::PortRestrictedPool => "port-restricted-pool",
-            Self::PortRestrictedBrief => "port-restricted-brief",
-            Self::PortRestrictedStateful => "port-restricted-stateful",
-            Self::SmallTable => "small-table",
-            Self::DoubleEasy => "double-easy",
-            Self::AddressDependent => "address-dependent",
-            Self::SymmetricSequential => "symmetric-sequential",
-            Self::SymmetricBlock => "symmetric-block",
-            Self::Symmetric => "symmetric",
-            Self::SymmetricPool => "symmetric-pool",
-            Self::DoubleHard => "double-hard",
-            Self::DualStack => "dual-stack",
-            Self::Ipv6Firewall => "ipv6-firewall",
-        }
-    }
-
-    /// What stands between it and a peer.
-    pub fn class(self) -> HardClass {
-        match self {
-            Self::Open | Self::FullCone | Self::AddressRestricted => HardClass::Reachable,
-            Self::Firewall
-            | Self::PortRestricted
-            | Self::PortRestrictedSequential
-            | Self::PortRestrictedRandom
-            | Self::PortRestrictedPool
-            | Self::PortRestrictedBrief
-            | Self::SmallTable
-            | Self::DoubleEasy
-            | Self::Ipv6Firewall => HardClass::Easy,
-            Self::PortRestrictedStateful => HardClass::Fragile,
-            Self::AddressDependent => HardClass::AddressDependent,
-            Self::SymmetricSequential => HardClass::Sequential,
-            Self::SymmetricBlock => HardClass::Block,
-            Self::Symmetric | Self::DoubleHard | Self::DualStack => HardClass::Random,
-            Self::SymmetricPool => HardClass::RandomPool,
-        }
-    }
-
-    /// Whether it has an IPv4 address.
-    pub fn has_ipv4(self) -> bool {
-        self != Self::Ipv6Firewall
-    }
-
-    /// Whether it has an IPv6 address.
-    pub fn has_ipv6(self) -> bool {
-        matches!(self, Self::Ipv6Firewall | Self::DualStack)
-    }
-
-    /// The NAT at `public`, with its pool at the next addresses; `None` where there is none.
-    fn nat(self, public: Ipv4Addr, rng: &mut ChaCha8Rng) -> Option<NatSpec> {
-        let ip = IpAddr::V4(public);
-        let easy = NatSpec::port_restricted(ip);
-        let pool = || (0..4).map(|n| Ipv4Addr::from_bits(public.to_bits() + n).into());
-        Some(match self {
-            Self::Open | Self::Firewall | Self::Ipv6Firewall => return None,
-            Self::FullCone => NatSpec::full_cone(ip),
-            Self::AddressRestricted => NatSpec::address_restricted(ip),
-            Self::PortRestricted | Self::DoubleEasy | Self::DoubleHard => easy,
-            Self::PortRestrictedSequential => NatSpec {
-                allocation: Allocation::Sequential { step: 1 },
-                ..easy
-            },
-            Self::PortRestrictedRandom => NatSpec {
-                allocation: Allocation::Random,
-                ..easy
-            },
-            Self::PortRestrictedPool => NatSpec {
-                public: pool().collect(),
-                pooling: Pooling::Arbitrary,
-                ..easy
-            },
-            Self::PortRestrictedBrief => NatSpec {
-                timeout: Duration::from_secs(15),
-                ..easy
-            },
-            Self::PortRestrictedStateful => NatSpec {
-                keeps_unsolicited: true,
-                ..NatSpec::linux(ip)
-            },
-            Self::SmallTable => NatSpec {
-                capacity: 16,
-                ..NatSpec::linux(ip)
-            },
-            Self::AddressDependent => NatSpec {
-                allocation: Allocation::Random,
-                ..NatSpec::new(Mapping::AddressDependent, Filtering::AddressDependent, ip)
-            },
-            Self::SymmetricSequential => {
-                let step = 1 + pick(rng, 8) as u16;
-                let is_down = pick(rng, 2) == 1;
-                let step = if is_down { step.wrapping_neg() } else { step };
-                NatSpec {
-                    others: f64::from(pick(rng, 21)),
-                    ..NatSpec::symmetric(Allocation::Sequential { step }, ip)
-                }
-            }
-            Self::SymmetricBlock => {
-                let low = BLOCK * (1 + pick(rng, 63) as u16);
-                let high = low + (BLOCK - 1);
-                NatSpec::symmetric(Allocation::RandomIn { low, high }, ip)
-            }
-            Self::Symmetric | Self::DualStack => hard(ip),
-            Self::SymmetricPool => NatSpec {
-                public: pool().collect(),
-                pooling: Pooling::Arbitrary,
-                ..hard(ip)
-            },
-        })
-    }
-
-    /// The carrier's NAT in front of the home's, if there is one.
-    fn carrier(self, public: Ipv4Addr) -> Option<NatSpec> {
-        match self {
-            Self::DoubleEasy => Some(NatSpec::port_restricted(public.into())),
-            Self::DoubleHard => Some(hard(public.into())),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A name that no kind has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownKind(pub String);
-
-impl fmt::Display for UnknownKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Kind::ALL.map(Kind::name).join(", ");
-        write!(f, "there is no kind \"{}\"; use one of: {names}", self.0)
-    }
-}
-
-impl std::error::Error for UnknownKind {}
-
-impl FromStr for Kind {
-    type Err = UnknownKind;
-
-    fn from_str(name: &str) -> Result<Self, UnknownKind> {
-        let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        kind.ok_or_else(|| UnknownKind(name.to_owned()))
-    }
-}
 
 /// Where the two machines are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -306,9 +30,6 @@ pub enum Place {
         hairpinning: bool,
     },
 }
-
-/// How many ports [`Kind::SymmetricBlock`] has.
-const BLOCK: u16 = 1024;
 
 /// A network with two machines and a STUN server, all ready, with the normal budget.
 pub fn world(place: Place, link: LinkSpec, seed: u64, start: Instant) -> World {
@@ -430,16 +151,6 @@ impl Builder<'_> {
     }
 }
 
-/// The hardest NAT.
-fn hard(public: IpAddr) -> NatSpec {
-    NatSpec::symmetric(Allocation::Random, public)
-}
-
-/// A number below `end`, good enough for a few choices.
-fn pick(rng: &mut ChaCha8Rng, end: u32) -> u32 {
-    rng.next_u32() % end
-}
-
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -448,6 +159,7 @@ fn pick(rng: &mut ChaCha8Rng, end: u32) -> u32 {
 )]
 mod tests {
     use super::*;
+    use crate::nat::Allocation;
     use crate::oracle::{Verdict, Via, Why, can_connect};
     use crate::world::Side;
 
@@ -516,6 +228,35 @@ mod tests {
         blocks.sort_unstable();
         blocks.dedup();
         assert!(blocks.len() > 50 && blocks[0] >= 1024);
+    }
+
+    #[test]
+    fn scarce_kinds_have_the_capacity_of_their_name_and_brief_mappings() {
+        for kind in Kind::ALL {
+            let (_, number) = kind.name().rsplit_once('-').unwrap_or(("", kind.name()));
+            let capacity = number.parse::<u16>().ok();
+            assert_eq!(kind.capacity(), capacity, "{kind}");
+            assert_eq!(Kind::SCARCE.contains(&kind), capacity.is_some(), "{kind}");
+        }
+        for kind in Kind::SCARCE {
+            let capacity = kind.capacity().unwrap();
+            let mut lives = Vec::new();
+            for seed in 0..100 {
+                let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+                let spec = kind.nat(Ipv4Addr::new(203, 0, 113, 10), rng).unwrap();
+                lives.push(spec.timeout.as_secs());
+                match spec.allocation {
+                    Allocation::RandomIn { low, high } => {
+                        assert!(spec.exclusive && low >= 1024, "{kind}: {spec:?}");
+                        assert_eq!(u32::from(high) + 1, u32::from(low) + u32::from(capacity));
+                    }
+                    _ => assert_eq!(spec.host_limit, usize::from(capacity), "{kind}"),
+                }
+            }
+            lives.sort_unstable();
+            lives.dedup();
+            assert_eq!(lives, [30, 60, 120], "{kind}");
+        }
     }
 
     #[test]

@@ -144,7 +144,10 @@ fn is_easy(kind: Kind) -> bool {
 
 /// Symmetric, and random over all ports.
 fn is_random(kind: Kind) -> bool {
-    matches!(kind.class(), HardClass::Random | HardClass::RandomPool)
+    matches!(
+        kind.class(),
+        HardClass::Random | HardClass::RandomLimited | HardClass::RandomPool
+    )
 }
 
 /// Room for 16 entries: 256 sockets cannot be told apart by probing 1,024 ports, nor even be probed.
@@ -152,6 +155,12 @@ fn is_impossible(a: Kind, b: Kind) -> bool {
     let small = a == Kind::SmallTable || b == Kind::SmallTable;
     let dependent = |kind| !is_easy(kind) && kind.class() != HardClass::Sequential;
     small && (dependent(a) || dependent(b))
+}
+
+/// A NAT that bears no search of the usual size, which has figures of its own.
+fn is_scarce(a: Kind, b: Kind) -> bool {
+    let searched = !(is_easy(a) && is_easy(b));
+    searched && (a.capacity().is_some() || b.capacity().is_some())
 }
 
 fn easy_pairs() -> Vec<(Place, Figure)> {
@@ -175,7 +184,7 @@ fn easy_pairs() -> Vec<(Place, Figure)> {
 fn predictable_pairs() -> Vec<(Place, Figure)> {
     pairs(|a, b| {
         let hard = !is_easy(b) && !is_random(b);
-        if !hard || is_impossible(a, b) {
+        if !hard || is_impossible(a, b) || is_scarce(a, b) {
             return None;
         }
         let both = (a.class(), b.class());
@@ -196,7 +205,7 @@ fn predictable_pairs() -> Vec<(Place, Figure)> {
 /// Symmetric and random over all ports, with anything that has one known endpoint or filters by address.
 fn random_pairs() -> Vec<(Place, Figure)> {
     pairs(|a, b| {
-        if !is_random(b) || is_random(a) || is_impossible(a, b) {
+        if !is_random(b) || is_random(a) || is_impossible(a, b) || is_scarce(a, b) {
             return None;
         }
         match a.class() {

@@ -28,10 +28,12 @@ const USAGE: &str = "usage: lab-nat --public IP --inside IP/BITS [FLAG VALUE]...
   --inside IP/BITS      the network inside
   --mapping eim|adm|apdm           (eim)
   --filtering eif|adf|apdf         (apdf)
-  --allocation preserving|random|sequential:STEP|block:LOW-HIGH   (preserving)
+  --allocation preserving|shared|random|sequential:STEP|block:LOW-HIGH   (preserving)
   --timeout SECONDS     how long a mapping outlives the last packet sent through it (120)
   --capacity N          the most mappings at once (65536)
+  --host-limit N        the most mappings at once of one host inside (no limit)
   --others N            mappings a second made for other users (0)
+  --exclusive           no port has two mappings, whatever their destinations
   --hairpinning         inside hosts reach each other through the public address";
 
 fn main() -> ExitCode {
@@ -93,6 +95,10 @@ impl Router {
                 spec.hairpinning = true;
                 continue;
             }
+            if flag == "--exclusive" {
+                spec.exclusive = true;
+                continue;
+            }
             let value = words.next().ok_or(format!("{flag} needs a value"))?;
             match flag.as_str() {
                 "--public" => public = Some(parse(flag, value)?),
@@ -116,6 +122,7 @@ impl Router {
                 "--allocation" => spec.allocation = allocation(flag, value)?,
                 "--timeout" => spec.timeout = Duration::from_secs(parse(flag, value)?),
                 "--capacity" => spec.capacity = parse(flag, value)?,
+                "--host-limit" => spec.host_limit = parse(flag, value)?,
                 "--others" => others = parse(flag, value)?,
                 _ => return Err(format!("unknown flag {flag}")),
             }
@@ -182,6 +189,7 @@ fn parse<T: FromStr>(flag: &str, value: &str) -> Result<T, String> {
 fn allocation(flag: &str, value: &str) -> Result<Allocation, String> {
     match value.split_once(':') {
         None if value == "preserving" => Ok(Allocation::Preserving),
+        None if value == "shared" => Ok(Allocation::PreservingShared),
         None if value == "random" => Ok(Allocation::Random),
         Some(("sequential", step)) => {
             let step: i16 = parse(flag, step)?;
@@ -433,6 +441,28 @@ mod tests {
             let turned = pass(&mut router, "10.1.1.2:5000", "203.0.113.10:6000");
             let expected = ("203.0.113.10:5000".to_owned(), "10.1.1.3:6000".to_owned());
             assert_eq!(turned, works.then_some(expected));
+        }
+    }
+
+    #[test]
+    fn a_full_block_and_a_host_that_has_enough_let_nothing_new_out() {
+        for (flags, other_host) in [
+            ("--mapping apdm --allocation block:4000-4001", true),
+            (
+                "--mapping apdm --allocation block:4000-4001 --exclusive",
+                false,
+            ),
+            ("--mapping apdm --allocation shared --host-limit 2", true),
+        ] {
+            let mut router = router(flags);
+            let mut works = |from, to| pass(&mut router, from, to).is_some();
+            assert!(works("10.1.1.2:5000", "203.0.113.1:1"), "{flags}");
+            assert!(works("10.1.1.2:5000", "203.0.113.1:2"), "{flags}");
+            let third = works("10.1.1.2:5000", "203.0.113.1:3");
+            assert_eq!(third, flags.ends_with("4001"), "{flags}: ports are shared");
+            assert!(works("10.1.1.2:5000", "203.0.113.1:1"), "{flags}: it lives");
+            let other = works("10.1.1.3:6000", "203.0.113.1:4");
+            assert_eq!(other, other_host, "{flags}");
         }
     }
 

@@ -20,7 +20,8 @@ const HIGH: u16 = u16::MAX;
 /// Filtering looks at what was sent *through the mapping that receives*, as symmetric NATs do;
 /// RFC 4787 section 5 read literally would let a hard NAT admit on the strength of a sibling
 /// mapping. A dependent mapping whose filter is at least as strict shares its port with mappings
-/// to other destinations, as Linux does, so that more mappings than ports can be alive.
+/// to other destinations, as Linux does, so that more mappings than ports can be alive; not so
+/// where ports are exclusive. A full table drops what needs a new mapping; the others live on.
 #[derive(Debug, Clone)]
 pub struct Nat {
     spec: NatSpec,
@@ -33,6 +34,8 @@ pub struct Nat {
     slots: FixedMap<Flow, u32>,
     /// How many slots each public endpoint has.
     ports: FixedMap<u64, u32>,
+    /// How many mappings each inside address has.
+    hosts: FixedMap<u64, usize>,
     /// One for each entry, no later than it expires.
     deadlines: BinaryHeap<Reverse<(Instant, u32)>>,
     /// What unsolicited packets occupy: public endpoint and remote.
@@ -73,6 +76,7 @@ impl Nat {
             keys: FixedMap::default(),
             slots: FixedMap::default(),
             ports: FixedMap::default(),
+            hosts: FixedMap::default(),
             deadlines: BinaryHeap::new(),
             unsolicited: FixedMap::default(),
             unsolicited_deadlines: BinaryHeap::new(),
@@ -173,6 +177,7 @@ impl Nat {
         self.keys.insert(key, id);
         self.slots.insert(slot, id);
         *self.ports.entry(slot.0).or_default() += 1;
+        *self.hosts.entry(host(src)).or_default() += 1;
         self.deadlines.push(Reverse((expires, id)));
         self.own += usize::from(!is_other);
         self.peak = self.peak.max(self.own);
@@ -262,7 +267,20 @@ impl Nat {
                 self.ports.remove(&entry.slot.0);
             }
         }
+        let host = host(entry.inside);
+        if let Some(count) = self.hosts.get_mut(&host) {
+            *count -= 1;
+            if *count == 0 {
+                self.hosts.remove(&host);
+            }
+        }
         self.unused.push(id);
+    }
+
+    /// Whether an inside address has all the mappings that it may have.
+    fn is_spent(&self, inside: SocketAddr) -> bool {
+        let count = self.hosts.get(&host(inside));
+        count.is_some_and(|count| *count >= self.spec.host_limit)
     }
 
     fn is_full(&self) -> bool {
@@ -275,7 +293,7 @@ impl Nat {
         rng: &mut impl RngCore,
     ) -> Option<SocketAddr> {
         let (src, dst) = flow;
-        if self.is_full() {
+        if self.is_full() || self.is_spent(src) {
             return None;
         }
         if self.spec.is_transparent() {
@@ -328,7 +346,8 @@ impl Nat {
 
     fn slot(&self, public: SocketAddr, remote: SocketAddr) -> Flow {
         let (mapping, filtering) = (self.spec.mapping as u8, self.spec.filtering as u8);
-        let strictness = if filtering >= mapping { mapping } else { 0 };
+        let shares = filtering >= mapping && !self.spec.exclusive;
+        let strictness = if shares { mapping } else { 0 };
         (short(public), short(scope(strictness, remote)))
     }
 }
@@ -355,6 +374,11 @@ fn short(endpoint: SocketAddr) -> u64 {
         }
     };
     ip << 16 | u64::from(endpoint.port())
+}
+
+/// An inside address, whatever the port.
+fn host(inside: SocketAddr) -> u64 {
+    short(SocketAddr::new(inside.ip(), 0))
 }
 
 fn follow(last: u16, step: u16, free: impl Fn(&u16) -> bool) -> Option<u16> {

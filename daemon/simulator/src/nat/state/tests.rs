@@ -256,3 +256,62 @@ fn a_firewall_translates_nothing_and_admits_only_answers() {
     assert_eq!(nat.back(PEER, mapped), Some(HOST.into()));
     assert_eq!(nat.back(OTHERS[0], mapped), None);
 }
+
+#[test]
+fn an_exclusive_port_is_given_once_and_a_full_block_drops_what_is_new() {
+    for ports in [256, 512, 1024, 2048] {
+        let mut nat = OneNat::new(NatSpec::exclusive_block(4096, ports, PUBLIC));
+        let given = BTreeSet::from_iter(nat.ports(ports));
+        let (first, last) = (given.first().copied(), given.last().copied());
+        assert_eq!(given.len(), usize::from(ports), "no port twice");
+        assert_eq!((first, last), (Some(4096), Some(4095 + ports)));
+
+        // Other destinations, sockets and hosts find no room; what lives goes on living.
+        assert_eq!(nat.out(HOST, PEER), None);
+        assert_eq!(nat.out(OTHER_HOST, "192.0.2.9:1"), None);
+        nat.1 += DEFAULT_TIMEOUT / 2;
+        let kept = nat.out(HOST, "192.0.2.9:1").unwrap();
+        assert_eq!(nat.back("192.0.2.9:1", kept), Some(HOST.into()));
+        assert_eq!(nat.back("192.0.2.9:2", kept), None);
+
+        // The rest expires, and with it the block is free but for one port.
+        nat.1 += DEFAULT_TIMEOUT / 2;
+        assert_eq!(nat.0.mappings(nat.1), 1);
+        let fresh = nat.out(HOST, PEER).unwrap();
+        assert!((4096..4096 + ports).contains(&fresh.port()) && fresh != kept);
+    }
+    let top = NatSpec::exclusive_block(65_000, 1024, PUBLIC).allocation;
+    let (low, high) = (65_000, 65_535);
+    assert_eq!(top, Allocation::RandomIn { low, high });
+}
+
+#[test]
+fn a_limit_per_host_holds_for_each_inside_address_and_counts_destinations() {
+    for (spec, limit) in [
+        (NatSpec::linux(PUBLIC), 400),
+        (NatSpec::symmetric(Allocation::Random, PUBLIC), 1000),
+    ] {
+        let mut nat = OneNat::new(NatSpec {
+            host_limit: limit,
+            ..spec
+        });
+        // One socket: only destinations multiply. Another one of the same host finds no room either.
+        assert_eq!(nat.ports(limit as u16).len(), limit);
+        assert_eq!(nat.out(HOST, PEER), None);
+        assert_eq!(nat.out("192.168.1.2:5001", PEER), None);
+        let other = nat.out(OTHER_HOST, PEER).unwrap();
+        assert_eq!(nat.back(PEER, other), Some(OTHER_HOST.into()));
+        assert!(nat.out(HOST, "192.0.2.9:1").is_some(), "a known one");
+
+        nat.1 += DEFAULT_TIMEOUT;
+        assert!(nat.out(HOST, PEER).is_some());
+        assert_eq!(nat.0.mappings(nat.1), 1);
+    }
+    // Without dependence on the destination, one socket is one entry.
+    let mut easy = OneNat::new(NatSpec {
+        host_limit: 1,
+        ..NatSpec::port_restricted(PUBLIC)
+    });
+    assert!(easy.out(HOST, PEER).is_some() && easy.out(HOST, OTHERS[0]).is_some());
+    assert_eq!(easy.out("192.168.1.2:5001", PEER), None);
+}

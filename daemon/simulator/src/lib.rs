@@ -3,11 +3,13 @@
 //! * [`nat`], [`network`]: NATs, firewalls, links and hosts; a NAT is mapping x filtering x allocation x expiry,
 //! * [`oracle`]: whether two hosts of a network must find a direct path by ordinary checks,
 //! * [`world`]: two machines with the daemon's own connector, a STUN server and a signalling hub in such a network,
+//! * [`fresh`]: other programs of those machines, whose flows a search must not harm,
 //! * [`scenario`]: the pairs of NAT kinds that tests and figures run over,
 //! * [`matrix`]: all of them measured, as a table, as JSON and as a picture.
 //!
 //! The same seed gives the same run, to the last datagram.
 
+pub mod fresh;
 mod hash;
 pub mod matrix;
 pub mod nat;

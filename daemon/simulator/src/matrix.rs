@@ -1,8 +1,10 @@
 //! Every pair of kinds, measured over many seeds: how often they connect, how fast, at what cost.
 
+mod fresh_flows;
 mod picture;
 mod table;
 
+pub use fresh_flows::{FlowCell, flow_table, measure_fresh_flows, pace, run_fresh_flows};
 pub use picture::picture;
 pub use table::table;
 
@@ -20,7 +22,7 @@ use punch_traversal::Budget;
 use crate::scenario::{Kind, Place, UnknownKind, world_with};
 use crate::world::{Side, World};
 
-/// How long two machines get to connect.
+/// How long two machines get to connect, unless more is asked for.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Time for logins and STUN before the user says `up`.
@@ -41,6 +43,37 @@ pub struct Options {
     pub pairs: Vec<Pairs>,
     /// How many runs at a time.
     pub threads: usize,
+    /// What the machines know when the user says `up`.
+    pub begin: Begin,
+    /// How long they get to connect.
+    pub limit: Duration,
+}
+
+/// What two machines know when the user says `up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing: the daemons have been started at that moment.
+    Cold,
+    /// Their NATs, and nothing of each other.
+    Measured,
+    /// Their NATs, and what an earlier run of the same pair has found to work.
+    Warm,
+}
+
+impl Default for Options {
+    /// 20 runs of every pair with the budget normal, 20 ms and no loss, two at a time.
+    fn default() -> Self {
+        Self {
+            runs: 20,
+            budget: Budget::Normal,
+            loss: 0.0,
+            delay: Duration::from_millis(20),
+            pairs: Vec::new(),
+            threads: 2,
+            begin: Begin::Measured,
+            limit: LIMIT,
+        }
+    }
 }
 
 /// Some of the pairs.
@@ -194,21 +227,43 @@ pub fn names(place: Place) -> (&'static str, &'static str) {
     }
 }
 
-/// One run.
-pub fn run(place: Place, options: &Options, seed: u64, start: Instant) -> Outcome {
+/// Two machines that know what [`Options::begin`] says.
+fn begin(place: Place, options: &Options, seed: u64, start: Instant) -> World {
     // Two access lines, and each has its half.
     let link = LinkSpec {
         loss: 1.0 - (1.0 - options.loss).sqrt(),
         delay: options.delay / 2,
         ..LinkSpec::default()
     };
-    let mut world = world_with(place, link, options.budget, seed, start);
-    world.run_for(LOGIN_TIME);
-    let before = world.datagrams();
-    // Who offers first decides whose packets come first, which some NATs mind.
+    let fresh = || world_with(place, link, options.budget, seed, start);
+    let mut world = fresh();
+    if options.begin == Begin::Warm {
+        world.run_for(LOGIN_TIME);
+        say_up(&mut world, seed);
+        world.run_until(options.limit, World::connected);
+        let [a, b] = [Side::A, Side::B].map(|side| world.worked(side).to_vec());
+        world = fresh();
+        world.remember(Side::A, a);
+        world.remember(Side::B, b);
+    }
+    if options.begin != Begin::Cold {
+        world.run_for(LOGIN_TIME);
+    }
+    world
+}
+
+/// The first offer decides whose packets come first, which some NATs mind: each side's turn.
+fn say_up(world: &mut World, seed: u64) {
     let is_even = seed.is_multiple_of(2);
     world.up(if is_even { Side::A } else { Side::B });
-    let took = world.run_until(LIMIT, World::connected);
+}
+
+/// One run.
+pub fn run(place: Place, options: &Options, seed: u64, start: Instant) -> Outcome {
+    let mut world = begin(place, options, seed, start);
+    let before = world.datagrams();
+    say_up(&mut world, seed);
+    let took = world.run_until(options.limit, World::connected);
     let network = world.network();
     let gates = network.zones().filter(|zone| *zone != INTERNET);
     let peaks = gates.map(|zone| network.gate(zone).peak());
@@ -222,6 +277,23 @@ pub fn run(place: Place, options: &Options, seed: u64, start: Instant) -> Outcom
 /// All runs of all pairs, in the order of [`places`]; the same options give the same cells.
 pub fn measure(options: &Options, start: Instant) -> Vec<Cell> {
     let places = places(&options.pairs);
+    let done = run_all(&places, options, |place, seed| {
+        run(place, options, seed, start)
+    });
+    let cell = |(place, outcomes): (&Place, &[Outcome])| {
+        let (a, b) = names(*place);
+        Cell::new(a, b, outcomes)
+    };
+    let runs = options.runs.max(1) as usize;
+    places.iter().zip(done.chunks(runs)).map(cell).collect()
+}
+
+/// What each run gives: all seeds of the first place, then those of the next one.
+fn run_all<T: Clone + Send>(
+    places: &[Place],
+    options: &Options,
+    one: impl Fn(Place, u64) -> T + Sync,
+) -> Vec<T> {
     let runs = options.runs as usize;
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(vec![None; places.len() * runs]);
@@ -233,7 +305,7 @@ pub fn measure(options: &Options, start: Instant) -> Vec<Cell> {
                     let Some(place) = job.checked_div(runs).and_then(|n| places.get(n)) else {
                         break;
                     };
-                    let outcome = run(*place, options, (job % runs) as u64, start);
+                    let outcome = one(*place, (job % runs) as u64);
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes[job] = Some(outcome);
                     }
@@ -242,16 +314,7 @@ pub fn measure(options: &Options, start: Instant) -> Vec<Cell> {
         }
     });
     let outcomes = outcomes.into_inner().unwrap_or_default();
-    let done: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-    let cell = |(place, outcomes): (&Place, &[Outcome])| {
-        let (a, b) = names(*place);
-        Cell::new(a, b, outcomes)
-    };
-    places
-        .iter()
-        .zip(done.chunks(runs.max(1)))
-        .map(cell)
-        .collect()
+    outcomes.into_iter().flatten().collect()
 }
 
 impl Pairs {
@@ -322,11 +385,8 @@ pub(crate) mod tests {
     fn options(pairs: &[&str]) -> Options {
         Options {
             runs: 3,
-            budget: Budget::Normal,
-            loss: 0.0,
-            delay: Duration::from_millis(20),
             pairs: pairs.iter().map(|text| text.parse().unwrap()).collect(),
-            threads: 2,
+            ..Options::default()
         }
     }
 
@@ -397,5 +457,24 @@ pub(crate) mod tests {
             assert!(cell.mappings_p50 > 0 && cell.packets_p50 > 0);
         }
         assert_eq!(measure(&options, start), cells);
+    }
+
+    #[test]
+    fn a_pair_connects_cold_and_warm_and_the_warm_one_skips_what_was_in_vain() {
+        let start = Instant::now();
+        let cell = |begin, pair| {
+            let options = Options {
+                begin,
+                ..options(&[pair])
+            };
+            let cells = measure(&options, start);
+            assert_eq!((cells[0].runs, cells[0].success), (3, 3), "{begin:?}");
+            cells[0].p50_ms.unwrap()
+        };
+        // Cold, the logins and STUN come before the first offer.
+        let easy = "port-restricted,full-cone";
+        assert!(cell(Begin::Cold, easy) > cell(Begin::Measured, easy));
+        let hard = "port-restricted,symmetric-sequential";
+        assert!(cell(Begin::Warm, hard) <= cell(Begin::Measured, hard));
     }
 }

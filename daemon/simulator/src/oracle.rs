@@ -21,11 +21,16 @@
 //!   (section 6), unless a host candidate is within reach.
 //!
 //! This is not a table below: both sides are played with idealized gateways until nothing new is
-//! learned. Links are taken as good, tables as large enough, mappings as long-lived.
+//! learned. Links are taken as good, tables as large enough, mappings as long-lived. What a search for ports can do beyond that,
+//! and how soon, is [`prospect`]'s.
+
+mod prospect;
 
 use std::collections::BTreeSet;
 use std::iter::successors;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+pub use prospect::{AT_ONCE, Prospect, WORTH_IT, prospect};
 
 use crate::nat::{Filtering, Mapping, NatSpec, scope};
 use crate::network::{HostId, INTERNET, Network, Stage, ZoneId};
@@ -168,7 +173,9 @@ fn is_bare(gates: &[Gate<'_>]) -> bool {
 }
 
 fn is_blocked(gates: &[Gate<'_>]) -> bool {
-    gates.iter().any(|(_, spec)| spec.capacity == 0)
+    gates
+        .iter()
+        .any(|(_, spec)| spec.capacity == 0 || spec.host_limit == 0)
 }
 
 /// Whether packets from a zone to an address reach this end, not another with the same address.

@@ -1,22 +1,23 @@
 //! Two machines that run the daemon's own connector, a STUN server and a signalling hub, in one simulated network.
 
-use std::collections::{BTreeMap, VecDeque};
+mod machine;
+
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, News, Path, ServerId,
-    SessionEvent, SocketOrder, UserWish,
-};
+use punch_connect::{Connector, ConnectorConfig, LinkState, LinkStatus, Path, ServerId, UserWish};
 use punch_packet::PeerHandle;
-use punch_signal::hub::{ConnectionId, Hub, Limits, Output};
+use punch_signal::hub::{Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
 use punch_stun_protocol::{Endpoint, respond};
-use punch_traversal::{Budget, NatOverrides, NatProfile, SocketId, StepKind};
+use punch_traversal::{Budget, NatOverrides, NatProfile, Outcome, SocketId, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::fresh::FreshFlows;
 use crate::network::{Datagram, HostId, Network};
+use machine::Machine;
 
 /// The one peer that each machine has.
 const PEER: PeerHandle = PeerHandle(1);
@@ -33,22 +34,6 @@ pub enum Side {
     A,
     /// The one that is found.
     B,
-}
-
-struct Machine {
-    connector: Connector,
-    identity: Identity,
-    host: HostId,
-    sockets: BTreeMap<SocketId, u16>,
-    by_port: BTreeMap<u16, SocketId>,
-    next_port: u16,
-    connection: Option<ConnectionId>,
-    path: Option<Path>,
-    profiles: Option<Vec<NatProfile>>,
-    worked: Vec<(u64, StepKind)>,
-    refuses_sockets: bool,
-    opened: u64,
-    closed: u64,
 }
 
 /// A frame between a machine and the hub; signalling runs over TCP, so nothing is lost and nothing overtakes.
@@ -71,6 +56,8 @@ pub struct World {
     signal_delay: Duration,
     wire: VecDeque<InFlight>,
     machines: [Machine; 2],
+    /// Other programs, one on each machine.
+    flows: Option<[FreshFlows; 2]>,
     /// What the STUN server says that everybody's public endpoint is.
     lie: Option<SocketAddr>,
     trace: u64,
@@ -81,8 +68,6 @@ pub struct World {
 pub const STUN_PORT: u16 = 3478;
 /// Further ports on which it answers.
 pub const SAMPLE_PORTS: (u16, u16) = (40_000, 40_063);
-/// The first port of sockets that are opened for a purpose.
-const FIRST_PORT: u16 = 41_000;
 
 impl World {
     /// Puts the machines on `a` and `b`, and a STUN server on `stun`, whose addresses come in pairs of a family.
@@ -110,21 +95,7 @@ impl World {
                 nat: NatOverrides::default(),
             };
             let connector = Connector::new(config, start);
-            Machine {
-                connector,
-                identity,
-                host,
-                sockets: BTreeMap::new(),
-                by_port: BTreeMap::new(),
-                next_port: FIRST_PORT,
-                connection: None,
-                path: None,
-                profiles: None,
-                worked: Vec::new(),
-                refuses_sockets: false,
-                opened: 0,
-                closed: 0,
-            }
+            Machine::new(connector, identity, host)
         };
         let machines = [machine(a), machine(b)];
         let mut world = Self {
@@ -138,6 +109,7 @@ impl World {
             signal_delay,
             wire: VecDeque::new(),
             machines,
+            flows: None,
             lie: None,
             trace: 0xcbf2_9ce4_8422_2325,
             datagrams: 0,
@@ -241,6 +213,13 @@ impl World {
         }
     }
 
+    /// From now on another program on each machine opens a fresh flow each time that so much has passed, while either
+    /// machine searches and [`FreshFlows::AFTERWARDS`], or `always`.
+    pub fn open_fresh_flows(&mut self, every: Duration, always: bool) {
+        let flows = FreshFlows::new(every, always, self.now);
+        self.flows = Some([flows.clone(), flows]);
+    }
+
     /// The network, to change it; tell the machines with [`World::readdress`] if their addresses are others now.
     pub fn network_mut(&mut self) -> &mut Network {
         &mut self.network
@@ -300,6 +279,7 @@ impl World {
             .filter_map(|machine| machine.connector.poll_timeout());
         timers
             .chain(self.network.next_event())
+            .chain(self.flows.iter().flatten().map(FreshFlows::poll_timeout))
             .chain(self.wire.iter().map(|frame| frame.at).min())
             .min()
     }
@@ -318,10 +298,14 @@ impl World {
                 self.answer(delivery.from, delivery.to, &delivery.payload);
             } else {
                 for side in [Side::A, Side::B] {
+                    if self.machine(side).host != delivery.host {
+                        continue;
+                    }
+                    if let Some(flows) = &mut self.flows {
+                        flows[side as usize].handle(delivery.to.port(), &delivery.payload, now);
+                    }
                     let machine = self.machine_mut(side);
-                    if machine.host == delivery.host
-                        && let Some(socket) = machine.by_port.get(&delivery.to.port()).copied()
-                    {
+                    if let Some(socket) = machine.by_port.get(&delivery.to.port()).copied() {
                         machine.connector.handle_stun(
                             socket,
                             Some(delivery.to.ip()),
@@ -334,6 +318,7 @@ impl World {
             }
             self.drain();
         }
+        self.open_due_flows();
         for side in [Side::A, Side::B] {
             let connector = &mut self.machine_mut(side).connector;
             if connector.poll_timeout().is_some_and(|at| at <= now) {
@@ -341,6 +326,40 @@ impl World {
             }
         }
         self.drain();
+    }
+
+    /// The fresh flows of both machines that are due.
+    fn open_due_flows(&mut self) {
+        let now = self.now;
+        let is_due = |flows: &FreshFlows| flows.poll_timeout() <= now;
+        if !self.flows.iter().flatten().any(is_due) {
+            return;
+        }
+        let is_searching = self.is_searching();
+        for side in [Side::A, Side::B] {
+            let request = self
+                .flows
+                .as_mut()
+                .and_then(|flows| flows[side as usize].poll(is_searching, now));
+            let host = self.machine(side).host;
+            let Some((port, payload)) = request else {
+                continue;
+            };
+            let own = self.network.addresses(host).first().map(|(_, ip)| *ip);
+            let server = own.and_then(|own| {
+                let mut servers = self.stun_addresses.iter();
+                servers.find(|ip| ip.is_ipv4() == own.is_ipv4())
+            });
+            if let (Some(own), Some(server)) = (own, server) {
+                let datagram = Datagram {
+                    src: SocketAddr::new(own, port),
+                    dst: SocketAddr::new(*server, STUN_PORT),
+                    ttl: HOPS,
+                    payload,
+                };
+                self.network.send(now, host, datagram);
+            }
+        }
     }
 
     fn arrive(&mut self, frame: &InFlight) {
@@ -522,6 +541,22 @@ impl World {
         &self.machine(side).worked
     }
 
+    /// Whether either machine searches for ports, which ordinary checks are not.
+    pub fn is_searching(&self) -> bool {
+        let running = |status: LinkStatus| {
+            let mut steps = status.steps.iter();
+            steps.any(|step| step.kind != StepKind::Checks && step.outcome == Outcome::Running)
+        };
+        [Side::A, Side::B]
+            .into_iter()
+            .any(|side| self.link_status(side).is_some_and(running))
+    }
+
+    /// The fresh flows of both machines, when there are any.
+    pub fn fresh_flows(&self) -> Option<&[FreshFlows; 2]> {
+        self.flows.as_ref()
+    }
+
     /// The time that it is.
     pub fn now(&self) -> Instant {
         self.now
@@ -543,51 +578,5 @@ impl World {
 
     fn machine_mut(&mut self, side: Side) -> &mut Machine {
         &mut self.machines[side as usize]
-    }
-}
-
-impl Machine {
-    fn open(&mut self, socket: SocketId, port: u16) {
-        self.sockets.insert(socket, port);
-        self.by_port.insert(port, socket);
-    }
-
-    fn handle_event(&mut self, event: ConnectorEvent, now: Instant) {
-        match event {
-            ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) if self.refuses_sockets => {
-                self.connector.handle_socket_failed(socket, now);
-            }
-            ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) => {
-                self.opened += 1;
-                // A fresh port each time, as kernels give them.
-                let port = self.next_port;
-                self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
-                self.open(socket, port);
-                self.connector.handle_socket(socket, port, now);
-            }
-            ConnectorEvent::Socket(SocketOrder::Close { socket }) => {
-                if let Some(port) = self.sockets.remove(&socket) {
-                    self.closed += 1;
-                    self.by_port.remove(&port);
-                }
-            }
-            ConnectorEvent::Session(SessionEvent::Lost { .. } | SessionEvent::Closed { .. }) => {
-                self.path = None;
-            }
-            ConnectorEvent::Session(
-                SessionEvent::Proven { .. } | SessionEvent::Abandoned { .. },
-            ) => {}
-            ConnectorEvent::News(News::Selected { path, .. }) => self.path = Some(path),
-            ConnectorEvent::News(News::Netcheck(profiles)) => self.profiles = Some(profiles),
-            ConnectorEvent::News(News::Worked { network, step, .. }) => {
-                self.worked.push((network, step));
-            }
-            ConnectorEvent::News(
-                News::Stamps { .. }
-                | News::Stale { .. }
-                | News::Searching { .. }
-                | News::NetworkChanged,
-            ) => {}
-        }
     }
 }

@@ -77,8 +77,7 @@ fn check(places: &[(Place, Figure)], budget: Budget, link: Link, runs: u32) {
         budget,
         loss,
         delay,
-        pairs: Vec::new(),
-        threads: 1,
+        ..Options::default()
     };
     let mut misses = Vec::new();
     let (mut failures, mut allowed) = (0.0, 0.0);

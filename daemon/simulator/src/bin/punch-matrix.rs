@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use punch_simulator::matrix::{Options, Pairs, from_json, measure, merge, picture, table, to_json};
+use punch_simulator::matrix::{
+    Begin, Options, Pairs, flow_table, from_json, measure, measure_fresh_flows, merge, picture,
+    table, to_json,
+};
 use punch_traversal::Budget;
 
 /// Measures how often, how fast and at what cost every pair of NAT kinds connects.
@@ -29,6 +32,15 @@ struct Arguments {
     /// Only this pair of kinds, as A,B, or all pairs with one kind; may be given several times
     #[arg(long, value_parser = |text: &str| text.parse::<Pairs>())]
     pairs: Vec<Pairs>,
+    /// What the machines know when the user says `up`
+    #[arg(long, value_enum, default_value_t = BeginName::Measured)]
+    begin: BeginName,
+    /// How long they get to connect, in seconds
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    limit: u64,
+    /// Instead, how flows of other programs fare that begin every 100 ms during the searches of 150 s
+    #[arg(long, conflicts_with_all = ["limit", "input", "json", "svg", "title"])]
+    fresh_flows: bool,
     /// Runs at a time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -54,6 +66,16 @@ enum BudgetName {
     Aggressive,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BeginName {
+    /// Nothing: their daemons are started at that moment
+    Cold,
+    /// Their NATs
+    Measured,
+    /// Their NATs, and what has worked for this pair before
+    Warm,
+}
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,6 +87,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
+    let options = options(arguments);
+    if arguments.fresh_flows {
+        let cells = measure_fresh_flows(&options, start());
+        // A reader that has seen enough is no trouble.
+        let _ = stdout().write_all(flow_table(&cells).as_bytes());
+        return Ok(());
+    }
     let mut cells = Vec::new();
     for path in &arguments.input {
         let more = fs::read_to_string(path).map_err(|error| trouble("cannot read", path, error))?;
@@ -72,18 +101,6 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         merge(&mut cells, more);
     }
     if arguments.input.is_empty() {
-        let options = Options {
-            runs: arguments.runs,
-            budget: match arguments.budget {
-                BudgetName::Gentle => Budget::Gentle,
-                BudgetName::Normal => Budget::Normal,
-                BudgetName::Aggressive => Budget::Aggressive,
-            },
-            loss: arguments.loss,
-            delay: Duration::from_millis(arguments.delay),
-            pairs: arguments.pairs.clone(),
-            threads: arguments.threads as usize,
-        };
         cells = measure(&options, start());
     }
     if let Some(path) = &arguments.json {
@@ -96,6 +113,27 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     // A reader that has seen enough is no trouble.
     let _ = stdout().write_all(table(&cells).as_bytes());
     Ok(())
+}
+
+fn options(arguments: &Arguments) -> Options {
+    Options {
+        runs: arguments.runs,
+        budget: match arguments.budget {
+            BudgetName::Gentle => Budget::Gentle,
+            BudgetName::Normal => Budget::Normal,
+            BudgetName::Aggressive => Budget::Aggressive,
+        },
+        loss: arguments.loss,
+        delay: Duration::from_millis(arguments.delay),
+        pairs: arguments.pairs.clone(),
+        threads: arguments.threads as usize,
+        begin: match arguments.begin {
+            BeginName::Cold => Begin::Cold,
+            BeginName::Measured => Begin::Measured,
+            BeginName::Warm => Begin::Warm,
+        },
+        limit: Duration::from_secs(arguments.limit),
+    }
 }
 
 /// Virtual time must begin somewhere; results do not depend on it.
@@ -142,6 +180,14 @@ mod tests {
             &["--pairs", "symmetric,open", "--pairs", "open"][..],
             &["--input", "a.json", "b.json", "--svg", "c.svg"],
             &["--loss", "2.5", "--budget", "aggressive"],
+            &["--begin", "cold", "--limit", "300"],
+            &[
+                "--fresh-flows",
+                "--begin",
+                "warm",
+                "--pairs",
+                "exclusive-256",
+            ],
         ] {
             assert_eq!(code(good), 0, "{good:?}");
         }
@@ -153,6 +199,9 @@ mod tests {
             &["--budget", "lavish"],
             &["--threads", "0"],
             &["--input", "a.json", "--pairs", "open"],
+            &["--begin", "lukewarm"],
+            &["--limit", "0"],
+            &["--fresh-flows", "--json", "a.json"],
         ] {
             assert_eq!(code(bad), 2, "{bad:?}");
         }

@@ -56,10 +56,10 @@ pub(crate) fn decide(
     if !own.contains(&packet.destination()) {
         return Verdict::Refuse(Refusal::WrongDestination);
     }
-    let flow = packet.flow();
+    let (flow, flags) = (packet.flow(), packet.tcp_flags());
     if let Some(flow) = flow
-        && sender.flows.is_reply(flow, now)
         && !matches!(packet.transport(), Transport::Echo { request: true, .. })
+        && sender.flows.is_reply(flow, flags, now)
     {
         return Verdict::Host;
     }
@@ -82,7 +82,7 @@ pub(crate) fn decide(
     }
     if sender.host {
         if let Some(flow) = flow {
-            sender.flows.inbound_granted(flow, now);
+            sender.flows.inbound_granted(flow, flags, now);
         }
         return Verdict::Host;
     }

@@ -44,13 +44,14 @@ pub(crate) struct Lane {
     rng: ChaCha20Rng,
 }
 
-/// A whole packet that is no echo: the verdict on it is that on others of its conversation.
+/// A whole packet that neither begins nor ends anything, and is no echo: the verdict on it is that on others of its conversation.
 fn is_plain(packet: &Packet<'_>) -> bool {
-    packet.fragment().is_none()
-        && matches!(
-            packet.transport(),
-            Transport::Tcp { .. } | Transport::Udp { .. }
-        )
+    let plain = match packet.transport() {
+        Transport::Tcp { flags, .. } => !(flags.syn() || flags.fin() || flags.rst()),
+        Transport::Udp { .. } => true,
+        Transport::Echo { .. } | Transport::IcmpError | Transport::Opaque => false,
+    };
+    plain && packet.fragment().is_none()
 }
 
 impl Lane {
@@ -101,8 +102,8 @@ impl Lane {
             return;
         }
         if let Some(flow) = packet.flow() {
-            let opens = matches!(packet.transport(), Transport::Tcp { flags, .. } if flags.opens());
-            peer.flows.outbound(flow, opens, peer.config.host, now);
+            let (flags, granted) = (packet.tcp_flags(), peer.config.host);
+            peer.flows.outbound(flow, flags, granted, now);
         }
         let was_busy = peer.is_busy();
         let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {

@@ -292,6 +292,17 @@ impl<'a> Packet<'a> {
         self.transport
     }
 
+    /// The flags of a TCP packet.
+    pub fn tcp_flags(&self) -> Option<TcpFlags> {
+        match self.transport {
+            Transport::Tcp { flags, .. } => Some(flags),
+            Transport::Udp { .. }
+            | Transport::Echo { .. }
+            | Transport::IcmpError
+            | Transport::Opaque => None,
+        }
+    }
+
     /// Set when this is not a whole packet.
     pub fn fragment(&self) -> Option<Fragment> {
         self.fragment
@@ -372,9 +383,16 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// For an ICMP error: the flow of the packet that it is about.
+    /// For an ICMP error that tells a sender what became of its packet (unreachable, too big, time exceeded, parameter problem; RFC
+    /// 792, RFC 4443 §3): the flow of that packet. Redirects and source quench, which would have the sender send otherwise, tell
+    /// nothing of the kind.
     pub fn quoted_flow(&self) -> Option<Flow> {
-        if self.transport != Transport::IcmpError {
+        let kind = *self.segment().first()?;
+        let tells = match self.source {
+            IpAddr::V4(_) => matches!(kind, 3 | 11 | 12),
+            IpAddr::V6(_) => matches!(kind, 1..=4),
+        };
+        if self.transport != Transport::IcmpError || !tells {
             return None;
         }
         Self::parse_quoted(self.segment().get(8..)?).ok()?.flow()

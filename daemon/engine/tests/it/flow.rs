@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use punch_engine::{Offload, SocketId};
 
-use crate::packets::{ACK, RST, SYN, at, echo, icmp, port_unreachable, syn, tcp, udp};
+use crate::packets::{
+    ACK, Answer, FIN, RST, SYN, at, echo, icmp, port_unreachable, refusal, syn, tcp, udp,
+};
 use crate::plain::Bench;
 use crate::world::seconds;
 
@@ -184,10 +186,26 @@ fn a_conversation_ends_when_it_has_been_idle() {
             bench.peer_sends(0, &udp(at(peer, 53), at(own, 6000), b"answer"));
             assert_eq!(!bench.take_tun().is_empty(), alive, "UDP after {limit} s");
         }
+        for (limit, alive) in [(239, true), (241, false)] {
+            let mut bench = Bench::new(v6);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+            bench.host_sends(&syn(at(own, 6000), at(peer, 22)));
+            bench.pass(seconds(limit));
+            bench.peer_sends(
+                0,
+                &tcp(at(peer, 22), at(own, 6000), SYN | ACK, 3, 1001, &[]),
+            );
+            assert_eq!(
+                !bench.take_tun().is_empty(),
+                alive,
+                "TCP without an answer after {limit} s"
+            );
+        }
         for (limit, alive) in [(2 * 3600, true), (2 * 3600 + 241, false)] {
             let mut bench = Bench::new(v6);
             let (own, peer) = (bench.own(v6), bench.peers[0].address);
             bench.host_sends(&syn(at(own, 6000), at(peer, 22)));
+            bench.host_sends(&tcp(at(own, 6000), at(peer, 22), ACK, 1001, 4, &[]));
             bench.pass(seconds(limit));
             bench.peer_sends(0, &tcp(at(peer, 22), at(own, 6000), ACK, 3, 1001, b"data"));
             assert_eq!(!bench.take_tun().is_empty(), alive, "TCP after {limit} s");
@@ -216,6 +234,167 @@ fn a_conversation_lives_for_as_long_as_it_is_used() {
         assert_eq!(bench.take_tun().len(), 1, "round {round}");
         bench.pass(seconds(170));
     }
+}
+
+/// A connection of this host's that has got as far as `segments` of this host's and, `true`, of the peer's.
+fn connection(v6: bool, segments: &[(bool, u8)]) -> Bench {
+    let mut bench = Bench::new(v6);
+    let (own, peer) = (bench.own(v6), bench.peers[0].address);
+    let (here, there) = (at(own, 6000), at(peer, 22));
+    for (is_peers, flags) in segments {
+        if *is_peers {
+            bench.peer_sends(0, &tcp(there, here, *flags, 3, 1001, &[]));
+        } else {
+            bench.host_sends(&tcp(here, there, *flags, 1000, 4, &[]));
+        }
+    }
+    bench.take_tun();
+    bench.take_inbox(0);
+    bench
+}
+
+const HOST: bool = false;
+const PEER: bool = true;
+
+#[test]
+fn a_segment_that_asks_for_a_connection_is_no_reply_of_any() {
+    let open = [(HOST, SYN), (PEER, SYN | ACK), (HOST, ACK)];
+    for segments in [
+        &[(HOST, SYN)][..],
+        &open,
+        &[(HOST, SYN), (HOST, RST)],
+        &[(HOST, SYN), (PEER, RST | ACK)],
+        &[&open[..], &[(HOST, FIN | ACK), (PEER, FIN | ACK)]].concat(),
+    ] {
+        both(|v6| {
+            let mut bench = connection(v6, segments);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+
+            bench.peer_sends(0, &syn(at(peer, 22), at(own, 6000)));
+            for flags in [SYN | FIN, SYN | RST] {
+                bench.peer_sends(0, &tcp(at(peer, 22), at(own, 6000), flags, 3, 0, &[]));
+            }
+
+            assert_eq!(bench.take_tun(), NONE, "{segments:?}");
+            let answers = bench.take_inbox(0);
+            assert_eq!(refusal(&answers[0], own, peer), Answer::Reset { ack: 1001 });
+        });
+    }
+}
+
+#[test]
+fn a_segment_that_asks_for_a_connection_does_not_come_in_behind_data_of_ours() {
+    both(|v6| {
+        let mut bench = connection(v6, &[(HOST, SYN), (PEER, SYN | ACK), (HOST, ACK)]);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let data = tcp(at(peer, 22), at(own, 6000), ACK, 4, 1001, &[7; 400]);
+        let asks = syn(at(peer, 22), at(own, 6000));
+        let mut train = bench.seal(0, &data);
+        let stride = train.len();
+        train.extend(bench.seal(0, &asks));
+
+        let (from, socket) = (bench.peers[0].endpoint, SocketId::MAIN_V4);
+        bench
+            .engine
+            .handle_train(socket, None, from, stride, &train, bench.now);
+        bench.pump();
+
+        assert_eq!(bench.take_tun(), [data]);
+    });
+}
+
+#[test]
+fn a_connection_that_has_ended_is_soon_forgotten() {
+    let open = [(HOST, SYN), (PEER, SYN | ACK), (HOST, ACK)];
+    let ended = |end: &[(bool, u8)]| [&open[..], end].concat();
+    for (segments, limit) in [
+        (ended(&[(HOST, RST)]), 10),
+        (ended(&[(PEER, RST)]), 10),
+        (vec![(HOST, SYN), (PEER, RST | ACK)], 10),
+        (ended(&[(HOST, FIN | ACK), (PEER, FIN | ACK)]), 120),
+        (ended(&[(PEER, FIN | ACK), (HOST, FIN | ACK)]), 120),
+        // One direction is still open.
+        (ended(&[(HOST, FIN | ACK)]), 2 * 3600 + 240),
+        (ended(&[(PEER, FIN | ACK)]), 2 * 3600 + 240),
+        // A new connection over the same ports.
+        (
+            ended(&[(HOST, RST), (HOST, SYN), (PEER, SYN | ACK), (HOST, ACK)]),
+            2 * 3600 + 240,
+        ),
+        // The reset was not for this connection, says this host.
+        (ended(&[(PEER, RST), (HOST, ACK)]), 2 * 3600 + 240),
+    ] {
+        for (after, alive) in [(limit - 1, true), (limit + 1, false)] {
+            let mut bench = connection(true, &segments);
+            let (own, peer) = (bench.own(true), bench.peers[0].address);
+            bench.pass(seconds(after));
+            bench.call(0);
+            bench.peer_sends(0, &tcp(at(peer, 22), at(own, 6000), ACK, 4, 1001, b"data"));
+            assert_eq!(
+                !bench.take_tun().is_empty(),
+                alive,
+                "{segments:?}: {after} s"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_this_host_answers_or_resets_is_not_begun_by_it() {
+    both(|v6| {
+        for flags in [SYN | ACK, RST, RST | ACK] {
+            let mut bench = connection(v6, &[(HOST, flags)]);
+            let (own, peer) = (bench.own(v6), bench.peers[0].address);
+            bench.peer_sends(0, &tcp(at(peer, 22), at(own, 6000), ACK, 4, 1001, b"data"));
+            assert_eq!(bench.take_tun(), NONE, "{flags}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_of_the_peers_over_ports_of_ours_ends_with_the_grant() {
+    both(|v6| {
+        let mut bench = connection(v6, &[(HOST, SYN), (PEER, SYN | ACK), (HOST, ACK)]);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        bench.grant(0, true);
+        bench.peer_sends(0, &syn(at(peer, 22), at(own, 6000)));
+        bench.host_sends(&tcp(at(own, 6000), at(peer, 22), SYN | ACK, 7, 1001, &[]));
+        bench.grant(0, false);
+        bench.take_tun();
+
+        bench.peer_sends(
+            0,
+            &tcp(at(peer, 22), at(own, 6000), ACK, 1001, 8, b"rm -rf"),
+        );
+
+        assert_eq!(bench.take_tun(), NONE);
+    });
+}
+
+#[test]
+fn of_icmp_only_errors_about_packets_of_ours_come_in() {
+    both(|v6| {
+        let mut bench = Bench::new(v6);
+        let (own, peer) = (bench.own(v6), bench.peers[0].address);
+        let question = udp(at(own, 6000), at(peer, 53), b"question");
+        bench.host_sends(&question);
+        let mut seen = Vec::new();
+        for kind in 0..=255 {
+            let rest = [&[0; 4], &question[..]].concat();
+            bench.peer_sends(0, &icmp(peer, own, kind, &rest));
+            if !bench.take_tun().is_empty() {
+                seen.push(kind);
+            }
+        }
+        assert_eq!(
+            seen,
+            if v6 {
+                vec![1, 2, 3, 4]
+            } else {
+                vec![3, 11, 12]
+            }
+        );
+    });
 }
 
 #[test]

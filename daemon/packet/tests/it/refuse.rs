@@ -303,6 +303,18 @@ fn eight_bytes_of_the_quoted_transport_header_are_enough() {
 }
 
 #[test]
+fn a_redirect_and_source_quench_tell_of_no_packet() {
+    for v6 in [false, true] {
+        let kinds = (0..=255).filter(|kind| {
+            let error = icmp(v6, *kind, &udp(v6, b"quoted"));
+            Packet::parse(&error).unwrap().quoted_flow().is_some()
+        });
+        let expected: &[u8] = if v6 { &[1, 2, 3, 4] } else { &[3, 11, 12] };
+        assert!(kinds.eq(expected.iter().copied()));
+    }
+}
+
+#[test]
 fn what_is_no_error_quotes_nothing() {
     for v6 in [false, true] {
         let later = fragment(v6, 17, 5, 16, false, &[0; 16]);

@@ -55,6 +55,10 @@ pub(crate) fn status(out: &Output, view: &Status) {
     peers(out, &view.peers);
     out.line("");
     forwards(out, &view.forwards);
+    for warning in &view.warnings {
+        out.line("");
+        out.line(format!("warning: {warning}"));
+    }
     let dropped: Vec<_> = view
         .dropped
         .iter()

@@ -3,6 +3,7 @@
 mod change;
 mod handles;
 mod history;
+mod network;
 mod questions;
 pub(crate) mod request;
 mod servers;
@@ -14,7 +15,7 @@ use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardKey, ForwardView,
     NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
-use punch_engine::{Change, EngineEvent, News, PeerHandle};
+use punch_engine::{Change, EngineEvent, LinkState, News, Path, PeerHandle};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
@@ -26,7 +27,8 @@ use self::request::{Answer, Request};
 use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
-use crate::interface::{Interface, Network};
+use crate::interface::Interface;
+use crate::overlay::Overlay;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::Store;
@@ -68,6 +70,7 @@ pub(crate) struct Controller {
     history: History,
     servers: Servers,
     interface: Interface,
+    overlay: Overlay,
     port_mapping: PortMapping,
     driver: mpsc::Sender<Command>,
     broadcast: broadcast::Sender<Event>,
@@ -98,6 +101,7 @@ impl Controller {
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
             servers: Servers::new(identity, driver.clone(), spawner.clone())?,
             interface,
+            overlay: Overlay::default(),
             store,
             config,
             driver,
@@ -105,7 +109,9 @@ impl Controller {
             spawner,
         };
         controller.network_changed().await;
+        controller.set_own_addresses().await?;
         controller.apply(state).await;
+        controller.interface.settle().await;
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
         for address in controller.machine.servers.clone() {
             controller.servers.start(address, true);
@@ -190,22 +196,27 @@ impl Controller {
     /// Brings engine and routes in line with the new state: both are told what differs.
     async fn apply(&mut self, state: State) -> Difference {
         let before = std::mem::replace(&mut self.state, state);
-        let difference = Difference::between(&before, &self.state);
-        let engine = change::engine(
-            &difference,
-            &self.state,
-            &self.machine,
-            &mut self.handles,
-            &self.history,
-        );
-        self.order(Command::Configure(engine)).await;
+        let mut difference = Difference::between(&before, &self.state);
+        let gone = difference.gone.iter();
+        for handle in gone.filter_map(|name| self.handles.get(name)) {
+            self.overlay.set_path(handle, None);
+        }
         let states = (&before, &self.state);
-        let (removed, added) = change::routes(&difference, states, &self.machine);
-        self.interface.change_routes(&removed, &added).await;
+        let touched = self.overlay.follow(&difference, states, &self.machine);
+        let verdicts = self.judge(&touched);
+        for name in network::owners(&verdicts) {
+            if !difference.changed.contains(&name) {
+                difference.changed.push(name);
+            }
+        }
+        self.enforce(&difference, touched).await;
+        self.tell(&verdicts);
         difference
     }
 
     async fn tell_stun_servers(&mut self) {
+        let touched = self.overlay.set_servers(self.servers.addresses());
+        self.judge_soon(&touched);
         if let Some(addresses) = self.servers.stun_change() {
             let change = Change {
                 stun_servers: Some(addresses),
@@ -215,29 +226,15 @@ impl Controller {
         }
     }
 
-    async fn network_changed(&mut self) {
-        let (addresses, gateway) = match self.interface.look().await {
-            Network::Gone => return self.order(Command::InterfaceGone).await,
-            Network::There { addresses, gateway } => (addresses, gateway),
-        };
-        match gateway {
-            Ok(gateway) => self.port_mapping.set_gateway(gateway),
-            Err(error) => tracing::warn!(%error, "the router of this machine is not known"),
-        }
-        match addresses {
-            Ok(addresses) => {
-                let addresses = addresses.iter().map(|address| address.ip).collect();
-                self.order(Command::Addresses(addresses)).await;
-            }
-            Err(error) => tracing::warn!(%error, "the addresses of this machine are not known"),
-        }
-    }
-
     // --- events ---
 
     fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
             EngineEvent::State { peer, state } => {
+                if state == LinkState::Down {
+                    let touched = self.overlay.set_path(peer, None);
+                    self.judge_soon(&touched);
+                }
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::News(news) => self.handle_news(news),
@@ -250,7 +247,12 @@ impl Controller {
     fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
         let now = clock::now();
         match news {
-            News::Selected { peer, path } => Some(events::selected(self.name_of(peer)?, path)),
+            News::Selected { peer, path } => {
+                let Path::Direct(direct) = path;
+                let touched = self.overlay.set_path(peer, Some(direct.remote.ip()));
+                self.judge_soon(&touched);
+                Some(events::selected(self.name_of(peer)?, path))
+            }
             News::Searching { peer, step, chance } => {
                 Some(events::searching(self.name_of(peer)?, step, chance))
             }
@@ -372,8 +374,10 @@ impl Controller {
 
     async fn add_peer(&mut self, ask: AddPeer) -> Result<PeerView, ApiError> {
         let name = ask.name.clone();
-        let changed = peer::add(&self.state, &self.machine, ask);
-        self.change_peer(changed, &name).await
+        let key = ask.key.clone();
+        let changed = peer::add(&self.state, &self.machine, ask)?;
+        self.check_address(&key).await?;
+        self.change_peer(Ok(changed), &name).await
     }
 
     async fn add_forward(&mut self, ask: AddForward) -> Result<ForwardView, ApiError> {
@@ -408,6 +412,8 @@ impl Controller {
             state: &self.state,
             handles: self.handles.by_name(),
             servers: self.servers.facts(),
+            overlay: &self.overlay,
+            interface: &self.interface,
         }
     }
 

@@ -7,6 +7,7 @@ mod dial;
 mod driver;
 mod interface;
 mod metrics;
+mod overlay;
 mod portmap;
 mod refusal;
 mod resolver;
@@ -82,7 +83,7 @@ fn store_tun() -> Result<()> {
 /// What can be refused before anything is touched: the configuration, and a state that this version cannot read.
 fn check(arguments: &Arguments) -> Result<(Config, String)> {
     let (config, file) = Config::load(arguments.config.as_deref())?;
-    let state = Store::inspect(&arguments.state_dir)?;
+    let state = Store::inspect(&arguments.state_dir, &config)?;
     Ok((config, format!("{file}\n{state}")))
 }
 

@@ -24,7 +24,7 @@ use crate::driver::Driver;
 use crate::driver::command::Command;
 use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
-use crate::interface::Interface;
+use crate::interface::{Interface, Wanted};
 use crate::startup::{DataPath, Ground, Listeners, Places};
 use crate::tasks::{Spawner, Task};
 use crate::{metrics, watchdog};
@@ -93,7 +93,7 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
         DataPath::open(tun, &config)?
     };
     let ports = data_path.ports();
-    let (interface, _netlink_tasks) = open_interface(&spawner, &config, &identity).await?;
+    let (interface, _netlink_tasks) = open_interface(&spawner, &config).await?;
     let driver = DriverThread::start(&config, &identity, data_path, spawner.clone(), data)?;
     let (broadcast, _) = broadcast::channel(EVENTS);
     let controller = Controller::open(Parts {
@@ -148,11 +148,7 @@ impl Signals {
 }
 
 /// Opens netlink and configures the TUN interface. Netlink works for as long as the tasks are held.
-async fn open_interface(
-    spawner: &Spawner,
-    config: &Config,
-    identity: &Identity,
-) -> Result<(Interface, [Task; 2])> {
+async fn open_interface(spawner: &Spawner, config: &Config) -> Result<(Interface, [Task; 2])> {
     let (netlink, connection, mut changes) = netlink::open().context("cannot open netlink")?;
     let connection = spawner.spawn("netlink", connection);
     let (sender, notices) = mpsc::channel(1);
@@ -162,9 +158,12 @@ async fn open_interface(
             let _ = sender.try_send(());
         }
     });
-    let own = config.machine(identity.id()).addresses();
-    let interface =
-        Interface::configure(netlink, notices, &config.interface, config.mtu, own).await?;
+    let wanted = Wanted {
+        name: &config.interface,
+        mtu: config.mtu,
+        range: config.ipv4,
+    };
+    let interface = Interface::configure(netlink, notices, wanted).await?;
     Ok((interface, [connection, watch]))
 }
 

@@ -17,9 +17,11 @@ use punch_api::{
 };
 use punch_engine::StepKind;
 use punch_signal_protocol::Identity;
-use punch_state::{Forward, Peer, State};
+use punch_state::{Collision, Forward, Peer, State, collisions};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::config::Config;
 
 const STATE: &str = "state.json";
 const STAMPS: &str = "stamps.json";
@@ -275,7 +277,7 @@ impl Store {
     }
 
     /// Reads what is there, as a start would, and says in a line what that is. Nothing is written, and no lock is taken.
-    pub(crate) fn inspect(directory: &Path) -> Result<String> {
+    pub(crate) fn inspect(directory: &Path, config: &Config) -> Result<String> {
         let files = Files(directory.to_owned());
         let place = directory.display();
         if !directory.exists() {
@@ -284,13 +286,17 @@ impl Store {
         if !directory.is_dir() {
             bail!("the state directory {place} is not a directory");
         }
-        let identity = files
-            .identity()?
-            .map_or("no identity yet", |_| "an identity");
+        let identity = files.identity()?;
         let state = files.load()?;
+        let collisions = identity.as_ref().map(|identity| {
+            let machine = config.machine(identity.id());
+            collisions(&state, &machine).iter().map(collided).collect()
+        });
+        let collisions: String = collisions.unwrap_or_default();
+        let identity = identity.map_or("no identity yet", |_| "an identity");
         files.load_stamps()?;
         Ok(format!(
-            "{place}: fine ({identity}, {} peers, {} forwards, {} servers)",
+            "{place}: fine ({identity}, {} peers, {} forwards, {} servers){collisions}",
             state.peers.len(),
             state.forwards.len(),
             state.servers.len()
@@ -494,6 +500,21 @@ fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
     file.read_to_string(&mut text)
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Some(text))
+}
+
+/// A line on an address that is nobody's.
+fn collided(collision: &Collision) -> String {
+    let Collision { ip, peers, own } = collision;
+    let names: Vec<_> = peers.iter().map(PeerName::as_str).collect();
+    let names = names.join(" and ");
+    let why = if *own {
+        format!("of {names} is this machine's own")
+    } else {
+        format!("is not used: {names} have it both")
+    };
+    format!(
+        "\nwarning: the overlay address {ip} {why}; IPv6 only, or a larger range: [overlay] ipv4"
+    )
 }
 
 #[cfg(test)]

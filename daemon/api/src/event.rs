@@ -55,6 +55,15 @@ pub enum EventKind {
         /// The peer that made the offer.
         peer: PeerName,
     },
+    /// An overlay address is no longer used, because this machine reaches it otherwise or another peer has it too; or it is used again.
+    Overlay {
+        /// The peer that has the address; `null` when it is this machine.
+        peer: Option<PeerName>,
+        /// The address inside the tunnel.
+        address: std::net::IpAddr,
+        /// Whether the address is used now.
+        used: bool,
+    },
     /// The configuration changed: peers, forwards, servers.
     Configuration,
     /// This machine's addresses changed.

@@ -462,7 +462,7 @@ fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> Pe
         kind: PeerKind::Wireguard {
             public: identity.id().x25519(),
             endpoint,
-            address,
+            address: Some(address),
             preshared: None,
         },
         up: true,

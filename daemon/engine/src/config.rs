@@ -72,8 +72,8 @@ pub enum PeerKind {
         public: [u8; 32],
         /// The address that it listens at.
         endpoint: SocketAddr,
-        /// Its only address inside the tunnel.
-        address: IpAddr,
+        /// Its only address inside the tunnel; `None` while this machine reaches that one otherwise.
+        address: Option<IpAddr>,
         /// Mixed into the handshake when given.
         preshared: Option<Zeroizing<[u8; 32]>>,
     },
@@ -96,7 +96,7 @@ impl PeerConfig {
                 .into_iter()
                 .chain([id.overlay_ipv6().into()])
                 .collect(),
-            PeerKind::Wireguard { address, .. } => vec![*address],
+            PeerKind::Wireguard { address, .. } => address.iter().copied().collect(),
         }
     }
 }

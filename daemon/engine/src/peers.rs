@@ -204,41 +204,31 @@ impl PeerTable {
         self.changed.remove(&handle);
         self.active.remove(&handle);
         self.forget_sessions(peer.disconnect());
-        self.unroute(handle, peer.addresses)
+        self.unroute(peer.addresses)
     }
 
-    /// Leads packets for these addresses to the peer, and no others; returns the addresses that nobody has now.
-    pub(crate) fn route_to(&mut self, handle: PeerHandle, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    /// Leads packets for these addresses to the peer, and no others; returns the addresses that nobody has now. An address that another
+    /// peer has is refused: whoever had it first keeps it, and packets from it are that one's alone.
+    pub(crate) fn route_to(
+        &mut self,
+        handle: PeerHandle,
+        mut addresses: Vec<IpAddr>,
+    ) -> Vec<IpAddr> {
         let Some(peer) = self.peers.get_mut(&handle) else {
             return Vec::new();
         };
-        let before = std::mem::replace(&mut peer.addresses, addresses);
-        if before == peer.addresses {
-            return Vec::new();
-        }
-        let (mut gone, now) = (before, peer.addresses.clone());
-        gone.retain(|ip| !now.contains(ip));
-        for ip in now {
-            self.routes.insert(ip, handle);
-        }
-        self.unroute(handle, gone)
+        let routes = &mut self.routes;
+        addresses.retain(|ip| *routes.entry(*ip).or_insert(handle) == handle);
+        let mut gone = std::mem::replace(&mut peer.addresses, addresses);
+        gone.retain(|ip| !peer.addresses.contains(ip));
+        self.unroute(gone)
     }
 
-    /// Takes the addresses from a peer that has them no longer. Another peer that has one too gets it; returns the others.
-    fn unroute(&mut self, handle: PeerHandle, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-        addresses.retain(|ip| {
-            if self.routes.get(ip) != Some(&handle) {
-                return false;
-            }
-            let has = |(other, peer): (&PeerHandle, &Peer)| {
-                (*other != handle && peer.addresses.contains(ip)).then_some(*other)
-            };
-            match self.peers.iter().filter_map(has).min() {
-                Some(heir) => self.routes.insert(*ip, heir),
-                None => self.routes.remove(ip),
-            };
-            !self.routes.contains_key(ip)
-        });
+    /// Leads packets for these addresses, which a peer had, nowhere any more; returns them.
+    fn unroute(&mut self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        for ip in &addresses {
+            self.routes.remove(ip);
+        }
         addresses
     }
 

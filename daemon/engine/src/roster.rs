@@ -117,11 +117,12 @@ impl Roster {
         if addresses == peer.addresses {
             return;
         }
-        for ip in &addresses {
-            self.connector.set_overlay(*ip, true);
-        }
         let freed = self.peers.route_to(handle, addresses);
         self.leave_overlay(&freed);
+        let peer = self.peers.get(handle);
+        for ip in peer.into_iter().flat_map(|peer| &peer.addresses) {
+            self.connector.set_overlay(*ip, true);
+        }
     }
 
     fn leave_overlay(&mut self, freed: &[IpAddr]) {

@@ -1,23 +1,20 @@
 //! Addresses, routes and links, by netlink.
 
 mod link;
+mod route;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
-use netlink_packet_route::link::LinkFlags;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
-    RouteType, RouteVia,
-};
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressHeaderFlags;
+use netlink_packet_route::route::RouteProtocol;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 
-pub use link::{LinkKind, LocalAddress};
+pub use link::{Address, Link, LinkKind, LocalAddress};
+pub use route::{MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route};
 
 /// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
 ///
@@ -43,7 +40,7 @@ pub struct Netlink {
 }
 
 /// Opens netlink. The first result makes requests; the second must be driven as a task for as long as it is used; the third
-/// yields once for every change of links, addresses or routes.
+/// yields once for every change of links, addresses or routes, but for routes that we have set ourselves.
 ///
 /// # Errors
 /// Those of the socket.
@@ -58,9 +55,18 @@ pub fn open() -> io::Result<(
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ])?;
     // An overrun (ENOBUFS) is a change like any other: whoever hears of a change reads everything anew.
-    let changes = messages.map(|_| ());
+    let changes = messages.filter_map(|(message, _)| {
+        let own = matches!(
+            &message.payload,
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route))
+                if route.header.protocol == RouteProtocol::from(PROTOCOL)
+        );
+        std::future::ready((!own).then_some(()))
+    });
     Ok((Netlink { handle }, connection, Box::pin(changes)))
 }
 
@@ -113,274 +119,52 @@ impl Netlink {
         request.replace().execute().await.map_err(error)
     }
 
-    /// Leads packets for `to` into an interface, from the source address `from`.
+    /// Takes such an address back; one that is gone already is fine.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub async fn add_route(&self, index: u32, to: IpAddr, from: IpAddr) -> io::Result<()> {
-        let message = match (to, from) {
-            (IpAddr::V4(to), IpAddr::V4(from)) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(to, 32)
-                .pref_source(from)
-                .output_interface(index)
-                .build(),
-            (IpAddr::V6(to), IpAddr::V6(from)) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(to, 128)
-                .pref_source(from)
-                .output_interface(index)
-                .build(),
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
-        };
-        let request = self.handle.route().add(message).replace();
-        request.execute().await.map_err(error)
-    }
-
-    /// Takes such a route back; one that is gone already is fine.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub async fn remove_route(&self, index: u32, to: IpAddr) -> io::Result<()> {
-        let message = match to {
-            IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(to, 32)
-                .output_interface(index)
-                .build(),
-            IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(to, 128)
-                .output_interface(index)
-                .build(),
-        };
-        match self.handle.route().del(message).execute().await {
-            Err(refused) if error_number(&refused) != Some(libc::ESRCH) => Err(error(refused)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The IPv4 router of the default route with the lowest metric that does not lead into `except`.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub async fn default_gateway(&self, except: u32) -> io::Result<Option<Gateway>> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let mut routes = self.handle.route().get(all).execute();
-        let mut found = Vec::new();
-        while let Some(route) = routes.try_next().await.map_err(error)? {
-            found.extend(DefaultRoute::of(&route));
-        }
-        let Some(route) = choose(found, except) else {
-            return Ok(None);
-        };
-        let local = match route.source {
-            Some(source) => source,
-            // A router that cannot be reached at the moment is none.
-            None => match self.source_towards(route.gateway).await {
-                Ok(Some(source)) => source,
-                Ok(None) | Err(_) => return Ok(None),
-            },
-        };
-        let address = route.gateway;
-        Ok(Some(Gateway { address, local }))
-    }
-
-    /// The source address that the kernel would take.
-    async fn source_towards(&self, to: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
-        let ask = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(to, 32)
-            .build();
-        let mut answers = self.handle.route().get(ask).execute();
-        let answer = answers.try_next().await.map_err(error)?;
-        Ok(answer.as_ref().and_then(|route| source(&route.attributes)))
-    }
-
-    /// Whether an interface is up, and its addresses.
-    ///
-    /// # Errors
-    /// `NotFound`, or the kernel's refusal.
-    pub async fn interface(&self, index: u32) -> io::Result<(bool, Vec<IpAddr>)> {
-        let mut links = self.handle.link().get().match_index(index).execute();
-        let link = links.try_next().await.map_err(error)?;
-        let link = link.ok_or(io::ErrorKind::NotFound)?;
-        let mut found = Vec::new();
+    pub async fn remove_address(&self, index: u32, address: IpAddr) -> io::Result<()> {
         let mut addresses = self
             .handle
             .address()
             .get()
             .set_link_index_filter(index)
+            .set_address_filter(address)
             .execute();
         while let Some(message) = addresses.try_next().await.map_err(error)? {
-            for attribute in &message.attributes {
-                if let AddressAttribute::Local(ip) | AddressAttribute::Address(ip) = attribute
-                    && message.header.index == index
-                    && !found.contains(ip)
-                {
-                    found.push(*ip);
-                }
+            if message.header.index == index {
+                let request = self.handle.address().del(message);
+                request.execute().await.map_err(error)?;
             }
         }
-        Ok((link.header.flags.contains(LinkFlags::Up), found))
+        Ok(())
     }
 
-    /// The addresses of all interfaces that are up, but those of `except`.
+    /// All interfaces.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub async fn addresses(&self, except: u32) -> io::Result<Vec<LocalAddress>> {
-        let mut up = BTreeMap::new();
+    pub async fn links(&self) -> io::Result<Vec<Link>> {
         let mut links = self.handle.link().get().execute();
+        let mut found = Vec::new();
         while let Some(link) = links.try_next().await.map_err(error)? {
-            if link.header.flags.contains(LinkFlags::Up) && link.header.index != except {
-                up.insert(link.header.index, LinkKind::of(&link));
-            }
-        }
-        let outward = self.default_links().await?;
-        let mut found = BTreeSet::new();
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(error)? {
-            let index = message.header.index;
-            let (Some(kind), Some(ip)) = (up.get(&index), usable_address(&message)) else {
-                continue;
-            };
-            found.insert(LocalAddress {
-                ip,
-                kind: *kind,
-                default_route: outward.contains(&(index, ip.is_ipv4())),
-            });
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// The interfaces that default routes leave by; `true` beside one stands for IPv4.
-    async fn default_links(&self) -> io::Result<HashSet<(u32, bool)>> {
-        let mut found = HashSet::new();
-        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        for (all, is_ipv4) in [(v4, true), (v6, false)] {
-            let mut routes = self.handle.route().get(all).execute();
-            while let Some(route) = routes.try_next().await.map_err(error)? {
-                if is_default(&route) {
-                    found.extend(hops(&route.attributes).map(|(_, index)| (index, is_ipv4)));
-                }
-            }
+            found.push(Link::of(&link));
         }
         Ok(found)
     }
-}
 
-/// The address that a message tells of, unless it cannot be used, or not for long.
-fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
-    // Temporary IPv6 addresses (RFC 8981) come and go; an address that is still tentative cannot be used.
-    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
-    let mut local = None;
-    let mut usable = true;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Address(ip) => {
-                local.get_or_insert(*ip);
-            }
-            AddressAttribute::Flags(flags) => usable &= !flags.intersects(unusable),
-            _ => {}
+    /// The addresses of all interfaces.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn addresses(&self) -> io::Result<Vec<Address>> {
+        let mut addresses = self.handle.address().get().execute();
+        let mut found = Vec::new();
+        while let Some(message) = addresses.try_next().await.map_err(error)? {
+            found.extend(Address::of(&message));
         }
+        Ok(found)
     }
-    local.filter(|ip| usable && !ip.is_loopback())
-}
-
-/// A way to the internet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct DefaultRoute {
-    gateway: Ipv4Addr,
-    interface: u32,
-    source: Option<Ipv4Addr>,
-    metric: u32,
-}
-
-impl DefaultRoute {
-    fn of(route: &RouteMessage) -> Option<Self> {
-        if !is_default(route) {
-            return None;
-        }
-        let attributes = &route.attributes;
-        let mut hops = hops(attributes);
-        let (gateway, interface) = hops.find_map(|(to, index)| match to {
-            Some(IpAddr::V4(ip)) => Some((ip, index)),
-            _ => None,
-        })?;
-        let metric = attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Priority(metric) => Some(*metric),
-            _ => None,
-        });
-        Some(Self {
-            gateway,
-            interface,
-            source: source(attributes),
-            metric: metric.unwrap_or(0),
-        })
-    }
-}
-
-/// Whether a route of the main table leads to everything that no other one leads to, and is in use.
-fn is_default(route: &RouteMessage) -> bool {
-    let header = &route.header;
-    header.destination_prefix_length == 0
-        && header.kind == RouteType::Unicast
-        && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
-        && !header
-            .flags
-            .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
-}
-
-fn table(route: &RouteMessage) -> u32 {
-    let mut attributes = route.attributes.iter();
-    let table = attributes.find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    table.unwrap_or(u32::from(route.header.table))
-}
-
-/// The routers that a route leads to, where it does, and the interfaces towards them.
-fn hops(attributes: &[RouteAttribute]) -> impl Iterator<Item = (Option<IpAddr>, u32)> {
-    let (router, interface) = next_hop(attributes);
-    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-    let several = attributes.iter().filter_map(|attribute| match attribute {
-        RouteAttribute::MultiPath(hops) => Some(hops),
-        _ => None,
-    });
-    let several = several
-        .flatten()
-        .filter(move |hop| !hop.flags.intersects(dead))
-        .map(|hop| (next_hop(&hop.attributes).0, hop.interface_index));
-    let single = interface.map(|index| (router, index));
-    single.into_iter().chain(several)
-}
-
-fn next_hop(attributes: &[RouteAttribute]) -> (Option<IpAddr>, Option<u32>) {
-    let (mut router, mut interface) = (None, None);
-    for attribute in attributes {
-        match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => router = Some((*ip).into()),
-            RouteAttribute::Gateway(RouteAddress::Inet6(ip))
-            | RouteAttribute::Via(RouteVia::Inet6(ip)) => router = Some((*ip).into()),
-            RouteAttribute::Oif(index) => interface = Some(*index),
-            _ => {}
-        }
-    }
-    (router, interface)
-}
-
-fn source(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    })
-}
-
-/// The kernel's own order: the lowest metric, and the first of equal ones.
-fn choose(routes: Vec<DefaultRoute>, except: u32) -> Option<DefaultRoute> {
-    routes
-        .into_iter()
-        .filter(|route| route.interface != except)
-        .min_by_key(|route| route.metric)
 }
 
 fn whole(address: IpAddr) -> u8 {
@@ -398,59 +182,5 @@ fn error(refused: rtnetlink::Error) -> io::Error {
     match error_number(&refused) {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::other(refused),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-    const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 2, 1);
-
-    /// `default via GATEWAY dev INTERFACE metric METRIC`
-    fn route(gateway: Ipv4Addr, interface: u32, metric: u32) -> RouteMessage {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(interface)
-            .build();
-        route.attributes.push(RouteAttribute::Priority(metric));
-        route
-    }
-
-    fn chosen(routes: &[RouteMessage]) -> Option<Ipv4Addr> {
-        let routes = routes.iter().filter_map(DefaultRoute::of).collect();
-        choose(routes, 9).map(|route| route.gateway)
-    }
-
-    #[test]
-    fn the_default_route_with_the_lowest_metric_leads_to_the_router() {
-        assert_eq!(chosen(&[]), None);
-        assert_eq!(
-            chosen(&[route(LAN, 2, 600), route(OTHER, 3, 100)]),
-            Some(OTHER)
-        );
-        assert_eq!(
-            chosen(&[route(LAN, 2, 100), route(OTHER, 3, 100)]),
-            Some(LAN)
-        );
-    }
-
-    #[test]
-    fn a_route_into_the_tunnel_or_out_of_use_is_passed_over() {
-        let mut dead = route(OTHER, 3, 0);
-        dead.header.flags = RouteFlags::Linkdown;
-        let mut elsewhere = route(OTHER, 3, 0);
-        elsewhere.header.table = 100;
-        let mut narrow = route(OTHER, 3, 0);
-        narrow.header.destination_prefix_length = 8;
-        let mut without = route(OTHER, 3, 0);
-        without
-            .attributes
-            .retain(|attribute| !matches!(attribute, RouteAttribute::Gateway(_)));
-        let tunnel = route(OTHER, 9, 0);
-        for other in [dead, elsewhere, narrow, without, tunnel] {
-            assert_eq!(chosen(&[other, route(LAN, 2, 600)]), Some(LAN));
-        }
     }
 }

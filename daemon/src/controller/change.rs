@@ -1,6 +1,5 @@
-//! What a change of the state means for the engine and for the kernel's routes.
+//! What a change of the state means for the engine.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use punch_api::{PeerKey, PeerName};
@@ -10,40 +9,21 @@ use zeroize::Zeroizing;
 
 use super::handles::Handles;
 use super::history::History;
+use crate::overlay::Overlay;
 
-/// The addresses that lead into the tunnel no longer, and those that do from now on.
-pub(super) fn routes(
-    difference: &Difference,
-    (before, after): (&State, &State),
-    machine: &Machine,
-) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let addresses = |state: &State, names: &mut dyn Iterator<Item = &PeerName>| -> Vec<IpAddr> {
-        names
-            .filter_map(|name| state.peers.get(name))
-            .flat_map(|peer| peer.addresses(machine.ipv4))
-            .collect()
-    };
-    let Difference { gone, changed, .. } = difference;
-    let added = addresses(after, &mut changed.iter());
-    let mut removed = addresses(before, &mut gone.iter().chain(changed));
-    removed.retain(|ip| !added.contains(ip));
-    if !removed.is_empty() {
-        // Two peers may have the same IPv4 address: a range that was made smaller brings that about.
-        let kept: HashSet<_> = addresses(after, &mut after.peers.keys())
-            .into_iter()
-            .collect();
-        removed.retain(|ip| !kept.contains(ip));
-    }
-    (removed, added)
+/// What a change is seen against.
+pub(super) struct Ground<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) overlay: &'a Overlay,
+    pub(super) history: &'a History,
 }
 
 /// Brings the handles in line with `after`, and tells what the engine has to know.
 pub(super) fn engine(
     difference: &Difference,
     after: &State,
-    machine: &Machine,
+    ground: Ground<'_>,
     handles: &mut Handles,
-    history: &History,
 ) -> Change {
     for (from, to) in &difference.renamed {
         handles.rename(from, to);
@@ -54,7 +34,7 @@ pub(super) fn engine(
     for name in &difference.changed {
         handles.assign(name);
         let peer = after.peers.get(name);
-        peers.extend(peer.and_then(|peer| peer_config(name, peer, machine, handles, history)));
+        peers.extend(peer.and_then(|peer| peer_config(name, peer, &ground, handles)));
     }
     Change {
         peers,
@@ -67,16 +47,17 @@ pub(super) fn engine(
 fn peer_config(
     name: &PeerName,
     peer: &Peer,
-    machine: &Machine,
+    ground: &Ground<'_>,
     handles: &Handles,
-    history: &History,
 ) -> Option<PeerConfig> {
+    let is_used = |ip: IpAddr| ground.overlay.why_not(ip).is_none();
     let kind = match &peer.key {
         PeerKey::Punch { key, ipv6_only } => {
-            let range = machine.ipv4.filter(|_| !ipv6_only);
+            let range = ground.machine.ipv4.filter(|_| !ipv6_only);
+            let ipv4 = range.map(|range| key.overlay_ipv4(range));
             PeerKind::Punch {
                 id: *key,
-                ipv4: range.map(|range| key.overlay_ipv4(range)),
+                ipv4: ipv4.filter(|ip| is_used((*ip).into())),
             }
         }
         PeerKey::Wireguard {
@@ -87,7 +68,7 @@ fn peer_config(
         } => PeerKind::Wireguard {
             public: key_bytes(key)?,
             endpoint: *endpoint,
-            address: *address,
+            address: Some(*address).filter(|ip| is_used(*ip)),
             preshared: match preshared {
                 Some(text) => Some(Zeroizing::new(key_bytes(text.expose())?)),
                 None => None,
@@ -101,8 +82,8 @@ fn peer_config(
         up: peer.up,
         blocked: peer.blocked,
         host: peer.host,
-        stamps: id.map(|id| history.stamps(&id)).unwrap_or_default(),
-        memory: id.map(|id| history.memory(&id)).unwrap_or_default(),
+        stamps: id.map(|id| ground.history.stamps(&id)).unwrap_or_default(),
+        memory: id.map(|id| ground.history.memory(&id)).unwrap_or_default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Signalling and STUN servers: clients started and restarted, names looked up, reports taken.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use punch_api::{EventKind, ServerAddress};
@@ -146,6 +147,16 @@ impl Servers {
         })
     }
 
+    /// The addresses of all servers, as far as they are known.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let list = self.list.iter();
+        let literal = list
+            .clone()
+            .filter_map(|server| signal_host(&server.address));
+        let resolved = list.flat_map(|server| self.resolver.addresses(&server.address));
+        literal.chain(resolved.map(SocketAddr::ip)).collect()
+    }
+
     /// Whether there is a STUN server.
     pub(super) fn has_stun(&self) -> bool {
         let mut list = self.list.iter();
@@ -167,4 +178,11 @@ impl Servers {
         }
         facts
     }
+}
+
+/// The IP address of a signalling server, unless a name stands for it.
+fn signal_host(address: &ServerAddress) -> Option<IpAddr> {
+    let (_, rest) = address.as_str().split_once("://")?;
+    let place: SocketAddr = rest.split('/').next()?.parse().ok()?;
+    Some(place.ip())
 }

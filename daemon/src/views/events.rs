@@ -1,11 +1,14 @@
 //! Events of the engine and of the controller, as the control API tells them: the kind with its values, and a sentence for
 //! people. No other file words an event.
 
+use std::net::IpAddr;
+
 use punch_api::{EventKind, PeerName, PeerState};
 use punch_engine::{DirectPath, LinkState, Path, StepKind};
 
 use super::status::peer_state;
 use super::why::in_words;
+use crate::overlay::Why;
 
 /// The state of a peer's connection has changed.
 pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
@@ -45,6 +48,29 @@ pub(crate) fn stale(peer: PeerName, seconds: i64) -> (EventKind, String) {
         "an offer of {peer} was refused: its clock is {off} s {which} this machine's; set the clocks (NTP)"
     );
     (EventKind::OfferRefused { peer }, message)
+}
+
+/// An overlay address of a peer, or this machine's own, is not used any more, or is again.
+pub(crate) fn overlay(
+    peer: Option<PeerName>,
+    address: IpAddr,
+    why: Option<&Why>,
+) -> (EventKind, String) {
+    let whose = match &peer {
+        Some(peer) => format!("the overlay address {address} of {peer}"),
+        None => format!("this machine's overlay address {address}"),
+    };
+    let message = match why {
+        Some(why) => format!("{whose} is not used: {why}"),
+        None => format!("{whose} is used again"),
+    };
+    let used = why.is_none();
+    let kind = EventKind::Overlay {
+        peer,
+        address,
+        used,
+    };
+    (kind, message)
 }
 
 /// The addresses of this machine have changed.

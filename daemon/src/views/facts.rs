@@ -9,6 +9,8 @@ use punch_engine::PeerHandle;
 use punch_state::State;
 
 use crate::config::Config;
+use crate::interface::Interface;
+use crate::overlay::Overlay;
 
 /// What the controller knows at one moment.
 pub(crate) struct Facts<'a> {
@@ -23,6 +25,8 @@ pub(crate) struct Facts<'a> {
     /// The number that the engine knows each peer by.
     pub(crate) handles: &'a BTreeMap<PeerName, PeerHandle>,
     pub(crate) servers: Vec<ServerFacts<'a>>,
+    pub(crate) overlay: &'a Overlay,
+    pub(crate) interface: &'a Interface,
 }
 
 /// A server, and the state of the connection to it.

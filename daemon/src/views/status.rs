@@ -14,6 +14,7 @@ use punch_engine::LinkState;
 use punch_state::{Forward, Peer};
 
 use super::facts::{Facts, ServerFacts};
+use crate::overlay::Why;
 use crate::snapshot::{PeerSnapshot, Snapshot};
 
 /// The identity and the overlay addresses of this machine.
@@ -58,12 +59,38 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         servers: servers(facts, snapshot),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
+        warnings: warnings(facts),
         dropped: snapshot
             .drops
             .iter()
             .map(|(reason, count)| (reason.to_string(), *count))
             .collect(),
     }
+}
+
+/// What the user should know of the interface, the overlay's addresses, and what else is on this machine.
+pub(super) fn warnings(facts: &Facts<'_>) -> Vec<String> {
+    let own = facts.overlay.why_no_own();
+    let own = own.map(|why| format!("IPv6 only: {why}"));
+    own.into_iter().chain(facts.interface.warnings()).collect()
+}
+
+/// Why an address of a peer is not used, or packets for it do not come into the tunnel.
+fn address_note(facts: &Facts<'_>, peer: &Peer) -> Option<String> {
+    let addresses = peer.addresses(facts.config.ipv4);
+    let several = addresses.len() > 1;
+    addresses.iter().find_map(|ip| {
+        let problem = match facts.overlay.why_not(*ip) {
+            Some(why @ Why::NoOwn(..)) => why.to_string(),
+            Some(why) => format!("{ip} is not used: {why}"),
+            None => facts.interface.trouble(*ip)?.to_owned(),
+        };
+        Some(match (several, ip) {
+            (false, _) => problem,
+            (true, IpAddr::V4(_)) => format!("IPv6 only: {problem}"),
+            (true, IpAddr::V6(_)) => format!("IPv4 only: {problem}"),
+        })
+    })
 }
 
 /// Lists all servers.
@@ -127,21 +154,28 @@ fn view_peer(
     } else if ipv6_only {
         Some("IPv6 only: IPv4 is switched off here or for this peer".to_owned())
     } else {
-        None
+        address_note(facts, stored)
     };
+    let used = |ip: &IpAddr| facts.overlay.why_not(*ip).is_none();
     let report = known.map(|peer| &peer.report);
     Some(PeerView {
         name: name.clone(),
         id: stored.id(),
         wireguard: BASE64_STANDARD.encode(stored.public()?),
-        ipv4: addresses.iter().find_map(|ip| match ip {
-            IpAddr::V4(ip) if !differs => Some(*ip),
-            _ => None,
-        }),
-        ipv6: addresses.iter().find_map(|ip| match ip {
-            IpAddr::V6(ip) => Some(*ip),
-            IpAddr::V4(_) => None,
-        }),
+        ipv4: addresses
+            .iter()
+            .filter(|ip| used(ip))
+            .find_map(|ip| match ip {
+                IpAddr::V4(ip) if !differs => Some(*ip),
+                _ => None,
+            }),
+        ipv6: addresses
+            .iter()
+            .filter(|ip| used(ip))
+            .find_map(|ip| match ip {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            }),
         up: stored.up,
         host: stored.host,
         state: connection(facts, snapshot, name).into(),

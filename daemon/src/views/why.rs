@@ -42,6 +42,9 @@ pub(crate) fn why(
     let mapped = snapshot.candidates.iter().any(|candidate| {
         candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
     });
+    let mut advice = advice(name, state, link, mapped);
+    advice.extend(view.note.clone());
+    advice.extend(status::warnings(facts));
     Ok(WhyView {
         peer: name.clone(),
         state: view.state,
@@ -53,7 +56,7 @@ pub(crate) fn why(
         failures: link.failures,
         retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
         budget: budget(link.budget),
-        advice: advice(name, state, link, mapped),
+        advice,
     })
 }
 

@@ -4,6 +4,7 @@
 //! [`Refusal`] whose text tells the user what to type instead. [`difference`] tells what a change means for those who act on
 //! it. Nothing here is saved or applied.
 
+mod collision;
 pub mod difference;
 pub mod forward;
 mod model;
@@ -11,6 +12,7 @@ pub mod peer;
 mod refusal;
 pub mod server;
 
+pub use collision::{Collision, collisions};
 pub use difference::Difference;
 pub use model::{Forward, MAX_SERVERS, Machine, Peer, State, key_bytes};
 pub use refusal::{Holder, Refusal};

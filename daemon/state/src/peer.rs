@@ -49,7 +49,7 @@ fn check_key(machine: &Machine, key: &PeerKey) -> Result<(), Refusal> {
     {
         return Err(Refusal::NotAPresharedKey);
     }
-    if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+    if !may_be_inside(*address) {
         return Err(Refusal::NotInside(*address));
     }
     if *address == endpoint.ip() {
@@ -59,6 +59,18 @@ fn check_key(machine: &Machine, key: &PeerKey) -> Result<(), Refusal> {
         return Err(Refusal::Ipv4Off);
     }
     Ok(())
+}
+
+/// Whether a machine inside the tunnel can have that address.
+fn may_be_inside(address: IpAddr) -> bool {
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+        return false;
+    }
+    match address {
+        // "This network" (RFC 1122 §3.2.1.3), link-local (RFC 3927), reserved and broadcast (RFC 1112 §4).
+        IpAddr::V4(ip) => ip.octets()[0] != 0 && !ip.is_link_local() && ip.octets()[0] < 240,
+        IpAddr::V6(ip) => !ip.is_unicast_link_local() && ip.to_ipv4_mapped().is_none(),
+    }
 }
 
 /// Checks that neither this machine nor another peer has the key or an address of the new one.

@@ -59,6 +59,14 @@ pub enum Refusal {
     /// No machine can have that address inside the tunnel.
     #[error("{0} cannot be an address inside the tunnel")]
     NotInside(IpAddr),
+    /// This machine reaches that address otherwise.
+    #[error("{ip} cannot be the address of a peer inside the tunnel: {how}")]
+    Reached {
+        /// The address.
+        ip: IpAddr,
+        /// How it is reached, in words.
+        how: String,
+    },
     /// The endpoint lies inside the tunnel that leads to it.
     #[error(
         "{0} cannot be both the endpoint and the address inside the tunnel: the tunnel would lead into itself"
@@ -144,6 +152,7 @@ impl From<Refusal> for ApiError {
             | Refusal::NameTaken(_)
             | Refusal::SameMachine { .. }
             | Refusal::AddressTaken { .. }
+            | Refusal::Reached { .. }
             | Refusal::Forwarded { .. }
             | Refusal::ServerInUse(_)
             | Refusal::TooManyServers

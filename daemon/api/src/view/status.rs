@@ -56,6 +56,8 @@ pub struct Status {
     pub peers: Vec<PeerView>,
     /// All forwards of this machine.
     pub forwards: Vec<ForwardView>,
+    /// What is wrong with this machine's part, or in its way, for people; empty when all is well.
+    pub warnings: Vec<String>,
     /// Packets that were refused, by reason.
     pub dropped: BTreeMap<String, u64>,
 }

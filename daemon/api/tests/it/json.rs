@@ -305,12 +305,13 @@ fn the_status_says_all_at_once() {
             open: 1,
             total: 7,
         }],
+        warnings: vec!["the disk is full".to_owned()],
         dropped: BTreeMap::from([("refused".to_owned(), 3)]),
     };
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7}}],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7}}],"warnings":["the disk is full"],"dropped":{{"refused":3}}}}"#
         ),
     );
 }

@@ -115,7 +115,7 @@ impl Bench {
             kind: PeerKind::Wireguard {
                 public: PublicKey::from(&plain.secret).to_bytes(),
                 endpoint: plain.endpoint,
-                address,
+                address: Some(address),
                 preshared: preshared.map(Into::into),
             },
             up: false,
@@ -171,6 +171,18 @@ impl Bench {
 
     pub(crate) fn grant(&mut self, index: usize, host: bool) {
         self.edit(|configuration| configuration.peers[index].host = host);
+    }
+
+    /// The peer has another address inside the tunnel, or none.
+    pub(crate) fn set_address(&mut self, index: usize, to: Option<IpAddr>) {
+        let handle = self.peers[index].handle;
+        self.edit(|configuration| {
+            let mut peers = configuration.peers.iter_mut();
+            let peer = peers.find(|peer| peer.handle == handle).unwrap();
+            if let PeerKind::Wireguard { address, .. } = &mut peer.kind {
+                *address = to;
+            }
+        });
     }
 
     pub(crate) fn set_up(&mut self, index: usize, up: bool) {

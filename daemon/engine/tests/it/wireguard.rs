@@ -265,6 +265,37 @@ fn packets_go_to_the_peer_that_has_their_address() {
     }
 }
 
+/// Whoever had an address first keeps it, in whichever order the two are told of again.
+#[test]
+fn a_second_owner_of_an_address_is_refused() {
+    let mut bench = Bench::empty();
+    for _ in 0..2 {
+        bench.add(false, None);
+        bench.connect(bench.peers.len() - 1);
+        bench.grant(bench.peers.len() - 1, true);
+    }
+    let (own, first) = (bench.own(false), bench.peers[0].address);
+    bench.set_address(1, Some(first));
+    bench.edit(|configuration| configuration.peers.reverse());
+    bench.edit(|_| ());
+
+    let packet = udp(at(own, 1), at(first, 2), b"to the first");
+    bench.host_sends(&packet);
+    assert_eq!(bench.take_inbox(0), [packet]);
+    assert_eq!(bench.take_inbox(1), NONE);
+    bench.peer_sends(1, &udp(at(first, 2), at(own, 1), b"forged"));
+    assert_eq!(bench.take_tun(), NONE);
+    assert_eq!(bench.dropped(), [(DropReason::WrongSource, 1)]);
+
+    // Without an address nothing goes to the first; the second has it when it is told so again.
+    bench.set_address(0, None);
+    bench.edit(|_| ());
+    let packet = udp(at(own, 1), at(first, 2), b"to the second");
+    bench.host_sends(&packet);
+    assert_eq!(bench.take_inbox(0), NONE);
+    assert_eq!(bench.take_inbox(1), [packet]);
+}
+
 #[test]
 fn a_machine_whose_key_is_not_a_peers_gets_silence() {
     let mut bench = Bench::new(true);

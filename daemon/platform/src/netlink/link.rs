@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
@@ -105,6 +106,77 @@ pub struct LocalAddress {
     pub kind: LinkKind,
     /// Whether a default route of the address's family leaves by its interface.
     pub default_route: bool,
+}
+
+/// An interface as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What stands behind it.
+    pub kind: LinkKind,
+    /// Whether an administrator has switched it on.
+    pub up: bool,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+}
+
+impl Link {
+    pub(super) fn of(message: &LinkMessage) -> Self {
+        let (mut name, mut mtu) = (String::new(), 0);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name.clone_from(text),
+                LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                _ => {}
+            }
+        }
+        Self {
+            index: message.header.index,
+            name,
+            kind: LinkKind::of(message),
+            up: message.header.flags.contains(LinkFlags::Up),
+            mtu,
+        }
+    }
+}
+
+/// An address of an interface as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The interface's number.
+    pub link: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// The other end's address, on a link to one machine.
+    pub other_end: Option<IpAddr>,
+    /// Whether packets may come from it, now and for a while: neither tentative nor deprecated.
+    pub usable: bool,
+}
+
+impl Address {
+    pub(super) fn of(message: &AddressMessage) -> Option<Self> {
+        // Temporary IPv6 addresses (RFC 8981) come and go; an address that is still tentative cannot be used.
+        let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+        let (mut local, mut other, mut usable) = (None, None, true);
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Address(ip) => other = Some(*ip),
+                AddressAttribute::Flags(flags) => usable &= !flags.intersects(unusable),
+                _ => {}
+            }
+        }
+        let ip = local.or(other)?;
+        Some(Self {
+            link: message.header.index,
+            ip,
+            other_end: other.filter(|other| *other != ip),
+            usable,
+        })
+    }
 }
 
 #[cfg(test)]

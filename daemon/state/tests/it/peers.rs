@@ -169,7 +169,20 @@ fn a_plain_wireguard_peer_is_described_by_what_can_be_true() {
         ErrorCode::Invalid,
         "the file holds no preshared key: 32 bytes in base64, as `wg genpsk` prints",
     );
-    for nowhere in ["127.0.0.1", "224.0.0.1", "0.0.0.0", "::", "ff02::1"] {
+    for nowhere in [
+        "127.0.0.1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "169.254.7.7",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::ffff:10.0.0.1",
+        "fe80::1",
+        "ff02::1",
+    ] {
         refused(
             add(
                 &none,

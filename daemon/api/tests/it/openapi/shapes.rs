@@ -90,6 +90,7 @@ pub(super) fn event_kinds() -> Vec<EventKind> {
         Search => EventKind::Search { peer: db(), chance: 0.5 },
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
+        Overlay => EventKind::Overlay { peer: Some(db()), address: "100.64.1.2".parse().unwrap(), used: false },
         Configuration => EventKind::Configuration,
         Network => EventKind::Network,
     } but Unknown)
@@ -410,6 +411,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 servers: list(full, server()),
                 peers: list(full, peer()),
                 forwards: list(full, forward()),
+                warnings: list(full, text()),
                 dropped: list(full, ("refused".to_owned(), count))
                     .into_iter()
                     .collect(),

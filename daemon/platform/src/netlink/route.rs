@@ -1,0 +1,335 @@
+//! Routes: those of the kernel's tables, and ours, which bear a mark of their own.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::stream::TryStreamExt;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::rule::RuleAttribute;
+use rtnetlink::{IpVersion, RouteMessageBuilder};
+
+use super::{Netlink, error, error_number, whole};
+
+/// What our routes are marked with (`rtm_protocol`, rtnetlink(7)): a number that /etc/iproute2/rt_protos gives to no other daemon.
+/// What bears it is ours, also after a crash; nothing else is ever replaced or removed.
+pub const PROTOCOL: u8 = 112;
+/// The metric of the routes that refuse what the tunnel would carry. Every other route comes first.
+pub const REFUSAL_METRIC: u32 = 4_000_000_000;
+/// The kernel's main table (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// A route as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The first address that it leads to.
+    pub to: IpAddr,
+    /// The length of the prefix, in bits: 0 is a default route.
+    pub prefix: u8,
+    /// The number of the table that it stands in.
+    pub table: u32,
+    /// The mark of whoever has set it.
+    pub protocol: u8,
+    /// Whether packets go anywhere: `false` for routes that refuse or swallow them.
+    pub carries: bool,
+    /// Whether it leads to this machine itself: its own addresses, and those of broadcasts.
+    pub local: bool,
+    /// The lower, the sooner.
+    pub metric: u32,
+    /// The routers that it leads to, where it does, and the interfaces towards them; none of which is out of use.
+    pub hops: Vec<(Option<IpAddr>, u32)>,
+    /// The source address of packets that take it.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    pub(super) fn of(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let attributes = &message.attributes;
+        let dead = RouteFlags::Dead | RouteFlags::Linkdown;
+        // What the kernel has learned of one destination is no route of a table (RTM_F_CLONED).
+        if header.flags.intersects(dead | RouteFlags::Cloned) {
+            return None;
+        }
+        let mut route = Self {
+            to: match header.address_family {
+                netlink_packet_route::AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+                netlink_packet_route::AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+                _ => return None,
+            },
+            prefix: header.destination_prefix_length,
+            table: u32::from(header.table),
+            protocol: header.protocol.into(),
+            carries: matches!(
+                header.kind,
+                RouteType::Unicast | RouteType::Local | RouteType::Broadcast | RouteType::Anycast
+            ),
+            local: matches!(
+                header.kind,
+                RouteType::Local | RouteType::Broadcast | RouteType::Anycast
+            ),
+            metric: 0,
+            hops: hops(attributes),
+            source: None,
+        };
+        for attribute in attributes {
+            match attribute {
+                RouteAttribute::Destination(to) => route.to = ip(to)?,
+                RouteAttribute::Table(table) => route.table = *table,
+                RouteAttribute::Priority(metric) => route.metric = *metric,
+                RouteAttribute::PrefSource(from) => route.source = ip(from),
+                _ => {}
+            }
+        }
+        Some(route)
+    }
+
+    /// Whether it leads to exactly one address.
+    pub fn is_whole(&self) -> bool {
+        self.prefix == whole(self.to)
+    }
+
+    /// Whether it is one of ours.
+    pub fn is_ours(&self) -> bool {
+        self.protocol == PROTOCOL && self.table == MAIN_TABLE
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn hops(attributes: &[RouteAttribute]) -> Vec<(Option<IpAddr>, u32)> {
+    let (router, interface) = next_hop(attributes);
+    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+    let several = attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    let several = several
+        .flatten()
+        .filter(|hop| !hop.flags.intersects(dead))
+        .map(|hop| (next_hop(&hop.attributes).0, hop.interface_index));
+    let single = interface.map(|index| (router, index));
+    single.into_iter().chain(several).collect()
+}
+
+fn next_hop(attributes: &[RouteAttribute]) -> (Option<IpAddr>, Option<u32>) {
+    let (mut router, mut interface) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(to) => router = ip(to),
+            RouteAttribute::Via(RouteVia::Inet6(ip)) => router = Some((*ip).into()),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    (router, interface)
+}
+
+/// A policy rule (ip-rule(8)) that leads to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// The lower, the sooner; that of the main table is 32,766.
+    pub priority: u32,
+    /// The table that it leads to.
+    pub table: u32,
+}
+
+/// What is to be done about a route of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnRoute {
+    /// Packets go into the interface of this index, from this source address.
+    Into {
+        /// The index of the interface.
+        index: u32,
+        /// The source address.
+        from: IpAddr,
+    },
+    /// Packets are refused, if no better route is there.
+    Refusal,
+}
+
+impl Netlink {
+    /// Hands out each route of every table, of both families.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn routes(&self, mut each: impl FnMut(Route)) -> io::Result<()> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        for all in [v4, v6] {
+            let mut routes = self.handle.route().get(all).execute();
+            while let Some(route) = routes.try_next().await.map_err(error)? {
+                if let Some(route) = Route::of(&route) {
+                    each(route);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy rules of both families that lead to tables.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn rules(&self) -> io::Result<Vec<PolicyRule>> {
+        let mut found = Vec::new();
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let mut rules = self.handle.rule().get(family).execute();
+            while let Some(rule) = rules.try_next().await.map_err(error)? {
+                let mut table = u32::from(rule.header.table);
+                let mut priority = 0;
+                for attribute in &rule.attributes {
+                    match attribute {
+                        RuleAttribute::Table(number) => table = *number,
+                        RuleAttribute::Priority(number) => priority = *number,
+                        _ => {}
+                    }
+                }
+                if table != 0 {
+                    found.push(PolicyRule { priority, table });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The source address that the kernel would take.
+    ///
+    /// # Errors
+    /// The kernel's refusal: nothing leads there.
+    pub async fn source_towards(&self, to: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+        let ask = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .build();
+        let mut answers = self.handle.route().get(ask).execute();
+        let answer = answers.try_next().await.map_err(error)?;
+        Ok(match answer.and_then(|route| Route::of(&route)?.source) {
+            Some(IpAddr::V4(source)) => Some(source),
+            _ => None,
+        })
+    }
+
+    /// Sets a route of ours to exactly this address. What others have set is not replaced.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or another refusal of the kernel's.
+    pub async fn add_route(&self, to: IpAddr, route: OwnRoute) -> io::Result<()> {
+        let message = own_message(to, route)?;
+        let request = self.handle.route().add(message);
+        request.execute().await.map_err(error)
+    }
+
+    /// Takes such a route back: the one into the interface of this index, or the one that refuses. One that is gone already is
+    /// fine, and one of others' is not touched.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn remove_route(&self, to: IpAddr, into: Option<u32>) -> io::Result<()> {
+        let mut message = plain_message(to);
+        match into {
+            Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
+            None => refuse(&mut message),
+        }
+        match self.handle.route().del(message).execute().await {
+            Err(refused) if error_number(&refused) != Some(libc::ESRCH) => Err(error(refused)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A route of ours to exactly this address.
+fn plain_message(to: IpAddr) -> RouteMessage {
+    let mut message = match to {
+        IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .build(),
+        IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(to, 128)
+            .build(),
+    };
+    message.header.protocol = RouteProtocol::from(PROTOCOL);
+    message
+}
+
+fn refuse(message: &mut RouteMessage) {
+    message.header.kind = RouteType::Unreachable;
+    let metric = RouteAttribute::Priority(REFUSAL_METRIC);
+    message.attributes.push(metric);
+}
+
+fn own_message(to: IpAddr, route: OwnRoute) -> io::Result<RouteMessage> {
+    let mut message = plain_message(to);
+    match route {
+        OwnRoute::Refusal => refuse(&mut message),
+        OwnRoute::Into { index, from } if from.is_ipv4() == to.is_ipv4() => {
+            let source = RouteAttribute::PrefSource(from.into());
+            message
+                .attributes
+                .extend([source, RouteAttribute::Oif(index)]);
+        }
+        OwnRoute::Into { .. } => return Err(io::ErrorKind::InvalidInput.into()),
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_read_as_the_kernel_tells_it() {
+        let router = Ipv4Addr::new(192, 168, 1, 1);
+        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::new(100, 64, 0, 0), 16)
+            .gateway(router)
+            .output_interface(3)
+            .build();
+        message.attributes.push(RouteAttribute::Table(1000));
+        message.attributes.push(RouteAttribute::Priority(50));
+        let route = Route::of(&message).unwrap();
+        assert_eq!(
+            route,
+            Route {
+                to: Ipv4Addr::new(100, 64, 0, 0).into(),
+                prefix: 16,
+                table: 1000,
+                protocol: 4,
+                carries: true,
+                local: false,
+                metric: 50,
+                hops: vec![(Some(router.into()), 3)],
+                source: None,
+            }
+        );
+        assert!(!route.is_whole() && !route.is_ours());
+
+        message.header.flags = RouteFlags::Linkdown;
+        assert_eq!(Route::of(&message), None, "out of use");
+    }
+
+    #[test]
+    fn our_routes_bear_our_mark_and_lead_where_they_should() {
+        let to: IpAddr = "100.64.0.9".parse().unwrap();
+        let from: IpAddr = "100.64.0.1".parse().unwrap();
+        let into = OwnRoute::Into { index: 7, from };
+        let route = Route::of(&own_message(to, into).unwrap()).unwrap();
+        assert!(route.is_ours() && route.is_whole() && route.carries);
+        assert_eq!((route.to, route.source), (to, Some(from)));
+        assert_eq!((route.hops, route.metric), (vec![(None, 7)], 0));
+
+        let to: IpAddr = "fd70:756e:6368::9".parse().unwrap();
+        let route = Route::of(&own_message(to, OwnRoute::Refusal).unwrap()).unwrap();
+        assert!(route.is_ours() && route.is_whole() && !route.carries);
+        assert_eq!((route.to, route.metric), (to, 4_000_000_000));
+        // An IPv6 destination with an IPv4 source is a mistake of ours.
+        assert!(own_message(to, into).is_err());
+    }
+}

@@ -291,6 +291,10 @@ impl Controller {
     fn announce(&self, event: Option<(EventKind, String)>) {
         let Some((kind, message)) = event else { return };
         tracing::info!("{message}");
+        self.broadcast(kind, message);
+    }
+
+    fn broadcast(&self, kind: EventKind, message: String) {
         // Without listeners nobody hears it; that is fine.
         let _ = self.broadcast.send(Event {
             at_ms: clock::wall_ms(),

@@ -441,8 +441,9 @@ fn choose(
         _ => None,
     };
     let routers = defaults.iter().filter_map(|route| {
-        let mut hops = route.hops.iter().filter(|(_, link)| *link != except);
-        let router = hops.find_map(|(router, _)| v4(*router))?;
+        let hops = route.hops.iter();
+        let mut hops = hops.filter(|hop| hop.link != except && !hop.down);
+        let router = hops.find_map(|hop| v4(hop.router))?;
         Some((route.metric, router, v4(route.source)))
     });
     let (_, router, source) = routers.min_by_key(|(metric, ..)| *metric)?;
@@ -462,7 +463,7 @@ fn local_addresses(tables: &Tables, except: u32) -> Vec<LocalAddress> {
         .iter()
         .flat_map(|route| {
             let hops = route.hops.iter();
-            hops.map(|(_, link)| (*link, route.to.is_ipv4()))
+            hops.map(|hop| (hop.link, route.to.is_ipv4()))
         })
         .collect();
     let usable = tables.addresses.iter().filter_map(|address| {
@@ -480,6 +481,8 @@ fn local_addresses(tables: &Tables, except: u32) -> Vec<LocalAddress> {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use punch_platform::netlink::Hop;
+
     use super::*;
 
     const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -496,7 +499,11 @@ mod tests {
             carries: true,
             local: false,
             metric,
-            hops: vec![(Some(router.into()), link)],
+            hops: vec![Hop {
+                router: Some(router.into()),
+                link,
+                down: false,
+            }],
             source: None,
         }
     }
@@ -515,10 +522,12 @@ mod tests {
     }
 
     #[test]
-    fn a_default_route_into_the_tunnel_or_without_a_router_is_passed_over() {
+    fn a_default_route_into_the_tunnel_or_out_of_use_is_passed_over() {
         let mut without = route(OTHER, 3, 0);
-        without.hops = vec![(None, 3)];
-        for other in [without, route(OTHER, TUNNEL, 0)] {
+        without.hops[0].router = None;
+        let mut down = route(OTHER, 3, 0);
+        down.hops[0].down = true;
+        for other in [without, down, route(OTHER, TUNNEL, 0)] {
             assert_eq!(chosen(&[other, route(LAN, 2, 600)]), Some(LAN));
         }
     }

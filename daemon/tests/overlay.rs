@@ -89,7 +89,7 @@ fn an_address_that_is_reached_otherwise_is_left_to_whoever_has_it() {
     );
     assert_eq!(a.peer("b")["ipv4"], serde_json::Value::Null);
     assert!(pings(a, b6), "IPv6 goes on");
-    let foreign = routes(a, &["dev", "eth0", "to", "root", &there]);
+    let foreign = routes(a, &["dev", "eth0"]);
     assert!(foreign.contains(&there), "{foreign}");
 
     // A restart finds it so.
@@ -300,11 +300,17 @@ fn two_peers_with_one_address_in_a_smaller_range_have_ipv6_only() {
     }
     let log = host.punchd.log_text();
     assert!(log.contains("the overlay address 10.77.3."), "{log}");
-    assert!(!routes(host, &["proto", "112"]).contains("10.77.3."));
+    let said = note(host, "one");
+    let address = said.split(' ').nth(2).unwrap();
+    let ours = routes(host, &["proto", "112"]);
+    assert!(
+        !ours.contains(&format!("{address} ")),
+        "{address} in {ours}"
+    );
     // When one goes, the other has it.
     host.ctl_ok(&["peer", "remove", "one"]);
     assert_eq!(note(host, "two"), "");
-    let address = host.peer("two")["ipv4"].as_str().unwrap().to_owned();
+    assert_eq!(host.peer("two")["ipv4"], address);
     assert!(way(host, address.parse().unwrap()).contains("punch0"));
 }
 
@@ -370,11 +376,9 @@ fn without_punchd_the_overlays_packets_are_refused() {
             lab.a.stop();
         }
         for to in [b4, b6] {
-            assert!(
-                way(&lab.a, to).contains("unreachable"),
-                "{}",
-                way(&lab.a, to)
-            );
+            let way = way(&lab.a, to);
+            let refused = ["unreachable", "No route to host"];
+            assert!(refused.iter().any(|word| way.contains(word)), "{way}");
             assert!(!pings(&lab.a, to));
         }
         lab.a.start();

@@ -14,7 +14,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 
 pub use link::{Address, Link, LinkKind, LocalAddress};
-pub use route::{MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route};
+pub use route::{Hop, MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route};
 
 /// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
 ///

@@ -53,8 +53,10 @@ impl Controller {
             }
             let ip = self.machine.addresses().first().copied();
             let why = self.overlay.why_no_own();
-            let event = ip.map(|ip| events::overlay(None, ip, why));
-            self.announce(event);
+            if let Some((kind, message)) = ip.map(|ip| events::overlay(None, ip, why)) {
+                tracing::warn!("{message}");
+                self.broadcast(kind, message);
+            }
             touched.extend(all.into_iter().filter(IpAddr::is_ipv4));
             names.extend(self.state.peers.keys().cloned());
         }
@@ -117,8 +119,13 @@ impl Controller {
         for verdict in verdicts {
             for owner in &verdict.owners {
                 let owner = Some(owner.clone());
-                let event = events::overlay(owner, verdict.ip, verdict.why.as_ref());
-                self.announce(Some(event));
+                let (kind, message) = events::overlay(owner, verdict.ip, verdict.why.as_ref());
+                if verdict.why.is_some() {
+                    tracing::warn!("{message}");
+                } else {
+                    tracing::info!("{message}");
+                }
+                self.broadcast(kind, message);
             }
         }
     }

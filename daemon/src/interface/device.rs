@@ -86,7 +86,7 @@ impl OwnRoutes {
         if !route.is_ours() || !route.is_whole() {
             return;
         }
-        if route.carries && route.hops == [(None, index)] {
+        if route.carries && matches!(route.hops[..], [hop] if hop.link == index) {
             self.leading.insert(route.to);
         } else if !route.carries && route.metric == REFUSAL_METRIC {
             self.refused.insert(route.to);

@@ -147,18 +147,18 @@ impl<'a> Survey<'a> {
         if !route.carries || route.protocol == PROTOCOL {
             return;
         }
-        let outside = || route.hops.iter().filter(|(_, link)| *link != self.own);
+        let outside = || route.hops.iter().filter(|hop| hop.link != self.own);
         let name = |link: &u32| self.names.get(link).cloned().unwrap_or_default();
-        for (router, link) in outside() {
-            if let Some(router) = router {
-                self.reach.need(*router, Taken::Router(name(link)));
+        for hop in outside() {
+            if let Some(router) = hop.router {
+                self.reach.need(router, Taken::Router(name(&hop.link)));
             }
         }
         let into_tunnel = !route.hops.is_empty() && outside().next().is_none();
         if into_tunnel || is_broad(route) {
             return;
         }
-        let link = outside().next().map(|(_, link)| name(link));
+        let link = outside().next().map(|hop| name(&hop.link));
         if route.local && route.is_whole() && route.table == LOCAL_TABLE {
             let own = Taken::Own(link.clone().unwrap_or_default());
             self.reach.single.insert(route.to, own);
@@ -246,6 +246,8 @@ pub(crate) fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use punch_platform::netlink::Hop;
+
     use super::*;
 
     const OWN: u32 = 9;
@@ -265,7 +267,11 @@ mod tests {
             carries: true,
             local: false,
             metric: 0,
-            hops: vec![(router.map(ip), link)],
+            hops: vec![Hop {
+                router: router.map(ip),
+                link,
+                down: false,
+            }],
             source: None,
         }
     }

@@ -38,19 +38,32 @@ pub struct Route {
     pub local: bool,
     /// The lower, the sooner.
     pub metric: u32,
-    /// The routers that it leads to, where it does, and the interfaces towards them; none of which is out of use.
-    pub hops: Vec<(Option<IpAddr>, u32)>,
+    /// Where packets go first, one after the other.
+    pub hops: Vec<Hop>,
     /// The source address of packets that take it.
     pub source: Option<IpAddr>,
+}
+
+/// Where packets of a route go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The router, where there is one.
+    pub router: Option<IpAddr>,
+    /// The number of the interface towards it.
+    pub link: u32,
+    /// Whether its interface is without a carrier. Packets go there all the same, unless the administrator has said otherwise.
+    pub down: bool,
 }
 
 impl Route {
     pub(super) fn of(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         let attributes = &message.attributes;
-        let dead = RouteFlags::Dead | RouteFlags::Linkdown;
         // What the kernel has learned of one destination is no route of a table (RTM_F_CLONED).
-        if header.flags.intersects(dead | RouteFlags::Cloned) {
+        if header
+            .flags
+            .intersects(RouteFlags::Dead | RouteFlags::Cloned)
+        {
             return None;
         }
         let mut route = Self {
@@ -71,7 +84,7 @@ impl Route {
                 RouteType::Local | RouteType::Broadcast | RouteType::Anycast
             ),
             metric: 0,
-            hops: hops(attributes),
+            hops: hops(attributes, header.flags.contains(RouteFlags::Linkdown)),
             source: None,
         };
         for attribute in attributes {
@@ -105,9 +118,9 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn hops(attributes: &[RouteAttribute]) -> Vec<(Option<IpAddr>, u32)> {
+fn hops(attributes: &[RouteAttribute], down: bool) -> Vec<Hop> {
     let (router, interface) = next_hop(attributes);
-    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+    let (dead, linkdown) = (RouteNextHopFlags::Dead, RouteNextHopFlags::Linkdown);
     let several = attributes.iter().filter_map(|attribute| match attribute {
         RouteAttribute::MultiPath(hops) => Some(hops),
         _ => None,
@@ -115,8 +128,12 @@ fn hops(attributes: &[RouteAttribute]) -> Vec<(Option<IpAddr>, u32)> {
     let several = several
         .flatten()
         .filter(|hop| !hop.flags.intersects(dead))
-        .map(|hop| (next_hop(&hop.attributes).0, hop.interface_index));
-    let single = interface.map(|index| (router, index));
+        .map(|hop| Hop {
+            router: next_hop(&hop.attributes).0,
+            link: hop.interface_index,
+            down: hop.flags.contains(linkdown),
+        });
+    let single = interface.map(|link| Hop { router, link, down });
     single.into_iter().chain(several).collect()
 }
 
@@ -305,13 +322,19 @@ mod tests {
                 carries: true,
                 local: false,
                 metric: 50,
-                hops: vec![(Some(router.into()), 3)],
+                hops: vec![Hop {
+                    router: Some(router.into()),
+                    link: 3,
+                    down: false,
+                }],
                 source: None,
             }
         );
         assert!(!route.is_whole() && !route.is_ours());
 
         message.header.flags = RouteFlags::Linkdown;
+        assert!(Route::of(&message).unwrap().hops[0].down);
+        message.header.flags = RouteFlags::Dead;
         assert_eq!(Route::of(&message), None, "out of use");
     }
 
@@ -323,7 +346,12 @@ mod tests {
         let route = Route::of(&own_message(to, into).unwrap()).unwrap();
         assert!(route.is_ours() && route.is_whole() && route.carries);
         assert_eq!((route.to, route.source), (to, Some(from)));
-        assert_eq!((route.hops, route.metric), (vec![(None, 7)], 0));
+        let hop = Hop {
+            router: None,
+            link: 7,
+            down: false,
+        };
+        assert_eq!((route.hops, route.metric), (vec![hop], 0));
 
         let to: IpAddr = "fd70:756e:6368::9".parse().unwrap();
         let route = Route::of(&own_message(to, OwnRoute::Refusal).unwrap()).unwrap();

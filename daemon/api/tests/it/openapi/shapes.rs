@@ -494,7 +494,16 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
             message: text(),
         };
         let name = member(document, "Event", &serde_json::to_value(&event).unwrap());
-        shapes.push(shape(&name, vec![event]));
+        let mut samples = vec![event.clone()];
+        if let EventKind::Overlay { address, used, .. } = event.kind {
+            let kind = EventKind::Overlay {
+                peer: None,
+                address,
+                used,
+            };
+            samples.push(Event { kind, ..event });
+        }
+        shapes.push(shape(&name, samples));
     }
     shapes
 }

@@ -1,13 +1,15 @@
 //! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
 
+mod addresses;
 mod change;
 mod handles;
 mod history;
-mod network;
 mod questions;
 pub(crate) mod request;
 mod servers;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -21,14 +23,15 @@ use punch_signal_protocol::Identity;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::addresses::Addresses;
 use self::handles::Handles;
 use self::history::History;
 use self::request::{Answer, Request};
 use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
-use crate::interface::Interface;
-use crate::overlay::Overlay;
+use crate::interface::{Interface, Network};
+use crate::overlay::Verdict;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::Store;
@@ -69,8 +72,7 @@ pub(crate) struct Controller {
     handles: Handles,
     history: History,
     servers: Servers,
-    interface: Interface,
-    overlay: Overlay,
+    addresses: Addresses,
     port_mapping: PortMapping,
     driver: mpsc::Sender<Command>,
     broadcast: broadcast::Sender<Event>,
@@ -91,8 +93,10 @@ impl Controller {
             spawner,
         } = parts;
         let state = store.load()?;
+        let machine = config.machine(identity.id());
+        let addresses = Addresses::new(interface, machine.addresses());
         let mut controller = Self {
-            machine: config.machine(identity.id()),
+            machine,
             ports,
             started: clock::now(),
             state: State::default(),
@@ -100,8 +104,7 @@ impl Controller {
             history: History::read(&store)?,
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
             servers: Servers::new(identity, driver.clone(), spawner.clone())?,
-            interface,
-            overlay: Overlay::default(),
+            addresses,
             store,
             config,
             driver,
@@ -109,9 +112,9 @@ impl Controller {
             spawner,
         };
         controller.network_changed().await;
-        controller.set_own_addresses().await?;
+        controller.addresses.set_own().await?;
         controller.apply(state).await;
-        controller.interface.settle().await;
+        controller.addresses.settle().await;
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
         for address in controller.machine.servers.clone() {
             controller.servers.start(address, true);
@@ -144,7 +147,7 @@ impl Controller {
                     self.announce(event);
                     self.tell_stun_servers().await;
                 }
-                () = self.interface.changed() => self.network_changed().await,
+                () = self.addresses.changed() => self.network_changed().await,
                 Ok(()) = self.port_mapping.changed() => {
                     let external = self.port_mapping.view().external;
                     self.order(Command::PortMapped(external)).await;
@@ -199,14 +202,13 @@ impl Controller {
         let mut difference = Difference::between(&before, &self.state);
         let gone = difference.gone.iter();
         for handle in gone.filter_map(|name| self.handles.get(name)) {
-            self.overlay.set_path(handle, None);
+            self.addresses.set_path(handle, None);
         }
         let states = (&before, &self.state);
-        let touched = self.overlay.follow(&difference, states, &self.machine);
-        let verdicts = self.judge(&touched);
-        for name in network::owners(&verdicts) {
-            if !difference.changed.contains(&name) {
-                difference.changed.push(name);
+        let (touched, verdicts) = self.addresses.follow(&difference, states, &self.machine);
+        for name in verdicts.iter().flat_map(|verdict| &verdict.owners) {
+            if !difference.changed.contains(name) {
+                difference.changed.push(name.clone());
             }
         }
         self.enforce(&difference, touched).await;
@@ -214,9 +216,20 @@ impl Controller {
         difference
     }
 
+    /// Tells the engine what differs, and leads these addresses into the tunnel or no longer.
+    async fn enforce(&mut self, difference: &Difference, touched: BTreeSet<IpAddr>) {
+        let ground = change::Ground {
+            machine: &self.machine,
+            overlay: self.addresses.overlay(),
+            history: &self.history,
+        };
+        let engine = change::engine(difference, &self.state, ground, &mut self.handles);
+        self.order(Command::Configure(engine)).await;
+        self.addresses.lead(touched).await;
+    }
+
     async fn tell_stun_servers(&mut self) {
-        let touched = self.overlay.set_servers(self.servers.addresses());
-        self.judge_soon(&touched);
+        self.addresses.set_servers(self.servers.addresses());
         if let Some(addresses) = self.servers.stun_change() {
             let change = Change {
                 stun_servers: Some(addresses),
@@ -226,14 +239,70 @@ impl Controller {
         }
     }
 
+    // --- the network ---
+
+    /// The network may have changed: it is looked at, and whoever has to know is told.
+    async fn network_changed(&mut self) {
+        match self.addresses.look().await {
+            Network::Gone => return self.order(Command::InterfaceGone).await,
+            Network::Unknown(error) => {
+                return tracing::warn!(%error, "the network of this machine is not known");
+            }
+            Network::There { addresses, gateway } => {
+                self.port_mapping.set_gateway(gateway);
+                let addresses = addresses.iter().map(|address| address.ip).collect();
+                self.order(Command::Addresses(addresses)).await;
+            }
+        }
+        self.judge().await;
+        self.addresses.mend().await;
+    }
+
+    /// Looks which overlay addresses are used in the network as it was found.
+    async fn judge(&mut self) {
+        let judgement = self.addresses.judge_all();
+        let mut names: BTreeSet<_> = judgement
+            .verdicts
+            .iter()
+            .flat_map(|verdict| verdict.owners.iter().cloned())
+            .collect();
+        if judgement.own {
+            if let Err(error) = self.addresses.set_own().await {
+                tracing::warn!(error = format!("{error:#}"), "no IPv4 inside the tunnel");
+            }
+            names.extend(self.state.peers.keys().cloned());
+            if let Some(ip) = self.machine.addresses().first() {
+                let why = self.addresses.overlay().why_no_own();
+                self.warn(events::overlay(None, *ip, why));
+            }
+        }
+        if !names.is_empty() {
+            let difference = Difference {
+                changed: names.into_iter().collect(),
+                ..Difference::default()
+            };
+            self.enforce(&difference, judgement.touched).await;
+        }
+        self.tell(&judgement.verdicts);
+    }
+
+    /// Says which overlay addresses are not used from now on, or are again.
+    fn tell(&self, verdicts: &[Verdict]) {
+        for verdict in verdicts {
+            for owner in &verdict.owners {
+                let owner = Some(owner.clone());
+                self.warn(events::overlay(owner, verdict.ip, verdict.why.as_ref()));
+            }
+        }
+    }
+
     // --- events ---
 
     fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
             EngineEvent::State { peer, state } => {
                 if state == LinkState::Down {
-                    let touched = self.overlay.set_path(peer, None);
-                    self.judge_soon(&touched);
+                    self.addresses.set_path(peer, None);
                 }
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
@@ -249,8 +318,7 @@ impl Controller {
         match news {
             News::Selected { peer, path } => {
                 let Path::Direct(direct) = path;
-                let touched = self.overlay.set_path(peer, Some(direct.remote.ip()));
-                self.judge_soon(&touched);
+                self.addresses.set_path(peer, Some(direct.remote.ip()));
                 Some(events::selected(self.name_of(peer)?, path))
             }
             News::Searching { peer, step, chance } => {
@@ -291,6 +359,11 @@ impl Controller {
     fn announce(&self, event: Option<(EventKind, String)>) {
         let Some((kind, message)) = event else { return };
         tracing::info!("{message}");
+        self.broadcast(kind, message);
+    }
+
+    fn warn(&self, (kind, message): (EventKind, String)) {
+        tracing::warn!("{message}");
         self.broadcast(kind, message);
     }
 
@@ -380,7 +453,7 @@ impl Controller {
         let name = ask.name.clone();
         let key = ask.key.clone();
         let changed = peer::add(&self.state, &self.machine, ask)?;
-        self.check_address(&key).await?;
+        self.addresses.check(&key).await?;
         self.change_peer(Ok(changed), &name).await
     }
 
@@ -416,8 +489,8 @@ impl Controller {
             state: &self.state,
             handles: self.handles.by_name(),
             servers: self.servers.facts(),
-            overlay: &self.overlay,
-            interface: &self.interface,
+            overlay: self.addresses.overlay(),
+            interface: self.addresses.interface(),
         }
     }
 

@@ -62,7 +62,7 @@ pub(crate) struct Verdict {
 /// What an address is judged by, beside its owners.
 pub(crate) struct Judge<'a> {
     /// This machine's own overlay addresses, used or not.
-    pub(crate) own: Vec<IpAddr>,
+    pub(crate) own: &'a [IpAddr],
     /// How the kernel reaches it.
     pub(crate) reached: &'a dyn Fn(IpAddr) -> Option<Taken>,
     pub(crate) now: Instant,
@@ -258,15 +258,15 @@ impl Overlay {
         before.is_some() != self.own.is_some()
     }
 
-    /// This machine's addresses inside the tunnel that are used.
-    pub(crate) fn own_addresses(&self, machine: &Machine) -> Vec<IpAddr> {
-        let mut addresses = machine.addresses();
+    /// Those of this machine's addresses inside the tunnel that are used.
+    pub(crate) fn own_addresses(&self, own: &[IpAddr]) -> Vec<IpAddr> {
+        let mut addresses = own.to_vec();
         addresses.retain(|ip| ip.is_ipv6() || self.own.is_none());
         addresses
     }
 
     /// All addresses that peers have.
-    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
         self.owners.keys().copied().collect()
     }
 
@@ -356,7 +356,7 @@ mod tests {
         ) -> Vec<Verdict> {
             let reached = |ip| (Some(ip) == taken).then_some(Taken::NameServer);
             let judge = Judge {
-                own: self.machine.addresses(),
+                own: &self.machine.addresses(),
                 reached: &reached,
                 now: self.now,
             };
@@ -475,7 +475,7 @@ mod tests {
         let judged = |world: &mut World, taken: bool| {
             let reached = |ip| (taken && ip == own).then_some(Taken::NameServer);
             let judge = Judge {
-                own: world.machine.addresses(),
+                own: &world.machine.addresses(),
                 reached: &reached,
                 now: world.now,
             };
@@ -487,13 +487,19 @@ mod tests {
         let why = Why::NoOwn(own, Taken::NameServer);
         assert_eq!(world.overlay.why_not(ip), Some(&why));
         let own_ipv6: IpAddr = machine().id.overlay_ipv6().into();
-        assert_eq!(world.overlay.own_addresses(&world.machine), [own_ipv6]);
+        assert_eq!(
+            world.overlay.own_addresses(&world.machine.addresses()),
+            [own_ipv6]
+        );
         assert_eq!(world.overlay.why_not(own_ipv6), None);
 
         assert!(!judged(&mut world, false));
         world.now += SETTLE;
         assert!(judged(&mut world, false));
-        assert_eq!(world.overlay.own_addresses(&world.machine), [own, own_ipv6]);
+        assert_eq!(
+            world.overlay.own_addresses(&world.machine.addresses()),
+            [own, own_ipv6]
+        );
     }
 
     #[test]

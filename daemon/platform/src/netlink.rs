@@ -4,14 +4,14 @@ mod link;
 mod route;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::route::RouteProtocol;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 pub use link::{Address, Link, LinkKind, LocalAddress};
 pub use route::{Hop, MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route};
@@ -164,6 +164,78 @@ impl Netlink {
             found.extend(Address::of(&message));
         }
         Ok(found)
+    }
+
+    /// Hands out each route of every table, of both families.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn routes(&self, mut each: impl FnMut(Route)) -> io::Result<()> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        for all in [v4, v6] {
+            let mut routes = self.handle.route().get(all).execute();
+            while let Some(route) = routes.try_next().await.map_err(error)? {
+                if let Some(route) = Route::of(&route) {
+                    each(route);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy rules of both families that lead to tables.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn rules(&self) -> io::Result<Vec<PolicyRule>> {
+        let mut found = Vec::new();
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let mut rules = self.handle.rule().get(family).execute();
+            while let Some(rule) = rules.try_next().await.map_err(error)? {
+                found.extend(PolicyRule::of(&rule));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The source address that the kernel would take.
+    ///
+    /// # Errors
+    /// The kernel's refusal: nothing leads there.
+    pub async fn source_towards(&self, to: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
+        let ask = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .build();
+        let mut answers = self.handle.route().get(ask).execute();
+        let answer = answers.try_next().await.map_err(error)?;
+        Ok(match answer.and_then(|route| Route::of(&route)?.source) {
+            Some(IpAddr::V4(source)) => Some(source),
+            _ => None,
+        })
+    }
+
+    /// Sets a route of ours to exactly this address. What others have set is not replaced.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or another refusal of the kernel's.
+    pub async fn add_route(&self, to: IpAddr, route: OwnRoute) -> io::Result<()> {
+        let message = route::own_message(to, route)?;
+        let request = self.handle.route().add(message);
+        request.execute().await.map_err(error)
+    }
+
+    /// Takes such a route back: the one into the interface of this index, or the one that refuses. One that is gone already is
+    /// fine, and one of others' is not touched.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn remove_route(&self, to: IpAddr, into: Option<u32>) -> io::Result<()> {
+        let message = route::removal(to, into);
+        match self.handle.route().del(message).execute().await {
+            Err(refused) if error_number(&refused) != Some(libc::ESRCH) => Err(error(refused)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,15 +3,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::stream::TryStreamExt;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
     RouteType, RouteVia,
 };
-use netlink_packet_route::rule::RuleAttribute;
-use rtnetlink::{IpVersion, RouteMessageBuilder};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::RouteMessageBuilder;
 
-use super::{Netlink, error, error_number, whole};
+use super::whole;
 
 /// What our routes are marked with (`rtm_protocol`, rtnetlink(7)): a number that /etc/iproute2/rt_protos gives to no other daemon.
 /// What bears it is ours, also after a crash; nothing else is ever replaced or removed.
@@ -159,6 +158,21 @@ pub struct PolicyRule {
     pub table: u32,
 }
 
+impl PolicyRule {
+    pub(super) fn of(rule: &RuleMessage) -> Option<Self> {
+        let mut table = u32::from(rule.header.table);
+        let mut priority = 0;
+        for attribute in &rule.attributes {
+            match attribute {
+                RuleAttribute::Table(number) => table = *number,
+                RuleAttribute::Priority(number) => priority = *number,
+                _ => {}
+            }
+        }
+        (table != 0).then_some(Self { priority, table })
+    }
+}
+
 /// What is to be done about a route of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnRoute {
@@ -171,95 +185,6 @@ pub enum OwnRoute {
     },
     /// Packets are refused, if no better route is there.
     Refusal,
-}
-
-impl Netlink {
-    /// Hands out each route of every table, of both families.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub async fn routes(&self, mut each: impl FnMut(Route)) -> io::Result<()> {
-        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        for all in [v4, v6] {
-            let mut routes = self.handle.route().get(all).execute();
-            while let Some(route) = routes.try_next().await.map_err(error)? {
-                if let Some(route) = Route::of(&route) {
-                    each(route);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The policy rules of both families that lead to tables.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub async fn rules(&self) -> io::Result<Vec<PolicyRule>> {
-        let mut found = Vec::new();
-        for family in [IpVersion::V4, IpVersion::V6] {
-            let mut rules = self.handle.rule().get(family).execute();
-            while let Some(rule) = rules.try_next().await.map_err(error)? {
-                let mut table = u32::from(rule.header.table);
-                let mut priority = 0;
-                for attribute in &rule.attributes {
-                    match attribute {
-                        RuleAttribute::Table(number) => table = *number,
-                        RuleAttribute::Priority(number) => priority = *number,
-                        _ => {}
-                    }
-                }
-                if table != 0 {
-                    found.push(PolicyRule { priority, table });
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The source address that the kernel would take.
-    ///
-    /// # Errors
-    /// The kernel's refusal: nothing leads there.
-    pub async fn source_towards(&self, to: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
-        let ask = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(to, 32)
-            .build();
-        let mut answers = self.handle.route().get(ask).execute();
-        let answer = answers.try_next().await.map_err(error)?;
-        Ok(match answer.and_then(|route| Route::of(&route)?.source) {
-            Some(IpAddr::V4(source)) => Some(source),
-            _ => None,
-        })
-    }
-
-    /// Sets a route of ours to exactly this address. What others have set is not replaced.
-    ///
-    /// # Errors
-    /// `AlreadyExists`, or another refusal of the kernel's.
-    pub async fn add_route(&self, to: IpAddr, route: OwnRoute) -> io::Result<()> {
-        let message = own_message(to, route)?;
-        let request = self.handle.route().add(message);
-        request.execute().await.map_err(error)
-    }
-
-    /// Takes such a route back: the one into the interface of this index, or the one that refuses. One that is gone already is
-    /// fine, and one of others' is not touched.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub async fn remove_route(&self, to: IpAddr, into: Option<u32>) -> io::Result<()> {
-        let mut message = plain_message(to);
-        match into {
-            Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
-            None => refuse(&mut message),
-        }
-        match self.handle.route().del(message).execute().await {
-            Err(refused) if error_number(&refused) != Some(libc::ESRCH) => Err(error(refused)),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// A route of ours to exactly this address.
@@ -282,7 +207,17 @@ fn refuse(message: &mut RouteMessage) {
     message.attributes.push(metric);
 }
 
-fn own_message(to: IpAddr, route: OwnRoute) -> io::Result<RouteMessage> {
+/// The message that takes a route of ours back: the one into the interface of this index, or the one that refuses.
+pub(super) fn removal(to: IpAddr, into: Option<u32>) -> RouteMessage {
+    let mut message = plain_message(to);
+    match into {
+        Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
+        None => refuse(&mut message),
+    }
+    message
+}
+
+pub(super) fn own_message(to: IpAddr, route: OwnRoute) -> io::Result<RouteMessage> {
     let mut message = plain_message(to);
     match route {
         OwnRoute::Refusal => refuse(&mut message),

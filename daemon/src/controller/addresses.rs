@@ -1,0 +1,185 @@
+//! Which overlay addresses are used, and what the kernel has of them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use punch_api::{ApiError, ErrorCode, PeerKey};
+use punch_engine::PeerHandle;
+use punch_platform::clock;
+use punch_state::{Difference, Refusal, State};
+
+use crate::interface::{Interface, Network};
+use crate::overlay::{Judge, Overlay, Verdict};
+
+/// See the module.
+pub(super) struct Addresses {
+    interface: Interface,
+    overlay: Overlay,
+    /// This machine's overlay addresses, used or not.
+    own: Vec<IpAddr>,
+}
+
+/// What a look at the network has changed.
+pub(super) struct Judgement {
+    /// Whether this machine's own IPv4 address is used from now on, or no longer: all peers are concerned.
+    pub(super) own: bool,
+    /// The peers' addresses that are used from now on, or no longer.
+    pub(super) verdicts: Vec<Verdict>,
+    /// The addresses of peers that packets are led to differently now.
+    pub(super) touched: BTreeSet<IpAddr>,
+}
+
+impl Addresses {
+    /// No peers yet, and no address of this machine is set.
+    pub(super) fn new(interface: Interface, own: Vec<IpAddr>) -> Self {
+        Self {
+            interface,
+            overlay: Overlay::default(),
+            own,
+        }
+    }
+
+    /// What the kernel has, for views.
+    pub(super) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Which addresses are used, for views and for the engine.
+    pub(super) fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    // --- the network ---
+
+    /// Waits until the network may have changed. Nothing is lost if the wait is given up.
+    pub(super) async fn changed(&mut self) {
+        self.interface.changed().await;
+    }
+
+    /// Looks at the network.
+    pub(super) async fn look(&mut self) -> Network {
+        self.interface.look().await
+    }
+
+    /// Sets again what the interface has lost.
+    pub(super) async fn mend(&mut self) {
+        self.interface.mend(clock::now()).await;
+    }
+
+    /// Gives the interface those of this machine's addresses that are used.
+    ///
+    /// # Errors
+    /// The kernel's refusal of an IPv4 address.
+    pub(super) async fn set_own(&mut self) -> Result<()> {
+        let own = self.overlay.own_addresses(&self.own);
+        self.interface.set_own(own).await
+    }
+
+    /// All peers have been told: what else bears our mark in the kernel is from before a crash, and goes.
+    pub(super) async fn settle(&mut self) {
+        self.interface.settle().await;
+    }
+
+    // --- judging ---
+
+    /// Judges all addresses after a look at the network.
+    pub(super) fn judge_all(&mut self) -> Judgement {
+        let own = self.judged(|overlay, judge| overlay.judge_own(judge));
+        let all = self.overlay.addresses();
+        let verdicts = self.judge(&all);
+        let touched = if own {
+            all
+        } else {
+            verdicts.iter().map(|verdict| verdict.ip).collect()
+        };
+        if let Some(due) = self.overlay.due() {
+            self.interface.look_at(due);
+        }
+        Judgement {
+            own,
+            verdicts,
+            touched,
+        }
+    }
+
+    /// Judges these addresses; tells of which the answer is another one now.
+    pub(super) fn judge(&mut self, addresses: &BTreeSet<IpAddr>) -> Vec<Verdict> {
+        self.judged(|overlay, judge| overlay.judge(addresses.iter().copied(), judge))
+    }
+
+    fn judged<T>(&mut self, work: impl FnOnce(&mut Overlay, &Judge<'_>) -> T) -> T {
+        let interface = &self.interface;
+        let judge = Judge {
+            own: &self.own,
+            reached: &|ip| interface.taken(ip),
+            now: clock::now(),
+        };
+        work(&mut self.overlay, &judge)
+    }
+
+    /// Follows a change of the state; tells the addresses that it touches, and those of which the answer is another one now.
+    pub(super) fn follow(
+        &mut self,
+        difference: &Difference,
+        states: (&State, &State),
+        machine: &punch_state::Machine,
+    ) -> (BTreeSet<IpAddr>, Vec<Verdict>) {
+        let touched = self.overlay.follow(difference, states, machine);
+        let verdicts = self.judge(&touched);
+        (touched, verdicts)
+    }
+
+    /// Leads packets for these addresses into the tunnel if they are used, and otherwise no longer.
+    pub(super) async fn lead(&mut self, touched: BTreeSet<IpAddr>) {
+        let is_used = |ip: &IpAddr| self.overlay.is_used(*ip);
+        let (added, removed): (Vec<_>, Vec<_>) = touched.into_iter().partition(is_used);
+        self.interface.change_routes(&removed, &added).await;
+    }
+
+    // --- what this machine needs ---
+
+    /// Servers are at these addresses now.
+    pub(super) fn set_servers(&mut self, servers: BTreeSet<IpAddr>) {
+        let touched = self.overlay.set_servers(servers);
+        self.judge_soon(&touched);
+    }
+
+    /// Packets to this peer go there now outside of the tunnel, or nowhere.
+    pub(super) fn set_path(&mut self, peer: PeerHandle, to: Option<IpAddr>) {
+        let touched = self.overlay.set_path(peer, to);
+        self.judge_soon(&touched);
+    }
+
+    fn judge_soon(&mut self, touched: &BTreeSet<IpAddr>) {
+        if !touched.is_empty() {
+            self.interface.look_at(clock::now());
+        }
+    }
+
+    /// Refuses a plain WireGuard peer whose address inside the tunnel this machine reaches otherwise: nobody has computed that
+    /// address from a key, and a user who may add peers must not choose what this machine's packets are led away from.
+    ///
+    /// # Errors
+    /// What reaches it, or that the kernel does not tell.
+    pub(super) async fn check(&self, key: &PeerKey) -> Result<(), ApiError> {
+        let PeerKey::Wireguard { address, .. } = key else {
+            return Ok(());
+        };
+        let ip = *address;
+        let taken = match self.overlay.needed(ip) {
+            Some(taken) => Some(taken),
+            None => self.interface.ask(ip).await.map_err(|error| {
+                let problem = format!("the kernel does not tell how {ip} is reached: {error}");
+                ApiError::new(ErrorCode::Internal, problem)
+            })?,
+        };
+        match taken {
+            Some(taken) => {
+                let how = taken.to_string();
+                Err(Refusal::Reached { ip, how }.into())
+            }
+            None => Ok(()),
+        }
+    }
+}

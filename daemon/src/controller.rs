@@ -17,7 +17,7 @@ use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardKey, ForwardView,
     NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
-use punch_engine::{Change, EngineEvent, LinkState, News, Path, PeerHandle};
+use punch_engine::{Change, Crowded, EngineEvent, LinkState, News, Path, PeerHandle};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
@@ -307,6 +307,10 @@ impl Controller {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::News(news) => self.handle_news(news),
+            EngineEvent::Crowded(crowded) => {
+                self.warn_crowded(&crowded);
+                None
+            }
             EngineEvent::Socket(_) | EngineEvent::Pong(_) => None, // the driver's business
         };
         self.announce(event);
@@ -345,6 +349,18 @@ impl Controller {
                 Some(events::network_changed())
             }
             News::Netcheck(_) => None,
+        }
+    }
+
+    fn warn_crowded(&self, crowded: &Crowded) {
+        if let Some(peer) = self.name_of(crowded.peer) {
+            tracing::warn!(
+                %peer,
+                open = crowded.open,
+                refused = crowded.refused,
+                ended = crowded.ended,
+                "there is no room for all connections of this peer to forwards"
+            );
         }
     }
 
@@ -486,6 +502,7 @@ impl Controller {
             ports: self.ports,
             started: self.started,
             now: clock::now(),
+            wall_ms: clock::wall_ms(),
             state: &self.state,
             handles: self.handles.by_name(),
             servers: self.servers.facts(),

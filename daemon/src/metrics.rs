@@ -10,9 +10,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use punch_api::{ApiError, PeerState, ServerState, Status};
+use punch_api::{ApiError, ForwardView, PeerState, ServerState, Status};
 use punch_platform::clock;
-use punch_service::prometheus::{self, Exposition};
+use punch_service::prometheus::{self, Exposition, Samples};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 
@@ -103,28 +103,7 @@ fn expose(status: &Status) -> String {
         connected.sample(&labels, flag(server.state == ServerState::Connected));
     }
 
-    let forwards: Vec<_> = status
-        .forwards
-        .iter()
-        .map(|forward| {
-            let name = (forward.protocol.to_string(), forward.ports.to_string());
-            (name, forward.open, forward.total)
-        })
-        .collect();
-    let mut open = metrics.gauge(
-        "punch_forward_open_connections",
-        "Connections (UDP: flows) of a forward that are open.",
-    );
-    for ((protocol, ports), count, _) in &forwards {
-        open.sample(&[("protocol", protocol), ("ports", ports)], *count as f64);
-    }
-    let mut total = metrics.counter(
-        "punch_forward_connections_total",
-        "Connections (UDP: flows) of a forward since punchd started.",
-    );
-    for ((protocol, ports), _, count) in &forwards {
-        total.sample(&[("protocol", protocol), ("ports", ports)], *count as f64);
-    }
+    expose_forwards(&mut metrics, status);
 
     let mut dropped = metrics.counter(
         "punch_dropped_packets_total",
@@ -196,4 +175,38 @@ fn expose_peers(metrics: &mut Exposition, status: &Status) {
     for peer in &status.peers {
         sent.sample(&[("peer", peer.name.as_str())], peer.sent_bytes as f64);
     }
+}
+
+fn expose_forwards(metrics: &mut Exposition, status: &Status) {
+    let names = status.forwards.iter().map(|forward| {
+        let name = (forward.protocol.to_string(), forward.ports.to_string());
+        (name, forward)
+    });
+    let forwards: Vec<_> = names.collect();
+    let expose = |mut samples: Samples<'_>, count: fn(&ForwardView) -> u64| {
+        for ((protocol, ports), forward) in &forwards {
+            let labels = [("protocol", protocol.as_str()), ("ports", ports)];
+            samples.sample(&labels, count(forward) as f64);
+        }
+    };
+    let open = metrics.gauge(
+        "punch_forward_open_connections",
+        "Connections (UDP: flows) of a forward that are open.",
+    );
+    expose(open, |forward| forward.open);
+    let total = metrics.counter(
+        "punch_forward_connections_total",
+        "Connections (UDP: flows) of a forward since punchd started.",
+    );
+    expose(total, |forward| forward.total);
+    let failed = metrics.counter(
+        "punch_forward_failed_connections_total",
+        "Connections (UDP: flows) of a forward that its target refused, or that had no way to it.",
+    );
+    expose(failed, |forward| forward.failed);
+    let refused = metrics.counter(
+        "punch_forward_refused_connections_total",
+        "Connections (UDP: flows) of a forward that were refused because there were too many.",
+    );
+    expose(refused, |forward| forward.refused);
 }

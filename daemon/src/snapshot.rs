@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use punch_api::ForwardKey;
-use punch_engine::{DropReason, Engine, LinkState, LinkStatus, PeerHandle, PeerReport};
+use punch_engine::{
+    DropReason, Engine, ForwardCounts, LinkState, LinkStatus, PeerHandle, PeerReport,
+};
 use punch_signal_protocol::Candidate;
 
 /// The parts of a snapshot that are wanted: what costs the more, the more peers or forwards there are, is copied only if asked for.
@@ -36,8 +38,8 @@ impl Scope {
 /// The engine at one moment.
 pub(crate) struct Snapshot {
     pub(crate) peers: HashMap<PeerHandle, PeerSnapshot>,
-    /// How many streams of each forward are open, and how many there were.
-    pub(crate) forwards: HashMap<ForwardKey, (u64, u64)>,
+    /// What has become of the streams of each forward.
+    pub(crate) forwards: HashMap<ForwardKey, ForwardCounts>,
     pub(crate) candidates: Vec<Candidate>,
     /// STUN servers that answer.
     pub(crate) stun: Vec<SocketAddr>,

@@ -25,10 +25,10 @@ pub use values::{
     ValueError,
 };
 pub use view::{
-    AddressFamily, BudgetView, CandidateView, ForwardView, IdView, KeyView, MappingProtocol,
-    NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView, PingView,
-    PortMappingView, ProbeKind, ProbeView, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, WhyView,
+    AddressFamily, BudgetView, CandidateView, ForwardTrouble, ForwardView, IdView, KeyView,
+    MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView,
+    PingView, PortMappingView, ProbeKind, ProbeView, ServerState, ServerView, Status, Step,
+    StepOutcome, StepView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

@@ -14,6 +14,6 @@ pub use netcheck::{
 pub use path::{PathKind, PathView};
 pub use peer::{PeerState, PeerView, PingView};
 pub use server::{ServerState, ServerView};
-pub use share::ForwardView;
+pub use share::{ForwardTrouble, ForwardView};
 pub use status::{CandidateView, IdView, KeyView, NetworkView, Status};
 pub use why::{BudgetView, NatView, Step, StepOutcome, StepView, WhyView};

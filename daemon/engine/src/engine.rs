@@ -13,7 +13,7 @@ use punch_api::ForwardKey;
 use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, ServerId, Signal,
 };
-use punch_forward::{Order, Rules, StreamId, TargetEvent};
+use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range};
 use punch_stun_protocol::is_stun;
@@ -186,6 +186,17 @@ impl Engine {
         self.lane.stack.handle_target(stream, event, now);
     }
 
+    /// A stream's target failed; `what` says it in words for people.
+    pub fn handle_target_failure(
+        &mut self,
+        stream: StreamId,
+        event: TargetEvent,
+        what: String,
+        now: Instant,
+    ) {
+        self.lane.stack.handle_failure(stream, event, what, now);
+    }
+
     /// Takes bytes that a client sent.
     pub fn read_stream(&mut self, stream: StreamId, max: usize) -> Bytes {
         self.lane.stack.read(stream, max)
@@ -344,7 +355,7 @@ impl Engine {
         {
             self.roster.connector.handle_timeout(now);
         }
-        self.lane.stack.handle_timeout(now);
+        self.lane.handle_streams_timeout(&self.roster.peers, now);
         self.flush(now);
     }
 
@@ -387,6 +398,9 @@ impl Engine {
         }
         while let Some(transmit) = self.roster.connector.poll_transmit() {
             self.lane.outbox.push(transmit);
+        }
+        while let Some(crowded) = self.lane.stack.poll_crowded() {
+            self.events.push_back(EngineEvent::Crowded(crowded));
         }
         while let Some(pong) = self.lane.poll_pong() {
             self.events.push_back(EngineEvent::Pong(pong));
@@ -526,8 +540,8 @@ impl Engine {
         self.lane.host.ipv4_range
     }
 
-    /// Streams of a forward: open now, and in all.
-    pub fn forward_counts(&self, forward: ForwardKey) -> (u64, u64) {
+    /// What has become of the streams of a forward.
+    pub fn forward_counts(&self, forward: ForwardKey) -> ForwardCounts {
         self.lane.stack.counts(forward)
     }
 

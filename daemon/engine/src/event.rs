@@ -1,6 +1,7 @@
 //! What the engine has to say.
 
 use punch_connect::{LinkState, News, SocketOrder};
+use punch_forward::Crowded;
 use punch_packet::PeerHandle;
 
 use crate::pings::Pong;
@@ -21,4 +22,6 @@ pub enum EngineEvent {
     News(News),
     /// A peer answered a ping.
     Pong(Pong),
+    /// There was no room for streams of a peer.
+    Crowded(Crowded),
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_forward::{Refused, Rules, Stack};
+use punch_forward::{Presence, Refused, Rules, Stack};
 use punch_packet::{
     Batch, Buffer, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply, echo_request,
     refuse, segments, split, tcp_reset, unreachable,
@@ -154,6 +154,12 @@ impl Lane {
         }
     }
 
+    /// Does what is due for the streams of forwards.
+    pub(crate) fn handle_streams_timeout(&mut self, peers: &PeerTable, now: Instant) {
+        let presence = |handle| peers.get(handle).map_or(Presence::Away, Peer::presence);
+        self.stack.handle_timeout(presence, now);
+    }
+
     /// New keys may be there: moves to them, and sends what waited for them.
     pub(crate) fn after_handshake(
         &mut self,
@@ -195,6 +201,7 @@ impl Lane {
             },
             now,
         );
+        self.stack.prune(rules, |peer| peers.get(peer).is_some());
     }
 
     // --- in ---
@@ -384,10 +391,18 @@ impl Lane {
             Refused::NoConnection => (DropReason::Unknown, tcp_reset(packet)),
             Refused::Full if !opens => (DropReason::Full, None),
             Refused::Full => (DropReason::Full, refuse(packet, Unreachable::Prohibited)),
+            Refused::TooFast => (DropReason::Full, None),
+            Refused::Unreachable => {
+                let here = packet.destination();
+                let answer = unreachable(packet, here, Unreachable::Address);
+                (DropReason::Refused, answer)
+            }
             Refused::Malformed => (DropReason::Malformed, None),
         };
         self.drops.count(reason);
-        if let Some(answer) = answer {
+        let Some(answer) = answer else { return };
+        let peer = peers.get_mut(handle);
+        if peer.is_some_and(|peer| peer.refusals.take(now)) {
             self.send(peers, handle, &answer, now);
         }
     }

@@ -29,7 +29,9 @@ pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, News, Path,
     ServerId, Signal, SocketOrder,
 };
-pub use punch_forward::{Access, Order, Rule, Rules, StreamId, TargetEvent};
+pub use punch_forward::{
+    Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
+};
 pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};
 pub use punch_traversal::{
     AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping, NatOverrides,

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_connect::{Connector, LinkState, Path};
-use punch_packet::{PeerHandle, Reassembly};
+use punch_forward::Presence;
+use punch_packet::{PeerHandle, Rate, Reassembly, TokenBucket};
 use punch_traversal::DirectPath;
 use punch_wireguard::SESSION_BITS;
 use rand_core::RngCore;
@@ -18,6 +19,13 @@ use crate::reply_to::ReplyTo;
 const RENEWAL: Duration = Duration::from_secs(60);
 /// Data messages of a peer that wait until a handshake is done; more than that are lost. At most 100 KiB.
 const MAX_HELD: usize = 64;
+
+/// Resets and ICMP errors for packets of one peer that go nowhere: each costs as much as a packet of data. Linux limits its own
+/// ICMP errors to a thousand a second, too.
+const REFUSALS: Rate = Rate {
+    burst: 1000,
+    interval: Duration::from_millis(1),
+};
 
 pub(crate) type Tunnel = punch_wireguard::Tunnel<ReplyTo>;
 pub(crate) type Session = punch_wireguard::Session<ReplyTo>;
@@ -36,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) sent: u64,
     /// Data messages for keys that a handshake uses at the moment, and where they came from.
     pub(crate) held: VecDeque<(DirectPath, Vec<u8>)>,
+    /// How often it is told that its packet goes nowhere.
+    pub(crate) refusals: TokenBucket,
     busy: bool,
     /// Of a plain WireGuard peer: there have been keys within the last [`RENEWAL`].
     lately_established: bool,
@@ -55,6 +65,7 @@ impl Peer {
             received: 0,
             sent: 0,
             held: VecDeque::new(),
+            refusals: TokenBucket::new(REFUSALS),
             busy: false,
             lately_established: false,
             last_established: None,
@@ -67,6 +78,15 @@ impl Peer {
     pub(crate) fn settle_path(&mut self, path: DirectPath) {
         if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
             self.path = Some(path.into());
+        }
+    }
+
+    /// Whether the peer's machine is there.
+    pub(crate) fn presence(&self) -> Presence {
+        match self.config.kind {
+            PeerKind::Punch { .. } if self.path.is_some() => Presence::Here,
+            PeerKind::Punch { .. } => Presence::Away,
+            PeerKind::Wireguard { .. } => Presence::Unknown,
         }
     }
 

@@ -3,15 +3,26 @@
 //!
 //! [`Rules`] says which forward a packet meets, [`Stack`] turns its packets into streams and datagrams.
 
+mod counts;
 mod device;
+mod idle;
 mod order;
 mod rules;
+mod shares;
 mod stack;
+mod table;
 mod tcp;
 mod udp;
+mod unreachable;
 
+pub use counts::{Crowded, ForwardCounts, Trouble};
+pub use idle::Presence;
 pub use order::{Order, Refused, StreamId, TargetEvent};
 pub use rules::{Access, Rule, Rules};
-pub use stack::{MAX_STREAMS, MAX_STREAMS_PER_PEER, Stack};
-pub use tcp::BUFFER;
-pub use udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER};
+pub use stack::Stack;
+pub use table::{
+    LARGE_STREAMS, LARGE_STREAMS_PER_PEER, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_STREAMS,
+    MAX_STREAMS_PER_PEER,
+};
+pub use tcp::{BUFFER, SMALL_BUFFER};
+pub use udp::IDLE;

@@ -23,6 +23,8 @@ pub enum Order {
         peer: PeerHandle,
         /// The forward that it uses.
         forward: ForwardKey,
+        /// Bytes that may be on their way in each direction, beside what the stack itself buffers.
+        window: usize,
     },
     /// Bytes from the client can be taken with [`crate::Stack::read`].
     Readable(StreamId),
@@ -51,6 +53,8 @@ pub enum TargetEvent {
     Finished,
     /// The connection broke.
     Reset,
+    /// This machine has no room for it at the moment; it says nothing about the target.
+    Busy,
 }
 
 /// Why a packet was not taken.
@@ -65,6 +69,12 @@ pub enum Refused {
     /// There are too many connections or flows.
     #[error("too many connections")]
     Full,
+    /// The peer opens connections or flows too fast: this one is to be lost, and comes again.
+    #[error("too fast")]
+    TooFast,
+    /// There was no way to the target a moment ago.
+    #[error("no way to the target")]
+    Unreachable,
     /// The packet contradicts itself.
     #[error("malformed")]
     Malformed,

@@ -63,6 +63,13 @@ impl Rules {
         (rule.key.ports.contains(port) && rule.access.admits(peer)).then_some(rule)
     }
 
+    /// The rule of exactly these ports.
+    pub fn get(&self, key: ForwardKey) -> Option<&Rule> {
+        self.by_first_port
+            .get(&(key.protocol, key.ports.first()))
+            .filter(|rule| rule.key == key)
+    }
+
     /// A rule that shares a port with `key`.
     pub fn overlapping(&self, key: ForwardKey) -> Option<&Rule> {
         // The rules share no port with each other, so the last one that begins before `key` ends is also the last one to end.

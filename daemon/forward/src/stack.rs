@@ -4,69 +4,32 @@
 //! [`Order`]s and reports with [`Stack::handle_target`]. Nothing is pushed at the owner: it reads a stream when it has room
 //! and writes until there is none, so that a slow target slows its client and nobody else.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
 
 use bytes::Bytes;
 use punch_api::{ForwardKey, Protocol, Target};
 use punch_packet::{Flow, Packet, PeerHandle, Transport, Unreachable, tcp_reset, unreachable};
 
+use crate::counts::{Crowded, ForwardCounts};
+use crate::idle::Presence;
 use crate::order::{Order, Refused, StreamId, TargetEvent};
 use crate::rules::{Rule, Rules};
-use crate::tcp::Connection;
-use crate::udp::{IDLE, MAX_FLOWS, MAX_FLOWS_PER_PEER, UdpFlow, refusal};
-
-/// TCP connections at once. Worst case memory: this times twice [`crate::BUFFER`], when all of them are full both ways.
-pub const MAX_STREAMS: usize = 4096;
-/// TCP connections at once of one peer.
-pub const MAX_STREAMS_PER_PEER: usize = 2048;
-/// How long a connection must have been idle to be ended when a full table makes room.
-const EVICTION_AGE: Duration = Duration::from_secs(600);
-
-/// A stream, what it is for, and when it was used last.
-struct Stream {
-    flow: Flow,
-    peer: PeerHandle,
-    forward: ForwardKey,
-    last_used: Instant,
-    kind: Kind,
-}
-
-impl Stream {
-    /// Whether both directions are closed, and only late packets are still awaited.
-    fn lingers(&self) -> bool {
-        matches!(&self.kind, Kind::Tcp { connection, .. } if connection.lingers())
-    }
-
-    /// Whether the target has not taken everything yet.
-    fn is_unread(&self) -> bool {
-        matches!(&self.kind, Kind::Tcp { connection, .. } if connection.is_unread())
-    }
-}
-
-/// What a stream is, and how far it has come.
-enum Kind {
-    /// A TCP connection whose target is being connected; the client's SYN waits here.
-    Opening { syn: Vec<u8> },
-    /// A TCP connection.
-    Tcp {
-        connection: Box<Connection>,
-        timer: Option<Instant>,
-    },
-    /// A UDP flow.
-    Udp { flow: UdpFlow, timer: Instant },
-}
+use crate::shares::Room;
+use crate::table::{Kind, Stream, Table};
+use crate::tcp::{BUFFER, Connection};
+use crate::udp::{IDLE, UdpFlow, refusal};
+use crate::unreachable::Unreachables;
 
 /// All forwarded streams and flows.
 pub struct Stack {
     mtu: usize,
     seed: u64,
-    next: u64,
-    by_flow: HashMap<(PeerHandle, Flow), StreamId>,
-    streams: HashMap<StreamId, Stream>,
+    table: Table,
     timers: BTreeSet<(Instant, StreamId)>,
     dirty: BTreeSet<StreamId>,
-    totals: HashMap<ForwardKey, u64>,
+    unreachable: Unreachables,
+    crowded: VecDeque<Crowded>,
     packets: VecDeque<(PeerHandle, Vec<u8>)>,
     orders: VecDeque<Order>,
 }
@@ -78,12 +41,11 @@ impl Stack {
         Self {
             mtu,
             seed,
-            next: 0,
-            by_flow: HashMap::new(),
-            streams: HashMap::new(),
+            table: Table::new(),
             timers: BTreeSet::new(),
             dirty: BTreeSet::new(),
-            totals: HashMap::new(),
+            unreachable: Unreachables::default(),
+            crowded: VecDeque::new(),
             packets: VecDeque::new(),
             orders: VecDeque::new(),
         }
@@ -103,13 +65,15 @@ impl Stack {
         let flow = packet.flow().ok_or(Refused::NoForward)?;
         match packet.transport() {
             Transport::Tcp { flags, .. } => {
-                if let Some(id) = self.by_flow.get(&(peer, flow)).copied() {
+                if let Some(id) = self.table.find(peer, flow) {
                     // A client may reuse its port while the old connection lingers (RFC 9293 §3.6.1).
-                    if !(flags.opens() && self.lingers(id)) {
+                    let old = self.table.get(id).filter(|_| flags.opens());
+                    let (lingers, unread) = old.map_or((false, false), Stream::rest);
+                    if !lingers {
                         return self.feed(id, packet, now);
                     }
                     // What its target has not read yet stays with the old one.
-                    if !self.is_unread(id) {
+                    if !unread {
                         self.close(id);
                     }
                 }
@@ -119,15 +83,13 @@ impl Stack {
                 if !flags.opens() {
                     return Err(Refused::NoConnection);
                 }
-                if !packet.checksum_is_right() {
-                    return Err(Refused::Malformed);
-                }
-                let (forward, target) = (rule.key, target_of(rule, flow)?);
-                self.make_room(peer, Protocol::Tcp, now)?;
+                let target = self.admit(peer, packet, rule, flow, now)?;
+                let buffer = self.table.buffer(peer);
                 let kind = Kind::Opening {
                     syn: packet.bytes().to_vec(),
+                    buffer,
                 };
-                self.open(peer, flow, forward, target, kind, now);
+                self.open(peer, flow, rule.key, (target, buffer), kind, now);
                 Ok(())
             }
             Transport::Udp { .. } => {
@@ -138,18 +100,17 @@ impl Stack {
                     return Err(Refused::Malformed);
                 }
                 let payload = packet.udp_payload().ok_or(Refused::Malformed)?;
-                let id = match self.by_flow.get(&(peer, flow)).copied() {
+                let id = match self.table.find(peer, flow) {
                     Some(id) => id,
                     None => {
-                        let (forward, target) = (rule.key, target_of(rule, flow)?);
-                        self.make_room(peer, Protocol::Udp, now)?;
-                        let first_id =
-                            self.seed as u32 ^ (self.next as u32).wrapping_mul(0x9E37_79B9);
+                        let target = self.admit(peer, packet, rule, flow, now)?;
+                        let next = self.table.next() as u32;
+                        let first_id = self.seed as u32 ^ next.wrapping_mul(0x9E37_79B9);
                         let kind = Kind::Udp {
                             flow: UdpFlow::new(now, first_id),
                             timer: now + IDLE,
                         };
-                        self.open(peer, flow, forward, target, kind, now)
+                        self.open(peer, flow, rule.key, (target, BUFFER), kind, now)
                     }
                 };
                 self.touch_udp(id, now);
@@ -161,6 +122,46 @@ impl Stack {
         }
     }
 
+    /// Whether the first packet of a stream may open it, and where it leads.
+    fn admit(
+        &mut self,
+        peer: PeerHandle,
+        packet: &Packet<'_>,
+        rule: &Rule,
+        flow: Flow,
+        now: Instant,
+    ) -> Result<Target, Refused> {
+        let (forward, port) = (rule.key, flow.destination.port());
+        if !packet.checksum_is_right() {
+            return Err(Refused::Malformed);
+        }
+        let target = target_of(rule, flow)?;
+        if self.unreachable.contains(forward, port, now) {
+            return Err(Refused::Unreachable);
+        }
+        if !self.table.shares(forward.protocol).may_open(peer, now) {
+            return Err(Refused::TooFast);
+        }
+        match self.table.room(peer, forward.protocol, now) {
+            Room::Free => {}
+            Room::Close(id) => self.close(id),
+            Room::End(id) => {
+                let of = self.table.get(id).map(|stream| stream.peer);
+                self.end(id, now);
+                if let Some(of) = of.filter(|of| *of != peer) {
+                    let shares = self.table.shares(forward.protocol);
+                    self.crowded.extend(shares.crowded(of, true, now));
+                }
+            }
+            Room::Full => {
+                let told = self.table.note_refused(peer, forward, now);
+                self.crowded.extend(told);
+                return Err(Refused::Full);
+            }
+        }
+        Ok(target)
+    }
+
     /// Lets all streams work that got packets or bytes since the last call.
     pub fn flush(&mut self, now: Instant) {
         while let Some(id) = self.dirty.pop_first() {
@@ -168,19 +169,23 @@ impl Stack {
         }
     }
 
-    /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Does what is due; `presence` knows whether a peer is there.
+    pub fn handle_timeout(&mut self, presence: impl Fn(PeerHandle) -> Presence, now: Instant) {
         while let Some(&(at, id)) = self.timers.first() {
             if at > now {
                 break;
             }
             self.timers.pop_first();
-            match self.streams.get_mut(&id).map(|stream| &mut stream.kind) {
-                Some(Kind::Tcp { timer, .. }) => {
+            let Some(stream) = self.table.get_mut(id) else {
+                continue;
+            };
+            match &mut stream.kind {
+                Kind::Tcp { connection, timer } => {
                     *timer = None;
+                    connection.look(presence(stream.peer), now);
                     self.turn(id, now);
                 }
-                Some(Kind::Udp { flow, timer }) => {
+                Kind::Udp { flow, timer } => {
                     let expires = flow.expires();
                     if expires > now {
                         *timer = expires;
@@ -189,30 +194,49 @@ impl Stack {
                         self.close(id);
                     }
                 }
-                Some(Kind::Opening { .. }) | None => {}
+                Kind::Opening { .. } => {}
             }
         }
         self.flush(now);
     }
 
+    /// A stream's target failed; `what` says it in words for people.
+    pub fn handle_failure(&mut self, id: StreamId, event: TargetEvent, what: String, now: Instant) {
+        if let Some(stream) = self.table.get_mut(id) {
+            let forward = stream.forward;
+            let first = match &mut stream.kind {
+                Kind::Udp { flow, .. } => flow.fail(),
+                Kind::Opening { .. } | Kind::Tcp { .. } => true,
+            };
+            self.table.note_trouble(forward, what, first, now);
+        }
+        self.handle_target(id, event, now);
+    }
+
     /// Something happened at a stream's target.
     pub fn handle_target(&mut self, id: StreamId, event: TargetEvent, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.get_mut(id) else {
             return;
         };
-        let (flow, peer) = (stream.flow, stream.peer);
+        let (flow, peer, forward) = (stream.flow, stream.peer, stream.forward);
+        if event == TargetEvent::Unreachable {
+            self.unreachable
+                .insert(forward, flow.destination.port(), now);
+        }
         match (&mut stream.kind, event) {
-            (Kind::Opening { syn }, TargetEvent::Connected) => {
+            (Kind::Opening { syn, buffer }, TargetEvent::Connected) => {
                 self.seed = next_seed(self.seed);
-                let mut connection = Box::new(Connection::new(flow, self.mtu, self.seed, now));
-                connection.push(syn);
+                let mut connection =
+                    Box::new(Connection::new(flow, self.mtu, *buffer, self.seed, now));
+                connection.push(syn, now);
                 stream.kind = Kind::Tcp {
                     connection,
                     timer: None,
                 };
+                self.table.note_success(forward);
                 self.dirty.insert(id);
             }
-            (Kind::Opening { syn }, event) => {
+            (Kind::Opening { syn, .. }, event) => {
                 let answer = Packet::parse(syn).ok().and_then(|packet| match event {
                     TargetEvent::Unreachable => {
                         unreachable(&packet, flow.destination.ip(), Unreachable::Address)
@@ -232,25 +256,38 @@ impl Stack {
                 connection.abort_when_sent(now);
                 self.dirty.insert(id);
             }
-            (Kind::Udp { .. }, TargetEvent::Refused | TargetEvent::Unreachable) => {
-                let reason = match event {
-                    TargetEvent::Refused => Unreachable::Port,
-                    _ => Unreachable::Address,
-                };
-                self.packets
-                    .extend(refusal(flow, reason).map(|packet| (peer, packet)));
-                if event == TargetEvent::Unreachable {
-                    self.close(id);
-                }
+            (Kind::Udp { .. }, TargetEvent::Refused) => self.refuse(peer, flow, Unreachable::Port),
+            (Kind::Udp { .. }, TargetEvent::Unreachable) => {
+                self.refuse(peer, flow, Unreachable::Address);
+                self.close(id);
+            }
+            (Kind::Udp { .. }, TargetEvent::Busy) => {
+                self.refuse(peer, flow, Unreachable::Prohibited);
+                self.close(id);
             }
             (Kind::Udp { .. }, TargetEvent::Reset) => self.close(id),
+        }
+        if event == TargetEvent::Busy {
+            let told = self.table.note_refused(peer, forward, now);
+            self.crowded.extend(told);
         }
         self.flush(now);
     }
 
+    /// Tells the client of a UDP flow that its datagram goes nowhere.
+    fn refuse(&mut self, peer: PeerHandle, flow: Flow, reason: Unreachable) {
+        let refusal = refusal(flow, reason);
+        self.packets.extend(refusal.map(|packet| (peer, packet)));
+    }
+
+    /// The ways to targets may be others from now on.
+    pub fn handle_network(&mut self) {
+        self.unreachable.clear();
+    }
+
     /// Takes up to `max` bytes that the client sent on a TCP stream.
     pub fn read(&mut self, id: StreamId, max: usize) -> Bytes {
-        match self.streams.get_mut(&id).map(|stream| &mut stream.kind) {
+        match self.table.get_mut(id).map(|stream| &mut stream.kind) {
             Some(Kind::Tcp { connection, .. }) => {
                 let bytes = connection.read(max);
                 // The window may open, and the end of the stream come into sight.
@@ -263,7 +300,7 @@ impl Stack {
 
     /// Gives the target's bytes to the client of a TCP stream; returns how many were taken.
     pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> usize {
-        match self.streams.get_mut(&id).map(|stream| &mut stream.kind) {
+        match self.table.get_mut(id).map(|stream| &mut stream.kind) {
             Some(Kind::Tcp { connection, .. }) => {
                 self.dirty.insert(id);
                 connection.write(bytes)
@@ -276,29 +313,41 @@ impl Stack {
     /// Gives the target's datagram to the client of a UDP flow.
     pub fn write_datagram(&mut self, id: StreamId, payload: &[u8], now: Instant) {
         let mtu = self.mtu;
-        if let Some(stream) = self.streams.get_mut(&id)
+        if let Some(stream) = self.table.get_mut(id)
             && let Kind::Udp { flow, .. } = &mut stream.kind
         {
             let packets = flow.reply(stream.flow, payload, mtu, now);
-            let peer = stream.peer;
+            let (peer, forward) = (stream.peer, stream.forward);
             self.packets
                 .extend(packets.into_iter().map(|packet| (peer, packet)));
+            self.table.touch(id, now);
+            self.table.note_success(forward);
         }
     }
 
     /// Ends all streams that `allowed` no longer allows: a rule is gone, a peer is gone.
     pub fn retain(&mut self, allowed: impl Fn(PeerHandle, ForwardKey, Flow) -> bool, now: Instant) {
         let mut ended: Vec<_> = self
-            .streams
+            .table
             .iter()
             .filter(|(_, stream)| !allowed(stream.peer, stream.forward, stream.flow))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         // Not in the table's order, which differs from run to run.
         ended.sort();
         for id in ended {
             self.end(id, now);
         }
+    }
+
+    /// Forgets what is kept for forwards that are gone, and for peers that are.
+    pub fn prune(&mut self, rules: &Rules, is_peer: impl Fn(PeerHandle) -> bool) {
+        self.table.prune(rules, is_peer);
+    }
+
+    /// There was no room for a peer, which the user may want to know.
+    pub fn poll_crowded(&mut self) -> Option<Crowded> {
+        self.crowded.pop_front()
     }
 
     /// The next packet for a client.
@@ -316,15 +365,9 @@ impl Stack {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// How many streams of a forward are open, and how many were opened in all.
-    pub fn counts(&self, forward: ForwardKey) -> (u64, u64) {
-        let open = self
-            .streams
-            .values()
-            .filter(|stream| stream.forward == forward && !stream.lingers())
-            .count();
-        let total = self.totals.get(&forward).copied().unwrap_or(0);
-        (open as u64, total)
+    /// What has become of the streams of a forward.
+    pub fn counts(&self, forward: ForwardKey) -> ForwardCounts {
+        self.table.counts(forward).cloned().unwrap_or_default()
     }
 
     fn open(
@@ -332,46 +375,35 @@ impl Stack {
         peer: PeerHandle,
         flow: Flow,
         forward: ForwardKey,
-        target: Target,
+        (target, window): (Target, usize),
         kind: Kind,
         now: Instant,
     ) -> StreamId {
-        let id = StreamId(self.next);
-        self.next += 1;
-        let protocol = forward.protocol;
-        if let Kind::Udp { flow, .. } = &kind {
-            self.timers.insert((flow.expires(), id));
-        }
-        self.by_flow.insert((peer, flow), id);
-        self.streams.insert(
-            id,
-            Stream {
-                flow,
-                peer,
-                forward,
-                last_used: now,
-                kind,
-            },
-        );
-        *self.totals.entry(forward).or_default() += 1;
+        let timer = match &kind {
+            Kind::Udp { timer, .. } => Some(*timer),
+            Kind::Opening { .. } | Kind::Tcp { .. } => None,
+        };
+        let id = self.table.insert(peer, flow, forward, kind, now);
+        self.timers.extend(timer.map(|at| (at, id)));
         self.orders.push_back(Order::Connect {
             stream: id,
-            protocol,
+            protocol: forward.protocol,
             target,
             peer,
             forward,
+            window,
         });
         id
     }
 
     fn feed(&mut self, id: StreamId, packet: &Packet<'_>, now: Instant) -> Result<(), Refused> {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        self.table.touch(id, now);
+        let Some(stream) = self.table.get_mut(id) else {
             return Err(Refused::NoConnection);
         };
-        stream.last_used = now;
         match &mut stream.kind {
             Kind::Tcp { connection, .. } => {
-                if !connection.push(packet.bytes()) {
+                if !connection.push(packet.bytes(), now) {
                     return Err(Refused::Full);
                 }
                 self.dirty.insert(id);
@@ -389,16 +421,16 @@ impl Stack {
     }
 
     fn touch_udp(&mut self, id: StreamId, now: Instant) {
-        if let Some(stream) = self.streams.get_mut(&id)
+        self.table.touch(id, now);
+        if let Some(stream) = self.table.get_mut(id)
             && let Kind::Udp { flow, .. } = &mut stream.kind
         {
-            stream.last_used = now;
             flow.touch(now);
         }
     }
 
     fn turn(&mut self, id: StreamId, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.get_mut(id) else {
             return;
         };
         let Kind::Tcp { connection, timer } = &mut stream.kind else {
@@ -433,74 +465,16 @@ impl Stack {
         if turn.finished {
             self.orders.push_back(Order::Finish(id));
         }
-        if turn.over && !self.lingers(id) {
+        self.table.note_state(id);
+        let lingers = |stream: &Stream| stream.rest().0;
+        if turn.over && !self.table.get(id).is_some_and(lingers) {
             self.close(id);
-        }
-    }
-
-    fn lingers(&self, id: StreamId) -> bool {
-        self.streams.get(&id).is_some_and(Stream::lingers)
-    }
-
-    fn is_unread(&self, id: StreamId) -> bool {
-        matches!(
-            self.streams.get(&id).map(|stream| &stream.kind),
-            Some(Kind::Tcp { connection, .. }) if connection.is_unread()
-        )
-    }
-
-    /// Makes sure that one more stream of this peer fits, if need be by ending one.
-    fn make_room(
-        &mut self,
-        peer: PeerHandle,
-        protocol: Protocol,
-        now: Instant,
-    ) -> Result<(), Refused> {
-        let (most, most_per_peer) = match protocol {
-            Protocol::Tcp => (MAX_STREAMS, MAX_STREAMS_PER_PEER),
-            Protocol::Udp => (MAX_FLOWS, MAX_FLOWS_PER_PEER),
-        };
-        // Only a table that may be full is worth counting.
-        if self.streams.len() < most_per_peer {
-            return Ok(());
-        }
-        let same = |stream: &&Stream| stream.forward.protocol == protocol;
-        let all = self.streams.values().filter(same).count();
-        let mine = |stream: &&Stream| same(stream) && stream.peer == peer;
-        let of_peer = self.streams.values().filter(mine).count();
-        if all < most && of_peer < most_per_peer {
-            return Ok(());
-        }
-        let oldest = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
-            .min_by_key(|(id, stream)| (stream.last_used, **id))
-            .map(|(id, stream)| (*id, stream.last_used));
-        // A connection that is over and only waits for late packets goes first; it holds nothing that anybody misses.
-        let lingering = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| same(stream) && (of_peer < most_per_peer || stream.peer == peer))
-            .filter(|(_, stream)| stream.lingers() && !stream.is_unread())
-            .min_by_key(|(id, stream)| (stream.last_used, **id))
-            .map(|(id, _)| *id);
-        if let Some(id) = lingering {
-            self.close(id);
-            return Ok(());
-        }
-        match oldest {
-            Some((id, used)) if now.saturating_duration_since(used) >= EVICTION_AGE => {
-                self.end(id, now);
-                Ok(())
-            }
-            _ => Err(Refused::Full),
         }
     }
 
     /// Ends a stream by resetting both of its ends.
     fn end(&mut self, id: StreamId, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.get_mut(id) else {
             return;
         };
         let peer = stream.peer;
@@ -510,7 +484,7 @@ impl Stack {
                 connection.abort();
                 connection.turn(now, &mut out);
             }
-            Kind::Opening { syn } => {
+            Kind::Opening { syn, .. } => {
                 out.extend(Packet::parse(syn).ok().and_then(|syn| tcp_reset(&syn)));
             }
             Kind::Udp { .. } => {}
@@ -528,23 +502,13 @@ impl Stack {
 
     fn forget(&mut self, id: StreamId) {
         self.dirty.remove(&id);
-        if let Some(stream) = self.streams.remove(&id) {
-            // A new connection may have taken the flow over.
-            let place = (stream.peer, stream.flow);
-            if self.by_flow.get(&place) == Some(&id) {
-                self.by_flow.remove(&place);
-            }
-            match stream.kind {
-                Kind::Tcp {
-                    timer: Some(at), ..
-                } => {
-                    self.timers.remove(&(at, id));
-                }
-                Kind::Udp { timer, .. } => {
-                    self.timers.remove(&(timer, id));
-                }
-                _ => {}
-            }
+        let timer = match self.table.remove(id).map(|stream| stream.kind) {
+            Some(Kind::Tcp { timer, .. }) => timer,
+            Some(Kind::Udp { timer, .. }) => Some(timer),
+            Some(Kind::Opening { .. }) | None => None,
+        };
+        if let Some(at) = timer {
+            self.timers.remove(&(at, id));
         }
     }
 }
@@ -552,7 +516,7 @@ impl Stack {
 impl std::fmt::Debug for Stack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stack")
-            .field("streams", &self.streams.len())
+            .field("streams", &self.table.len())
             .finish_non_exhaustive()
     }
 }

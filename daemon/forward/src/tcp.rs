@@ -13,12 +13,12 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
 use crate::device::Queues;
+use crate::idle::{Awaits, Due, GIVE_UP, Idle, Presence};
 
 /// Bytes buffered in each direction of a connection; the memory is taken from the system as it is first used.
 pub const BUFFER: usize = 512 * 1024;
-/// Data that the client does not acknowledge for this long ends the connection (RFC 9293 §3.8.3 suggests at least 100 s;
-/// a laptop that sleeps through its lunch should keep its connections).
-const GIVE_UP: Duration = Duration::from_secs(3600);
+/// The same for a connection beyond the first [`crate::LARGE_STREAMS_PER_PEER`] of its peer, or [`crate::LARGE_STREAMS`] of all.
+pub const SMALL_BUFFER: usize = 32 * 1024;
 /// A client that does not complete the handshake for this long does not mean to.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// A client gets this long to take the last bytes of a target that is gone.
@@ -42,6 +42,7 @@ pub(crate) struct Connection {
     progress: Instant,
     unsent: usize,
     aborts_at: Option<Instant>,
+    idle: Idle,
 }
 
 /// What a turn of the connection has brought.
@@ -55,8 +56,8 @@ pub(crate) struct Turn {
 }
 
 impl Connection {
-    /// A connection that listens for exactly the SYN of `flow`.
-    pub(crate) fn new(flow: Flow, mtu: usize, seed: u64, now: Instant) -> Self {
+    /// A connection that listens for exactly the SYN of `flow`, with `buffer` bytes each way.
+    pub(crate) fn new(flow: Flow, mtu: usize, buffer: usize, seed: u64, now: Instant) -> Self {
         let mut device = Queues::new(mtu);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -66,7 +67,7 @@ impl Connection {
             // A prefix of no bits: every client is "on the link", no route is needed. The one address always fits.
             let _ = addresses.push(IpCidr::new(local, 0));
         });
-        let buffer = || SocketBuffer::new(vec![0; BUFFER]);
+        let buffer = || SocketBuffer::new(vec![0; buffer]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_congestion_control(CongestionControl::Cubic);
         socket.set_nagle_enabled(false);
@@ -91,10 +92,13 @@ impl Connection {
             progress: now,
             unsent: 0,
             aborts_at: None,
+            idle: Idle::new(now),
         }
     }
 
-    pub(crate) fn push(&mut self, packet: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, packet: &[u8], now: Instant) -> bool {
+        self.idle.heard(now);
+        self.socket_mut().set_keep_alive(None);
         let room = self.device.incoming.len() < MAX_QUEUED;
         if room {
             self.device.incoming.push_back(packet.to_vec());
@@ -141,6 +145,9 @@ impl Connection {
         let socket = self.sockets.get::<Socket<'_>>(self.handle);
         let state = socket.state();
         let readable = socket.can_recv();
+        if readable || self.unsent > 0 {
+            self.idle.busy(now);
+        }
         self.client_finished |= matches!(
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
@@ -172,7 +179,37 @@ impl Connection {
             let micros = u64::try_from(at.total_micros()).unwrap_or(0);
             self.epoch + Duration::from_micros(micros)
         });
-        at.into_iter().chain(self.aborts_at).min()
+        let looks = self.awaits() != Awaits::End;
+        let looks = looks.then(|| self.idle.next());
+        at.into_iter().chain(self.aborts_at).chain(looks).min()
+    }
+
+    /// Looks after a client that is quiet: it is asked whether it is still there, or given up. A turn follows.
+    pub(crate) fn look(&mut self, presence: Presence, now: Instant) {
+        match self.idle.look(presence, self.awaits(), now) {
+            // smoltcp sends one at once when the option is set, and goes on until the client is heard.
+            Due::Probe { every } => {
+                let every = smoltcp::time::Duration::from(every);
+                if self.socket().keep_alive() != Some(every) {
+                    self.socket_mut().set_keep_alive(Some(every));
+                }
+            }
+            Due::Nothing if presence == Presence::Away => self.socket_mut().set_keep_alive(None),
+            Due::Nothing => {}
+            Due::GiveUp => self.socket_mut().abort(),
+        }
+    }
+
+    /// What a quiet client may owe.
+    fn awaits(&self) -> Awaits {
+        match self.socket().state() {
+            State::Established | State::CloseWait if self.socket().send_queue() > 0 => {
+                Awaits::Acknowledgement
+            }
+            State::Established | State::CloseWait | State::FinWait2 => Awaits::Nothing,
+            State::FinWait1 | State::Closing | State::LastAck => Awaits::Acknowledgement,
+            _ => Awaits::End,
+        }
     }
 
     /// Takes up to `max` bytes that the client sent.

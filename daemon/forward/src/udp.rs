@@ -8,16 +8,14 @@ use punch_packet::{Flow, Packet, UdpReply, Unreachable, udp_packets, unreachable
 
 /// How long a flow without traffic lasts (RFC 4787 REQ-5 asks NATs for at least two minutes).
 pub const IDLE: Duration = Duration::from_secs(180);
-/// Flows at once.
-pub const MAX_FLOWS: usize = 4096;
-/// Flows at once of one peer.
-pub const MAX_FLOWS_PER_PEER: usize = 1024;
 
 /// When a flow was used last, and the number of its next packet.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
     last_used: Instant,
     next_id: u32,
+    /// The target has failed it: counted once.
+    failed: bool,
 }
 
 impl UdpFlow {
@@ -25,11 +23,17 @@ impl UdpFlow {
         Self {
             last_used: now,
             next_id: first_id,
+            failed: false,
         }
     }
 
     pub(crate) fn touch(&mut self, now: Instant) {
         self.last_used = now;
+    }
+
+    /// The target has failed it; returns whether for the first time.
+    pub(crate) fn fail(&mut self) -> bool {
+        !std::mem::replace(&mut self.failed, true)
     }
 
     pub(crate) fn expires(&self) -> Instant {

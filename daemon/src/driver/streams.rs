@@ -172,6 +172,9 @@ impl Streams {
                 self.feed_client(engine, stream);
             }
             FromTarget::Event(stream, event) => engine.handle_target(stream, event, now),
+            FromTarget::Failed(stream, event, what) => {
+                engine.handle_target_failure(stream, event, what, now);
+            }
             FromTarget::Bytes(stream, bytes, permit) => {
                 if let Some(entry) = self.open.get_mut(&stream) {
                     entry.for_client.push_back((bytes, permit));

@@ -21,6 +21,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) ports: (Option<u16>, Option<u16>),
     pub(crate) started: Instant,
     pub(crate) now: Instant,
+    /// The same moment in milliseconds since 1970.
+    pub(crate) wall_ms: u64,
     pub(crate) state: &'a State,
     /// The number that the engine knows each peer by.
     pub(crate) handles: &'a BTreeMap<PeerName, PeerHandle>,

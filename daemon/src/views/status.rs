@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    ForwardKey, ForwardView, IdView, KeyView, NetworkView, PathKind, PathView, PeerKey, PeerName,
-    PeerState, PeerView, ServerKind, ServerState, ServerView, Status,
+    ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, NetworkView, PathKind, PathView,
+    PeerKey, PeerName, PeerState, PeerView, ServerKind, ServerState, ServerView, Status,
 };
 use punch_engine::LinkState;
 use punch_state::{Forward, Peer};
@@ -200,7 +200,7 @@ pub(super) fn connection(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName
 pub(crate) fn forwards(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ForwardView> {
     let forwards = facts.state.forwards.iter();
     forwards
-        .map(|forward| view_forward(forward, snapshot))
+        .map(|forward| view_forward(facts, forward, snapshot))
         .collect()
 }
 
@@ -212,20 +212,31 @@ pub(crate) fn forward(
 ) -> Option<ForwardView> {
     let mut forwards = facts.state.forwards.iter();
     let forward = forwards.find(|forward| forward.key == key)?;
-    Some(view_forward(forward, snapshot))
+    Some(view_forward(facts, forward, snapshot))
 }
 
 /// Shows one forward.
-fn view_forward(forward: &Forward, snapshot: &Snapshot) -> ForwardView {
+fn view_forward(facts: &Facts<'_>, forward: &Forward, snapshot: &Snapshot) -> ForwardView {
     let counts = snapshot.forwards.get(&forward.key);
-    let (open, total) = counts.copied().unwrap_or_default();
+    let counts = counts.cloned().unwrap_or_default();
+    let trouble = counts.trouble.map(|trouble| {
+        let ago = facts.now.saturating_duration_since(trouble.at).as_millis();
+        let ago = u64::try_from(ago).unwrap_or(u64::MAX);
+        ForwardTrouble {
+            at_ms: facts.wall_ms.saturating_sub(ago),
+            message: trouble.what,
+        }
+    });
     ForwardView {
         protocol: forward.key.protocol.into(),
         ports: forward.key.ports,
         target: forward.target.clone(),
         peers: forward.peers.clone(),
-        open,
-        total,
+        open: counts.open,
+        total: counts.total,
+        failed: counts.failed,
+        refused: counts.refused,
+        trouble,
     }
 }
 

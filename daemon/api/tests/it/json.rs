@@ -6,11 +6,11 @@ use std::fmt::Debug;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
-    CandidateView, Event, EventKind, ForwardKey, ForwardView, IdView, KeyView, Mapping,
-    MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView, PeerKey,
-    PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol, Rename, Secret,
-    ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView,
-    Target, Up, WhyView,
+    CandidateView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView,
+    Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView,
+    PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol,
+    Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
+    StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -304,6 +304,12 @@ fn the_status_says_all_at_once() {
             peers: Vec::new(),
             open: 1,
             total: 7,
+            failed: 2,
+            refused: 3,
+            trouble: Some(ForwardTrouble {
+                at_ms: 1_700_000_000_000,
+                message: "connection refused at 127.0.0.1:5432".to_owned(),
+            }),
         }],
         warnings: vec!["the disk is full".to_owned()],
         dropped: BTreeMap::from([("refused".to_owned(), 3)]),
@@ -311,7 +317,7 @@ fn the_status_says_all_at_once() {
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7}}],"warnings":["the disk is full"],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"dropped":{{"refused":3}}}}"#
         ),
     );
 }

@@ -29,6 +29,7 @@ fn connects(bench: &mut Bench) -> Vec<(StreamId, Protocol, String, PeerHandle, F
                 target,
                 peer,
                 forward,
+                ..
             } => Some((stream, protocol, target.to_string(), peer, forward)),
             _ => None,
         })
@@ -64,7 +65,8 @@ fn a_connection_to_a_shared_port_opens_its_target() {
             NONE,
             "the client waits until the target answers"
         );
-        assert_eq!(bench.engine.forward_counts(*forward), (1, 1));
+        let counts = bench.engine.forward_counts(*forward);
+        assert_eq!((counts.open, counts.total), (1, 1));
     });
 }
 
@@ -346,12 +348,9 @@ fn removing_a_peer_ends_its_streams() {
     bench.edit(|configuration| configuration.peers.clear());
 
     assert!(bench.orders.contains(&Order::Reset(stream)));
-    assert_eq!(
-        bench
-            .engine
-            .forward_counts(bench.engine.rules().iter().next().unwrap().key),
-        (0, 1)
-    );
+    let key = bench.engine.rules().iter().next().unwrap().key;
+    let counts = bench.engine.forward_counts(key);
+    assert_eq!((counts.open, counts.total), (0, 1));
 }
 
 #[test]

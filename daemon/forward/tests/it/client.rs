@@ -87,6 +87,12 @@ impl Client {
         self.socket(program).state()
     }
 
+    /// The machine starts anew: it knows nothing of the connection, and the program is gone.
+    pub(crate) fn forget(&mut self, program: usize) {
+        let buffer = || SocketBuffer::new(vec![0; 1]);
+        *self.socket(program) = Socket::new(buffer(), buffer());
+    }
+
     pub(crate) fn send(&mut self, program: usize, bytes: &[u8]) {
         self.programs[program].to_send.extend(bytes);
     }

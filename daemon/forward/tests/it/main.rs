@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod client;
+mod idle;
 mod limits;
 mod packets;
 mod rough;
 mod rules;
+mod shares;
 mod tcp;
 mod teardown;
 mod udp;
@@ -16,7 +18,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use punch_api::{ForwardKey, Protocol};
-use punch_forward::{Access, Rule, Rules};
+use punch_forward::{Access, Presence, Rule, Rules, Stack};
 use punch_packet::PeerHandle;
 
 const PEER: PeerHandle = PeerHandle(1);
@@ -66,6 +68,17 @@ fn rules() -> Rules {
         rule(Protocol::Udp, "27000-27010", "10.0.0.7:28000"),
         private,
     ])
+}
+
+/// How many streams of a forward are open, and how many there were.
+fn counts(stack: &Stack, forward: ForwardKey) -> (u64, u64) {
+    let counts = stack.counts(forward);
+    (counts.open, counts.total)
+}
+
+/// Every client's machine is there.
+fn here(_: PeerHandle) -> Presence {
+    Presence::Here
 }
 
 /// Bytes that look random and are the same every time.

@@ -5,7 +5,7 @@ use punch_forward::Order;
 use smoltcp::socket::tcp::State;
 
 use crate::world::{Manner, World};
-use crate::{key, ms, noise, secs};
+use crate::{counts, key, ms, noise, secs};
 
 #[test]
 fn with_every_tenth_packet_lost_all_bytes_arrive_in_the_end() {
@@ -73,7 +73,7 @@ fn over_a_rough_link_several_connections_stay_whole_and_apart() {
                 .values()
                 .all(|target| target.finished && target.closed && !target.reset)
         );
-        assert_eq!(world.stack.counts(key(Protocol::Tcp, "5432")), (0, 3));
+        assert_eq!(counts(&world.stack, key(Protocol::Tcp, "5432")), (0, 3));
         assert_eq!(world.stack.poll_timeout(), None, "seed {seed}");
     }
 }

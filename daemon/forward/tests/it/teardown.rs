@@ -1,12 +1,12 @@
 //! Ends of connections: friendly, half, and not friendly at all.
 
 use punch_api::Protocol;
-use punch_forward::{BUFFER, Order, TargetEvent};
+use punch_forward::{BUFFER, Order, Presence, TargetEvent};
 use smoltcp::socket::tcp::State;
 
 use crate::packets::flags;
 use crate::world::{Manner, World};
-use crate::{key, ms, noise, secs};
+use crate::{counts, key, ms, noise, secs};
 
 fn ends(world: &World) -> Vec<&Order> {
     let end =
@@ -23,7 +23,7 @@ fn resets(world: &World) -> usize {
 }
 
 fn is_empty(world: &World) -> bool {
-    let open = |ports| world.stack.counts(key(Protocol::Tcp, ports)).0;
+    let open = |ports| counts(&world.stack, key(Protocol::Tcp, ports)).0;
     open("5432") + open("8000-8010") == 0 && world.stack.poll_timeout().is_none()
 }
 
@@ -236,7 +236,7 @@ fn a_port_can_be_used_again_while_its_last_connection_still_lingers() {
         "what the owner holds for the first one must go"
     );
     assert_eq!(resets(&world), 0);
-    assert_eq!(world.stack.counts(key(Protocol::Tcp, "5432")), (1, 2));
+    assert_eq!(counts(&world.stack, key(Protocol::Tcp, "5432")), (1, 2));
 }
 
 #[test]
@@ -419,10 +419,11 @@ fn when_a_peer_goes_a_stream_that_is_still_opening_ends_too() {
 // --- silence ---
 
 #[test]
-fn an_idle_connection_costs_no_timer_and_lives_on() {
+fn an_idle_connection_costs_one_timer_and_lives_on() {
     let mut world = World::new(Manner::Eager);
     let (program, stream) = world.connected(40000, 5432);
-    assert_eq!(world.stack.poll_timeout(), None);
+    let next = world.stack.poll_timeout().unwrap();
+    assert!(next > world.now + secs(14), "the first probe is far away");
 
     world.run(secs(24 * 3600));
 
@@ -437,10 +438,12 @@ fn a_client_that_is_away_for_half_an_hour_finds_its_connection_again() {
     let mut world = World::new(Manner::Eager);
     let (program, stream) = world.connected(40000, 5432);
     world.cut = true;
+    world.presence = Presence::Away;
     world.target_sends(stream, b"are you there?");
     world.run(secs(1800));
 
     world.cut = false;
+    world.presence = Presence::Here;
     world.run(secs(120));
 
     assert_eq!(world.client.programs[program].received, b"are you there?");
@@ -452,6 +455,7 @@ fn a_client_that_never_comes_back_is_given_up_after_an_hour_without_acknowledgem
     let mut world = World::new(Manner::Eager);
     let (_, stream) = world.connected(40000, 5432);
     world.cut = true;
+    world.presence = Presence::Away;
 
     world.target_sends(stream, b"are you there?");
     world.run(secs(3500));

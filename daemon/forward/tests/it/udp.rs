@@ -9,7 +9,7 @@ use punch_forward::{IDLE, Order, Refused, Rules, Stack, StreamId, TargetEvent};
 use punch_packet::{Packet, Reassembly, Transport};
 
 use crate::packets::{addr, icmp_error, udp};
-use crate::{OTHER_PEER, PEER, key, ms, noise, origin, rule, rules, secs};
+use crate::{OTHER_PEER, PEER, counts, here, key, ms, noise, origin, rule, rules, secs};
 
 const MTU: usize = 1280;
 const CLIENT: &str = "100.64.0.2:40000";
@@ -74,7 +74,7 @@ impl Flows {
                 return;
             };
             self.now = at;
-            self.stack.handle_timeout(at);
+            self.stack.handle_timeout(here, at);
             assert!(self.stack.poll_timeout().is_none_or(|next| next > at));
         }
         panic!("a busy loop");
@@ -105,6 +105,7 @@ fn a_datagram_opens_a_flow_and_goes_to_its_target() {
         ref target,
         peer,
         forward,
+        ..
     } = orders[0]
     else {
         panic!()
@@ -156,7 +157,7 @@ fn datagrams_of_one_flow_share_its_target_socket_and_other_ports_have_their_own(
     assert!(
         matches!(flows.orders()[..], [Order::Connect { stream: other, .. }, _] if other != stream)
     );
-    assert_eq!(flows.stack.counts(key(Protocol::Udp, "53")), (2, 2));
+    assert_eq!(counts(&flows.stack, key(Protocol::Udp, "53")), (2, 2));
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_target_whose_port_would_run_past_the_end_is_no_forward() {
         flows.send(CLIENT, "100.64.0.1:59", b"x"),
         Err(Refused::NoForward)
     );
-    assert_eq!(flows.stack.counts(key(Protocol::Udp, "53-60")), (1, 1));
+    assert_eq!(counts(&flows.stack, key(Protocol::Udp, "53-60")), (1, 1));
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn a_flow_without_traffic_ends() {
     flows.pass(ms(1));
 
     assert_eq!(flows.orders(), [Order::Close(stream)]);
-    assert_eq!(flows.stack.counts(key(Protocol::Udp, "53")), (0, 1));
+    assert_eq!(counts(&flows.stack, key(Protocol::Udp, "53")), (0, 1));
     assert_eq!(flows.stack.poll_timeout(), None);
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use punch_forward::{Order, Refused, Rules, Stack, StreamId, TargetEvent};
+use punch_forward::{Order, Presence, Refused, Rules, Stack, StreamId, TargetEvent};
 use punch_packet::{Packet, Unreachable, refuse, tcp_reset};
 use smoltcp::socket::tcp::State;
 
@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) loses_every: u64,
     /// Nothing gets through.
     pub(crate) cut: bool,
+    /// What the engine knows of the client's machine.
+    pub(crate) presence: Presence,
     pub(crate) orders: Vec<Order>,
     pub(crate) refused: Vec<Refused>,
     pub(crate) to_client: Vec<Vec<u8>>,
@@ -78,6 +80,7 @@ impl World {
             rough: 0,
             loses_every: 0,
             cut: false,
+            presence: Presence::Here,
             orders: Vec::new(),
             refused: Vec::new(),
             to_client: Vec::new(),
@@ -182,7 +185,8 @@ impl World {
             self.now = self.now.max(next);
             self.deliver();
             if self.stack.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.stack.handle_timeout(self.now);
+                let presence = self.presence;
+                self.stack.handle_timeout(|_| presence, self.now);
                 let next = self.stack.poll_timeout();
                 assert!(
                     next.is_none_or(|at| at > self.now),
@@ -265,7 +269,9 @@ impl World {
             let answer = match refused {
                 Refused::NoConnection => tcp_reset(&packet),
                 Refused::NoForward => refuse(&packet, Unreachable::Port),
-                Refused::Full | Refused::Malformed => None,
+                Refused::Full | Refused::TooFast | Refused::Unreachable | Refused::Malformed => {
+                    None
+                }
             };
             if let Some(answer) = answer {
                 self.carry(true, answer);

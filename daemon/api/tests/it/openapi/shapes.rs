@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
-    CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardView, IdView, KeyView, Mapping,
-    MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerKey, PeerName,
-    PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol, Rename, Secret,
-    ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView, IdView,
+    KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView,
+    PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView,
+    Protocol, Rename, Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
+    StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -343,6 +344,10 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         last_handshake_s: full.then_some(count),
         note: some_text(),
     };
+    let trouble = || ForwardTrouble {
+        at_ms: count,
+        message: text(),
+    };
     let forward = || ForwardView {
         protocol: Protocol::Udp.into(),
         ports: "53".parse().unwrap(),
@@ -350,6 +355,9 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         peers: list(full, db()),
         open: count,
         total: count,
+        failed: count,
+        refused: count,
+        trouble: full.then(trouble),
     };
     let probe = || ProbeView {
         server: "198.51.100.1:3478".parse().unwrap(),
@@ -423,6 +431,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Peer", vec![peer()]),
         shape("Path", vec![path(rtt)]),
         shape("Forward", vec![forward()]),
+        shape("ForwardTrouble", vec![trouble()]),
         shape(
             "Ping",
             vec![PingView {

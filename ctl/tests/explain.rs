@@ -72,6 +72,7 @@ fn why() -> WhyView {
         state: PeerState::Connecting.into(),
         path: None,
         summary: "No direct path to db so far.".to_owned(),
+        refused: None,
         mine: Some(nat("hard NAT", &["192.0.2.1", "192.0.2.2"])),
         theirs: None,
         steps: vec![

@@ -329,6 +329,7 @@ impl Controller {
                 Some(events::searching(self.name_of(peer)?, step, chance))
             }
             News::Stale { peer, seconds } => Some(events::stale(self.name_of(peer)?, seconds)),
+            News::Refused { peer, refusal } => Some(events::refused(self.name_of(peer)?, refusal)),
             News::Stamps { peer, sent, seen } => {
                 let id = self.id_of(peer)?;
                 self.history.record_stamps(id, (sent, seen), now);

@@ -4,5 +4,6 @@ pub(crate) mod events;
 pub(crate) mod facts;
 mod nat;
 pub(crate) mod netcheck;
+mod refused;
 pub(crate) mod status;
 pub(crate) mod why;

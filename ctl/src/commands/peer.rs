@@ -104,7 +104,12 @@ pub(crate) async fn up(
         render::connected(out, &view);
     }
     if seconds > 0 && !connected {
-        return Err(Failure::Refused(if view.state == PeerState::Waiting {
+        return Err(Failure::Refused(if let Some(refused) = view.refused {
+            format!(
+                "{}; punchd keeps trying. What helps: punchctl why {peer}",
+                refused.message
+            )
+        } else if view.state == PeerState::Waiting {
             format!(
                 "{peer} is not online at any signalling server (punchctl server list); punchd keeps trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
             )

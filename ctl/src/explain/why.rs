@@ -7,6 +7,13 @@ use crate::render::path;
 
 pub(crate) fn why(out: &Output, view: &WhyView) {
     out.line(&view.summary);
+    if let Some(refused) = &view.refused {
+        out.line(format!(
+            "refused {} ago: {}",
+            span(refused.ago_s),
+            refused.message
+        ));
+    }
     if let Some(current) = &view.path {
         out.line(format!("path    {}", path(current)));
     }

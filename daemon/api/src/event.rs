@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
-use crate::view::PeerState;
+use crate::view::{PeerState, RefusalReason};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,15 @@ pub enum EventKind {
         address: std::net::IpAddr,
         /// Whether the address is used now.
         used: bool,
+    },
+    /// A peer refuses this machine's offers, and has told why.
+    Refused {
+        /// The peer that refuses.
+        peer: PeerName,
+        /// The reason, as the peer has told it.
+        reason: OpenEnum<RefusalReason>,
+        /// For the reason `clock`: this machine's clock minus the peer's, in seconds.
+        clock_ahead_s: Option<i64>,
     },
     /// The configuration changed: peers, forwards, servers.
     Configuration,

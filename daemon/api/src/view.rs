@@ -3,6 +3,7 @@
 mod netcheck;
 mod path;
 mod peer;
+mod refused;
 mod server;
 mod share;
 mod status;
@@ -13,6 +14,7 @@ pub use netcheck::{
 };
 pub use path::{PathKind, PathView};
 pub use peer::{PeerState, PeerView, PingView};
+pub use refused::{RefusalReason, RefusedView};
 pub use server::{ServerState, ServerView};
 pub use share::{ForwardTrouble, ForwardView};
 pub use status::{CandidateView, IdView, KeyView, NetworkView, Status};

@@ -1,24 +1,26 @@
 //! The connector: what comes in, in order of its origin, and what goes out.
 
+mod signalling;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_packet::PeerHandle;
-use punch_signal_protocol::{Candidate, Frame, Ipv4Range, Note, PeerId, Unreachable, seal};
+use punch_signal_protocol::{Candidate, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
 use punch_traversal::{SocketId, Step, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::clock::WallClock;
-use crate::envelopes::{Envelopes, OfferError};
+use crate::envelopes::Envelopes;
 use crate::events::{
-    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
-    SessionEvent, Signal, SocketOrder, UserWish,
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, SessionEvent,
+    Signal, SocketOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
-use crate::peer::{Outputs, PeerConnection, Stamps};
+use crate::peer::{Outputs, PeerConnection};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
@@ -175,7 +177,12 @@ impl Connector {
 
     /// Milliseconds since 1970, told now and then: the wall clock may be set, and goes on while the machine sleeps.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
-        self.envelopes.set_clock(wall_ms, now);
+        if self.envelopes.set_clock(wall_ms, now) {
+            for peer in self.peers.handle_clock_step() {
+                self.offer(peer, now);
+            }
+            self.drain_children(now);
+        }
     }
 
     /// Finds out how the NAT behaves; ends with [`News::Netcheck`]. Joins a run that is under way.
@@ -223,152 +230,6 @@ impl Connector {
     /// Packets of the tunnel with this peer flow.
     pub fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
         self.peers.handle_traffic(peer, now);
-    }
-
-    // --- signalling ---
-
-    /// A signalling server has welcomed us.
-    pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
-        // Peers that are online are announced by the watch; that is also when an offer can reach them. The user's come first.
-        self.servers.add(server, self.peers.watched(), now);
-        self.drain_children(now);
-    }
-
-    /// A signalling server is gone.
-    pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
-        self.servers.remove(server);
-        self.peers.handle_server_down(server);
-        self.drain_children(now);
-    }
-
-    /// A frame has come from a server.
-    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
-        match frame {
-            Frame::Deliver { from, envelope } => {
-                self.handle_envelope(server, from, &envelope, now);
-            }
-            Frame::Appeared(id) => self.handle_appeared(id, now),
-            Frame::Unreachable { to, why } => {
-                if let Some((_, connection)) = self.peers.by_id_mut(to) {
-                    let offline = why == Unreachable::Offline;
-                    connection.handle_unreachable(server, offline, self.servers.online());
-                }
-            }
-            // The client that holds the connection deals with these.
-            Frame::Proof { .. }
-            | Frame::Send { .. }
-            | Frame::Watch(_)
-            | Frame::Unwatch(_)
-            | Frame::ClientCapabilities(_)
-            | Frame::ServerCapabilities(_)
-            | Frame::Challenge(_)
-            | Frame::Welcome
-            | Frame::Refused(_) => {}
-        }
-        self.drain_children(now);
-    }
-
-    fn handle_appeared(&mut self, id: PeerId, now: Instant) {
-        if let Some((peer, connection)) = self.peers.by_id_mut(id)
-            && connection.handle_appeared(now)
-        {
-            self.offer(peer, now);
-        }
-    }
-
-    fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
-        let Some(peer) = self.peers.by_id(from) else {
-            self.dropped.strangers += 1;
-            return;
-        };
-        let taken = match seal::Kind::of(envelope) {
-            Some(seal::Kind::Offer) => self.handle_offer(server, peer, from, envelope, now),
-            Some(seal::Kind::Answer) => self.handle_answer(server, peer, envelope, now),
-            Some(seal::Kind::Note) => self.handle_note(peer, envelope, now),
-            None => false,
-        };
-        self.dropped.unusable += u64::from(!taken);
-    }
-
-    fn handle_offer(
-        &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        from: PeerId,
-        envelope: &[u8],
-        now: Instant,
-    ) -> bool {
-        let Some(connection) = self.peers.get_mut(peer) else {
-            return false;
-        };
-        if connection.is_blocked() || !connection.admits_envelope(server, now) {
-            return false;
-        }
-        let opened = match self.envelopes.open_offer(connection, from, envelope, now) {
-            Ok(opened) => opened,
-            Err(OfferError::Unusable) => return false,
-            Err(OfferError::Stale(seconds)) => {
-                self.news(News::Stale { peer, seconds });
-                return false;
-            }
-            Err(OfferError::Ours) => {
-                // Unless it was sent before the peer could be reached.
-                connection.hurry();
-                return true;
-            }
-        };
-        let answer = self
-            .envelopes
-            .answer(connection, &self.network, opened, now);
-        let Some(answer) = answer else { return false };
-        self.servers.send_over(server, from, answer);
-        self.note_stamps(peer);
-        true
-    }
-
-    fn handle_answer(
-        &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        envelope: &[u8],
-        now: Instant,
-    ) -> bool {
-        let Some(connection) = self.peers.get_mut(peer) else {
-            return false;
-        };
-        if !connection.awaits_answer() || !connection.admits_envelope(server, now) {
-            return false;
-        }
-        self.envelopes
-            .handle_answer(connection, &self.network, envelope, now)
-    }
-
-    fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
-        let Some(connection) = self.peers.get_mut(peer) else {
-            return false;
-        };
-        match connection.attempts.open(envelope) {
-            Some((attempt, Note::Candidates(candidates))) => {
-                let candidates = self.network.outside(candidates);
-                connection
-                    .attempts
-                    .handle_candidates(attempt, candidates, now);
-                true
-            }
-            Some((attempt, Note::Prediction(prediction))) => {
-                connection
-                    .attempts
-                    .handle_prediction(attempt, prediction, now);
-                true
-            }
-            Some((attempt, Note::Bye)) => {
-                if connection.handle_bye(attempt, now) {
-                    self.session(SessionEvent::Closed { peer });
-                }
-                true
-            }
-            None => false,
-        }
     }
 
     // --- time, and what goes out ---
@@ -496,25 +357,6 @@ impl Connector {
         }
     }
 
-    /// Sends a fresh offer to the peer over every server at hand.
-    fn offer(&mut self, peer: PeerHandle, now: Instant) {
-        let Some(connection) = self.peers.get_mut(peer) else {
-            return;
-        };
-        if self.servers.online().is_empty() {
-            connection.postpone(now);
-            return;
-        }
-        let to = connection.id;
-        match self.envelopes.offer(connection, &self.network, now) {
-            Some(envelope) => {
-                self.servers.send(to, envelope);
-                self.note_stamps(peer);
-            }
-            None => connection.postpone(now),
-        }
-    }
-
     fn close(&mut self, peer: PeerHandle) {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
@@ -524,13 +366,6 @@ impl Connector {
             self.servers.send(to, goodbye);
         }
         self.session(SessionEvent::Closed { peer });
-    }
-
-    fn note_stamps(&mut self, peer: PeerHandle) {
-        if let Some(connection) = self.peers.get(peer) {
-            let Stamps { sent, seen } = connection.stamps;
-            self.news(News::Stamps { peer, sent, seen });
-        }
     }
 
     /// Carries away what the children have to send and to say; of the connections, those that something has happened to.

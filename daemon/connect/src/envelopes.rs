@@ -1,16 +1,19 @@
 //! This machine as it writes to peers: offers and answers are described, sealed and opened here.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Description, Identity, Ipv4Range, PeerId, seal};
+use punch_signal_protocol::{
+    Capability, DecodeError, Description, Identity, Ipv4Range, OfferRefusal, RefusalReason, seal,
+};
 use punch_traversal::Budget;
 use rand_core::RngCore;
 
-use crate::ConnectorConfig;
 use crate::clock::WallClock;
 use crate::network::LocalNetwork;
+use crate::pace::{Rate, ServerBuckets};
 use crate::peer::{AttemptConfig, DescriptionParts, PeerConnection, SentDescription, StampError};
 use crate::secrets::Randomness;
+use crate::{ConnectorConfig, ServerId};
 
 /// See the module.
 pub(crate) struct Envelopes {
@@ -19,17 +22,31 @@ pub(crate) struct Envelopes {
     budget: Budget,
     clock: WallClock,
     randomness: Randomness,
+    refusals: ServerBuckets,
 }
 
 /// Why an offer is not answered.
 pub(crate) enum OfferError {
-    /// It does not open, or was seen before.
+    /// It does not open, or was seen before, or was refused too lately.
     Unusable,
-    /// The peer's clock differs from ours by this many seconds.
-    Stale(i64),
+    /// The peer is told why.
+    Refused {
+        /// The refusal, if the peer's version reads it.
+        refusal: Option<Vec<u8>>,
+        /// For an offer that is certainly new: the peer's clock minus ours, in seconds.
+        clock_s: Option<i64>,
+    },
     /// This machine's own offer is the one that counts.
     Ours,
 }
+
+/// A clock that differs so much from what it should say was set; the time of a sleep counts, too.
+const CLOCK_STEP: Duration = Duration::from_secs(10);
+/// Refusals to all peers over one server.
+const REFUSALS: Rate = Rate {
+    burst: 8,
+    interval: Duration::from_millis(500),
+};
 
 impl Envelopes {
     /// The identity, clock and randomness that `config` gives.
@@ -40,12 +57,20 @@ impl Envelopes {
             budget: config.budget,
             clock: WallClock::new(config.wall_ms, now),
             randomness,
+            refusals: ServerBuckets::new(REFUSALS),
         }
     }
 
-    /// It is `ms` milliseconds after the beginning of 1970 now.
-    pub(crate) fn set_clock(&mut self, ms: u64, now: Instant) {
+    /// It is `ms` milliseconds after the beginning of 1970 now; returns whether the clock was set, by more than it may drift.
+    pub(crate) fn set_clock(&mut self, ms: u64, now: Instant) -> bool {
+        let expected = self.clock.ms(now);
         self.clock = WallClock::new(ms, now);
+        ms.abs_diff(expected) > CLOCK_STEP.as_millis() as u64
+    }
+
+    /// Milliseconds since the beginning of 1970.
+    pub(crate) fn wall_ms(&self, now: Instant) -> u64 {
+        self.clock.ms(now)
     }
 
     /// The wall clock as it was told last.
@@ -70,28 +95,71 @@ impl Envelopes {
         Some(envelope)
     }
 
-    /// Opens an offer that is to be answered.
+    /// Opens an offer that `server` has brought, and decides whether it is to be answered.
     pub(crate) fn open_offer(
         &mut self,
         connection: &mut PeerConnection,
-        from: PeerId,
+        server: ServerId,
         envelope: &[u8],
         now: Instant,
     ) -> Result<seal::OpenedOffer, OfferError> {
-        let seed = self.randomness.draw_secret();
-        let opened = seal::OpenedOffer::open(&self.identity, &from, envelope, seed)
+        let (seed, from) = (self.randomness.draw_secret(), connection.id);
+        let unread = seal::UnreadOffer::open(&self.identity, &from, envelope, seed)
             .map_err(|_| OfferError::Unusable)?;
+        let opened = unread.read().map_err(|(unread, error)| match error {
+            // A version that this one does not read is newer, and so reads refusals.
+            DecodeError::Version(_) => {
+                let reason = RefusalReason::Version;
+                match self.refusal(connection, server, reason, now) {
+                    Some(refusal) => OfferError::Refused {
+                        refusal: unread.refuse(&refusal).ok(),
+                        clock_s: None,
+                    },
+                    None => OfferError::Unusable,
+                }
+            }
+            _ => OfferError::Unusable,
+        })?;
         let stamp = opened.description.stamp;
-        match connection.stamps.accept(stamp, self.clock.ms(now)) {
-            Ok(()) => {}
+        let (reason, clock_s) = match connection.stamps.accept(stamp, self.clock.ms(now)) {
+            Ok(()) if connection.is_blocked() => (RefusalReason::NotWanted, None),
+            // Both have offered at once: the larger key's offer counts.
+            Ok(()) if connection.offer_is_fresh(now) && self.identity.id() > from => {
+                return Err(OfferError::Ours);
+            }
+            Ok(()) => return Ok(opened),
             Err(StampError::Replayed) => return Err(OfferError::Unusable),
-            Err(StampError::Stale(seconds)) => return Err(OfferError::Stale(seconds)),
-        }
-        // Both have offered at once: the larger key's offer counts.
-        if connection.offer_is_fresh(now) && self.identity.id() > from {
-            return Err(OfferError::Ours);
-        }
-        Ok(opened)
+            Err(StampError::Stale { seconds, is_new }) => {
+                (RefusalReason::Clock, is_new.then_some(seconds))
+            }
+        };
+        let Some(refusal) = self.refusal(connection, server, reason, now) else {
+            return Err(OfferError::Unusable);
+        };
+        let capabilities = opened.description.capabilities;
+        let readable = capabilities.contains(Capability::ReadsRefusals);
+        let refusal = if readable {
+            opened.refuse(&refusal).ok()
+        } else {
+            None
+        };
+        Err(OfferError::Refused { refusal, clock_s })
+    }
+
+    /// What a refusal says, if one more may go out over this server.
+    fn refusal(
+        &mut self,
+        connection: &mut PeerConnection,
+        server: ServerId,
+        reason: RefusalReason,
+        now: Instant,
+    ) -> Option<OfferRefusal> {
+        let admitted = connection.refusals.admit(server, &mut self.refusals, now);
+        admitted.then(|| OfferRefusal {
+            reason,
+            clock_ms: self.clock.ms(now),
+            seen: connection.stamps.seen,
+        })
     }
 
     /// Answers an offer and begins its attempt; `None` if the answer cannot be sealed.

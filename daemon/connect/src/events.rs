@@ -144,6 +144,13 @@ pub enum News {
         /// The peer's clock minus ours, in seconds.
         seconds: i64,
     },
+    /// The peer has refused this machine's offer, for another reason than before.
+    Refused {
+        /// The peer that refuses.
+        peer: PeerHandle,
+        /// What it has said.
+        refusal: PeerRefusal,
+    },
     /// A search for ports begins.
     Searching {
         /// The peer that is searched for.
@@ -168,6 +175,22 @@ pub enum News {
     NetworkChanged,
 }
 
+/// The reason that a peer has told for not answering offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerRefusal {
+    /// The clocks differ too much.
+    Clock {
+        /// This machine's clock minus the peer's, in seconds.
+        ahead_s: i64,
+    },
+    /// The peer's version does not understand the offer.
+    Version,
+    /// The peer's user has said `down`.
+    NotWanted,
+    /// A reason that is newer than this version.
+    Unknown,
+}
+
 /// The state of a peer's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
@@ -186,6 +209,8 @@ pub enum LinkState {
 pub struct LinkStatus {
     /// The state of the connection.
     pub state: LinkState,
+    /// The refusal that stands between the two, and its age.
+    pub refused: Option<(PeerRefusal, Duration)>,
     /// The checks, when there are any.
     pub agent: Option<AgentStatus>,
     /// The range of the peer's overlay IPv4 address, once it has said so.

@@ -11,6 +11,7 @@
 //! * `servers`: what goes to the signalling servers, and whose logins they tell of,
 //! * `network`, `netchecks`: this machine's addresses, candidates and NAT,
 //! * `searches`, `ledger`, `sockets`: who may search for ports, what searches have cost, and the sockets opened for attempts,
+//! * `pace`: how often something may happen,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
 mod clock;
@@ -20,6 +21,7 @@ mod events;
 mod ledger;
 mod netchecks;
 mod network;
+mod pace;
 mod path;
 mod peer;
 mod peers;
@@ -36,8 +38,8 @@ mod transactions;
 pub use clock::WallClock;
 pub use connector::Connector;
 pub use events::{
-    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
-    SessionEvent, Signal, SocketOrder, UserWish,
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
+    ServerId, SessionEvent, Signal, SocketOrder, UserWish,
 };
 pub use path::Path;
 pub use peer::MAX_STALE;

@@ -57,29 +57,37 @@ mod description;
 mod history;
 mod offer;
 mod outputs;
+mod refusals;
 mod retry;
+mod signalling;
 mod stamps;
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{Description, PeerId};
 use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId, Step};
-use rand_core::RngCore;
 
-use crate::{LinkState, LinkStatus, News, Path, ServerId, SessionEvent, UserWish};
+use crate::pace::{Rate, ServerBuckets};
+use crate::{LinkState, LinkStatus, News, Path, SessionEvent, UserWish};
 use attempts::{Attempts, NewAttempt};
 use demand::Demand;
 use history::History;
-use offer::{EnvelopeLimits, OutstandingOffer, Presence};
-use retry::{RETRY_MIN, Retry};
+use offer::{OutstandingOffer, Presence};
+use refusals::Refusals;
+use retry::Retry;
 
 pub(crate) use config::AttemptConfig;
 pub(crate) use description::{DescriptionParts, SentDescription};
 pub(crate) use outputs::Outputs;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
+
+/// Offers, answers and refusals of one peer that are opened, of each server: each costs half a millisecond.
+const ENVELOPES: Rate = Rate {
+    burst: 10,
+    interval: Duration::from_millis(100),
+};
 
 /// See the module.
 pub(crate) struct PeerConnection {
@@ -89,7 +97,9 @@ pub(crate) struct PeerConnection {
     pub(crate) stamps: Stamps,
     offer: Option<OutstandingOffer>,
     retry: Retry,
-    limits: EnvelopeLimits,
+    /// The peer's envelopes that are opened, by the server that brings them.
+    opened: ServerBuckets,
+    pub(crate) refusals: Refusals,
     pub(crate) attempts: Attempts,
     pub(crate) history: History,
 }
@@ -105,7 +115,8 @@ impl PeerConnection {
             stamps: Stamps { sent, seen },
             offer: None,
             retry: Retry::default(),
-            limits: EnvelopeLimits::default(),
+            opened: ServerBuckets::new(ENVELOPES),
+            refusals: Refusals::default(),
             attempts: Attempts::default(),
             history: History::default(),
         }
@@ -173,6 +184,7 @@ impl PeerConnection {
         let retry_at = self.retry.at().filter(|_| self.is_wanted());
         LinkStatus {
             state: self.state(),
+            refused: self.refusals.received(now),
             agent: self.attempts.first().map(|a| a.agent.status(now)),
             peer_range: self.attempts.peer_range(),
             mine,
@@ -198,122 +210,6 @@ impl PeerConnection {
         }
     }
 
-    // --- offers ---
-
-    /// Describes this machine with a stamp that is larger than any before.
-    pub(crate) fn describe(
-        &mut self,
-        parts: DescriptionParts,
-        rng: &mut impl RngCore,
-    ) -> Description {
-        let stamp = self.stamps.next(parts.wall_ms);
-        parts.describe(stamp, rng)
-    }
-
-    /// An offer has gone out over all servers.
-    pub(crate) fn handle_offered(
-        &mut self,
-        pending: PendingOffer,
-        sent: SentDescription,
-        rng: &mut impl RngCore,
-        now: Instant,
-    ) {
-        self.offer = Some(OutstandingOffer::new(pending, sent, now));
-        self.presence.handle_offered();
-        self.retry.handle_offered(rng, now);
-    }
-
-    /// No server is reached; the next one that is brings the watch, and the watch the offer.
-    pub(crate) fn postpone(&mut self, now: Instant) {
-        self.presence.is_offline = true;
-        self.retry.postpone(now);
-    }
-
-    /// Whether an offer went out so lately that its answer may still come.
-    pub(crate) fn offer_is_fresh(&self, now: Instant) -> bool {
-        let fresh = self.offer.as_ref().is_some_and(|offer| offer.is_fresh(now));
-        fresh && self.presence.is_delivered()
-    }
-
-    /// The next offer goes out as soon as the one that is out can be called lost.
-    pub(crate) fn hurry(&mut self) {
-        if let Some(offer) = &self.offer {
-            self.retry.hurry(offer.sent_at());
-        }
-    }
-
-    /// The user wants an offer now: returns whether it is to go out, and hurries the next one if not.
-    pub(crate) fn handle_retry(&mut self, now: Instant) -> bool {
-        let idle = self.path().is_none() && !self.attempts.has_search();
-        let due = self.is_wanted() && idle && !self.offer_is_fresh(now);
-        if !due {
-            self.hurry();
-        }
-        due
-    }
-
-    /// The peer has logged in at a server; returns whether an offer is to go out.
-    pub(crate) fn handle_appeared(&mut self, now: Instant) -> bool {
-        self.handle_found();
-        if !self.is_wanted() {
-            return false;
-        }
-        if self.path().is_some() {
-            // It may have restarted and know nothing of the path.
-            self.verify_path(now);
-            return false;
-        }
-        let is_fresh = self.offer_is_fresh(now) || self.attempts.are_younger_than(RETRY_MIN, now);
-        // It may have restarted since, and know nothing of the offer or of the attempt. A search takes longer than a retry, and a
-        // new offer would cut it short.
-        if is_fresh && !self.attempts.has_search() {
-            self.retry.bring_forward(now);
-        }
-        !is_fresh
-    }
-
-    /// A server could not deliver an envelope, because the peer is `offline` or for another reason.
-    pub(crate) fn handle_unreachable(
-        &mut self,
-        server: ServerId,
-        offline: bool,
-        online: &BTreeSet<ServerId>,
-    ) {
-        self.presence.handle_unreachable(server, offline, online);
-    }
-
-    /// The connection to a server is lost: an offer that went out over it may be, too.
-    pub(crate) fn handle_server_down(&mut self, server: ServerId) {
-        if self.offer.is_some() {
-            self.presence.handle_server_lost(server);
-        }
-    }
-
-    /// Whether one more envelope of this peer that came over `server` may be opened now.
-    pub(crate) fn admits_envelope(&mut self, server: ServerId, now: Instant) -> bool {
-        self.limits.admit(server, now)
-    }
-
-    /// Whether an offer is out whose answer has not come.
-    pub(crate) fn awaits_answer(&self) -> bool {
-        let offer = self.offer.as_ref();
-        offer.is_some_and(OutstandingOffer::awaits_answer)
-    }
-
-    /// Opens an answer to the offer that is out: the exchange, the peer's description, and what the offer has told.
-    pub(crate) fn open_answer(
-        &mut self,
-        envelope: &[u8],
-        now: Instant,
-    ) -> Option<(Exchange, Description, SentDescription)> {
-        self.offer.as_mut()?.open(envelope, now)
-    }
-
-    fn handle_found(&mut self) {
-        self.presence.is_offline = false;
-        self.retry.handle_found();
-    }
-
     // --- attempts ---
 
     /// An exchange is complete: its checks begin, beside those of the path that serves.
@@ -325,6 +221,7 @@ impl PeerConnection {
         now: Instant,
     ) {
         self.offer = None;
+        self.refusals.clear();
         self.presence.is_offline = false;
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
@@ -357,6 +254,7 @@ impl PeerConnection {
         self.attempts.retire_all();
         self.history.failures = 0;
         self.offer = None;
+        self.refusals.clear();
         self.demand.hang_up();
         self.retry.reset();
         goodbyes

@@ -133,6 +133,15 @@ impl Peers {
         }
     }
 
+    /// The wall clock was set; returns the peers whose answer may have been missing for that.
+    pub(crate) fn handle_clock_step(&mut self) -> Vec<PeerHandle> {
+        let connections = self.entries.iter();
+        connections
+            .filter(|(_, entry)| entry.connection.may_want_another_clock())
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
     /// The network is another one, and what has failed says nothing about it; returns the peers that are wanted.
     pub(crate) fn handle_new_network(&mut self) -> Vec<PeerHandle> {
         for connection in self.all_mut() {

@@ -27,7 +27,7 @@ pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, News, Path,
-    ServerId, Signal, SocketOrder,
+    PeerRefusal, ServerId, Signal, SocketOrder,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,

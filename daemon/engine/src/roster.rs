@@ -228,6 +228,7 @@ impl Roster {
             }
             News::Stamps { peer, .. } => self.peers.mark(*peer),
             News::Stale { .. }
+            | News::Refused { .. }
             | News::Searching { .. }
             | News::Worked { .. }
             | News::Netcheck(_)

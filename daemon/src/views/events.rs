@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use punch_api::{EventKind, PeerName, PeerState};
-use punch_engine::{DirectPath, LinkState, Path, StepKind};
+use punch_engine::{DirectPath, LinkState, Path, PeerRefusal, StepKind};
 
+use super::refused;
 use super::status::peer_state;
 use super::why::in_words;
 use crate::overlay::Why;
@@ -69,6 +70,18 @@ pub(crate) fn overlay(
         peer,
         address,
         used,
+    };
+    (kind, message)
+}
+
+/// A peer refuses this machine's offers, and has told why.
+pub(crate) fn refused(peer: PeerName, refusal: PeerRefusal) -> (EventKind, String) {
+    let message = refused::sentence(&peer, refusal);
+    let (reason, clock_ahead_s) = refused::reason(refusal);
+    let kind = EventKind::Refused {
+        peer,
+        reason: reason.into(),
+        clock_ahead_s,
     };
     (kind, message)
 }

@@ -14,6 +14,7 @@ use punch_engine::LinkState;
 use punch_state::{Forward, Peer};
 
 use super::facts::{Facts, ServerFacts};
+use super::refused;
 use crate::overlay::Why;
 use crate::snapshot::{PeerSnapshot, Snapshot};
 
@@ -180,6 +181,9 @@ fn view_peer(
         host: stored.host,
         state: connection(facts, snapshot, name).into(),
         path: known.and_then(path_view),
+        refused: known
+            .and_then(|peer| peer.link.as_ref()?.refused)
+            .map(|refused| refused::view(name, refused)),
         received_bytes: report.map_or(0, |report| report.received),
         sent_bytes: report.map_or(0, |report| report.sent),
         last_handshake_s: report

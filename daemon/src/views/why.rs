@@ -9,7 +9,7 @@ use punch_engine::{Budget, Caps, LinkStatus, Outcome, StepKind, StepReport, is_h
 use punch_signal_protocol::CandidateKind;
 
 use super::facts::Facts;
-use super::{nat, status};
+use super::{nat, refused, status};
 use crate::snapshot::Snapshot;
 
 /// From the end of a search that has spent the budget to the next one: its mappings must be gone, which takes 120 s at most
@@ -50,6 +50,7 @@ pub(crate) fn why(
         state: view.state,
         path: view.path,
         summary: summary(name, state, link),
+        refused: view.refused,
         mine: link.mine.as_ref().map(nat::mine),
         theirs: link.theirs.as_ref().map(nat::theirs),
         steps: link.steps.iter().map(step).collect(),
@@ -111,6 +112,10 @@ fn outcome(outcome: Outcome) -> StepOutcome {
 }
 
 fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
+    if let (PeerState::Connecting | PeerState::Waiting, Some((refusal, _))) = (state, link.refused)
+    {
+        return format!("{}.", refused::sentence(name, refusal));
+    }
     let found = link
         .steps
         .iter()
@@ -157,6 +162,8 @@ pub(super) fn in_words(kind: StepKind) -> &'static str {
 fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) -> Vec<String> {
     let mut advice = advice_on_servers(name, state, link);
     if state != PeerState::Connected && state != PeerState::Down {
+        let refusal = link.refused.map(|(refusal, _)| refusal);
+        advice.extend(refusal.map(|refusal| refused::advice(name, refusal)));
         advice.extend(advice_on_nats(link, mapped));
         advice.extend(advice_on_budgets(name, link));
         advice.extend(advice_on_search(link));

@@ -12,6 +12,8 @@ pub enum Capability {
     /// Passes over what it does not know instead of refusing the message that has it: a peer, kinds and families of candidates
     /// and values of a NAT summary; a client, frames of the server.
     PassesOver = 0,
+    /// A peer reads the refusals of its offers.
+    ReadsRefusals = 1,
 }
 
 /// A set of [`Capability`]. Numbers that this version does not know are left out when a set is read.
@@ -21,11 +23,14 @@ pub struct Capabilities(u8);
 impl Capabilities {
     /// The empty set, which is also that of somebody who does not tell.
     pub const NONE: Self = Self(0);
-    /// What this version can do, as a peer and as a client.
+    /// What this version can do as a client of a signalling server, and what its server can do.
     pub const OURS: Self = Self(1 << Capability::PassesOver as u8);
+    /// What this version can do as a peer.
+    pub const PEER: Self =
+        Self(1 << Capability::PassesOver as u8 | 1 << Capability::ReadsRefusals as u8);
 
     /// All capabilities that have a number.
-    const KNOWN: u8 = 1 << Capability::PassesOver as u8;
+    const KNOWN: u8 = Self::PEER.0;
 
     /// Whether the set is empty.
     pub fn is_empty(self) -> bool {

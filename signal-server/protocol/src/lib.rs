@@ -17,6 +17,7 @@ mod identity;
 mod nat;
 pub mod noise;
 mod range;
+mod refusal;
 pub mod seal;
 
 pub use candidate::{Candidate, CandidateKind};
@@ -29,3 +30,4 @@ pub use frame::{
 pub use identity::{Identity, PeerId, PeerIdError, is_contributory};
 pub use nat::{Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction};
 pub use range::{Ipv4Range, Ipv4RangeError};
+pub use refusal::{OfferRefusal, REFUSAL_LENGTH, RefusalReason};

@@ -1,9 +1,9 @@
 //! The end-to-end seal: Noise `IK_25519_AESGCM_SHA256` with an ML-KEM-768 exchange inside.
 //!
 //! An offer is Noise message 1 and carries the initiator's encapsulation key; an answer is message 2 and carries the
-//! ciphertext; later notes are transport messages with an explicit nonce, so that they survive loss, reordering and
-//! several servers. Both ends derive the WireGuard preshared key from the two keys that Noise ends with, the ML-KEM
-//! secret and the handshake hash.
+//! ciphertext; a refusal is message 2, too, and ends the offer. Later notes are transport messages with an explicit nonce,
+//! so that they survive loss, reordering and several servers. Both ends derive the WireGuard preshared key from the two keys
+//! that Noise ends with, the ML-KEM secret and the handshake hash.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use snow::{Builder, HandshakeState, StatelessTransportState};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::noise::SeededResolver;
-use crate::{DecodeError, Description, Identity, Note, PeerId};
+use crate::{DecodeError, Description, Identity, Note, OfferRefusal, PeerId};
 
 const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"punch envelope v1";
@@ -75,6 +75,8 @@ pub enum Kind {
     Answer,
     /// Follows both.
     Note,
+    /// Refuses an offer, in the place of an answer.
+    Refusal,
 }
 
 impl Kind {
@@ -84,12 +86,23 @@ impl Kind {
             1 => Some(Self::Offer),
             2 => Some(Self::Answer),
             3 => Some(Self::Note),
+            4 => Some(Self::Refusal),
             _ => None,
+        }
+    }
+
+    /// The first byte of an envelope of this kind.
+    fn number(self) -> u8 {
+        match self {
+            Self::Offer => 1,
+            Self::Answer => 2,
+            Self::Note => 3,
+            Self::Refusal => 4,
         }
     }
 }
 
-/// Why an answer was refused, and the offer if it is still pending.
+/// Why an answer or a refusal was not opened, and the offer if it is still pending.
 pub type AnswerRefused = (Option<Box<PendingOffer>>, SealError);
 
 /// An offer that we sent and whose answer is awaited.
@@ -123,7 +136,8 @@ impl PendingOffer {
             .and_then(|b| b.prologue(PROLOGUE))
             .and_then(Builder::build_initiator)
             .map_err(|_| SealError::Internal)?;
-        let envelope = write(&mut noise, 1, description)?;
+        let plain = Zeroizing::new(description.encode());
+        let envelope = write(&mut noise, Kind::Offer, &plain)?;
         Ok((Self { noise, kem }, envelope))
     }
 
@@ -137,12 +151,12 @@ impl PendingOffer {
         envelope: &[u8],
     ) -> Result<(Exchange, Description), AnswerRefused> {
         // snow rolls its state back when a message does not authenticate, so the offer stays usable.
-        let description = match read(&mut self.noise, Kind::Answer, envelope) {
-            Ok(description) => description,
-            // The handshake was complete before the contents were read: no second answer could open.
-            Err(error @ SealError::Contents(_)) => return Err((None, error)),
+        let plain = match read(&mut self.noise, Kind::Answer, envelope) {
+            Ok(plain) => plain,
             Err(error) => return Err((Some(Box::new(self)), error)),
         };
+        // The handshake was complete before the contents are read: no second answer could open.
+        let description = Description::decode(&plain).map_err(|error| (None, error.into()))?;
         let Some(mut shared) =
             ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(description.kem.as_slice())
                 .ok()
@@ -156,16 +170,27 @@ impl PendingOffer {
             .map(|exchange| (exchange, description))
             .map_err(|error| (None, error))
     }
+
+    /// Opens a refusal of this offer, which ends it. A wrong one leaves the offer pending, as with [`Self::open_answer`].
+    ///
+    /// # Errors
+    /// [`SealError`], with the still pending offer; with `None` when the true peer's refusal is itself invalid.
+    pub fn open_refusal(mut self, envelope: &[u8]) -> Result<OfferRefusal, AnswerRefused> {
+        let plain = match read(&mut self.noise, Kind::Refusal, envelope) {
+            Ok(plain) => plain,
+            Err(error) => return Err((Some(Box::new(self)), error)),
+        };
+        OfferRefusal::decode(&plain).map_err(|error| (None, error.into()))
+    }
 }
 
-/// A peer's offer, opened; from here one can look at it and answer, or let it go.
-pub struct OpenedOffer {
+/// An offer that opens, so it is its sender's, and whose contents were not read yet.
+pub struct UnreadOffer {
     noise: HandshakeState,
-    /// What the offer says.
-    pub description: Description,
+    plain: Zeroizing<Vec<u8>>,
 }
 
-impl OpenedOffer {
+impl UnreadOffer {
     /// Opens an offer that `from` is said to have sent. `seed` must be fresh randomness.
     ///
     /// # Errors
@@ -182,11 +207,64 @@ impl OpenedOffer {
             .and_then(|b| b.prologue(PROLOGUE))
             .and_then(Builder::build_responder)
             .map_err(|_| SealError::Internal)?;
-        let description = read(&mut noise, Kind::Offer, envelope)?;
+        let plain = read(&mut noise, Kind::Offer, envelope)?;
         if noise.get_remote_static() != Some(&from.x25519()) {
             return Err(SealError::NotAuthentic);
         }
-        Ok(Self { noise, description })
+        Ok(Self { noise, plain })
+    }
+
+    /// Reads what the offer says.
+    ///
+    /// # Errors
+    /// [`DecodeError`], with the offer, which can still be refused.
+    pub fn read(self) -> Result<OpenedOffer, (Box<Self>, DecodeError)> {
+        match Description::decode(&self.plain) {
+            Ok(description) => Ok(OpenedOffer {
+                noise: self.noise,
+                description,
+            }),
+            Err(error) => Err((Box::new(self), error)),
+        }
+    }
+
+    /// Seals the refusal of the offer.
+    ///
+    /// # Errors
+    /// [`SealError::Internal`].
+    pub fn refuse(mut self, refusal: &OfferRefusal) -> Result<Vec<u8>, SealError> {
+        write(&mut self.noise, Kind::Refusal, &refusal.encode())
+    }
+}
+
+/// A peer's offer, opened; from here one can look at it and answer, refuse it, or let it go.
+pub struct OpenedOffer {
+    noise: HandshakeState,
+    /// What the offer says.
+    pub description: Description,
+}
+
+impl OpenedOffer {
+    /// Opens an offer that `from` is said to have sent, and reads it. `seed` must be fresh randomness.
+    ///
+    /// # Errors
+    /// [`SealError`], as with [`UnreadOffer::open`].
+    pub fn open(
+        identity: &Identity,
+        from: &PeerId,
+        envelope: &[u8],
+        seed: [u8; 32],
+    ) -> Result<Self, SealError> {
+        let unread = UnreadOffer::open(identity, from, envelope, seed)?;
+        Ok(unread.read().map_err(|(_, error)| error)?)
+    }
+
+    /// Seals the refusal of the offer.
+    ///
+    /// # Errors
+    /// [`SealError::Internal`].
+    pub fn refuse(mut self, refusal: &OfferRefusal) -> Result<Vec<u8>, SealError> {
+        write(&mut self.noise, Kind::Refusal, &refusal.encode())
     }
 
     /// Seals the answer; its `kem` field is filled in here. `seed` must be fresh randomness.
@@ -205,7 +283,8 @@ impl OpenedOffer {
         let seed = Zeroizing::new(seed);
         let (ciphertext, mut shared) = key.encapsulate_deterministic(&(*seed).into());
         description.kem = ciphertext.to_vec();
-        let envelope = write(&mut self.noise, 2, description)?;
+        let plain = Zeroizing::new(description.encode());
+        let envelope = write(&mut self.noise, Kind::Answer, &plain)?;
         let exchange = Exchange::new(self.noise, shared.as_slice());
         shared.as_mut_slice().zeroize();
         Ok((exchange?, envelope))
@@ -262,7 +341,7 @@ impl Exchange {
             .write_message(self.next, &plain, &mut sealed)
             .map_err(|_| SealError::Internal)?;
         let mut envelope = Vec::with_capacity(9 + sealed.len());
-        envelope.push(3);
+        envelope.push(Kind::Note.number());
         envelope.extend_from_slice(&self.next.to_be_bytes());
         envelope.append(&mut sealed);
         self.next += 1;
@@ -319,25 +398,24 @@ impl Exchange {
     }
 }
 
-fn write(
-    noise: &mut HandshakeState,
-    kind: u8,
-    description: Description,
-) -> Result<Vec<u8>, SealError> {
-    let plain = Zeroizing::new(description.encode());
+fn write(noise: &mut HandshakeState, kind: Kind, plain: &[u8]) -> Result<Vec<u8>, SealError> {
     // Ephemeral key, encrypted static key and two tags at the most.
     let mut sealed = vec![0; 32 + 32 + TAG + plain.len() + TAG];
     let length = noise
-        .write_message(&plain, &mut sealed)
+        .write_message(plain, &mut sealed)
         .map_err(|_| SealError::Internal)?;
     sealed.truncate(length);
     let mut envelope = Vec::with_capacity(1 + length);
-    envelope.push(kind);
+    envelope.push(kind.number());
     envelope.append(&mut sealed);
     Ok(envelope)
 }
 
-fn read(noise: &mut HandshakeState, kind: Kind, envelope: &[u8]) -> Result<Description, SealError> {
+fn read(
+    noise: &mut HandshakeState,
+    kind: Kind,
+    envelope: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let Some((_, sealed)) = envelope.split_first() else {
         return Err(SealError::Malformed);
     };
@@ -348,8 +426,8 @@ fn read(noise: &mut HandshakeState, kind: Kind, envelope: &[u8]) -> Result<Descr
     let length = noise
         .read_message(sealed, &mut plain)
         .map_err(|_| SealError::NotAuthentic)?;
-    let plain = plain.get(..length).ok_or(SealError::Internal)?;
-    Ok(Description::decode(plain)?)
+    plain.truncate(length);
+    Ok(plain)
 }
 
 fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {

@@ -6,6 +6,7 @@ use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
 use super::path::PathView;
+use super::refused::RefusedView;
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
 
@@ -30,6 +31,8 @@ pub struct PeerView {
     pub state: OpenEnum<PeerState>,
     /// The path that packets take.
     pub path: Option<PathView>,
+    /// The refusal of the peer, if it has told why it does not answer.
+    pub refused: Option<RefusedView>,
     /// Bytes received inside the tunnel.
     pub received_bytes: u64,
     /// Bytes sent inside the tunnel.

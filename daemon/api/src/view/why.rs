@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::path::PathView;
 use super::peer::PeerState;
+use super::refused::RefusedView;
 use crate::nat::AllocationView;
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
@@ -22,6 +23,8 @@ pub struct WhyView {
     pub path: Option<PathView>,
     /// The answer in one sentence.
     pub summary: String,
+    /// The refusal of the peer, if it has told why it does not answer.
+    pub refused: Option<RefusedView>,
     /// The NAT of this machine; `null` before it was measured.
     pub mine: Option<NatView>,
     /// The NAT of the peer, as the peer describes it; `null` before the peer has answered.

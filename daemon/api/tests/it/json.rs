@@ -9,8 +9,8 @@ use punch_api::{
     CandidateView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView,
     Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView,
     PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol,
-    Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, Target, Up, WhyView,
+    RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -231,6 +231,7 @@ fn a_peer_shows_how_it_is_reached() {
         host: false,
         state: PeerState::Connected.into(),
         path: Some(path()),
+        refused: None,
         received_bytes: 1,
         sent_bytes: 2,
         last_handshake_s: None,
@@ -239,7 +240,7 @@ fn a_peer_shows_how_it_is_reached() {
     golden(
         view,
         &format!(
-            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"state":"connected","path":{PATH},"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
+            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"state":"connected","path":{PATH},"refused":null,"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
         ),
     );
 }
@@ -390,6 +391,12 @@ fn a_why_keeps_its_form() {
             state: PeerState::Connecting.into(),
             path: None,
             summary: "No path.".to_owned(),
+            refused: Some(RefusedView {
+                reason: RefusalReason::Clock.into(),
+                clock_ahead_s: Some(7200),
+                ago_s: 2.5,
+                message: "No.".to_owned(),
+            }),
             mine: Some(nat(Some(Allocation::Random.into()))),
             theirs: None,
             steps: vec![StepView {
@@ -415,7 +422,7 @@ fn a_why_keeps_its_form() {
             },
             advice: vec!["Do something.".to_owned()],
         },
-        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
+        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","refused":{"reason":"clock","clock_ahead_s":7200,"ago_s":2.5,"message":"No."},"mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
     );
     let models = [
         Allocation::Preserving,
@@ -465,6 +472,14 @@ fn an_event_names_its_kind_beside_its_values() {
         (
             EventKind::OfferRefused { peer: db() },
             r#""kind":"offer_refused","peer":"db""#,
+        ),
+        (
+            EventKind::Refused {
+                peer: db(),
+                reason: RefusalReason::NotWanted.into(),
+                clock_ahead_s: None,
+            },
+            r#""kind":"refused","peer":"db","reason":"not_wanted","clock_ahead_s":null"#,
         ),
         (EventKind::Configuration, r#""kind":"configuration""#),
         (EventKind::Network, r#""kind":"network""#),

@@ -43,7 +43,7 @@ impl DescriptionParts {
             kem: Vec::new(),
             ipv4_range: self.ipv4_range,
             nat: self.nat,
-            capabilities: Capabilities::OURS,
+            capabilities: Capabilities::PEER,
         }
     }
 }

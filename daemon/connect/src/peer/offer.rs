@@ -1,18 +1,14 @@
-//! The offer to one peer that is out, and how many of the peer's envelopes are opened.
+//! The offer to one peer that is out, and what servers say about the peer.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
-use punch_signal_protocol::Description;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::{Description, OfferRefusal};
 
 use super::description::SentDescription;
 use super::retry::RETRY_MIN;
 use crate::ServerId;
-
-/// Offers and answers of one peer that are opened, by the server that brings them: each costs half a millisecond.
-const ENVELOPE_INTERVAL: Duration = Duration::from_millis(100);
-const ENVELOPE_BURST: u32 = 10;
 
 /// An offer that is out and was not answered.
 pub(super) struct OutstandingOffer {
@@ -63,6 +59,17 @@ impl OutstandingOffer {
             }
         }
     }
+
+    /// Opens a refusal, which ends the offer.
+    pub(super) fn open_refusal(&mut self, envelope: &[u8]) -> Option<OfferRefusal> {
+        match self.pending.take()?.open_refusal(envelope) {
+            Ok(refusal) => Some(refusal),
+            Err((pending, _)) => {
+                self.pending = pending.map(|pending| *pending);
+                None
+            }
+        }
+    }
 }
 
 /// What servers say about the peer.
@@ -103,47 +110,5 @@ impl Presence {
     /// Whether the newest offer may have come through every server.
     pub(super) fn is_delivered(&self) -> bool {
         self.undelivered.is_empty()
-    }
-}
-
-/// Limits how many envelopes of one peer are opened. Each server has its own: one that makes envelopes up bars those of no other.
-#[derive(Debug, Default)]
-pub(super) struct EnvelopeLimits(BTreeMap<ServerId, TokenBucket>);
-
-impl EnvelopeLimits {
-    /// Whether one more envelope that came over `server` may be opened now.
-    pub(super) fn admit(&mut self, server: ServerId, now: Instant) -> bool {
-        self.0.entry(server).or_default().take(now)
-    }
-}
-
-#[derive(Debug)]
-struct TokenBucket {
-    tokens: u32,
-    since: Option<Instant>,
-}
-
-impl Default for TokenBucket {
-    fn default() -> Self {
-        Self {
-            tokens: ENVELOPE_BURST,
-            since: None,
-        }
-    }
-}
-
-impl TokenBucket {
-    fn take(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(since).as_millis();
-        let gained = elapsed / ENVELOPE_INTERVAL.as_millis();
-        if gained > 0 {
-            let gained = u32::try_from(gained).unwrap_or(ENVELOPE_BURST);
-            self.tokens = ENVELOPE_BURST.min(self.tokens.saturating_add(gained));
-            self.since = Some(now);
-        }
-        let admitted = self.tokens > 0;
-        self.tokens -= u32::from(admitted);
-        admitted
     }
 }

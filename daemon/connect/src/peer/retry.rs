@@ -99,6 +99,11 @@ impl Retry {
         };
     }
 
+    /// The peer has refused the offer: the next one goes out after a `pause`.
+    pub(super) fn handle_refused(&mut self, pause: Duration, now: Instant) {
+        (self.at, self.original) = (Some(now + pause), None);
+    }
+
     /// The next offer goes out no earlier than this.
     pub(super) fn not_before(&mut self, until: Option<Instant>) {
         self.at = self.at.max(until);

@@ -88,6 +88,7 @@ impl Machine {
             ConnectorEvent::News(
                 News::Stamps { .. }
                 | News::Stale { .. }
+                | News::Refused { .. }
                 | News::Searching { .. }
                 | News::NetworkChanged,
             ) => {}

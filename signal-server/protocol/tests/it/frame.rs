@@ -308,9 +308,9 @@ fn capabilities_that_only_a_newer_version_knows_are_left_out_and_their_number_is
             matches!(frame, Ok(Frame::ClientCapabilities(set) | Frame::ServerCapabilities(set))
                 if set == expected)
         };
-        assert!(is(read(&[0xFF]), Capabilities::OURS));
-        assert!(is(read(&[0xFF; MAX_CAPABILITIES]), Capabilities::OURS));
-        assert!(is(read(&[0xFE, 0xFF]), Capabilities::NONE));
+        assert!(is(read(&[0xFD]), Capabilities::OURS));
+        assert!(is(read(&[0xFF; MAX_CAPABILITIES]), Capabilities::PEER));
+        assert!(is(read(&[0xFC, 0xFF]), Capabilities::NONE));
         assert!(is(read(&[0; 5]), Capabilities::NONE));
         assert_eq!(
             read(&[1; MAX_CAPABILITIES + 1]),

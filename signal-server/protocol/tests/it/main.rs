@@ -7,6 +7,7 @@ mod frame;
 mod identity;
 mod nat;
 mod range;
+mod refusal;
 mod seal;
 mod second_writing;
 

@@ -83,10 +83,11 @@ fn an_envelope_shows_its_kind_and_nothing_else_is_one() {
     assert_eq!((offer[0], Kind::of(&offer)), (1, Some(Kind::Offer)));
     assert_eq!((answer[0], Kind::of(&answer)), (2, Some(Kind::Answer)));
     assert_eq!((bye[0], Kind::of(&bye)), (3, Some(Kind::Note)));
+    assert_eq!(Kind::of(&[4]), Some(Kind::Refusal));
     assert_eq!(Kind::of(&[]), None);
     assert!(
         [0].into_iter()
-            .chain(4..=255)
+            .chain(5..=255)
             .all(|byte| Kind::of(&[byte]).is_none())
     );
 }
@@ -489,7 +490,8 @@ proptest! {
         let (mut at_a, _) = exchange();
 
         prop_assert!(OpenedOffer::open(&b, &a.id(), &envelope, [4; 32]).is_err());
-        prop_assert!(pending.open_answer(&envelope).is_err());
+        let (pending, _) = pending.open_answer(&envelope).err().unwrap();
+        prop_assert!(pending.unwrap().open_refusal(&envelope).is_err());
         prop_assert!(at_a.open(&envelope).is_err());
     }
 }

@@ -5,8 +5,10 @@ use hkdf::Hkdf;
 use ml_kem::kem::{Decapsulate, Key, KeyExport};
 use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
 use punch_signal_protocol::noise::SeededResolver;
-use punch_signal_protocol::seal::{OpenedOffer, PendingOffer, SealError};
-use punch_signal_protocol::{DecodeError, Description, Identity, PeerId};
+use punch_signal_protocol::seal::{OpenedOffer, PendingOffer, SealError, UnreadOffer};
+use punch_signal_protocol::{
+    DecodeError, Description, Identity, OfferRefusal, PeerId, RefusalReason,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use sha2::Sha256;
@@ -151,6 +153,53 @@ fn an_answer_from_the_true_peer_that_makes_no_sense_ends_the_offer() {
 
     assert_eq!(error, SealError::Contents(DecodeError::Version(99)));
     assert!(pending.is_none());
+}
+
+#[test]
+fn an_initiator_written_from_the_documentation_reads_a_refusal_and_an_older_one_passes_over_it() {
+    let (a, b) = (machine(1), machine(2));
+    let mut noise = noise(&a, Some(&b.id()));
+    let offer = write(&mut noise, 1, &[2, 1, 0, 0]);
+
+    let unread = UnreadOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
+    let (unread, error) = unread.read().err().unwrap();
+    let refusal = OfferRefusal {
+        reason: RefusalReason::Version,
+        clock_ms: 5,
+        seen: 6,
+    };
+    let envelope = unread.refuse(&refusal).unwrap();
+
+    assert_eq!(error, DecodeError::Version(2));
+    // Offers, answers and notes are all that version 1 knew at first.
+    assert_eq!((envelope[0], envelope.len()), (4, 81));
+    let mut plain = [0; 81];
+    let length = noise.read_message(&envelope[1..], &mut plain).unwrap();
+    let (clock, seen) = ([0, 0, 0, 0, 0, 0, 0, 5], [0, 0, 0, 0, 0, 0, 0, 6]);
+    let expected = [&[0, 2], &clock[..], &seen[..], &[0; 14]].concat();
+    assert_eq!(plain[..length], expected);
+}
+
+#[test]
+fn a_refusal_from_the_true_peer_that_makes_no_sense_ends_the_offer() {
+    let (a, b) = (machine(1), machine(2));
+    for (plain, error) in [
+        (vec![], DecodeError::Truncated),
+        (vec![0; 32], DecodeError::BadValue("reason")),
+        (vec![1; 32], DecodeError::BadValue("refusal")),
+        ([&[0, 1], &[0; 29][..]].concat(), DecodeError::Truncated),
+        ([&[0, 1], &[0; 31][..]].concat(), DecodeError::Trailing(1)),
+    ] {
+        let (pending, offer) = PendingOffer::seal(&a, &b.id(), description(1), [3; 32]).unwrap();
+        let mut noise = noise(&b, None);
+        read(&mut noise, &offer);
+        let envelope = write(&mut noise, 4, &plain);
+
+        let (pending, refused) = pending.open_refusal(&envelope).err().unwrap();
+
+        assert_eq!(refused, SealError::Contents(error));
+        assert!(pending.is_none());
+    }
 }
 
 #[test]

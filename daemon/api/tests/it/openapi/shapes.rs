@@ -8,8 +8,8 @@ use punch_api::{
     CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView, IdView,
     KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView,
     PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView,
-    Protocol, Rename, Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, Target, Up, WhyView,
+    Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,6 +92,11 @@ pub(super) fn event_kinds() -> Vec<EventKind> {
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
         Overlay => EventKind::Overlay { peer: Some(db()), address: "100.64.1.2".parse().unwrap(), used: false },
+        Refused => EventKind::Refused {
+            peer: db(),
+            reason: RefusalReason::Clock.into(),
+            clock_ahead_s: Some(i64::MIN),
+        },
         Configuration => EventKind::Configuration,
         Network => EventKind::Network,
     } but Unknown)
@@ -135,6 +140,15 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 Waiting,
                 Connecting,
                 Connected
+            })),
+        ),
+        (
+            "RefusalReason",
+            all(variants!(RefusalReason {
+                Clock,
+                Version,
+                NotWanted,
+                Other
             })),
         ),
         (
@@ -329,6 +343,12 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         state: ServerState::Connecting.into(),
         trouble: some_text(),
     };
+    let refused = || RefusedView {
+        reason: RefusalReason::NotWanted.into(),
+        clock_ahead_s: full.then_some(i64::MAX),
+        ago_s: 0.5,
+        message: text(),
+    };
     let peer = || PeerView {
         name: db(),
         id: full.then(id),
@@ -339,6 +359,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         host: full,
         state: PeerState::Connected.into(),
         path: some_path(),
+        refused: full.then(refused),
         received_bytes: count,
         sent_bytes: count,
         last_handshake_s: full.then_some(count),
@@ -429,6 +450,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Candidate", vec![candidate()]),
         shape("Server", vec![server()]),
         shape("Peer", vec![peer()]),
+        shape("Refused", vec![refused()]),
         shape("Path", vec![path(rtt)]),
         shape("Forward", vec![forward()]),
         shape("ForwardTrouble", vec![trouble()]),
@@ -473,6 +495,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 state: PeerState::Connecting.into(),
                 path: some_path(),
                 summary: text(),
+                refused: full.then(refused),
                 mine: full.then(nat),
                 theirs: full.then(nat),
                 steps: list(full, step()),
@@ -496,7 +519,10 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         );
         shapes.push(shape(&name, vec![model]));
     }
-    for kind in event_kinds() {
+    for mut kind in event_kinds() {
+        if let EventKind::Refused { clock_ahead_s, .. } = &mut kind {
+            *clock_ahead_s = clock_ahead_s.filter(|_| full);
+        }
         let event = Event {
             at_ms: count,
             kind,

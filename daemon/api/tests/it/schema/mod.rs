@@ -241,11 +241,14 @@ fn has_format(value: &Value, format: &str) -> bool {
         ("uint8", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u8::MAX.into()),
         ("uint16", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u16::MAX.into()),
         ("uint32", Value::Number(n)) => n.as_u64().is_some_and(|n| n <= u32::MAX.into()),
+        ("int64", Value::Number(n)) => n.is_i64(),
         ("uint64", Value::Number(n)) => n.is_u64(),
         ("double", Value::Number(n)) => n.as_f64().is_some(),
-        ("ipv4" | "ipv6" | "int16" | "uint8" | "uint16" | "uint32" | "uint64" | "double", _) => {
-            true
-        }
+        (
+            "ipv4" | "ipv6" | "int16" | "int64" | "uint8" | "uint16" | "uint32" | "uint64"
+            | "double",
+            _,
+        ) => true,
         _ => false,
     }
 }

@@ -1,18 +1,15 @@
 //! How a connector tells its peers apart, and what it does with one that names no candidates.
-#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::support::{SERVER, connector, credentials, description, username};
 use punch_connect::{Connector, ConnectorEvent, LinkState, News, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, Frame, Identity, Note, PeerId};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{SocketId, Transmit};
-use support::{SERVER, connector, credentials, description, username};
 
 /// A connector and the peers that have called it.
 struct World {

@@ -1,0 +1,7 @@
+//! The connector from outside, in virtual time.
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
+mod peers;
+mod refusals;
+#[path = "../support/mod.rs"]
+mod support;

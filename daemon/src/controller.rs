@@ -30,7 +30,7 @@ use self::request::{Answer, Request};
 use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
-use crate::interface::{Interface, Network};
+use crate::interface::{self, Interface, Network};
 use crate::overlay::Verdict;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
@@ -250,7 +250,7 @@ impl Controller {
             }
             Network::There { addresses, gateway } => {
                 self.port_mapping.set_gateway(gateway);
-                let addresses = addresses.iter().map(|address| address.ip).collect();
+                let addresses = addresses.iter().map(interface::own_address).collect();
                 self.order(Command::Addresses(addresses)).await;
             }
         }

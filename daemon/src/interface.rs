@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use punch_api::Ipv4Range;
+use punch_engine::{AddressRank, OwnAddress};
 use punch_platform::clock;
 use punch_platform::netlink::{
-    Address, Gateway, Link, LocalAddress, MAIN_TABLE, Netlink, PolicyRule, Route,
+    Address, Gateway, Link, LinkKind, LocalAddress, MAIN_TABLE, Netlink, PolicyRule, Route,
 };
 use tokio::sync::mpsc;
 
@@ -71,6 +72,21 @@ pub(crate) enum Network {
         addresses: Vec<LocalAddress>,
         gateway: Option<Gateway>,
     },
+}
+
+/// What an address of this machine's is good for, by its link.
+pub(crate) fn own_address(address: &LocalAddress) -> OwnAddress {
+    let rank = match (address.kind, address.default_route) {
+        (kind, _) if kind.is_tunnel() => AddressRank::Tunnel,
+        (_, true) => AddressRank::Outward,
+        (LinkKind::PointToPoint, false) => AddressRank::Tunnel,
+        (LinkKind::Physical | LinkKind::Veth, false) => AddressRank::Network,
+        (_, false) => AddressRank::Internal,
+    };
+    OwnAddress {
+        rank,
+        ip: address.ip,
+    }
 }
 
 /// The kernel's tables at one moment, as far as they matter.

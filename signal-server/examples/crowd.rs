@@ -43,7 +43,9 @@ fn main() -> Result<()> {
             let seconds = Duration::from_secs(seconds.parse()?);
             runtime.block_on(worst(server.parse()?, seconds))
         }
-        _ => bail!("usage: crowd honest ADDRESS:PORT CLIENTS SECONDS | crowd worst ADDRESS:PORT SECONDS"),
+        _ => bail!(
+            "usage: crowd honest ADDRESS:PORT CLIENTS SECONDS | crowd worst ADDRESS:PORT SECONDS"
+        ),
     }
 }
 
@@ -109,7 +111,15 @@ async fn honest(server: SocketAddr, clients: u32, length: Duration) -> Result<()
         let source = Ipv4Addr::new(127, 1, high, low.max(1));
         let socket = log_in(source, server, &identity(1, number)).await?;
         let partner = identity(1, number ^ 1).id();
-        tasks.spawn(chat(socket, partner, number, began, length, times.clone(), sent.clone()));
+        tasks.spawn(chat(
+            socket,
+            partner,
+            number,
+            began,
+            length,
+            times.clone(),
+            sent.clone(),
+        ));
     }
     drop(times);
     let mut all = Vec::new();
@@ -122,7 +132,8 @@ async fn honest(server: SocketAddr, clients: u32, length: Duration) -> Result<()
     all.sort();
     let at = |share: f64| {
         let index = ((all.len() as f64 * share) as usize).min(all.len().saturating_sub(1));
-        all.get(index).map_or(0.0, |time: &Duration| time.as_secs_f64() * 1e3)
+        all.get(index)
+            .map_or(0.0, |time: &Duration| time.as_secs_f64() * 1e3)
     };
     println!(
         "{{\"sent\": {}, \"arrived\": {}, \"p50_ms\": {:.3}, \"p99_ms\": {:.3}, \"longest_ms\": {:.3}}}",
@@ -182,12 +193,24 @@ async fn worst(server: SocketAddr, length: Duration) -> Result<()> {
     let done = Arc::new(Done::default());
     let mut tasks = JoinSet::new();
     for number in 0..1900 {
-        tasks.spawn(repeat(length, move |done| chatter(server, number, done), done.clone()));
+        tasks.spawn(repeat(
+            length,
+            move |done| chatter(server, number, done),
+            done.clone(),
+        ));
     }
     for _ in 0..20 {
-        tasks.spawn(repeat(length, move |done| appear(server, done), done.clone()));
+        tasks.spawn(repeat(
+            length,
+            move |done| appear(server, done),
+            done.clone(),
+        ));
         tasks.spawn(repeat(length, move |done| lie(server, done), done.clone()));
-        tasks.spawn(repeat(length, move |done| vanish(server, done), done.clone()));
+        tasks.spawn(repeat(
+            length,
+            move |done| vanish(server, done),
+            done.clone(),
+        ));
     }
     while tasks.join_next().await.is_some() {}
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

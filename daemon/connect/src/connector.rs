@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{SocketId, Step, StepKind, Transmit};
+use punch_traversal::{OwnAddress, SocketId, Step, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -148,7 +148,7 @@ impl Connector {
     }
 
     /// The machine's addresses are now these.
-    pub fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
+    pub fn handle_addresses(&mut self, addresses: Vec<OwnAddress>, now: Instant) {
         let news = self.network.handle_addresses(addresses, now);
         if news == AddressNews::Changed {
             self.news(News::NetworkChanged);

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Description};
 use punch_stun_protocol::Message;
-use punch_traversal::{Family, Gatherer, NatOverrides, NatProfile, SocketId, Transmit};
+use punch_traversal::{
+    AddressChange, Family, Gatherer, NatOverrides, NatProfile, OwnAddress, SocketId, Transmit,
+};
 
 use crate::ConnectorEvent;
 use crate::netchecks::Netchecks;
@@ -88,10 +90,15 @@ impl LocalNetwork {
     }
 
     /// The machine's addresses are now these.
-    pub(crate) fn handle_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) -> AddressNews {
-        self.addresses.clone_from(&addresses);
+    pub(crate) fn handle_addresses(
+        &mut self,
+        addresses: Vec<OwnAddress>,
+        now: Instant,
+    ) -> AddressNews {
+        self.addresses = addresses.iter().map(|own| own.ip).collect();
         let known = std::mem::replace(&mut self.addresses_known, true);
-        if !self.gatherer.handle_addresses(addresses, now) {
+        // Peers hear of a link inside this machine as of any other candidate; no more depends on it.
+        if self.gatherer.handle_addresses(addresses, now) != AddressChange::Network {
             return AddressNews::Same;
         }
         self.netchecks.restart(now);

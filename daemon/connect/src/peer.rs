@@ -434,11 +434,9 @@ impl PeerConnection {
         out: &mut Outputs<'_>,
         now: Instant,
     ) {
-        let steps = self
-            .attempts
-            .get_mut(index)
-            .map(|a| a.agent.status(now).steps);
-        if let Some((network, step)) = self.history.learn(&steps.unwrap_or_default(), out.network) {
+        let status = self.attempts.get_mut(index).map(|a| a.agent.status(now));
+        let steps = status.as_ref().map_or(&[][..], |status| &status.steps);
+        if let Some((network, step)) = self.history.learn(steps, out.network) {
             let peer = out.peer;
             out.news(News::Worked {
                 peer,
@@ -449,6 +447,10 @@ impl PeerConnection {
         self.attempts.retire(0..index);
         self.demand.handle_path();
         self.retry.reset();
+        let selected = status.and_then(|status| status.selected);
+        if selected.is_some_and(|pair| pair.last_resort) {
+            self.retry.handle_last_resort(now);
+        }
         self.history.failures = 0;
         let (peer, path) = (out.peer, Path::Direct(path));
         out.news(News::Selected { peer, path });

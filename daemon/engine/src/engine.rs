@@ -17,7 +17,7 @@ use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range};
 use punch_stun_protocol::is_stun;
-use punch_traversal::{DirectPath, SocketId};
+use punch_traversal::{DirectPath, OwnAddress, SocketId};
 use punch_wireguard::{LocalKeys, data_index};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -119,8 +119,8 @@ impl Engine {
     }
 
     /// The machine's underlay addresses are now these.
-    pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) {
-        addresses.retain(|ip| !self.lane.host.addresses.contains(ip));
+    pub fn handle_addresses(&mut self, mut addresses: Vec<OwnAddress>, now: Instant) {
+        addresses.retain(|own| !self.lane.host.addresses.contains(&own.ip));
         self.roster.connector.handle_addresses(addresses, now);
         self.flush(now);
     }

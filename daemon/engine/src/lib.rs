@@ -34,8 +34,8 @@ pub use punch_forward::{
 };
 pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};
 pub use punch_traversal::{
-    AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping, NatOverrides,
-    NatProfile, NatSummary, Outcome, PairStatus, Probe, ProbeOutcome, Sample, SocketId, StepKind,
-    StepReport, is_hard,
+    AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping,
+    NatOverrides, NatProfile, NatSummary, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome,
+    Sample, SocketId, StepKind, StepReport, is_hard,
 };
 pub use report::{DropReason, Drops, PeerReport};

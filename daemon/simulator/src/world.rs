@@ -80,7 +80,11 @@ impl World {
         start: Instant,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let stun_addresses: Vec<_> = network.addresses(stun).iter().map(|(_, ip)| *ip).collect();
+        let stun_addresses: Vec<_> = network
+            .addresses(stun)
+            .iter()
+            .map(|(_, ip)| (*ip).into())
+            .collect();
         let mut machine = |host| {
             let mut bytes = [0; 32];
             rng.fill_bytes(&mut bytes);
@@ -133,7 +137,7 @@ impl World {
             .network
             .addresses(self.machine(side).host)
             .iter()
-            .map(|(_, ip)| *ip)
+            .map(|(_, ip)| (*ip).into())
             .collect();
         let machine = self.machine_mut(side);
         machine.connector.add_peer(PEER, other, (0, 0));
@@ -229,7 +233,11 @@ impl World {
     pub fn readdress(&mut self, side: Side) {
         let now = self.now;
         let host = self.machine(side).host;
-        let addresses = self.network.addresses(host).iter().map(|(_, ip)| *ip);
+        let addresses = self
+            .network
+            .addresses(host)
+            .iter()
+            .map(|(_, ip)| (*ip).into());
         let addresses = addresses.collect();
         self.machine_mut(side)
             .connector

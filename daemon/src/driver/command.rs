@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use punch_engine::{Change, NatProfile, PeerHandle, ServerId};
+use punch_engine::{Change, NatProfile, OwnAddress, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,7 +14,7 @@ pub(crate) enum Command {
     /// The configuration changes: only what differs is told.
     Configure(Change),
     /// The addresses of this machine, except those of the overlay.
-    Addresses(Vec<IpAddr>),
+    Addresses(Vec<OwnAddress>),
     /// The router leads this address to the main IPv4 socket, or nothing any more.
     PortMapped(Option<SocketAddr>),
     /// A signalling connection stands; frames for it go here.

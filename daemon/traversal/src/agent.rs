@@ -318,13 +318,13 @@ impl Agent {
 
     /// When [`Self::wants_search`] will be true, as far as this agent is concerned.
     pub fn search_at(&self) -> Option<Instant> {
-        let needed = self.path().is_none() && self.base.is_settled();
+        let needed = self.checklist.needs_better() && self.base.is_settled();
         self.search.ready_at(&self.nats).filter(|_| needed)
     }
 
     /// Whether a search is under way or may still come.
     pub fn has_search(&self) -> bool {
-        self.path().is_none() && (self.search.is_waiting() || self.search.is_active())
+        self.checklist.needs_better() && (self.search.is_waiting() || self.search.is_active())
     }
 
     /// Whether a search was not made because the budget was spent.
@@ -502,7 +502,7 @@ impl Agent {
         let transmit = Transmit::new(
             pair.path.socket,
             pair.path.remote,
-            self.messages.check(id, pair.path.remote, nominate),
+            self.messages.check(id, pair.worth(), nominate),
         );
         self.outputs.check(transmit, now);
     }
@@ -528,7 +528,9 @@ impl Agent {
             return;
         };
         self.found.get_or_insert(now);
-        self.end_search(best, now);
+        if !self.checklist.needs_better() {
+            self.end_search(best, now);
+        }
         self.outputs.say(AgentEvent::Selected(best));
         // Names the choice to the peer, or makes sure that a path which served as reserve is still alive.
         if let Some(index) = self.checklist.index_of(best) {
@@ -541,7 +543,7 @@ impl Agent {
         let again = self.base.handle_timeout(now);
         self.outputs.transmits.extend(again);
         let ended = self.search.handle_timeout(now, &mut self.outputs);
-        if ended && self.path().is_none() {
+        if ended && self.checklist.needs_better() {
             self.close_sockets();
         }
         if self.sockets.take_close(now) {

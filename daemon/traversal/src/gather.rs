@@ -10,7 +10,7 @@ use punch_stun_protocol::{Class, Message, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::address::usable;
+use crate::address::{AddressRank, OwnAddress, usable};
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
 
@@ -27,7 +27,7 @@ const SENDS: u32 = 5;
 const MAX_MISSED_REFRESHES: u32 = 3;
 /// Servers asked in each address family.
 const MAX_SERVERS: usize = 4;
-/// Host candidates offered in each family; together with what all servers see, these are just [`MAX_CANDIDATES`].
+/// Host candidates offered in each family, those of the best rank; together with what all servers see, these are just [`MAX_CANDIDATES`].
 const MAX_HOST: usize = 12;
 
 /// Keeps this machine's candidates fresh.
@@ -35,7 +35,7 @@ const MAX_HOST: usize = 12;
 pub struct Gatherer {
     rng: ChaCha8Rng,
     ports: BTreeMap<SocketId, u16>,
-    addresses: Vec<IpAddr>,
+    addresses: Vec<OwnAddress>,
     servers: Vec<SocketAddr>,
     port_mapping: Option<SocketAddr>,
     reflexive: BTreeMap<(SocketId, SocketAddr), Reflexive>,
@@ -44,6 +44,17 @@ pub struct Gatherer {
     lifetime: Option<Duration>,
     transmits: VecDeque<Transmit>,
     changed: bool,
+}
+
+/// What has changed about the machine's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressChange {
+    /// They are the same as before.
+    None,
+    /// Only links inside this machine: containers come and go, and no path to a peer is another one for it.
+    Internal,
+    /// The machine may be in another network now.
+    Network,
 }
 
 #[derive(Debug)]
@@ -79,19 +90,31 @@ impl Gatherer {
         self.restart(now);
     }
 
-    /// The machine's addresses are now these; returns whether they are others than before.
-    pub fn handle_addresses(&mut self, mut addresses: Vec<IpAddr>, now: Instant) -> bool {
-        addresses.retain(|ip| usable(*ip));
+    /// The machine's addresses are now these.
+    pub fn handle_addresses(
+        &mut self,
+        mut addresses: Vec<OwnAddress>,
+        now: Instant,
+    ) -> AddressChange {
+        addresses.retain(|own| usable(own.ip));
         addresses.sort();
-        addresses.dedup();
+        addresses.dedup_by_key(|own| own.ip);
         if addresses == self.addresses {
-            return false;
+            return AddressChange::None;
         }
-        self.addresses = addresses;
-        self.reflexive.clear();
+        let before = std::mem::replace(&mut self.addresses, addresses);
         self.changed = true;
+        let outer = |own: &&OwnAddress| own.rank != AddressRank::Internal;
+        let same = before
+            .iter()
+            .filter(outer)
+            .eq(self.addresses.iter().filter(outer));
+        if same {
+            return AddressChange::Internal;
+        }
+        self.reflexive.clear();
         self.restart(now);
-        true
+        AddressChange::Network
     }
 
     /// The STUN servers are now these.
@@ -204,7 +227,8 @@ impl Gatherer {
         for family in [Family::V4, Family::V6] {
             let socket = SocketId::main(family);
             // Without an address of the family there is nobody to ask for: the packets could not leave.
-            let present = self.addresses.iter().any(|ip| Family::of(*ip) == family);
+            let mut own = self.addresses.iter();
+            let present = own.any(|own| Family::of(own.ip) == family);
             if !present || !self.ports.contains_key(&socket) {
                 continue;
             }
@@ -257,10 +281,13 @@ impl Gatherer {
             let own = self
                 .addresses
                 .iter()
-                .filter(|ip| Family::of(**ip) == family);
-            for (index, ip) in own.enumerate().take(MAX_HOST) {
-                let address = SocketAddr::new(*ip, *port);
-                let mut candidate = Candidate::new(CandidateKind::Host, address);
+                .filter(|own| Family::of(own.ip) == family);
+            for (index, own) in own.enumerate().take(MAX_HOST) {
+                let address = SocketAddr::new(own.ip, *port);
+                let mut candidate = match own.rank {
+                    AddressRank::Tunnel => Candidate::in_tunnel(address),
+                    _ => Candidate::new(CandidateKind::Host, address),
+                };
                 candidate.preference -= u16::try_from(index).unwrap_or(0);
                 candidates.push(candidate);
             }

@@ -24,10 +24,10 @@ mod role;
 mod search;
 mod socket;
 
-pub use address::FIRST_PORT;
+pub use address::{AddressRank, FIRST_PORT, OwnAddress};
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, takes_fresh_base};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
-pub use gather::Gatherer;
+pub use gather::{AddressChange, Gatherer};
 pub use lifetime::Lifetime;
 pub use name::receiver_of;
 pub use netcheck::Netcheck;

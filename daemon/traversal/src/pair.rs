@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::CandidateKind;
+use punch_signal_protocol::{Candidate, CandidateKind};
 use punch_stun_protocol::TransactionId;
 
 use crate::socket::DirectPath;
@@ -62,6 +62,8 @@ pub struct PairStatus {
     pub remote: SocketAddr,
     /// The kind of the peer's candidate.
     pub kind: CandidateKind,
+    /// Whether the path lies inside another tunnel of one of the two machines, and a better one is looked for.
+    pub last_resort: bool,
     /// Whether the address answers.
     pub valid: bool,
     /// The smoothed round trip.
@@ -90,11 +92,26 @@ impl Pair {
         }
     }
 
+    /// Whether the path would lie inside another tunnel, at either end: it serves only while nothing else does.
+    pub(crate) fn is_last_resort(&self) -> bool {
+        self.priority <= Candidate::LOWEST_KIND
+    }
+
+    /// What this end's address is worth to a peer that sees a check come from it and has not heard of it.
+    pub(crate) fn worth(&self) -> Candidate {
+        if self.is_last_resort() {
+            Candidate::in_tunnel(self.path.remote)
+        } else {
+            Candidate::new(CandidateKind::PeerReflexive, self.path.remote)
+        }
+    }
+
     /// The pair as status shows it.
     pub(crate) fn status(&self) -> PairStatus {
         PairStatus {
             remote: self.path.remote,
             kind: self.kind,
+            last_resort: self.is_last_resort(),
             valid: self.is_valid(),
             rtt: self.rtt,
         }

@@ -42,6 +42,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// The highest priority of a candidate with the type preference 0: only those inside another tunnel have it.
+    pub const LOWEST_KIND: u32 = 0x00FF_FFFF;
+
     /// A candidate whose local preference puts IPv6 before IPv4 (RFC 8421 §4).
     pub fn new(kind: CandidateKind, address: SocketAddr) -> Self {
         let preference = if address.is_ipv6() { 0xFFFF } else { 0x7FFF };
@@ -52,9 +55,29 @@ impl Candidate {
         }
     }
 
-    /// RFC 8445 §5.1.2.1, component 1.
+    /// A host candidate inside another tunnel of this machine, such as a company's VPN: behind all others, whatever their kind,
+    /// because packets would travel inside of other packets, and perhaps by way of a hub.
+    pub fn in_tunnel(address: SocketAddr) -> Self {
+        Self {
+            kind: CandidateKind::Host,
+            address,
+            preference: Self::new(CandidateKind::Host, address).preference >> 8,
+        }
+    }
+
+    /// Whether this is a host candidate inside another tunnel: its preference, which is on the wire, is below 256.
+    pub fn is_in_tunnel(&self) -> bool {
+        self.kind == CandidateKind::Host && self.preference < 256
+    }
+
+    /// RFC 8445 §5.1.2.1, component 1. The type preference inside another tunnel is 0, that of relayed candidates.
     pub fn priority(&self) -> u32 {
-        (self.kind.preference() << 24) | (u32::from(self.preference) << 8) | 255
+        let preference = if self.is_in_tunnel() {
+            0
+        } else {
+            self.kind.preference()
+        };
+        (preference << 24) | (u32::from(self.preference) << 8) | 255
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {

@@ -9,6 +9,8 @@ pub(super) const RETRY_MIN: Duration = Duration::from_secs(3);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A path that is in doubt gets this long to answer before a new offer goes out beside it.
 const PATH_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
+/// While a path inside another tunnel serves, a new offer looks for a better one this often.
+const BETTER_PATH_INTERVAL: Duration = Duration::from_secs(600);
 /// An attempt with a search may take so long before a new offer goes out.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,11 @@ impl Retry {
     /// There is a path, or the connection is closed: nothing is due, and the next wait is short.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// There is a path, but one of last resort: a better one is looked for now and then.
+    pub(super) fn handle_last_resort(&mut self, now: Instant) {
+        self.at = Some(now + BETTER_PATH_INTERVAL);
     }
 
     /// An offer has gone out.

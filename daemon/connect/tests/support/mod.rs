@@ -1,5 +1,6 @@
 //! What the tests and the benchmarks of the connector begin with.
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use punch_connect::{Connector, ConnectorConfig, ServerId};
@@ -28,7 +29,7 @@ pub(crate) fn connector() -> (Connector, PeerId, Instant) {
     let now = start();
     let mut connector = Connector::new(config, now);
     connector.handle_socket(SocketId::MAIN_V4, 4000, now);
-    connector.handle_addresses(vec![[192, 168, 1, 2].into()], now);
+    connector.handle_addresses(vec![Ipv4Addr::new(192, 168, 1, 2).into()], now);
     (connector, own, now)
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use punch_engine::{DropReason, EngineEvent, LinkState, News};
+use punch_engine::{DropReason, EngineEvent, LinkState, News, OwnAddress};
 use punch_packet::Packet;
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{CandidateKind, Frame};
@@ -417,7 +417,8 @@ fn no_datagram_is_ever_sent_to_an_overlay_address_of_this_machine() {
     // The machine lists its TUN's addresses among its own; they are no candidates.
     let mut world = World::pair(16);
     let (now, private) = (world.now, world.hosts[A].private);
-    let mut addresses = world.hosts[A].engine.own_addresses().to_vec();
+    let own = world.hosts[A].engine.own_addresses().to_vec();
+    let mut addresses: Vec<_> = own.into_iter().map(OwnAddress::from).collect();
     addresses.push(private.into());
 
     world.hosts[A].engine.handle_addresses(addresses, now);

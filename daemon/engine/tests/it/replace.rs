@@ -1,5 +1,6 @@
 //! What happens to a connection that stands: a new exchange takes its place, a machine restarts, somebody says goodbye.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use punch_engine::{EngineEvent, LinkState};
@@ -59,7 +60,7 @@ fn answers(world: &World) -> usize {
 /// Makes `index` offer anew, by one more address.
 fn new_address(world: &mut World, index: usize) {
     let host = &mut world.hosts[index];
-    let more = "10.9.8.7".parse().unwrap();
+    let more = "10.9.8.7".parse::<IpAddr>().unwrap().into();
     let addresses = vec![host.private.into(), host.global.into(), more];
     host.engine.handle_addresses(addresses, world.now);
     world.drain(index);
@@ -133,7 +134,7 @@ fn one_exchange_after_the_other_loses_no_packet() {
     numbered(&mut world, &[(A, B), (B, A)], 600, |world, number| {
         if number % 100 == 50 {
             let host = &mut world.hosts[(number as usize / 100) % 2];
-            let more = [10, 9, 8, (number / 100) as u8].into();
+            let more = Ipv4Addr::from([10, 9, 8, (number / 100) as u8]).into();
             let addresses = vec![host.private.into(), host.global.into(), more];
             host.engine.handle_addresses(addresses, world.now);
         }

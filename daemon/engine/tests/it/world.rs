@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
-    LinkState, Mapping, NatOverrides, News, Offload, Order, PeerConfig, PeerHandle, PeerKind,
-    ServerId, Signal, SocketId, SocketOrder,
+    LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig, PeerHandle,
+    PeerKind, ServerId, Signal, SocketId, SocketOrder,
 };
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
@@ -152,7 +152,7 @@ impl Host {
         std::mem::take(&mut self.tun)
     }
 
-    fn addresses(&self) -> Vec<IpAddr> {
+    fn addresses(&self) -> Vec<OwnAddress> {
         match self.nat {
             None => vec![self.private.into(), self.global.into()],
             Some(_) => vec![self.private.into()],

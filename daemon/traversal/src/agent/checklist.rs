@@ -198,9 +198,20 @@ impl Checklist {
         selected.is_some_and(|pair| pair.state == State::Valid { unanswered: 0 })
     }
 
-    /// Picks the path among the pairs that answer; returns it if it is another one than before.
+    /// Whether there is no path, or only one of last resort.
+    pub(super) fn needs_better(&self) -> bool {
+        self.selected().is_none_or(Pair::is_last_resort)
+    }
+
+    /// Picks the path among the pairs that answer; returns it if it is another one than before. One of last resort is picked only
+    /// where no other answers, however fast it is.
     pub(super) fn select(&mut self) -> Option<DirectPath> {
-        let valid = || self.pairs.iter().filter(|pair| pair.is_valid());
+        let good = |pair: &Pair| pair.is_valid() && !pair.is_last_resort();
+        let any_good = self.pairs.iter().any(good);
+        let valid = || {
+            let answering = self.pairs.iter().filter(|pair| pair.is_valid());
+            answering.filter(move |pair| !any_good || !pair.is_last_resort())
+        };
         let named = valid()
             .filter(|pair| self.role == Role::Controlled && pair.nominated.is_some())
             .max_by_key(|pair| pair.nominated);

@@ -70,17 +70,16 @@ impl Messages {
             .finish_with_integrity(&self.local.password)
     }
 
-    /// A check of a pair with this remote address.
+    /// A check, and what this end's address is worth if the peer has not heard of it (RFC 8445 §7.1.1).
     pub(super) fn check(
         &self,
         transaction: TransactionId,
-        remote: SocketAddr,
+        worth: Candidate,
         nominate: bool,
     ) -> Vec<u8> {
-        let candidate = Candidate::new(CandidateKind::PeerReflexive, remote);
         let writer = Writer::new(Class::Request, transaction)
             .username(&self.outbound)
-            .priority(candidate.priority());
+            .priority(worth.priority());
         let writer = if nominate { writer.nominate() } else { writer };
         writer.finish_with_integrity(&self.remote.password)
     }
@@ -88,6 +87,7 @@ impl Messages {
     /// A check that any pair over IPv4 could send; the same bytes serve a whole search.
     pub(super) fn any_check(&self, transaction: TransactionId) -> Vec<u8> {
         let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        self.check(transaction, anywhere, false)
+        let worth = Candidate::new(CandidateKind::PeerReflexive, anywhere);
+        self.check(transaction, worth, false)
     }
 }

@@ -37,7 +37,7 @@ fn name(receiver: &Credentials, sender: &Credentials) -> Vec<u8> {
 fn request(n: u8) -> Writer {
     Writer::new(Class::Request, TransactionId([n; 12]))
         .username(&name(&credentials(1), &credentials(2)))
-        .priority(99)
+        .priority(Candidate::new(CandidateKind::PeerReflexive, addr(PEER)).priority())
 }
 
 fn ask(agent: &mut Agent, from: SocketAddr, bytes: &[u8], now: Instant) {
@@ -144,6 +144,50 @@ fn ipv6_goes_over_the_ipv6_socket_and_comes_first() {
     assert_eq!(network.agents[A].path(), Some(expected));
     assert_eq!(network.selected(B), Some(1));
     assert_eq!(expected.to_string(), "[2001:db8::2]:2000");
+}
+
+fn in_tunnel(text: &str) -> Candidate {
+    Candidate::in_tunnel(addr(text))
+}
+
+#[test]
+fn a_path_inside_another_tunnel_is_left_for_any_other_however_slow() {
+    let wires = [
+        Wire::new("10.99.0.2:1000", "10.99.0.3:2000", 1),
+        Wire::new("198.51.100.1:1001", "203.0.113.1:2001", 150),
+    ];
+    let of_b = vec![in_tunnel("10.99.0.3:2000"), reflexive("203.0.113.1:2001")];
+    let of_a = vec![in_tunnel("10.99.0.2:1000"), reflexive("198.51.100.1:1001")];
+    let mut network = Network::new(&wires, of_b, of_a);
+
+    network.run(ms(100));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(0), Some(0)),
+        "data flows over what there is"
+    );
+    network.run(secs(3));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(1), Some(1))
+    );
+}
+
+#[test]
+fn an_end_that_was_told_no_address_inside_the_tunnel_hears_what_a_check_from_there_is_worth() {
+    let wires = [
+        Wire::new("10.99.0.2:1000", "10.99.0.3:2000", 1),
+        Wire::new("198.51.100.1:1001", "203.0.113.1:2001", 150),
+    ];
+    // The controlling end has not told that it is in the other tunnel, too: its check comes from an unheard-of address.
+    let of_b = vec![in_tunnel("10.99.0.3:2000"), reflexive("203.0.113.1:2001")];
+    let of_a = vec![reflexive("198.51.100.1:1001")];
+    let mut network = Network::new(&wires, of_b, of_a);
+    network.run(secs(3));
+    assert_eq!(
+        (network.selected(A), network.selected(B)),
+        (Some(1), Some(1))
+    );
 }
 
 #[test]

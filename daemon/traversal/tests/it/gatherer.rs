@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind};
 use punch_stun_protocol::{Class, ErrorCode, Message, Writer};
-use punch_traversal::{Family, Gatherer, SocketId, Transmit};
+use punch_traversal::{
+    AddressChange, AddressRank, Family, Gatherer, OwnAddress, SocketId, Transmit,
+};
 
 use crate::{addr, host, ms, origin, reflexive, secs};
 
@@ -19,11 +21,15 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn own(texts: &[&str]) -> Vec<OwnAddress> {
+    texts.iter().map(|text| ip(text).into()).collect()
+}
+
 /// A machine with one private IPv4 address that knows these servers; the first requests have left.
 fn behind_a_nat(servers: &[&str]) -> Gatherer {
     let mut gatherer = Gatherer::new(1);
     gatherer.handle_socket(V4, 51820, origin());
-    gatherer.handle_addresses(vec![ip("192.168.1.2")], origin());
+    gatherer.handle_addresses(own(&["192.168.1.2"]), origin());
     gatherer.handle_servers(servers.iter().map(|text| addr(text)).collect(), origin());
     gatherer
 }
@@ -33,7 +39,7 @@ fn behind_a_patient_nat(servers: &[&str]) -> Gatherer {
     let mut gatherer = Gatherer::new(1);
     gatherer.set_lifetime(Some(secs(120)));
     gatherer.handle_socket(V4, 51820, origin());
-    gatherer.handle_addresses(vec![ip("192.168.1.2")], origin());
+    gatherer.handle_addresses(own(&["192.168.1.2"]), origin());
     gatherer.handle_servers(servers.iter().map(|text| addr(text)).collect(), origin());
     gatherer
 }
@@ -169,7 +175,7 @@ fn both_families_have_their_own_socket_and_servers() {
     let mut gatherer = Gatherer::new(1);
     gatherer.handle_socket(V4, 1000, origin());
     gatherer.handle_socket(V6, 2000, origin());
-    gatherer.handle_addresses(vec![ip("2001:db8::5"), ip("192.168.1.2")], origin());
+    gatherer.handle_addresses(own(&["2001:db8::5", "192.168.1.2"]), origin());
     gatherer.handle_servers(vec![addr(SERVER), addr("[2001:db8:1::1]:3478")], origin());
 
     let sent: Vec<_> = transmits(&mut gatherer)
@@ -191,7 +197,7 @@ fn without_an_address_of_a_family_its_servers_are_not_asked() {
     let mut gatherer = Gatherer::new(1);
     gatherer.handle_socket(V4, 1000, origin());
     gatherer.handle_socket(V6, 2000, origin());
-    gatherer.handle_addresses(vec![ip("192.168.1.2"), ip("fe80::1"), ip("::1")], origin());
+    gatherer.handle_addresses(own(&["192.168.1.2", "fe80::1", "::1"]), origin());
     gatherer.handle_servers(vec![addr("[2001:db8:1::1]:3478")], origin());
 
     assert_eq!(transmits(&mut gatherer), []);
@@ -211,11 +217,11 @@ fn an_address_that_nobody_can_send_to_is_not_named() {
         "ff02::1",
         "::ffff:10.0.0.1",
     ];
-    let mut all: Vec<_> = unusable.iter().map(|text| ip(text)).collect();
-    all.push(ip("192.168.1.2"));
+    let mut all = own(&unusable);
+    all.push(ip("192.168.1.2").into());
     let changed = gatherer.handle_addresses(all, origin());
 
-    assert!(!changed, "all that is usable was known");
+    assert_eq!(changed, AddressChange::None, "all that is usable was known");
     assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")]);
 }
 
@@ -230,7 +236,10 @@ fn host_candidates_differ_in_preference_and_are_not_endless() {
         ]
     };
 
-    gatherer.handle_addresses((1..=100).flat_map(many).collect(), origin());
+    gatherer.handle_addresses(
+        (1..=100).flat_map(many).map(OwnAddress::from).collect(),
+        origin(),
+    );
 
     let candidates = gatherer.candidates();
     for v6 in [false, true] {
@@ -497,7 +506,67 @@ fn one_lost_refresh_between_good_ones_changes_nothing() {
     assert_eq!(gatherer.candidates().len(), 2);
 }
 
+fn ranked(rank: AddressRank, text: &str) -> OwnAddress {
+    OwnAddress { rank, ip: ip(text) }
+}
+
+#[test]
+fn what_leads_outward_is_offered_first_and_what_is_cut_off_are_tunnels_and_bridges() {
+    let mut gatherer = behind_a_nat(&[]);
+    let bridges = (1..=30).map(|n| ranked(AddressRank::Internal, &format!("10.0.{n}.1")));
+    let mut all: Vec<_> = bridges.collect();
+    all.push(ranked(AddressRank::Tunnel, "10.0.0.2"));
+    all.push(ranked(AddressRank::Network, "172.20.0.5"));
+    all.push(ranked(AddressRank::Outward, "192.168.1.2"));
+    gatherer.handle_addresses(all, origin());
+    let candidates = gatherer.candidates();
+    assert_eq!(candidates.len(), 12);
+    let first: Vec<_> = candidates.iter().take(3).map(|c| c.address.ip()).collect();
+    assert_eq!(first, ["192.168.1.2", "172.20.0.5", "10.0.1.1"].map(ip));
+    let priorities: Vec<_> = candidates.iter().map(Candidate::priority).collect();
+    assert!(priorities.is_sorted_by(|one, next| one > next));
+}
+
+#[test]
+fn an_address_inside_another_tunnel_comes_behind_every_other_kind_of_candidate() {
+    let mut gatherer = behind_a_nat(&[SERVER]);
+    let all = [
+        (AddressRank::Tunnel, "10.99.0.2"),
+        (AddressRank::Outward, "192.168.1.2"),
+    ];
+    gatherer.handle_addresses(
+        all.map(|(rank, text)| ranked(rank, text)).to_vec(),
+        origin(),
+    );
+    pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
+    let candidates = gatherer.candidates();
+    let last = candidates.iter().min_by_key(|c| c.priority()).unwrap();
+    assert_eq!(last.address.ip(), ip("10.99.0.2"));
+    assert!(last.is_in_tunnel() && last.priority() <= Candidate::LOWEST_KIND);
+    assert!(
+        candidates
+            .iter()
+            .any(|c| c.kind == CandidateKind::ServerReflexive)
+    );
+}
+
 // --- changes of the machine ---
+
+#[test]
+fn containers_that_come_and_go_are_no_other_network() {
+    let mut gatherer = behind_a_nat(&[SERVER]);
+    let old = transmits(&mut gatherer).pop().unwrap();
+    gatherer.poll_changed();
+    let mut all = own(&["192.168.1.2"]);
+    all.push(ranked(AddressRank::Internal, "172.17.0.1"));
+    let changed = gatherer.handle_addresses(all, origin());
+    assert_eq!(changed, AddressChange::Internal);
+    assert!(gatherer.poll_changed(), "peers hear of the candidate");
+    assert_eq!(gatherer.candidates().len(), 2);
+    assert_eq!(transmits(&mut gatherer), [], "no server is asked anew");
+    let says = says(&old, PUBLIC);
+    assert!(respond(&mut gatherer, &old, SERVER, &says, origin()));
+}
 
 #[test]
 fn other_addresses_mean_another_network_and_everything_starts_over() {
@@ -506,9 +575,10 @@ fn other_addresses_mean_another_network_and_everything_starts_over() {
     pass(&mut gatherer, origin(), secs(1), |_, _| Some(PUBLIC));
     let now = origin() + secs(2);
 
-    let changed = gatherer.handle_addresses(vec![ip("10.20.30.40")], now);
+    let changed = gatherer.handle_addresses(own(&["10.20.30.40"]), now);
 
-    assert!(changed && gatherer.poll_changed());
+    assert_eq!(changed, AddressChange::Network);
+    assert!(gatherer.poll_changed());
     assert_eq!(gatherer.candidates(), [host("10.20.30.40:51820")]);
     let new = transmits(&mut gatherer).pop().unwrap();
     assert_ne!(new.bytes, old.bytes);
@@ -530,12 +600,14 @@ fn other_addresses_mean_another_network_and_everything_starts_over() {
 #[test]
 fn the_same_addresses_in_another_order_are_no_change() {
     let mut gatherer = behind_a_nat(&[]);
-    assert!(gatherer.handle_addresses(vec![ip("10.0.0.1"), ip("10.0.0.2")], origin()));
+    let changed = gatherer.handle_addresses(own(&["10.0.0.1", "10.0.0.2"]), origin());
+    assert_eq!(changed, AddressChange::Network);
     gatherer.poll_changed();
 
-    let again = vec![ip("10.0.0.2"), ip("10.0.0.1"), ip("10.0.0.2")];
+    let again = own(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]);
 
-    assert!(!gatherer.handle_addresses(again, origin()));
+    let changed = gatherer.handle_addresses(again, origin());
+    assert_eq!(changed, AddressChange::None);
     assert!(!gatherer.poll_changed());
 }
 
@@ -678,7 +750,7 @@ fn the_same_seed_gives_the_same_requests() {
     let run = |seed| {
         let mut gatherer = Gatherer::new(seed);
         gatherer.handle_socket(V4, 51820, origin());
-        gatherer.handle_addresses(vec![ip("192.168.1.2")], origin());
+        gatherer.handle_addresses(own(&["192.168.1.2"]), origin());
         gatherer.handle_servers(vec![addr(SERVER)], origin());
         transmits(&mut gatherer)
     };

@@ -194,7 +194,7 @@ impl Machine {
         let name = format!("{}:{}", hex([1; 8]), hex([2; 8]));
         let bytes = Writer::new(Class::Request, TransactionId([3; 12]))
             .username(name.as_bytes())
-            .priority(99)
+            .priority(0x6E7F_FFFF)
             .finish_with_integrity(&credentials(1).password);
         let message = Message::parse(&bytes).unwrap();
         self.agent

@@ -1,12 +1,12 @@
 //! The command line, as a value: for the program and for its manual pages.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
-use punch_api::{PeerName, PortRange, Protocol, ServerKind, Target};
+use punch_api::{Endpoint, PeerName, PortRange, Protocol, ServerKind, Target};
 
 use crate::complete;
 
@@ -212,7 +212,7 @@ pub enum ServerCommand {
 pub enum PeerCommand {
     /// Add another machine as a peer
     #[command(
-        after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1"
+        after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1\n  punchctl peer add phone --wireguard BASE64 --address 10.9.0.2 --show-config"
     )]
     Add(AddPeerArguments),
     /// Forget a peer
@@ -245,22 +245,20 @@ pub struct AddPeerArguments {
     #[arg(long, conflicts_with = "wireguard")]
     pub ipv6_only: bool,
     /// Add an unmodified WireGuard with this public key
-    #[arg(
-        long,
-        value_name = "BASE64",
-        requires = "endpoint",
-        requires = "address"
-    )]
+    #[arg(long, value_name = "BASE64", requires = "address")]
     pub wireguard: Option<String>,
-    /// The address where that WireGuard listens
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub endpoint: Option<SocketAddr>,
+    /// Where that WireGuard listens, an address or a name; without it, it must call this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<Endpoint>,
     /// Its address inside the tunnel
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
     /// A file with a WireGuard preshared key
     #[arg(long, value_name = "FILE")]
     pub preshared_key: Option<PathBuf>,
+    /// Also print a configuration for that WireGuard, as wg-quick reads it
+    #[arg(long, requires = "wireguard")]
+    pub show_config: bool,
 }
 
 /// The commands of `punchctl key`.

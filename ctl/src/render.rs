@@ -1,8 +1,10 @@
 //! Answers of punchd for people: what identities, peers, servers, forwards, pings and events look like.
 
+use std::net::IpAddr;
+
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerName, PeerState,
-    PeerView, PingView, ServerState, ServerView, Status,
+    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerKey, PeerName,
+    PeerState, PeerView, PingView, ServerState, ServerView, Status,
 };
 
 use crate::output::{Cell, Colour, Output};
@@ -69,6 +71,51 @@ pub(crate) fn status(out: &Output, view: &Status) {
         out.line("");
         out.line(format!("packets refused: {}", dropped.join(", ")));
     }
+}
+
+/// A configuration for a plain WireGuard peer, as wg-quick(8) reads it; what only that machine knows is left to fill in.
+pub(crate) fn wireguard_config(key: &PeerKey, status: &Status) -> String {
+    let PeerKey::Wireguard {
+        key,
+        address,
+        preshared,
+        ..
+    } = key
+    else {
+        return String::new();
+    };
+    let whole = |ip: IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
+    let own = match (address, status.id.ipv4) {
+        (IpAddr::V4(_), Some(ipv4)) => ipv4.into(),
+        _ => status.id.ipv6.into(),
+    };
+    let public = |kind| {
+        let mut candidates = status.network.candidates.iter();
+        candidates.find(move |candidate| candidate.kind == kind)
+    };
+    let endpoint = public(PathKind::PortMapped)
+        .or_else(|| public(PathKind::ServerReflexive))
+        .map_or_else(
+            || "# Endpoint = where this machine is reached: HOST:PORT".to_owned(),
+            |candidate| format!("Endpoint = {}", candidate.address),
+        );
+    let mut lines = vec![
+        "[Interface]".to_owned(),
+        format!("# PrivateKey = the secret of {key}"),
+        format!("Address = {}", whole(*address)),
+        String::new(),
+        "[Peer]".to_owned(),
+        format!("PublicKey = {}", status.id.wireguard),
+    ];
+    if preshared.is_some() {
+        lines.push("# PresharedKey = as in the file".to_owned());
+    }
+    lines.extend([
+        format!("AllowedIPs = {}", whole(own)),
+        endpoint,
+        "PersistentKeepalive = 25".to_owned(),
+    ]);
+    lines.join("\n")
 }
 
 pub(crate) fn servers(out: &Output, views: &[ServerView]) {

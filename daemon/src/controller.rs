@@ -1,7 +1,9 @@
 //! The one writer of configuration: every change is validated, saved, applied to engine and kernel, and only then answered.
 
 mod addresses;
+mod announcer;
 mod change;
+mod endpoints;
 mod handles;
 mod history;
 mod questions;
@@ -9,7 +11,7 @@ pub(crate) mod request;
 mod servers;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -17,13 +19,15 @@ use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardKey, ForwardView,
     NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
-use punch_engine::{Change, Crowded, EngineEvent, LinkState, News, Path, PeerHandle};
+use punch_engine::{Change, EngineEvent, Family, LinkState, News, Path, PeerHandle, SocketId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::addresses::Addresses;
+use self::announcer::Announcer;
+use self::endpoints::Endpoints;
 use self::handles::Handles;
 use self::history::History;
 use self::request::{Answer, Request};
@@ -31,7 +35,6 @@ use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
 use crate::interface::{self, Interface, Network};
-use crate::overlay::Verdict;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::Store;
@@ -73,9 +76,10 @@ pub(crate) struct Controller {
     history: History,
     servers: Servers,
     addresses: Addresses,
+    endpoints: Endpoints,
     port_mapping: PortMapping,
     driver: mpsc::Sender<Command>,
-    broadcast: broadcast::Sender<Event>,
+    announcer: Announcer,
     spawner: Spawner,
 }
 
@@ -105,10 +109,11 @@ impl Controller {
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
             servers: Servers::new(identity, driver.clone(), spawner.clone())?,
             addresses,
+            endpoints: Endpoints::new(spawner.clone()),
             store,
             config,
             driver,
-            broadcast,
+            announcer: Announcer::new(broadcast),
             spawner,
         };
         controller.network_changed().await;
@@ -136,6 +141,7 @@ impl Controller {
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         loop {
             let write_at = self.history.due();
+            let turn_at = self.endpoints.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -144,10 +150,12 @@ impl Controller {
                 Some(event) = inlets.events.recv() => self.handle_event(event),
                 _ = &mut inlets.stop => break,
                 event = self.servers.changed() => {
-                    self.announce(event);
+                    self.announcer.announce(event);
                     self.tell_stun_servers().await;
                 }
                 () = self.addresses.changed() => self.network_changed().await,
+                () = self.endpoints.changed() => self.call_elsewhere().await,
+                () = sleep_until(turn_at) => self.call_elsewhere().await,
                 Ok(()) = self.port_mapping.changed() => {
                     let external = self.port_mapping.view().external;
                     self.order(Command::PortMapped(external)).await;
@@ -192,7 +200,7 @@ impl Controller {
         for server in gone {
             self.order(Command::ServerDown(server)).await;
         }
-        self.announce(Some(events::configuration()));
+        self.announcer.announce(Some(events::configuration()));
         Ok(())
     }
 
@@ -212,8 +220,19 @@ impl Controller {
             }
         }
         self.enforce(&difference, touched).await;
-        self.tell(&verdicts);
+        self.announcer.tell(&verdicts);
         difference
+    }
+
+    /// Something about these peers is different, although the state is the same.
+    async fn configure(&mut self, changed: Vec<PeerName>, touched: BTreeSet<IpAddr>) {
+        if !changed.is_empty() {
+            let difference = Difference {
+                changed,
+                ..Difference::default()
+            };
+            self.enforce(&difference, touched).await;
+        }
     }
 
     /// Tells the engine what differs, and leads these addresses into the tunnel or no longer.
@@ -222,8 +241,15 @@ impl Controller {
             machine: &self.machine,
             overlay: self.addresses.overlay(),
             history: &self.history,
+            now: clock::now(),
         };
-        let engine = change::engine(difference, &self.state, ground, &mut self.handles);
+        let (handles, endpoints) = (&mut self.handles, &mut self.endpoints);
+        let engine = change::engine(difference, &self.state, ground, handles, endpoints);
+        for peer in &engine.peers {
+            if let Some(endpoint) = self.endpoints.current(peer.handle) {
+                self.addresses.set_path(peer.handle, Some(endpoint.ip()));
+            }
+        }
         self.order(Command::Configure(engine)).await;
         self.addresses.lead(touched).await;
     }
@@ -261,39 +287,18 @@ impl Controller {
     /// Looks which overlay addresses are used in the network as it was found.
     async fn judge(&mut self) {
         let judgement = self.addresses.judge_all();
-        let mut names: BTreeSet<_> = judgement
-            .verdicts
-            .iter()
-            .flat_map(|verdict| verdict.owners.iter().cloned())
-            .collect();
+        let changed = judgement.peers(&self.state);
         if judgement.own {
             if let Err(error) = self.addresses.set_own().await {
                 tracing::warn!(error = format!("{error:#}"), "no IPv4 inside the tunnel");
             }
-            names.extend(self.state.peers.keys().cloned());
             if let Some(ip) = self.machine.addresses().first() {
                 let why = self.addresses.overlay().why_no_own();
-                self.warn(events::overlay(None, *ip, why));
+                self.announcer.warn(events::overlay(None, *ip, why));
             }
         }
-        if !names.is_empty() {
-            let difference = Difference {
-                changed: names.into_iter().collect(),
-                ..Difference::default()
-            };
-            self.enforce(&difference, judgement.touched).await;
-        }
-        self.tell(&judgement.verdicts);
-    }
-
-    /// Says which overlay addresses are not used from now on, or are again.
-    fn tell(&self, verdicts: &[Verdict]) {
-        for verdict in verdicts {
-            for owner in &verdict.owners {
-                let owner = Some(owner.clone());
-                self.warn(events::overlay(owner, verdict.ip, verdict.why.as_ref()));
-            }
-        }
+        self.configure(changed, judgement.touched).await;
+        self.announcer.tell(&judgement.verdicts);
     }
 
     // --- events ---
@@ -301,19 +306,41 @@ impl Controller {
     fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
             EngineEvent::State { peer, state } => {
+                let connected = state == LinkState::Connected;
+                self.endpoints.set_connected(peer, connected, clock::now());
                 if state == LinkState::Down {
                     self.addresses.set_path(peer, None);
                 }
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
+            EngineEvent::Roamed { peer, to } => self.roamed(peer, to),
             EngineEvent::News(news) => self.handle_news(news),
             EngineEvent::Crowded(crowded) => {
-                self.warn_crowded(&crowded);
+                let peer = self.name_of(crowded.peer);
+                self.announcer.warn_crowded(peer, &crowded);
                 None
             }
             EngineEvent::Socket(_) | EngineEvent::Pong(_) => None, // the driver's business
         };
-        self.announce(event);
+        self.announcer.announce(event);
+    }
+
+    /// A plain WireGuard peer is somewhere else.
+    fn roamed(&mut self, peer: PeerHandle, to: SocketAddr) -> Option<(EventKind, String)> {
+        self.endpoints.see(peer, to);
+        self.addresses.set_path(peer, Some(to.ip()));
+        let name = self.name_of(peer)?;
+        let key = &self.state.peers.get(&name)?.key;
+        self.history.record_seen(key, to, clock::now());
+        let socket = SocketId::main(Family::of(to.ip()));
+        Some(events::selected(name, Path::direct(socket, to)))
+    }
+
+    /// Calls those elsewhere that do not answer where they are called.
+    async fn call_elsewhere(&mut self) {
+        let turned = self.endpoints.turn(clock::now()).into_iter();
+        let changed: Vec<_> = turned.filter_map(|peer| self.name_of(peer)).collect();
+        self.configure(changed, BTreeSet::new()).await;
     }
 
     /// Keeps what must outlast a restart; returns the event for the user.
@@ -353,44 +380,12 @@ impl Controller {
         }
     }
 
-    fn warn_crowded(&self, crowded: &Crowded) {
-        if let Some(peer) = self.name_of(crowded.peer) {
-            tracing::warn!(
-                %peer,
-                open = crowded.open,
-                refused = crowded.refused,
-                ended = crowded.ended,
-                "there is no room for all connections of this peer to forwards"
-            );
-        }
-    }
-
     fn name_of(&self, handle: PeerHandle) -> Option<PeerName> {
         self.handles.name(handle).cloned()
     }
 
     fn id_of(&self, handle: PeerHandle) -> Option<PeerId> {
         self.state.peers.get(self.handles.name(handle)?)?.id()
-    }
-
-    fn announce(&self, event: Option<(EventKind, String)>) {
-        let Some((kind, message)) = event else { return };
-        tracing::info!("{message}");
-        self.broadcast(kind, message);
-    }
-
-    fn warn(&self, (kind, message): (EventKind, String)) {
-        tracing::warn!("{message}");
-        self.broadcast(kind, message);
-    }
-
-    fn broadcast(&self, kind: EventKind, message: String) {
-        // Without listeners nobody hears it; that is fine.
-        let _ = self.broadcast.send(Event {
-            at_ms: clock::wall_ms(),
-            kind,
-            message,
-        });
     }
 
     // --- requests ---

@@ -1,11 +1,10 @@
-//! The names of STUN servers, looked up now and then; each beside everything else, so that a name server that is silent keeps
+//! The names of STUN servers and of plain WireGuard peers, looked up now and then; each beside everything else, so that a name server that is silent keeps
 //! nobody waiting.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use punch_api::ServerAddress;
 use punch_platform::clock;
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
@@ -21,13 +20,14 @@ const RETRY: Duration = Duration::from_secs(15);
 const MAX_ADDRESSES: usize = 4;
 
 /// What a look-up brought.
-type Found = (ServerAddress, Result<Vec<SocketAddr>, String>);
+type Found = (String, Result<Vec<SocketAddr>, String>);
 
 /// Looks up names, and keeps what was found.
 pub(crate) struct Resolver {
     spawner: Spawner,
     results: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
-    names: HashMap<ServerAddress, Name>,
+    /// By `HOST:PORT`.
+    names: HashMap<String, Name>,
     /// When all names are looked up anew.
     next: Instant,
 }
@@ -53,21 +53,21 @@ impl Resolver {
         }
     }
 
-    /// Looks up the name of this server from now on.
-    pub(crate) fn add(&mut self, address: ServerAddress) {
+    /// Looks up this name from now on.
+    pub(crate) fn add(&mut self, place: String) {
         let name = Name {
-            addresses: address.literal().into_iter().collect(),
+            addresses: literal(&place).into_iter().collect(),
             ..Name::default()
         };
         if name.addresses.is_empty() {
             self.refresh();
         }
-        self.names.insert(address, name);
+        self.names.insert(place, name);
     }
 
-    /// Forgets a server.
-    pub(crate) fn remove(&mut self, address: &ServerAddress) {
-        self.names.remove(address);
+    /// Forgets a name.
+    pub(crate) fn remove(&mut self, place: &str) {
+        self.names.remove(place);
     }
 
     /// Looks up all names at once.
@@ -76,14 +76,14 @@ impl Resolver {
     }
 
     /// What the name was resolved to, at last.
-    pub(crate) fn addresses(&self, address: &ServerAddress) -> &[SocketAddr] {
-        let name = self.names.get(address);
+    pub(crate) fn addresses(&self, place: &str) -> &[SocketAddr] {
+        let name = self.names.get(place);
         name.map_or(&[], |name| &name.addresses)
     }
 
     /// Why the name is not found.
-    pub(crate) fn trouble(&self, address: &ServerAddress) -> Option<&str> {
-        self.names.get(address)?.trouble.as_deref()
+    pub(crate) fn trouble(&self, place: &str) -> Option<&str> {
+        self.names.get(place)?.trouble.as_deref()
     }
 
     /// Waits until a look-up has ended. Nothing is lost if the wait is given up.
@@ -98,25 +98,25 @@ impl Resolver {
 
     fn look_up(&mut self) {
         self.next = clock::now() + PERIOD;
-        for (address, name) in &mut self.names {
+        for (place, name) in &mut self.names {
             let running = name.task.as_ref().is_some_and(Task::is_running);
-            if running || address.literal().is_some() {
+            if running || literal(place).is_some() {
                 continue;
             }
-            let (address, results) = (address.clone(), self.results.0.clone());
+            let (place, results) = (place.clone(), self.results.0.clone());
             let look_up = async move {
-                let found = lookup_host(address.as_str())
+                let found = lookup_host(place.as_str())
                     .await
                     .map(|found| alternate(found).into_iter().take(MAX_ADDRESSES).collect())
                     .map_err(|error| error.to_string());
-                let _ = results.send((address, found)).await;
+                let _ = results.send((place, found)).await;
             };
             name.task = Some(self.spawner.spawn("resolve", look_up));
         }
     }
 
-    fn take(&mut self, (address, found): Found) {
-        let Some(name) = self.names.get_mut(&address) else {
+    fn take(&mut self, (place, found): Found) {
+        let Some(name) = self.names.get_mut(&place) else {
             return;
         };
         name.task = None;
@@ -132,4 +132,8 @@ impl Resolver {
             }
         }
     }
+}
+
+fn literal(place: &str) -> Option<SocketAddr> {
+    place.parse().ok()
 }

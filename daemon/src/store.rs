@@ -13,11 +13,13 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::{
-    ForwardKey, PeerId, PeerKey, PeerName, Secret, ServerAddress, ServerKind, Target, ValueError,
+    Endpoint, ForwardKey, PeerId, PeerKey, PeerName, Secret, ServerAddress, ServerKind, Target,
+    ValueError,
 };
 use punch_engine::StepKind;
 use punch_signal_protocol::Identity;
 use punch_state::{Collision, Forward, Peer, State, collisions};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -26,6 +28,7 @@ use crate::config::Config;
 const STATE: &str = "state.json";
 const STAMPS: &str = "stamps.json";
 const MEMORY: &str = "paths.json";
+const SEEN: &str = "endpoints.json";
 const IDENTITY: &str = "identity.key";
 const LOCK: &str = "lock";
 const VERSION: u32 = 1;
@@ -61,7 +64,8 @@ enum StoredKind {
     },
     Wireguard {
         key: String,
-        endpoint: SocketAddr,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<Endpoint>,
         address: IpAddr,
         preshared: Option<Secret>,
     },
@@ -184,6 +188,9 @@ impl TryFrom<StateFile> for State {
 pub(crate) type Stamps = BTreeMap<PeerId, (u64, u64)>;
 
 /// For each identity, what has found a path to it from which network; the latest last.
+/// Where plain WireGuard peers were last seen, by their keys in base64.
+pub(crate) type Seen = BTreeMap<String, SocketAddr>;
+/// What has worked.
 pub(crate) type Memory = BTreeMap<PeerId, Vec<(u64, Worked)>>;
 
 /// A step that has found a path.
@@ -346,16 +353,30 @@ impl Store {
 
     /// Reads what has worked. It only saves time: what cannot be read is forgotten, with a warning.
     pub(crate) fn load_memory(&self) -> Memory {
-        let path = self.files.path(MEMORY);
-        let read = || -> Result<Memory> {
+        self.load_or_forget(MEMORY)
+    }
+
+    /// Reads where plain WireGuard peers were last seen, which is forgotten in the same way.
+    pub(crate) fn load_seen(&self) -> Seen {
+        self.load_or_forget(SEEN)
+    }
+
+    /// Replaces where plain WireGuard peers were last seen.
+    pub(crate) fn save_seen(&self, seen: &Seen) -> Result<()> {
+        self.write(SEEN, &serde_json::to_vec(seen)?)
+    }
+
+    fn load_or_forget<T: Default + DeserializeOwned>(&self, name: &str) -> T {
+        let path = self.files.path(name);
+        let read = || -> Result<T> {
             match read_private(&path)? {
-                None => Ok(Memory::new()),
+                None => Ok(T::default()),
                 Some(text) => Ok(serde_json::from_str(&text)?),
             }
         };
         read().unwrap_or_else(|error| {
-            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "what has worked before is forgotten");
-            Memory::new()
+            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "what was known before is forgotten");
+            T::default()
         })
     }
 

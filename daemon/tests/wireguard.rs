@@ -193,6 +193,58 @@ fn a_wireguard_peer_comes_back_after_restarts_of_either_end() {
     });
 }
 
+/// A peer without a fixed address calls, is remembered where it was, and is found there after a restart.
+#[test]
+fn a_wireguard_peer_without_an_endpoint_is_called_where_it_was_last_seen() {
+    need_lab!();
+    let mut lab = Lab::bare("wg", Kinds::Apart("open+ipv6", "open+ipv6"), &[]);
+    lab.a.configure("[underlay]\nport = 41820\n");
+    lab.a.start();
+    let wireguard = WireGuard::start(&lab);
+    let add = ["peer", "add", "phone", "--wireguard", &wireguard.key];
+    let shown = lab
+        .a
+        .ctl_ok(&[&add[..], &["--address", "10.9.0.1", "--show-config"]].concat());
+    let own = lab.a.ctl_json(&["id"])["wireguard"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for line in [
+        "[Interface]",
+        &format!("# PrivateKey = the secret of {}", wireguard.key),
+        "Address = 10.9.0.1/32",
+        &format!("PublicKey = {own}"),
+        &format!("AllowedIPs = {}/32", lab.a.ipv4()),
+        "PersistentKeepalive = 25",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    lab.a.wait_for_peer_state("phone", "connecting");
+    wireguard.peer(&lab.a, None);
+    let public = format!("{}:41820", lab.env("A_PUBLIC_IPV4"));
+    wireguard.set(&[
+        "peer",
+        &own,
+        "endpoint",
+        &public,
+        "persistent-keepalive",
+        "1",
+    ]);
+    lab.a.wait_for_peer_state("phone", "connected");
+    expect_ping(&lab.a, "10.9.0.1".parse().unwrap());
+    let there = lab.a.peer("phone")["path"]["remote"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(there, wireguard.endpoint);
+
+    // It falls silent. What remains is where it was.
+    wireguard.set(&["peer", &own, "persistent-keepalive", "0"]);
+    lab.a.restart();
+    lab.a.wait_for_peer_state("phone", "connected");
+    expect_ping(&lab.a, "10.9.0.1".parse().unwrap());
+}
+
 #[test]
 fn a_wireguard_peer_with_another_preshared_key_does_not_connect() {
     need_lab!();

@@ -21,10 +21,25 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         PeerCommand::Add(arguments) => {
+            let show_config = arguments.show_config && !out.json;
             let ask = add_peer(arguments)?;
             let answer = client.call(Method::POST, "/v1/peers", &ask).await?;
-            let text = format!("{0} is a peer now; connect with: punchctl up {0}", ask.name);
-            done(out, answer, &text)
+            let waits = matches!(&ask.key, PeerKey::Wireguard { endpoint: None, .. });
+            let text = if waits {
+                format!(
+                    "{} is a peer now; it is waited for until it calls",
+                    ask.name
+                )
+            } else {
+                format!("{0} is a peer now; connect with: punchctl up {0}", ask.name)
+            };
+            done(out, answer, &text)?;
+            if show_config {
+                let status = parse(client.call(Method::GET, "/v1/status", &()).await?)?;
+                out.line("");
+                out.line(render::wireguard_config(&ask.key, &status));
+            }
+            Ok(())
         }
         PeerCommand::Remove { name } => {
             let path = format!("/v1/peers/{name}");
@@ -51,9 +66,7 @@ fn add_peer(arguments: AddPeerArguments) -> Result<AddPeer, Failure> {
         },
         (None, Some(key)) => PeerKey::Wireguard {
             key,
-            endpoint: arguments
-                .endpoint
-                .ok_or_else(|| refuse("--endpoint is missing".to_owned()))?,
+            endpoint: arguments.endpoint,
             address: arguments
                 .address
                 .ok_or_else(|| refuse("--address is missing".to_owned()))?,

@@ -21,7 +21,7 @@ pub use punch_signal_protocol::{
 };
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use values::{
-    ForwardKey, PeerName, PortRange, Protocol, Secret, ServerAddress, ServerKind, Target,
+    Endpoint, ForwardKey, PeerName, PortRange, Protocol, Secret, ServerAddress, ServerKind, Target,
     ValueError,
 };
 pub use view::{

@@ -1,11 +1,11 @@
 //! What punchd is asked: the JSON bodies of the calls.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{PeerName, PortRange, Protocol, Secret, ServerKind, Target};
+use crate::values::{Endpoint, PeerName, PortRange, Protocol, Secret, ServerKind, Target};
 
 /// The body of `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,13 @@ pub enum PeerKey {
         #[serde(default)]
         ipv6_only: bool,
     },
-    /// An unmodified WireGuard implementation with a fixed endpoint.
+    /// An unmodified WireGuard implementation.
     Wireguard {
         /// The public key of the peer, base64.
         key: String,
-        /// The underlay address where the peer listens.
-        endpoint: SocketAddr,
+        /// Where the peer listens; without it, this machine waits until the peer calls.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<Endpoint>,
         /// The address of the peer inside the tunnel.
         address: IpAddr,
         /// A preshared key, base64; kept in the state directory only.

@@ -1,5 +1,6 @@
 //! Values that are valid by construction: a text that is not one is refused with an error for people.
 
+mod endpoint;
 mod error;
 mod host;
 mod name;
@@ -9,6 +10,7 @@ mod server;
 mod target;
 mod text;
 
+pub use endpoint::Endpoint;
 pub use error::ValueError;
 pub use name::PeerName;
 pub use port::{ForwardKey, PortRange, Protocol};

@@ -461,7 +461,7 @@ fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> Pe
         handle: PEER,
         kind: PeerKind::Wireguard {
             public: identity.id().x25519(),
-            endpoint,
+            endpoint: Some(endpoint),
             address: Some(address),
             preshared: None,
         },

@@ -70,8 +70,8 @@ pub enum PeerKind {
     Wireguard {
         /// Its X25519 key.
         public: [u8; 32],
-        /// The address that it listens at.
-        endpoint: SocketAddr,
+        /// The address that it is called at; without it, it must call itself.
+        endpoint: Option<SocketAddr>,
         /// Its only address inside the tunnel; `None` while this machine reaches that one otherwise.
         address: Option<IpAddr>,
         /// Mixed into the handshake when given.

@@ -405,6 +405,9 @@ impl Engine {
         while let Some(pong) = self.lane.poll_pong() {
             self.events.push_back(EngineEvent::Pong(pong));
         }
+        for (peer, to) in self.roster.peers.take_roamed() {
+            self.events.push_back(EngineEvent::Roamed { peer, to });
+        }
         for (peer, state) in self.roster.peers.take_changed(&self.roster.connector) {
             self.events.push_back(EngineEvent::State { peer, state });
         }

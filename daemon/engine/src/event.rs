@@ -18,6 +18,13 @@ pub enum EngineEvent {
     },
     /// An order for the owner of the sockets.
     Socket(SocketOrder),
+    /// Something authentic of a plain WireGuard peer has come from another address than before.
+    Roamed {
+        /// The peer.
+        peer: PeerHandle,
+        /// Where it is now.
+        to: std::net::SocketAddr,
+    },
     /// What the connector has found out.
     News(News),
     /// A peer answered a ping.

@@ -47,6 +47,8 @@ pub(crate) struct Peer {
     /// How often it is told that its packet goes nowhere.
     pub(crate) refusals: TokenBucket,
     busy: bool,
+    /// Of a plain WireGuard peer: where it has come from of late, which nobody has been told.
+    roamed: Option<SocketAddr>,
     /// Of a plain WireGuard peer: there have been keys within the last [`RENEWAL`].
     lately_established: bool,
     last_established: Option<Instant>,
@@ -67,6 +69,7 @@ impl Peer {
             held: VecDeque::new(),
             refusals: TokenBucket::new(REFUSALS),
             busy: false,
+            roamed: None,
             lately_established: false,
             last_established: None,
             announced: LinkState::Down,
@@ -76,7 +79,11 @@ impl Peer {
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
     /// it has made one.
     pub(crate) fn settle_path(&mut self, path: DirectPath) {
-        if self.path.is_none() || matches!(self.config.kind, PeerKind::Wireguard { .. }) {
+        let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
+        if roams && self.path.and_then(|path| path.endpoint()) != Some(path.remote) {
+            self.roamed = Some(path.remote);
+        }
+        if self.path.is_none() || roams {
             self.path = Some(path.into());
         }
     }
@@ -342,6 +349,17 @@ impl PeerTable {
             .extend(paths.filter_map(|path| path.endpoint()));
         self.changed.extend(&self.active);
         self.active.iter().copied().collect()
+    }
+
+    /// The plain WireGuard peers among those that something has happened to that are at another address than was told.
+    pub(crate) fn take_roamed(&mut self) -> Vec<(PeerHandle, SocketAddr)> {
+        let mut roamed = Vec::new();
+        for handle in &self.changed {
+            let peer = self.peers.get_mut(handle);
+            let to = peer.and_then(|peer| peer.roamed.take());
+            roamed.extend(to.map(|to| (*handle, to)));
+        }
+        roamed
     }
 
     /// The peers whose state is another one than was announced; it is announced from now on.

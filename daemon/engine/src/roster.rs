@@ -67,7 +67,10 @@ impl Roster {
         }
         self.route_peer(handle);
         self.connector.set_wish(handle, wish, now);
-        if before.is_some_and(|before| before.up) == up {
+        if before.as_ref().is_some_and(|before| before.up) == up {
+            if up && let Some(before) = before {
+                self.call_elsewhere(handle, (&before.kind, &kind), now);
+            }
             return;
         }
         match kind {
@@ -85,11 +88,42 @@ impl Roster {
                 if let Some(peer) = self.peers.get_mut(handle) {
                     peer.tunnel = Tunnel::fixed(session);
                 }
-                let socket = SocketId::main(Family::of(endpoint.ip()));
-                self.peers.set_path(handle, Path::direct(socket, endpoint));
+                if let Some(endpoint) = endpoint {
+                    let socket = SocketId::main(Family::of(endpoint.ip()));
+                    self.peers.set_path(handle, Path::direct(socket, endpoint));
+                }
+                self.peers.mark(handle);
                 self.work(handle, now);
             }
         }
+    }
+
+    /// A plain WireGuard peer that is wanted has another endpoint now: it is called there, unless it is there already.
+    fn call_elsewhere(
+        &mut self,
+        handle: PeerHandle,
+        (before, now_kind): (&PeerKind, &PeerKind),
+        now: Instant,
+    ) {
+        let endpoint = |kind: &PeerKind| match kind {
+            PeerKind::Wireguard { endpoint, .. } => *endpoint,
+            PeerKind::Punch { .. } => None,
+        };
+        let Some(to) = endpoint(now_kind).filter(|to| endpoint(before) != Some(*to)) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(handle) else {
+            return;
+        };
+        if peer.path.and_then(|path| path.endpoint()) == Some(to) {
+            return;
+        }
+        for session in peer.tunnel.responders() {
+            session.initiate(now);
+        }
+        let socket = SocketId::main(Family::of(to.ip()));
+        self.peers.set_path(handle, Path::direct(socket, to));
+        self.work(handle, now);
     }
 
     fn session(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use punch_api::{ApiError, ErrorCode, PeerKey};
+use punch_api::{ApiError, ErrorCode, PeerKey, PeerName};
 use punch_engine::PeerHandle;
 use punch_platform::clock;
 use punch_state::{Difference, Refusal, State};
@@ -28,6 +28,21 @@ pub(super) struct Judgement {
     pub(super) verdicts: Vec<Verdict>,
     /// The addresses of peers that packets are led to differently now.
     pub(super) touched: BTreeSet<IpAddr>,
+}
+
+impl Judgement {
+    /// The peers that are concerned.
+    pub(super) fn peers(&self, state: &State) -> Vec<PeerName> {
+        if self.own {
+            return state.peers.keys().cloned().collect();
+        }
+        let owners = self.verdicts.iter().flat_map(|verdict| &verdict.owners);
+        owners
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
 }
 
 impl Addresses {

@@ -1,12 +1,14 @@
 //! What a change of the state means for the engine.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
-use punch_api::{PeerKey, PeerName};
-use punch_engine::{Access, Change, PeerConfig, PeerKind, Rule, Rules};
+use punch_api::PeerKey;
+use punch_engine::{Access, Change, PeerConfig, PeerHandle, PeerKind, Rule, Rules};
 use punch_state::{Difference, Machine, Peer, State, key_bytes};
 use zeroize::Zeroizing;
 
+use super::endpoints::Endpoints;
 use super::handles::Handles;
 use super::history::History;
 use crate::overlay::Overlay;
@@ -16,6 +18,7 @@ pub(super) struct Ground<'a> {
     pub(super) machine: &'a Machine,
     pub(super) overlay: &'a Overlay,
     pub(super) history: &'a History,
+    pub(super) now: Instant,
 }
 
 /// Brings the handles in line with `after`, and tells what the engine has to know.
@@ -24,17 +27,25 @@ pub(super) fn engine(
     after: &State,
     ground: Ground<'_>,
     handles: &mut Handles,
+    endpoints: &mut Endpoints,
 ) -> Change {
     for (from, to) in &difference.renamed {
         handles.rename(from, to);
     }
     let gone = difference.gone.iter();
-    let gone = gone.filter_map(|name| handles.remove(name)).collect();
+    let gone: Vec<_> = gone.filter_map(|name| handles.remove(name)).collect();
+    for handle in &gone {
+        endpoints.remove(*handle);
+    }
     let mut peers = Vec::new();
     for name in &difference.changed {
-        handles.assign(name);
-        let peer = after.peers.get(name);
-        peers.extend(peer.and_then(|peer| peer_config(name, peer, &ground, handles)));
+        let handle = handles.assign(name);
+        let Some(peer) = after.peers.get(name) else {
+            continue;
+        };
+        let seen = ground.history.seen(&peer.key);
+        endpoints.follow(handle, peer, seen, ground.now);
+        peers.extend(peer_config(handle, peer, &ground, endpoints));
     }
     Change {
         peers,
@@ -45,10 +56,10 @@ pub(super) fn engine(
 }
 
 fn peer_config(
-    name: &PeerName,
+    handle: PeerHandle,
     peer: &Peer,
     ground: &Ground<'_>,
-    handles: &Handles,
+    endpoints: &Endpoints,
 ) -> Option<PeerConfig> {
     let is_used = |ip: IpAddr| ground.overlay.why_not(ip).is_none();
     let kind = match &peer.key {
@@ -62,12 +73,12 @@ fn peer_config(
         }
         PeerKey::Wireguard {
             key,
-            endpoint,
             address,
             preshared,
+            ..
         } => PeerKind::Wireguard {
             public: key_bytes(key)?,
-            endpoint: *endpoint,
+            endpoint: endpoints.current(handle),
             address: Some(*address).filter(|ip| is_used(*ip)),
             preshared: match preshared {
                 Some(text) => Some(Zeroizing::new(key_bytes(text.expose())?)),
@@ -77,7 +88,7 @@ fn peer_config(
     };
     let id = peer.id();
     Some(PeerConfig {
-        handle: handles.get(name)?,
+        handle,
         kind,
         up: peer.up,
         blocked: peer.blocked,

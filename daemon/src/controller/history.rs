@@ -1,12 +1,13 @@
 //! What punchd knows of each peer from before: the stamps of its offers, and what has found a path to it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use punch_api::PeerId;
+use punch_api::{PeerId, PeerKey};
 use punch_engine::StepKind;
 
-use crate::store::{Memory, Stamps, Store};
+use crate::store::{Memory, Seen, Stamps, Store};
 
 /// What has changed is written after this: several changes come together.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
@@ -19,6 +20,9 @@ const MAX_NETWORKS: usize = 8;
 pub(super) struct History {
     stamps: Stamps,
     memory: Memory,
+    /// Where plain WireGuard peers were last seen, and whether that is to be written.
+    seen: Seen,
+    seen_changed: bool,
     /// When what has changed is written.
     due: Option<Instant>,
 }
@@ -29,6 +33,8 @@ impl History {
         Ok(Self {
             stamps: store.load_stamps()?,
             memory: store.load_memory(),
+            seen: store.load_seen(),
+            seen_changed: false,
             due: None,
         })
     }
@@ -62,6 +68,23 @@ impl History {
         self.due.get_or_insert(now + WRITE_DELAY);
     }
 
+    /// Where a plain WireGuard peer was last seen.
+    pub(super) fn seen(&self, key: &PeerKey) -> Option<SocketAddr> {
+        match key {
+            PeerKey::Wireguard { key, .. } => self.seen.get(key).copied(),
+            PeerKey::Punch { .. } => None,
+        }
+    }
+
+    /// Takes note of where a plain WireGuard peer is.
+    pub(super) fn record_seen(&mut self, key: &PeerKey, at: SocketAddr, now: Instant) {
+        if let PeerKey::Wireguard { key, .. } = key {
+            self.seen.insert(key.clone(), at);
+            self.seen_changed = true;
+            self.due.get_or_insert(now + WRITE_DELAY);
+        }
+    }
+
     /// When [`History::write`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
@@ -72,6 +95,16 @@ impl History {
         self.due = None;
         if let Err(error) = store.save_stamps(&self.stamps) {
             tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
+            self.due = Some(now + WRITE_AGAIN);
+        }
+        if std::mem::take(&mut self.seen_changed)
+            && let Err(error) = store.save_seen(&self.seen)
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "where peers were last seen was not saved"
+            );
+            self.seen_changed = true;
             self.due = Some(now + WRITE_AGAIN);
         }
         if let Err(error) = store.save_memory(&self.memory) {
@@ -96,6 +129,8 @@ mod tests {
         let mut history = History {
             stamps: Stamps::new(),
             memory: Memory::new(),
+            seen: Seen::new(),
+            seen_changed: false,
             due: None,
         };
         for network in 0..10 {

@@ -79,7 +79,7 @@ impl Servers {
         };
         match &server.address {
             ServerAddress::Signal(_) => self.connect(&mut server),
-            ServerAddress::Stun(_) => self.resolver.add(server.address.clone()),
+            ServerAddress::Stun(_) => self.resolver.add(server.address.to_string()),
         }
         self.list.push(server);
     }
@@ -94,7 +94,7 @@ impl Servers {
     pub(super) fn stop(&mut self, address: &ServerAddress) -> Option<ServerId> {
         let index = self.list.iter().position(|s| s.address == *address)?;
         let server = self.list.remove(index);
-        self.resolver.remove(address);
+        self.resolver.remove(address.as_str());
         matches!(address, ServerAddress::Signal(_)).then_some(server.id)
     }
 
@@ -135,7 +135,7 @@ impl Servers {
     pub(super) fn stun_change(&mut self) -> Option<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for server in &self.list {
-            for address in self.resolver.addresses(&server.address) {
+            for address in self.resolver.addresses(server.address.as_str()) {
                 if !addresses.contains(address) {
                     addresses.push(*address);
                 }
@@ -153,7 +153,7 @@ impl Servers {
         let literal = list
             .clone()
             .filter_map(|server| signal_host(&server.address));
-        let resolved = list.flat_map(|server| self.resolver.addresses(&server.address));
+        let resolved = list.flat_map(|server| self.resolver.addresses(server.address.as_str()));
         literal.chain(resolved.map(SocketAddr::ip)).collect()
     }
 
@@ -172,8 +172,8 @@ impl Servers {
                 address: &server.address,
                 fixed: server.fixed,
                 connected: server.connected,
-                trouble: trouble.or_else(|| self.resolver.trouble(&server.address)),
-                resolved: self.resolver.addresses(&server.address),
+                trouble: trouble.or_else(|| self.resolver.trouble(server.address.as_str())),
+                resolved: self.resolver.addresses(server.address.as_str()),
             });
         }
         facts

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use punch_api::{AddPeer, PeerKey, PeerName};
+use punch_api::{AddPeer, Endpoint, PeerKey, PeerName};
 use punch_signal_protocol::is_contributory;
 
 use crate::model::{Machine, Peer, State, key_bytes};
@@ -11,7 +11,7 @@ use crate::refusal::{Holder, Refusal};
 /// Up to so many names are listed when a peer is not found.
 const LISTED: usize = 10;
 
-/// Adds a peer. Nobody has asked for a connection to it yet, and it may reach nothing but forwards.
+/// Adds a peer. Nobody has asked for a connection to it yet, unless it is one that must call itself; it may reach nothing but forwards.
 ///
 /// # Errors
 /// A name, a machine or an address that is taken, and keys and addresses that no peer can have.
@@ -21,7 +21,9 @@ pub fn add(state: &State, machine: &Machine, ask: AddPeer) -> Result<State, Refu
         return Err(Refusal::PeerExists(name));
     }
     check_key(machine, &key)?;
-    let peer = Peer::new(key);
+    let mut peer = Peer::new(key);
+    // There is nothing to call; it is waited for from now on.
+    peer.up = matches!(&peer.key, PeerKey::Wireguard { endpoint: None, .. });
     check_unique(state, machine, &name, &peer)?;
     let mut state = state.clone();
     state.peers.insert(name, peer);
@@ -52,7 +54,8 @@ fn check_key(machine: &Machine, key: &PeerKey) -> Result<(), Refusal> {
     if !may_be_inside(*address) {
         return Err(Refusal::NotInside(*address));
     }
-    if *address == endpoint.ip() {
+    let literal = endpoint.as_ref().and_then(Endpoint::literal);
+    if literal.is_some_and(|endpoint| endpoint.ip() == *address) {
         return Err(Refusal::IntoItself(*address));
     }
     if address.is_ipv4() && machine.ipv4.is_none() {

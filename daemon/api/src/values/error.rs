@@ -26,6 +26,11 @@ pub enum ValueError {
     /// Not a target of a forward.
     #[error("`{0}` is not a target: write HOST:PORT, for instance 127.0.0.1:5432 or [::1]:5432")]
     Target(String),
+    /// Not where a WireGuard listens.
+    #[error(
+        "`{0}` is not an endpoint: write HOST:PORT, for instance home.example:51820 or [2001:db8::1]:51820"
+    )]
+    Endpoint(String),
     /// The last port of the range has no counterpart at the target.
     #[error("the target's ports would run past 65535")]
     TargetPastEnd,

@@ -24,6 +24,11 @@ impl Target {
         }
     }
 
+    /// This host, a name or an address without brackets, and this port.
+    pub(super) fn new(host: String, port: u16) -> Self {
+        Self { host, port }
+    }
+
     /// The host; an IPv6 address stands without brackets.
     pub fn host(&self) -> &str {
         &self.host

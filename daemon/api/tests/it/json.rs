@@ -67,22 +67,37 @@ fn a_punch_peer_is_added_by_its_key() {
 
 #[test]
 fn a_wireguard_peer_is_added_by_key_endpoint_and_address() {
-    let request = |preshared: Option<&str>| AddPeer {
+    let request = |preshared: Option<&str>, endpoint: &str| AddPeer {
         name: "router".parse().unwrap(),
         key: PeerKey::Wireguard {
             key: "QUJD".to_owned(),
-            endpoint: "[2001:db8::1]:51820".parse().unwrap(),
+            endpoint: endpoint.parse().ok(),
             address: "10.0.0.1".parse().unwrap(),
             preshared: preshared.map(|key| Secret::new(key.to_owned())),
         },
     };
     golden(
-        request(None),
+        request(None, "[2001:db8::1]:51820"),
         r#"{"name":"router","wireguard":{"key":"QUJD","endpoint":"[2001:db8::1]:51820","address":"10.0.0.1"}}"#,
     );
     golden(
-        request(Some("WFla")),
+        request(Some("WFla"), "[2001:db8::1]:51820"),
         r#"{"name":"router","wireguard":{"key":"QUJD","endpoint":"[2001:db8::1]:51820","address":"10.0.0.1","preshared":"WFla"}}"#,
+    );
+    golden(
+        request(None, "home.example:51820"),
+        r#"{"name":"router","wireguard":{"key":"QUJD","endpoint":"home.example:51820","address":"10.0.0.1"}}"#,
+    );
+    golden(
+        request(None, ""),
+        r#"{"name":"router","wireguard":{"key":"QUJD","address":"10.0.0.1"}}"#,
+    );
+    assert_eq!(
+        "home.example"
+            .parse::<punch_api::Endpoint>()
+            .unwrap_err()
+            .to_string(),
+        "`home.example` is not an endpoint: write HOST:PORT, for instance home.example:51820 or [2001:db8::1]:51820"
     );
 }
 

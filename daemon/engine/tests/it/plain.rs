@@ -114,7 +114,7 @@ impl Bench {
             handle: plain.handle,
             kind: PeerKind::Wireguard {
                 public: PublicKey::from(&plain.secret).to_bytes(),
-                endpoint: plain.endpoint,
+                endpoint: Some(plain.endpoint),
                 address: Some(address),
                 preshared: preshared.map(Into::into),
             },
@@ -171,6 +171,27 @@ impl Bench {
 
     pub(crate) fn grant(&mut self, index: usize, host: bool) {
         self.edit(|configuration| configuration.peers[index].host = host);
+    }
+
+    /// Where plain WireGuard peers were told to be.
+    pub(crate) fn roamed(&self) -> Vec<(PeerHandle, SocketAddr)> {
+        let roamed = self.events.iter().filter_map(|event| match event {
+            EngineEvent::Roamed { peer, to } => Some((*peer, *to)),
+            _ => None,
+        });
+        roamed.collect()
+    }
+
+    /// The peer is to be called somewhere else, or nowhere.
+    pub(crate) fn set_endpoint(&mut self, index: usize, to: Option<SocketAddr>) {
+        let handle = self.peers[index].handle;
+        self.edit(|configuration| {
+            let mut peers = configuration.peers.iter_mut();
+            let peer = peers.find(|peer| peer.handle == handle).unwrap();
+            if let PeerKind::Wireguard { endpoint, .. } = &mut peer.kind {
+                *endpoint = to;
+            }
+        });
     }
 
     /// The peer has another address inside the tunnel, or none.

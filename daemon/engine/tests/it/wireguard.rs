@@ -265,6 +265,50 @@ fn packets_go_to_the_peer_that_has_their_address() {
     }
 }
 
+#[test]
+fn a_peer_without_an_endpoint_is_served_where_it_calls_from() {
+    let mut bench = Bench::empty();
+    bench.add(false, None);
+    bench.set_endpoint(0, None);
+    bench.set_up(0, true);
+    bench.pass(seconds(30));
+    assert_eq!(bench.sent.len(), 0, "there is nobody to call");
+
+    bench.call(0);
+    let (own, address) = (bench.own(false), bench.peers[0].address);
+    // The caller confirms the keys by using them.
+    bench.peer_sends(0, &udp(at(address, 2), at(own, 1), b"first"));
+    let packet = udp(at(own, 1), at(address, 2), b"to the caller");
+    bench.host_sends(&packet);
+    assert_eq!(bench.take_inbox(0).last(), Some(&packet));
+    let there = bench.peers[0].endpoint;
+    let told = bench.roamed();
+    assert_eq!(told, [(bench.peers[0].handle, there)]);
+
+    // What the controller has been told changes nothing.
+    let sent = bench.sent.len();
+    bench.set_endpoint(0, Some(there));
+    assert_eq!(bench.sent.len(), sent);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_called_where_the_controller_says_next() {
+    let mut bench = Bench::empty();
+    bench.add(false, None);
+    let there = bench.peers[0].endpoint;
+    let nowhere = "192.0.2.200:1".parse().unwrap();
+    bench.set_endpoint(0, Some(nowhere));
+    bench.set_up(0, true);
+    bench.pass(seconds(12));
+    let (own, address) = (bench.own(false), bench.peers[0].address);
+    assert_eq!(bench.take_inbox(0), NONE);
+    bench.set_endpoint(0, Some(there));
+    bench.pass(seconds(1));
+    let packet = udp(at(own, 1), at(address, 2), b"found");
+    bench.host_sends(&packet);
+    assert_eq!(bench.take_inbox(0), [packet]);
+}
+
 /// Whoever had an address first keeps it, in whichever order the two are told of again.
 #[test]
 fn a_second_owner_of_an_address_is_refused() {

@@ -15,7 +15,7 @@ fn wireguard(called: &str, number: u8, address: &str) -> AddPeer {
         name: name(called),
         key: PeerKey::Wireguard {
             key: BASE64_STANDARD.encode(id(number).x25519()),
-            endpoint: "203.0.113.5:51820".parse().unwrap(),
+            endpoint: Some("203.0.113.5:51820".parse().unwrap()),
             address: address.parse().unwrap(),
             preshared: None,
         },
@@ -39,6 +39,17 @@ fn changed(change: impl FnOnce(&mut String, &mut IpAddr, &mut Option<Secret>)) -
 
 fn add(state: &State, ask: AddPeer) -> Result<State, Refusal> {
     peer::add(state, &machine(), ask)
+}
+
+#[test]
+fn a_peer_that_nobody_can_call_is_waited_for_from_the_start() {
+    let mut ask = wireguard("phone", 9, "10.0.0.9");
+    if let PeerKey::Wireguard { endpoint, .. } = &mut ask.key {
+        *endpoint = None;
+    }
+    let state = add(&State::default(), ask).unwrap();
+    let phone = &state.peers[&name("phone")];
+    assert!(phone.up && !phone.blocked && !phone.host);
 }
 
 #[test]

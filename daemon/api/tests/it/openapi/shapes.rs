@@ -107,7 +107,7 @@ pub(super) fn peer_keys() -> Vec<PeerKey> {
         Punch => PeerKey::Punch { key: id(), ipv6_only: true },
         Wireguard => PeerKey::Wireguard {
             key: WIREGUARD.to_owned(),
-            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
             address: "10.0.0.1".parse().unwrap(),
             preshared: Some(Secret::new(WIREGUARD.to_owned())),
         },

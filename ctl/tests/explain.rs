@@ -9,7 +9,7 @@ use common::Socket;
 use punch_api::{
     AddressFamily, Allocation, AllocationView, Budget, BudgetView, Filtering, Mapping,
     MappingProtocol, NatView, NetcheckView, OpenEnum, PathKind, PathView, PeerState,
-    PortMappingView, ProbeKind, ProbeView, StepView, WhyView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, StepView, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,6 +163,10 @@ fn every_outcome_has_words_and_an_unknown_one_is_shown_as_it_is() {
         ("over_budget", "waits for the budget"),
         ("no_sockets", "no socket could be opened"),
         ("no_prediction", "the ports could not be predicted"),
+        ("unmeasured", "not made: a NAT is not measured"),
+        ("too_unlikely", "not made: too unlikely"),
+        ("ports_used_up", "stopped: the NAT's ports are used up"),
+        ("unwatched", "stopped: no STUN server answers"),
         ("of_the_future", "of_the_future"),
     ] {
         let view = WhyView {
@@ -219,6 +223,7 @@ fn netcheck() -> NetcheckView {
         filtering: None,
         preserves_port: Some(false),
         allocation: Some(Allocation::Random.into()),
+        ports: PortsView::default(),
         hairpinning: None,
         lifetime_s: None,
         opening_ttl: None,
@@ -250,6 +255,10 @@ fn everything_that_a_netcheck_knows_is_told() {
             }
             .into(),
         ),
+        ports: PortsView {
+            capacity: Some(400),
+            used_up: false,
+        },
         hairpinning: Some(true),
         lifetime_s: Some(40),
         opening_ttl: Some(3),
@@ -272,6 +281,7 @@ fn everything_that_a_netcheck_knows_is_told() {
             "  port       is changed by the NAT",
             "  router     maps 100.64.0.1:4000 here (PCP); double NAT: only machines behind the same carrier reach that address",
             "  ports      the NAT gives each new mapping the last port -2 while others take about 7 a second",
+            "  capacity   400 mappings for this machine and all that share them; a search leaves some",
             "  addresses  192.0.2.1, 192.0.2.2",
             "  hairpin    works",
             "  lifetime   an unused mapping lives 40 s or more",
@@ -325,8 +335,19 @@ fn each_way_to_allot_ports_has_words() {
         allocation: None,
         ..netcheck()
     };
+    let used_up = NetcheckView {
+        udp_blocked: false,
+        ports: PortsView {
+            capacity: None,
+            used_up: true,
+        },
+        ..blocked.clone()
+    };
     let lines = says(&["netcheck"], &[blocked]);
     assert!(lines[0].contains("UDP is blocked"), "{lines:#?}");
+    let lines = says(&["netcheck"], &[used_up]);
+    assert!(lines[0].contains("ports are used up"), "{lines:#?}");
+    assert!(!lines[0].contains("UDP is blocked"), "{lines:#?}");
     let none: [NetcheckView; 0] = [];
     assert_eq!(
         says(&["netcheck"], &none),

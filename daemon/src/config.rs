@@ -111,6 +111,7 @@ struct Nat {
     hairpinning: Option<bool>,
     lifetime: Option<toml::Spanned<u64>>,
     opening_ttl: Option<toml::Spanned<u8>>,
+    capacity: Option<toml::Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -195,6 +196,15 @@ impl Nat {
                 ttl.get_ref()
             ),
         };
+        let capacity = match self.capacity {
+            None => None,
+            Some(count) if (1..=1_000_000).contains(count.get_ref()) => Some(count.into_inner()),
+            Some(count) => bail!(
+                "line {}: a capacity of {} mappings cannot be right: 1 to 1000000",
+                at(count.span().start),
+                count.get_ref()
+            ),
+        };
         Ok(NatOverrides {
             mapping,
             filtering,
@@ -203,6 +213,7 @@ impl Nat {
             hairpinning: self.hairpinning,
             lifetime,
             opening_ttl,
+            capacity,
         })
     }
 }
@@ -387,6 +398,7 @@ mod tests {
             hairpinning = false
             lifetime = 30
             opening_ttl = 3
+            capacity = 1000
             port_mapping = false
 
             [offload]
@@ -422,6 +434,7 @@ mod tests {
             hairpinning: Some(false),
             lifetime: Some(Duration::from_secs(30)),
             opening_ttl: Some(3),
+            capacity: Some(1000),
         };
         assert_eq!(config.nat, nat);
         assert!(!config.port_mapping);
@@ -471,6 +484,7 @@ mod tests {
             ("[nat]\nallocation = \"+0\"\n", "line 2", "sequential"),
             ("[nat]\nlifetime = 1\n", "line 2", "86400"),
             ("[nat]\nopening_ttl = 0\n", "line 2", "TTL"),
+            ("[nat]\ncapacity = 0\n", "line 2", "capacity"),
             ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
             ("[metrics]\nlisten = \"9586\"\n", "line 2", "socket address"),
         ] {

@@ -376,6 +376,7 @@ impl Controller {
                 self.port_mapping.network_changed();
                 Some(events::network_changed())
             }
+            News::Capacity { mappings, .. } => history::tell_capacity(mappings),
             News::Netcheck(_) => None,
         }
     }

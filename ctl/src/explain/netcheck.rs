@@ -34,7 +34,13 @@ fn public_address(view: &NetcheckView) -> String {
         OpenEnum::Known(AddressFamily::Ipv6) => "IPv6",
         OpenEnum::Unknown(family) => family,
     };
-    if view.udp_blocked {
+    let used_up = "the NAT's ports are used up: it gives out no new ones until some are free again";
+    if view.ports.used_up {
+        match view.public {
+            Some(public) => format!("{family}: servers see this machine as {public}; {used_up}"),
+            None => format!("{family}: {used_up}"),
+        }
+    } else if view.udp_blocked {
         format!("{family}: no STUN server answers: UDP is blocked, or the servers are down")
     } else if let Some(public) = view.public {
         format!("{family}: servers see this machine as {public}")
@@ -54,6 +60,9 @@ fn properties(view: &NetcheckView) -> Vec<(&'static str, String)> {
         let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
         addresses.join(", ")
     };
+    let capacity = |count| {
+        format!("{count} mappings for this machine and all that share them; a search leaves some")
+    };
     let works = |works| if works { "works" } else { "does not work" }.to_owned();
     let lifetime = |seconds| format!("an unused mapping lives {seconds} s or more");
     let properties = [
@@ -67,6 +76,7 @@ fn properties(view: &NetcheckView) -> Vec<(&'static str, String)> {
                 .as_ref()
                 .map(|allocation| format!("the NAT {}", allocation_words(allocation))),
         ),
+        ("capacity", view.ports.capacity.map(capacity)),
         ("addresses", (view.addresses.len() > 1).then(addresses)),
         ("hairpin", view.hairpinning.map(works)),
         ("lifetime", view.lifetime_s.map(lifetime)),

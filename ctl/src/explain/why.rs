@@ -113,6 +113,10 @@ fn result(outcome: &OpenEnum<StepOutcome>) -> &str {
         OpenEnum::Known(StepOutcome::OverBudget) => "waits for the budget",
         OpenEnum::Known(StepOutcome::NoSockets) => "no socket could be opened",
         OpenEnum::Known(StepOutcome::NoPrediction) => "the ports could not be predicted",
+        OpenEnum::Known(StepOutcome::Unmeasured) => "not made: a NAT is not measured",
+        OpenEnum::Known(StepOutcome::TooUnlikely) => "not made: too unlikely",
+        OpenEnum::Known(StepOutcome::PortsUsedUp) => "stopped: the NAT's ports are used up",
+        OpenEnum::Known(StepOutcome::Unwatched) => "stopped: no STUN server answers",
         OpenEnum::Unknown(word) => word,
     }
 }

@@ -27,8 +27,8 @@ pub use values::{
 pub use view::{
     AddressFamily, BudgetView, CandidateView, ForwardTrouble, ForwardView, IdView, KeyView,
     MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView,
-    PingView, PortMappingView, ProbeKind, ProbeView, RefusalReason, RefusedView, ServerState,
-    ServerView, Status, Step, StepOutcome, StepView, WhyView,
+    PingView, PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason, RefusedView,
+    ServerState, ServerView, Status, Step, StepOutcome, StepView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

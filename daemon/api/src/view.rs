@@ -10,7 +10,7 @@ mod status;
 mod why;
 
 pub use netcheck::{
-    AddressFamily, MappingProtocol, NetcheckView, PortMappingView, ProbeKind, ProbeView,
+    AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };
 pub use path::{PathKind, PathView};
 pub use peer::{PeerState, PeerView, PingView};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{OwnAddress, SocketId, Step, StepKind, Transmit};
+use punch_traversal::{OwnAddress, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -20,7 +20,7 @@ use crate::events::{
     Signal, SocketOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
-use crate::peer::{Outputs, PeerConnection};
+use crate::peer::{Outputs, PeerConnection, searching};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
@@ -71,6 +71,11 @@ impl Connector {
         if let Some(connection) = self.peers.get_mut(peer) {
             connection.history.set_worked(worked);
         }
+    }
+
+    /// A network was found to have so many mappings before a restart, `age` ago.
+    pub fn remember_capacity(&mut self, network: u64, mappings: u32, age: Duration, now: Instant) {
+        self.network.remember_capacity(network, mappings, age, now);
     }
 
     /// Says goodbye to a peer and forgets it.
@@ -187,7 +192,7 @@ impl Connector {
 
     /// Finds out how the NAT behaves; ends with [`News::Netcheck`]. Joins a run that is under way.
     pub fn start_netcheck(&mut self, now: Instant) {
-        self.network.start_netcheck(&mut self.sockets);
+        self.network.start_netcheck(&mut self.sockets, now);
         self.drain_children(now);
     }
 
@@ -377,7 +382,12 @@ impl Connector {
                 self.servers.send(to, note);
             }
         }
-        self.network.drain(&mut self.transmits, &mut self.events);
+        let (transmits, events) = (&mut self.transmits, &mut self.events);
+        if let Some(mappings) = self.network.drain(transmits, events, now) {
+            self.searches.book_netcheck(mappings, now);
+            // Offers and answers may have said too little of the NAT.
+            self.peers.touch_all();
+        }
         self.drain_peers(now);
         self.begin_search(now);
         self.drain_peers(now);
@@ -396,19 +406,12 @@ impl Connector {
         let Some((connection, transactions)) = self.peers.get_drained(peer) else {
             return false;
         };
-        let mut out = Outputs {
-            peer,
-            network: self.network.fingerprint(),
-            transmits: &mut self.transmits,
-            events: &mut self.events,
-            sockets: &mut self.sockets,
-            transactions,
-            envelopes: Vec::new(),
-            mappings: 0,
-        };
+        let queues = (&mut self.transmits, &mut self.events);
+        let sockets = &mut self.sockets;
+        let mut out = Outputs::new(peer, &self.network, queues, sockets, transactions);
         let again = connection.drain(&mut out, now);
-        let (envelopes, mappings) = (out.envelopes, out.mappings);
-        self.searches.book(mappings, now);
+        let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
+        self.searches.settle(cost, &mut self.network, now);
         for envelope in envelopes {
             self.servers.send(connection.id, envelope);
         }
@@ -422,13 +425,10 @@ impl Connector {
         let Some(peer) = self.searches.next(now) else {
             return;
         };
-        let (left, clear_at) = (self.searches.left(now), self.searches.clear_at());
+        let left = self.searches.left(self.network.profile().as_ref(), now);
         let connection = self.peers.get_mut(peer);
-        let step = connection.and_then(|c| c.begin_search(left, clear_at, now));
-        if let Some(Step {
-            kind: step, chance, ..
-        }) = step
-        {
+        let step = connection.and_then(|c| searching::begin(c, &mut self.searches, left, now));
+        if let Some((step, chance)) = step {
             self.news(News::Searching { peer, step, chance });
         }
     }

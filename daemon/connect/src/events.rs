@@ -169,6 +169,13 @@ pub enum News {
         /// The step that has worked.
         step: StepKind,
     },
+    /// The end of this network's mappings was reached; to be kept across restarts.
+    Capacity {
+        /// Stands for this network.
+        network: u64,
+        /// The mappings that this machine held just then.
+        mappings: u32,
+    },
     /// A netcheck is finished.
     Netcheck(Vec<NatProfile>),
     /// The addresses changed, or the machine woke from sleep.

@@ -12,8 +12,11 @@
 //! * `network`, `netchecks`: this machine's addresses, candidates and NAT,
 //! * `searches`, `ledger`, `sockets`: who may search for ports, what searches have cost, and the sockets opened for attempts,
 //! * `pace`: how often something may happen,
+//! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
+mod capacities;
+mod charges;
 mod clock;
 mod connector;
 mod envelopes;

@@ -9,7 +9,7 @@ use punch_stun_protocol::Message;
 use punch_traversal::{Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit};
 
 use crate::sockets::Sockets;
-use crate::{ConnectorEvent, News, SocketOrder};
+use crate::{ConnectorEvent, SocketOrder};
 
 /// A netcheck begins this long after a change of the network: several changes come together.
 const CHANGE_DELAY: Duration = Duration::from_millis(20);
@@ -17,6 +17,9 @@ const CHANGE_DELAY: Duration = Duration::from_millis(20);
 const LIFETIME_DELAY: Duration = Duration::from_secs(60);
 /// Where no server has answered, all are asked again after this.
 const SILENCE_RETRY: Duration = Duration::from_secs(60);
+/// Where the ports of the NAT were used up, all servers are asked again after this: most NATs have forgotten unused mappings then,
+/// and a netcheck takes dozens.
+const USED_UP_RETRY: Duration = Duration::from_secs(120);
 /// Minimum time between netchecks that a public address sets off which was not seen before: some NATs have many.
 const NEW_ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -48,6 +51,10 @@ pub(super) struct Netchecks {
     profiles: Vec<NatProfile>,
     /// How long an unused mapping lives, once it was measured.
     measured: Option<Duration>,
+    /// How many mappings this network has, if that was learned.
+    capacity: Option<u32>,
+    /// Whether servers answer the long-lived socket.
+    reachable: bool,
     /// Whether a run was started and has not been reported.
     active: bool,
 }
@@ -67,6 +74,8 @@ impl Netchecks {
             next_lifetime: None,
             profiles: Vec::new(),
             measured: None,
+            capacity: None,
+            reachable: false,
             active: false,
         }
     }
@@ -75,6 +84,7 @@ impl Netchecks {
     pub(super) fn restart(&mut self, now: Instant) {
         self.profiles.clear();
         self.measured = None;
+        self.capacity = None;
         self.next_lifetime = None;
         let runs = self.running.drain(..);
         self.closing
@@ -257,8 +267,34 @@ impl Netchecks {
         };
         let mut profile = known.cloned().or_else(partial)?;
         profile.lifetime = self.measured;
+        profile.search.capacity = self.capacity;
         self.overrides.apply(&mut profile);
         Some(profile)
+    }
+
+    /// How many mappings this network has, if that was learned.
+    pub(super) fn set_capacity(&mut self, capacity: Option<u32>) {
+        self.capacity = capacity;
+    }
+
+    /// How many mappings the last run over IPv4 could make before it got no more, if that has happened.
+    pub(super) fn found_capacity(&self) -> Option<u32> {
+        let mut profiles = self.profiles.iter();
+        let v4 = profiles.find(|profile| profile.family == Family::V4)?;
+        v4.search.capacity
+    }
+
+    /// Whether a run over IPv4 is finished in this network, and has seen anything.
+    pub(super) fn is_measured(&self) -> bool {
+        let v4 = |profile: &&NatProfile| profile.family == Family::V4;
+        let known = self.profiles.iter().find(v4);
+        known.is_some_and(|profile| profile.public.is_some())
+    }
+
+    /// What is known of each family's NAT.
+    pub(super) fn known(&self) -> Vec<NatProfile> {
+        let families = [Family::V4, Family::V6].into_iter();
+        families.filter_map(|family| self.profile(family)).collect()
     }
 
     /// How long an unused mapping lives, if that was measured or is given.
@@ -266,15 +302,19 @@ impl Netchecks {
         self.overrides.lifetime.or(self.measured)
     }
 
+    /// Whether servers answer the long-lived socket, as far as is known.
+    pub(super) fn set_reachable(&mut self, reachable: bool) {
+        self.reachable = reachable;
+    }
+
     fn finish(&mut self, now: Instant) {
         let (closing, profiles) = (&mut self.closing, &mut self.profiles);
+        let reachable = self.reachable;
         self.running.retain(|run| {
             let over = run.poll_timeout().is_none();
             if over {
                 closing.extend(run.sockets());
-                let profile = run.profile();
-                profiles.retain(|known| known.family != profile.family);
-                profiles.push(profile);
+                keep(profiles, run.profile(), reachable);
             }
             !over
         });
@@ -299,7 +339,9 @@ impl Netchecks {
             .iter()
             .find(|profile| profile.family == Family::V4);
         let Some(v4) = v4 else { return };
-        if v4.public.is_none() {
+        if v4.search.used_up {
+            self.next_run.get_or_insert(now + USED_UP_RETRY);
+        } else if v4.public.is_none() {
             self.next_run.get_or_insert(now + SILENCE_RETRY);
         }
         // A server answers to the asking socket's address: with several, it may not be that of the silent one.
@@ -310,7 +352,7 @@ impl Netchecks {
         }
     }
 
-    /// Takes out what there is to send and to say; returns whether a run has just finished.
+    /// Takes out what there is to send and to order; returns whether a run has just finished.
     pub(super) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
@@ -338,11 +380,27 @@ impl Netchecks {
         let finished = self.active && !opening && self.running.is_empty();
         if finished {
             self.active = false;
-            let profiles = [Family::V4, Family::V6]
-                .into_iter()
-                .filter_map(|family| self.profile(family));
-            events.push_back(ConnectorEvent::News(News::Netcheck(profiles.collect())));
         }
         finished
     }
+}
+
+/// Keeps what a run has found. Where new flows are not answered while servers go on to answer an old one, UDP is not blocked: the
+/// NAT gives out no more ports. What was found before there were none still holds then.
+fn keep(profiles: &mut Vec<NatProfile>, mut profile: NatProfile, reachable: bool) {
+    if profile.udp_blocked && profile.family == Family::V4 && reachable {
+        profile.udp_blocked = false;
+        profile.search.used_up = true;
+    }
+    let before = profiles
+        .iter()
+        .position(|known| known.family == profile.family)
+        .map(|at| profiles.remove(at));
+    profiles.push(match before {
+        Some(before) if profile.search.used_up && before.allocation.is_some() => NatProfile {
+            search: profile.search,
+            ..before
+        },
+        _ => profile,
+    });
 }

@@ -10,9 +10,10 @@ use punch_traversal::{
     AddressChange, Family, Gatherer, NatOverrides, NatProfile, OwnAddress, SocketId, Transmit,
 };
 
-use crate::ConnectorEvent;
+use crate::capacities::Capacities;
 use crate::netchecks::Netchecks;
 use crate::sockets::Sockets;
+use crate::{ConnectorEvent, News};
 
 /// What an attempt needs to know of this machine's network.
 pub(crate) struct NetworkView {
@@ -37,6 +38,10 @@ pub(crate) struct LocalNetwork {
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
     overlay: HashSet<IpAddr>,
     fingerprint: Option<u64>,
+    /// What was learned of the networks' capacities.
+    capacities: Capacities,
+    /// What was learned and not yet said: the network, and the mappings it has.
+    learned: Option<(u64, u32)>,
 }
 
 impl LocalNetwork {
@@ -50,6 +55,8 @@ impl LocalNetwork {
             stun_servers: Vec::new(),
             overlay: HashSet::new(),
             fingerprint: None,
+            capacities: Capacities::default(),
+            learned: None,
         }
     }
 
@@ -140,7 +147,9 @@ impl LocalNetwork {
     }
 
     /// Starts a netcheck over the families that this machine has addresses of, unless one is under way.
-    pub(crate) fn start_netcheck(&mut self, sockets: &mut Sockets) {
+    pub(crate) fn start_netcheck(&mut self, sockets: &mut Sockets, now: Instant) {
+        // Whether servers still answer an old flow tells what it means if they answer no new one.
+        self.gatherer.refresh(now);
         let addresses = &self.addresses;
         let families = [Family::V4, Family::V6].into_iter().filter(|family| {
             addresses
@@ -153,27 +162,63 @@ impl LocalNetwork {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, sockets: &mut Sockets, now: Instant) {
         self.gatherer.handle_timeout(now);
+        let reachable = !self.gatherer.answering(Family::V4).is_empty();
+        self.netchecks.set_reachable(reachable);
         self.netchecks.handle_timeout(sockets, now);
         self.gatherer.set_lifetime(self.netchecks.lifetime());
         if self.netchecks.is_due(now) && !self.stun_servers.is_empty() {
-            self.start_netcheck(sockets);
+            self.start_netcheck(sockets, now);
+        }
+    }
+
+    /// A network that was left before a restart has so many mappings; learned `age` ago.
+    pub(crate) fn remember_capacity(
+        &mut self,
+        network: u64,
+        capacity: u32,
+        age: Duration,
+        now: Instant,
+    ) {
+        self.capacities.learn(network, capacity, age, now);
+    }
+
+    /// This machine has held so many mappings in this network when there were no more.
+    pub(crate) fn learn_capacity(&mut self, held: u32, now: Instant) {
+        if let Some(network) = self.fingerprint {
+            self.capacities.learn(network, held, Duration::ZERO, now);
+            self.netchecks.set_capacity(Some(held));
+            self.learned = Some((network, held));
         }
     }
 
     // --- what goes out ---
 
-    /// Takes out what there is to send and to say.
+    /// Takes out what there is to send and to say; returns how many mappings a run has made that has just finished.
     pub(crate) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
         events: &mut VecDeque<ConnectorEvent>,
-    ) {
+        now: Instant,
+    ) -> Option<u32> {
         while let Some(transmit) = self.gatherer.poll_transmit() {
             transmits.push_back(transmit);
         }
-        if self.netchecks.drain(transmits, events) {
+        let finished = self.netchecks.drain(transmits, events);
+        if finished {
             self.fingerprint = Some(self.compute_fingerprint());
+            let known = self.capacities.of(self.fingerprint, now);
+            self.netchecks.set_capacity(known);
+            if let Some(found) = self.netchecks.found_capacity() {
+                self.learn_capacity(found, now);
+            }
+            let profiles = self.netchecks.known();
+            events.push_back(ConnectorEvent::News(News::Netcheck(profiles)));
         }
+        if let Some((network, mappings)) = self.learned.take() {
+            events.push_back(ConnectorEvent::News(News::Capacity { network, mappings }));
+        }
+        let v4 = finished.then(|| self.profile()).flatten();
+        finished.then(|| v4.map_or(0, |profile| profile.mappings_made()))
     }
 
     /// Whether [`Self::candidates`] has changed since the last call.
@@ -235,6 +280,11 @@ impl LocalNetwork {
     /// What is known of this side's IPv4 NAT.
     pub(crate) fn profile(&self) -> Option<NatProfile> {
         self.netchecks.profile(Family::V4)
+    }
+
+    /// Whether this side's IPv4 NAT was measured.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.netchecks.is_measured()
     }
 
     /// Stands for the network that this machine is in.

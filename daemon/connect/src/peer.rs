@@ -59,6 +59,7 @@ mod offer;
 mod outputs;
 mod refusals;
 mod retry;
+pub(crate) mod searching;
 mod signalling;
 mod stamps;
 
@@ -66,7 +67,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{Description, PeerId};
-use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId, Step};
+use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId};
 
 use crate::pace::{Rate, ServerBuckets};
 use crate::{LinkState, LinkStatus, News, Path, SessionEvent, UserWish};
@@ -225,6 +226,7 @@ impl PeerConnection {
         self.presence.is_offline = false;
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
+        let unmeasured = config.sent.is_unmeasured();
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
@@ -235,6 +237,7 @@ impl PeerConnection {
             agent,
             peer_range,
             sent_candidates,
+            unmeasured,
         };
         self.attempts.begin(new, now);
     }
@@ -278,33 +281,6 @@ impl PeerConnection {
         self.presence.is_offline = true;
         self.retry.handle_bye(self.demand == Demand::User, now);
         true
-    }
-
-    // --- searches ---
-
-    /// Lets the waiting search begin, if the budget has enough `left`; mappings of earlier searches are gone at `clear_at`.
-    /// Returns the step that has begun.
-    pub(crate) fn begin_search(
-        &mut self,
-        left: u32,
-        clear_at: Option<Instant>,
-        now: Instant,
-    ) -> Option<Step> {
-        let (agent, step) = self.attempts.waiting_search(now)?;
-        let too_early = self.history.next_search().filter(|at| *at > now);
-        // A quarter of what it would cost is not worth the packets.
-        let too_dear = left < (step.mappings / 4).max(1);
-        if too_early.is_none() && !too_dear {
-            self.history.handle_search(now);
-            agent.start_search(left, now);
-            return Some(step);
-        }
-        agent.refuse_search(now);
-        agent.handle_timeout(now);
-        if self.is_wanted() {
-            self.retry.not_before(too_early.or(clear_at));
-        }
-        None
     }
 
     // --- time ---
@@ -378,7 +354,13 @@ impl PeerConnection {
         }
         out.mappings += self.attempts.take_unreported_mappings();
         self.attempts.finish_drain(out, now);
-        self.is_wanted() && again
+        // What the peer was told of this side's NAT has come true only now: without it, no search was made.
+        let told_too_early = out.measured
+            && self.path().is_none()
+            && self.offer.is_none()
+            && !self.is_blocked()
+            && self.attempts.take_unmeasured();
+        (self.is_wanted() && again) || told_too_early
     }
 
     fn poll_attempt(&mut self, index: usize, out: &mut Outputs<'_>) -> Option<AgentEvent> {
@@ -409,8 +391,13 @@ impl PeerConnection {
                     initiator,
                 });
             }
-            AgentEvent::SearchOver { mappings, found } => {
+            AgentEvent::SearchOver {
+                mappings,
+                found,
+                used_up,
+            } => {
                 out.mappings += mappings;
+                out.used_up |= used_up;
                 if found {
                     self.history.handle_search_found();
                 }

@@ -165,6 +165,11 @@ impl Peers {
             .collect()
     }
 
+    /// All connections may have something to say.
+    pub(crate) fn touch_all(&mut self) {
+        self.dirty.extend(self.entries.keys());
+    }
+
     fn all_mut(&mut self) -> impl Iterator<Item = &mut PeerConnection> {
         self.dirty.extend(self.entries.keys());
         self.entries.values_mut().map(|entry| &mut entry.connection)

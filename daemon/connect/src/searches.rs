@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use punch_packet::PeerHandle;
-use punch_traversal::{Budget, Caps};
+use punch_traversal::{Budget, Caps, NatProfile};
 
+use crate::charges::Charges;
 use crate::ledger::Ledger;
+use crate::network::LocalNetwork;
 use crate::schedule::Schedule;
 
 /// Searches that are under way or wait, and the mappings that earlier ones have made.
@@ -15,6 +17,10 @@ pub(crate) struct Searches {
     /// What an attempt may ask of the routers.
     pub(crate) budget: Budget,
     ledger: Ledger,
+    /// Mappings that netchecks have made.
+    netchecks: Ledger,
+    /// What the addresses that peers have named have got.
+    pub(crate) charges: Charges,
     running: BTreeSet<PeerHandle>,
     /// When a search for a peer could begin.
     waiting: Schedule,
@@ -26,6 +32,8 @@ impl Searches {
         Self {
             budget,
             ledger: Ledger::default(),
+            netchecks: Ledger::default(),
+            charges: Charges::default(),
             running: BTreeSet::new(),
             waiting: Schedule::default(),
         }
@@ -52,15 +60,48 @@ impl Searches {
         (self.running.is_empty() && at <= now).then_some(peer)
     }
 
-    /// How many mappings the budget has left.
-    pub(crate) fn left(&mut self, now: Instant) -> u32 {
-        let cap = Caps::of(self.budget).mappings;
-        cap.saturating_sub(self.ledger.alive(now))
+    /// A connection's searches have made so many mappings, and come to the end of the NAT's ports or not.
+    pub(crate) fn settle(
+        &mut self,
+        (mappings, used_up): (u32, bool),
+        network: &mut LocalNetwork,
+        now: Instant,
+    ) {
+        self.book(mappings, now);
+        if used_up {
+            network.learn_capacity(self.held(now), now);
+        }
     }
 
-    /// When all mappings of earlier searches are gone.
+    /// A netcheck has made so many mappings at this machine's NAT.
+    pub(crate) fn book_netcheck(&mut self, mappings: u32, now: Instant) {
+        self.netchecks.add(mappings, now);
+    }
+
+    /// How many mappings of searches and netchecks may be alive.
+    pub(crate) fn held(&mut self, now: Instant) -> u32 {
+        let netchecks = self.netchecks.alive(now);
+        self.ledger.alive(now).saturating_add(netchecks)
+    }
+
+    /// How many mappings the budget has left at this NAT.
+    pub(crate) fn left(&mut self, nat: Option<&NatProfile>, now: Instant) -> u32 {
+        let Some(nat) = nat else {
+            let caps = Caps::of(self.budget);
+            return caps.mappings.saturating_sub(self.ledger.alive(now));
+        };
+        // A share of what there is includes everything that is held; elsewhere only searches are counted.
+        let held = if nat.capacity().is_some() {
+            self.held(now)
+        } else {
+            self.ledger.alive(now)
+        };
+        nat.allowed(self.budget).saturating_sub(held)
+    }
+
+    /// When all mappings of earlier searches and netchecks are gone.
     pub(crate) fn clear_at(&self) -> Option<Instant> {
-        self.ledger.clear_at()
+        self.ledger.clear_at().max(self.netchecks.clear_at())
     }
 
     /// When a search could begin.

@@ -265,6 +265,7 @@ impl Roster {
             | News::Refused { .. }
             | News::Searching { .. }
             | News::Worked { .. }
+            | News::Capacity { .. }
             | News::Netcheck(_)
             | News::NetworkChanged => {}
         }

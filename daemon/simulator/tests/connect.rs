@@ -13,7 +13,7 @@ use punch_simulator::network::{INTERNET, LinkSpec};
 use punch_simulator::oracle::{Verdict, can_connect};
 use punch_simulator::scenario::{Kind, Place, world, world_with};
 use punch_simulator::world::{Side, World};
-use punch_traversal::{Budget, Caps, Filtering, Mapping, Outcome, StepKind};
+use punch_traversal::{Budget, Filtering, Mapping, Outcome, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -142,26 +142,21 @@ fn both_ends_use_the_same_path_once_things_are_quiet() {
 }
 
 #[test]
-fn a_pair_that_cannot_connect_says_so_and_stays_within_its_caps() {
+fn a_pair_that_hardly_ever_connects_says_so_and_harms_nobody() {
     let place = Place::Apart(Kind::Symmetric, Kind::Symmetric);
     for (seed, budget) in [(3, Budget::Normal), (4, Budget::Gentle)] {
-        let caps = Caps::of(budget);
         let mut world = world_with(place, PERFECT, budget, seed, Instant::now());
         world.run_for(SETTLE);
-        let idle = [Side::A, Side::B].map(|side| world.sockets(side));
-        assert_eq!(idle, [2, 2], "only the main ones are open");
-        let before = world.datagrams();
+        let before = (world.datagrams(), peaks(&world));
         world.up(Side::A);
         let failed = |world: &World, side| world.link_status(side).unwrap().failures > 0;
-        let over = world.run_until(caps.duration + Duration::from_secs(5), |world| {
+        let over = world.run_until(Duration::from_secs(10), |world| {
             failed(world, Side::A) && failed(world, Side::B)
         });
         assert!(over.is_some() && !world.connected());
         for side in [Side::A, Side::B] {
-            assert_ne!(world.state(side), LinkState::Connected);
-            assert_eq!(world.sockets(side), 2, "sockets of the search are closed");
+            assert_eq!(world.sockets(side), 2, "no socket of a search was opened");
             let status = world.link_status(side).unwrap();
-            assert_eq!((status.budget, status.failures), (budget, 1));
             let [checks, search] = &status.steps[..] else {
                 panic!("{:?}", status.steps);
             };
@@ -171,35 +166,46 @@ fn a_pair_that_cannot_connect_says_so_and_stays_within_its_caps() {
             );
             assert_eq!(
                 (search.kind, search.outcome),
-                (StepKind::Birthday, Outcome::Exhausted)
+                (StepKind::Birthday, Outcome::TooUnlikely)
             );
-            assert!(search.chance < 0.02, "{search:?}");
-            assert!(search.mappings > caps.mappings / 2, "{search:?}");
-            assert!(search.mappings <= caps.mappings, "{search:?}");
-            assert!(search.packets <= caps.packets(), "{search:?}");
-            assert!(search.peak_rate <= caps.rate, "{search:?}");
-            assert!(
-                search.took <= caps.duration + Duration::from_secs(2),
-                "{search:?}"
-            );
+            assert!(search.chance < 0.000_1, "{search:?}");
+            assert_eq!((search.mappings, search.packets), (0, 0));
         }
-        let sent = world.datagrams() - before;
-        assert!(
-            sent < 2 * u64::from(caps.packets()) + 250,
-            "{sent} datagrams"
-        );
-        // The search's mappings, those of the netcheck, and a few for STUN servers and checks.
-        for peak in peaks(&world) {
-            assert!(peak <= caps.mappings as usize + 100, "{peak} mappings");
-        }
-
-        // It is tried again, but what the routers remember of the first attempt counts.
+        // Checks, and what keeps the line to the STUN servers open.
         world.run_for(Duration::from_secs(240));
-        assert!(world.link_status(Side::A).unwrap().failures > 1);
-        for peak in peaks(&world) {
-            assert!(peak <= caps.mappings as usize * 2 + 100, "{peak} mappings");
+        let sent = world.datagrams() - before.0;
+        assert!(sent < 2000, "{sent} datagrams in four minutes");
+        for (peak, before) in peaks(&world).iter().zip(before.1) {
+            assert!(*peak <= before + 60, "{peak} mappings, {before} before");
         }
     }
+}
+
+#[test]
+fn a_search_stays_within_its_share_of_a_block_and_waits_for_the_next_one() {
+    let place = Place::Apart(Kind::SymmetricBlock, Kind::SymmetricBlock);
+    let mut met = 0;
+    for seed in 0..10 {
+        let mut world = world_with(place, PERFECT, Budget::Normal, seed, Instant::now());
+        world.run_for(SETTLE);
+        world.up(Side::A);
+        let soon = world.run_until(Duration::from_secs(10), World::connected);
+        met += u32::from(soon.is_some());
+        for side in [Side::A, Side::B] {
+            let status = world.link_status(side).unwrap();
+            let search = &status.steps[1];
+            assert_eq!(search.kind, StepKind::Birthday);
+            assert!((0.3..0.5).contains(&search.chance), "{search:?}");
+            assert!(search.mappings <= 768, "{search:?}");
+        }
+        world.run_for(Duration::from_secs(600));
+        met += u32::from(soon.is_none() && world.connected());
+        // Three quarters of 1,024 ports, with everything that was made before; checks of repeated attempts come on top.
+        for peak in peaks(&world) {
+            assert!(peak <= 768 + 40, "{peak} mappings");
+        }
+    }
+    assert!(met >= 9, "{met} of 10 within ten minutes");
 }
 
 /// The most mappings that were alive at once, for every NAT.

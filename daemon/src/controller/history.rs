@@ -16,6 +16,15 @@ const WRITE_AGAIN: Duration = Duration::from_secs(15);
 /// For each peer, the paths to it from so many networks are remembered.
 const MAX_NETWORKS: usize = 8;
 
+/// Tells the log that this network's NAT gave out no more ports when so many mappings were held; there is no event of it.
+pub(super) fn tell_capacity<T>(mappings: u32) -> Option<T> {
+    tracing::warn!(
+        mappings,
+        "the NAT of this network gave out no more ports; searches stay below that from now on"
+    );
+    None
+}
+
 /// See the module.
 pub(super) struct History {
     stamps: Stamps,

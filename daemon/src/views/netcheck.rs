@@ -1,6 +1,6 @@
 //! The NAT of this machine, as `punchctl netcheck` shows it.
 
-use punch_api::{AddressFamily, NetcheckView, PortMappingView, ProbeKind, ProbeView};
+use punch_api::{AddressFamily, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView};
 use punch_engine::{Family, NatProfile, Probe, ProbeOutcome};
 
 pub(crate) fn netcheck(profile: &NatProfile, port_mapping: &PortMappingView) -> NetcheckView {
@@ -31,6 +31,10 @@ pub(crate) fn netcheck(profile: &NatProfile, port_mapping: &PortMappingView) -> 
         filtering: profile.filtering.map(Into::into),
         preserves_port: profile.preserves_port,
         allocation: profile.allocation.map(Into::into),
+        ports: PortsView {
+            capacity: profile.capacity(),
+            used_up: profile.search.used_up,
+        },
         hairpinning: profile.hairpinning,
         lifetime_s: profile.lifetime.map(|lifetime| lifetime.as_secs()),
         opening_ttl: profile.opening_ttl,

@@ -108,6 +108,10 @@ fn outcome(outcome: Outcome) -> StepOutcome {
         Outcome::OverBudget => StepOutcome::OverBudget,
         Outcome::NoSockets => StepOutcome::NoSockets,
         Outcome::NoPrediction => StepOutcome::NoPrediction,
+        Outcome::Unmeasured => StepOutcome::Unmeasured,
+        Outcome::TooUnlikely => StepOutcome::TooUnlikely,
+        Outcome::PortsUsedUp => StepOutcome::PortsUsedUp,
+        Outcome::Unwatched => StepOutcome::Unwatched,
     }
 }
 

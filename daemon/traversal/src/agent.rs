@@ -17,7 +17,7 @@ mod outputs;
 mod search;
 mod sockets;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Prediction};
@@ -311,63 +311,6 @@ impl Agent {
         self.sockets.iter()
     }
 
-    /// Whether a search could begin now, if the machine's budget allows it.
-    pub fn wants_search(&self, now: Instant) -> bool {
-        self.search_at().is_some_and(|at| at <= now)
-    }
-
-    /// When [`Self::wants_search`] will be true, as far as this agent is concerned.
-    pub fn search_at(&self) -> Option<Instant> {
-        let needed = self.checklist.needs_better() && self.base.is_settled();
-        self.search.ready_at(&self.nats).filter(|_| needed)
-    }
-
-    /// Whether a search is under way or may still come.
-    pub fn has_search(&self) -> bool {
-        self.checklist.needs_better() && (self.search.is_waiting() || self.search.is_active())
-    }
-
-    /// Whether a search was not made because the budget was spent.
-    pub fn was_refused(&self) -> bool {
-        self.search.was_refused()
-    }
-
-    /// Whether a search is under way.
-    pub fn is_searching(&self) -> bool {
-        self.search.is_active()
-    }
-
-    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told; for an agent that is dropped.
-    pub fn untold_mappings(&self) -> u32 {
-        self.search.mappings()
-    }
-
-    /// The search that the plan has, if it has one.
-    pub fn planned_search(&self) -> Option<&Step> {
-        self.search.step()
-    }
-
-    /// There is nothing left of the budget: the search is not made.
-    pub fn refuse_search(&mut self, now: Instant) {
-        self.search.cancel(Outcome::OverBudget, now);
-        self.settle_failure();
-    }
-
-    /// The search may begin, and make so many mappings.
-    pub fn start_search(&mut self, allowance: u32, now: Instant) {
-        if !self.search.is_waiting() {
-            return;
-        }
-        let base = self.base.socket();
-        let wanted = self
-            .search
-            .start(allowance, base, &self.nats, &self.messages, now);
-        if wanted > 0 {
-            self.outputs.say(AgentEvent::OpenSockets(wanted));
-        }
-        self.advance_search(now);
-    }
-
     /// What status shows.
     pub fn status(&self, now: Instant) -> AgentStatus {
         AgentStatus {
@@ -390,13 +333,8 @@ impl Agent {
         let until = self.found.unwrap_or(now);
         let pairs = u32::try_from(self.checklist.pairs().len()).unwrap_or(u32::MAX);
         let took = until.saturating_duration_since(self.began);
-        let checks = StepReport::of_checks(
-            self.plan.checks,
-            outcome,
-            pairs,
-            self.outputs.checks(),
-            took,
-        );
+        let (chance, sent) = (self.plan.checks, self.outputs.checks());
+        let checks = StepReport::of_checks(chance, outcome, pairs, sent, took);
         [checks].into_iter().chain(search).collect()
     }
 
@@ -476,10 +414,8 @@ impl Agent {
     }
 
     fn take_base(&mut self, socket: Option<SocketId>, now: Instant) {
-        let transmits = &mut self.outputs.transmits;
-        let postponed = self
-            .base
-            .handle_socket(socket, &mut self.messages, transmits, now);
+        let (base, transmits) = (&mut self.base, &mut self.outputs.transmits);
+        let postponed = base.handle_socket(socket, &mut self.messages, transmits, now);
         if self.path().is_some() && socket.is_some() {
             self.sockets.close_later(now);
         }
@@ -538,15 +474,76 @@ impl Agent {
         }
     }
 
+    /// Whether a search could begin now, if the machine's budget allows it.
+    pub fn wants_search(&self, now: Instant) -> bool {
+        self.search_at().is_some_and(|at| at <= now)
+    }
+
+    /// When [`Self::wants_search`] will be true, as far as this agent is concerned.
+    pub fn search_at(&self) -> Option<Instant> {
+        let needed = self.checklist.needs_better() && self.base.is_settled();
+        self.search.ready_at(&self.nats).filter(|_| needed)
+    }
+
+    /// Whether a search is under way or may still come.
+    pub fn has_search(&self) -> bool {
+        self.checklist.needs_better() && (self.search.is_waiting() || self.search.is_active())
+    }
+
+    /// Whether a search was not made because the budget was spent.
+    pub fn was_refused(&self) -> bool {
+        self.search.was_refused()
+    }
+
+    /// Whether a search is under way.
+    pub fn is_searching(&self) -> bool {
+        self.search.is_active()
+    }
+
+    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told.
+    pub fn untold_mappings(&self) -> u32 {
+        self.search.mappings()
+    }
+
+    /// The search that the plan has, if it has one.
+    pub fn planned_search(&self) -> Option<&Step> {
+        self.search.step()
+    }
+
+    /// The addresses to which the search would send.
+    pub fn search_targets(&self) -> Vec<Ipv4Addr> {
+        self.search.targets(&self.nats)
+    }
+
+    /// There is nothing left of the budget: the search is not made.
+    pub fn refuse_search(&mut self, now: Instant) {
+        self.search.cancel(Outcome::OverBudget, now);
+        self.settle_failure();
+    }
+
+    /// The search may begin, and make so many mappings.
+    pub fn start_search(&mut self, allowance: u32, now: Instant) {
+        if !self.search.is_waiting() {
+            return;
+        }
+        let (base, nats) = (self.base.socket(), &self.nats);
+        let wanted = self
+            .search
+            .start(allowance, base, nats, &self.messages, now);
+        if wanted > 0 {
+            self.outputs.say(AgentEvent::OpenSockets(wanted));
+        }
+        self.advance_search(now);
+    }
+
     /// Lets the search and the fresh socket do what is due.
     fn advance_search(&mut self, now: Instant) {
         let again = self.base.handle_timeout(now);
         self.outputs.transmits.extend(again);
-        let ended = self.search.handle_timeout(now, &mut self.outputs);
-        if ended && self.checklist.needs_better() {
-            self.close_sockets();
-        }
-        if self.sockets.take_close(now) {
+        let sockets = &mut self.sockets;
+        let ended = self.search.handle_timeout(now, sockets, &mut self.outputs);
+        let in_vain = ended && self.checklist.needs_better();
+        if self.sockets.take_close(now) || in_vain {
             self.close_sockets();
         }
     }
@@ -594,7 +591,7 @@ impl Agent {
         self.base.handle_closed(&gone);
         self.checklist.remove_sockets(&gone);
         for socket in gone {
-            self.outputs.say(AgentEvent::CloseSocket(socket));
+            self.outputs.close(socket);
         }
     }
 }

@@ -216,7 +216,8 @@ impl Gatherer {
         self.refresh(now);
     }
 
-    fn refresh(&mut self, now: Instant) {
+    /// Asks all servers that are not being asked.
+    pub fn refresh(&mut self, now: Instant) {
         let pause = match self.lifetime {
             Some(lifetime) if lifetime >= LONG_LIFETIME => REFRESH_INTERVAL,
             Some(lifetime) => CAREFUL_REFRESH_INTERVAL.min(lifetime.mul_f64(0.6)),

@@ -9,6 +9,8 @@
 
 mod address;
 mod agent;
+mod canary;
+mod capacity;
 mod evidence;
 mod gather;
 mod lifetime;
@@ -26,15 +28,18 @@ mod socket;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress};
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, takes_fresh_base};
+pub use capacity::{Caps, is_hard};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 pub use gather::{AddressChange, Gatherer};
 pub use lifetime::Lifetime;
 pub use name::receiver_of;
 pub use netcheck::Netcheck;
 pub use pair::{MAX_PROBES, PairStatus};
-pub use plan::{Caps, Part, Plan, Ports, Step, StepKind, is_hard};
-pub use profile::{NatOverrides, NatProfile};
-pub use punch_signal_protocol::{Allocation, Budget, Filtering, Mapping, NatSummary, Prediction};
+pub use plan::{Part, Plan, Ports, Step, StepKind, Withheld};
+pub use profile::{NatOverrides, NatProfile, SearchBasis};
+pub use punch_signal_protocol::{
+    Allocation, Budget, Filtering, Mapping, NatSummary, Prediction, SearchFacts,
+};
 pub use report::{Outcome, StepReport};
 pub use role::Role;
 pub use socket::{DirectPath, Family, SocketId, Transmit};

@@ -6,6 +6,7 @@
 //! answers in, and after 1.75 s where it does not.
 
 mod one_way;
+mod shortage;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use crate::profile::{self, NatProfile};
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
 use one_way::{Hairpins, Openings};
+use shortage::Shortage;
 
 /// How often each probe is sent: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
 const SENDS: u32 = 3;
@@ -83,6 +85,7 @@ pub struct Netcheck {
     planned: VecDeque<(Instant, Planned)>,
     openings: Openings,
     hairpins: Hairpins,
+    shortage: Shortage,
     transmits: VecDeque<Transmit>,
 }
 
@@ -129,6 +132,7 @@ impl Netcheck {
             planned: VecDeque::new(),
             openings: Openings::default(),
             hairpins: Hairpins::default(),
+            shortage: Shortage::default(),
             transmits: VecDeque::new(),
         };
         let asked = servers
@@ -236,6 +240,9 @@ impl Netcheck {
             }
         }
         self.hairpins.handle_timeout(now);
+        if self.poll_timeout().is_none() {
+            shortage::look_again(self, now);
+        }
     }
 
     /// The next datagram to send.
@@ -302,6 +309,7 @@ impl Netcheck {
             opening_ttl: self.opening_ttl(),
             double_nat: self.opened().map(|ttl| ttl > NEAREST_TTL),
             evidence: checks().cloned().collect(),
+            search: shortage::search_basis(self, samples.len()),
             samples,
         }
     }

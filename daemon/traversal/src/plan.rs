@@ -13,46 +13,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use punch_signal_protocol::{
-    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary,
-};
+use punch_signal_protocol::{Allocation, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary};
 
 use crate::address::{FIRST_PORT, is_private, usable};
+use crate::capacity::{self, Caps, is_hard};
 use crate::role::Role;
-
-/// What one attempt may ask of the routers at both ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caps {
-    /// Mappings alive at once, of all attempts together.
-    pub mappings: u32,
-    /// Packets per second.
-    pub rate: u32,
-    /// How long a search lasts.
-    pub duration: Duration,
-}
-
-impl Caps {
-    /// The caps of a budget.
-    pub fn of(budget: Budget) -> Self {
-        let (mappings, rate, seconds) = match budget {
-            Budget::Gentle => (256, 100, 30),
-            Budget::Normal => (4096, 1000, 12),
-            Budget::Aggressive => (131_072, 13_000, 25),
-        };
-        Self {
-            mappings,
-            rate,
-            duration: Duration::from_secs(seconds),
-        }
-    }
-
-    /// An address that a peer has named gets no more search packets than this in one attempt, whatever the peer says about
-    /// its NAT: 3,000, 12,000 or 325,000.
-    pub fn packets(self) -> u32 {
-        let seconds = u32::try_from(self.duration.as_secs()).unwrap_or(u32::MAX);
-        self.rate.saturating_mul(seconds)
-    }
-}
 
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +82,8 @@ pub(crate) const HELD: u32 = 16;
 const BIRTHDAY_SOCKETS: u16 = 4;
 /// How many probes shall be expected to meet a held mapping: the chance that none does is then one in 160,000.
 const ENOUGH: f64 = 12.0;
+/// A search with a smaller chance is not made: it would harm for nothing.
+const WORTH_IT: f64 = 0.05;
 /// Seconds between two rounds of a meeting: waiting, asking where the sequence stands, telling the peer.
 const ROUND_PAUSE: f64 = 0.7;
 /// Sockets that each end of a meeting sends from.
@@ -172,13 +139,24 @@ pub struct Step {
     pub part: Part,
 }
 
+/// Why a search is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    /// One of the two NATs is not known well enough.
+    Unmeasured,
+    /// Its chance is too small to be worth the mappings.
+    TooUnlikely,
+}
+
 /// The chance of ordinary checks, and the search, if one helps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// The chance that checks to known addresses are enough; IPv6 and port mappings come on top.
     pub checks: f64,
-    /// The search that follows on the checks, if one helps.
+    /// The search that follows on the checks, if one helps and may be made.
     pub search: Option<Step>,
+    /// The search that would follow, and why it is not made.
+    pub withheld: Option<(Step, Withheld)>,
 }
 
 /// What the plan takes into account of one side.
@@ -191,6 +169,11 @@ struct Side {
     ports: Ports,
     addresses: u32,
     caps: Caps,
+    /// Mappings that a search may hold.
+    limit: u32,
+    /// Whether the NAT is known well enough for a search: ports of which too few were seen are not random ones, and where the
+    /// mapping is not known every probe could make one.
+    measured: bool,
 }
 
 impl Side {
@@ -204,6 +187,10 @@ impl Side {
             ports: Ports::of(nat.allocation),
             addresses: u32::try_from(nat.addresses.len().max(1)).unwrap_or(1),
             caps: Caps::of(nat.budget),
+            limit: capacity::limit(nat),
+            measured: !nat.search.is_some_and(|search| search.measuring)
+                && nat.mapping.is_some()
+                && (nat.allocation.is_some() || !is_hard(nat)),
         }
     }
 
@@ -232,87 +219,81 @@ impl Side {
             Ports::Range { .. } if self.places() <= 8192.0 => 64,
             Ports::Range { .. } => 256 * self.addresses.min(2),
         };
-        wanted.min(self.caps.mappings / 2)
+        // The canaries of the search make mappings, too.
+        wanted.min(self.limit.saturating_sub(self.limit / 64 + 4))
     }
-}
-
-/// Whether a NAT gives every destination a mapping of its own.
-pub fn is_hard(nat: &NatSummary) -> bool {
-    matches!(
-        nat.mapping,
-        Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::Dependent)
-    )
 }
 
 impl Plan {
     /// The plan of the side whose NAT is `mine`. Without a summary from both sides there are only checks.
     pub fn new(role: Role, mine: Option<&NatSummary>, theirs: Option<&NatSummary>) -> Self {
         let (Some(mine), Some(theirs)) = (mine, theirs) else {
-            return Self {
-                checks: 0.5,
-                search: None,
-            };
+            return Self::checks(0.5);
         };
         let (me, you) = (Side::of(mine), Side::of(theirs));
         let open = |side: &Side| side.filtering == Filtering::EndpointIndependent;
-        match (me.hard, you.hard) {
-            (false, false) => Self {
-                checks: if mine.mapping.is_some() && theirs.mapping.is_some() {
-                    0.99
-                } else {
-                    0.5
-                },
-                search: None,
-            },
-            _ if open(&me) || open(&you) => Self {
-                checks: 0.98,
-                search: None,
-            },
+        let step = match (me.hard, you.hard) {
+            (false, false) if mine.mapping.is_some() && theirs.mapping.is_some() => {
+                return Self::checks(0.99);
+            }
+            (false, false) => return Self::checks(0.5),
+            _ if open(&me) || open(&you) => return Self::checks(0.98),
             // The easy side lets the hard one's check in, whichever port it comes from.
-            (true, false) if !you.strict() => Self {
-                checks: 0.98,
-                search: None,
-            },
-            (false, true) if !me.strict() => Self {
-                checks: 0.98,
-                search: None,
-            },
-            (true, false) => Self::search(hold_and_probe(&me, &you, true)),
-            (false, true) => Self::search(hold_and_probe(&you, &me, false)),
+            (true, false) if !you.strict() => return Self::checks(0.98),
+            (false, true) if !me.strict() => return Self::checks(0.98),
+            (true, false) => hold_and_probe(&me, &you, true),
+            (false, true) => hold_and_probe(&you, &me, false),
             // One that maps and filters by address lets every port of the other in, and answers each by the same mapping.
             (true, true) if me.holds() && (!you.holds() || role == Role::Controlled) => {
-                Self::search(hold_and_probe(&me, &you, true))
+                hold_and_probe(&me, &you, true)
             }
-            (true, true) if you.holds() => Self::search(hold_and_probe(&you, &me, false)),
-            (true, true) if me.sequential() || you.sequential() => {
-                Self::search(meet(&me, &you, role))
-            }
-            (true, true) => Self::search(birthday(&me, &you)),
+            (true, true) if you.holds() => hold_and_probe(&you, &me, false),
+            (true, true) if me.sequential() || you.sequential() => meet(&me, &you, role),
+            (true, true) => birthday(&me, &you),
+        };
+        Self::search(step, me.measured && you.measured)
+    }
+
+    fn checks(chance: f64) -> Self {
+        Self {
+            checks: chance,
+            search: None,
+            withheld: None,
         }
     }
 
-    fn search(step: Step) -> Self {
-        Self {
-            checks: 0.0,
-            search: Some(step),
+    fn search(mut step: Step, measured: bool) -> Self {
+        let mut plan = Self::checks(0.0);
+        if !measured {
+            // A chance that is computed from what is not known means nothing.
+            step.chance = 0.0;
+            plan.withheld = Some((step, Withheld::Unmeasured));
+        } else if step.chance < WORTH_IT {
+            plan.withheld = Some((step, Withheld::TooUnlikely));
+        } else {
+            plan.search = Some(step);
         }
+        plan
     }
 }
 
 fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
     let sockets = holder.holding();
-    let held = f64::from(sockets);
+    let held = f64::from(sockets.max(1));
     let places = holder.places().max(1.0);
     let mut probes = f64::from(prober.caps.packets());
     // Every destination takes room in the prober's table, too, unless it filters by address at the most.
     let by_endpoint = prober.strict() || (prober.hard && !prober.per_address);
     if by_endpoint {
-        probes = probes.min(f64::from(prober.caps.mappings));
+        probes = probes.min(f64::from(prober.limit));
     }
     // More than this would hardly find what so many have not, and the next attempt needs something to spend.
-    probes = probes.min((ENOUGH * places / held).ceil());
-    let chance = if holder.sequential() {
-        0.98
+    let enough = (ENOUGH * places / held).ceil();
+    probes = probes.min(enough);
+    let chance = if sockets == 0 {
+        0.0
+    } else if holder.sequential() {
+        0.98 * probes / enough
     } else {
         1.0 - (1.0 - (held / places).min(1.0)).powf(probes.min(places))
     };
@@ -352,14 +333,16 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
         !me.sequential()
     };
     let (chance, typical, mappings) = if both {
-        (0.99, Duration::from_millis(300), 2 * WINDOW)
+        let windows = f64::from(me.limit.min(you.limit)) / f64::from(WINDOW);
+        let chance = 0.99 * windows.min(1.0);
+        (chance, Duration::from_millis(300), 2 * WINDOW)
     } else {
         // The other side's ports are known; this side's share of its own range decides.
         let random = if me.sequential() { you } else { me };
         let round = f64::from(MEETING_SOCKETS) * f64::from(WINDOW);
         let rounds = random.caps.duration.as_secs_f64()
             / (round / f64::from(random.caps.rate) + ROUND_PAUSE);
-        let alive = f64::from(random.caps.mappings).min(round * rounds);
+        let alive = f64::from(random.limit).min(round * rounds);
         let exponent = 0.93 * alive / random.places();
         let half = std::f64::consts::LN_2 * random.places() / f64::from(random.caps.rate);
         let mappings = if me.sequential() {
@@ -374,8 +357,8 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
     Step {
         kind: StepKind::Meet,
         chance,
-        mappings: mappings.min(me.caps.mappings),
-        packets: mappings.min(me.caps.mappings),
+        mappings: mappings.min(me.limit),
+        packets: mappings.min(me.limit),
         typical,
         part: Part::Meet {
             mine: me.ports,
@@ -388,7 +371,7 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
 fn birthday(me: &Side, you: &Side) -> Step {
     let pairs = |from: &Side, to: &Side| {
         let all = f64::from(BIRTHDAY_SOCKETS) * to.places();
-        let paid = from.caps.mappings.min(from.caps.packets());
+        let paid = from.limit.min(from.caps.packets());
         all.min(f64::from(paid))
     };
     let (mine, theirs) = (pairs(me, you), pairs(you, me));
@@ -408,9 +391,13 @@ fn birthday(me: &Side, you: &Side) -> Step {
 }
 
 /// Whether a search may send there. A peer must not make this machine search its own network: private addresses count only
-/// where this side's public one is private too.
+/// where this side's public one is private too, in the eyes of every server that it has asked: one that lies could be the peer's.
 pub(crate) fn may_search(mine: Option<&NatSummary>, ip: Ipv4Addr) -> bool {
-    let within = || mine.is_some_and(|mine| mine.addresses.iter().any(|ip| is_private(*ip)));
+    let within = || {
+        mine.is_some_and(|mine| {
+            !mine.addresses.is_empty() && mine.addresses.iter().all(|ip| is_private(*ip))
+        })
+    };
     usable(ip.into()) && (!is_private(ip) || within())
 }
 

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use punch_signal_protocol::{
-    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary,
+    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, SearchFacts,
 };
 
+use crate::capacity;
 use crate::evidence::{Sample, ServerCheck};
 use crate::socket::Family;
 
@@ -14,6 +15,8 @@ use crate::socket::Family;
 const MIN_SEQUENCE_SAMPLES: usize = 4;
 /// With fewer new mappings than this, a block cannot be told from the whole range.
 const MIN_BLOCK_SAMPLES: usize = 8;
+/// Mappings of a run that no server sees: towards closed filters and towards itself.
+const UNSEEN: u32 = 6;
 /// Ports that lie closer together than this come from a block.
 const WIDEST_BLOCK: u16 = 16_384;
 
@@ -48,9 +51,43 @@ pub struct NatProfile {
     pub evidence: Vec<ServerCheck>,
     /// All mappings that were seen, in the order in which they were asked for.
     pub samples: Vec<Sample>,
+    /// What a search must know beside the NAT's behaviour.
+    pub search: SearchBasis,
+}
+
+/// What a search must know beside the NAT's behaviour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SearchBasis {
+    /// The run is not over: what it has found so far may be wrong.
+    pub measuring: bool,
+    /// The mappings that there are, if a search or a run has come to their end or the administrator says so.
+    pub capacity: Option<u32>,
+    /// The NAT gave this run no more mappings after the first ones, or none at all: its ports were used up.
+    pub used_up: bool,
 }
 
 impl NatProfile {
+    /// The mappings that there are, as far as that is known: those of a block, unless fewer or more are known of.
+    pub fn capacity(&self) -> Option<u32> {
+        let hard = self.mapping.is_some_and(capacity::is_dependent);
+        capacity::capacity(self.search.capacity, self.allocation.filter(|_| hard))
+    }
+
+    /// The most mappings that a search may hold.
+    pub fn allowed(&self, budget: Budget) -> u32 {
+        capacity::allowed(budget, self.mapping, self.allocation, self.search.capacity)
+    }
+
+    /// About how many mappings the run has made.
+    pub fn mappings_made(&self) -> u32 {
+        let mut seen: Vec<_> = self.samples.iter().map(|s| (s.local, s.mapped)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        u32::try_from(seen.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(UNSEEN)
+    }
+
     /// What a peer is told of the NAT.
     pub fn summary(&self, budget: Budget, attempt: u8) -> NatSummary {
         let v4 = |ip: &IpAddr| match ip {
@@ -69,6 +106,10 @@ impl NatProfile {
                 .collect(),
             budget,
             attempt,
+            search: Some(SearchFacts {
+                measuring: self.search.measuring,
+                mappings: self.allowed(budget),
+            }),
         }
     }
 }
@@ -90,6 +131,8 @@ pub struct NatOverrides {
     pub lifetime: Option<Duration>,
     /// The TTL of opening packets.
     pub opening_ttl: Option<u8>,
+    /// How many mappings there are for this machine and all others that share them.
+    pub capacity: Option<u32>,
 }
 
 impl NatOverrides {
@@ -104,6 +147,7 @@ impl NatOverrides {
         profile.hairpinning = self.hairpinning.or(profile.hairpinning);
         profile.lifetime = self.lifetime.or(profile.lifetime);
         profile.opening_ttl = self.opening_ttl.or(profile.opening_ttl);
+        profile.search.capacity = self.capacity.or(profile.search.capacity);
         if !self.addresses.is_empty() {
             profile.addresses.clone_from(&self.addresses);
         }

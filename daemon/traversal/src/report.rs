@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::plan::{Step, StepKind};
+use crate::plan::{Step, StepKind, Withheld};
 
 /// How long ordinary checks take in the median, if they succeed.
 const TYPICAL_CHECKS: Duration = Duration::from_millis(100);
@@ -26,6 +26,23 @@ pub enum Outcome {
     NoSockets,
     /// The peer has not told where its sequence stands, or no STUN server did.
     NoPrediction,
+    /// One of the two NATs is not known well enough to search.
+    Unmeasured,
+    /// Its chance was too small to be worth the mappings.
+    TooUnlikely,
+    /// The NAT gave out no more ports: the step has stopped for the sake of everybody else behind it.
+    PortsUsedUp,
+    /// No STUN server answered any more, so that nobody could have seen whether the step harms others.
+    Unwatched,
+}
+
+impl From<Withheld> for Outcome {
+    fn from(why: Withheld) -> Self {
+        match why {
+            Withheld::Unmeasured => Self::Unmeasured,
+            Withheld::TooUnlikely => Self::TooUnlikely,
+        }
+    }
 }
 
 /// A step and what it cost; for `punchctl why`.

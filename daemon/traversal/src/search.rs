@@ -14,15 +14,21 @@ use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 
 use crate::address::usable;
+use crate::capacity::Caps;
 use crate::pace::Pace;
-use crate::plan::{Caps, MEETING_SOCKETS, Part, Ports, Step, WINDOW};
+use crate::plan::{MEETING_SOCKETS, Part, Ports, Step, WINDOW};
 use crate::report::{Outcome, StepReport};
 use crate::request::transaction;
 use crate::socket::{SocketId, Transmit};
 pub(crate) use ends::{Ends, MappingScope};
 use order::{Order, Round};
+pub(crate) use spending::Allowance;
 use spending::{Spending, Ticks};
 
+/// Packets that are left for canaries at the end.
+const RESERVED: u32 = 2;
+/// A search that sends nothing for longer than this makes no mappings meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
 /// After its last packet a search waits this long for what may come.
 const LINGER: Duration = Duration::from_millis(1500);
 /// A round of meeting is over when so much time has passed after its last packet.
@@ -55,6 +61,16 @@ enum State {
     Over,
 }
 
+/// What the canary says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Nothing may be sent for now.
+    HeldBack,
+    /// Nothing may be sent any more, for this reason.
+    Stopped(Outcome),
+}
+
 /// Where both sequences of ports stand in a round.
 #[derive(Debug, Default)]
 struct Sequences {
@@ -82,15 +98,17 @@ pub(crate) struct Search {
     began: Instant,
     ticks: Ticks,
     spending: Spending,
+    gate: Gate,
     rng: ChaCha8Rng,
 }
 
 impl Search {
-    /// A search that sends `request`, whose transaction is given, and may make `allowance` mappings.
+    /// A search that sends `request`, whose transaction is given, and may make `allowance` mappings: the first so many, and then
+    /// all of them.
     pub(crate) fn new(
         step: Step,
         caps: Caps,
-        allowance: u32,
+        allowance: Allowance,
         ends: Ends,
         (transaction, request): (TransactionId, Vec<u8>),
         rng: ChaCha8Rng,
@@ -110,6 +128,7 @@ impl Search {
             sequences: Sequences::default(),
             began: now,
             ticks: Ticks::new(now),
+            gate: Gate::Open,
             rng,
         }
     }
@@ -225,6 +244,66 @@ impl Search {
         matches!(self.state, State::Over)
     }
 
+    // --- the canary ---
+
+    /// Whether the search makes mappings now, or would if it were not held back.
+    pub(crate) fn is_sending(&self, now: Instant) -> bool {
+        match self.state {
+            State::Sampling { .. } => true,
+            // Held mappings are made once more after a pause.
+            State::Sending => self.ticks.next() <= now + PAUSE,
+            State::Opening(_) | State::Expecting(_) | State::Lingering(_) | State::Over => false,
+        }
+    }
+
+    /// Nothing may be sent for now, or again.
+    pub(crate) fn hold_back(&mut self, held_back: bool, now: Instant) {
+        let gate = match (self.gate, held_back) {
+            (Gate::Stopped(_), _) => return,
+            (_, true) => Gate::HeldBack,
+            (_, false) => Gate::Open,
+        };
+        if self.gate == Gate::HeldBack && gate == Gate::Open {
+            self.ticks.schedule(now);
+        }
+        self.gate = gate;
+    }
+
+    /// When the search has made as many mappings as it may before others are known to still get theirs; `None` if it may go on.
+    pub(crate) fn stage_ended(&self) -> Option<Instant> {
+        self.spending.stage_ended()
+    }
+
+    /// Others still get their mappings: twice as many may be made as before.
+    pub(crate) fn begin_stage(&mut self, now: Instant) {
+        self.spending.begin_stage();
+        self.ticks.schedule(now);
+    }
+
+    /// A canary leaves, which makes a mapping like any packet of the search.
+    pub(crate) fn count_canary(&mut self, pace: &mut Pace, fresh: bool, now: Instant) {
+        self.spending.count_packet(pace, now);
+        if fresh {
+            self.spending.count_mapping();
+        }
+    }
+
+    /// Stops for the sake of others, or because nobody can see whether it harms them. What is held already stays: to let go of it
+    /// would free nothing.
+    pub(crate) fn stop(&mut self, why: Outcome, now: Instant) {
+        if matches!(self.gate, Gate::Stopped(_)) {
+            return;
+        }
+        self.gate = Gate::Stopped(why);
+        let holds =
+            matches!(self.step.part, Part::Hold { .. }) && self.spending.report().packets > 0;
+        if holds && !self.is_over() {
+            self.state = State::Lingering(self.deadline());
+        } else {
+            self.end(why, now);
+        }
+    }
+
     /// Stops sending; a path was found, by this step or another.
     pub(crate) fn finish(&mut self, found: bool, now: Instant) {
         let outcome = if found {
@@ -255,6 +334,7 @@ impl Search {
         let deadline = self.deadline();
         match &self.state {
             State::Opening(_) => Some(deadline),
+            State::Sampling { .. } | State::Sending if self.gate != Gate::Open => Some(deadline),
             State::Sampling { next, .. } => Some(*next),
             State::Expecting(until) | State::Lingering(until) => Some(*until),
             State::Sending => Some(self.ticks.next()),
@@ -274,6 +354,7 @@ impl Search {
         }
         match &self.state {
             State::Opening(_) | State::Over => {}
+            State::Sampling { .. } | State::Sending if self.gate != Gate::Open => {}
             State::Sampling { next, .. } if *next <= now => self.sample(now, pace, out),
             // The peer is through with its rounds, or never began.
             State::Expecting(until) if *until <= now && self.round > 0 => {
@@ -398,6 +479,10 @@ impl Search {
     }
 
     fn end(&mut self, outcome: Outcome, now: Instant) {
+        let outcome = match (outcome, self.gate) {
+            (Outcome::Exhausted, Gate::Stopped(why)) => why,
+            _ => outcome,
+        };
         if !self.is_over() {
             let took = now.saturating_duration_since(self.began);
             self.spending.end(outcome, took);
@@ -412,6 +497,10 @@ impl Search {
         self.ticks.refill(self.caps, room, now);
         while self.ticks.has_token() && room > 0 {
             room -= 1;
+            if self.spending.has_spent_stage(now) {
+                self.ticks.clear();
+                return;
+            }
             let spent = self.spending.has_spent_all(self.limit());
             let order = self.order.as_mut().filter(|_| !spent);
             let Some((socket, to, fresh)) = order.and_then(|order| order.next_packet(now)) else {
@@ -450,8 +539,8 @@ impl Search {
         match self.step.part {
             Part::Probe {
                 ports: Ports::Range { .. },
-            } => self.step.packets,
-            _ => self.caps.packets(),
+            } => self.step.packets.saturating_sub(RESERVED),
+            _ => self.caps.packets().saturating_sub(RESERVED),
         }
     }
 

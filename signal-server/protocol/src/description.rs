@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use zeroize::Zeroize;
 
 use crate::codec::{DecodeError, Reader, put_field};
-use crate::{Candidate, Capabilities, Ipv4Range, NatSummary, Prediction};
+use crate::{Candidate, Capabilities, Ipv4Range, NatSummary, Prediction, SearchFacts};
 
 const VERSION: u8 = 1;
 /// A description with more candidates than this is refused.
@@ -23,6 +23,7 @@ mod tag {
     pub(super) const IPV4_RANGE: u8 = 5;
     pub(super) const NAT: u8 = 6;
     pub(super) const CAPABILITIES: u8 = 7;
+    pub(super) const SEARCH: u8 = 8;
 }
 
 /// Short-term credentials for connectivity checks (RFC 8445 §5.3), one set per offer or answer.
@@ -92,6 +93,9 @@ impl Description {
         }
         if let Some(nat) = &self.nat {
             put_field(&mut out, tag::NAT, &nat.encode());
+            if let Some(search) = nat.search {
+                put_field(&mut out, tag::SEARCH, &search.encode());
+            }
         }
         if !self.capabilities.is_empty() {
             put_field(&mut out, tag::CAPABILITIES, &self.capabilities.encode());
@@ -111,7 +115,7 @@ impl Description {
         }
         let (mut stamp, mut credentials, mut kem) = (None, None, None);
         let (mut candidates, mut ipv4_range, mut nat) = (Vec::new(), None, None);
-        let mut capabilities = Capabilities::default();
+        let (mut capabilities, mut search) = (Capabilities::default(), None);
         while !reader.is_empty() {
             let tag = reader.u8()?;
             let length = usize::from(reader.u16()?);
@@ -133,12 +137,16 @@ impl Description {
                     ipv4_range = Some(range);
                 }
                 tag::NAT => nat = Some(NatSummary::decode(&mut value)?),
+                tag::SEARCH => search = Some(SearchFacts::decode(&mut value)?),
                 tag::CAPABILITIES => capabilities = Capabilities::decode(value.rest())?,
                 _ => {
                     value.rest();
                 }
             }
             value.finish()?;
+        }
+        if let Some(nat) = &mut nat {
+            nat.search = search;
         }
         Ok(Self {
             stamp: stamp.ok_or(DecodeError::Missing("stamp"))?,

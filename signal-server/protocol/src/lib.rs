@@ -28,6 +28,8 @@ pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };
 pub use identity::{Identity, PeerId, PeerIdError, is_contributory};
-pub use nat::{Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction};
+pub use nat::{
+    Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction, SearchFacts,
+};
 pub use range::{Ipv4Range, Ipv4RangeError};
 pub use refusal::{OfferRefusal, REFUSAL_LENGTH, RefusalReason};

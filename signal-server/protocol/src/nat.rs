@@ -112,6 +112,37 @@ pub struct NatSummary {
     pub budget: Budget,
     /// How many attempts between the two have failed just before: each next one uses other ports.
     pub attempt: u8,
+    /// What the sender says of its searches; `None` from one that says nothing, which is read by the budget and the allocation.
+    pub search: Option<SearchFacts>,
+}
+
+/// What a sender says of its searches: a field of its own beside the summary, which has no room for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SearchFacts {
+    /// Whether the sender is still measuring its NAT: what the summary says may be wrong, and an offer follows soon.
+    pub measuring: bool,
+    /// The most mappings that a search of the sender holds at its NAT, with those of everything else that it knows of.
+    pub mappings: u32,
+}
+
+impl SearchFacts {
+    /// `flags, u32`; bit 0 of the flags says that the sender is still measuring.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = vec![u8::from(self.measuring)];
+        out.extend(self.mappings.to_be_bytes());
+        out
+    }
+
+    /// Reads the facts; unknown flags and bytes behind them are passed over, so that more can follow.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let flags = reader.u8()?;
+        let mappings = u32::from_be_bytes(reader.array()?);
+        reader.rest();
+        Ok(Self {
+            measuring: flags & 1 != 0,
+            mappings,
+        })
+    }
 }
 
 impl NatSummary {
@@ -196,6 +227,7 @@ impl NatSummary {
             addresses,
             budget,
             attempt,
+            search: None,
         })
     }
 }

@@ -30,6 +30,8 @@ pub struct NetcheckView {
     pub preserves_port: Option<bool>,
     /// How the NAT allots ports; `null` when there were too few samples.
     pub allocation: Option<AllocationView>,
+    /// How many ports there are, and whether some are free.
+    pub ports: PortsView,
     /// Whether machines behind the NAT reach each other through its public address (RFC 4787 §6).
     pub hairpinning: Option<bool>,
     /// The seconds that an unused mapping lives at least; measured in the minutes after a change of the network.
@@ -42,6 +44,16 @@ pub struct NetcheckView {
     pub evidence: Vec<ProbeView>,
     /// The port that the router maps for this machine; `null` for IPv6, where nothing is mapped.
     pub port_mapping: Option<PortMappingView>,
+}
+
+/// How many ports the NAT has for this machine and all others that share them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortsView {
+    /// How many mappings there are: the ports of a block, or as many as were held when no more were given; `null` when that is
+    /// not known.
+    pub capacity: Option<u32>,
+    /// Whether the NAT gave out no more: servers answered an old flow of this machine, and no new one.
+    pub used_up: bool,
 }
 
 /// A version of IP.

@@ -115,6 +115,14 @@ pub enum StepOutcome {
     NoSockets,
     /// The peer or a STUN server did not tell the last port of a sequence.
     NoPrediction,
+    /// One of the two NATs is not known well enough to search.
+    Unmeasured,
+    /// The chance was too small to be worth the mappings: the search was not made.
+    TooUnlikely,
+    /// The NAT gave out no more ports: the search has stopped for the sake of everybody else behind it.
+    PortsUsedUp,
+    /// No STUN server answered any more, so that nobody could have seen whether the search harms others.
+    Unwatched,
 }
 
 /// What an attempt may demand of the routers.

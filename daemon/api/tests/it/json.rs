@@ -8,9 +8,9 @@ use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
     CandidateView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView,
     Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView,
-    PeerKey, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView, Protocol,
-    RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind, ServerState, ServerView,
-    Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    PeerKey, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind, ProbeView,
+    Protocol, RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind, ServerState,
+    ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -361,6 +361,10 @@ fn a_ping_and_a_netcheck_keep_their_form() {
                 step: -2,
                 others: 7,
             })),
+            ports: PortsView {
+                capacity: Some(1024),
+                used_up: false,
+            },
             hairpinning: Some(true),
             lifetime_s: None,
             opening_ttl: Some(3),
@@ -378,7 +382,7 @@ fn a_ping_and_a_netcheck_keep_their_form() {
                 double_nat: true,
             }),
         },
-        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","addresses":["192.0.2.1"],"mapping":"endpoint_independent","filtering":null,"preserves_port":false,"allocation":{"model":"sequential","step":-2,"others":7},"hairpinning":true,"lifetime_s":null,"opening_ttl":3,"double_nat":true,"evidence":[{"server":"198.51.100.1:3478","probe":"binding","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
+        r#"{"family":"ipv4","udp_blocked":false,"public":"192.0.2.1:40000","addresses":["192.0.2.1"],"mapping":"endpoint_independent","filtering":null,"preserves_port":false,"allocation":{"model":"sequential","step":-2,"others":7},"ports":{"capacity":1024,"used_up":false},"hairpinning":true,"lifetime_s":null,"opening_ttl":3,"double_nat":true,"evidence":[{"server":"198.51.100.1:3478","probe":"binding","mapped":null,"rtt_ms":null}],"port_mapping":{"protocol":"nat_pmp","external":"100.64.3.4:51820","trouble":null,"double_nat":true}}"#,
     );
     let protocols = [
         MappingProtocol::Pcp,

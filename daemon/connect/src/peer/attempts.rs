@@ -33,6 +33,8 @@ pub(super) struct Attempt {
     peer_range: Option<Ipv4Range>,
     /// Candidates that the peer has heard of.
     sent_candidates: Vec<Candidate>,
+    /// Whether this side's NAT was still being measured when the peer was told of it.
+    unmeasured: bool,
     began: Instant,
     /// When an agent that waits for nothing but more candidates is given up.
     give_up_at: Option<Instant>,
@@ -132,6 +134,8 @@ pub(super) struct NewAttempt {
     pub(super) agent: Agent,
     pub(super) peer_range: Option<Ipv4Range>,
     pub(super) sent_candidates: Vec<Candidate>,
+    /// Whether this side's NAT was still being measured when the peer was told of it.
+    pub(super) unmeasured: bool,
 }
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
@@ -159,6 +163,7 @@ impl Attempts {
             agent: new.agent,
             peer_range: new.peer_range,
             sent_candidates: new.sent_candidates,
+            unmeasured: new.unmeasured,
             began: now,
             give_up_at: None,
         });
@@ -209,6 +214,12 @@ impl Attempts {
     pub(super) fn are_younger_than(&self, age: Duration, now: Instant) -> bool {
         let newest = self.live.back();
         newest.is_some_and(|attempt| now.saturating_duration_since(attempt.began) < age)
+    }
+
+    /// Whether the newest attempt began before this side's NAT was measured; each is told once.
+    pub(super) fn take_unmeasured(&mut self) -> bool {
+        let newest = self.live.back_mut();
+        newest.is_some_and(|attempt| std::mem::take(&mut attempt.unmeasured))
     }
 
     /// The round trip of the direct path.

@@ -65,4 +65,10 @@ impl SentDescription {
             nat: description.nat.clone(),
         }
     }
+
+    /// Whether this side's NAT was not known yet, or not well.
+    pub(super) fn is_unmeasured(&self) -> bool {
+        let nat = self.nat.as_ref();
+        nat.is_none_or(|nat| nat.search.is_some_and(|search| search.measuring))
+    }
 }

@@ -7,8 +7,8 @@ use punch_traversal::{AgentStatus, Outcome, StepKind, StepReport};
 
 /// Networks for which it is remembered what has worked with a peer.
 const MAX_NETWORKS: usize = 8;
-/// Minimum time between the starts of two searches for one peer; waived after a success, shorter after the first. However often
-/// the peer makes offers, the addresses that it names get a search's packets (`Caps::packets`) once in this time.
+/// Minimum time between the starts of two searches for one peer, whatever the last one has come to; shorter after a first one and
+/// after one that has found. However often the peer makes offers, answers, and goes away again, it gets no search sooner.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(60);
 const FIRST_SEARCH_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -84,12 +84,13 @@ impl History {
         self.next_search = Some(now + interval);
     }
 
-    /// A search has found the path.
+    /// A search has found the path. The pause stays: a peer that names the addresses of others and answers in the end would get
+    /// the next search at once.
     pub(super) fn handle_search_found(&mut self) {
-        (self.failed_searches, self.next_search) = (0, None);
+        self.failed_searches = 0;
     }
 
-    /// When the next search may begin, if a search has begun since there was one that found the path.
+    /// When the next search may begin, if there was one.
     pub(super) fn next_search(&self) -> Option<Instant> {
         self.next_search
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use punch_packet::PeerHandle;
 use punch_traversal::{SocketId, Transmit};
 
+use crate::network::LocalNetwork;
 use crate::sockets::Sockets;
 use crate::transactions::Transactions;
 use crate::{ConnectorEvent, News, SessionEvent, SocketOrder};
@@ -22,9 +23,35 @@ pub(crate) struct Outputs<'a> {
     pub(crate) envelopes: Vec<Vec<u8>>,
     /// Mappings that searches have made.
     pub(crate) mappings: u32,
+    /// Whether the NAT gave a search no more ports.
+    pub(crate) used_up: bool,
+    /// Whether this side's NAT is known.
+    pub(crate) measured: bool,
 }
 
-impl Outputs<'_> {
+impl<'a> Outputs<'a> {
+    /// The outputs of one connection, which is in this network.
+    pub(crate) fn new(
+        peer: PeerHandle,
+        network: &LocalNetwork,
+        (transmits, events): (&'a mut VecDeque<Transmit>, &'a mut VecDeque<ConnectorEvent>),
+        sockets: &'a mut Sockets,
+        transactions: &'a mut Transactions,
+    ) -> Self {
+        Self {
+            peer,
+            network: network.fingerprint(),
+            transmits,
+            events,
+            sockets,
+            transactions,
+            envelopes: Vec::new(),
+            mappings: 0,
+            used_up: false,
+            measured: network.is_measured(),
+        }
+    }
+
     pub(super) fn order(&mut self, order: SocketOrder) {
         self.events.push_back(ConnectorEvent::Socket(order));
     }

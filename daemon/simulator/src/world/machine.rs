@@ -90,6 +90,7 @@ impl Machine {
                 | News::Stale { .. }
                 | News::Refused { .. }
                 | News::Searching { .. }
+                | News::Capacity { .. }
                 | News::NetworkChanged,
             ) => {}
         }

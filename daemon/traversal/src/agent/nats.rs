@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Filtering, Mapping, NatSummary};
 
-use crate::plan::{self, Caps, is_hard};
+use crate::capacity::{self, Caps, is_hard};
+use crate::plan;
 use crate::search::MappingScope;
 
 /// The NATs of both ends, as far as each has told the other.
@@ -33,6 +34,16 @@ impl Nats {
     pub(super) fn their_caps(&self) -> Caps {
         let budget = self.theirs.as_ref().map(|theirs| theirs.budget);
         Caps::of(budget.unwrap_or_default())
+    }
+
+    /// The most mappings that a search of this side may hold.
+    pub(super) fn my_limit(&self) -> u32 {
+        self.mine.as_ref().map_or(0, capacity::limit)
+    }
+
+    /// How many mappings a search of this side makes before it looks whether others still get theirs.
+    pub(super) fn first_stage(&self) -> u32 {
+        self.mine.as_ref().map_or(0, capacity::first_stage)
     }
 
     /// What takes one entry in the table of this side's router.

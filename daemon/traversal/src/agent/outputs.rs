@@ -11,6 +11,9 @@ use crate::pair::PairStatus;
 use crate::report::StepReport;
 use crate::socket::{DirectPath, SocketId, Transmit};
 
+/// Packets of each second that are left for canaries, which cannot wait.
+const CANARIES: u32 = 6;
+
 /// What an agent has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentEvent {
@@ -36,6 +39,8 @@ pub enum AgentEvent {
         mappings: u32,
         /// Whether the search has found the path.
         found: bool,
+        /// Whether the NAT gave out no more ports.
+        used_up: bool,
     },
 }
 
@@ -66,7 +71,7 @@ impl Outputs {
     pub(super) fn new(rate: u32, now: Instant) -> Self {
         Self {
             transmits: VecDeque::new(),
-            pace: Pace::new(rate, now),
+            pace: Pace::new(rate.saturating_sub(CANARIES), now),
             events: VecDeque::new(),
             checks: 0,
         }
@@ -82,6 +87,12 @@ impl Outputs {
     /// How many checks were sent.
     pub(super) fn checks(&self) -> u32 {
         self.checks
+    }
+
+    /// Closes a socket; what was to leave from it does not.
+    pub(super) fn close(&mut self, socket: SocketId) {
+        self.transmits.retain(|transmit| transmit.socket != socket);
+        self.say(AgentEvent::CloseSocket(socket));
     }
 
     pub(super) fn say(&mut self, event: AgentEvent) {

@@ -1,6 +1,6 @@
 //! The search for ports that the plan has: it waits for its time and its targets, runs, and is over.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Prediction};
@@ -12,17 +12,21 @@ use super::config::AgentConfig;
 use super::messages::Messages;
 use super::nats::Nats;
 use super::outputs::{AgentEvent, Outputs};
+use super::sockets::Sockets;
 use crate::address::is_private;
+use crate::canary::{Canary, Verdict};
 use crate::plan::{OPENING_TTL, Part, Plan, Step};
 use crate::report::{Outcome, StepReport};
 use crate::request::transaction;
-use crate::search::{Ends, Search};
+use crate::search::{Allowance, Ends, Search};
 use crate::socket::{DirectPath, SocketId};
 
 /// The head start of ordinary checks before a search, where they might be enough.
 const HEAD_START: Duration = Duration::from_millis(300);
 /// The head start where ordinary checks cannot succeed.
 const SHORT_HEAD_START: Duration = Duration::from_millis(20);
+/// The canary that is under way when a search has made its last mapping, and the one that looks what this has done.
+const LAST_CANARIES: u32 = 2;
 /// The peer's endpoints that are remembered.
 const MAX_KNOWN: usize = 4;
 /// What the search's seed differs in from the agent's.
@@ -34,10 +38,53 @@ enum Stage {
     None,
     /// The search begins at this time at the earliest, and once everything that it needs is known.
     Waiting(Instant),
-    /// The search is under way.
-    Active(Box<Search>),
+    /// The search is under way, and watched.
+    Active(Box<Watched>),
     /// The search is over, or was not made.
     Done(StepReport),
+}
+
+/// A search under way, and the canary that watches it if there is a server to ask.
+#[derive(Debug)]
+struct Watched {
+    search: Search,
+    canary: Option<Canary>,
+}
+
+impl Watched {
+    /// Does what is due, in the search only as far as the canary lets it.
+    fn handle_timeout(&mut self, now: Instant, outputs: &mut Outputs) {
+        let search = &mut self.search;
+        let Some(canary) = &mut self.canary else {
+            search.handle_timeout(now, &mut outputs.pace, &mut outputs.transmits);
+            return;
+        };
+        canary.handle_timeout(search.is_sending(now), now);
+        match canary.verdict() {
+            Some(Verdict::UsedUp) => search.stop(Outcome::PortsUsedUp, now),
+            Some(Verdict::Unheard) => search.stop(Outcome::Unwatched, now),
+            None => {}
+        }
+        search.hold_back(canary.holds_back(), now);
+        if let Some(at) = search.stage_ended()
+            && canary.is_heard_since(at)
+        {
+            search.begin_stage(now);
+        }
+        search.handle_timeout(now, &mut outputs.pace, &mut outputs.transmits);
+        for transmit in canary.take_transmits() {
+            let fresh = transmit.socket != SocketId::MAIN_V4;
+            search.count_canary(&mut outputs.pace, fresh, now);
+            outputs.transmits.push_back(transmit);
+        }
+        if search.is_over() {
+            canary.stop();
+        }
+        let wanted = canary.take_wanted();
+        if wanted > 0 {
+            outputs.say(AgentEvent::OpenSockets(wanted));
+        }
+    }
 }
 
 /// The search that an agent's plan has, if it has one.
@@ -63,9 +110,10 @@ impl PlannedSearch {
         };
         Self {
             step: plan.search.clone(),
-            stage: match plan.search {
-                Some(_) => Stage::Waiting(now + head_start),
-                None => Stage::None,
+            stage: match (&plan.search, &plan.withheld) {
+                (Some(_), _) => Stage::Waiting(now + head_start),
+                (None, Some((step, why))) => Stage::Done(StepReport::new(step, (*why).into())),
+                (None, None) => Stage::None,
             },
             known: Vec::new(),
             samplers: config.samplers.clone(),
@@ -127,25 +175,26 @@ impl PlannedSearch {
     /// Mappings that a search under way has made.
     pub(super) fn mappings(&self) -> u32 {
         match &self.stage {
-            Stage::Active(search) => search.mappings(),
+            Stage::Active(watched) => watched.search.mappings(),
             Stage::None | Stage::Waiting(_) | Stage::Done(_) => 0,
         }
     }
 
     /// Whether a response with this transaction is for the search.
     pub(super) fn is_asking(&self, transaction: TransactionId) -> bool {
-        matches!(&self.stage, Stage::Active(search) if search.is_asking(transaction))
+        matches!(&self.stage, Stage::Active(watched) if watched.search.is_asking(transaction)
+            || watched.canary.as_ref().is_some_and(|canary| canary.is_asking(transaction)))
     }
 
     /// Whether a search under way has sent along this path, so that what comes back is its doing.
     pub(super) fn has_searched(&self, path: DirectPath) -> bool {
-        matches!(&self.stage, Stage::Active(search)
-            if search.owns(path.socket) && search.has_probed(path.remote))
+        matches!(&self.stage, Stage::Active(watched)
+            if watched.search.owns(path.socket) && watched.search.has_probed(path.remote))
     }
 
     /// Whether a response along this path answers the request that a search under way repeats.
     pub(super) fn is_answer(&self, path: DirectPath, message: &Message<'_>) -> bool {
-        matches!(&self.stage, Stage::Active(search) if search.is_request(message.transaction))
+        matches!(&self.stage, Stage::Active(watched) if watched.search.is_request(message.transaction))
             && self.has_searched(path)
     }
 
@@ -157,7 +206,7 @@ impl PlannedSearch {
                 let step = self.step.as_ref();
                 step.map(|step| StepReport::new(step, Outcome::Waiting))
             }
-            Stage::Active(search) => Some(search.report(now)),
+            Stage::Active(watched) => Some(watched.search.report(now)),
             Stage::Done(report) => Some(report.clone()),
         }
     }
@@ -170,6 +219,15 @@ impl PlannedSearch {
         let holds = matches!(self.step.as_ref()?.part, Part::Hold { .. });
         let has_targets = !self.known.is_empty() || (!holds && nats.has_addresses());
         has_targets.then_some(at)
+    }
+
+    /// The addresses to which the search sends, or would.
+    pub(super) fn targets(&self, nats: &Nats) -> Vec<Ipv4Addr> {
+        let known = self.known.iter().filter_map(|known| match known.ip() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        });
+        nats.targets(known)
     }
 
     /// Begins the search, which may make `allowance` mappings; returns how many sockets it wants.
@@ -187,14 +245,10 @@ impl PlannedSearch {
         let mut rng = ChaCha8Rng::seed_from_u64(self.rng.next_u64());
         let id = transaction(&mut rng);
         let request = messages.any_check(id);
-        let candidates = self.known.iter().filter_map(|known| match known.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        });
         let ends = Ends {
             base,
             known: self.known.clone(),
-            addresses: nats.targets(candidates),
+            addresses: self.targets(nats),
             samplers: self.samplers.clone(),
             opening_ttl: self.opening_ttl,
             their_caps: nats.their_caps(),
@@ -202,12 +256,23 @@ impl PlannedSearch {
             mapping_scope: nats.mapping_scope(),
         };
         let caps = nats.my_caps();
+        let seed = ChaCha8Rng::seed_from_u64(self.rng.next_u64());
+        let canary = Canary::new(self.samplers.clone(), seed, now);
+        let allowance = allowance.min(nats.my_limit());
+        let first = nats.first_stage().min(allowance);
+        let allowance = Allowance {
+            // Without a canary nobody would see what more than that does to others.
+            all: if canary.is_some() { allowance } else { first },
+            first,
+            last_canaries: if canary.is_some() { LAST_CANARIES } else { 0 },
+        };
         let mut search = Search::new(step, caps, allowance, ends, (id, request), rng, now);
         let wanted = search.start(now);
+        search.hold_back(canary.is_some(), now);
         if let Some(prediction) = self.early.take() {
             search.handle_prediction(prediction, now);
         }
-        self.stage = Stage::Active(Box::new(search));
+        self.stage = Stage::Active(Box::new(Watched { search, canary }));
         wanted
     }
 
@@ -222,7 +287,7 @@ impl PlannedSearch {
     /// A path is selected; `found` tells whether the search has found it.
     pub(super) fn finish(&mut self, found: bool, now: Instant) {
         match &mut self.stage {
-            Stage::Active(search) => search.finish(found, now),
+            Stage::Active(watched) => watched.search.finish(found, now),
             Stage::Waiting(_) => self.cancel(Outcome::NotNeeded, now),
             Stage::None | Stage::Done(_) => {}
         }
@@ -231,8 +296,11 @@ impl PlannedSearch {
     /// A socket that was asked for is open, or could not be opened; returns whether it was for the search.
     pub(super) fn handle_socket(&mut self, socket: Option<SocketId>, now: Instant) -> bool {
         match &mut self.stage {
-            Stage::Active(search) => {
-                search.handle_socket(socket, now);
+            Stage::Active(watched) => {
+                let canary = watched.canary.as_mut();
+                if !canary.is_some_and(|canary| canary.handle_socket(socket, now)) {
+                    watched.search.handle_socket(socket, now);
+                }
                 true
             }
             Stage::None | Stage::Waiting(_) | Stage::Done(_) => false,
@@ -242,7 +310,7 @@ impl PlannedSearch {
     /// The peer has told where its sequence of ports stands.
     pub(super) fn handle_prediction(&mut self, prediction: Prediction, now: Instant) {
         match &mut self.stage {
-            Stage::Active(search) => search.handle_prediction(prediction, now),
+            Stage::Active(watched) => watched.search.handle_prediction(prediction, now),
             Stage::None | Stage::Waiting(_) | Stage::Done(_) => self.early = Some(prediction),
         }
     }
@@ -256,17 +324,34 @@ impl PlannedSearch {
         now: Instant,
     ) -> bool {
         match &mut self.stage {
-            Stage::Active(search) => search.handle_sample(socket, from, message, now),
+            Stage::Active(watched) => {
+                let canary = watched.canary.as_mut();
+                canary.is_some_and(|canary| canary.handle_response(socket, from, message, now))
+                    || watched.search.handle_sample(socket, from, message, now)
+            }
             Stage::None | Stage::Waiting(_) | Stage::Done(_) => false,
         }
     }
 
     /// Does what is due; returns whether the search has just ended.
-    pub(super) fn handle_timeout(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
-        let Stage::Active(search) = &mut self.stage else {
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        sockets: &mut Sockets,
+        outputs: &mut Outputs,
+    ) -> bool {
+        let Stage::Active(watched) = &mut self.stage else {
             return false;
         };
-        search.handle_timeout(now, &mut outputs.pace, &mut outputs.transmits);
+        watched.handle_timeout(now, outputs);
+        let canary = watched.canary.as_mut();
+        // What others hold at the very beginning says nothing of how much there is.
+        let has_begun = canary.as_ref().is_some_and(|canary| canary.was_heard());
+        for socket in canary.map(Canary::take_closing).unwrap_or_default() {
+            sockets.remove(socket);
+            outputs.say(AgentEvent::CloseSocket(socket));
+        }
+        let search = &mut watched.search;
         while let Some(prediction) = search.poll_prediction() {
             outputs.say(AgentEvent::Predicted(prediction));
         }
@@ -277,6 +362,7 @@ impl PlannedSearch {
         outputs.say(AgentEvent::SearchOver {
             mappings: report.mappings,
             found: report.outcome == Outcome::Found,
+            used_up: report.outcome == Outcome::PortsUsedUp && has_begun,
         });
         self.stage = Stage::Done(report);
         true
@@ -284,7 +370,15 @@ impl PlannedSearch {
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Active(search) => search.poll_timeout(),
+            Stage::Active(watched) => {
+                let canary = watched.canary.as_ref().and_then(Canary::poll_timeout);
+                watched
+                    .search
+                    .poll_timeout()
+                    .into_iter()
+                    .chain(canary)
+                    .min()
+            }
             Stage::None | Stage::Waiting(_) | Stage::Done(_) => None,
         }
     }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use punch_signal_protocol::{Filtering, Mapping};
 
-use crate::plan::Caps;
+use crate::capacity::Caps;
 use crate::socket::SocketId;
 
 /// What a search needs to know of the two ends.

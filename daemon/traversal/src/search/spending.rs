@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::ends::MappingScope;
+use crate::capacity::Caps;
 use crate::pace::Pace;
-use crate::plan::{Caps, Step};
+use crate::plan::Step;
 use crate::report::{Outcome, StepReport};
 
 /// Packets leave in bursts of this interval.
@@ -14,20 +15,36 @@ pub(super) const TICK: Duration = Duration::from_millis(5);
 /// A sender that was kept waiting does not make up for more than this.
 const MAX_BURST: Duration = Duration::from_millis(25);
 
+/// The mappings that a search may make.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowance {
+    /// In all: what other attempts have left of the cap.
+    pub(crate) all: u32,
+    /// Before others are known to still get theirs.
+    pub(crate) first: u32,
+    /// Those of the canaries that are still to come when the search has made all others.
+    pub(crate) last_canaries: u32,
+}
+
 /// The packets and mappings that a search has spent.
 #[derive(Debug)]
 pub(super) struct Spending {
-    /// Mappings that the search may make: what other attempts have left of the cap.
+    /// Mappings that the search may make in all.
     allowance: u32,
+    /// Mappings that it may make in this stage and those before, and when they were made.
+    stage: u32,
+    stage_ended: Option<Instant>,
     /// Sockets and the addresses to which they have sent, where each such pair is a mapping.
     reached: BTreeSet<(usize, IpAddr)>,
     report: StepReport,
 }
 
 impl Spending {
-    pub(super) fn new(step: &Step, allowance: u32) -> Self {
+    pub(super) fn new(step: &Step, allowance: Allowance) -> Self {
         Self {
-            allowance,
+            allowance: allowance.all.saturating_sub(allowance.last_canaries),
+            stage: allowance.first.max(1),
+            stage_ended: None,
             reached: BTreeSet::new(),
             report: StepReport::new(step, Outcome::Running),
         }
@@ -46,6 +63,26 @@ impl Spending {
     /// Whether the search may send nothing more, of which `limit` packets are the most.
     pub(super) fn has_spent_all(&self, limit: u32) -> bool {
         self.report.packets >= limit || self.has_spent_mappings()
+    }
+
+    /// Whether the search has to wait for the next stage.
+    pub(super) fn has_spent_stage(&mut self, now: Instant) -> bool {
+        let spent = self.report.mappings >= self.stage && !self.has_spent_mappings();
+        if spent {
+            self.stage_ended.get_or_insert(now);
+        }
+        spent
+    }
+
+    /// When the stage was spent; `None` while there is something left of it.
+    pub(super) fn stage_ended(&self) -> Option<Instant> {
+        self.stage_ended
+    }
+
+    /// The next stage is as long as all those before.
+    pub(super) fn begin_stage(&mut self) {
+        self.stage = self.stage.saturating_mul(2);
+        self.stage_ended = None;
     }
 
     /// A socket that the search wanted could not be opened.

@@ -104,6 +104,7 @@ impl Kind {
             addresses: self.public(side),
             budget,
             attempt: 0,
+            search: None,
         }
     }
 }
@@ -210,7 +211,7 @@ impl Duel {
     fn settle(&mut self, side: usize) {
         loop {
             if self.agents[side].wants_search(self.now) {
-                let cap = Caps::of(self.budget).mappings;
+                let cap = Caps::of(self.budget).destinations;
                 self.agents[side].start_search(cap, self.now);
             }
             if let Some(event) = self.agents[side].poll_event() {
@@ -360,18 +361,23 @@ fn two_sequences_meet() {
 }
 
 #[test]
-fn a_sequence_and_a_block_meet() {
+fn a_sequence_and_a_block_meet_every_other_time() {
     for kinds in either_way(hard(sequence(1)), hard(block(40_960, 1024))) {
-        let (found, median) = fight(kinds, Budget::Normal, 10, 0);
-        assert!(found >= 9, "{kinds:?}: {found} of 10, {median:?}");
+        // 50 % by the plan: three quarters of the block's ports.
+        let (found, median) = fight(kinds, Budget::Normal, 40, 0);
+        assert!(
+            (10..=32).contains(&found),
+            "{kinds:?}: {found} of 40, {median:?}"
+        );
     }
 }
 
 #[test]
 fn two_blocks_of_1024_ports_have_a_birthday() {
     let kinds = [hard(block(32_768, 1024)), hard(block(50_000, 1024))];
+    // 43 % by the plan.
     let (found, median) = fight(kinds, Budget::Normal, 50, 0);
-    assert!(found >= 48, "{found} of 50, {median:?}");
+    assert!((12..=33).contains(&found), "{found} of 50, {median:?}");
     assert!(median <= secs(5), "{median:?}");
 }
 
@@ -434,17 +440,20 @@ fn pools_of_public_addresses_are_searched_whole() {
         pool,
         ..hard(allocation)
     };
-    for (one, two) in [
-        (pooled(Allocation::Random, 2), EASY),
-        (pooled(block(32_768, 1024), 4), EASY),
+    for (one, two, least) in [
+        // 86 % by the plan: 248 held of 129,024 places.
+        (pooled(Allocation::Random, 2), EASY, 12),
+        (pooled(block(32_768, 1024), 4), EASY, 18),
+        // 25 %: three quarters of 512 ports, at one of two addresses.
         (
             pooled(block(32_768, 512), 2),
             pooled(block(32_768, 1024), 1),
+            1,
         ),
     ] {
         for kinds in either_way(one, two) {
-            let (found, median) = fight(kinds, Budget::Normal, 10, 0);
-            assert!(found >= 9, "{kinds:?}: {found} of 10, {median:?}");
+            let (found, median) = fight(kinds, Budget::Normal, 20, 0);
+            assert!(found >= least, "{kinds:?}: {found} of 20, {median:?}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use punch_signal_protocol::{Budget, MAX_NAT_ADDRESSES};
 use punch_traversal::{
-    Allocation, Caps, Filtering, Mapping, NatSummary, Part, Plan, Ports, Role, Step, StepKind,
-    is_hard,
+    Allocation, Caps, Filtering, Mapping, NatSummary, Part, Plan, Ports, Role, SearchFacts, Step,
+    StepKind, Withheld, is_hard,
 };
 
 const BUDGETS: [Budget; 3] = [Budget::Gentle, Budget::Normal, Budget::Aggressive];
@@ -30,6 +30,7 @@ pub(crate) fn hard(allocation: Allocation, budget: Budget) -> NatSummary {
         addresses: vec![[203, 0, 113, 9].into()],
         budget,
         attempt: 0,
+        search: None,
     }
 }
 
@@ -77,6 +78,7 @@ fn summaries(budget: Budget) -> Vec<NatSummary> {
                         addresses: vec![[203, 0, 113, 9].into(); addresses],
                         budget,
                         attempt: 0,
+                        search: None,
                     });
                 }
             }
@@ -172,12 +174,13 @@ fn a_chance_grows_with_either_side_s_budget() {
         for level in one_more {
             let (low, high) = (BUDGETS[level], BUDGETS[level + 1]);
             for other in BUDGETS {
+                // Of very many probes a few more or less are made.
                 assert!(
-                    chance(low, other) <= chance(high, other) + 1e-9,
+                    chance(low, other) <= chance(high, other) + 1e-4,
                     "{one:?}\n{two:?}"
                 );
                 assert!(
-                    chance(other, low) <= chance(other, high) + 1e-9,
+                    chance(other, low) <= chance(other, high) + 1e-4,
                     "{one:?}\n{two:?}"
                 );
             }
@@ -258,12 +261,16 @@ fn of_two_hard_sides_the_one_that_filters_by_address_holds() {
 #[test]
 fn two_full_ranges_take_the_aggressive_budget() {
     for (budget, low, high) in [
-        (Budget::Gentle, 0.0, 0.001),
-        (Budget::Normal, 0.0, 0.01),
+        (Budget::Gentle, 0.0, 0.000_01),
+        (Budget::Normal, 0.0, 0.000_1),
         (Budget::Aggressive, 0.98, 1.0),
     ] {
         let (plan, _) = both(&hard(FULL, budget), &hard(FULL, budget));
-        let step = plan.search.unwrap();
+        let withheld = plan.withheld.clone();
+        assert_eq!(plan.search.is_some(), budget == Budget::Aggressive);
+        let why = withheld.as_ref().map(|(_, why)| *why);
+        assert!(plan.search.is_some() || why == Some(Withheld::TooUnlikely));
+        let step = plan.search.or(withheld.map(|(step, _)| step)).unwrap();
         assert_eq!(step.kind, StepKind::Birthday);
         assert!(
             (low..=high).contains(&step.chance),
@@ -274,12 +281,98 @@ fn two_full_ranges_take_the_aggressive_budget() {
 }
 
 #[test]
-fn two_blocks_take_the_normal_budget() {
+fn two_blocks_meet_with_what_three_quarters_of_their_ports_give() {
     let nat = hard(block(1024), Budget::Normal);
     let (plan, _) = both(&nat, &nat);
     let step = plan.search.unwrap();
     assert_eq!(step.kind, StepKind::Birthday);
-    assert!(step.chance >= 0.98, "{}", step.chance);
+    assert!((0.42..0.44).contains(&step.chance), "{}", step.chance);
+}
+
+#[test]
+fn no_search_is_planned_on_what_is_not_known() {
+    let normal = Budget::Normal;
+    let known = hard(block(1024), normal);
+    let few_samples = NatSummary {
+        allocation: None,
+        ..known.clone()
+    };
+    let measuring = NatSummary {
+        search: Some(SearchFacts {
+            measuring: true,
+            mappings: 768,
+        }),
+        ..known.clone()
+    };
+    let no_mapping = NatSummary {
+        mapping: None,
+        ..easy(normal)
+    };
+    for (one, two) in [
+        (&few_samples, &known),
+        (&few_samples, &easy(normal)),
+        (&measuring, &known),
+        (&measuring, &easy(normal)),
+        (&no_mapping, &known),
+    ] {
+        let (first, second) = both(one, two);
+        for plan in [first, second] {
+            assert_eq!(plan.search, None, "{one:?} {two:?}");
+            let (step, why) = plan.withheld.unwrap();
+            assert_eq!(why, Withheld::Unmeasured);
+            assert!(step.chance.abs() < 1e-9, "{}", step.chance);
+        }
+    }
+    // Where checks are enough, nothing of it is needed.
+    let (plan, _) = both(&easy(normal), &easy(normal));
+    assert_eq!((plan.search, plan.withheld), (None, None));
+}
+
+#[test]
+fn no_search_is_planned_whose_chance_is_below_five_percent() {
+    let pair = |size| hard(block(size), Budget::Gentle);
+    for (one, two, chance) in [
+        (pair(1024), pair(1024), 0.0606),
+        // Learned or set: the search would hold less.
+        (told(pair(1024), 200), pair(1024), 0.0477),
+        (hard(FULL, Budget::Normal), pair(1024), 0.0),
+    ] {
+        let (plan, _) = both(&one, &two);
+        let made = plan.search.is_some();
+        let step = plan.search.or(plan.withheld.map(|(step, _)| step)).unwrap();
+        assert!((step.chance - chance).abs() < 0.002, "{}", step.chance);
+        assert_eq!(made, chance >= 0.05, "{chance}");
+    }
+}
+
+fn told(nat: NatSummary, mappings: u32) -> NatSummary {
+    NatSummary {
+        search: Some(SearchFacts {
+            measuring: false,
+            mappings,
+        }),
+        ..nat
+    }
+}
+
+#[test]
+fn whatever_a_peer_tells_of_its_limits_no_side_exceeds_its_budget() {
+    for budget in BUDGETS {
+        for mappings in [0, 1, 5, 64, u32::MAX] {
+            for nat in [hard(FULL, budget), hard(block(64), budget), easy(budget)] {
+                let (first, second) = both(&told(nat.clone(), mappings), &hard(FULL, budget));
+                for plan in [&first, &second] {
+                    let step = plan
+                        .search
+                        .as_ref()
+                        .or(plan.withheld.as_ref().map(|(s, _)| s));
+                    let Some(step) = step else { continue };
+                    assert!(step.mappings <= Caps::of(budget).mappings, "{step:?}");
+                    assert!((0.0..=1.0).contains(&step.chance), "{step:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -302,7 +395,7 @@ fn the_budgets_are_those_that_the_design_promises() {
         figures,
         [
             (256, 100, 3_000),
-            (4_096, 1_000, 12_000),
+            (1_024, 1_000, 12_000),
             (131_072, 13_000, 325_000)
         ]
     );

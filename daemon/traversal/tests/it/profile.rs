@@ -316,6 +316,7 @@ fn measured() -> NatProfile {
 #[test]
 fn what_the_administrator_says_goes_before_what_was_measured() {
     let overrides = NatOverrides {
+        capacity: Some(500),
         mapping: Some(Mapping::AddressAndPortDependent),
         filtering: Some(Filtering::EndpointIndependent),
         allocation: Some(Allocation::Random),
@@ -335,6 +336,7 @@ fn what_the_administrator_says_goes_before_what_was_measured() {
     assert_eq!(profile.hairpinning, overrides.hairpinning);
     assert_eq!(profile.lifetime, overrides.lifetime);
     assert_eq!(profile.opening_ttl, overrides.opening_ttl);
+    assert_eq!(profile.capacity(), Some(500));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod beside;
 mod budget;
+mod canary;
 mod fresh;
 mod predictions;
 mod success;
@@ -15,7 +16,7 @@ use punch_signal_protocol::{Budget, Candidate};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{
     Agent, AgentConfig, AgentEvent, Allocation, Caps, Filtering, MAX_PROBES, Mapping, NatSummary,
-    Outcome, Part, Plan, Prediction, Role, SocketId, StepKind, StepReport, Transmit,
+    Outcome, Part, Plan, Prediction, Role, SearchFacts, SocketId, StepKind, StepReport, Transmit,
 };
 
 use crate::plan::{FULL, block, easy, hard, sequence};
@@ -36,6 +37,10 @@ struct Machine {
     closed: Vec<SocketId>,
     /// Whether the STUN server answers.
     server: bool,
+    /// Whether it answers new flows, too; the NAT has no ports left for them otherwise.
+    new_flows: bool,
+    /// So many of the next questions of new flows are lost.
+    loses: usize,
     /// What it says.
     tells: SocketAddr,
     /// Whether the peer tells its predictions: when it hears of this side's, and another one twice a second.
@@ -67,10 +72,12 @@ impl Machine {
             opened: BTreeSet::new(),
             closed: Vec::new(),
             server: true,
+            new_flows: true,
+            loses: 0,
             tells: addr("192.0.2.5:50000"),
             predicts: true,
             told: None,
-            allowance: caps.mappings,
+            allowance: caps.mappings.max(caps.destinations),
             may_search: true,
             answers_at: None,
             sent: Vec::new(),
@@ -157,7 +164,7 @@ impl Machine {
 
     fn open(&mut self, count: usize) {
         for _ in 0..count {
-            let fits = self.opened.len() < self.can_open;
+            let fits = self.opened.len() - self.closed.len() < self.can_open;
             let socket = fits.then_some(SocketId(self.next_socket));
             self.next_socket += 1;
             self.opened.extend(socket);
@@ -171,7 +178,12 @@ impl Machine {
             return;
         }
         let success = Writer::new(Class::Success, request.transaction);
-        let bytes = if transmit.to == addr(SAMPLER) && self.server {
+        let new = transmit.to == addr(SAMPLER) && transmit.socket != SocketId::MAIN_V4;
+        if new && self.loses > 0 {
+            self.loses -= 1;
+            return;
+        }
+        let bytes = if transmit.to == addr(SAMPLER) && self.server && (self.new_flows || !new) {
             success.xor_mapped(self.tells).finish()
         } else if self.answers_at.is_some_and(|(socket, to)| {
             to == transmit.to && socket.is_none_or(|socket| socket == transmit.socket)
@@ -392,6 +404,10 @@ fn every_search(budget: Budget) -> Vec<(&'static str, AgentConfig, StepKind)> {
         ),
     ];
     nats.into_iter()
+        .filter(|(_, mine, theirs, role, _)| {
+            // The others are not worth it with this budget.
+            Plan::new(*role, Some(mine), Some(theirs)).search.is_some()
+        })
         .map(|(name, mine, theirs, role, kind)| (name, ends(mine, theirs, role), kind))
         .collect()
 }

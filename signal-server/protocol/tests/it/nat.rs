@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use punch_signal_protocol::{
     Allocation, Budget, DecodeError, Description, Filtering, MAX_NAT_ADDRESSES, Mapping,
-    NatSummary, Note, Prediction,
+    NatSummary, Note, Prediction, SearchFacts,
 };
 
 use crate::description::{CREDENTIALS, KEM, STAMP, any_description, decode, golden};
@@ -43,7 +43,45 @@ fn full() -> NatSummary {
         addresses: vec![[203, 0, 113, 5].into(), [198, 51, 100, 7].into()],
         budget: Budget::Aggressive,
         attempt: 9,
+        search: None,
     }
+}
+
+#[test]
+fn what_is_said_of_searches_is_a_field_of_its_own_behind_the_summary_and_can_grow() {
+    let nat = NatSummary {
+        search: Some(SearchFacts {
+            measuring: true,
+            mappings: 768,
+        }),
+        ..full()
+    };
+    let description = Description {
+        nat: Some(nat.clone()),
+        ..golden()
+    };
+    let without = Description {
+        nat: Some(full()),
+        ..golden()
+    };
+    let bytes = [
+        without.encode(),
+        hex("08 0005 01 00000300".replace(' ', "").as_str()),
+    ]
+    .concat();
+    assert_eq!(description.encode(), bytes);
+    assert_eq!(Description::decode(&bytes), Ok(description.clone()));
+
+    // More flags and more bytes are passed over, less than there must be is refused.
+    let newer = hex("08 0007 81 00000300 beef".replace(' ', "").as_str());
+    let newer = [without.encode(), newer].concat();
+    assert_eq!(Description::decode(&newer), Ok(description));
+    let short = [without.encode(), hex("0800040100000003")[..7].to_vec()].concat();
+    assert!(Description::decode(&short).is_err());
+
+    // Without a summary there is nothing to say it of.
+    let alone = [golden().encode(), hex("0800050100000300")].concat();
+    assert_eq!(Description::decode(&alone), Ok(golden()));
 }
 
 #[test]
@@ -211,7 +249,7 @@ fn numbers_that_only_a_newer_version_knows_are_read_as_unknown() {
 #[test]
 fn what_a_newer_peer_tells_of_its_nat_in_further_fields_is_passed_over() {
     let nat = "06 0011 04 03 03 09 02 fffe 0102 cb007105 c6336407";
-    let further = "08 0004 00000400 fe 0001 07";
+    let further = "09 0004 00000400 fe 0001 07";
 
     let description = decode(&["01", STAMP, CREDENTIALS, KEM, further, nat, further]).unwrap();
 
@@ -297,15 +335,20 @@ pub(crate) fn any_nat() -> impl Strategy<Value = NatSummary> {
         proptest::collection::vec(any::<Ipv4Addr>(), 0..=MAX_NAT_ADDRESSES),
         budget,
         any::<u8>(),
+        prop::option::of((any::<bool>(), any::<u32>())),
     )
         .prop_map(
-            |(mapping, filtering, allocation, addresses, budget, attempt)| NatSummary {
+            |(mapping, filtering, allocation, addresses, budget, attempt, search)| NatSummary {
                 mapping,
                 filtering,
                 allocation,
                 addresses,
                 budget,
                 attempt,
+                search: search.map(|(measuring, mappings)| SearchFacts {
+                    measuring,
+                    mappings,
+                }),
             },
         )
 }

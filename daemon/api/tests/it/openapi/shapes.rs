@@ -7,9 +7,9 @@ use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
     CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView, IdView,
     KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView,
-    PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, ProbeKind, ProbeView,
-    Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind, ServerState, ServerView,
-    Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind,
+    ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind, ServerState,
+    ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -205,7 +205,11 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 Exhausted,
                 OverBudget,
                 NoSockets,
-                NoPrediction
+                NoPrediction,
+                Unmeasured,
+                TooUnlikely,
+                PortsUsedUp,
+                Unwatched
             })),
         ),
         (
@@ -386,6 +390,10 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         mapped: remote(),
         rtt_ms: rtt,
     };
+    let ports = || PortsView {
+        capacity: full.then_some(u32::MAX),
+        used_up: full,
+    };
     let port_mapping = || PortMappingView {
         protocol: full.then_some(MappingProtocol::NatPmp.into()),
         external: remote(),
@@ -478,6 +486,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 filtering: filtering(),
                 preserves_port: full.then_some(true),
                 allocation: allocation(),
+                ports: ports(),
                 hairpinning: full.then_some(true),
                 lifetime_s: full.then_some(count),
                 opening_ttl: full.then_some(u8::MAX),
@@ -487,6 +496,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
             }],
         ),
         shape("PortMapping", vec![port_mapping()]),
+        shape("Ports", vec![ports()]),
         shape("Probe", vec![probe()]),
         shape(
             "Why",

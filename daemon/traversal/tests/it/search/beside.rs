@@ -6,8 +6,8 @@ use super::*;
 fn where_a_search_is_refused_or_cannot_begin_the_checks_still_have_their_time() {
     for refuse in [true, false] {
         let mut config = ends(
-            hard(FULL, Budget::Normal),
-            hard(FULL, Budget::Normal),
+            hard(block(1024), Budget::Normal),
+            hard(block(1024), Budget::Normal),
             Role::Controlling,
         );
         config.candidates.push(host("192.168.7.7:4000"));
@@ -32,7 +32,10 @@ fn where_a_search_is_refused_or_cannot_begin_the_checks_still_have_their_time() 
 
 #[test]
 fn a_candidate_that_comes_after_a_failed_search_has_its_time() {
-    let mut machine = Machine::between(hard(FULL, Budget::Normal), hard(FULL, Budget::Normal));
+    let mut machine = Machine::between(
+        hard(block(1024), Budget::Normal),
+        hard(block(1024), Budget::Normal),
+    );
     machine.run(secs(60));
     assert_eq!(machine.count(&AgentEvent::Failed), 1);
 
@@ -54,7 +57,7 @@ fn a_path_that_a_search_finds_has_room_although_the_peer_has_named_very_many_add
         addresses: (1..=8).map(|n| [203, 0, 113, n].into()).collect(),
         ..hard(block(64), Budget::Normal)
     };
-    let mut config = ends(hard(FULL, Budget::Normal), theirs, Role::Controlling);
+    let mut config = ends(hard(block(1024), Budget::Normal), theirs, Role::Controlling);
     config.candidates = (1..=28)
         .map(|n| host(&format!("192.168.7.{n}:4000")))
         .chain((1..=4).map(|n| reflexive(&format!("203.0.113.1:{n}"))))
@@ -100,5 +103,6 @@ fn a_search_that_is_started_twice_is_one_search() {
     let now = machine.now;
     machine.agent.start_search(4096, now);
     machine.run(secs(1));
-    assert_eq!(machine.opened.len(), opened);
+    let canaries = machine.opened.len() - opened;
+    assert!(canaries < 10, "{canaries}");
 }

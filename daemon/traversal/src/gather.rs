@@ -2,7 +2,7 @@
 //! router has given it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES};

@@ -22,7 +22,7 @@ pub struct Arguments {
     /// The control socket of punchd
     #[arg(long, global = true, value_name = "PATH", env = "PUNCH_SOCKET", default_value = punch_api::DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Print the answer as JSON
+    /// Print the answer, or the error that punchd answers with, as JSON
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do

@@ -9,6 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use punch_api::ApiError;
 use punch_api::error::ErrorBody;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +20,8 @@ use tokio::net::UnixStream;
 pub(crate) enum Failure {
     NotRunning(PathBuf),
     NoPermission(PathBuf),
+    /// What punchd itself says.
+    Api(ApiError),
     Refused(String),
     Other(String),
 }
@@ -36,6 +39,7 @@ impl fmt::Display for Failure {
                 "no permission to use {}: run this with sudo, or add yourself to the group punch: sudo usermod -aG punch $USER, and log in again",
                 socket.display()
             ),
+            Self::Api(error) => error.fmt(f),
             Self::Refused(message) | Self::Other(message) => f.write_str(message),
         }
     }
@@ -130,7 +134,7 @@ impl Client {
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Failure::Refused(body.error.message),
+            Ok(body) => Failure::Api(body.error),
             Err(_) => Failure::Other(format!("punchd answers with status {status}")),
         })
     }

@@ -26,11 +26,15 @@ pub fn run() -> ExitCode {
     if let Err(error) = arguments.check() {
         error.exit();
     }
+    let json = arguments.json;
     let done = runtime().and_then(|runtime| runtime.block_on(commands::run(arguments)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(&failure.to_string());
+            match failure {
+                Failure::Api(error) if json => output::complain_in_json(error),
+                failure => output::complain(&failure.to_string()),
+            }
             ExitCode::FAILURE
         }
     }

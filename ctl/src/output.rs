@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
+use punch_api::ApiError;
+use punch_api::error::ErrorBody;
 use serde_json::Value;
 
 /// Standard output. A terminal gets tables and colours; anything else gets rows without a header, their cells separated by tabs.
@@ -182,6 +184,12 @@ pub(crate) fn complain(message: &str) {
         "punchctl:".to_owned()
     };
     let _ = writeln!(std::io::stderr(), "{name} {message}");
+}
+
+/// Prints an error of punchd on standard error, as the API says it.
+pub(crate) fn complain_in_json(error: ApiError) {
+    let text = serde_json::to_string_pretty(&ErrorBody { error });
+    let _ = writeln!(std::io::stderr(), "{}", text.unwrap_or_default());
 }
 
 #[cfg(test)]

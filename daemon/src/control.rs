@@ -1,5 +1,6 @@
 //! The control API over a Unix socket.
 
+mod caller;
 mod calls;
 mod events;
 pub(crate) mod http;

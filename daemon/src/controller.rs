@@ -3,11 +3,14 @@
 mod addresses;
 mod announcer;
 mod change;
+mod complaint;
 mod endpoints;
 mod handles;
 mod history;
+mod parts;
 mod questions;
 pub(crate) mod request;
+pub(crate) mod saving;
 mod servers;
 
 use std::collections::BTreeSet;
@@ -16,28 +19,28 @@ use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, ErrorCode, Event, EventKind, ForwardKey, ForwardView,
-    NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
+    AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, Event, EventKind, ForwardKey,
+    ForwardView, NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
 use punch_engine::{Change, EngineEvent, Family, LinkState, News, Path, PeerHandle, SocketId};
 use punch_platform::clock;
-use punch_signal_protocol::Identity;
-use punch_state::{Difference, Machine, Refusal, State, forward, peer, server};
+use punch_state::{Difference, Machine, Refusal, State, forward, peer, rights, server};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::addresses::Addresses;
 use self::announcer::Announcer;
 use self::endpoints::Endpoints;
 use self::handles::Handles;
-use self::history::History;
+pub(crate) use self::parts::{Inlets, Parts};
 use self::request::{Answer, Request};
+use self::saving::Saving;
 use self::servers::Servers;
 use crate::config::Config;
 use crate::driver::command::Command;
-use crate::interface::{self, Interface, Network};
+use crate::interface::{self, Network};
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
-use crate::store::Store;
+use crate::store::writer::Standing;
 use crate::tasks::{Spawner, sleep_until};
 use crate::views::facts::Facts;
 use crate::views::{events, status, why};
@@ -45,35 +48,14 @@ use crate::views::{events, status, why};
 /// A snapshot of all peers is taken of so many at a time: packets wait meanwhile.
 const SNAPSHOT_PEERS: usize = 32;
 
-/// Everything that the controller is made of.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) store: Store,
-    pub(crate) identity: Identity,
-    pub(crate) interface: Interface,
-    /// The main UDP ports, of IPv4 and IPv6.
-    pub(crate) ports: (Option<u16>, Option<u16>),
-    pub(crate) driver: mpsc::Sender<Command>,
-    pub(crate) broadcast: broadcast::Sender<Event>,
-    pub(crate) spawner: Spawner,
-}
-
-/// What flows into the controller.
-pub(crate) struct Inlets {
-    pub(crate) requests: mpsc::Receiver<Request>,
-    pub(crate) events: mpsc::Receiver<EngineEvent>,
-    pub(crate) stop: oneshot::Receiver<()>,
-}
-
 pub(crate) struct Controller {
     config: Config,
     ports: (Option<u16>, Option<u16>),
     started: Instant,
     machine: Machine,
     state: State,
-    store: Store,
+    saving: Saving,
     handles: Handles,
-    history: History,
     servers: Servers,
     addresses: Addresses,
     endpoints: Endpoints,
@@ -84,11 +66,12 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    /// Reads the state and starts what it says.
+    /// Starts what the state says.
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
         let Parts {
             config,
-            store,
+            kept,
+            desk,
             identity,
             interface,
             ports,
@@ -96,7 +79,7 @@ impl Controller {
             broadcast,
             spawner,
         } = parts;
-        let state = store.load()?;
+        let (saving, state) = Saving::new(desk, kept);
         let machine = config.machine(identity.id());
         let addresses = Addresses::new(interface, machine.addresses());
         let mut controller = Self {
@@ -104,13 +87,12 @@ impl Controller {
             ports,
             started: clock::now(),
             state: State::default(),
+            saving,
             handles: Handles::default(),
-            history: History::read(&store)?,
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
             servers: Servers::new(identity, driver.clone(), spawner.clone())?,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
-            store,
             config,
             driver,
             announcer: Announcer::new(broadcast),
@@ -140,7 +122,7 @@ impl Controller {
     /// Works until it is told to stop, or nobody can ask it anything any more.
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         loop {
-            let write_at = self.history.due();
+            let write_at = self.saving.due();
             let turn_at = self.endpoints.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
@@ -160,15 +142,14 @@ impl Controller {
                     let external = self.port_mapping.view().external;
                     self.order(Command::PortMapped(external)).await;
                 }
-                () = sleep_until(write_at) => self.history.write(&self.store, clock::now()),
+                () = sleep_until(write_at) => self.saving.write(&self.state),
+                () = self.saving.finished() => {}
             }
         }
         while let Ok(event) = inlets.events.try_recv() {
             self.handle_event(event);
         }
-        if self.history.due().is_some() {
-            self.history.write(&self.store, clock::now());
-        }
+        self.saving.stop(&self.state).await;
         self.port_mapping.stop().await;
     }
 
@@ -179,15 +160,29 @@ impl Controller {
         let _ = self.driver.send(command).await;
     }
 
-    /// Saves the new state, and only if that worked brings it into force.
-    async fn commit(&mut self, state: State) -> Result<(), ApiError> {
-        self.store.save(&state).map_err(|error| {
-            tracing::error!(error = format!("{error:#}"), "the state was not saved");
-            ApiError::new(
-                ErrorCode::Internal,
-                format!("nothing was changed, because it could not be saved: {error:#}"),
-            )
-        })?;
+    /// Saves a new state and brings it into force. What gives a right must be saved first; what only takes rights away is in force
+    /// whatever the disk says.
+    async fn commit(&mut self, state: State) -> Result<Changed<()>, ApiError> {
+        let unchanged = state == self.state;
+        if !unchanged {
+            let takes = !rights::gives(&self.state, &state);
+            if takes {
+                self.bring_into_force(state.clone()).await;
+            }
+            match self.saving.save(&state, takes).await {
+                Standing::Refused(error) => return Err(saving::refusal(&error)),
+                Standing::Saved | Standing::Unsaved(_) if takes => {}
+                Standing::Saved | Standing::Unsaved(_) => self.bring_into_force(state).await,
+            }
+        }
+        Ok(Changed {
+            view: (),
+            unchanged,
+            warning: self.saving.warning(),
+        })
+    }
+
+    async fn bring_into_force(&mut self, state: State) {
         let difference = self.apply(state).await;
         for address in difference.servers_added {
             self.servers.start(address, false);
@@ -201,7 +196,6 @@ impl Controller {
             self.order(Command::ServerDown(server)).await;
         }
         self.announcer.announce(Some(events::configuration()));
-        Ok(())
     }
 
     /// Brings engine and routes in line with the new state: both are told what differs.
@@ -240,7 +234,7 @@ impl Controller {
         let ground = change::Ground {
             machine: &self.machine,
             overlay: self.addresses.overlay(),
-            history: &self.history,
+            history: &self.saving.history,
             now: clock::now(),
         };
         let (handles, endpoints) = (&mut self.handles, &mut self.endpoints);
@@ -331,7 +325,7 @@ impl Controller {
         self.addresses.set_path(peer, Some(to.ip()));
         let name = self.name_of(peer)?;
         let key = &self.state.peers.get(&name)?.key;
-        self.history.record_seen(key, to, clock::now());
+        self.saving.history.record_seen(key, to, clock::now());
         let socket = SocketId::main(Family::of(to.ip()));
         Some(events::selected(name, Path::direct(socket, to)))
     }
@@ -359,7 +353,7 @@ impl Controller {
             News::Refused { peer, refusal } => Some(events::refused(self.name_of(peer)?, refusal)),
             News::Stamps { peer, sent, seen } => {
                 let id = self.id_of(peer)?;
-                self.history.record_stamps(id, (sent, seen), now);
+                self.saving.history.record_stamps(id, (sent, seen), now);
                 None
             }
             News::Worked {
@@ -368,7 +362,7 @@ impl Controller {
                 step,
             } => {
                 let id = self.id_of(peer)?;
-                self.history.remember(id, network, step, now);
+                self.saving.history.remember(id, network, step, now);
                 None
             }
             News::NetworkChanged => {
@@ -395,8 +389,8 @@ impl Controller {
         match request {
             Request::Id(answer) => drop(answer.send(Ok(status::id(&self.facts())))),
             Request::Key(answer) => {
-                let file = self.store.identity_path();
-                drop(answer.send(Ok(status::key(&self.facts(), &file))));
+                let file = self.saving.identity_path();
+                drop(answer.send(Ok(status::key(&self.facts(), file))));
             }
             Request::Status(answer) => drop(answer.send(self.view_all(status::status).await)),
             Request::Peers(answer) => drop(answer.send(self.view_all(status::peers).await)),
@@ -416,7 +410,9 @@ impl Controller {
                 let changed = peer::rename(&self.state, &name, &ask.to);
                 let result = match changed {
                     // It has that name already.
-                    Ok(_) if name == ask.to => self.peer_view(&name).await,
+                    Ok(_) if name == ask.to => {
+                        self.change_peer(Ok(self.state.clone()), &name).await
+                    }
                     changed => self.change_peer(changed, &ask.to).await,
                 };
                 drop(answer.send(result));
@@ -449,7 +445,7 @@ impl Controller {
     }
 
     /// Brings a changed state into force.
-    async fn change(&mut self, changed: Result<State, Refusal>) -> Result<(), ApiError> {
+    async fn change(&mut self, changed: Result<State, Refusal>) -> Result<Changed<()>, ApiError> {
         self.commit(changed?).await
     }
 
@@ -457,37 +453,40 @@ impl Controller {
         &mut self,
         changed: Result<State, Refusal>,
         name: &PeerName,
-    ) -> Result<PeerView, ApiError> {
-        self.change(changed).await?;
-        self.peer_view(name).await
+    ) -> Result<Changed<PeerView>, ApiError> {
+        let changed = self.change(changed).await?;
+        Ok(changed.with(self.peer_view(name).await?))
     }
 
-    async fn add_peer(&mut self, ask: AddPeer) -> Result<PeerView, ApiError> {
+    async fn add_peer(&mut self, ask: AddPeer) -> Result<Changed<PeerView>, ApiError> {
         let name = ask.name.clone();
         let key = ask.key.clone();
         let changed = peer::add(&self.state, &self.machine, ask)?;
-        self.addresses.check(&key).await?;
+        if changed != self.state {
+            self.addresses.check(&key).await?;
+        }
         self.change_peer(Ok(changed), &name).await
     }
 
-    async fn add_forward(&mut self, ask: AddForward) -> Result<ForwardView, ApiError> {
+    async fn add_forward(&mut self, ask: AddForward) -> Result<Changed<ForwardView>, ApiError> {
         let key: ForwardKey = forward::key_of(&ask);
-        self.commit(forward::add(&self.state, ask)?).await?;
-        self.view(Scope::forwards(), |facts, snapshot| {
+        let changed = self.commit(forward::add(&self.state, ask)?).await?;
+        let view = self.view(Scope::forwards(), |facts, snapshot| {
             status::forward(facts, snapshot, key)
-        })
-        .await?
-        .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the forward is gone again"))
+        });
+        let gone = || ApiError::new(ErrorCode::Internal, "the forward is gone again");
+        Ok(changed.with(view.await?.ok_or_else(gone)?))
     }
 
-    async fn add_server(&mut self, ask: &AddServer) -> Result<ServerView, ApiError> {
+    async fn add_server(&mut self, ask: &AddServer) -> Result<Changed<ServerView>, ApiError> {
         let (state, address) = server::add(&self.state, &self.machine, ask)?;
-        self.commit(state).await?;
+        let changed = self.commit(state).await?;
         let views = self.view(Scope::default(), status::servers).await?;
-        views
+        let view = views
             .into_iter()
-            .find(|view| view.address == address.as_str())
-            .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the server is gone again"))
+            .find(|view| view.address == address.as_str());
+        let gone = || ApiError::new(ErrorCode::Internal, "the server is gone again");
+        Ok(changed.with(view.ok_or_else(gone)?))
     }
 
     // --- views ---
@@ -505,6 +504,7 @@ impl Controller {
             servers: self.servers.facts(),
             overlay: self.addresses.overlay(),
             interface: self.addresses.interface(),
+            not_saved: self.saving.not_saved(),
         }
     }
 

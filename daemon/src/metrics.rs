@@ -1,10 +1,12 @@
 //! `/metrics`: what `punchctl status` knows, for Prometheus. daemon/docs/metrics.md describes each.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use axum::http::Method;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -31,10 +33,11 @@ pub(crate) async fn serve(listener: TcpListener, controller: mpsc::Sender<Reques
     let answer = |request: hyper::Request<Incoming>| {
         let (controller, last) = (&controller, &last);
         async move {
+            if !is_asked_by_address(&request) {
+                return Ok::<_, Infallible>(misdirected());
+            }
             if request.method() != Method::GET || request.uri().path() != "/metrics" {
-                return Ok::<_, Infallible>(refuse(ApiError::not_found(
-                    "only GET /metrics is here",
-                )));
+                return Ok(refuse(ApiError::not_found("only GET /metrics is here")));
             }
             let mut last = last.lock().await;
             let text = match &*last {
@@ -67,6 +70,27 @@ pub(crate) async fn serve(listener: TcpListener, controller: mpsc::Sender<Reques
             .serve_connection(TokioIo::new(stream), service_fn(answer));
         let _ = tokio::time::timeout(PATIENCE, connection).await;
     }
+}
+
+/// Whether the request names this machine by an address or as `localhost`. A page of the web can have a browser ask here under a name
+/// of its own (DNS rebinding), and would then read the answer.
+fn is_asked_by_address<B>(request: &hyper::Request<B>) -> bool {
+    let named = request.headers().get_all(HOST).iter();
+    let named = named.map(|host| host.to_str().unwrap_or_default());
+    let uri = request.uri().authority().map(Authority::as_str);
+    named.chain(uri).all(|host| {
+        let name = host.parse::<Authority>();
+        name.is_ok_and(|name| {
+            let name = name.host();
+            let address = name.trim_start_matches('[').trim_end_matches(']');
+            name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+        })
+    })
+}
+
+fn misdirected() -> Response {
+    let text = "metrics are told to whoever asks by this machine's address, or by localhost\n";
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
 /// The answer to `GET /metrics` on the control socket.
@@ -209,4 +233,49 @@ fn expose_forwards(metrics: &mut Exposition, status: &Status) {
         "Connections (UDP: flows) of a forward that were refused because there were too many.",
     );
     expose(refused, |forward| forward.refused);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use super::*;
+
+    fn asked(uri: &str, hosts: &[&str]) -> bool {
+        let request = hyper::Request::builder().uri(uri);
+        let request = hosts
+            .iter()
+            .fold(request, |request, host| request.header(HOST, *host));
+        is_asked_by_address(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn metrics_are_told_to_whoever_names_an_address_or_localhost() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9586",
+            "[::1]:9586",
+            "[fd70:756e:6368::1]",
+            "192.0.2.7:95",
+            "localhost",
+            "LocalHost:9586",
+        ] {
+            assert!(asked("/metrics", &[host]), "{host}");
+            assert!(asked(&format!("http://{host}/metrics"), &[]), "{host}");
+        }
+        assert!(asked("/metrics", &[]), "HTTP/1.0 names nobody");
+        for host in [
+            "",
+            "rebound.example",
+            "rebound.example:9586",
+            "127.0.0.1.rebound.example",
+            "localhost.rebound.example",
+            "notlocalhost",
+            "127.0.0.1 rebound.example",
+            "[::1",
+        ] {
+            assert!(!asked("/metrics", &[host]), "{host}");
+            assert!(!asked("/metrics", &["127.0.0.1", host]), "{host}");
+        }
+        assert!(!asked("http://rebound.example/metrics", &["127.0.0.1"]));
+    }
 }

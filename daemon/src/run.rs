@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::config::Config;
 use crate::control::http;
 use crate::controller::request::Request;
+use crate::controller::saving::Kept;
 use crate::controller::{Controller, Inlets, Parts};
 use crate::driver::Driver;
 use crate::driver::command::Command;
@@ -26,6 +27,8 @@ use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
 use crate::interface::{Interface, Wanted};
 use crate::startup::{DataPath, Ground, Listeners, Places};
+use crate::store::Store;
+use crate::store::writer::{Desk, Writer};
 use crate::tasks::{Spawner, Task};
 use crate::{metrics, watchdog};
 
@@ -82,12 +85,14 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     // From here on a signal is waited for; what is under way is not torn apart by it.
     let mut end = Signals::new()?;
     let Ground {
-        store,
+        mut store,
         tun,
         listeners,
         socket_file: _socket_file,
     } = ground;
     let identity = store.identity()?;
+    let kept = Kept::read(&mut store)?;
+    let desk = start_writer(store)?;
     let data_path = {
         let _data = data.enter();
         DataPath::open(tun, &config)?
@@ -98,7 +103,8 @@ async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()>
     let (broadcast, _) = broadcast::channel(EVENTS);
     let controller = Controller::open(Parts {
         config,
-        store,
+        kept,
+        desk,
         identity,
         interface,
         ports,
@@ -232,6 +238,16 @@ impl DriverThread {
             stopped,
         })
     }
+}
+
+/// The thread that waits for the disk; it ends when nobody has anything to write any more.
+fn start_writer(store: Store) -> Result<Desk> {
+    let (desk, writer) = Writer::new(store);
+    thread::Builder::new()
+        .name("disk".to_owned())
+        .spawn(move || writer.run())
+        .context("cannot start the thread that writes")?;
+    Ok(desk)
 }
 
 /// The threads for handshakes; each ends when the driver does.

@@ -1,28 +1,35 @@
 //! What punchd remembers across restarts, in the state directory (0700): the identity, and peers, forwards and servers.
 //!
-//! A file is written beside the old one, synced and renamed; one that cannot be read is an error, never an empty state.
+//! A file is replaced as a whole (`store/files.rs`); one that cannot be read is an error, never an empty state. Nothing here is for a
+//! thread that carries packets or bytes of forwards: a disk may take seconds. `store/writer.rs` has a thread of its own.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+mod disk;
+mod files;
+mod format;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+mod tests;
+pub(crate) mod writer;
+
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use punch_api::{
-    Endpoint, ForwardKey, PeerId, PeerKey, PeerName, Secret, ServerAddress, ServerKind, Target,
-    ValueError,
-};
-use punch_engine::StepKind;
+use punch_api::PeerName;
 use punch_signal_protocol::Identity;
-use punch_state::{Collision, Forward, Peer, State, collisions};
+use punch_state::{Collision, State, collisions};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::disk::{Disk, Folder};
+use self::files::Files;
+pub(crate) use self::files::Saved;
+pub(crate) use self::format::{Changes, Memory, Seen, Stamps};
+use self::format::{Unreadable, VERSION};
 use crate::config::Config;
 
 const STATE: &str = "state.json";
@@ -30,262 +37,39 @@ const STAMPS: &str = "stamps.json";
 const MEMORY: &str = "paths.json";
 const SEEN: &str = "endpoints.json";
 const IDENTITY: &str = "identity.key";
-const LOCK: &str = "lock";
-const VERSION: u32 = 1;
+/// Whoever makes this file wants another identity for the same peers.
+const NEW_IDENTITY: &str = "new-identity";
+/// Holds room on the disk that is given up when the disk is full, so that a right can be taken away even then.
+const RESERVE: &str = "reserve";
+/// The least that the reserve holds, in bytes.
+const RESERVE_BYTES: usize = 32 * 1024;
+/// Disks give room in blocks of so many bytes.
+const BLOCK: usize = 4096;
 const IDENTITY_HEADER: &str = "punch identity v1: secret, for this machine only";
 /// How every version's header begins.
 const ANY_IDENTITY_HEADER: &str = "punch identity v";
 
-/// state.json, format 1.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StateFile {
-    version: u32,
-    peers: BTreeMap<PeerName, StoredPeer>,
-    forwards: Vec<StoredForward>,
-    servers: Vec<StoredServer>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredPeer {
-    kind: StoredKind,
-    up: bool,
-    barred: bool,
-    host: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum StoredKind {
-    Punch {
-        id: PeerId,
-        ipv6_only: bool,
-    },
-    Wireguard {
-        key: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        endpoint: Option<Endpoint>,
-        address: IpAddr,
-        preshared: Option<Secret>,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredForward {
-    key: ForwardKey,
-    target: Target,
-    /// All peers when empty.
-    peers: Vec<PeerName>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredServer {
-    kind: ServerKind,
-    address: String,
-}
-
-impl From<Peer> for StoredPeer {
-    fn from(peer: Peer) -> Self {
-        Self {
-            kind: match peer.key {
-                PeerKey::Punch { key, ipv6_only } => StoredKind::Punch { id: key, ipv6_only },
-                PeerKey::Wireguard {
-                    key,
-                    endpoint,
-                    address,
-                    preshared,
-                } => StoredKind::Wireguard {
-                    key,
-                    endpoint,
-                    address,
-                    preshared,
-                },
-            },
-            up: peer.up,
-            barred: peer.blocked,
-            host: peer.host,
-        }
-    }
-}
-
-impl From<StoredPeer> for Peer {
-    fn from(peer: StoredPeer) -> Self {
-        Self {
-            key: match peer.kind {
-                StoredKind::Punch { id, ipv6_only } => PeerKey::Punch { key: id, ipv6_only },
-                StoredKind::Wireguard {
-                    key,
-                    endpoint,
-                    address,
-                    preshared,
-                } => PeerKey::Wireguard {
-                    key,
-                    endpoint,
-                    address,
-                    preshared,
-                },
-            },
-            up: peer.up,
-            blocked: peer.barred,
-            host: peer.host,
-        }
-    }
-}
-
-impl From<State> for StateFile {
-    fn from(state: State) -> Self {
-        let peers = state.peers.into_iter();
-        let forwards = state.forwards.into_iter();
-        Self {
-            version: VERSION,
-            peers: peers.map(|(name, peer)| (name, peer.into())).collect(),
-            forwards: forwards
-                .map(|forward| StoredForward {
-                    key: forward.key,
-                    target: forward.target,
-                    peers: forward.peers,
-                })
-                .collect(),
-            servers: state
-                .servers
-                .iter()
-                .map(|server| StoredServer {
-                    kind: server.kind(),
-                    address: server.as_str().to_owned(),
-                })
-                .collect(),
-        }
-    }
-}
-
-impl TryFrom<StateFile> for State {
-    type Error = ValueError;
-
-    fn try_from(file: StateFile) -> Result<Self, ValueError> {
-        let peers = file.peers.into_iter();
-        let forwards = file.forwards.into_iter();
-        let servers = file.servers.iter();
-        Ok(Self {
-            peers: peers.map(|(name, peer)| (name, peer.into())).collect(),
-            forwards: forwards
-                .map(|forward| Forward {
-                    key: forward.key,
-                    target: forward.target,
-                    peers: forward.peers,
-                })
-                .collect(),
-            servers: servers
-                .map(|server| ServerAddress::parse(server.kind, &server.address))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-/// For each identity the newest stamps of offers sent and seen: what makes a replayed offer recognizable after a restart.
-pub(crate) type Stamps = BTreeMap<PeerId, (u64, u64)>;
-
-/// For each identity, what has found a path to it from which network; the latest last.
-/// Where plain WireGuard peers were last seen, by their keys in base64.
-pub(crate) type Seen = BTreeMap<String, SocketAddr>;
-/// What has worked.
-pub(crate) type Memory = BTreeMap<PeerId, Vec<(u64, Worked)>>;
-
-/// A step that has found a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Worked {
-    Checks,
-    HoldAndProbe,
-    Meet,
-    Birthday,
-}
-
-impl From<StepKind> for Worked {
-    fn from(step: StepKind) -> Self {
-        match step {
-            StepKind::Checks => Self::Checks,
-            StepKind::HoldAndProbe => Self::HoldAndProbe,
-            StepKind::Meet => Self::Meet,
-            StepKind::Birthday => Self::Birthday,
-        }
-    }
-}
-
-impl From<Worked> for StepKind {
-    fn from(worked: Worked) -> Self {
-        match worked {
-            Worked::Checks => Self::Checks,
-            Worked::HoldAndProbe => Self::HoldAndProbe,
-            Worked::Meet => Self::Meet,
-            Worked::Birthday => Self::Birthday,
-        }
-    }
-}
-
-/// The files of a directory, and who opened it keeps every other punchd out.
-pub(crate) struct Store {
-    files: Files,
-    /// Held for as long as punchd runs: two of them on one state would overwrite each other.
-    _lock: File,
+/// The files of a directory.
+pub(crate) struct Store<D = Folder> {
+    files: Files<D>,
+    /// The length of state.json.
+    state_bytes: usize,
+    /// The length of the reserve.
+    reserve_bytes: usize,
+    /// Why nothing could be written when the store was opened.
+    trouble: Option<io::Error>,
 }
 
 impl Store {
-    /// Opens the directory, which is created when it does not exist.
+    /// Opens the directory, which is created when it does not exist, and keeps every other punchd out. A directory in which nothing
+    /// can be written is opened all the same: see [`Store::take_trouble`].
     pub(crate) fn open(directory: &Path) -> Result<Self> {
-        if !directory.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .with_context(|| {
-                    format!("cannot create the state directory {}", directory.display())
-                })?;
-        }
-        let mode = fs::metadata(directory)
-            .with_context(|| format!("cannot use the state directory {}", directory.display()))?
-            .mode();
-        if mode & 0o022 != 0 {
-            bail!(
-                "others can write in the state directory {0} (mode {1:04o}): run: chmod 700 {0}",
-                directory.display(),
-                mode & 0o7777
-            );
-        }
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(directory.join(LOCK))
-            .with_context(|| {
-                format!(
-                    "cannot write in the state directory {}",
-                    directory.display()
-                )
-            })?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => bail!(
-                "another punchd uses the state directory {}: stop it, or give this one another (--state-dir)",
-                directory.display()
-            ),
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(error).context("cannot lock the state directory");
-            }
-        }
-        Ok(Self {
-            files: Files(directory.to_owned()),
-            _lock: lock,
-        })
+        let (folder, trouble) = Folder::open(directory)?;
+        Ok(Self::of(folder, trouble))
     }
 
     /// Reads what is there, as a start would, and says in a line what that is. Nothing is written, and no lock is taken.
     pub(crate) fn inspect(directory: &Path, config: &Config) -> Result<String> {
-        let files = Files(directory.to_owned());
         let place = directory.display();
         if !directory.exists() {
             return Ok(format!("{place}: not there yet"));
@@ -293,21 +77,54 @@ impl Store {
         if !directory.is_dir() {
             bail!("the state directory {place} is not a directory");
         }
-        let identity = files.identity()?;
-        let state = files.load()?;
+        let store = Self::reading(Folder::unlocked(directory));
+        let identity = store.read_identity()?;
+        let state = store.load()?;
+        if identity.is_none() {
+            store.check_new(&state)?;
+        }
+        store.load_stamps()?;
         let collisions = identity.as_ref().map(|identity| {
             let machine = config.machine(identity.id());
             collisions(&state, &machine).iter().map(collided).collect()
         });
         let collisions: String = collisions.unwrap_or_default();
         let identity = identity.map_or("no identity yet", |_| "an identity");
-        files.load_stamps()?;
         Ok(format!(
             "{place}: fine ({identity}, {} peers, {} forwards, {} servers){collisions}",
             state.peers.len(),
             state.forwards.len(),
             state.servers.len()
         ))
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// The store in this folder, of which nothing is written.
+    fn reading(disk: D) -> Self {
+        Self {
+            files: Files::new(disk),
+            state_bytes: 0,
+            reserve_bytes: 0,
+            trouble: None,
+        }
+    }
+
+    /// The store in this folder. What an earlier punchd has renamed and not synced is synced now: it is what this one goes by.
+    fn of(disk: D, trouble: Option<io::Error>) -> Self {
+        let mut store = Self::reading(disk);
+        store.trouble = trouble.or(store.files.sync_names().err());
+        store.state_bytes = store.files.length(STATE);
+        store.reserve_bytes = store.files.length(RESERVE);
+        if let Err(error) = store.keep_reserve() {
+            store.trouble.get_or_insert(error);
+        }
+        store
+    }
+
+    /// Why nothing can be written, if that showed when the store was opened.
+    pub(crate) fn take_trouble(&mut self) -> Option<io::Error> {
+        self.trouble.take()
     }
 
     /// The file that holds the identity.
@@ -317,109 +134,59 @@ impl Store {
 
     /// Reads the identity, or makes one on the first start.
     pub(crate) fn identity(&self) -> Result<Identity> {
-        if let Some(identity) = self.files.identity()? {
+        if let Some(identity) = self.read_identity()? {
             return Ok(identity);
         }
+        self.check_new(&self.load()?)?;
         let seed = Zeroizing::new(punch_platform::random::<32>()?);
         let text = Zeroizing::new(format!(
             "{IDENTITY_HEADER}\n{}\n",
             BASE64_STANDARD.encode(*seed)
         ));
-        self.write(IDENTITY, text.as_bytes())?;
-        Ok(Identity::from_seed(&seed))
-    }
-
-    /// Reads the state; none yet is an empty one.
-    pub(crate) fn load(&self) -> Result<State> {
-        self.files.load()
-    }
-
-    /// Replaces the state.
-    pub(crate) fn save(&self, state: &State) -> Result<()> {
-        let file = StateFile::from(state.clone());
-        let text = Zeroizing::new(serde_json::to_vec_pretty(&file)?);
-        self.write(STATE, &text)
-    }
-
-    /// Reads the stamps; none yet is fine.
-    pub(crate) fn load_stamps(&self) -> Result<Stamps> {
-        self.files.load_stamps()
-    }
-
-    /// Replaces the stamps.
-    pub(crate) fn save_stamps(&self, stamps: &Stamps) -> Result<()> {
-        self.write(STAMPS, &serde_json::to_vec(stamps)?)
-    }
-
-    /// Reads what has worked. It only saves time: what cannot be read is forgotten, with a warning.
-    pub(crate) fn load_memory(&self) -> Memory {
-        self.load_or_forget(MEMORY)
-    }
-
-    /// Reads where plain WireGuard peers were last seen, which is forgotten in the same way.
-    pub(crate) fn load_seen(&self) -> Seen {
-        self.load_or_forget(SEEN)
-    }
-
-    /// Replaces where plain WireGuard peers were last seen.
-    pub(crate) fn save_seen(&self, seen: &Seen) -> Result<()> {
-        self.write(SEEN, &serde_json::to_vec(seen)?)
-    }
-
-    fn load_or_forget<T: Default + DeserializeOwned>(&self, name: &str) -> T {
-        let path = self.files.path(name);
-        let read = || -> Result<T> {
-            match read_private(&path)? {
-                None => Ok(T::default()),
-                Some(text) => Ok(serde_json::from_str(&text)?),
-            }
+        let saved = self.files.replace(&[(IDENTITY, text.as_bytes())]);
+        let failed = match saved {
+            Ok(Saved::Surely) => None,
+            Ok(Saved::Unsure(error)) | Err(error) => Some(error),
         };
-        read().unwrap_or_else(|error| {
-            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "what was known before is forgotten");
-            T::default()
+        match failed {
+            None => {
+                // It stays where it is if it cannot be removed: there is an identity now.
+                let _ = self.files.remove(NEW_IDENTITY);
+                Ok(Identity::from_seed(&seed))
+            }
+            // Peers must not be given a key that may be another one tomorrow.
+            Some(error) => Err(error).with_context(|| {
+                let path = self.identity_path();
+                format!(
+                    "cannot write {}, and without it this machine has no identity: mend that, or choose another state directory (--state-dir)",
+                    path.display()
+                )
+            }),
+        }
+    }
+
+    /// Refuses to make an identity beside a state that belongs to another one, unless somebody wants it so.
+    fn check_new(&self, state: &State) -> Result<()> {
+        if state.peers.is_empty() || self.files.is_there(NEW_IDENTITY) {
+            return Ok(());
+        }
+        let (identity, state_path) = (self.identity_path(), self.files.path(STATE));
+        // The kind tells that starting again will not help.
+        Err(io::Error::from(ErrorKind::NotFound)).with_context(|| {
+            format!(
+                "{} is missing, but {} has {} peers, which know this machine by the identity that was there: restore the file from a backup; or, for a new identity that every peer must add, run: touch {}",
+                identity.display(),
+                state_path.display(),
+                state.peers.len(),
+                self.files.path(NEW_IDENTITY).display()
+            )
         })
     }
 
-    /// Replaces what has worked.
-    pub(crate) fn save_memory(&self, memory: &Memory) -> Result<()> {
-        self.write(MEMORY, &serde_json::to_vec(memory)?)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.files.path(name);
-        let temporary = self.files.path(&format!(".{name}.new"));
-        let write = || -> io::Result<()> {
-            // Left over from a write that was cut short.
-            match fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new()
-                .create_new(true)
-                .write(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.files.0)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
-    }
-}
-
-/// What is read of a directory.
-struct Files(PathBuf);
-
-impl Files {
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
     /// Reads the identity; there is none before the first start.
-    fn identity(&self) -> Result<Option<Identity>> {
-        let path = self.path(IDENTITY);
-        let Some(text) = read_private(&path)? else {
+    fn read_identity(&self) -> Result<Option<Identity>> {
+        let path = self.identity_path();
+        let Some(text) = self.files.read(IDENTITY)? else {
             return Ok(None);
         };
         let broken = || {
@@ -450,39 +217,146 @@ impl Files {
     }
 
     /// Reads the state; none yet is an empty one.
-    fn load(&self) -> Result<State> {
-        let path = self.path(STATE);
-        let Some(text) = read_private(&path)? else {
+    pub(crate) fn load(&self) -> Result<State> {
+        let Some(text) = self.files.read(STATE)? else {
             return Ok(State::default());
         };
-        let broken = || {
-            format!(
+        let path = self.files.path(STATE);
+        format::parse_state(&text).map_err(|unreadable| match unreadable {
+            Unreadable::Format(version) => anyhow::Error::msg(wrong_version(&path, version)),
+            Unreadable::Damaged(error) => error.context(format!(
                 "{} is damaged: restore it from a backup, or move it away and configure anew",
                 path.display()
-            )
-        };
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
+            )),
+        })
+    }
+
+    /// Replaces the state; after an error the old one is there. The reserve is given up for it if the disk is full and the state takes
+    /// rights away, or does not grow.
+    pub(crate) fn save(&mut self, state: &State, takes: bool) -> io::Result<Saved> {
+        let text = format::state_text(state)?;
+        let saved = self.replace(&[(STATE, &text)], takes);
+        if saved.is_ok() {
+            self.state_bytes = text.len();
         }
-        let Versioned { version } = serde_json::from_str(&text).with_context(broken)?;
-        if version != VERSION {
-            bail!(wrong_version(&path, version));
+        // On a full disk there may be none until somebody makes room.
+        let _ = self.keep_reserve();
+        saved
+    }
+
+    /// Replaces files. On a full disk the reserve is given up for what must be written, and for what needs no more room than before: the
+    /// old files make room for the reserve again.
+    fn replace(&mut self, files: &[(&str, &[u8])], must: bool) -> io::Result<Saved> {
+        let mut saved = self.files.replace(files);
+        if saved.as_ref().is_err_and(is_full) {
+            let grows = files
+                .iter()
+                .any(|(name, bytes)| blocks(bytes.len()) > blocks(self.files.length(name)));
+            if (must || !grows) && self.give_up_reserve() {
+                saved = self.files.replace(files);
+            }
         }
-        let file: StateFile = serde_json::from_str(&text).with_context(broken)?;
-        State::try_from(file).with_context(broken)
+        let first = files.first().map_or(STATE, |(name, _)| name);
+        named(&self.files.path(first), saved)
     }
 
     /// Reads the stamps; none yet is fine.
-    fn load_stamps(&self) -> Result<Stamps> {
-        let path = self.path(STAMPS);
-        match read_private(&path)? {
+    pub(crate) fn load_stamps(&self) -> Result<Stamps> {
+        match self.files.read(STAMPS)? {
             None => Ok(Stamps::new()),
             Some(text) => serde_json::from_str(&text).with_context(|| {
+                let path = self.files.path(STAMPS);
                 format!("{} is damaged: move it away; offers from before will then be answered once more", path.display())
             }),
         }
     }
+
+    /// Reads what has worked. It only saves time: what cannot be read is forgotten, with a warning.
+    pub(crate) fn load_memory(&self) -> Memory {
+        self.load_or_forget(MEMORY)
+    }
+
+    /// Reads where plain WireGuard peers were last seen, which is forgotten in the same way.
+    pub(crate) fn load_seen(&self) -> Seen {
+        self.load_or_forget(SEEN)
+    }
+
+    fn load_or_forget<T: Default + DeserializeOwned>(&self, name: &str) -> T {
+        let read = || -> Result<T> {
+            match self.files.read(name)? {
+                None => Ok(T::default()),
+                Some(text) => Ok(serde_json::from_str(&text)?),
+            }
+        };
+        read().unwrap_or_else(|error| {
+            let path = self.files.path(name);
+            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "what was known before is forgotten");
+            T::default()
+        })
+    }
+
+    /// Replaces what has changed of the history.
+    pub(crate) fn save_history(&mut self, changes: &Changes) -> io::Result<Saved> {
+        let Changes {
+            stamps,
+            memory,
+            seen,
+        } = changes;
+        let texts = [
+            (STAMPS, stamps.as_ref().map(serde_json::to_vec).transpose()?),
+            (MEMORY, memory.as_ref().map(serde_json::to_vec).transpose()?),
+            (SEEN, seen.as_ref().map(serde_json::to_vec).transpose()?),
+        ];
+        let files: Vec<_> = texts
+            .iter()
+            .filter_map(|(name, bytes)| Some((*name, bytes.as_deref()?)))
+            .collect();
+        let saved = self.replace(&files, false);
+        let _ = self.keep_reserve();
+        saved
+    }
+
+    /// Makes room on a full disk.
+    fn give_up_reserve(&mut self) -> bool {
+        let there = self.reserve_bytes > 0;
+        self.reserve_bytes = 0;
+        there && self.files.remove(RESERVE).is_ok()
+    }
+
+    /// Makes a reserve that is enough for a new state beside the old one, if there is none. One that is too small is better than none.
+    fn keep_reserve(&mut self) -> io::Result<()> {
+        let enough = (blocks(self.state_bytes) + 1) * BLOCK;
+        if self.reserve_bytes < enough {
+            let bytes = RESERVE_BYTES.max(2 * enough);
+            self.files.replace(&[(RESERVE, &vec![0; bytes])])?;
+            self.reserve_bytes = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// The same outcome, whose errors name the file.
+fn named(path: &Path, outcome: io::Result<Saved>) -> io::Result<Saved> {
+    let name = |error: io::Error| {
+        let text = format!("cannot write {}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    };
+    match outcome {
+        Ok(Saved::Unsure(error)) => Ok(Saved::Unsure(name(error))),
+        outcome => outcome.map_err(name),
+    }
+}
+
+/// The blocks that so many bytes take on a disk.
+fn blocks(bytes: usize) -> usize {
+    bytes.div_ceil(BLOCK)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 fn wrong_version(path: &Path, version: u32) -> String {
@@ -498,31 +372,6 @@ fn wrong_version(path: &Path, version: u32) -> String {
     }
 }
 
-/// Reads a file that nobody else may read; `None` when there is none.
-fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let mode = file
-        .metadata()
-        .with_context(|| format!("cannot read {}", path.display()))?
-        .mode();
-    if mode & 0o077 != 0 {
-        bail!(
-            "{} can be read by others (mode {:04o}): its secrets may be known; if they are not, run: chmod 600 {}",
-            path.display(),
-            mode & 0o7777,
-            path.display()
-        );
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.read_to_string(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Some(text))
-}
-
 /// A line on an address that is nobody's.
 fn collided(collision: &Collision) -> String {
     let Collision { ip, peers, own } = collision;
@@ -536,73 +385,4 @@ fn collided(collision: &Collision) -> String {
     format!(
         "\nwarning: the overlay address {ip} {why}; IPv6 only, or a larger range: [overlay] ipv4"
     )
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "it is a test")]
-mod tests {
-    use super::*;
-
-    /// Written by punchd 0.1.0 of 2026-11-21.
-    const FORMAT_1: &str = include_str!("../tests/golden/state-1.json");
-
-    #[test]
-    fn a_state_of_format_1_is_read_and_written_again_as_it_was() {
-        let state = State::try_from(serde_json::from_str::<StateFile>(FORMAT_1).unwrap()).unwrap();
-
-        let flags = |name: &str| {
-            let peer = &state.peers[&name.parse::<PeerName>().unwrap()];
-            (peer.up, peer.blocked, peer.host)
-        };
-        assert_eq!(flags("db"), (true, false, false));
-        assert_eq!(flags("printer"), (false, true, false));
-        assert_eq!(flags("router"), (false, false, true));
-        let kinds: Vec<_> = state
-            .peers
-            .values()
-            .map(|peer| match &peer.key {
-                PeerKey::Punch { ipv6_only, .. } => (*ipv6_only, None),
-                PeerKey::Wireguard { preshared, .. } => (false, preshared.clone()),
-            })
-            .collect();
-        let preshared = Some(Secret::new(BASE64_STANDARD.encode([b'k'; 32])));
-        assert_eq!(kinds, [(false, None), (true, None), (false, preshared)]);
-        let forwards: Vec<_> = state
-            .forwards
-            .iter()
-            .map(|forward| {
-                let target = forward.target.to_string();
-                (forward.key.to_string(), target, forward.peers.len())
-            })
-            .collect();
-        assert_eq!(
-            forwards,
-            [
-                ("tcp 5432".to_owned(), "127.0.0.1:5432".to_owned(), 0),
-                ("udp 6000-6010".to_owned(), "[::1]:7000".to_owned(), 2)
-            ]
-        );
-        let servers: Vec<_> = state.servers.iter().map(ServerAddress::as_str).collect();
-        assert_eq!(servers, ["wss://signal.example:443/x", "stun.example:3478"]);
-
-        let written = serde_json::to_value(StateFile::from(state)).unwrap();
-        let golden: serde_json::Value = serde_json::from_str(FORMAT_1).unwrap();
-        assert_eq!(written, golden);
-    }
-
-    #[test]
-    fn a_state_with_an_unknown_field_or_a_broken_value_is_refused() {
-        for (from, to) in [
-            ("\"version\"", "\"colour\": 1, \"version\""),
-            ("\"barred\": true", "\"barred\": 1"),
-            ("\"ipv6_only\"", "\"ipv4_only\""),
-            ("wss://", "http://"),
-            ("6000-6010", "6010-6000"),
-        ] {
-            let text = FORMAT_1.replacen(from, to, 1);
-            assert_ne!(text, FORMAT_1);
-            let read = serde_json::from_str::<StateFile>(&text).map(State::try_from);
-            assert!(!matches!(read, Ok(Ok(_))), "{to} was read");
-        }
-    }
 }

@@ -116,6 +116,8 @@ fn a_peer_that_cannot_be_is_refused() {
     let own = ["this machine's own key", "punchctl id"];
     refused(a, &format!("peer add me {}", a.key()), &own);
     a.ctl_ok(&["peer", "add", "db", &one]);
+    let again = a.ctl_ok(&["peer", "add", "db", &one]);
+    assert!(again.starts_with("unchanged: db is a peer"), "{again}");
     let taken = ["db exists already", "punchctl peer remove db"];
     refused(a, &format!("peer add db {two}"), &taken);
     let known = ["peer already, called db", "punchctl peer rename db other"];
@@ -392,12 +394,10 @@ fn a_change_that_cannot_be_saved_is_not_made() {
     mount(&["-o", "remount,ro,bind"]);
     for change in [
         &["peer", "add", "web", &key(2)][..],
-        &["peer", "remove", "db"],
         &["peer", "rename", "db", "web"],
         &["up", "db", "--no-wait"],
         &["allow", "db", "--host"],
         &["forward", "tcp", "81"],
-        &["unforward", "tcp", "80"],
         &["server", "add", "stun", "192.0.2.1"],
     ] {
         let output = lab.a.ctl(change);
@@ -408,4 +408,35 @@ fn a_change_that_cannot_be_saved_is_not_made() {
         );
         assert_eq!(views(), before, "{change:?} changed something");
     }
+    let output = lab.a.ctl(&["forward", "tcp", "81", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&output.stderr).expect("it is JSON");
+    assert_eq!(said["error"]["code"], "internal", "{output:?}");
+    // What only takes something away is done, and it is said what that is worth.
+    for change in [
+        &["unforward", "tcp", "80"][..],
+        &["deny", "db", "--host"],
+        &["down", "db"],
+        &["peer", "remove", "db"],
+    ] {
+        let output = lab.a.ctl(change);
+        assert_eq!(output.status, 0, "{change:?}: {output:?}");
+        // Nothing had been granted.
+        let warns = change[0] != "deny" || output.stdout.starts_with("unchanged: ");
+        assert!(warns, "{change:?}: {output:?}");
+        for part in ["warning: ", "not saved", "state.json", "Read-only"] {
+            assert!(output.stderr.contains(part), "{change:?}: {output:?}");
+        }
+    }
+    assert_eq!(lab.a.ctl_json(&["peers"]), serde_json::json!([]));
+    assert!(
+        lab.a
+            .ctl_ok(&["status"])
+            .contains("warning: not saved: cannot write ")
+    );
+    mount(&["-o", "remount,rw,bind"]);
+    lab.a.wait_until_saved();
+    assert!(
+        !lab.a.state_file().unwrap().contains("db"),
+        "it is saved now"
+    );
 }

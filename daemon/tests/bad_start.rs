@@ -383,6 +383,19 @@ fn a_damaged_identity_is_never_replaced() {
         fs::write(&file, damaged).unwrap();
         refuses_to_read(&lab.a, &[&shown]);
     }
+    fs::remove_file(&file).unwrap();
+    refuses_to_read(
+        &lab.a,
+        &[
+            &shown,
+            "is missing",
+            "state.json has 1 peers",
+            "backup",
+            "touch ",
+        ],
+    );
+    fs::write(&file, &good).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let newer = String::from_utf8_lossy(&good).replace("identity v1", "identity v2");
     fs::write(&file, newer).unwrap();
     refuses_to_read(&lab.a, &[&shown, "a newer version", "format 2"]);

@@ -109,6 +109,12 @@ fn punchd_counts_what_is_described_on_its_socket_and_over_tcp_if_asked_to() {
         .a
         .exec(&["curl", "-sS", "--fail", "http://127.0.0.1:9586/v1/status"]);
     assert!(!other.success(), "TCP serves nothing else: {other:?}");
+    for (host, status) in [("localhost:9586", "200"), ("rebound.example:9586", "421")] {
+        let host = format!("Host: {host}");
+        let url = "http://127.0.0.1:9586/metrics";
+        let said = ["curl", "-sS", "-w", "%{http_code}", "-H", &host, url];
+        assert!(lab.a.exec_ok(&said).trim_end().ends_with(status), "{host}");
+    }
 }
 
 #[test]

@@ -235,8 +235,15 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     let add = "/v1/peers";
     let b = json!({ "name": "b", "punch": { "key": lab.b.key() } });
     let plain = |address: &str| json!({ "name": "plain", "wireguard": { "key": WIREGUARD, "endpoint": "203.0.113.9:51820", "address": address, "preshared": WIREGUARD } });
-    a(("POST", add, &[]), Some(b.clone()), 200);
-    a(("POST", add, &[]), Some(b), 409);
+    let added = a(("POST", add, &[]), Some(b.clone()), 200);
+    let again = a(("POST", add, &[]), Some(b.clone()), 200);
+    assert_eq!(
+        (&added["unchanged"], &again["unchanged"]),
+        (&json!(false), &json!(true))
+    );
+    let mut other = b;
+    other["name"] = json!("other");
+    a(("POST", add, &[]), Some(other), 409);
     a(("POST", add, &[]), Some(json!({ "name": "c" })), 400);
     let own = json!({ "name": "me", "punch": { "key": lab.a.key(), "ipv6_only": true } });
     a(("POST", add, &[]), Some(own), 400);
@@ -286,7 +293,11 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     let tcp = json!({ "protocol": "tcp", "ports": "8000-8010" });
     let named = |peer: &str| json!({ "protocol": "udp", "ports": "53", "target": "[::1]:53", "peers": [peer] });
     a(("POST", forwards, &[]), Some(tcp.clone()), 200);
-    a(("POST", forwards, &[]), Some(tcp), 409);
+    let again = a(("POST", forwards, &[]), Some(tcp.clone()), 200);
+    assert_eq!(again["unchanged"], true, "{again}");
+    let mut other = tcp;
+    other["target"] = json!("127.0.0.1:9000");
+    a(("POST", forwards, &[]), Some(other), 409);
     a(("POST", forwards, &[]), Some(named("nobody")), 404);
     a(("POST", forwards, &[]), Some(named("b")), 200);
     a(("POST", forwards, &[]), None, 400);
@@ -299,11 +310,19 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     let servers = "/v1/servers";
     let server = |address: &str| json!({ "kind": "stun", "address": address });
     a(("POST", servers, &[]), Some(server("203.0.113.9")), 200);
-    a(
-        ("POST", servers, &[]),
-        Some(server("203.0.113.9:3478")),
-        409,
-    );
+    for known in ["203.0.113.9:3478", &*fixed] {
+        let again = a(("POST", servers, &[]), Some(server(known)), 200);
+        assert_eq!(again["unchanged"], true, "{again}");
+    }
+    // There may be 16, and five are there: a signalling server and four STUN servers.
+    let more: Vec<_> = (1..=11).map(|n| format!("192.0.2.{n}")).collect();
+    for address in &more {
+        a(("POST", servers, &[]), Some(server(address)), 200);
+    }
+    a(("POST", servers, &[]), Some(server("192.0.2.99")), 409);
+    for address in &more {
+        a(("DELETE", servers, &[]), Some(server(address)), 200);
+    }
     a(("POST", servers, &[]), Some(server("-")), 400);
     a(("DELETE", servers, &[]), Some(server("203.0.113.9")), 200);
     a(("DELETE", servers, &[]), Some(server("203.0.113.9")), 404);
@@ -370,7 +389,7 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
 }
 
 #[test]
-fn what_cannot_be_saved_is_refused_as_the_file_says() {
+fn what_cannot_be_saved_is_refused_or_warned_of_as_the_file_says() {
     need_lab!();
     let mut lab = Lab::bare("save", Kinds::Apart("open", "open"), &[]);
     lab.a.start();
@@ -403,31 +422,52 @@ fn what_cannot_be_saved_is_refused_as_the_file_says() {
     other["wireguard"]["key"] = json!(key);
     let to = json!({ "to": "db2" });
     a(("POST", "/v1/peers", &[]), Some(other), 500);
-    a(("DELETE", "/v1/peers/{name}", &["db"]), None, 500);
     a(("POST", "/v1/peers/{name}/rename", &["db"]), Some(to), 500);
     a(("POST", "/v1/peers/{name}/up", &["db"]), None, 500);
-    a(("POST", "/v1/peers/{name}/down", &["db"]), None, 500);
     a(("PUT", "/v1/peers/{name}/host", &["db"]), None, 500);
-    a(("DELETE", "/v1/peers/{name}/host", &["db"]), None, 500);
     a(("POST", "/v1/forwards", &[]), Some(forward("81")), 500);
-    let ended = (
-        "DELETE",
-        "/v1/forwards/{protocol}/{ports}",
-        &["tcp", "80"][..],
-    );
-    a(ended, None, 500);
     a(
         ("POST", "/v1/servers", &[]),
         Some(server("203.0.113.8")),
         500,
     );
-    a(
-        ("DELETE", "/v1/servers", &[]),
-        Some(server("203.0.113.9")),
-        500,
-    );
-
     assert_eq!(a(("GET", "/v1/peers", &[]), None, 200), before);
+    assert_eq!(lab.a.not_saved(), "", "all that is in force is saved");
+
+    // What is taken away is gone all the same.
+    let ended = (
+        "DELETE",
+        "/v1/forwards/{protocol}/{ports}",
+        &["tcp", "80"][..],
+    );
+    let known = json!("203.0.113.9");
+    for (call, body) in [
+        (("POST", "/v1/peers/{name}/down", &["db"][..]), None),
+        (ended, None),
+        (
+            ("DELETE", "/v1/servers", &[][..]),
+            Some(json!({ "kind": "stun", "address": known })),
+        ),
+        (("DELETE", "/v1/peers/{name}", &["db"][..]), None),
+    ] {
+        let answer = a(call, body, 200);
+        let warning = answer["warning"].as_str().unwrap_or_default();
+        assert!(
+            warning.contains("not saved") && warning.contains("come undone"),
+            "{call:?}: {answer}"
+        );
+    }
+    for list in ["/v1/peers", "/v1/forwards", "/v1/servers"] {
+        assert_eq!(a(("GET", list, &[]), None, 200), json!([]), "{list}");
+    }
+    assert!(lab.a.not_saved().contains("state.json"));
+
+    // And it is saved as soon as that can be.
+    std::fs::remove_dir_all(&file).unwrap();
+    lab.a.wait_until_saved();
+    let saved = std::fs::read_to_string(&file).unwrap();
+    let saved: Value = serde_json::from_str(&saved).unwrap();
+    assert_eq!(saved["peers"], json!({}), "{saved}");
     // The file promises this of no other call.
     let document = Document::read();
     let save = |call: &Call| {

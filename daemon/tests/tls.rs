@@ -109,6 +109,43 @@ fn a_certificate_that_is_not_good_is_refused_with_the_reason() {
     }
 }
 
+/// A renewal: files of the name `good` with what was made under another name.
+fn renew(dir: &Path, from: &str, what: &str) {
+    let text = fs::read(dir.join(format!("{from}{what}"))).unwrap();
+    fs::write(dir.join(format!("good{what}")), text).unwrap();
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart_and_a_bad_one_is_not() {
+    need_lab!();
+    let names = ["203.0.113.1"];
+    let (mut lab, url) = with_tls("renw", "good", &names, false);
+    certificate(&lab.dir, "next", &names, false);
+    let add = |host: &harness::Host| host.ctl_ok(&["server", "add", "signal", &url]);
+    add(&lab.a);
+    lab.a.wait_for_server(&url);
+
+    // Half of a renewal: the chain does not fit the key, so the one from before is shown.
+    renew(&lab.dir, "next", ".pem");
+    lab.signal.signal(nix::sys::signal::Signal::SIGHUP);
+    lab.signal.wait_for_log("stays in use");
+    add(&lab.b);
+    lab.b.wait_for_server(&url);
+
+    renew(&lab.dir, "next", ".key");
+    lab.signal.signal(nix::sys::signal::Signal::SIGHUP);
+    lab.signal.wait_for_log("was read again");
+    // Who stands goes on; who comes anew trusts the old authority alone.
+    let stands = lab.a.server(&url).unwrap();
+    assert_eq!(stands["state"], "connected", "{stands}");
+    lab.b.restart();
+    lab.b.wait_for_trouble(&url, "UnknownIssuer");
+    let root = lab.dir.join("next-ca.pem").display().to_string();
+    lab.b.punchd.env[0].1 = root;
+    lab.b.restart();
+    lab.b.wait_for_server(&url);
+}
+
 #[test]
 fn punch_signal_says_what_is_wrong_with_certificate_and_key() {
     let dir = std::env::temp_dir().join(format!("punch-test-pem-{}", std::process::id()));

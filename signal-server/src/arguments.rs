@@ -15,7 +15,7 @@ use crate::hub::Limits;
 #[command(
     name = "punch-signal",
     version,
-    after_help = "Examples:\n  punch-signal                                         plain, on port 8080 of all addresses\n  punch-signal --listen 127.0.0.1:8080                 behind a proxy that speaks TLS\n  punch-signal --listen [::]:443 --tls-cert chain.pem --tls-key key.pem\n\nGET /healthz answers ok, GET /metrics counts for Prometheus.\nExit status: 0 told to end, 1 failed, 2 wrong usage."
+    after_help = "Examples:\n  punch-signal                                         plain, on port 8080 of all addresses\n  punch-signal --listen 127.0.0.1:8080                 behind a proxy that speaks TLS\n  punch-signal --listen [::]:443 --tls-cert chain.pem --tls-key key.pem\n\nThe certificate is read again when its files change (they are looked at once a minute), and on SIGHUP.\nGET /healthz answers ok, GET /metrics counts for Prometheus.\nExit status: 0 told to end, 1 failed, 2 wrong usage."
 )]
 pub struct Arguments {
     /// Where to listen; without this option port 8080 of all addresses

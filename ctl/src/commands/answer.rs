@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::{Client, Failure};
-use crate::output::Output;
+use crate::output::{Output, complain};
 
 /// Shows an answer: as it is for `--json`, else by `render`.
 pub(super) fn show<T: DeserializeOwned>(
@@ -27,10 +27,20 @@ pub(super) fn show<T: DeserializeOwned>(
 pub(super) fn done(out: &Output, answer: Value, text: &str) -> Result<(), Failure> {
     if out.json {
         out.value(&answer);
+    } else if answer["unchanged"] == true {
+        out.line(format!("unchanged: {text}"));
     } else {
         out.line(text);
     }
+    warn(&answer);
     Ok(())
+}
+
+/// Says what is wrong although a change is in force, on standard error.
+pub(super) fn warn(answer: &Value) {
+    if let Some(warning) = answer["warning"].as_str() {
+        complain(&format!("warning: {warning}"));
+    }
 }
 
 /// Reads an answer.

@@ -8,7 +8,7 @@ use punch_api::{
 };
 use serde_json::Value;
 
-use super::answer::{done, parse, post};
+use super::answer::{done, parse, post, warn};
 use crate::arguments::{AddPeerArguments, PeerCommand};
 use crate::client::{Client, Failure};
 use crate::output::{self, Output};
@@ -112,6 +112,7 @@ pub(crate) async fn up(
     if out.json {
         out.value(&answer);
     }
+    warn(&answer);
     let connected = view.state == PeerState::Connected;
     if !out.json && connected {
         render::connected(out, &view);

@@ -3,7 +3,7 @@
 use hyper::Method;
 use punch_api::{AddForward, ForwardKey, PeerName};
 
-use super::answer::{done, show};
+use super::answer::{done, show, warn};
 use crate::client::{Client, Failure};
 use crate::output::Output;
 use crate::render;
@@ -14,6 +14,7 @@ pub(crate) async fn forward(
     ask: &AddForward,
 ) -> Result<(), Failure> {
     let answer = client.call(Method::POST, "/v1/forwards", ask).await?;
+    warn(&answer);
     show(out, answer, render::forward)
 }
 

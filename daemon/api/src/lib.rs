@@ -4,6 +4,7 @@
 //! [`event`] what punchd reports, [`error`] why punchd refuses. openapi.json says the same to programs (OpenAPI 3.1); tests
 //! hold both together.
 
+mod change;
 pub mod error;
 pub mod event;
 mod nat;
@@ -12,6 +13,7 @@ pub mod request;
 pub mod values;
 pub mod view;
 
+pub use change::Changed;
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind};
 pub use nat::{AllocationView, allocation_words, filtering_words, mapping_words, nat_words};

@@ -21,15 +21,30 @@ use crate::report::DropReason;
 const MAX_IDENTIFYING: usize = 8;
 
 /// A step of a handshake, for any thread to perform.
-pub struct Job(HandshakeJob<ReplyTo>);
+pub struct Job {
+    step: HandshakeJob<ReplyTo>,
+    place: Option<Place>,
+}
 
 /// A step that has been performed.
-pub struct JobDone(JobResult<ReplyTo>);
+pub struct JobDone {
+    result: JobResult<ReplyTo>,
+    /// Given up once the step is handled.
+    _place: Option<Place>,
+}
+
+/// One of the initiations that are being identified: there are as many of these as copies of the one that [`Handshakes`] has. It goes
+/// with the step, so a step that gets lost, in whatever way, gives its place back.
+#[derive(Clone)]
+struct Place(Arc<()>);
 
 impl Job {
     /// Does it. Takes up to half a millisecond.
     pub fn perform(self) -> JobDone {
-        JobDone(self.0.perform())
+        JobDone {
+            result: self.step.perform(),
+            _place: self.place,
+        }
     }
 }
 
@@ -50,7 +65,8 @@ pub(crate) struct Handshakes {
     own: Arc<LocalKeys>,
     checker: CookieChecker,
     jobs: VecDeque<Job>,
-    identifying: usize,
+    /// Counts the initiations that are being identified.
+    places: Place,
     transmits: VecDeque<Transmit>,
 }
 
@@ -69,9 +85,14 @@ impl Handshakes {
             checker: CookieChecker::new(own.clone()),
             own,
             jobs: VecDeque::new(),
-            identifying: 0,
+            places: Place(Arc::new(())),
             transmits: VecDeque::new(),
         }
+    }
+
+    /// The initiations that are being identified.
+    fn identifying(&self) -> usize {
+        Arc::strong_count(&self.places.0) - 1
     }
 
     pub(crate) fn own(&self) -> &Arc<LocalKeys> {
@@ -100,13 +121,14 @@ impl Handshakes {
         let known = peers.is_known(from.path.remote);
         match self.checker.check(from.path.remote, known, datagram, now) {
             Checked::Overload => Err(DropReason::UnderLoad),
-            Checked::Initiation(_) if self.identifying >= MAX_IDENTIFYING => {
+            Checked::Initiation(_) if self.identifying() >= MAX_IDENTIFYING => {
                 Err(DropReason::UnderLoad)
             }
             Checked::Initiation(message) => {
-                self.identifying += 1;
-                self.jobs
-                    .push_back(Job(self.checker.identify(message, from)));
+                self.jobs.push_back(Job {
+                    step: self.checker.identify(message, from),
+                    place: Some(self.places.clone()),
+                });
                 Ok(())
             }
             Checked::For(number) => {
@@ -137,9 +159,8 @@ impl Handshakes {
         clock: WallClock,
         now: Instant,
     ) -> Performed {
-        match done.0 {
+        match done.result {
             JobResult::Identified(asker) => {
-                self.identifying = self.identifying.saturating_sub(1);
                 let taken = asker
                     .ok_or(DropReason::NotForUs)
                     .and_then(|asker| self.handle_asker(peers, &asker, clock, now));
@@ -231,7 +252,10 @@ impl Handshakes {
         let wall = clock.since_epoch(now);
         let mut jobs = |session: &mut Session, can_begin: bool| {
             while let Some(job) = session.poll_job(can_begin, wall, now) {
-                self.jobs.push_back(Job(job));
+                self.jobs.push_back(Job {
+                    step: job,
+                    place: None,
+                });
             }
         };
         for session in peer.tunnel.responders() {

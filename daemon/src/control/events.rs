@@ -37,12 +37,13 @@ pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Respo
     })
     .await;
     let wait = Duration::from_millis(ask.wait_ms).min(MAX_WAIT);
-    let connected = |result: &Result<PeerView, ApiError>| {
-        result
-            .as_ref()
-            .map_or(true, |view| view.state == PeerState::Connected)
+    let connected = |result: Result<&PeerView, &ApiError>| {
+        result.map_or(true, |view| view.state == PeerState::Connected)
     };
-    if !wait.is_zero() && !connected(&result) {
+    if !wait.is_zero()
+        && !connected(result.as_ref().map(|changed| &changed.view))
+        && let Ok(changed) = result
+    {
         let until = async {
             loop {
                 match events.recv().await {
@@ -54,7 +55,7 @@ pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Respo
                     // After a gap the state itself tells.
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         let view = call(&context, |answer| Request::Peer(name.clone(), answer));
-                        if connected(&view.await) {
+                        if connected(view.await.as_ref()) {
                             break;
                         }
                     }
@@ -63,7 +64,8 @@ pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Respo
             }
         };
         let _ = tokio::time::timeout(wait, until).await;
-        result = call(&context, |answer| Request::Peer(name, answer)).await;
+        let view = call(&context, |answer| Request::Peer(name, answer)).await;
+        result = view.map(|view| changed.with(view));
     }
     respond(result)
 }

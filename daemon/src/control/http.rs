@@ -1,12 +1,13 @@
 //! HTTP/1.1 with JSON: which path and method is which call.
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
+use axum::{Router, middleware};
 use punch_api::{ApiError, Event};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 
+use super::caller::{self, Caller};
 use super::calls::{
     Control, add_forward, add_peer, add_server, allow_host, ask, deny_host, down, metrics, peer,
     ping, remove_forward, remove_peer, remove_server, rename_peer, why,
@@ -55,7 +56,9 @@ pub(crate) async fn serve(
             refuse(ApiError::not_found("no such call with this method"))
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Control { controller, events });
+        .layer(middleware::from_fn(caller::note))
+        .with_state(Control { controller, events })
+        .into_make_service_with_connect_info::<Caller>();
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the control socket broke");
     }

@@ -7,12 +7,10 @@ use anyhow::Result;
 use punch_api::{PeerId, PeerKey};
 use punch_engine::StepKind;
 
-use crate::store::{Memory, Seen, Stamps, Store};
+use crate::store::{Changes, Memory, Seen, Stamps, Store};
 
 /// What has changed is written after this: several changes come together.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
-/// Files that could not be written are tried again after this.
-const WRITE_AGAIN: Duration = Duration::from_secs(15);
 /// For each peer, the paths to it from so many networks are remembered.
 const MAX_NETWORKS: usize = 8;
 
@@ -25,13 +23,32 @@ pub(super) fn tell_capacity<T>(mappings: u32) -> Option<T> {
     None
 }
 
+/// Some of the files that the history is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Which {
+    pub(super) stamps: bool,
+    pub(super) memory: bool,
+    pub(super) seen: bool,
+}
+
+impl Which {
+    /// Those that these changes are written to.
+    pub(super) fn of(changes: &Changes) -> Self {
+        Self {
+            stamps: changes.stamps.is_some(),
+            memory: changes.memory.is_some(),
+            seen: changes.seen.is_some(),
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct History {
     stamps: Stamps,
     memory: Memory,
-    /// Where plain WireGuard peers were last seen, and whether that is to be written.
+    /// Where plain WireGuard peers were last seen.
     seen: Seen,
-    seen_changed: bool,
+    changed: Which,
     /// When what has changed is written.
     due: Option<Instant>,
 }
@@ -43,7 +60,7 @@ impl History {
             stamps: store.load_stamps()?,
             memory: store.load_memory(),
             seen: store.load_seen(),
-            seen_changed: false,
+            changed: Which::default(),
             due: None,
         })
     }
@@ -63,13 +80,20 @@ impl History {
 
     /// Takes note of the stamps of an offer.
     pub(super) fn record_stamps(&mut self, id: PeerId, stamps: (u64, u64), now: Instant) {
-        self.stamps.insert(id, stamps);
+        if self.stamps.insert(id, stamps) == Some(stamps) {
+            return;
+        }
+        self.changed.stamps = true;
         self.due.get_or_insert(now + WRITE_DELAY);
     }
 
     /// Takes note of what has found a path.
     pub(super) fn remember(&mut self, id: PeerId, network: u64, step: StepKind, now: Instant) {
         let entries = self.memory.entry(id).or_default();
+        if entries.last() == Some(&(network, step.into())) {
+            return;
+        }
+        self.changed.memory = true;
         entries.retain(|(known, _)| *known != network);
         entries.push((network, step.into()));
         let excess = entries.len().saturating_sub(MAX_NETWORKS);
@@ -87,40 +111,41 @@ impl History {
 
     /// Takes note of where a plain WireGuard peer is.
     pub(super) fn record_seen(&mut self, key: &PeerKey, at: SocketAddr, now: Instant) {
-        if let PeerKey::Wireguard { key, .. } = key {
-            self.seen.insert(key.clone(), at);
-            self.seen_changed = true;
+        if let PeerKey::Wireguard { key, .. } = key
+            && self.seen.insert(key.clone(), at) != Some(at)
+        {
+            self.changed.seen = true;
             self.due.get_or_insert(now + WRITE_DELAY);
         }
     }
 
-    /// When [`History::write`] is to be called.
+    /// When [`History::take`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Writes what has changed.
-    pub(super) fn write(&mut self, store: &Store, now: Instant) {
+    /// What is to be written because it has changed.
+    pub(super) fn take(&mut self) -> Changes {
         self.due = None;
-        if let Err(error) = store.save_stamps(&self.stamps) {
-            tracing::error!(error = format!("{error:#}"), "the stamps were not saved");
-            self.due = Some(now + WRITE_AGAIN);
+        let Which {
+            stamps,
+            memory,
+            seen,
+        } = std::mem::take(&mut self.changed);
+        Changes {
+            stamps: stamps.then(|| self.stamps.clone()),
+            memory: memory.then(|| self.memory.clone()),
+            seen: seen.then(|| self.seen.clone()),
         }
-        if std::mem::take(&mut self.seen_changed)
-            && let Err(error) = store.save_seen(&self.seen)
-        {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "where peers were last seen was not saved"
-            );
-            self.seen_changed = true;
-            self.due = Some(now + WRITE_AGAIN);
-        }
-        if let Err(error) = store.save_memory(&self.memory) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "what has worked was not saved"
-            );
+    }
+
+    /// What was taken could not be written.
+    pub(super) fn put_back(&mut self, which: Which, now: Instant) {
+        self.changed.stamps |= which.stamps;
+        self.changed.memory |= which.memory;
+        self.changed.seen |= which.seen;
+        if self.changed != Which::default() {
+            self.due.get_or_insert(now + WRITE_DELAY);
         }
     }
 }
@@ -139,7 +164,7 @@ mod tests {
             stamps: Stamps::new(),
             memory: Memory::new(),
             seen: Seen::new(),
-            seen_changed: false,
+            changed: Which::default(),
             due: None,
         };
         for network in 0..10 {
@@ -159,5 +184,41 @@ mod tests {
             Some(now + WRITE_DELAY),
             "the first change counts"
         );
+    }
+
+    #[test]
+    fn only_what_has_changed_is_written_and_what_failed_is_written_again() {
+        let now = Instant::now();
+        let id = Identity::from_seed(&[1; 32]).id();
+        let mut history = History {
+            stamps: Stamps::new(),
+            memory: Memory::new(),
+            seen: Seen::new(),
+            changed: Which::default(),
+            due: None,
+        };
+        history.record_stamps(id, (1, 2), now);
+        let stamps = Some(Stamps::from([(id, (1, 2))]));
+        let changes = Changes {
+            stamps,
+            ..Changes::default()
+        };
+        assert_eq!(history.take(), changes, "no path has changed");
+        assert_eq!(history.due(), None);
+        history.record_stamps(id, (1, 2), now);
+        assert_eq!(history.due(), None, "it is written already");
+
+        history.remember(id, 7, StepKind::Checks, now);
+        let changes = history.take();
+        let memory = Which {
+            memory: true,
+            ..Which::default()
+        };
+        assert_eq!(Which::of(&changes), memory);
+        history.put_back(memory, now);
+        assert_eq!(history.due(), Some(now + WRITE_DELAY));
+        assert_eq!(history.take(), changes);
+        history.remember(id, 7, StepKind::Checks, now);
+        assert_eq!(history.due(), None, "the same path again is nothing new");
     }
 }

@@ -1,8 +1,8 @@
 //! What others ask of the controller.
 
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, ErrorCode, ForwardKey, ForwardView, IdView, KeyView,
-    NetcheckView, PeerName, PeerView, PingView, Rename, ServerView, Status, WhyView,
+    AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, ForwardKey, ForwardView, IdView,
+    KeyView, NetcheckView, PeerName, PeerView, PingView, Rename, ServerView, Status, WhyView,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,16 +18,16 @@ pub(crate) enum Request {
     Peer(PeerName, Answer<PeerView>),
     Servers(Answer<Vec<ServerView>>),
     Forwards(Answer<Vec<ForwardView>>),
-    AddPeer(AddPeer, Answer<PeerView>),
-    RemovePeer(PeerName, Answer<()>),
-    RenamePeer(PeerName, Rename, Answer<PeerView>),
-    SetUp(PeerName, bool, Answer<PeerView>),
-    SetHost(PeerName, bool, Answer<PeerView>),
+    AddPeer(AddPeer, Answer<Changed<PeerView>>),
+    RemovePeer(PeerName, Answer<Changed<()>>),
+    RenamePeer(PeerName, Rename, Answer<Changed<PeerView>>),
+    SetUp(PeerName, bool, Answer<Changed<PeerView>>),
+    SetHost(PeerName, bool, Answer<Changed<PeerView>>),
     Ping(PeerName, Answer<PingView>),
-    AddForward(AddForward, Answer<ForwardView>),
-    RemoveForward(ForwardKey, Answer<()>),
-    AddServer(AddServer, Answer<ServerView>),
-    RemoveServer(AddServer, Answer<()>),
+    AddForward(AddForward, Answer<Changed<ForwardView>>),
+    RemoveForward(ForwardKey, Answer<Changed<()>>),
+    AddServer(AddServer, Answer<Changed<ServerView>>),
+    RemoveServer(AddServer, Answer<Changed<()>>),
     Netcheck(Answer<Vec<NetcheckView>>),
     Why(PeerName, Answer<WhyView>),
 }

@@ -29,6 +29,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) servers: Vec<ServerFacts<'a>>,
     pub(crate) overlay: &'a Overlay,
     pub(crate) interface: &'a Interface,
+    /// Why something is not saved, and what that means.
+    pub(crate) not_saved: Option<String>,
 }
 
 /// A server, and the state of the connection to it.

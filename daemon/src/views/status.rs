@@ -60,13 +60,18 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         servers: servers(facts, snapshot),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
-        warnings: warnings(facts),
+        warnings: not_saved(facts).chain(warnings(facts)).collect(),
         dropped: snapshot
             .drops
             .iter()
             .map(|(reason, count)| (reason.to_string(), *count))
             .collect(),
     }
+}
+
+fn not_saved(facts: &Facts<'_>) -> impl Iterator<Item = String> {
+    let why = facts.not_saved.iter();
+    why.map(|why| format!("not saved: {why}"))
 }
 
 /// What the user should know of the interface, the overlay's addresses, and what else is on this machine.

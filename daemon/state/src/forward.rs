@@ -8,36 +8,41 @@ use crate::model::{Forward, State};
 use crate::peer;
 use crate::refusal::Refusal;
 
-/// Adds a forward; without a target it leads to the same ports of 127.0.0.1.
+/// Adds a forward; without a target it leads to the same ports of 127.0.0.1. One that is there just like this stays as it is.
 ///
 /// # Errors
 /// Ports that are forwarded already, peers that do not exist, and a target whose ports would run past the last one.
 pub fn add(state: &State, ask: AddForward) -> Result<State, Refusal> {
     let key = key_of(&ask);
-    let shares_port = |known: &&Forward| {
-        known.key.protocol == key.protocol && known.key.ports.overlaps(key.ports)
-    };
-    if let Some(known) = state.forwards.iter().find(shares_port) {
-        return Err(Refusal::Forwarded {
-            key: known.key,
-            target: known.target.clone(),
-        });
-    }
-    for name in &ask.peers {
-        peer::find(state, name)?;
-    }
+    let peers: BTreeSet<_> = ask.peers.into_iter().collect();
     let target = ask
         .target
         .unwrap_or_else(|| Target::local(key.ports.first()));
-    target
-        .offset(key.ports.last() - key.ports.first())
-        .ok_or(ValueError::TargetPastEnd)?;
-    let peers: BTreeSet<_> = ask.peers.into_iter().collect();
     let forward = Forward {
         key,
         target,
         peers: peers.into_iter().collect(),
     };
+    let shares_port = |known: &&Forward| {
+        known.key.protocol == key.protocol && known.key.ports.overlaps(key.ports)
+    };
+    match state.forwards.iter().find(shares_port) {
+        Some(known) if *known == forward => return Ok(state.clone()),
+        Some(known) => {
+            return Err(Refusal::Forwarded {
+                key: known.key,
+                target: known.target.clone(),
+            });
+        }
+        None => {}
+    }
+    for name in &forward.peers {
+        peer::find(state, name)?;
+    }
+    forward
+        .target
+        .offset(key.ports.last() - key.ports.first())
+        .ok_or(ValueError::TargetPastEnd)?;
     let mut state = state.clone();
     let at = state.forwards.partition_point(|known| known.key < key);
     state.forwards.insert(at, forward);

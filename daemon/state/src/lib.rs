@@ -2,7 +2,7 @@
 //!
 //! [`peer`], [`forward`] and [`server`] hold the changes. Each takes the state in force and returns the new one, or a
 //! [`Refusal`] whose text tells the user what to type instead. [`difference`] tells what a change means for those who act on
-//! it. Nothing here is saved or applied.
+//! it, and [`rights`] whether it gives anything or only takes away. Nothing here is saved or applied.
 
 mod collision;
 pub mod difference;
@@ -10,6 +10,7 @@ pub mod forward;
 mod model;
 pub mod peer;
 mod refusal;
+pub mod rights;
 pub mod server;
 
 pub use collision::{Collision, collisions};

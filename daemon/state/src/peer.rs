@@ -11,14 +11,17 @@ use crate::refusal::{Holder, Refusal};
 /// Up to so many names are listed when a peer is not found.
 const LISTED: usize = 10;
 
-/// Adds a peer. Nobody has asked for a connection to it yet, unless it is one that must call itself; it may reach nothing but forwards.
+/// Adds a peer. Nobody has asked for a connection to it yet, unless it is one that must call itself; it may reach nothing but forwards. One
+/// that is there by this name and with this key stays as it is.
 ///
 /// # Errors
 /// A name, a machine or an address that is taken, and keys and addresses that no peer can have.
 pub fn add(state: &State, machine: &Machine, ask: AddPeer) -> Result<State, Refusal> {
     let AddPeer { name, key } = ask;
-    if state.peers.contains_key(&name) {
-        return Err(Refusal::PeerExists(name));
+    match state.peers.get(&name) {
+        Some(known) if known.key == key => return Ok(state.clone()),
+        Some(_) => return Err(Refusal::PeerExists(name)),
+        None => {}
     }
     check_key(machine, &key)?;
     let mut peer = Peer::new(key);

@@ -93,9 +93,6 @@ pub enum Refusal {
         /// All forwards that there are.
         known: Vec<ForwardKey>,
     },
-    /// A server is added that is there.
-    #[error("{0} is in use already")]
-    ServerInUse(ServerAddress),
     /// There are as many servers as there may be.
     #[error("{MAX_SERVERS} servers are the most")]
     TooManyServers,
@@ -154,7 +151,6 @@ impl From<Refusal> for ApiError {
             | Refusal::AddressTaken { .. }
             | Refusal::Reached { .. }
             | Refusal::Forwarded { .. }
-            | Refusal::ServerInUse(_)
             | Refusal::TooManyServers
             | Refusal::ServerFixed(_) => ErrorCode::Conflict,
             Refusal::NoSuchPeer { .. }

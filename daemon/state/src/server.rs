@@ -5,10 +5,10 @@ use punch_api::{AddServer, ServerAddress};
 use crate::model::{MAX_SERVERS, Machine, State};
 use crate::refusal::Refusal;
 
-/// Adds a server; also tells its address in the normal form.
+/// Adds a server, unless it is in use already; also tells its address in the normal form.
 ///
 /// # Errors
-/// A text that is no address, a server that is there, and one too many.
+/// A text that is no address, and one too many.
 pub fn add(
     state: &State,
     machine: &Machine,
@@ -16,7 +16,7 @@ pub fn add(
 ) -> Result<(State, ServerAddress), Refusal> {
     let address = ServerAddress::parse(ask.kind, &ask.address)?;
     if machine.servers.contains(&address) || state.servers.contains(&address) {
-        return Err(Refusal::ServerInUse(address));
+        return Ok((state.clone(), address));
     }
     if all(state, machine).count() >= MAX_SERVERS {
         return Err(Refusal::TooManyServers);

@@ -348,6 +348,25 @@ impl Host {
         });
     }
 
+    /// What `punchctl status` says of what is not saved; empty if all is.
+    #[track_caller]
+    pub fn not_saved(&self) -> String {
+        let status = self.ctl_json(&["status"]);
+        let warnings = status["warnings"].as_array().unwrap();
+        let warnings: Vec<_> = warnings.iter().filter_map(Value::as_str).collect();
+        let said = warnings
+            .iter()
+            .find_map(|text| text.strip_prefix("not saved: "));
+        said.unwrap_or_default().to_owned()
+    }
+
+    /// Waits until all that is in force is saved.
+    #[track_caller]
+    pub fn wait_until_saved(&self) {
+        let what = format!("all is saved on {}", self.name);
+        wait_until(PATIENCE, &what, || self.not_saved().is_empty());
+    }
+
     /// How many packets or envelopes were not let through for this reason.
     #[track_caller]
     pub fn dropped(&self, reason: &str) -> u64 {

@@ -2,22 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 
+use super::certificate::Certificate;
 use super::client::Server;
 use super::proxy::Source;
 use crate::hub::subnet;
@@ -45,32 +42,10 @@ pub(super) async fn bind(address: Option<SocketAddr>) -> Result<TcpListener> {
     listener.with_context(|| format!("cannot listen on {first}"))
 }
 
-/// What speaks TLS with this certificate chain and its key.
-pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("cannot read the certificate {}", certificate.display()))?;
-    if chain.is_empty() {
-        bail!(
-            "no certificate is in {}: it must be PEM",
-            certificate.display()
-        );
-    }
-    let key = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("cannot read the key {}", key.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .context("the certificate and the key do not fit together")?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 /// Accepts connections; until one is a WebSocket it is bounded in time and number, so that idlers keep nobody out.
 pub(super) async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificate>>,
     server: Server,
     router: Router,
     proxies: Arc<[IpAddr]>,
@@ -104,7 +79,7 @@ pub(super) async fn accept(
         };
         let source = Source::new(source, &proxies);
         let router = router.clone().layer(Extension(source));
-        let tls = tls.clone();
+        let tls = tls.as_ref().map(|certificate| certificate.acceptor());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             match tls {

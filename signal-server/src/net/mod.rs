@@ -1,8 +1,9 @@
 //! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
 //!
-//! [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`client`]
+//! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`client`]
 //! carries frames between one WebSocket and the hub, [`metrics`] shows counters.
 
+mod certificate;
 mod client;
 mod listen;
 mod metrics;
@@ -10,15 +11,17 @@ mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::Router;
 use axum::routing::get;
 use punch_service::manager;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::hub::Limits;
+use certificate::Certificate;
 use client::Server;
 
 /// How the server is run.
@@ -40,8 +43,10 @@ pub struct Config {
 pub async fn run(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let tls = match &config.tls {
-        Some((certificate, key)) => Some(listen::acceptor(certificate, key)?),
+    // Without a certificate there is nothing to be read again, which is no reason to end.
+    let hangup = signal(SignalKind::hangup())?;
+    let tls = match config.tls {
+        Some((chain, key)) => Some(Arc::new(Certificate::read(chain, key)?)),
         None => None,
     };
     let listener = listen::bind(config.listen).await?;
@@ -59,17 +64,27 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "ready");
     manager::ready("started");
     let proxies = config.proxies.iter().map(IpAddr::to_canonical).collect();
+    let following = follow(tls.clone(), hangup);
     let serving = listen::accept(listener, tls, server.clone(), router, proxies);
     let ticking = tick(&server);
     tokio::select! {
         () = serving => {}
         () = ticking => {}
+        () = following => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     tracing::info!("stopping");
     manager::stopping();
     Ok(())
+}
+
+/// Keeps the certificate the newest, if there is one.
+async fn follow(certificate: Option<Arc<Certificate>>, hangup: Signal) {
+    match certificate {
+        Some(certificate) => certificate.follow(hangup).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Lets the hub see the time, and the service manager that the hub is alive.

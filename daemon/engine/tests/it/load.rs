@@ -171,6 +171,35 @@ fn a_forged_cookie_does_not_move_a_peer() {
     assert_eq!(report.path.unwrap().endpoint(), Some(home));
 }
 
+#[test]
+fn a_step_that_gets_lost_gives_its_place_back() {
+    let mut bench = Bench::empty();
+    bench.add(true, None);
+    bench.set_up_unheard(0);
+    let hand_over = |bench: &mut Bench, count: u32| {
+        for number in 0..count {
+            bench.hand_over(flooder(number), &unknown(1));
+        }
+    };
+    // Eight are identified at once, and no more.
+    for _ in 0..3 {
+        hand_over(&mut bench, 10);
+        let waiting: Vec<_> = std::iter::from_fn(|| bench.engine.poll_job()).collect();
+        assert_eq!(waiting.len(), 8);
+        drop(waiting);
+    }
+    assert_eq!(bench.drops(DropReason::UnderLoad), 6);
+    // So does one that a thread has performed, and whose result gets lost.
+    hand_over(&mut bench, 8);
+    for job in std::iter::from_fn(|| bench.engine.poll_job()) {
+        drop(job.perform());
+    }
+
+    bench.call(0);
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert!(report.established, "the door is open");
+}
+
 /// Performs the next step of a handshake.
 fn step(bench: &mut Bench) {
     let job = bench.engine.poll_job().expect("there is a step to be done");

@@ -1,7 +1,7 @@
 //! Forwards are added and ended.
 
 use punch_api::{ErrorCode, ForwardKey};
-use punch_state::{State, forward};
+use punch_state::{Refusal, State, forward};
 
 use super::{name, refused, share, sharing, with_peers};
 
@@ -20,6 +20,28 @@ fn without_a_target_a_forward_leads_to_the_same_ports_here() {
     assert_eq!(forward.key, key("tcp", "8000-8010"));
     assert_eq!(forward.target.to_string(), "127.0.0.1:8000");
     assert_eq!(forward.peers, []);
+}
+
+#[test]
+fn the_same_forward_again_changes_nothing() {
+    let peers = with_peers(&["db", "web"]);
+    let state = sharing(&peers, "tcp", "80-89", &["db", "web"]);
+    let again = |target: Option<&str>, peers: &[&str]| {
+        forward::add(&state, share("tcp", "80-89", target, peers))
+    };
+    assert_eq!(again(None, &["web", "db"]).unwrap(), state);
+    assert_eq!(again(Some("127.0.0.1:80"), &["db", "web"]).unwrap(), state);
+    for (target, peers) in [
+        (Some("127.0.0.1:81"), &["db", "web"][..]),
+        (None, &["db"]),
+        (None, &[]),
+    ] {
+        let refused = again(target, peers);
+        assert!(
+            matches!(refused, Err(Refusal::Forwarded { .. })),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod difference;
 mod forwards;
 mod peers;
+mod rights;
 mod servers;
 
 use punch_api::{AddForward, AddPeer, ApiError, ErrorCode, Ipv4Range, PeerId, PeerKey, PeerName};

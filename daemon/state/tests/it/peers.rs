@@ -74,6 +74,19 @@ fn a_change_leaves_the_state_before_it_as_it_was() {
 }
 
 #[test]
+fn the_same_peer_again_changes_nothing() {
+    let state = with_peers(&["db"]);
+    let up = peer::set_up(&state, &name("db"), true).unwrap();
+    assert_eq!(add(&up, punch("db", 1)).unwrap(), up);
+    // It must be the same in everything that is asked for.
+    let mut ask = punch("db", 1);
+    if let PeerKey::Punch { ipv6_only, .. } = &mut ask.key {
+        *ipv6_only = true;
+    }
+    assert!(matches!(add(&up, ask), Err(Refusal::PeerExists(_))));
+}
+
+#[test]
 fn a_name_is_taken_once() {
     refused(
         add(&with_peers(&["db"]), punch("db", 2)),

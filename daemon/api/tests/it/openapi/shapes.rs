@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
-    CandidateView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView, IdView,
-    KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView,
-    PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind,
-    ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind, ServerState,
-    ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    CandidateView, Changed, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView,
+    IdView, KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind,
+    PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, PortsView,
+    ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind,
+    ServerState, ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -452,6 +452,14 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 dropped: list(full, ("refused".to_owned(), count))
                     .into_iter()
                     .collect(),
+            }],
+        ),
+        shape(
+            "Change",
+            vec![Changed {
+                view: (),
+                unchanged: full,
+                warning: some_text(),
             }],
         ),
         shape("Network", vec![network()]),

@@ -16,16 +16,19 @@ fn the_validator_refuses_what_is_wrong() {
             },
             "Other": {"type": "object", "properties": {"c": {"const": "c"}}, "required": ["c"]},
             "Either": {"oneOf": [{"$ref": "#/components/schemas/Thing"}, {"$ref": "#/components/schemas/Other"}]},
+            "Both": {"allOf": [{"$ref": "#/components/schemas/Thing"}, {"$ref": "#/components/schemas/Other"}]},
             "Counts": {"type": "object", "propertyNames": {"enum": ["x"]}, "additionalProperties": {"type": "integer"}}
         }}}"##,
     );
     let thing = json!({ "$ref": "#/components/schemas/Thing" });
     let either = json!({ "$ref": "#/components/schemas/Either" });
+    let both = json!({ "$ref": "#/components/schemas/Both" });
     let counts = json!({ "$ref": "#/components/schemas/Counts" });
     for (schema, value) in [
         (&thing, json!({ "a": "x", "b": null })),
         (&thing, json!({ "a": "x", "b": -1 })),
         (&either, json!({ "c": "c" })),
+        (&both, json!({ "a": "x", "b": 1, "c": "c" })),
         (&counts, json!({ "x": 1 })),
         (
             &json!({ "type": "array", "items": thing }),
@@ -48,6 +51,10 @@ fn the_validator_refuses_what_is_wrong() {
         (&thing, json!({ "a": "x", "c": 1 })),
         (&thing, json!([])),
         (&either, json!({ "a": "x", "c": "c" })),
+        (&both, json!({ "a": "x" })),
+        (&both, json!({ "c": "c" })),
+        (&both, json!({ "a": "x", "c": "c", "d": 1 })),
+        (&both, json!({ "a": 1, "c": "c" })),
         (&either, json!({ "c": "d" })),
         (&either, json!("c")),
         (&counts, json!({ "y": 1 })),

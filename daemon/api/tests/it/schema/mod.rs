@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use pattern::matches;
 
@@ -127,7 +127,7 @@ impl Document {
         for (keyword, rule) in keywords {
             self.check_keyword(at, keyword, rule, value)?;
         }
-        let elsewhere = ["$ref", "oneOf", "anyOf"];
+        let elsewhere = ["$ref", "allOf", "oneOf", "anyOf"];
         match value.as_object() {
             Some(_) if elsewhere.iter().any(|word| keywords.contains_key(*word)) => Ok(()),
             Some(members) => members.iter().try_for_each(|(name, member)| {
@@ -196,6 +196,7 @@ impl Document {
                 .flatten()
                 .enumerate()
                 .try_for_each(|(index, item)| self.check_at(&format!("{at}/{index}"), rule, item)),
+            "allOf" => self.check_at(at, &self.together(rule), value),
             "oneOf" if fitting() == 1 => Ok(()),
             "anyOf" if fitting() > 0 => Ok(()),
             "oneOf" | "anyOf" => {
@@ -222,6 +223,22 @@ impl Document {
             | "description" | "default" | "examples" | "discriminator" => Ok(()),
             _ => Err(format!("{at}: the validator does not know the keyword {keyword}")),
         }
+    }
+
+    /// One schema of an object in place of several that all hold.
+    fn together(&self, schemas: &Value) -> Value {
+        let mut together = json!({ "type": "object", "properties": {}, "required": [] });
+        for schema in schemas.as_array().into_iter().flatten() {
+            let schema = self.follow(schema);
+            let properties = schema["properties"].as_object().expect("allOf has objects");
+            for (name, schema) in properties {
+                together["properties"][name] = schema.clone();
+            }
+            let required = schema["required"].as_array().into_iter().flatten();
+            let all = together["required"].as_array_mut();
+            all.expect("it was made so").extend(required.cloned());
+        }
+        together
     }
 
     fn target(&self, to: &Value) -> &Value {

@@ -1,0 +1,36 @@
+//! What the controller is made of, and what flows into it.
+
+use punch_api::Event;
+use punch_engine::EngineEvent;
+use punch_signal_protocol::Identity;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::request::Request;
+use super::saving::Kept;
+use crate::config::Config;
+use crate::driver::command::Command;
+use crate::interface::Interface;
+use crate::store::writer::Desk;
+use crate::tasks::Spawner;
+
+/// Everything that the controller is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) kept: Kept,
+    /// How what is to be kept is written.
+    pub(crate) desk: Desk,
+    pub(crate) identity: Identity,
+    pub(crate) interface: Interface,
+    /// The main UDP ports, of IPv4 and IPv6.
+    pub(crate) ports: (Option<u16>, Option<u16>),
+    pub(crate) driver: mpsc::Sender<Command>,
+    pub(crate) broadcast: broadcast::Sender<Event>,
+    pub(crate) spawner: Spawner,
+}
+
+/// What flows into the controller.
+pub(crate) struct Inlets {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) events: mpsc::Receiver<EngineEvent>,
+    pub(crate) stop: oneshot::Receiver<()>,
+}

@@ -32,10 +32,10 @@ use crate::sockets::Sockets;
 pub struct Connector {
     envelopes: Envelopes,
     network: LocalNetwork,
-    sockets: Sockets,
+    pub(crate) sockets: Sockets,
     searches: Searches,
-    peers: Peers,
-    servers: Servers,
+    pub(crate) peers: Peers,
+    pub(crate) servers: Servers,
     dropped: DroppedEnvelopes,
     transmits: VecDeque<Transmit>,
     events: VecDeque<ConnectorEvent>,

@@ -32,6 +32,7 @@ mod schedule;
 mod searches;
 mod secrets;
 mod servers;
+mod sizes;
 mod sockets;
 #[cfg(test)]
 #[path = "../tests/support/start.rs"]
@@ -47,3 +48,4 @@ pub use events::{
 pub use path::Path;
 pub use peer::MAX_STALE;
 pub use secrets::draw;
+pub use sizes::ConnectorSizes;

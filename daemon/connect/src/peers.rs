@@ -107,6 +107,13 @@ impl Peers {
 
     // --- what concerns all of them, and costs accordingly ---
 
+    /// How many exchanges live with the peer that has most.
+    pub(crate) fn most_exchanges(&self) -> usize {
+        let counts = self.entries.values();
+        let counts = counts.map(|entry| entry.connection.attempts.alive());
+        counts.max().unwrap_or(0)
+    }
+
     /// The peers whose logins servers are to tell of; the user's come first.
     pub(crate) fn watched(&self) -> Vec<PeerId> {
         let connections = || self.entries.values().map(|entry| &entry.connection);

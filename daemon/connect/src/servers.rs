@@ -95,6 +95,11 @@ impl Servers {
         self.signals.pop_front()
     }
 
+    /// Frames that nobody has taken yet, and watches that wait.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.signals.len(), self.waiting.len())
+    }
+
     fn send_watches(&mut self, now: Instant) {
         let count = self.waiting.len().min(MAX_WATCHES_AT_ONCE);
         for (server, id) in self.waiting.drain(..count) {

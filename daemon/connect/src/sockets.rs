@@ -44,6 +44,11 @@ impl Sockets {
         self.owners.get(&socket).copied()
     }
 
+    /// How many there are for attempts.
+    pub(crate) fn count(&self) -> usize {
+        self.owners.len()
+    }
+
     /// The socket is closed, or was never opened.
     pub(crate) fn forget(&mut self, socket: SocketId) {
         self.owners.remove(&socket);

@@ -34,6 +34,11 @@ impl Transactions {
         self.senders.get(&id).map(|(peer, _)| *peer)
     }
 
+    /// How many requests are remembered.
+    pub(crate) fn count(&self) -> usize {
+        self.by_age.len()
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while let Some((noted, id)) = self.by_age.front().copied()
             && noted + MEMORY <= now

@@ -29,7 +29,7 @@ use crate::host::Host;
 use crate::lane::Lane;
 use crate::outbox::Train;
 use crate::reply_to::ReplyTo;
-use crate::report::{DropReason, PeerReport};
+use crate::report::{DropReason, PeerReport, TableSizes};
 use crate::roster::Roster;
 
 /// Sessions look at their timers this often.
@@ -546,6 +546,17 @@ impl Engine {
     /// What has become of the streams of a forward.
     pub fn forward_counts(&self, forward: ForwardKey) -> ForwardCounts {
         self.lane.stack.counts(forward)
+    }
+
+    /// How much the tables hold that others can make grow.
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
+            connector: self.roster.connector.sizes(),
+            jobs: self.roster.handshakes.waiting(),
+            trains: self.lane.outbox.waiting(),
+            events: self.events.len(),
+            ..self.roster.peers.sizes()
+        }
     }
 
     /// How many packets, datagrams and envelopes were not let through.

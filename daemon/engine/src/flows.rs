@@ -274,6 +274,11 @@ impl FlowTable {
         self.host.alive(flow.reversed(), now)
     }
 
+    /// How many flows there are that this host began, and of a grant.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.host.flows.len(), self.peer.flows.len())
+    }
+
     /// Whether the table has `flow`, whoever began it.
     pub(crate) fn is_known(&self, flow: Flow) -> bool {
         self.host.flows.contains_key(&flow) || self.peer.flows.contains_key(&flow)

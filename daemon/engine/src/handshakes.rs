@@ -104,6 +104,11 @@ impl Handshakes {
         self.jobs.pop_front()
     }
 
+    /// How many steps wait to be handed out.
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// The next message to be sent.
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()

@@ -26,8 +26,8 @@ pub use inbound::{Refusal, Verdict};
 pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, MAX_STALE, News, Path,
-    PeerRefusal, ServerId, Signal, SocketOrder,
+    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, MAX_STALE,
+    News, Path, PeerRefusal, ServerId, Signal, SocketOrder,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
@@ -38,4 +38,4 @@ pub use punch_traversal::{
     NatOverrides, NatProfile, NatSummary, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome,
     Sample, SocketId, StepKind, StepReport, is_hard,
 };
-pub use report::{DropReason, Drops, PeerReport};
+pub use report::{DropReason, Drops, PeerReport, TableSizes};

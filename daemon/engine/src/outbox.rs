@@ -95,6 +95,11 @@ impl Outbox {
         }
     }
 
+    /// How many trains wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.trains.len()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Train> {
         self.trains.pop_front()
     }

@@ -14,6 +14,7 @@ use rand_core::RngCore;
 use crate::config::{PeerConfig, PeerKind};
 use crate::flows::FlowTable;
 use crate::reply_to::ReplyTo;
+use crate::report::TableSizes;
 
 /// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
 const RENEWAL: Duration = Duration::from_secs(60);
@@ -294,6 +295,22 @@ impl PeerTable {
             peer.lately_established = false;
             self.forget_sessions(numbers);
         }
+    }
+
+    /// What the tables of the peers hold.
+    pub(crate) fn sizes(&self) -> TableSizes {
+        let mut sizes = TableSizes {
+            sessions: self.by_session.len(),
+            ..TableSizes::default()
+        };
+        for peer in self.peers.values() {
+            let (flows, granted) = peer.flows.counts();
+            sizes.flows = sizes.flows.max(flows);
+            sizes.granted_flows = sizes.granted_flows.max(granted);
+            sizes.fragmented = sizes.fragmented.max(peer.reassembly.count());
+            sizes.held = sizes.held.max(peer.held.len());
+        }
+        sizes
     }
 
     // --- what is to be looked at again ---

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use punch_connect::Path;
+use punch_connect::{ConnectorSizes, Path};
 
 /// Why a packet was not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,4 +117,28 @@ pub struct PeerReport {
     pub received: u64,
     /// Bytes sent inside the tunnel.
     pub sent: u64,
+}
+
+/// How much the engine's tables hold that others can make grow; threat-model.md, part 5, has their bounds. What is counted for each
+/// peer is that of the peer that has most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableSizes {
+    /// The connector's tables.
+    pub connector: ConnectorSizes,
+    /// Numbers of WireGuard sessions of all peers.
+    pub sessions: usize,
+    /// Flows with a peer that this host began.
+    pub flows: usize,
+    /// Flows with a peer that a grant lets in.
+    pub granted_flows: usize,
+    /// Packets of a peer that are being put together.
+    pub fragmented: usize,
+    /// Data messages of a peer that wait for a step of a handshake.
+    pub held: usize,
+    /// Steps of handshakes that wait to be handed out.
+    pub jobs: usize,
+    /// Datagrams' trains that wait to be sent.
+    pub trains: usize,
+    /// Events that wait to be told.
+    pub events: usize,
 }

@@ -44,6 +44,11 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
+    /// How many packets are being put together.
+    pub fn count(&self) -> usize {
+        self.packets.len()
+    }
+
     /// Takes a fragment and returns the whole packet when it was the last one missing. Overlapping fragments spoil their
     /// packet (RFC 5722).
     ///

@@ -5,10 +5,12 @@
 //! * [`world`]: two machines with the daemon's own connector, a STUN server and a signalling hub in such a network,
 //! * [`fresh`]: other programs of those machines, whose flows a search must not harm,
 //! * [`scenario`]: the pairs of NAT kinds that tests and figures run over,
+//! * [`adversary`]: a machine among peers and servers that do the worst they may,
 //! * [`matrix`]: all of them measured, as a table, as JSON and as a picture.
 //!
 //! The same seed gives the same run, to the last datagram.
 
+pub mod adversary;
 pub mod fresh;
 mod hash;
 pub mod matrix;

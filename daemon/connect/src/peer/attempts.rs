@@ -188,6 +188,11 @@ impl Attempts {
         self.retire(0..self.live.len());
     }
 
+    /// How many live.
+    pub(crate) fn alive(&self) -> usize {
+        self.live.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.live.is_empty()
     }

@@ -1,0 +1,32 @@
+//! How much the connector's tables hold that others can make grow; threat-model.md, part 5, has their bounds.
+
+use crate::Connector;
+
+/// Entries, each of all peers together unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectorSizes {
+    /// Exchanges that live, of the peer that has most.
+    pub exchanges: usize,
+    /// Checks whose answers are recognized.
+    pub transactions: usize,
+    /// Sockets beside the two main ones.
+    pub sockets: usize,
+    /// Frames for the signalling servers that nobody has taken yet.
+    pub frames: usize,
+    /// Peers and servers whose watches wait for their turn.
+    pub watches: usize,
+}
+
+impl Connector {
+    /// How much the tables hold that others can make grow.
+    pub fn sizes(&self) -> ConnectorSizes {
+        let (frames, watches) = self.servers.sizes();
+        ConnectorSizes {
+            exchanges: self.peers.most_exchanges(),
+            transactions: self.peers.transactions.count(),
+            sockets: self.sockets.count(),
+            frames,
+            watches,
+        }
+    }
+}

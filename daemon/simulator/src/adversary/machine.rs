@@ -1,0 +1,267 @@
+//! A machine with the daemon's own engine, and how much each turn makes it do.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use punch_engine::{
+    Batch, Change, Engine, EngineConfig, EngineEvent, Offload, Order, PeerConfig, PeerHandle,
+    Rules, Signal, SocketId, SocketOrder, TargetEvent,
+};
+use punch_packet::Packet;
+use punch_signal_protocol::{Identity, Ipv4Range};
+use punch_traversal::{Budget, NatOverrides};
+
+use crate::network::{Datagram, HostId};
+
+/// The longest packet inside the tunnels.
+pub(super) const MTU: usize = 1280;
+const HOPS: u8 = 64;
+const FIRST_PORT: u16 = 41_000;
+/// The ports of the main sockets.
+const MAIN: [(SocketId, u16); 2] = [(SocketId::MAIN_V4, 40_004), (SocketId::MAIN_V6, 40_006)];
+
+/// What one turn of a machine has made it do: one call of `handle_*`, and all that follows at the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Steps {
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Frames for signalling servers.
+    pub frames: u64,
+    /// Steps of handshakes that other threads compute.
+    pub jobs: u64,
+    /// Events told, and orders given to the owner of targets.
+    pub events: u64,
+    /// Packets given to the kernel.
+    pub packets: u64,
+}
+
+impl Steps {
+    /// The larger of each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            datagrams: self.datagrams.max(other.datagrams),
+            frames: self.frames.max(other.frames),
+            jobs: self.jobs.max(other.jobs),
+            events: self.events.max(other.events),
+            packets: self.packets.max(other.packets),
+        }
+    }
+}
+
+/// What a machine is made from.
+pub(super) struct Setup {
+    pub(super) identity: Identity,
+    pub(super) seed: [u8; 32],
+    pub(super) peers: Vec<PeerConfig>,
+    pub(super) rules: Rules,
+    pub(super) stun: Vec<SocketAddr>,
+}
+
+pub(super) struct Machine {
+    pub(super) engine: Engine,
+    pub(super) identity: Identity,
+    pub(super) host: HostId,
+    pub(super) peers: Vec<PeerConfig>,
+    sockets: BTreeMap<SocketId, u16>,
+    by_port: BTreeMap<u16, SocketId>,
+    next_port: u16,
+    batch: Batch,
+    /// Payloads of datagrams to [`super::TRAFFIC_PORT`] that have come out of the tunnels; each counts once.
+    pub(super) heard: HashSet<u64>,
+    /// The most that one turn has made it do.
+    pub(super) most: Steps,
+}
+
+impl Machine {
+    pub(super) fn new(setup: Setup, host: HostId, wall_ms: u64, now: Instant) -> Self {
+        let config = EngineConfig {
+            identity: setup.identity.clone(),
+            ipv4_range: Some(Ipv4Range::DEFAULT),
+            mtu: MTU,
+            seed: setup.seed,
+            budget: Budget::Normal,
+            nat: NatOverrides::default(),
+        };
+        let mut engine = Engine::new(config, wall_ms, now);
+        let change = Change {
+            peers: setup.peers.clone(),
+            gone: Vec::new(),
+            rules: Some(setup.rules),
+            stun_servers: Some(setup.stun),
+        };
+        engine.apply(change, now);
+        let mut machine = Self {
+            engine,
+            identity: setup.identity,
+            host,
+            peers: setup.peers,
+            sockets: BTreeMap::new(),
+            by_port: BTreeMap::new(),
+            next_port: FIRST_PORT,
+            batch: Batch::default(),
+            heard: HashSet::new(),
+            most: Steps::default(),
+        };
+        for (socket, port) in MAIN {
+            machine.open(socket, port);
+            machine.engine.handle_socket(socket, port, now);
+        }
+        machine
+    }
+
+    /// The user wants a peer, or not any longer.
+    pub(super) fn set_up(&mut self, peer: PeerHandle, up: bool, now: Instant) {
+        let configured = self.peers.iter_mut().find(|config| config.handle == peer);
+        if let Some(config) = configured {
+            config.up = up;
+            let change = Change {
+                peers: vec![config.clone()],
+                ..Change::default()
+            };
+            self.engine.apply(change, now);
+        }
+    }
+
+    /// This machine's overlay address.
+    pub(super) fn overlay(&self) -> IpAddr {
+        self.identity.id().overlay_ipv6().into()
+    }
+
+    /// The socket at a port.
+    pub(super) fn socket_at(&self, port: u16) -> Option<SocketId> {
+        self.by_port.get(&port).copied()
+    }
+
+    /// A datagram of the network.
+    pub(super) fn receive(
+        &mut self,
+        socket: SocketId,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) {
+        self.engine
+            .handle_train(socket, local, from, bytes.len(), bytes, now);
+        self.engine.flush(now);
+    }
+
+    /// A packet of the machine's kernel.
+    pub(super) fn send(&mut self, packet: &[u8], now: Instant) {
+        self.engine.handle_tun(packet, Offload::default(), now);
+        self.engine.flush(now);
+    }
+
+    fn open(&mut self, socket: SocketId, port: u16) {
+        self.sockets.insert(socket, port);
+        self.by_port.insert(port, socket);
+    }
+
+    /// Ends a turn: carries out what the engine wants, and returns what is to be sent.
+    pub(super) fn drain(&mut self, now: Instant) -> (Vec<Datagram>, Vec<Signal>) {
+        let mut steps = Steps::default();
+        loop {
+            let before = steps;
+            while let Some(job) = self.engine.poll_job() {
+                steps.jobs += 1;
+                self.engine.handle_job(job.perform(), now);
+            }
+            while let Some(order) = self.engine.poll_order() {
+                steps.events += 1;
+                self.obey(order, now);
+            }
+            while let Some(event) = self.engine.poll_event() {
+                steps.events += 1;
+                if let EngineEvent::Socket(order) = event {
+                    self.arrange(order, now);
+                }
+            }
+            if steps == before {
+                break;
+            }
+            self.engine.flush(now);
+        }
+        let mut signals = Vec::new();
+        while let Some(signal) = self.engine.poll_signal() {
+            signals.push(signal);
+        }
+        steps.frames = signals.len() as u64;
+        steps.packets = self.take_packets();
+        let datagrams = self.take_datagrams();
+        steps.datagrams = datagrams.len() as u64;
+        self.most = self.most.max(steps);
+        (datagrams, signals)
+    }
+
+    /// A target that is there for TCP, takes everything, and says nothing.
+    fn obey(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::Connect { stream, .. } => {
+                self.engine
+                    .handle_target(stream, TargetEvent::Connected, now);
+            }
+            Order::Readable(stream) => while !self.engine.read_stream(stream, 65_536).is_empty() {},
+            Order::Finish(stream) => {
+                self.engine
+                    .handle_target(stream, TargetEvent::Finished, now);
+            }
+            Order::Writable(_) | Order::Datagram(..) | Order::Reset(_) | Order::Close(_) => {}
+        }
+    }
+
+    fn arrange(&mut self, order: SocketOrder, now: Instant) {
+        match order {
+            SocketOrder::Open { socket, .. } => {
+                // A fresh port each time, as kernels give them.
+                let port = self.next_port;
+                self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+                self.open(socket, port);
+                self.engine.handle_socket(socket, port, now);
+            }
+            SocketOrder::Close { socket } => {
+                if let Some(port) = self.sockets.remove(&socket) {
+                    self.by_port.remove(&port);
+                }
+            }
+        }
+    }
+
+    fn take_packets(&mut self) -> u64 {
+        self.engine.swap_tun(&mut self.batch);
+        let mut count = 0;
+        for bytes in self.batch.iter() {
+            count += 1;
+            let packet = Packet::parse(bytes).ok();
+            let payload = packet.as_ref().and_then(|packet| packet.udp_payload());
+            if let Some(number) = payload.and_then(<[u8]>::first_chunk) {
+                self.heard.insert(u64::from_be_bytes(*number));
+            }
+        }
+        count
+    }
+
+    fn take_datagrams(&mut self) -> Vec<Datagram> {
+        let mut datagrams = Vec::new();
+        while let Some(train) = self.engine.poll_train() {
+            if let (Some(to), Some(port)) = (train.to, self.sockets.get(&train.socket)) {
+                let any = if to.is_ipv4() {
+                    IpAddr::from([0; 4])
+                } else {
+                    IpAddr::from([0; 16])
+                };
+                let src = SocketAddr::new(train.source.unwrap_or(any), *port);
+                let parts = train.bytes.chunks(train.segment.max(1));
+                datagrams.extend(parts.map(|bytes| Datagram {
+                    src,
+                    dst: to,
+                    ttl: train.ttl.unwrap_or(HOPS),
+                    payload: bytes.to_vec(),
+                }));
+            }
+            self.engine.recycle(train);
+        }
+        datagrams
+    }
+}

@@ -1,0 +1,117 @@
+//! A machine among peers and servers that do the worst they may: nothing panics, tables stay within their bounds, a turn's work too,
+//! nobody is sent more than the bounds say, and the tunnel with an honest peer loses no more than a tenth of its packets.
+//!
+//! `PUNCH_SEED=n cargo nextest run -p punch-simulator --test adversary -E 'test(one_seed)' --no-capture` plays one program and prints it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it is a test"
+)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use punch_simulator::adversary::program::{BEGIN, Deed, Move, draw};
+use punch_simulator::adversary::{Outcome, play};
+
+/// `PUNCH_SEEDS` asks for fewer.
+fn seeds() -> u64 {
+    std::env::var("PUNCH_SEEDS").map_or(2000, |seeds| seeds.parse().unwrap())
+}
+
+/// Most programs are short; every fortieth sees keys renewed.
+fn end(seed: u64) -> Duration {
+    Duration::from_secs(if seed % 40 == 39 { 150 } else { 24 })
+}
+
+fn program(moves: &[Move]) -> String {
+    let lines = moves.iter().map(|one| format!("  {one}\n"));
+    lines.collect()
+}
+
+/// Plays a program, and says what is wrong with what came of it.
+fn judge(seed: u64, moves: &[Move], end: Duration) -> (Option<Outcome>, Vec<String>) {
+    let start = Instant::now();
+    let quiet = play(seed, &[], end, start);
+    let hostile = catch_unwind(AssertUnwindSafe(|| play(seed, moves, end, start)));
+    let Ok(outcome) = hostile else {
+        return (None, vec!["a panic".to_owned()]);
+    };
+    let mut faults = outcome.offenses.clone();
+    // A server ends a connection over which more comes. One that says again and again that a peer has come has offers made.
+    let told = |one: &Move| matches!(one.deed, Deed::Tell(..));
+    if outcome.frames > 50 && !moves.iter().any(told) {
+        faults.push(format!("{} frames to a server in a second", outcome.frames));
+    }
+    // A packet every 50 ms, each way.
+    let expected = usize::try_from((end - BEGIN).as_millis() / 50).unwrap() - 1;
+    for (heard, quiet) in outcome.heard.iter().zip(quiet.heard) {
+        if quiet < expected {
+            faults.push(format!(
+                "{quiet} of {expected} packets without an adversary"
+            ));
+        }
+        if heard * 10 < quiet * 9 {
+            faults.push(format!("{heard} of {quiet} packets of the honest tunnel"));
+        }
+    }
+    (Some(outcome), faults)
+}
+
+/// Plays every `step`th seed from `first` on.
+fn play_seeds(first: u64, step: usize) {
+    let mut failed = Vec::new();
+    let (mut tunnels, mut count) = (0, 0);
+    for seed in (first..seeds()).step_by(step) {
+        let moves = draw(seed, end(seed));
+        let (outcome, faults) = judge(seed, &moves, end(seed));
+        if !faults.is_empty() {
+            failed.push(format!("seed {seed}: {faults:#?}\n{}", program(&moves)));
+        }
+        count += 1;
+        tunnels += usize::from(outcome.is_some_and(|outcome| outcome.tunnel));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    // The programs get somewhere.
+    assert!(tunnels * 3 >= count, "{tunnels} tunnels in {count} runs");
+}
+
+macro_rules! eighths {
+    ($($name:ident: $first:literal),*) => {
+        $(#[test]
+        fn $name() {
+            play_seeds($first, 8);
+        })*
+    };
+}
+
+eighths!(
+    two_thousand_programs_do_no_harm_1: 0,
+    two_thousand_programs_do_no_harm_2: 1,
+    two_thousand_programs_do_no_harm_3: 2,
+    two_thousand_programs_do_no_harm_4: 3,
+    two_thousand_programs_do_no_harm_5: 4,
+    two_thousand_programs_do_no_harm_6: 5,
+    two_thousand_programs_do_no_harm_7: 6,
+    two_thousand_programs_do_no_harm_8: 7
+);
+
+#[test]
+fn one_seed_is_told_in_full() {
+    let seed = std::env::var("PUNCH_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let moves = draw(seed, end(seed));
+    println!("seed {seed}, {:?}:\n{}", end(seed), program(&moves));
+    let began = Instant::now();
+    let (outcome, faults) = judge(seed, &moves, end(seed));
+    println!("{outcome:#?} in {:?}", began.elapsed());
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn the_same_seed_plays_the_same_program_with_the_same_outcome() {
+    let moves = draw(5, end(5));
+    let one = play(5, &moves, end(5), Instant::now());
+    let two = play(5, &draw(5, end(5)), end(5), Instant::now());
+    assert_eq!(format!("{one:?}"), format!("{two:?}"));
+}

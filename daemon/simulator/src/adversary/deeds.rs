@@ -217,7 +217,7 @@ fn unknown(victim: [u8; 32], now: Instant) -> Vec<u8> {
         handle: PeerHandle(1),
         kind: PeerKind::Wireguard {
             public: victim,
-            endpoint: HAND,
+            endpoint: Some(HAND),
             address: None,
             preshared: None,
         },

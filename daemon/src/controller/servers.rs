@@ -36,6 +36,8 @@ struct Server {
     fixed: bool,
     /// Whether the signalling connection stands.
     connected: bool,
+    /// Where the signalling connection leads, or led last.
+    reached: Option<IpAddr>,
     /// Why the signalling connection does not stand.
     trouble: Option<String>,
     /// The signalling client.
@@ -74,6 +76,7 @@ impl Servers {
             address,
             fixed,
             connected: false,
+            reached: None,
             trouble: None,
             task: None,
         };
@@ -125,6 +128,7 @@ impl Servers {
         let changed = server.connected != report.connected;
         server.connected = report.connected;
         server.trouble = report.trouble;
+        server.reached = report.address.map(|at| at.ip()).or(server.reached);
         changed.then(|| {
             let address = server.address.to_string();
             events::server(address, report.connected, server.trouble.as_deref())
@@ -153,8 +157,10 @@ impl Servers {
         let literal = list
             .clone()
             .filter_map(|server| signal_host(&server.address));
+        let reached = list.clone().filter_map(|server| server.reached);
         let resolved = list.flat_map(|server| self.resolver.addresses(server.address.as_str()));
-        literal.chain(resolved.map(SocketAddr::ip)).collect()
+        let resolved = resolved.map(SocketAddr::ip);
+        literal.chain(reached).chain(resolved).collect()
     }
 
     /// Whether there is a STUN server.
@@ -185,4 +191,43 @@ fn signal_host(address: &ServerAddress) -> Option<IpAddr> {
     let (_, rest) = address.as_str().split_once("://")?;
     let place: SocketAddr = rest.split('/').next()?.parse().ok()?;
     Some(place.ip())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use punch_api::ServerKind;
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// What stands in a URL, and what a name has led to, also when the connection is lost again.
+    #[tokio::test]
+    async fn a_server_is_needed_where_it_is_reached() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let (driver, _commands) = mpsc::channel(1);
+        let mut servers = Servers::new(identity, driver, Spawner::new(Handle::current())).unwrap();
+        for (kind, text) in [
+            (ServerKind::Signal, "ws://[2001:db8::7]:8080"),
+            (ServerKind::Signal, "wss://signal.invalid"),
+            (ServerKind::Stun, "192.0.2.9"),
+        ] {
+            servers.start(ServerAddress::parse(kind, text).unwrap(), false);
+        }
+        let addresses = |texts: &[&str]| -> BTreeSet<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let known = ["2001:db8::7", "192.0.2.9"];
+        assert_eq!(servers.addresses(), addresses(&known));
+        for connected in [true, false] {
+            servers.handle_report(Report {
+                server: ServerId(2),
+                connected,
+                address: connected.then(|| "100.64.0.9:443".parse().unwrap()),
+                trouble: None,
+            });
+            let right = ["2001:db8::7", "192.0.2.9", "100.64.0.9"];
+            assert_eq!(servers.addresses(), addresses(&right));
+        }
+    }
 }

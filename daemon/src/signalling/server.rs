@@ -46,6 +46,8 @@ const QUEUE: usize = 64;
 pub(crate) struct Report {
     pub(crate) server: ServerId,
     pub(crate) connected: bool,
+    /// Where the server is reached, if it is.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) trouble: Option<String>,
 }
 
@@ -91,6 +93,7 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
         let report = Report {
             server,
             connected: false,
+            address: None,
             trouble: Some(trouble),
         };
         let _ = access.reports.send(report).await;
@@ -119,7 +122,7 @@ struct Greeted {
 /// Of the addresses that the server's name has, the first that brings the server's challenge is used (RFC 8305): only then it is
 /// known that packets of every size pass there. No address hears this machine's proof but that one, since a second login would
 /// end the first.
-async fn log_in(url: &str, access: &Access) -> Result<Socket> {
+async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
     let request = url
         .into_client_request()
         .context("the address is not usable")?;
@@ -158,7 +161,7 @@ async fn log_in(url: &str, access: &Access) -> Result<Socket> {
     let bytes = Message::Binary(proof.encode().into());
     tokio::time::timeout_at(deadline, socket.send(bytes)).await??;
     match next_frame(&mut socket, deadline).await? {
-        Frame::Welcome => Ok(socket),
+        Frame::Welcome => Ok((address, socket)),
         Frame::Refused(why) => bail!("{why}"),
         _ => bail!("the server does not speak this protocol"),
     }
@@ -206,7 +209,7 @@ async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
 
 /// Logs in, and passes frames in both directions until the connection ends.
 async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
-    let mut socket = log_in(url, access).await?;
+    let (address, mut socket) = log_in(url, access).await?;
     tracing::info!(%url, "connected to the signalling server");
     let (sender, mut frames) = mpsc::channel(QUEUE);
     access
@@ -217,6 +220,7 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
     let report = Report {
         server,
         connected: true,
+        address: Some(address),
         trouble: None,
     };
     let _ = access.reports.send(report).await;

@@ -4,6 +4,7 @@ pub(crate) mod events;
 pub(crate) mod facts;
 mod nat;
 pub(crate) mod netcheck;
+mod reach;
 mod refused;
 pub(crate) mod status;
 pub(crate) mod why;

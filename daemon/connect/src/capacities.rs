@@ -16,13 +16,10 @@ pub(crate) struct Capacities {
 }
 
 impl Capacities {
-    /// A network turns out to have so many mappings; `age` ago, if that is known from before a restart.
-    pub(crate) fn learn(&mut self, network: u64, capacity: u32, age: Duration, now: Instant) {
+    /// A network turns out to have so many mappings.
+    pub(crate) fn learn(&mut self, network: u64, capacity: u32, now: Instant) {
         self.known.retain(|(known, _, _)| *known != network);
-        let Some(left) = LIFETIME.checked_sub(age).filter(|left| !left.is_zero()) else {
-            return;
-        };
-        self.known.push((network, capacity, now + left));
+        self.known.push((network, capacity, now + LIFETIME));
         let excess = self.known.len().saturating_sub(MAX_NETWORKS);
         self.known.drain(..excess);
     }
@@ -44,9 +41,9 @@ mod tests {
     fn what_was_learned_last_holds_for_a_week_and_of_the_latest_networks() {
         let (now, mut known) = (start(), Capacities::default());
         for network in 0..10 {
-            known.learn(network, 400, Duration::ZERO, now);
+            known.learn(network, 400, now);
         }
-        known.learn(5, 300, Duration::ZERO, now);
+        known.learn(5, 300, now);
         let known_now: Vec<_> = (0..10)
             .filter(|n| known.of(Some(*n), now).is_some())
             .collect();
@@ -54,13 +51,5 @@ mod tests {
         assert_eq!(known.of(Some(5), now), Some(300));
         assert_eq!(known.of(None, now), None);
         assert_eq!(known.of(Some(5), now + LIFETIME), None);
-
-        // From before a restart.
-        let day = Duration::from_secs(24 * 3600);
-        known.learn(1, 200, 6 * day, now);
-        assert_eq!(known.of(Some(1), now), Some(200));
-        assert_eq!(known.of(Some(1), now + day), None);
-        known.learn(1, 200, 8 * day, now);
-        assert_eq!(known.of(Some(1), now), None);
     }
 }

@@ -73,11 +73,6 @@ impl Connector {
         }
     }
 
-    /// A network was found to have so many mappings before a restart, `age` ago.
-    pub fn remember_capacity(&mut self, network: u64, mappings: u32, age: Duration, now: Instant) {
-        self.network.remember_capacity(network, mappings, age, now);
-    }
-
     /// Says goodbye to a peer and forgets it.
     pub fn remove_peer(&mut self, peer: PeerHandle, now: Instant) {
         self.close(peer);

@@ -169,7 +169,7 @@ pub enum News {
         /// The step that has worked.
         step: StepKind,
     },
-    /// The end of this network's mappings was reached; to be kept across restarts.
+    /// The end of this network's mappings was reached.
     Capacity {
         /// Stands for this network.
         network: u64,

@@ -171,21 +171,10 @@ impl LocalNetwork {
         }
     }
 
-    /// A network that was left before a restart has so many mappings; learned `age` ago.
-    pub(crate) fn remember_capacity(
-        &mut self,
-        network: u64,
-        capacity: u32,
-        age: Duration,
-        now: Instant,
-    ) {
-        self.capacities.learn(network, capacity, age, now);
-    }
-
     /// This machine has held so many mappings in this network when there were no more.
     pub(crate) fn learn_capacity(&mut self, held: u32, now: Instant) {
         if let Some(network) = self.fingerprint {
-            self.capacities.learn(network, held, Duration::ZERO, now);
+            self.capacities.learn(network, held, now);
             self.netchecks.set_capacity(Some(held));
             self.learned = Some((network, held));
         }

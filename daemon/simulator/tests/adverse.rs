@@ -255,6 +255,46 @@ fn a_nat_that_forgets_everything_in_the_middle_of_a_search_is_punched_all_the_sa
     }
 }
 
+// --- what is not known, and what was asked for just before ---
+
+#[test]
+fn a_pair_that_says_up_while_the_nats_are_still_being_measured_meets_soon_after_that() {
+    let sequence = Place::Apart(Kind::SymmetricSequential, Kind::PortRestricted);
+    for place in [HOLD, sequence] {
+        for seed in 0..5 {
+            for wait in [100, 400, 1500] {
+                let mut world = world(place, LINK, seed, Instant::now());
+                world.run_for(millis(wait));
+                world.up(Side::A);
+                // A netcheck takes up to three seconds, a search half a second.
+                let took = connects(&mut world, seconds(8));
+                assert!(took < seconds(7), "{place:?} after {wait} ms: {took:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_search_that_has_found_earns_the_peer_no_next_one_at_once() {
+    let mut world = settled(HOLD, 3);
+    world.up(Side::A);
+    connects(&mut world, seconds(10));
+    world.down(Side::A);
+    world.run_for(seconds(1));
+    let before = world.datagrams();
+    world.up(Side::A);
+    world.run_for(seconds(10));
+    assert!(!world.connected());
+    let outcomes = BOTH.map(|side| search(&world, side).map(|step| step.outcome));
+    assert!(
+        outcomes.contains(&Some(Outcome::OverBudget)),
+        "{outcomes:?}"
+    );
+    let sent = world.datagrams() - before;
+    assert!(sent < 300, "{sent} datagrams");
+    connects(&mut world, seconds(200));
+}
+
 // --- sockets ---
 
 #[test]

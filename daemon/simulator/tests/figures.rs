@@ -149,10 +149,10 @@ fn is_random(kind: Kind) -> bool {
     )
 }
 
-/// Room for 16 entries: 256 sockets cannot be told apart by probing 1,024 ports, nor even be probed.
+/// Room for 16 entries, which the netcheck alone takes: the canary of a search gets none, and so the search is not made.
 fn is_impossible(a: Kind, b: Kind) -> bool {
     let small = a == Kind::SmallTable || b == Kind::SmallTable;
-    let dependent = |kind| !is_easy(kind) && kind.class() != HardClass::Sequential;
+    let dependent = |kind| !is_easy(kind);
     small && (dependent(a) || dependent(b))
 }
 
@@ -189,8 +189,9 @@ fn predictable_pairs() -> Vec<(Place, Figure)> {
         let both = (a.class(), b.class());
         Some(match both {
             (HardClass::Sequential, HardClass::Sequential) => within(95.0, 5),
-            (HardClass::Sequential, HardClass::Block) => within(95.0, 5),
-            (HardClass::Block, HardClass::Block) => within(98.0, 10),
+            // 50 % and 43 % by the plan, with three quarters of the block's ports; the next attempt follows when they are free again.
+            (HardClass::Sequential, HardClass::Block) => within(35.0, 5),
+            (HardClass::Block, HardClass::Block) => within(30.0, 10),
             // Four addresses to hold mappings for: 600 ms.
             (_, HardClass::AddressDependent) if a == Kind::PortRestrictedPool => {
                 figure(99.0, 5, 700)
@@ -209,9 +210,9 @@ fn random_pairs() -> Vec<(Place, Figure)> {
         }
         match a.class() {
             HardClass::Reachable => Some(figure(98.0, 10, 500)),
-            HardClass::Easy | HardClass::Fragile | HardClass::AddressDependent => {
-                Some(figure(98.0, 10, 2000))
-            }
+            HardClass::Easy | HardClass::Fragile => Some(figure(98.0, 10, 2000)),
+            // 63 % by the plan: each probe takes one of the random side's ports, of which nobody knows how many there are.
+            HardClass::AddressDependent => Some(within(50.0, 10)),
             _ => None,
         }
         // One has no IPv4.
@@ -246,18 +247,7 @@ fn predictable_ports_are_found() {
 
 #[test]
 fn predictable_ports_are_found_over_poor_links() {
-    let mut pairs = predictable_pairs();
-    // Misses its 96 %: others move the sequence on while the prediction travels, and the table is full after the first ten
-    // probes, which begin at the very next port.
-    let small = Place::Apart(Kind::SmallTable, Kind::SymmetricSequential);
-    for (place, figure) in &mut pairs {
-        if *place == small {
-            *figure = Figure {
-                percent: 40.0,
-                ..*figure
-            };
-        }
-    }
+    let pairs = predictable_pairs();
     check(&pairs, Budget::Normal, Link::Poor, runs(10));
 }
 
@@ -297,15 +287,4 @@ fn a_sequence_and_a_random_side_meet_as_often_as_the_plan_promises() {
     // 77 % by the plan: 25 s leave time for 24 rounds of 4,096 mappings each.
     let pairs = [(place, within(60.0, 30))];
     check(&pairs, Budget::Aggressive, Link::Perfect, runs(20));
-}
-
-#[test]
-fn a_small_table_meets_a_sequence_over_poor_links() {
-    let place = Place::Apart(Kind::SmallTable, Kind::SymmetricSequential);
-    check(
-        &[(place, figure(99.0, 5, 500))],
-        Budget::Normal,
-        Link::Poor,
-        runs(20),
-    );
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use punch_api::{
     ApiError, BudgetView, ErrorCode, PeerName, PeerState, Step, StepOutcome, StepView, WhyView,
 };
-use punch_engine::{Budget, Caps, LinkStatus, Outcome, StepKind, StepReport, is_hard};
+use punch_engine::{
+    Budget, Caps, LinkStatus, NatProfile, NatSummary, Outcome, StepKind, StepReport, is_hard,
+};
 use punch_signal_protocol::CandidateKind;
 
 use super::facts::Facts;
-use super::{nat, refused, status};
+use super::{nat, reach, refused, status};
 use crate::snapshot::Snapshot;
 
 /// From the end of a search that has spent the budget to the next one: its mappings must be gone, which takes 120 s at most
@@ -42,6 +44,8 @@ pub(crate) fn why(
     let mapped = snapshot.candidates.iter().any(|candidate| {
         candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
     });
+    let apart = state != PeerState::Connected && state != PeerState::Down;
+    let obstacle = reach::obstacle(&snapshot.candidates, link).filter(|_| apart);
     let mut advice = advice(name, state, link, mapped);
     advice.extend(view.note.clone());
     advice.extend(status::warnings(facts));
@@ -49,23 +53,36 @@ pub(crate) fn why(
         peer: name.clone(),
         state: view.state,
         path: view.path,
-        summary: summary(name, state, link),
+        summary: match obstacle {
+            Some(obstacle) => format!("No direct path to {name}: {}", obstacle.reason()),
+            None => summary(name, state, link),
+        },
         refused: view.refused,
         mine: link.mine.as_ref().map(nat::mine),
         theirs: link.theirs.as_ref().map(nat::theirs),
-        steps: link.steps.iter().map(step).collect(),
+        steps: link
+            .steps
+            .iter()
+            .map(|report| StepView {
+                // What was computed from the two NATs means nothing then.
+                chance: obstacle.map_or(report.chance, |_| 0.0),
+                expected_s: step(report).expected_s.filter(|_| obstacle.is_none()),
+                ..step(report)
+            })
+            .collect(),
         failures: link.failures,
         retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
-        budget: budget(link.budget),
+        budget: budget(link.budget, link.mine.as_ref()),
         advice,
     })
 }
 
-fn budget(budget: Budget) -> BudgetView {
+fn budget(budget: Budget, mine: Option<&NatProfile>) -> BudgetView {
     let caps = Caps::of(budget);
+    let allowed = mine.map_or(caps.mappings, |mine| mine.allowed(budget));
     BudgetView {
         name: budget.into(),
-        mappings: caps.mappings,
+        mappings: allowed,
         packets_per_s: caps.rate,
         packets_per_address: caps.packets(),
         duration_s: caps.duration.as_secs(),
@@ -74,12 +91,14 @@ fn budget(budget: Budget) -> BudgetView {
 
 fn step(report: &StepReport) -> StepView {
     let first = report.chance >= GOOD_CHANCE || report.outcome == Outcome::Found;
+    let made = !matches!(report.outcome, Outcome::Unmeasured | Outcome::TooUnlikely);
     let attempt = SEARCH_PAUSE + report.typical.min(Duration::from_secs(30));
     StepView {
         step: step_view(report.kind).into(),
         chance: report.chance,
         typical_s: report.typical.as_secs_f64(),
-        expected_s: (!first && report.chance > 0.0).then(|| attempt.as_secs_f64() / report.chance),
+        expected_s: (!first && made && report.chance > 0.0)
+            .then(|| attempt.as_secs_f64() / report.chance),
         outcome: outcome(report.outcome).into(),
         mappings: report.mappings,
         packets: report.packets,
@@ -143,6 +162,14 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
             format!("{name} has not answered yet.")
         }
         (PeerState::Connecting, _) => match search(link) {
+            Some(step) if step.outcome == Outcome::Unmeasured => format!(
+                "No direct path to {name} so far: a search for ports waits until both NATs are measured."
+            ),
+            Some(step) if step.outcome == Outcome::TooUnlikely => format!(
+                "No direct path to {name}: {} would find one in {:.2} % of attempts with this budget, so it is not made.",
+                in_words(step.kind),
+                100.0 * step.chance
+            ),
             Some(step) if step.chance < GOOD_CHANCE => format!(
                 "No direct path to {name} so far: {} finds one in {:.1} % of attempts with this budget.",
                 in_words(step.kind),
@@ -170,7 +197,7 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
         advice.extend(refusal.map(|refusal| refused::advice(name, refusal)));
         advice.extend(advice_on_nats(link, mapped));
         advice.extend(advice_on_budgets(name, link));
-        advice.extend(advice_on_search(link));
+        advice.extend(advice_on_search(name, link));
         if link.theirs.is_none() && !link.steps.is_empty() {
             advice.push(format!(
                 "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
@@ -186,6 +213,12 @@ fn advice_on_servers(name: &PeerName, state: PeerState, link: &LinkStatus) -> Ve
     if mine.is_none_or(|mine| mine.mapping.is_none()) {
         advice.push(
             "Add a STUN server with two addresses, so that the NAT here can be measured: punchctl server add stun HOST"
+                .to_owned(),
+        );
+    }
+    if mine.is_some_and(|mine| mine.search.used_up) {
+        advice.push(
+            "The NAT's ports are used up here: it gives out no new ones. The netcheck is repeated when some are free again."
                 .to_owned(),
         );
     }
@@ -241,12 +274,46 @@ fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
     advice
 }
 
+/// What it takes before a search is made.
+fn advice_on_withheld(name: &PeerName, link: &LinkStatus, step: &StepReport) -> Option<String> {
+    let known =
+        |nat: &NatSummary| nat.mapping.is_some() && (nat.allocation.is_some() || !is_hard(nat));
+    match step.outcome {
+        Outcome::Unmeasured => {
+            let mine = link.mine.as_ref();
+            let measuring = mine.is_some_and(|mine| mine.search.measuring);
+            let here = mine.is_some_and(|mine| known(&mine.summary(link.budget, 0)));
+            Some(if measuring {
+                "The netcheck here is still under way; a new attempt is made as soon as it is finished.".to_owned()
+            } else if here {
+                format!("The NAT of {name} is not known well enough to search for its ports: its netcheck must finish, with a STUN server that has two addresses and many ports (punch-stun).")
+            } else {
+                "The NAT here is not known well enough to search for ports: too few samples. It takes a STUN server with two addresses and many ports (punch-stun), or [nat] in punchd.toml.".to_owned()
+            })
+        }
+        Outcome::TooUnlikely => Some(format!(
+            "No search is made below a chance of 5 %: with {:.2} % it would take ports from everybody else behind the NATs for nothing.",
+            100.0 * step.chance
+        )),
+        Outcome::PortsUsedUp => Some(
+            "The NAT's ports are used up: new flows got no answer while old ones did, so the search has stopped. Next time it stays below what was held then."
+                .to_owned(),
+        ),
+        Outcome::Unwatched => Some(
+            "No STUN server answered during the search, so nobody could have seen whether it harms others behind the NAT; it has stopped."
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
 /// What has kept the search from its full chance.
-fn advice_on_search(link: &LinkStatus) -> Vec<String> {
+fn advice_on_search(name: &PeerName, link: &LinkStatus) -> Vec<String> {
     let mut advice = Vec::new();
     let Some(step) = search(link) else {
         return advice;
     };
+    advice.extend(advice_on_withheld(name, link, step));
     if step.outcome == Outcome::NoPrediction {
         advice.push(
             "The ports could not be predicted: a STUN server did not answer in time, here or there."

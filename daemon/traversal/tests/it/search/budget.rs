@@ -324,3 +324,29 @@ fn who_probes_sends_packets_that_reach_the_peer() {
     machine.run(secs(5));
     assert!(machine.searched().iter().all(|(_, t)| t.ttl.is_none()));
 }
+
+#[test]
+fn private_addresses_are_searched_only_where_every_server_sees_a_private_one() {
+    let (private, public) = ([10, 9, 9, 9].into(), [203, 0, 113, 200].into());
+    for (addresses, searched) in [
+        (vec![private], true),
+        (vec![public], false),
+        // One of the servers lies, and the peer with it.
+        (vec![private, public], false),
+        (vec![], false),
+    ] {
+        let mine = NatSummary {
+            addresses: addresses.clone(),
+            ..easy(Budget::Normal)
+        };
+        let theirs = NatSummary {
+            addresses: vec![[192, 168, 7, 7].into()],
+            ..hard(block(1024), Budget::Normal)
+        };
+        let mut machine = Machine::between(mine, theirs);
+        machine.run(secs(10));
+        let to = addr("192.168.7.7:1").ip();
+        let found = machine.searched().iter().any(|(_, t)| t.to.ip() == to);
+        assert_eq!(found, searched, "{addresses:?}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Whether any pair of addresses can have a chance at all: where none can, nothing is computed, and the reason is told.
+
+use std::net::IpAddr;
+
+use punch_engine::{LinkStatus, Outcome, StepKind};
+use punch_signal_protocol::Candidate;
+
+/// Why no pair of addresses can have a chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// One has IPv4 only, the other IPv6 only.
+    NoCommonFamily,
+    /// Neither knows a public address of the other, and in the networks that they are in they do not reach each other.
+    NoPublicAddress,
+    /// Both are behind one NAT, which does not send packets for its own address back inside.
+    NoHairpinning,
+    /// Both are in one network, which keeps its machines apart.
+    Isolated,
+}
+
+impl Obstacle {
+    /// The reason, to stand after "No direct path to NAME: ".
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::NoCommonFamily => {
+                "one machine has only IPv4 and the other only IPv6, so that no two of their addresses can reach each other."
+            }
+            Self::NoPublicAddress => {
+                "neither knows a public address of the other, because no STUN server has answered here or there, and they are not in one network."
+            }
+            Self::NoHairpinning => {
+                "both are behind the same NAT, which does not send packets for its own public address back inside."
+            }
+            Self::Isolated => {
+                "both are in the same network, which lets its machines not talk to each other (client isolation)."
+            }
+        }
+    }
+}
+
+/// The obstacle between this machine, which has these candidates, and a peer, once checks to all its addresses were in vain.
+pub(super) fn obstacle(own: &[Candidate], link: &LinkStatus) -> Option<Obstacle> {
+    let checks = link.steps.iter().find(|step| step.kind == StepKind::Checks);
+    if checks?.outcome != Outcome::Exhausted {
+        return None;
+    }
+    let own: Vec<_> = own.iter().map(|candidate| candidate.address.ip()).collect();
+    let pairs = link.agent.iter().flat_map(|agent| &agent.pairs);
+    let theirs: Vec<_> = pairs.map(|pair| pair.remote.ip()).collect();
+    let hairpinning = link.mine.as_ref().and_then(|mine| mine.hairpinning);
+    between(&own, &theirs, hairpinning)
+}
+
+fn between(own: &[IpAddr], theirs: &[IpAddr], hairpinning: Option<bool>) -> Option<Obstacle> {
+    if own.is_empty() || theirs.is_empty() {
+        return None;
+    }
+    let common = own
+        .iter()
+        .any(|ip| theirs.iter().any(|other| other.is_ipv4() == ip.is_ipv4()));
+    if !common {
+        return Some(Obstacle::NoCommonFamily);
+    }
+    let public = |ips: &[IpAddr], v4: bool| {
+        let mut ips = ips.iter();
+        ips.any(|ip| ip.is_ipv4() == v4 && is_public(*ip))
+    };
+    if public(own, false) && public(theirs, false) {
+        return None;
+    }
+    let neighbours = own
+        .iter()
+        .any(|ip| theirs.iter().any(|other| is_near(*ip, *other)));
+    let shared = own.iter().any(|ip| is_public(*ip) && theirs.contains(ip));
+    match (shared, neighbours) {
+        (true, true) => Some(Obstacle::Isolated),
+        (true, false) => (hairpinning == Some(false)).then_some(Obstacle::NoHairpinning),
+        (false, true) => None,
+        (false, false) => {
+            let known = public(own, true) || public(theirs, true);
+            let sixth = public(own, false) || public(theirs, false);
+            (!known && !sixth).then_some(Obstacle::NoPublicAddress)
+        }
+    }
+}
+
+/// Whether an address can be reached from everywhere, as far as its range tells.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let carrier = a == 100 && (64..128).contains(&b);
+            !(ip.is_private() || ip.is_link_local() || ip.is_loopback() || carrier)
+        }
+        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
+    }
+}
+
+/// Whether two private IPv4 addresses look like neighbours.
+fn is_near(one: IpAddr, other: IpAddr) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) if !is_public(one.into()) => {
+            one.octets()[..3] == other.octets()[..3]
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use super::*;
+
+    fn found(own: &[&str], theirs: &[&str], hairpinning: Option<bool>) -> Option<Obstacle> {
+        let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>();
+        between(&parse(own), &parse(theirs), hairpinning)
+    }
+
+    #[test]
+    fn each_obstacle_is_told_and_where_there_is_a_chance_none_is() {
+        let (lan, other_lan) = ("192.168.1.2", "10.0.2.2");
+        let (public, another) = ("203.0.113.5", "203.0.113.6");
+        for (own, theirs, hairpinning, expected) in [
+            (
+                &[lan][..],
+                &["2001:db8::1"][..],
+                None,
+                Some(Obstacle::NoCommonFamily),
+            ),
+            (&[lan], &[other_lan], None, Some(Obstacle::NoPublicAddress)),
+            (
+                &[lan],
+                &["100.64.3.4"],
+                None,
+                Some(Obstacle::NoPublicAddress),
+            ),
+            (
+                &[lan, public],
+                &[other_lan, public],
+                Some(false),
+                Some(Obstacle::NoHairpinning),
+            ),
+            (
+                &[lan, public],
+                &["192.168.1.3", public],
+                Some(false),
+                Some(Obstacle::Isolated),
+            ),
+            // There is a chance, or it is not known.
+            (&[lan, public], &[other_lan, public], Some(true), None),
+            (&[lan, public], &[other_lan, public], None, None),
+            (&[lan, public], &[other_lan, another], Some(false), None),
+            (&[lan], &[other_lan, another], None, None),
+            (&[lan], &["192.168.1.3"], None, None),
+            (
+                &[lan, "2001:db8::2"],
+                &[other_lan, "2001:db8::1"],
+                Some(false),
+                None,
+            ),
+            (&[], &[other_lan], None, None),
+            (&[lan], &[], None, None),
+        ] {
+            assert_eq!(
+                found(own, theirs, hairpinning),
+                expected,
+                "{own:?} {theirs:?}"
+            );
+        }
+    }
+}

@@ -19,13 +19,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, Event, EventKind, ForwardKey,
+    AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, EventKind, ForwardKey,
     ForwardView, NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
 use punch_engine::{Change, EngineEvent, Family, LinkState, News, Path, PeerHandle, SocketId};
 use punch_platform::clock;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, rights, server};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use self::addresses::Addresses;
 use self::announcer::Announcer;

@@ -397,7 +397,7 @@ impl PeerConnection {
                 used_up,
             } => {
                 out.mappings += mappings;
-                out.used_up |= used_up;
+                out.used_up = out.used_up.or(used_up);
                 if found {
                     self.history.handle_search_found();
                 }

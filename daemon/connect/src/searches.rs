@@ -60,16 +60,18 @@ impl Searches {
         (self.running.is_empty() && at <= now).then_some(peer)
     }
 
-    /// A connection's searches have made so many mappings, and come to the end of the NAT's ports or not.
+    /// A connection's searches have made so many mappings, and come to the end of the NAT's ports or not: then it has as many as
+    /// were held when others last got theirs. What was sent after that made none.
     pub(crate) fn settle(
         &mut self,
-        (mappings, used_up): (u32, bool),
+        (mappings, used_up): (u32, Option<u32>),
         network: &mut LocalNetwork,
         now: Instant,
     ) {
         self.book(mappings, now);
-        if used_up {
-            network.learn_capacity(self.held(now), now);
+        if let Some(granted) = used_up {
+            let dropped = mappings.saturating_sub(granted);
+            network.learn_capacity(self.held(now).saturating_sub(dropped), now);
         }
     }
 

@@ -56,6 +56,8 @@ struct Flight {
     until: Instant,
     /// Whether the question is a new flow.
     fresh: bool,
+    /// Mappings that the search had made before it left.
+    made: u32,
 }
 
 /// See the module.
@@ -75,6 +77,10 @@ pub(crate) struct Canary {
     timeout: Duration,
     /// When the latest of those that were answered had left.
     heard: Option<Instant>,
+    /// Mappings that the search has made, as far as it has said.
+    made: u32,
+    /// Mappings that it had made when one left that was answered.
+    granted: u32,
     /// Whether the old flow was answered since there is doubt.
     old_flow: bool,
     transmits: Vec<Transmit>,
@@ -96,6 +102,8 @@ impl Canary {
             flights: Vec::new(),
             timeout: FIRST_TIMEOUT,
             heard: None,
+            made: 0,
+            granted: 0,
             old_flow: false,
             transmits: Vec::new(),
             closing: Vec::new(),
@@ -111,6 +119,11 @@ impl Canary {
     /// Whether one was ever answered, so that the search has begun.
     pub(crate) fn was_heard(&self) -> bool {
         self.heard.is_some()
+    }
+
+    /// Mappings of the search beside which others still got theirs. What it has made since, the NAT may have dropped.
+    pub(crate) fn granted(&self) -> u32 {
+        self.granted
     }
 
     /// What the canary has found, if that ends the search.
@@ -171,6 +184,7 @@ impl Canary {
         self.closing.push(flight.socket);
         self.refused = 0;
         self.heard = self.heard.max(Some(flight.sent));
+        self.granted = self.granted.max(flight.made);
         let took = now.saturating_duration_since(flight.sent);
         self.timeout = TIMEOUT.max(2 * took).min(FIRST_TIMEOUT);
         if matches!(self.state, State::First | State::Doubt(_)) {
@@ -185,8 +199,9 @@ impl Canary {
         self.flights.iter().any(|flight| flight.id == transaction)
     }
 
-    /// Does what is due; `sending` tells whether the search makes mappings now.
-    pub(crate) fn handle_timeout(&mut self, sending: bool, now: Instant) {
+    /// Does what is due; `sending` tells whether the search makes mappings now, `made` how many it has made.
+    pub(crate) fn handle_timeout(&mut self, sending: bool, made: u32, now: Instant) {
+        self.made = made;
         let expired = self.flights.extract_if(.., |flight| flight.until <= now);
         let lost: Vec<_> = expired.filter(|flight| flight.fresh).collect();
         self.closing.extend(lost.iter().map(|flight| flight.socket));
@@ -283,6 +298,7 @@ impl Canary {
             sent: now,
             until: now + self.timeout,
             fresh,
+            made: self.made,
         });
         let bytes = Writer::new(Class::Request, id).finish();
         self.transmits.push(Transmit::new(socket, to, bytes));

@@ -23,8 +23,8 @@ pub(crate) struct Outputs<'a> {
     pub(crate) envelopes: Vec<Vec<u8>>,
     /// Mappings that searches have made.
     pub(crate) mappings: u32,
-    /// Whether the NAT gave a search no more ports.
-    pub(crate) used_up: bool,
+    /// If the NAT gave a search no more ports: its mappings beside which others still got theirs.
+    pub(crate) used_up: Option<u32>,
     /// Whether this side's NAT is known.
     pub(crate) measured: bool,
 }
@@ -47,7 +47,7 @@ impl<'a> Outputs<'a> {
             transactions,
             envelopes: Vec::new(),
             mappings: 0,
-            used_up: false,
+            used_up: None,
             measured: network.is_measured(),
         }
     }

@@ -39,8 +39,8 @@ pub enum AgentEvent {
         mappings: u32,
         /// Whether the search has found the path.
         found: bool,
-        /// Whether the NAT gave out no more ports.
-        used_up: bool,
+        /// If the NAT gave out no more ports: the mappings of the search beside which others still got theirs.
+        used_up: Option<u32>,
     },
 }
 

@@ -59,7 +59,7 @@ impl Watched {
             search.handle_timeout(now, &mut outputs.pace, &mut outputs.transmits);
             return;
         };
-        canary.handle_timeout(search.is_sending(now), now);
+        canary.handle_timeout(search.is_sending(now), search.mappings(), now);
         match canary.verdict() {
             Some(Verdict::UsedUp) => search.stop(Outcome::PortsUsedUp, now),
             Some(Verdict::Unheard) => search.stop(Outcome::Unwatched, now),
@@ -346,7 +346,8 @@ impl PlannedSearch {
         watched.handle_timeout(now, outputs);
         let canary = watched.canary.as_mut();
         // What others hold at the very beginning says nothing of how much there is.
-        let has_begun = canary.as_ref().is_some_and(|canary| canary.was_heard());
+        let begun = canary.as_ref().filter(|canary| canary.was_heard());
+        let granted = begun.map(|canary| canary.granted());
         for socket in canary.map(Canary::take_closing).unwrap_or_default() {
             sockets.remove(socket);
             outputs.say(AgentEvent::CloseSocket(socket));
@@ -362,7 +363,7 @@ impl PlannedSearch {
         outputs.say(AgentEvent::SearchOver {
             mappings: report.mappings,
             found: report.outcome == Outcome::Found,
-            used_up: report.outcome == Outcome::PortsUsedUp && has_begun,
+            used_up: granted.filter(|_| report.outcome == Outcome::PortsUsedUp),
         });
         self.stage = Stage::Done(report);
         true

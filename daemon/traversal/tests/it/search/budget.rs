@@ -47,7 +47,7 @@ fn no_search_ever_exceeds_its_budget_and_nothing_is_left_of_it() {
             let over = AgentEvent::SearchOver {
                 mappings: report.mappings,
                 found: false,
-                used_up: false,
+                used_up: None,
             };
             assert_eq!(machine.count(&over), 1);
             assert!(machine.is_clean(), "{label}: sockets stay open");

@@ -52,7 +52,7 @@ fn where_a_new_flow_gets_no_answer_from_the_beginning_nothing_is_searched() {
     assert!(machine.is_clean());
     // What others hold says nothing of how much there is.
     let over = |(_, event): &(Duration, AgentEvent)| {
-        matches!(event, AgentEvent::SearchOver { used_up: false, .. })
+        matches!(event, AgentEvent::SearchOver { used_up: None, .. })
     };
     assert!(machine.events.iter().any(over));
 }
@@ -77,7 +77,15 @@ fn a_search_ends_within_a_second_and_a_half_when_new_flows_get_no_answer_any_mor
         _ => None,
     });
     let (at, used_up, mappings) = over.unwrap();
-    assert!(used_up && at <= began + ms(1500), "{at:?}");
+    assert!(at <= began + ms(1500), "{at:?}");
+    // What it had made when a new flow last got through; the canaries are among it. What came after that, the NAT may have dropped.
+    let sent_by = |at| to_peer(&machine).iter().filter(|sent| **sent <= at).count() as u32;
+    let granted = used_up.unwrap();
+    let right = sent_by(began - ms(250))..=sent_by(began) + 15;
+    assert!(
+        right.contains(&granted) && granted < mappings,
+        "{granted} of {mappings}, not {right:?}"
+    );
     assert!(mappings as usize >= to_peer(&machine).len());
     assert!(machine.is_clean());
 }
@@ -107,7 +115,7 @@ fn where_the_server_is_gone_the_search_ends_and_nothing_is_learned() {
 
     assert_eq!(machine.report().outcome, Outcome::Unwatched);
     let over = |(_, event): &(Duration, AgentEvent)| {
-        matches!(event, AgentEvent::SearchOver { used_up: false, .. })
+        matches!(event, AgentEvent::SearchOver { used_up: None, .. })
     };
     assert!(machine.events.iter().any(over));
     assert!(machine.is_clean());

@@ -4,7 +4,9 @@ mod fresh_flows;
 mod picture;
 mod table;
 
-pub use fresh_flows::{FlowCell, flow_table, measure_fresh_flows, pace, run_fresh_flows};
+pub use fresh_flows::{
+    FlowCell, flow_table, measure_fresh_flows, must_learn, pace, run_fresh_flows,
+};
 pub use picture::picture;
 pub use table::table;
 
@@ -47,6 +49,8 @@ pub struct Options {
     pub begin: Begin,
     /// How long they get to connect.
     pub limit: Duration,
+    /// How often another program opens a flow; by default as often as [`pace`] says.
+    pub every: Option<Duration>,
 }
 
 /// What two machines know when the user says `up`.
@@ -72,6 +76,7 @@ impl Default for Options {
             threads: 2,
             begin: Begin::Measured,
             limit: LIMIT,
+            every: None,
         }
     }
 }

@@ -560,6 +560,13 @@ impl World {
             .any(|side| self.link_status(side).is_some_and(running))
     }
 
+    /// Whether the latest search of a machine has come to the end of what its NAT gives.
+    pub fn has_used_up(&self, side: Side) -> bool {
+        let status = self.link_status(side);
+        let mut steps = status.iter().flat_map(|status| &status.steps);
+        steps.any(|step| step.outcome == Outcome::PortsUsedUp)
+    }
+
     /// The fresh flows of both machines, when there are any.
     pub fn fresh_flows(&self) -> Option<&[FreshFlows; 2]> {
         self.flows.as_ref()

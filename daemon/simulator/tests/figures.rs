@@ -9,7 +9,10 @@
 use std::time::{Duration, Instant};
 
 use punch_simulator::matrix::{Options, Outcome, names, percentile, places, run};
-use punch_simulator::scenario::{HardClass, Kind, Place};
+use punch_simulator::network::LinkSpec;
+use punch_simulator::oracle::{Prospect, prospect};
+use punch_simulator::scenario::{HardClass, Kind, Place, world};
+use punch_simulator::world::Side;
 use punch_traversal::Budget;
 
 /// What is asked of a pair.
@@ -287,4 +290,31 @@ fn a_sequence_and_a_random_side_meet_as_often_as_the_plan_promises() {
     // 77 % by the plan: 25 s leave time for 24 rounds of 4,096 mappings each.
     let pairs = [(place, within(60.0, 30))];
     check(&pairs, Budget::Aggressive, Link::Perfect, runs(20));
+}
+
+/// A search that harms nobody takes its share of a block, and so needs several attempts, with the time between them in which
+/// mappings expire.
+#[test]
+fn blocks_meet_in_minutes() {
+    let start = Instant::now();
+    let options = Options {
+        limit: Duration::from_secs(1200),
+        ..Options::default()
+    };
+    let blocks = [
+        Kind::Exclusive256,
+        Kind::Exclusive1024,
+        Kind::SymmetricBlock,
+    ];
+    for (a, b) in [(0, 0), (0, 1), (1, 1), (1, 2)].map(|(a, b)| (blocks[a], blocks[b])) {
+        let place = Place::Apart(a, b);
+        let world = world(place, LinkSpec::default(), 0, start);
+        let hosts = [Side::A, Side::B].map(|side| world.host(side));
+        let expected = prospect(world.network(), hosts[0], hosts[1], Budget::Normal);
+        assert_eq!(expected, Prospect::InMinutes, "{a} x {b}");
+        for seed in 0..runs(2) {
+            let took = run(place, &options, seed.into(), start).took;
+            assert!(took.is_some(), "{a} x {b}, seed {seed}");
+        }
+    }
 }

@@ -41,6 +41,9 @@ struct Arguments {
     /// Instead, how flows of other programs fare that begin every 100 ms during the searches of 150 s
     #[arg(long, conflicts_with_all = ["limit", "input", "json", "svg", "title"])]
     fresh_flows: bool,
+    /// Every so many milliseconds instead, also where few ports or a small table would not bear it
+    #[arg(long, requires = "fresh_flows", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    every: Option<u64>,
     /// Runs at a time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -133,6 +136,7 @@ fn options(arguments: &Arguments) -> Options {
             BeginName::Warm => Begin::Warm,
         },
         limit: Duration::from_secs(arguments.limit),
+        every: arguments.every.map(Duration::from_millis),
     }
 }
 
@@ -202,6 +206,7 @@ mod tests {
             &["--begin", "lukewarm"],
             &["--limit", "0"],
             &["--fresh-flows", "--json", "a.json"],
+            &["--every", "100"],
         ] {
             assert_eq!(code(bad), 2, "{bad:?}");
         }

@@ -22,6 +22,8 @@ const ALL_PORTS: f64 = 64_512.0;
 const HELD: f64 = 256.0;
 /// Mappings of a search where nobody knows how many there are, but for the budget aggressive.
 const UNKNOWN: [f64; 2] = [128.0, 256.0];
+/// Mappings of a netcheck, which every machine makes.
+const HELD_ANYWAY: f64 = 64.0;
 /// What even the budget aggressive leaves of a known capacity.
 const RESERVE: f64 = 64.0;
 
@@ -111,8 +113,11 @@ fn room(spec: &NatSpec, budget: Budget) -> f64 {
     share.min(table)
 }
 
-/// The chance of one attempt.
+/// The chance of one attempt. A table that is full before it begins, with what every machine holds, is left alone.
 fn chance(a: &Side, b: &Side, budget: Budget) -> f64 {
+    if a.room.min(b.room) < HELD_ANYWAY {
+        return 0.0;
+    }
     let packets = f64::from(Caps::of(budget).packets());
     let by_probes = |holder: &Side, prober: &Side| {
         let held = HELD.min(holder.room).min(holder.places);
@@ -154,8 +159,8 @@ mod tests {
     fn pairs_meet_at_once_in_minutes_or_not_as_the_ports_allow() {
         use Budget::{Aggressive, Gentle, Normal};
         use Kind::{
-            Exclusive256, Exclusive1024, Ipv6Firewall, PortRestricted, Symmetric, SymmetricBlock,
-            SymmetricSequential,
+            Exclusive256, Exclusive1024, Ipv6Firewall, PortRestricted, SmallTable, Symmetric,
+            SymmetricBlock, SymmetricSequential,
         };
         for (a, b, budget, expected) in [
             (PortRestricted, PortRestricted, Gentle, Prospect::AtOnce),
@@ -180,6 +185,12 @@ mod tests {
                 SymmetricSequential,
                 Normal,
                 Prospect::AtOnce,
+            ),
+            (
+                SmallTable,
+                SymmetricSequential,
+                Normal,
+                Prospect::NotWorthIt,
             ),
             (Ipv6Firewall, Symmetric, Normal, Prospect::Never),
         ] {

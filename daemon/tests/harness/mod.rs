@@ -17,12 +17,14 @@
     reason = "it is a test"
 )]
 
+mod fresh;
 mod host;
 mod lab;
 mod net;
 mod process;
 mod stranger;
 
+pub use fresh::{Fared, FreshFlows};
 pub use host::{Count, Host, Namespace};
 pub use lab::{Kinds, Lab};
 pub use net::{Echo, Server, fill, receive_hashed, send_hashed};

@@ -60,31 +60,18 @@ fn unharmed(lab: &Lab, fared: [Fared; 2]) {
 #[test]
 fn up_right_after_the_start_leaves_a_block_of_ports_to_others() {
     need_lab!();
-    for (hint, other) in [
-        ("harma", "port-restricted"),
-        ("harmb", "exclusive-1024+30s"),
-    ] {
-        let mut lab = started(hint, "exclusive-1024+30s", other);
-        for host in [&mut lab.a, &mut lab.b] {
-            host.kill();
-        }
-        for host in [&mut lab.a, &mut lab.b] {
-            host.start();
-        }
-        let meets = other == "port-restricted";
-        let fared = beside(&lab, || {
-            if meets {
-                connect(&lab);
-            } else {
-                // Two blocks meet in minutes; what counts is what one attempt does.
-                lab.a.ctl(&["up", "b", "--timeout", "15"]);
-            }
-        });
-        unharmed(&lab, fared);
-        for host in lab.hosts() {
-            let found = host.netcheck();
-            assert!(!found.udp_blocked && found.public.is_some(), "{found:#?}");
-        }
+    let mut lab = started("harma", "exclusive-1024+30s", "port-restricted");
+    for host in [&mut lab.a, &mut lab.b] {
+        host.kill();
+    }
+    for host in [&mut lab.a, &mut lab.b] {
+        host.start();
+    }
+    let fared = beside(&lab, || connect(&lab));
+    unharmed(&lab, fared);
+    for host in lab.hosts() {
+        let found = host.netcheck();
+        assert!(!found.udp_blocked && found.public.is_some(), "{found:#?}");
     }
 }
 

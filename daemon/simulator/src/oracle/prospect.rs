@@ -3,7 +3,7 @@
 //! A search that harms nobody takes only so many mappings, so that not all that is possible is possible at once: two
 //! exclusive blocks of 1,024 ports, three quarters of which each side may take, meet with 1 - exp(-9/16) = 43 % in an
 //! attempt, which is minutes. What is compared is one attempt: [`AT_ONCE`] and more is at once, [`WORTH_IT`] and more is
-//! minutes, and less is not tried.
+//! minutes, and less is not tried. Destinations of one mapping count like mappings here, though a search may have more of them.
 
 use punch_traversal::{Budget, Caps};
 

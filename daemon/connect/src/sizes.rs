@@ -17,14 +17,14 @@ pub struct ConnectorSizes {
     pub watches: usize,
 }
 
-impl Connector {
-    /// How much the tables hold that others can make grow.
-    pub fn sizes(&self) -> ConnectorSizes {
-        let (frames, watches) = self.servers.sizes();
-        ConnectorSizes {
-            exchanges: self.peers.most_exchanges(),
-            transactions: self.peers.transactions.count(),
-            sockets: self.sockets.count(),
+impl ConnectorSizes {
+    /// Those of a connector, now.
+    pub fn of(connector: &Connector) -> Self {
+        let (frames, watches) = connector.servers.sizes();
+        Self {
+            exchanges: connector.peers.most_exchanges(),
+            transactions: connector.peers.transactions.count(),
+            sockets: connector.sockets.count(),
             frames,
             watches,
         }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, LinkState, LinkStatus, ServerId, Signal,
+    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, ServerId,
+    Signal,
 };
 use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
@@ -551,7 +552,7 @@ impl Engine {
     /// How much the tables hold that others can make grow.
     pub fn table_sizes(&self) -> TableSizes {
         TableSizes {
-            connector: self.roster.connector.sizes(),
+            connector: ConnectorSizes::of(&self.roster.connector),
             jobs: self.roster.handshakes.waiting(),
             trains: self.lane.outbox.waiting(),
             events: self.events.len(),

@@ -7,10 +7,11 @@
 //!
 //! * `program`: what is done and when; [`program::draw`] makes it from a seed,
 //! * `deeds`: how it is done, `mallory`: what the peer needs for that, `packets`: what it sends through its tunnel,
-//! * `arena`: the network, the servers and the time, `machine`: an engine in it,
+//! * `cast`: who plays, `scene`: what stands between them, `arena`: the network, the servers and the time, `machine`: an engine in it,
 //! * `tally`: what is counted.
 
 mod arena;
+mod cast;
 mod deeds;
 mod machine;
 mod mallory;
@@ -19,18 +20,12 @@ pub mod program;
 mod scene;
 mod tally;
 
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use punch_engine::TableSizes;
 
 pub use machine::Steps;
 use program::Move;
-
-/// Where the malicious peer is.
-pub(crate) const MALLORY_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 66);
-/// The port of the honest tunnel's datagrams.
-const TRAFFIC_PORT: u16 = 7;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -45,6 +40,8 @@ pub struct Outcome {
     pub sizes: TableSizes,
     /// The most packets that one address has got that the victim had no reason of its own to send to, within a minute.
     pub stranger: u64,
+    /// The most searches for one peer that have begun within a minute.
+    pub searches: usize,
     /// The most frames to the honest server in a second.
     pub frames: u64,
     /// The most offers to one peer over one server within three seconds.
@@ -57,6 +54,8 @@ pub struct Outcome {
 pub fn play(seed: u64, moves: &[Move], end: Duration, start: Instant) -> Outcome {
     let mut arena = scene::set(seed, start);
     arena.plan(moves);
-    arena.run(end);
+    while let Some(one) = arena.run(end) {
+        deeds::make(&mut arena, one);
+    }
     arena.finish()
 }

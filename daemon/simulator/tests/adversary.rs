@@ -12,7 +12,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use punch_simulator::adversary::program::{BEGIN, Deed, Move, draw};
+use punch_simulator::adversary::program::{
+    BEGIN, Deed, Lie, Move, Names, NatLie, Patience, StampLie, draw,
+};
 use punch_simulator::adversary::{Outcome, play};
 
 /// `PUNCH_SEEDS` asks for fewer.
@@ -43,6 +45,10 @@ fn judge(seed: u64, moves: &[Move], end: Duration) -> (Option<Outcome>, Vec<Stri
     let told = |one: &Move| matches!(one.deed, Deed::Tell(..));
     if outcome.frames > 50 && !moves.iter().any(told) {
         faults.push(format!("{} frames to a server in a second", outcome.frames));
+    }
+    // From one search for a peer to the next 30 s pass, then 60.
+    if outcome.searches > 2 {
+        faults.push(format!("{} searches in a minute", outcome.searches));
     }
     // A packet every 50 ms, each way.
     let expected = usize::try_from((end - BEGIN).as_millis() / 50).unwrap() - 1;
@@ -106,6 +112,33 @@ fn one_seed_is_told_in_full() {
     let (outcome, faults) = judge(seed, &moves, end(seed));
     println!("{outcome:#?} in {:?}", began.elapsed());
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Names seven strangers and itself, answers just before the search ends, and makes the next offer.
+#[test]
+fn whoever_answers_late_and_offers_anew_gets_no_more_searches_by_it() {
+    let end = Duration::from_secs(150);
+    let lie = Lie {
+        names: Names::Strangers(7),
+        nat: NatLie::Random,
+        stamp: StampLie::Now,
+    };
+    let late = Patience::Probed(Duration::from_millis(2500));
+    let moves = [(Deed::Checks(late), 1), (Deed::Offer(lie), 10)].map(|(deed, count)| Move {
+        at: BEGIN,
+        deed,
+        count,
+        pause: Duration::from_secs(14),
+    });
+    let mut searches = 0;
+    for seed in 0..6 {
+        let outcome = play(seed, &moves, end, Instant::now());
+        println!("{seed}: {outcome:?}");
+        assert_eq!(outcome.offenses, Vec::<String>::new(), "seed {seed}");
+        assert!(outcome.searches <= 2, "seed {seed}: {}", outcome.searches);
+        searches += outcome.searches;
+    }
+    assert!(searches > 0, "the victim searches");
 }
 
 #[test]

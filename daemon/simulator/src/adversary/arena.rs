@@ -11,29 +11,16 @@ use punch_signal_protocol::{Frame, PeerId, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
 
 use super::Outcome;
-use super::TRAFFIC_PORT;
+use super::cast::{
+    ALICE, BOB, EVIL, GOOD, HANDLES, MALLORY, STUN_IPS, STUN_PORT, TRAFFIC_PORT, WALL, shares,
+};
 use super::machine::Machine;
 use super::mallory::{MALLORY as HAND, Mallory, stranger};
 use super::packets::udp;
 use super::program::{BEGIN, Mail, Move, Stun};
-use super::scene::{HANDLES, STUN_IPS, shares};
 use super::tally::Tally;
 use crate::network::{Datagram, Delivery, HostId, Network};
 
-/// The victim.
-pub(super) const ALICE: usize = 0;
-/// Its honest peer.
-pub(super) const BOB: usize = 1;
-/// The malicious one.
-pub(super) const MALLORY: usize = 2;
-/// The honest signalling server.
-pub(super) const GOOD: ServerId = ServerId(1);
-/// The malicious one.
-pub(super) const EVIL: ServerId = ServerId(2);
-/// The port of the STUN servers.
-pub(super) const STUN_PORT: u16 = 3478;
-/// 2026-01-01, in milliseconds.
-pub(super) const WALL: u64 = 1_767_225_600_000;
 const SAMPLE_PORTS: (u16, u16) = (40_000, 40_031);
 const SIGNAL_DELAY: Duration = Duration::from_millis(10);
 /// Between two packets of the honest tunnel, in each direction.
@@ -163,8 +150,8 @@ impl Arena {
 
     // --- time ---
 
-    /// Lets time pass.
-    pub(super) fn run(&mut self, end: Duration) {
+    /// Lets time pass until the adversary's next move, or the end.
+    pub(super) fn run(&mut self, end: Duration) -> Option<Move> {
         let end = self.start + end;
         loop {
             let timers = self.machines.iter();
@@ -173,24 +160,24 @@ impl Arena {
                 .chain(self.network.next_event())
                 .chain(self.due.keys().next().map(|(at, _)| *at))
                 .min();
-            let Some(next) = next.filter(|at| *at <= end) else {
-                break;
-            };
+            let next = next.filter(|at| *at <= end)?;
             self.at_once = if next > self.now { 0 } else { self.at_once + 1 };
             assert!(self.at_once < MOST_AT_ONCE, "time stands still");
             self.now = self.now.max(next);
-            self.step();
+            if let Some(one) = self.step() {
+                return Some(one);
+            }
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Option<Move> {
         while let Some(entry) = self.due.first_entry()
             && entry.key().0 <= self.now
         {
             match entry.remove() {
                 Due::Frame(to, server, frame) => self.deliver(to, server, frame),
                 Due::Send(host, datagram) => self.network.send(self.now, host, datagram),
-                Due::Move(one) => self.make(one),
+                Due::Move(one) => return Some(one),
                 Due::Traffic(number) => self.converse(number),
                 Due::Look => self.look(),
             }
@@ -205,6 +192,7 @@ impl Arena {
                 self.drain(index);
             }
         }
+        None
     }
 
     /// A packet of the honest tunnel in each direction.
@@ -463,6 +451,7 @@ impl Arena {
             most,
             sizes: self.sizes,
             stranger: self.tally.most_within(60),
+            searches: self.machines[ALICE].searches_in_a_minute(),
             frames: self.tally.frames_in_a_second(),
             offers: self.tally.offers_within_3s(),
             tunnel: self.tunnel,

@@ -7,198 +7,196 @@ use punch_engine::{Change, Engine, EngineConfig, PeerConfig, PeerHandle, PeerKin
 use punch_signal_protocol::{Frame, Identity, Note, PeerId, Prediction, Unreachable};
 use punch_traversal::{Budget, NatOverrides};
 
-use super::arena::{ALICE, Arena, BOB, Due, EVIL, GOOD, MALLORY, WALL};
+use super::arena::{Arena, Due};
+use super::cast::{ALICE, BOB, EVIL, GOOD, HANDLES, MALLORY, WALL};
 use super::mallory::{MALLORY as HAND, stranger};
 use super::packets::{fragment, icmp, tcp, udp};
 use super::program::{Blow, Deed, Inside, Move, News};
-use super::scene::HANDLES;
 
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 /// The port that the victim shares.
 const SHARED: u16 = 80;
 
-impl Arena {
-    /// Makes a move, and plans its repetition.
-    pub(super) fn make(&mut self, mut one: Move) {
-        loop {
-            self.act(one.deed, one.count);
-            one.count -= 1;
-            if one.count == 0 {
+/// Makes a move, and plans its repetition.
+pub(super) fn make(arena: &mut Arena, mut one: Move) {
+    loop {
+        act(arena, one.deed, one.count);
+        one.count -= 1;
+        if one.count == 0 {
+            return;
+        }
+        if !one.pause.is_zero() {
+            arena.schedule(one.pause, Due::Move(one));
+            return;
+        }
+    }
+}
+
+/// Does it once; `number` is another one each time.
+fn act(arena: &mut Arena, deed: Deed, number: u32) {
+    match deed {
+        Deed::Offer(lie) => {
+            let (to, wall) = (arena.id(ALICE), arena.wall());
+            if let Some(offer) = arena.mallory.offer(to, lie, wall) {
+                arena.pass_on(MALLORY, GOOD, to, offer);
+            }
+        }
+        Deed::Answer(lie) => arena.mallory.answer = lie,
+        Deed::Checks(patience) => arena.mallory.patience = patience,
+        Deed::Candidates(names) => {
+            let candidates = arena.mallory.candidates(names);
+            note_to_alice(arena, &Note::Candidates(candidates));
+        }
+        Deed::Prediction => {
+            let port = arena.mallory.dice.below(65_536) as u16;
+            let round = number as u8;
+            note_to_alice(arena, &Note::Prediction(Prediction { round, port }));
+        }
+        Deed::Bye => note_to_alice(arena, &Note::Bye),
+        Deed::Replay => {
+            let count = arena.recorded.envelopes.len();
+            if let Some((from, envelope)) =
+                arena.recorded.envelopes.get(number as usize % count.max(1))
+            {
+                let (from, envelope) = (*from, envelope.clone());
+                tell(arena, Frame::Deliver { from, envelope });
+            }
+        }
+        Deed::Garbage => {
+            let mut envelope = arena.mallory.random().repeat(1 + number as usize % 40);
+            envelope[0] = 1 + (number % 4) as u8;
+            let from = arena.id(if number % 2 == 0 { BOB } else { MALLORY });
+            tell(arena, Frame::Deliver { from, envelope });
+        }
+        Deed::Tell(news, of_bob) => {
+            let about = arena.id(if of_bob { BOB } else { MALLORY });
+            tell_news(arena, news, about);
+        }
+        Deed::Mail(mail) => arena.servers.mail = mail,
+        Deed::Flap => {
+            for up in [false, true] {
+                let engine = &mut arena.machines[ALICE].engine;
+                engine.handle_server(EVIL, up, arena.now);
+                arena.drain(ALICE);
+            }
+        }
+        Deed::Stun(stun) => arena.servers.stun = stun,
+        Deed::Datagram(blow) => strike(arena, blow, number),
+        Deed::Packet(inside) => send_inside(arena, inside, number),
+        Deed::Want(wants) => {
+            arena.machines[MALLORY].set_up(HANDLES[ALICE], wants, arena.now);
+            arena.drain(MALLORY);
+        }
+    }
+}
+
+fn note_to_alice(arena: &mut Arena, note: &Note) {
+    if let Some(note) = arena.mallory.note(note) {
+        let to = arena.id(ALICE);
+        arena.pass_on(MALLORY, GOOD, to, note);
+    }
+}
+
+/// The malicious server tells the victim something.
+fn tell(arena: &mut Arena, frame: Frame) {
+    let engine = &mut arena.machines[ALICE].engine;
+    engine.handle_frame(EVIL, frame, arena.now);
+    arena.drain(ALICE);
+}
+
+fn tell_news(arena: &mut Arena, news: News, about: PeerId) {
+    let unreachable = |why| Frame::Unreachable { to: about, why };
+    match news {
+        News::Appeared => tell(arena, Frame::Appeared(about)),
+        News::Offline => tell(arena, unreachable(Unreachable::Offline)),
+        News::Full => tell(arena, unreachable(Unreachable::Full)),
+        News::Flapping => {
+            tell(arena, unreachable(Unreachable::Offline));
+            tell(arena, Frame::Appeared(about));
+        }
+    }
+}
+
+/// One datagram to the victim's socket.
+fn strike(arena: &mut Arena, blow: Blow, number: u32) {
+    let from = match number % 3 {
+        0 => HAND,
+        _ => stranger(number, 1000 + (number % 1000) as u16),
+    };
+    let random = arena.mallory.random();
+    let with_type = |kind: u8, length: usize| {
+        let mut bytes = random.repeat(length / 32 + 1);
+        bytes.truncate(length);
+        bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        bytes
+    };
+    let (from, bytes) = match blow {
+        Blow::Initiation => (from, initiation(arena)),
+        Blow::Copy => {
+            let count = arena.recorded.datagrams.len();
+            let copy = arena.recorded.datagrams.get(number as usize % count.max(1));
+            let Some((origin, bytes)) = copy.cloned() else {
                 return;
-            }
-            if !one.pause.is_zero() {
-                self.schedule(one.pause, Due::Move(one));
+            };
+            (if number % 2 == 0 { origin } else { from }, bytes)
+        }
+        Blow::Handshake => (
+            from,
+            with_type(1 + (number % 2) as u8, [148, 92][number as usize % 2]),
+        ),
+        Blow::Cookie => (from, with_type(3, 64)),
+        Blow::Data => (from, with_type(4, 32 + number as usize % 1300)),
+        Blow::Stun => (from, arena.mallory.stun()),
+        Blow::Check => {
+            let Some(check) = arena.mallory.check() else {
                 return;
+            };
+            if from != HAND {
+                arena.tally.forged_check(arena.second());
             }
+            (from, check)
         }
-    }
+        Blow::Junk => (from, random.repeat(1 + number as usize % 46)),
+    };
+    arena.inject(from, &bytes);
+}
 
-    /// Does it once; `number` is another one each time.
-    fn act(&mut self, deed: Deed, number: u32) {
-        match deed {
-            Deed::Offer(lie) => {
-                let (to, wall) = (self.id(ALICE), self.wall());
-                if let Some(offer) = self.mallory.offer(to, lie, wall) {
-                    self.pass_on(MALLORY, GOOD, to, offer);
-                }
-            }
-            Deed::Answer(lie) => self.mallory.answer = lie,
-            Deed::Checks(patience) => self.mallory.patience = patience,
-            Deed::Candidates(names) => {
-                let candidates = self.mallory.candidates(names);
-                self.note_to_alice(&Note::Candidates(candidates));
-            }
-            Deed::Prediction => {
-                let port = self.mallory.dice.below(65_536) as u16;
-                let round = number as u8;
-                self.note_to_alice(&Note::Prediction(Prediction { round, port }));
-            }
-            Deed::Bye => self.note_to_alice(&Note::Bye),
-            Deed::Replay => {
-                let count = self.recorded.envelopes.len();
-                if let Some((from, envelope)) =
-                    self.recorded.envelopes.get(number as usize % count.max(1))
-                {
-                    let (from, envelope) = (*from, envelope.clone());
-                    self.tell(Frame::Deliver { from, envelope });
-                }
-            }
-            Deed::Garbage => {
-                let mut envelope = self.mallory.random().repeat(1 + number as usize % 40);
-                envelope[0] = 1 + (number % 4) as u8;
-                let from = self.id(if number % 2 == 0 { BOB } else { MALLORY });
-                self.tell(Frame::Deliver { from, envelope });
-            }
-            Deed::Tell(news, of_bob) => {
-                let about = self.id(if of_bob { BOB } else { MALLORY });
-                self.tell_news(news, about);
-            }
-            Deed::Mail(mail) => self.servers.mail = mail,
-            Deed::Flap => {
-                for up in [false, true] {
-                    let engine = &mut self.machines[ALICE].engine;
-                    engine.handle_server(EVIL, up, self.now);
-                    self.drain(ALICE);
-                }
-            }
-            Deed::Stun(stun) => self.servers.stun = stun,
-            Deed::Datagram(blow) => self.strike(blow, number),
-            Deed::Packet(inside) => self.send_inside(inside, number),
-            Deed::Want(wants) => {
-                self.machines[MALLORY].set_up(HANDLES[ALICE], wants, self.now);
-                self.drain(MALLORY);
-            }
+/// An initiation of somebody whom nobody knows, always the same.
+fn initiation(arena: &mut Arena) -> Vec<u8> {
+    let victim = arena.id(ALICE).x25519();
+    let now = arena.now;
+    let recorded = &mut arena.recorded.initiation;
+    recorded.get_or_insert_with(|| unknown(victim, now)).clone()
+}
+
+/// One packet through the malicious peer's tunnel, if there is one.
+fn send_inside(arena: &mut Arena, inside: Inside, number: u32) {
+    let [from, to] = [MALLORY, ALICE].map(|index| arena.machines[index].overlay());
+    let port = 1024 + (number % 60_000) as u16;
+    let (source, shared) = (SocketAddr::new(from, port), SocketAddr::new(to, SHARED));
+    let closed = SocketAddr::new(to, port);
+    let packets = match inside {
+        Inside::Connections => vec![tcp(source, shared, SYN)],
+        Inside::Resets => vec![tcp(source, shared, SYN), tcp(source, shared, RST)],
+        Inside::Datagrams => vec![udp(source, shared, b"anything")],
+        Inside::Echoes => vec![icmp(from, to, 128, &number.to_be_bytes())],
+        Inside::Fragments => vec![fragment(from, to, number)],
+        Inside::Closed => vec![tcp(source, closed, SYN), udp(source, closed, b"anything")],
+        Inside::Forged => {
+            let bob = SocketAddr::new(arena.machines[BOB].overlay(), port);
+            vec![udp(bob, shared, b"anything"), tcp(bob, closed, SYN)]
         }
-    }
-
-    fn note_to_alice(&mut self, note: &Note) {
-        if let Some(note) = self.mallory.note(note) {
-            let to = self.id(ALICE);
-            self.pass_on(MALLORY, GOOD, to, note);
+        Inside::Errors => {
+            let about = udp(closed, source, b"anything");
+            let rest = [&[0; 4], &about[..]].concat();
+            vec![icmp(from, to, 1, &rest), icmp(from, to, 137, &rest)]
         }
+    };
+    for packet in packets {
+        arena.machines[MALLORY].send(&packet, arena.now);
     }
-
-    /// The malicious server tells the victim something.
-    fn tell(&mut self, frame: Frame) {
-        let engine = &mut self.machines[ALICE].engine;
-        engine.handle_frame(EVIL, frame, self.now);
-        self.drain(ALICE);
-    }
-
-    fn tell_news(&mut self, news: News, about: PeerId) {
-        let unreachable = |why| Frame::Unreachable { to: about, why };
-        match news {
-            News::Appeared => self.tell(Frame::Appeared(about)),
-            News::Offline => self.tell(unreachable(Unreachable::Offline)),
-            News::Full => self.tell(unreachable(Unreachable::Full)),
-            News::Flapping => {
-                self.tell(unreachable(Unreachable::Offline));
-                self.tell(Frame::Appeared(about));
-            }
-        }
-    }
-
-    /// One datagram to the victim's socket.
-    fn strike(&mut self, blow: Blow, number: u32) {
-        let from = match number % 3 {
-            0 => HAND,
-            _ => stranger(number, 1000 + (number % 1000) as u16),
-        };
-        let random = self.mallory.random();
-        let with_type = |kind: u8, length: usize| {
-            let mut bytes = random.repeat(length / 32 + 1);
-            bytes.truncate(length);
-            bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
-            bytes
-        };
-        let (from, bytes) = match blow {
-            Blow::Initiation => (from, self.initiation()),
-            Blow::Copy => {
-                let count = self.recorded.datagrams.len();
-                let copy = self.recorded.datagrams.get(number as usize % count.max(1));
-                let Some((origin, bytes)) = copy.cloned() else {
-                    return;
-                };
-                (if number % 2 == 0 { origin } else { from }, bytes)
-            }
-            Blow::Handshake => (
-                from,
-                with_type(1 + (number % 2) as u8, [148, 92][number as usize % 2]),
-            ),
-            Blow::Cookie => (from, with_type(3, 64)),
-            Blow::Data => (from, with_type(4, 32 + number as usize % 1300)),
-            Blow::Stun => (from, self.mallory.stun()),
-            Blow::Check => {
-                let Some(check) = self.mallory.check() else {
-                    return;
-                };
-                if from != HAND {
-                    self.tally.forged_check(self.second());
-                }
-                (from, check)
-            }
-            Blow::Junk => (from, random.repeat(1 + number as usize % 46)),
-        };
-        self.inject(from, &bytes);
-    }
-
-    /// An initiation of somebody whom nobody knows, always the same.
-    fn initiation(&mut self) -> Vec<u8> {
-        let victim = self.id(ALICE).x25519();
-        let now = self.now;
-        let recorded = &mut self.recorded.initiation;
-        recorded.get_or_insert_with(|| unknown(victim, now)).clone()
-    }
-
-    /// One packet through the malicious peer's tunnel, if there is one.
-    fn send_inside(&mut self, inside: Inside, number: u32) {
-        let [from, to] = [MALLORY, ALICE].map(|index| self.machines[index].overlay());
-        let port = 1024 + (number % 60_000) as u16;
-        let (source, shared) = (SocketAddr::new(from, port), SocketAddr::new(to, SHARED));
-        let closed = SocketAddr::new(to, port);
-        let packets = match inside {
-            Inside::Connections => vec![tcp(source, shared, SYN)],
-            Inside::Resets => vec![tcp(source, shared, SYN), tcp(source, shared, RST)],
-            Inside::Datagrams => vec![udp(source, shared, b"anything")],
-            Inside::Echoes => vec![icmp(from, to, 128, &number.to_be_bytes())],
-            Inside::Fragments => vec![fragment(from, to, number)],
-            Inside::Closed => vec![tcp(source, closed, SYN), udp(source, closed, b"anything")],
-            Inside::Forged => {
-                let bob = SocketAddr::new(self.machines[BOB].overlay(), port);
-                vec![udp(bob, shared, b"anything"), tcp(bob, closed, SYN)]
-            }
-            Inside::Errors => {
-                let about = udp(closed, source, b"anything");
-                let rest = [&[0; 4], &about[..]].concat();
-                vec![icmp(from, to, 1, &rest), icmp(from, to, 137, &rest)]
-            }
-        };
-        for packet in packets {
-            self.machines[MALLORY].send(&packet, self.now);
-        }
-        self.drain(MALLORY);
-    }
+    arena.drain(MALLORY);
 }
 
 /// A handshake initiation for the victim by a machine that it does not know.

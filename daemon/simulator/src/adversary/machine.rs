@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Batch, Change, Engine, EngineConfig, EngineEvent, Offload, Order, PeerConfig, PeerHandle,
+    Batch, Change, Engine, EngineConfig, EngineEvent, News, Offload, Order, PeerConfig, PeerHandle,
     Rules, Signal, SocketId, SocketOrder, TargetEvent,
 };
 use punch_packet::Packet;
@@ -68,8 +68,10 @@ pub(super) struct Machine {
     by_port: BTreeMap<u16, SocketId>,
     next_port: u16,
     batch: Batch,
-    /// Payloads of datagrams to [`super::TRAFFIC_PORT`] that have come out of the tunnels; each counts once.
+    /// Payloads of datagrams to [`super::cast::TRAFFIC_PORT`] that have come out of the tunnels; each counts once.
     pub(super) heard: HashSet<u64>,
+    /// The searches that have begun, by peer.
+    pub(super) searches: Vec<(PeerHandle, Instant)>,
     /// The most that one turn has made it do.
     pub(super) most: Steps,
 }
@@ -102,6 +104,7 @@ impl Machine {
             next_port: FIRST_PORT,
             batch: Batch::default(),
             heard: HashSet::new(),
+            searches: Vec::new(),
             most: Steps::default(),
         };
         for (socket, port) in MAIN {
@@ -122,6 +125,17 @@ impl Machine {
             };
             self.engine.apply(change, now);
         }
+    }
+
+    /// The most searches for one peer that have begun within a minute.
+    pub(super) fn searches_in_a_minute(&self) -> usize {
+        let within = |(peer, from): &(PeerHandle, Instant)| {
+            let span = *from..*from + Duration::from_secs(60);
+            let all = self.searches.iter();
+            all.filter(|(other, at)| other == peer && span.contains(at))
+                .count()
+        };
+        self.searches.iter().map(within).max().unwrap_or(0)
     }
 
     /// This machine's overlay address.
@@ -174,8 +188,12 @@ impl Machine {
             }
             while let Some(event) = self.engine.poll_event() {
                 steps.events += 1;
-                if let EngineEvent::Socket(order) = event {
-                    self.arrange(order, now);
+                match event {
+                    EngineEvent::Socket(order) => self.arrange(order, now),
+                    EngineEvent::News(News::Searching { peer, .. }) => {
+                        self.searches.push((peer, now));
+                    }
+                    _ => {}
                 }
             }
             if steps == before {

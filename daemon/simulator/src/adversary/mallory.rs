@@ -16,7 +16,7 @@ use rand_core::RngCore;
 use super::program::{Dice, Lie, Names, NatLie, Patience, StampLie};
 
 /// Where it listens with its own hands.
-pub(super) const MALLORY: SocketAddr = SocketAddr::new(IpAddr::V4(super::MALLORY_IP), 4000);
+pub(super) const MALLORY: SocketAddr = SocketAddr::new(IpAddr::V4(super::cast::MALLORY_IP), 4000);
 /// Exchanges and offers that it keeps.
 const KEPT: usize = 4;
 const DAY_MS: u64 = 86_400_000;

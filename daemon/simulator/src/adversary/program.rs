@@ -19,14 +19,14 @@ pub enum Names {
     Lan,
     /// Loopback, multicast, broadcast, unspecified, overlay addresses, and the victim's own.
     Special,
-    /// Nothing.
+    /// No address at all.
     Nobody,
 }
 
 /// What the adversary says of its NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NatLie {
-    /// Nothing.
+    /// It says nothing.
     Silent,
     /// It has none.
     Open,
@@ -67,7 +67,7 @@ pub struct Lie {
 /// When the adversary answers the victim's checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Never.
+    /// Not at all.
     Never,
     /// At once.
     AtOnce,
@@ -108,7 +108,7 @@ pub enum Mail {
 pub enum Stun {
     /// The truth.
     Honest,
-    /// Nothing.
+    /// It does not answer.
     Silent,
     /// A stranger's address.
     Stranger,
@@ -139,7 +139,7 @@ pub enum Blow {
     Stun,
     /// A true check of the adversary's exchange, from a stranger's address.
     Check,
-    /// Anything.
+    /// Bytes that mean nothing.
     Junk,
 }
 
@@ -177,7 +177,7 @@ pub enum Deed {
     Candidates(Names),
     /// Notes about predicted ports.
     Prediction,
-    /// Goodbyes.
+    /// Says goodbye in notes.
     Bye,
     /// Plays back envelopes that were sent to the victim.
     Replay,

@@ -3,29 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_api::ForwardKey;
-use punch_engine::{Access, PeerConfig, PeerHandle, PeerKind, Rule, Rules};
+use punch_engine::{Access, PeerConfig, PeerKind, Rule, Rules};
 use punch_signal_protocol::{Identity, Ipv4Range};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use super::MALLORY_IP;
-use super::arena::{ALICE, Arena, BOB, MALLORY, STUN_PORT, WALL};
+use super::arena::Arena;
+use super::cast::{ALICE, BOB, HANDLES, MALLORY, MALLORY_IP, STUN_IPS, STUN_PORT, WALL, shares};
 use super::machine::{Machine, Setup};
 use super::mallory::Mallory;
 use super::program::Dice;
 use crate::nat::{Allocation, NatSpec};
 use crate::network::{Gateway, HostId, INTERNET, LinkSpec, Network};
 
-/// Each of the three knows the others under these.
-pub(super) const HANDLES: [PeerHandle; 3] = [PeerHandle(1), PeerHandle(2), PeerHandle(3)];
-/// The honest STUN server has the first two addresses, the malicious one the others.
-pub(super) const STUN_IPS: [[u8; 4]; 4] = [
-    [203, 0, 113, 1],
-    [203, 0, 113, 2],
-    [203, 0, 113, 3],
-    [203, 0, 113, 4],
-];
 const ALICE_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const BOB_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 
@@ -133,16 +123,6 @@ fn knows(identity: &Identity, index: usize, up: bool, host: bool) -> PeerConfig 
         stamps: (0, 0),
         memory: Vec::new(),
     }
-}
-
-/// What the victim shares with the malicious peer: a TCP port and a UDP port.
-pub(super) fn shares() -> [Option<ForwardKey>; 2] {
-    ["tcp", "udp"].map(|protocol| {
-        Some(ForwardKey {
-            protocol: protocol.parse().ok()?,
-            ports: "80".parse().ok()?,
-        })
-    })
 }
 
 fn rules() -> Rules {

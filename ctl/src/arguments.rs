@@ -104,7 +104,7 @@ pub enum Command {
     },
     /// Share a port of this machine, or of one that it reaches, with peers
     #[command(
-        after_help = "Examples:\n  punchctl forward tcp 5432\n  punchctl forward tcp 8080 --to 127.0.0.1:80 --peer laptop\n  punchctl forward udp 53 --to 192.168.1.1:53\n  punchctl forward tcp 9000-9010"
+        after_help = "Examples:\n  punchctl forward tcp 5432\n  punchctl forward tcp 8080 --to 127.0.0.1:80 --peer laptop\n  punchctl forward udp 53 --to 192.168.1.1:53\n  punchctl forward tcp 9000-9010\n\nOne peer can have 12,288 TCP connections and 3,072 UDP flows open at once, all peers together 16,384 and 4,096. There can be 4,096 forwards."
     )]
     Forward {
         /// tcp or udp

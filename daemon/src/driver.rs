@@ -20,6 +20,7 @@ use self::control::{Control, Next};
 use self::lane::{Lane, Settings};
 use self::streams::Streams;
 use self::workers::Workers;
+use crate::descriptors::Descriptors;
 use crate::tasks::Spawner;
 
 /// Commands and reports of targets taken per turn.
@@ -47,11 +48,12 @@ impl Driver {
         workers: Workers,
         settings: &Settings,
     ) -> Self {
+        let descriptors = Descriptors::new(settings.files);
         Self {
             engine,
-            lane: Lane::new(tun, settings),
+            lane: Lane::new(tun, settings, descriptors.clone()),
             control: Control::new(commands, events),
-            streams: Streams::new(spawner),
+            streams: Streams::new(spawner, descriptors),
             workers,
             stopping: false,
         }
@@ -174,6 +176,9 @@ impl Driver {
     }
 
     fn handle_command(&mut self, command: Command, now: Instant) {
+        if let Command::Addresses(addresses) = &command {
+            self.streams.handle_addresses(addresses);
+        }
         let next = self.control.handle_command(&mut self.engine, command, now);
         self.stopping |= next == Next::Stop;
     }

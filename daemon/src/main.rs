@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod controller;
+mod descriptors;
 mod dial;
 mod driver;
 mod interface;

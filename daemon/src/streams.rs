@@ -1,3 +1,5 @@
 //! The operating system's ends of streams.
 
+mod datagrams;
+mod names;
 pub(crate) mod target;

@@ -99,6 +99,59 @@ fn the_usual_limit_of_open_files_does_not_limit_connections() {
     assert_eq!(lab.b.ctl_json(&["forwards"])[0]["open"], COUNT);
 }
 
+/// A peer that opens all it can must not keep the user from taking its right away.
+#[test]
+fn with_few_files_connections_leave_the_control_socket_and_the_state_what_they_need() {
+    need_lab!();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let mut lab = Lab::new("nofi", "port-restricted", "port-restricted");
+    lab.b.stop();
+    lab.b
+        .punchd
+        .argv
+        .splice(0..0, ["prlimit".to_owned(), "--nofile=256:256".to_owned()]);
+    lab.b.start();
+    lab.connect();
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    let [to, _] = share(&lab, 7000);
+    let connect = || TcpStream::connect_timeout(&to, PATIENCE);
+    let streams: Vec<_> = lab
+        .a
+        .inside(|| (0..400).map_while(|_| connect().ok()).collect());
+    // All but 44, of which a quarter is for paths.
+    assert!((140..=160).contains(&streams.len()), "{}", streams.len());
+    let forward = &lab.b.ctl_json(&["forwards"])[0];
+    assert_eq!(forward["open"], streams.len());
+    assert!(forward["refused"].as_u64() >= Some(1), "{forward}");
+    lab.b.punchd.wait_for_log("the limit of open files");
+    lab.b.ctl_ok(&["forward", "tcp", "7001"]);
+    lab.b.ctl_ok(&["unforward", "tcp", "7001"]);
+    lab.b.ctl_ok(&["peer", "remove", "a"]);
+    assert!(lab.b.ctl_json(&["peers"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_forward_tells_what_is_wrong_with_its_target_until_it_is_right() {
+    need_lab!();
+    let lab = connected("trou");
+    let [to, _] = share(&lab, 7000);
+    assert!(lab.a.is_refused(to));
+    let forward = &lab.b.ctl_json(&["forwards"])[0];
+    assert_eq!(forward["failed"], 1, "{forward}");
+    let refused = "connection refused at 127.0.0.1:7000";
+    assert_eq!(forward["trouble"]["message"], refused);
+    assert!(forward["trouble"]["at_ms"].as_u64() > Some(1_700_000_000_000));
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    lab.a.expect_echo(to);
+    let forward = &lab.b.ctl_json(&["forwards"])[0];
+    assert!(forward["trouble"].is_null(), "{forward}");
+    assert_eq!(
+        (&forward["failed"], &forward["total"]),
+        (&1.into(), &2.into())
+    );
+}
+
 /// As many as a busy web server without keep-alive ends: more than may be open at once, in less time than TIME-WAIT lasts.
 #[test]
 fn connections_that_the_target_ended_use_up_no_room() {

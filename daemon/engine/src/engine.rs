@@ -121,6 +121,7 @@ impl Engine {
 
     /// The machine's underlay addresses are now these.
     pub fn handle_addresses(&mut self, mut addresses: Vec<OwnAddress>, now: Instant) {
+        self.lane.stack.handle_network();
         addresses.retain(|own| !self.lane.host.addresses.contains(&own.ip));
         self.roster.connector.handle_addresses(addresses, now);
         self.flush(now);

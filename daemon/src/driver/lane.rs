@@ -1,11 +1,14 @@
 //! What packets pass through: the TUN interface, the UDP sockets, and the queues between them and the engine.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
 use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
 use punch_platform::{Datagrams, Offloads, SocketSet, Tun, Udp, clock};
+
+use crate::descriptors::{Descriptor, Descriptors};
 
 /// Calls of the kernel for datagrams per turn.
 const TURN: usize = 64;
@@ -20,8 +23,6 @@ const LONG: usize = 1000;
 /// and in all.
 const TUN_BYTES: usize = 48 * 1024;
 const MAX_TUN_BYTES: usize = 512 * 1024;
-/// Descriptors reserved for control, servers and targets: sockets for searches do not take them.
-const RESERVED: u64 = 44;
 /// Sockets that may be open whatever the limit of open files is.
 const MIN_SOCKETS: usize = 8;
 
@@ -39,8 +40,9 @@ pub(crate) struct Settings {
 pub(super) struct Lane {
     tun: Tun,
     sockets: SocketSet<SocketId>,
-    /// The most sockets that may be open at once.
-    max_sockets: usize,
+    descriptors: Descriptors,
+    /// Those of the sockets.
+    held: HashMap<SocketId, Descriptor>,
     /// Whether the log has been told that no further socket opens.
     refused: bool,
     offloads: Offloads,
@@ -58,14 +60,12 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane without sockets.
-    pub(super) fn new(tun: Tun, settings: &Settings) -> Self {
-        let sockets = settings.files.saturating_sub(RESERVED);
+    pub(super) fn new(tun: Tun, settings: &Settings, descriptors: Descriptors) -> Self {
         Self {
             tun,
             sockets: SocketSet::default(),
-            max_sockets: usize::try_from(sockets)
-                .unwrap_or(usize::MAX)
-                .max(MIN_SOCKETS),
+            descriptors,
+            held: HashMap::new(),
             refused: false,
             offloads: settings.offloads,
             received: Datagrams::default(),
@@ -91,13 +91,16 @@ impl Lane {
 
     /// Opens a further socket, as far as the limit of open files allows.
     pub(super) fn open_socket(&mut self, engine: &mut Engine, id: SocketId, family: Family) {
-        let opened = if self.sockets.len() < self.max_sockets {
+        let descriptor = self.descriptors.for_path();
+        let opened = if descriptor.is_some() || self.sockets.len() < MIN_SOCKETS {
             Udp::open_probe(family == Family::V6, 0)
         } else {
             Err(io::Error::other("the limit of open files leaves no more"))
         };
         match opened {
             Ok(udp) => {
+                self.held
+                    .extend(descriptor.map(|descriptor| (id, descriptor)));
                 self.refused = false;
                 self.add_socket(engine, id, udp);
             }
@@ -113,6 +116,7 @@ impl Lane {
     /// Closes a socket.
     pub(super) fn close_socket(&mut self, id: SocketId) {
         drop(self.sockets.remove(id));
+        self.held.remove(&id);
     }
 
     /// The tunnel of a peer goes over this path from now on: a socket that was opened for a search gets large buffers.

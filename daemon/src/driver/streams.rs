@@ -1,6 +1,7 @@
 //! The driver's part in forwards: bytes between the engine's streams and the tasks of their targets, as far as each has room.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use punch_engine::{Engine, Order, StreamId, TargetEvent};
 use punch_platform::clock;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::streams::target::{self as target_task, CHUNK, FromTarget, TO_TARGET, ToTarget};
+use crate::descriptors::Descriptors;
+use crate::streams::target::{Carrier, Ends, FromTarget, Job, TO_TARGET, ToTarget};
 use crate::tasks::{Spawner, Task};
 
 /// A forwarded stream's channel to its task, and what waits for either end.
@@ -17,6 +19,8 @@ struct Stream {
     /// Room that is kept for the end, so that it never has to wait.
     finish: Option<mpsc::OwnedPermit<ToTarget>>,
     blocked: bool,
+    /// The longest chunk.
+    chunk: usize,
     /// The client has sent all it will, and the end has not been passed on.
     finishing: bool,
     for_client: VecDeque<(Bytes, OwnedSemaphorePermit)>,
@@ -44,28 +48,48 @@ const REPORTS: usize = 1024;
 /// All forwarded streams.
 pub(super) struct Streams {
     open: HashMap<StreamId, Stream>,
-    reports: (mpsc::Sender<FromTarget>, mpsc::Receiver<FromTarget>),
+    carrier: Carrier,
+    ends: Ends,
+    descriptors: Descriptors,
+    /// Whether the log has been told that there is no descriptor for a further stream.
+    refused: bool,
+    /// This machine's addresses, as they were told last.
+    addresses: Vec<IpAddr>,
     spawner: Spawner,
 }
 
 impl Streams {
     /// No streams yet.
-    pub(super) fn new(spawner: Spawner) -> Self {
+    pub(super) fn new(spawner: Spawner, descriptors: Descriptors) -> Self {
+        let (carrier, ends) = Carrier::new(&spawner, descriptors.clone(), REPORTS);
         Self {
             open: HashMap::new(),
-            reports: mpsc::channel(REPORTS),
+            carrier,
+            ends,
+            descriptors,
+            refused: false,
+            addresses: Vec::new(),
             spawner,
         }
     }
 
     /// The next report of a target, if there is one.
     pub(super) fn try_recv(&mut self) -> Option<FromTarget> {
-        self.reports.1.try_recv().ok()
+        self.ends.reports.try_recv().ok()
     }
 
     /// Waits for the next report of a target.
     pub(super) async fn recv(&mut self) -> Option<FromTarget> {
-        self.reports.1.recv().await
+        self.ends.reports.recv().await
+    }
+
+    /// This machine has these addresses now: the ways to targets may be others.
+    pub(super) fn handle_addresses(&mut self, addresses: &[IpAddr]) {
+        if self.addresses != addresses {
+            self.addresses = addresses.to_vec();
+            self.carrier.forget_names();
+            self.ends.network.send_modify(|changes| *changes += 1);
+        }
     }
 
     /// Carries out what the engine wants of a stream.
@@ -75,19 +99,40 @@ impl Streams {
                 stream,
                 protocol,
                 target,
+                peer,
+                window,
                 ..
             } => {
-                let (sender, receiver) = mpsc::channel(TO_TARGET + 1);
+                let Some(descriptor) = self.descriptors.for_stream() else {
+                    if !std::mem::replace(&mut self.refused, true) {
+                        tracing::warn!(
+                            "the limit of open files leaves no more for connections to forwards"
+                        );
+                    }
+                    engine.handle_target(stream, TargetEvent::Busy, clock::now());
+                    return;
+                };
+                self.refused = false;
+                let (sender, orders) = mpsc::channel(TO_TARGET + 1);
                 let (over, is_over) = oneshot::channel();
-                let reports = self.reports.0.clone();
-                let carry =
-                    target_task::carry(stream, protocol, target, receiver, is_over, reports);
+                let chunk = window / TO_TARGET;
+                let carry = self.carrier.clone().carry(Job {
+                    stream,
+                    protocol,
+                    target,
+                    peer,
+                    chunk,
+                    orders,
+                    over: is_over,
+                    descriptor,
+                });
                 self.open.insert(
                     stream,
                     Stream {
                         finish: sender.clone().try_reserve_owned().ok(),
                         target: sender,
                         blocked: false,
+                        chunk,
                         finishing: false,
                         for_client: VecDeque::new(),
                         last_event: None,
@@ -132,7 +177,7 @@ impl Streams {
                 entry.blocked = true;
                 return;
             };
-            let bytes = engine.read_stream(stream, CHUNK);
+            let bytes = engine.read_stream(stream, entry.chunk);
             if bytes.is_empty() {
                 drop(room);
                 entry.blocked = false;

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,24 +13,25 @@ use std::time::Duration;
 use anyhow::anyhow;
 use bytes::{Bytes, BytesMut};
 use punch_api::{Protocol, Target};
-use punch_engine::{StreamId, TargetEvent};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::WriteHalf;
-use tokio::net::{TcpStream, UdpSocket, lookup_host};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use punch_engine::{PeerHandle, StreamId, TargetEvent};
+use punch_platform::clock;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::dial::{self, alternate};
+use super::datagrams::Flow;
+use super::names::{Names, NoAddress};
+use crate::descriptors::{Descriptor, Descriptors};
+use crate::dial;
+use crate::tasks::Spawner;
 
 /// Chunks that may wait for a target.
 pub(crate) const TO_TARGET: usize = 8;
 /// Chunks of one target that may wait for its client.
 const FROM_TARGET: usize = 4;
-/// The longest chunk in either direction.
-pub(crate) const CHUNK: usize = 64 * 1024;
-/// A client's own SYN retries end after about two minutes; an address that takes this long is as good as gone.
+/// An address has so long; a client's own SYN retries end after about two minutes, and what takes this long is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 4;
 /// After a client is gone, its target has this long to take the last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(60);
 
@@ -54,31 +56,81 @@ pub(crate) enum FromTarget {
     Room(StreamId),
 }
 
-/// Carries one stream until it is over. Dropping the sender of `orders` without [`ToTarget::Finish`], or this future, resets
-/// the target. When the sender of `over` is dropped, the client is gone, and what is under way gets [`LAST_BYTES`] more.
-pub(crate) async fn carry(
-    stream: StreamId,
-    protocol: Protocol,
-    target: Target,
-    orders: mpsc::Receiver<ToTarget>,
-    over: oneshot::Receiver<()>,
+/// What every stream's task needs.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    names: Names,
+    descriptors: Descriptors,
+    /// Changes with the addresses of this machine.
+    network: watch::Receiver<u64>,
     reports: mpsc::Sender<FromTarget>,
-) {
-    let end = match protocol {
-        Protocol::Tcp => carry_tcp(stream, &target, orders, over, &reports).await,
-        Protocol::Udp => carry_udp(stream, &target, orders, &reports).await,
-    };
-    let report = match end {
-        End::Quiet => return,
-        End::Event(event) => FromTarget::Event(stream, event),
-        End::Failed(failure) => FromTarget::Failed(stream, failure.event, failure.what),
-    };
-    // The driver is gone only when punchd stops.
-    let _ = reports.send(report).await;
+}
+
+/// The driver's ends of what tasks use.
+pub(crate) struct Ends {
+    pub(crate) reports: mpsc::Receiver<FromTarget>,
+    pub(crate) network: watch::Sender<u64>,
+}
+
+/// A stream that is to be carried.
+pub(crate) struct Job {
+    pub(crate) stream: StreamId,
+    pub(crate) protocol: Protocol,
+    pub(crate) target: Target,
+    pub(crate) peer: PeerHandle,
+    /// The longest chunk in either direction.
+    pub(crate) chunk: usize,
+    pub(crate) orders: mpsc::Receiver<ToTarget>,
+    /// Ends when the client is gone.
+    pub(crate) over: oneshot::Receiver<()>,
+    /// Given back when the last socket is closed.
+    pub(crate) descriptor: Descriptor,
+}
+
+impl Carrier {
+    /// What tasks need, and the other ends of it; so many reports may wait.
+    pub(crate) fn new(spawner: &Spawner, descriptors: Descriptors, reports: usize) -> (Self, Ends) {
+        let (reports, reports_out) = mpsc::channel(reports);
+        let (network_in, network) = watch::channel(0);
+        let carrier = Self {
+            names: Names::start(spawner),
+            descriptors,
+            network,
+            reports,
+        };
+        let ends = Ends {
+            reports: reports_out,
+            network: network_in,
+        };
+        (carrier, ends)
+    }
+
+    /// Names may lead elsewhere from now on.
+    pub(crate) fn forget_names(&self) {
+        self.names.forget();
+    }
+
+    /// Carries one stream until it is over. Dropping the sender of its orders without [`ToTarget::Finish`], or this future,
+    /// resets the target. When the sender of `over` is dropped, the client is gone, and what is under way gets [`LAST_BYTES`]
+    /// more.
+    pub(crate) async fn carry(self, job: Job) {
+        let stream = job.stream;
+        let end = match job.protocol {
+            Protocol::Tcp => self.carry_tcp(job).await,
+            Protocol::Udp => self.carry_udp(job).await,
+        };
+        let report = match end {
+            End::Quiet => return,
+            End::Event(event) => FromTarget::Event(stream, event),
+            End::Failed(failure) => FromTarget::Failed(stream, failure.event, failure.what),
+        };
+        // The driver is gone only when punchd stops.
+        let _ = self.reports.send(report).await;
+    }
 }
 
 /// What ends a stream at its target's side.
-enum End {
+pub(super) enum End {
     /// There is nobody to be told.
     Quiet,
     Event(TargetEvent),
@@ -87,15 +139,15 @@ enum End {
 }
 
 /// Why a target was not reached.
-struct Failure {
-    event: TargetEvent,
+pub(super) struct Failure {
+    pub(super) event: TargetEvent,
     /// In words for people.
-    what: String,
+    pub(super) what: String,
 }
 
 impl Failure {
     /// `error` has happened at this place.
-    fn new(error: &io::Error, place: impl Display) -> Self {
+    pub(super) fn new(error: &io::Error, place: impl Display) -> Self {
         let event = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
                 TargetEvent::Refused
@@ -107,8 +159,20 @@ impl Failure {
     }
 }
 
+impl From<NoAddress> for End {
+    fn from(trouble: NoAddress) -> Self {
+        match trouble {
+            NoAddress::Busy => Self::Event(TargetEvent::Busy),
+            NoAddress::Unknown(what) => Self::Failed(Failure {
+                event: TargetEvent::Unreachable,
+                what,
+            }),
+        }
+    }
+}
+
 /// An error of the kernel, without its number.
-fn in_words(error: &io::Error) -> String {
+pub(super) fn in_words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -116,111 +180,162 @@ fn in_words(error: &io::Error) -> String {
     first.into_iter().chain(letters).collect()
 }
 
-async fn carry_tcp(
-    stream: StreamId,
-    target: &Target,
-    mut orders: mpsc::Receiver<ToTarget>,
-    over: oneshot::Receiver<()>,
-    reports: &mpsc::Sender<FromTarget>,
-) -> End {
-    let mut socket = match connect_tcp(target, &mut orders).await {
-        Ok(socket) => socket,
-        Err(Some(error)) => return End::Failed(error),
-        Err(None) => return End::Quiet,
-    };
-    let _ = socket.set_nodelay(true);
-    // Whatever is not finished in both directions ends in a reset, also when punchd is killed: a target must not take a part
-    // for the whole.
-    let _ = socket.set_zero_linger();
-    let connected = FromTarget::Event(stream, TargetEvent::Connected);
-    if reports.send(connected).await.is_err() {
-        return End::Quiet;
+impl Carrier {
+    async fn carry_tcp(&self, job: Job) -> End {
+        let Job {
+            stream,
+            chunk,
+            mut orders,
+            over,
+            descriptor: _descriptor,
+            target,
+            peer,
+            ..
+        } = job;
+        let dialled = tokio::select! {
+            dialled = self.dial(&target, peer) => dialled,
+            // The client has given up meanwhile.
+            None = orders.recv() => return End::Quiet,
+        };
+        let mut socket = match dialled {
+            Ok(socket) => socket,
+            Err(end) => return end,
+        };
+        let _ = socket.set_nodelay(true);
+        // Whatever is not finished in both directions ends in a reset, also when punchd is killed: a target must not take a part
+        // for the whole.
+        let _ = socket.set_zero_linger();
+        let connected = FromTarget::Event(stream, TargetEvent::Connected);
+        if self.reports.send(connected).await.is_err() {
+            return End::Quiet;
+        }
+        // Borrowed halves: an owned one would send a FIN when it is dropped.
+        let (mut reader, mut writer) = socket.split();
+        // Each end has said that it is done: only then is the close a friendly one.
+        let (client_done, target_done) = (AtomicBool::new(false), AtomicBool::new(false));
+        let to_target = write_tcp(
+            stream,
+            &mut orders,
+            &mut writer,
+            &client_done,
+            &self.reports,
+        );
+        let from_target = read_tcp(stream, chunk, &mut reader, &target_done, &self.reports);
+        let too_late = async {
+            let _ = over.await;
+            tokio::time::sleep(LAST_BYTES).await;
+        };
+        let end = tokio::select! {
+            end = to_target => end,
+            end = from_target => end,
+            () = too_late => None,
+        };
+        if client_done.into_inner() && target_done.into_inner() {
+            let _ = socket2::SockRef::from(&socket).set_linger(None);
+        }
+        end.map_or(End::Quiet, End::Event)
     }
-    // Borrowed halves: an owned one would send a FIN when it is dropped.
-    let (mut reader, mut writer) = socket.split();
 
-    // Each end has said that it is done: only then is the close a friendly one.
-    let (client_done, target_done) = (AtomicBool::new(false), AtomicBool::new(false));
-    let to_target = write_tcp(stream, &mut orders, &mut writer, &client_done, reports);
-    let from_target = async {
-        let window = Arc::new(Semaphore::new(FROM_TARGET));
-        let mut buffer = BytesMut::new();
-        loop {
-            let Ok(permit) = window.clone().acquire_owned().await else {
-                return Some(TargetEvent::Reset);
-            };
-            buffer.reserve(CHUNK);
-            match reader.read_buf(&mut buffer).await {
-                Ok(0) => {
-                    target_done.store(true, Ordering::Relaxed);
-                    let finished = FromTarget::Event(stream, TargetEvent::Finished);
-                    let _ = reports.send(finished).await;
-                    // The other direction may go on: half-closed.
-                    return std::future::pending().await;
-                }
-                Ok(_) => {
-                    let chunk = FromTarget::Bytes(stream, buffer.split().freeze(), permit);
-                    if reports.send(chunk).await.is_err() {
-                        return None;
-                    }
-                }
-                Err(_) => return Some(TargetEvent::Reset),
+    /// Connects to the target. Where that fails, its name is looked up anew: it may lead elsewhere by now.
+    async fn dial(&self, target: &Target, peer: PeerHandle) -> Result<TcpStream, End> {
+        let began = clock::now();
+        let known = self.names.look_up(target, peer, None).await?;
+        let failure = match self.dial_all(&known).await {
+            Ok(socket) => return Ok(socket),
+            Err(failure) => failure,
+        };
+        match self.names.look_up(target, peer, Some(began)).await {
+            Ok(new) if new != known => self.dial_all(&new).await.map_err(End::Failed),
+            _ => Err(End::Failed(failure)),
+        }
+    }
+
+    /// Tries all addresses, as far as there are descriptors for several sockets.
+    async fn dial_all(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+        let more = addresses.len().saturating_sub(1);
+        let more: Vec<_> = (0..more)
+            .map_while(|_| self.descriptors.for_stream())
+            .collect();
+        let addresses = addresses.get(..=more.len()).unwrap_or_default();
+        let refused = AtomicBool::new(false);
+        let attempt = |address| {
+            let refused = &refused;
+            async move {
+                TcpStream::connect(address).await.map_err(|error| {
+                    let is_refusal = error.kind() == io::ErrorKind::ConnectionRefused;
+                    refused.fetch_or(is_refusal, Ordering::Relaxed);
+                    anyhow!("{}", in_words(&error))
+                })
             }
-        }
-    };
-    let too_late = async {
-        let _ = over.await;
-        tokio::time::sleep(LAST_BYTES).await;
-    };
-    let end = tokio::select! {
-        end = to_target => end,
-        end = from_target => end,
-        () = too_late => None,
-    };
-    if client_done.into_inner() && target_done.into_inner() {
-        let _ = socket2::SockRef::from(&socket).set_linger(None);
+        };
+        let dialled = dial::race(addresses, CONNECT_TIMEOUT, attempt).await;
+        dialled.map(|(_, socket)| socket).map_err(|error| Failure {
+            event: match refused.load(Ordering::Relaxed) {
+                true => TargetEvent::Refused,
+                false => TargetEvent::Unreachable,
+            },
+            what: match addresses {
+                [only] => format!("{error} at {only}"),
+                _ => error.to_string(),
+            },
+        })
     }
-    end.map_or(End::Quiet, End::Event)
-}
 
-/// Connects to the target. It fails without a reason when the client has given up meanwhile.
-async fn connect_tcp(
-    target: &Target,
-    orders: &mut mpsc::Receiver<ToTarget>,
-) -> Result<TcpStream, Option<Failure>> {
-    tokio::select! {
-        connected = dial_target(target) => connected.map_err(Some),
-        None = orders.recv() => Err(None),
+    async fn carry_udp(&self, job: Job) -> End {
+        let flow = Flow::new(&self.names, &self.descriptors, job.target, job.peer);
+        let carried = flow.carry(job.stream, job.orders, self.network.clone(), &self.reports);
+        let end = carried.await;
+        drop(job.descriptor);
+        end
     }
 }
 
-/// Tries all addresses of the target's name.
-async fn dial_target(target: &Target) -> Result<TcpStream, Failure> {
-    let found = lookup_host((target.host(), target.port())).await;
-    let found = found.map_err(|error| Failure::new(&error, target))?;
-    let addresses = alternate(found.take(MAX_ADDRESSES));
-    let refused = AtomicBool::new(false);
-    let attempt = |address| {
-        let refused = &refused;
-        async move {
-            TcpStream::connect(address).await.map_err(|error| {
-                let is_refusal = error.kind() == io::ErrorKind::ConnectionRefused;
-                refused.fetch_or(is_refusal, Ordering::Relaxed);
-                anyhow!("{}", in_words(&error))
-            })
+/// Reads from the target as far as its client takes it, and sets `target_done` at the end. Memory is there only while there is
+/// something to read.
+async fn read_tcp(
+    stream: StreamId,
+    chunk: usize,
+    reader: &mut ReadHalf<'_>,
+    target_done: &AtomicBool,
+    reports: &mpsc::Sender<FromTarget>,
+) -> Option<TargetEvent> {
+    let window = Arc::new(Semaphore::new(FROM_TARGET));
+    loop {
+        let Ok(permit) = window.clone().acquire_owned().await else {
+            return Some(TargetEvent::Reset);
+        };
+        if reader.readable().await.is_err() {
+            return Some(TargetEvent::Reset);
         }
-    };
-    let dialled = dial::race(&addresses, CONNECT_TIMEOUT, attempt).await;
-    dialled.map(|(_, socket)| socket).map_err(|error| Failure {
-        event: match refused.load(Ordering::Relaxed) {
-            true => TargetEvent::Refused,
-            false => TargetEvent::Unreachable,
-        },
-        what: match &addresses[..] {
-            [only] => format!("{error} at {only}"),
-            _ => error.to_string(),
-        },
-    })
+        let mut buffer = BytesMut::with_capacity(chunk);
+        match reader.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                target_done.store(true, Ordering::Relaxed);
+                let finished = FromTarget::Event(stream, TargetEvent::Finished);
+                let _ = reports.send(finished).await;
+                // The other direction may go on: half-closed.
+                return std::future::pending().await;
+            }
+            Ok(_) => {
+                let bytes = fitting(buffer);
+                let chunk = FromTarget::Bytes(stream, bytes, permit);
+                if reports.send(chunk).await.is_err() {
+                    return None;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Some(TargetEvent::Reset),
+        }
+    }
+}
+
+/// What was read; a little of it does not keep the memory for a whole chunk.
+pub(super) fn fitting(buffer: BytesMut) -> Bytes {
+    if buffer.len() < buffer.capacity() / 2 {
+        Bytes::copy_from_slice(&buffer)
+    } else {
+        buffer.freeze()
+    }
 }
 
 /// Writes to the target what the client sends, and sets `client_done` behind the last of it. Goes on until the stream is over.
@@ -248,65 +363,4 @@ async fn write_tcp(
             None => return None,
         }
     }
-}
-
-async fn carry_udp(
-    stream: StreamId,
-    target: &Target,
-    mut orders: mpsc::Receiver<ToTarget>,
-    reports: &mpsc::Sender<FromTarget>,
-) -> End {
-    let socket = match connect_udp(target).await {
-        Ok(socket) => socket,
-        Err(error) => return End::Failed(Failure::new(&error, target)),
-    };
-    let mut buffer = vec![0; 65_535];
-    loop {
-        tokio::select! {
-            order = orders.recv() => match order {
-                Some(ToTarget::Bytes(bytes)) => {
-                    if let Err(error) = socket.send(&bytes).await {
-                        refused(stream, &error, reports).await;
-                    }
-                }
-                Some(ToTarget::Finish) => {}
-                None => return End::Quiet,
-            },
-            received = socket.recv(&mut buffer) => match received {
-                Ok(length) => {
-                    let payload = Bytes::copy_from_slice(&buffer[..length]);
-                    let datagram = FromTarget::Datagram(stream, payload);
-                    if reports.send(datagram).await.is_err() {
-                        return End::Quiet;
-                    }
-                }
-                Err(error) => refused(stream, &error, reports).await,
-            },
-        }
-    }
-}
-
-/// Passes an ICMP error of the target on to the client; the flow goes on, as it would locally.
-async fn refused(stream: StreamId, error: &io::Error, reports: &mpsc::Sender<FromTarget>) {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        let event = FromTarget::Event(stream, TargetEvent::Refused);
-        let _ = reports.send(event).await;
-    }
-}
-
-async fn connect_udp(target: &Target) -> io::Result<UdpSocket> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in lookup_host((target.host(), target.port())).await? {
-        let any = if address.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
-        let socket = UdpSocket::bind(any).await?;
-        match socket.connect(address).await {
-            Ok(()) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

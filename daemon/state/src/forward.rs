@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use punch_api::{AddForward, ForwardKey, Target, ValueError};
 
-use crate::model::{Forward, State};
+use crate::model::{Forward, MAX_FORWARDS, State};
 use crate::peer;
 use crate::refusal::Refusal;
 
 /// Adds a forward; without a target it leads to the same ports of 127.0.0.1. One that is there just like this stays as it is.
 ///
 /// # Errors
-/// Ports that are forwarded already, peers that do not exist, and a target whose ports would run past the last one.
+/// Ports that are forwarded already, more forwards than [`MAX_FORWARDS`], peers that do not exist, and a target whose ports would run past the last one.
 pub fn add(state: &State, ask: AddForward) -> Result<State, Refusal> {
     let key = key_of(&ask);
     let peers: BTreeSet<_> = ask.peers.into_iter().collect();
@@ -34,6 +34,7 @@ pub fn add(state: &State, ask: AddForward) -> Result<State, Refusal> {
                 target: known.target.clone(),
             });
         }
+        None if state.forwards.len() >= MAX_FORWARDS => return Err(Refusal::TooManyForwards),
         None => {}
     }
     for name in &forward.peers {

@@ -15,5 +15,5 @@ pub mod server;
 
 pub use collision::{Collision, collisions};
 pub use difference::Difference;
-pub use model::{Forward, MAX_SERVERS, Machine, Peer, State, key_bytes};
+pub use model::{Forward, MAX_FORWARDS, MAX_SERVERS, Machine, Peer, State, key_bytes};
 pub use refusal::{Holder, Refusal};

@@ -9,6 +9,8 @@ use punch_api::{ForwardKey, Ipv4Range, PeerId, PeerKey, PeerName, ServerAddress,
 
 /// The most servers, those of punchd.toml included.
 pub const MAX_SERVERS: usize = 16;
+/// The most forwards there may be.
+pub const MAX_FORWARDS: usize = 4096;
 
 /// All that users have configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

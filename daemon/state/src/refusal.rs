@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use punch_api::{ApiError, ErrorCode, ForwardKey, PeerName, ServerAddress, Target, ValueError};
 
-use crate::model::MAX_SERVERS;
+use crate::model::{MAX_FORWARDS, MAX_SERVERS};
 
 /// Why a change is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,11 @@ pub enum Refusal {
         /// Where it leads.
         target: Target,
     },
+    /// There are as many forwards as there may be.
+    #[error(
+        "{MAX_FORWARDS} forwards are the most; a range of ports counts as one: punchctl forward tcp 8000-8010"
+    )]
+    TooManyForwards,
     /// There is no such forward.
     #[error("{}", not_forwarded(*.key, .known))]
     NotForwarded {
@@ -151,6 +156,7 @@ impl From<Refusal> for ApiError {
             | Refusal::AddressTaken { .. }
             | Refusal::Reached { .. }
             | Refusal::Forwarded { .. }
+            | Refusal::TooManyForwards
             | Refusal::TooManyServers
             | Refusal::ServerFixed(_) => ErrorCode::Conflict,
             Refusal::NoSuchPeer { .. }

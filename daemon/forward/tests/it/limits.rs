@@ -69,6 +69,14 @@ impl Table {
         from + count as u64
     }
 
+    pub(crate) fn end_all_forwards(&mut self) {
+        self.rules = Rules::default();
+    }
+
+    pub(crate) fn prune(&mut self, is_peer: impl Fn(PeerHandle) -> bool) {
+        self.stack.prune(&self.rules, is_peer);
+    }
+
     pub(crate) fn orders(&mut self) -> Vec<Order> {
         std::iter::from_fn(|| self.stack.poll_order()).collect()
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod client;
+mod failures;
 mod idle;
 mod limits;
 mod packets;

@@ -1,7 +1,7 @@
 //! Forwards are added and ended.
 
 use punch_api::{ErrorCode, ForwardKey};
-use punch_state::{Refusal, State, forward};
+use punch_state::{MAX_FORWARDS, Refusal, State, forward};
 
 use super::{name, refused, share, sharing, with_peers};
 
@@ -129,4 +129,20 @@ fn a_forward_ends_by_exactly_its_ports() {
     let state = forward::remove(&state, key("tcp", "8000-8010")).unwrap();
     let left: Vec<_> = state.forwards.iter().map(|forward| forward.key).collect();
     assert_eq!(left, [key("udp", "53")]);
+}
+
+#[test]
+fn there_are_at_most_4096_forwards_and_the_next_is_refused_with_what_to_do() {
+    let mut state = State::default();
+    for port in 0..MAX_FORWARDS {
+        let ports = (port + 1).to_string();
+        state = forward::add(&state, share("tcp", &ports, None, &[])).unwrap();
+    }
+    let refused = forward::add(&state, share("udp", "53", None, &[])).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "4096 forwards are the most; a range of ports counts as one: punchctl forward tcp 8000-8010"
+    );
+    let state = forward::remove(&state, key("tcp", "17")).unwrap();
+    assert!(forward::add(&state, share("udp", "53", None, &[])).is_ok());
 }

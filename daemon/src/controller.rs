@@ -429,7 +429,13 @@ impl Controller {
                 let changed = peer::set_host(&self.state, &name, host);
                 drop(answer.send(self.change_peer(changed, &name).await));
             }
-            Request::AddForward(ask, answer) => drop(answer.send(self.add_forward(ask).await)),
+            Request::AddForward(ask, answer) => match self.add_forward(ask).await {
+                Ok(view) => {
+                    let check = questions::target(view, answer);
+                    self.spawner.spawn("target", check).detach();
+                }
+                Err(error) => drop(answer.send(Err(error))),
+            },
             Request::RemoveForward(key, answer) => {
                 drop(answer.send(self.change(forward::remove(&self.state, key)).await));
             }

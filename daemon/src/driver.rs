@@ -177,6 +177,7 @@ impl Driver {
 
     fn handle_command(&mut self, command: Command, now: Instant) {
         if let Command::Addresses(addresses) = &command {
+            let addresses = addresses.iter().map(|own| own.ip).collect();
             self.streams.handle_addresses(addresses);
         }
         let next = self.control.handle_command(&mut self.engine, command, now);

@@ -136,6 +136,9 @@ fn a_forward_tells_what_is_wrong_with_its_target_until_it_is_right() {
     need_lab!();
     let lab = connected("trou");
     let [to, _] = share(&lab, 7000);
+    let unheard = lab.b.ctl_json(&["forward", "tcp", "7001"]);
+    let nobody = "connection refused at 127.0.0.1:7001";
+    assert_eq!(unheard["trouble"]["message"], nobody, "{unheard}");
     assert!(lab.a.is_refused(to));
     let forward = &lab.b.ctl_json(&["forwards"])[0];
     assert_eq!(forward["failed"], 1, "{forward}");

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use punch_packet::{Flow, Protocol, TcpFlags};
 
-/// Flows remembered per peer and origin; beyond that those that were used least recently go. About 2 MiB at the most.
+/// Flows remembered per peer and origin; beyond that those that were used least recently go. About 4 MiB at the most.
 /// Each origin has its own share, so that a peer's flood cannot push out what tells its conversations from ours.
-pub(crate) const MAX_FLOWS: usize = 8192;
+/// More than a peer's forwards carry for one client (`punch_forward::MAX_STREAMS_PER_PEER`), so that quiet connections keep theirs.
+pub(crate) const MAX_FLOWS: usize = 16_384;
 
 /// RFC 5382 REQ-5: how long an open TCP connection may be silent, and one that is not open yet.
 const TCP_OPEN: Duration = Duration::from_secs(2 * 3600 + 240);
@@ -311,10 +312,10 @@ mod tests {
         table.outbound(flow(0).reversed(), None, false, now);
         // By now the first one has expired, and makes room for one that comes.
         let now = now + UDP;
-        for port in 1..=8192 {
+        for port in 1..=16_384 {
             table.outbound(flow(port).reversed(), None, false, now);
         }
-        assert_eq!(table.host.flows.len(), 8192 - 1024 + 1);
+        assert_eq!(table.host.flows.len(), 16_384 - 2048 + 1);
     }
 
     #[test]
@@ -344,13 +345,13 @@ mod tests {
     fn a_full_share_of_the_peer_costs_this_hosts_flows_nothing() {
         let mut table = FlowTable::default();
         let now = Instant::now();
-        for port in 0..8192 {
+        for port in 0..16_384 {
             table.inbound_granted(flow(port), None, now);
         }
-        for port in 8192..16_384 {
+        for port in 16_384..32_768 {
             table.outbound(flow(port).reversed(), None, true, now);
         }
-        assert_eq!(table.peer.flows.len(), 8192);
-        assert_eq!(table.host.flows.len(), 8192);
+        assert_eq!(table.peer.flows.len(), 16_384);
+        assert_eq!(table.host.flows.len(), 16_384);
     }
 }

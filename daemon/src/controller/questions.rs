@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use punch_api::{ApiError, ErrorCode, NetcheckView, PathView, PeerName, PingView, PortMappingView};
+use punch_api::{
+    ApiError, ErrorCode, ForwardTrouble, ForwardView, NetcheckView, OpenEnum, PathView, PeerName,
+    PingView, PortMappingView, Protocol,
+};
 use punch_engine::NatProfile;
+use punch_platform::clock;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::request::Answer;
 use crate::driver::command::Pong;
+use crate::streams::target;
 use crate::views::netcheck;
 
 /// A peer has this long to answer a ping.
@@ -39,6 +44,18 @@ pub(super) async fn ping(
         )),
     };
     let _ = answer.send(result);
+}
+
+/// Tells of a new forward, and whether something listens at its target; a target that says nothing within a second may be slow.
+pub(super) async fn target(mut view: ForwardView, answer: Answer<ForwardView>) {
+    if view.protocol == OpenEnum::Known(Protocol::Tcp) && view.trouble.is_none() {
+        let trouble = target::trouble(&view.target).await;
+        view.trouble = trouble.map(|message| ForwardTrouble {
+            at_ms: clock::wall_ms(),
+            message,
+        });
+    }
+    let _ = answer.send(Ok(view));
 }
 
 /// Passes the findings of a netcheck on.

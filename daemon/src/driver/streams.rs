@@ -84,9 +84,9 @@ impl Streams {
     }
 
     /// This machine has these addresses now: the ways to targets may be others.
-    pub(super) fn handle_addresses(&mut self, addresses: &[IpAddr]) {
+    pub(super) fn handle_addresses(&mut self, addresses: Vec<IpAddr>) {
         if self.addresses != addresses {
-            self.addresses = addresses.to_vec();
+            self.addresses = addresses;
             self.carrier.forget_names();
             self.ends.network.send_modify(|changes| *changes += 1);
         }

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::datagrams::Flow;
 use super::names::{Names, NoAddress};
@@ -32,6 +33,8 @@ pub(crate) const TO_TARGET: usize = 8;
 const FROM_TARGET: usize = 4;
 /// An address has so long; a client's own SYN retries end after about two minutes, and what takes this long is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A target that is asked for once has so long to answer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a client is gone, its target has this long to take the last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(60);
 
@@ -288,6 +291,27 @@ impl Carrier {
         drop(job.descriptor);
         end
     }
+}
+
+/// What is wrong with a TCP target that is asked for once, if that is known within a second. Only an address is asked, or
+/// `localhost`: the name service may take its time for other names.
+pub(crate) async fn trouble(target: &Target) -> Option<String> {
+    let ips: Vec<IpAddr> = match target.host() {
+        "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        host => vec![host.parse().ok()?],
+    };
+    let mut trouble = None;
+    for ip in ips {
+        let address = SocketAddr::new(ip, target.port());
+        match timeout(CHECK_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Err(error)) => {
+                let first = trouble.take();
+                trouble = first.or_else(|| Some(Failure::new(&error, address).what));
+            }
+            Ok(Ok(_)) | Err(_) => return None,
+        }
+    }
+    trouble
 }
 
 /// Reads from the target as far as its client takes it, and sets `target_done` at the end. Memory is there only while there is

@@ -428,7 +428,7 @@ fn the_oldest_conversations_make_room_for_those_of_one_moment() {
     let mut bench = Bench::new(true);
     let (own, peer) = (bench.own(true), bench.peers[0].address);
     // As many as are remembered, and one more.
-    for number in 0..=8192 {
+    for number in 0..=16_384 {
         if number == OLD {
             bench.pass(Duration::from_millis(1));
         }
@@ -444,9 +444,9 @@ fn the_oldest_conversations_make_room_for_those_of_one_moment() {
         bench.peer_sends(0, &udp(at(peer, 53), at(own, 1024 + number), b"answer"));
     }
     assert_eq!(bench.take_tun(), NONE);
-    let others = (OLD..=8192).map(|number| udp(at(peer, 53), at(own, 1024 + number), b"answer"));
+    let others = (OLD..=16_384).map(|number| udp(at(peer, 53), at(own, 1024 + number), b"answer"));
     others.for_each(|answer| bench.peer_sends(0, &answer));
-    assert_eq!(bench.take_tun().len(), 8192 - 1024 + 1);
+    assert_eq!(bench.take_tun().len(), 16_384 - 2048 + 1);
 }
 
 #[test]

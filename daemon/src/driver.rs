@@ -3,6 +3,7 @@
 //! Everything runs on one thread. Each turn takes what is there, in bounded batches from every source, lets the engine work,
 //! and sends what came of it; only when there is nothing left does the driver sleep.
 
+mod backlog;
 pub(crate) mod command;
 mod control;
 pub(crate) mod lane;
@@ -71,7 +72,7 @@ impl Driver {
             let worked = self.take_all().await;
             self.give_all().await;
             if self.stopping {
-                return;
+                return self.control.finish().await;
             }
             if !worked {
                 self.wait().await;

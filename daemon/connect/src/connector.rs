@@ -20,6 +20,7 @@ use crate::events::{
     Signal, SocketOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
+use crate::offers::{Cause, OfferQueue};
 use crate::peer::{Outputs, PeerConnection, searching};
 use crate::peers::Peers;
 use crate::searches::Searches;
@@ -36,6 +37,7 @@ pub struct Connector {
     searches: Searches,
     pub(crate) peers: Peers,
     pub(crate) servers: Servers,
+    offers: OfferQueue,
     dropped: DroppedEnvelopes,
     transmits: VecDeque<Transmit>,
     events: VecDeque<ConnectorEvent>,
@@ -53,6 +55,7 @@ impl Connector {
             envelopes: Envelopes::new(config, randomness, now),
             peers: Peers::default(),
             servers: Servers::default(),
+            offers: OfferQueue::default(),
             dropped: DroppedEnvelopes::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -86,6 +89,8 @@ impl Connector {
                 self.close_socket(socket);
             }
         }
+        self.offers.remove(peer);
+        self.servers.advance(now);
     }
 
     /// What the user wants of a peer.
@@ -99,10 +104,10 @@ impl Connector {
         }
         connection.set_wish(wish);
         let searching = connection.attempts.has_search();
-        self.servers.update_watch(connection, now);
+        self.servers.update_watch(connection);
         match (before, wish) {
             (_, UserWish::Up) if searching => {}
-            (_, UserWish::Up) => self.offer(peer, now),
+            (_, UserWish::Up) => self.offer(peer, Cause::User, now),
             (UserWish::Down, UserWish::Unsaid) => {}
             (_, UserWish::Unsaid | UserWish::Down) => self.close(peer),
         }
@@ -118,7 +123,7 @@ impl Connector {
     pub fn retry(&mut self, peer: PeerHandle, now: Instant) {
         let connection = self.peers.get_mut(peer);
         if connection.is_some_and(|connection| connection.handle_retry(now)) {
-            self.offer(peer, now);
+            self.offer(peer, Cause::User, now);
         }
         self.drain_children(now);
     }
@@ -155,7 +160,7 @@ impl Connector {
         }
         if news != AddressNews::Same {
             for peer in self.peers.handle_new_network() {
-                self.offer(peer, now);
+                self.offer(peer, Cause::Own, now);
             }
         }
         self.drain_children(now);
@@ -179,7 +184,7 @@ impl Connector {
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
         if self.envelopes.set_clock(wall_ms, now) {
             for peer in self.peers.handle_clock_step() {
-                self.offer(peer, now);
+                self.offer(peer, Cause::Own, now);
             }
             self.drain_children(now);
         }
@@ -236,11 +241,11 @@ impl Connector {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.servers.handle_timeout(now);
         self.network.handle_timeout(&mut self.sockets, now);
         for peer in self.peers.handle_timeout(now) {
-            self.offer(peer, now);
+            self.offer(peer, Cause::Own, now);
         }
+        self.send_offers(now);
         self.drain_children(now);
     }
 
@@ -249,6 +254,7 @@ impl Connector {
         for peer in self.peers.handles() {
             self.close(peer);
         }
+        self.servers.finish();
     }
 
     /// The next datagram to send.
@@ -272,6 +278,7 @@ impl Connector {
             self.peers.poll_timeout(),
             self.network.poll_timeout(),
             self.servers.poll_timeout(),
+            self.offers.poll_timeout(),
             self.searches.poll_timeout(),
         ]
         .into_iter()
@@ -363,7 +370,7 @@ impl Connector {
         };
         let to = connection.id;
         for goodbye in connection.close() {
-            self.servers.send(to, goodbye);
+            self.servers.send(to, &goodbye);
         }
         self.session(SessionEvent::Closed { peer });
     }
@@ -374,7 +381,7 @@ impl Connector {
             // Peers with whom checks are under way hear of new candidates (RFC 8838).
             let candidates = self.network.candidates();
             for (to, note) in self.peers.seal_candidates(&candidates) {
-                self.servers.send(to, note);
+                self.servers.send(to, &note);
             }
         }
         let (transmits, events) = (&mut self.transmits, &mut self.events);
@@ -386,12 +393,13 @@ impl Connector {
         self.drain_peers(now);
         self.begin_search(now);
         self.drain_peers(now);
+        self.servers.advance(now);
     }
 
     fn drain_peers(&mut self, now: Instant) {
         while let Some(peer) = self.peers.pop_dirty() {
             if self.drain_peer(peer, now) {
-                self.offer(peer, now);
+                self.offer(peer, Cause::Own, now);
             }
         }
     }
@@ -408,9 +416,9 @@ impl Connector {
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
         self.searches.settle(cost, &mut self.network, now);
         for envelope in envelopes {
-            self.servers.send(connection.id, envelope);
+            self.servers.send(connection.id, &envelope);
         }
-        self.servers.update_watch(connection, now);
+        self.servers.update_watch(connection);
         self.peers.reindex(peer, &mut self.searches);
         again
     }

@@ -11,7 +11,9 @@ use rand_core::RngCore;
 use crate::clock::WallClock;
 use crate::network::LocalNetwork;
 use crate::pace::{Rate, ServerBuckets};
-use crate::peer::{AttemptConfig, DescriptionParts, PeerConnection, SentDescription, StampError};
+use crate::peer::{
+    AttemptConfig, DescriptionParts, OutstandingOffer, PeerConnection, SentDescription, StampError,
+};
 use crate::secrets::Randomness;
 use crate::{ConnectorConfig, ServerId};
 
@@ -23,11 +25,13 @@ pub(crate) struct Envelopes {
     clock: WallClock,
     randomness: Randomness,
     refusals: ServerBuckets,
+    /// The envelopes of all peers that are opened.
+    opened: ServerBuckets,
 }
 
 /// Why an offer is not answered.
 pub(crate) enum OfferError {
-    /// It does not open, or was seen before, or was refused too lately.
+    /// It does not open, was seen before, or comes too soon after others.
     Unusable,
     /// The peer is told why.
     Refused {
@@ -42,6 +46,11 @@ pub(crate) enum OfferError {
 
 /// A clock that differs so much from what it should say was set; the time of a sleep counts, too.
 const CLOCK_STEP: Duration = Duration::from_secs(10);
+/// Offers, answers and refusals of all peers that are opened, of each server.
+const ENVELOPES: Rate = Rate {
+    burst: 100,
+    interval: Duration::from_millis(20),
+};
 /// Refusals to all peers over one server.
 const REFUSALS: Rate = Rate {
     burst: 8,
@@ -58,6 +67,7 @@ impl Envelopes {
             clock: WallClock::new(config.wall_ms, now),
             randomness,
             refusals: ServerBuckets::new(REFUSALS),
+            opened: ServerBuckets::new(ENVELOPES),
         }
     }
 
@@ -78,6 +88,16 @@ impl Envelopes {
         self.clock
     }
 
+    /// Whether one more envelope of a peer that came over `server` may be opened now.
+    pub(crate) fn admit(
+        &mut self,
+        connection: &mut PeerConnection,
+        server: ServerId,
+        now: Instant,
+    ) -> bool {
+        connection.admits_envelope(server, now) && self.opened.take(server, now)
+    }
+
     /// A fresh offer; `None` if it cannot be sealed.
     pub(crate) fn offer(
         &mut self,
@@ -91,7 +111,8 @@ impl Envelopes {
         let seed = self.randomness.draw_secret();
         let (pending, envelope) =
             seal::PendingOffer::seal(&self.identity, &connection.id, description, seed).ok()?;
-        connection.handle_offered(pending, sent, &mut self.randomness.open, now);
+        let offer = OutstandingOffer::new(pending, sent, envelope.clone(), now);
+        connection.handle_offered(offer, &mut self.randomness.open, now);
         Some(envelope)
     }
 
@@ -127,7 +148,8 @@ impl Envelopes {
             Ok(()) if connection.offer_is_fresh(now) && self.identity.id() > from => {
                 return Err(OfferError::Ours);
             }
-            Ok(()) => return Ok(opened),
+            Ok(()) if connection.admits_exchange(now) => return Ok(opened),
+            Ok(()) => return Err(OfferError::Unusable),
             Err(StampError::Replayed) => return Err(OfferError::Unusable),
             Err(StampError::Stale { seconds, is_new }) => {
                 (RefusalReason::Clock, is_new.then_some(seconds))

@@ -11,7 +11,7 @@
 //! * `servers`: what goes to the signalling servers, and whose logins they tell of,
 //! * `network`, `netchecks`: this machine's addresses, candidates and NAT,
 //! * `searches`, `ledger`, `sockets`: who may search for ports, what searches have cost, and the sockets opened for attempts,
-//! * `pace`: how often something may happen,
+//! * `offers`, `pace`: the turns of the peers to get an offer, and how often something may happen,
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
@@ -24,6 +24,7 @@ mod events;
 mod ledger;
 mod netchecks;
 mod network;
+mod offers;
 mod pace;
 mod path;
 mod peer;

@@ -33,10 +33,21 @@ impl TokenBucket {
 
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_above(0, now)
+    }
+
+    /// Takes a token, if more than `reserve` are there.
+    pub(crate) fn take_above(&mut self, reserve: u32, now: Instant) -> bool {
         self.credit(now);
-        let taken = self.tokens > 0;
+        let taken = self.tokens > reserve;
         self.tokens -= u32::from(taken);
         taken
+    }
+
+    /// From when on [`Self::take_above`] succeeds; `None` before anything was taken.
+    pub(crate) fn ready_at(&self, reserve: u32) -> Option<Instant> {
+        let missing = (reserve + 1).saturating_sub(self.tokens);
+        Some(self.since? + self.rate.interval * missing)
     }
 
     /// Whether there is a token.
@@ -113,6 +124,19 @@ mod tests {
         let later = start + Duration::from_secs(1000);
         let taken = (0..9).filter(|_| bucket.take(later)).count();
         assert_eq!(taken, 3);
+    }
+
+    #[test]
+    fn a_bucket_says_when_it_gives_again() {
+        let start = start();
+        let mut bucket = TokenBucket::new(RATE);
+        assert!(bucket.take_above(2, start));
+        assert!(!bucket.take_above(2, start));
+        assert_eq!(bucket.ready_at(2), Some(start + RATE.interval));
+        assert!(bucket.take(start) && bucket.take(start) && !bucket.take(start));
+        assert_eq!(bucket.ready_at(2), Some(start + 3 * RATE.interval));
+        assert!(!bucket.take_above(2, start + 3 * RATE.interval - Duration::from_nanos(1)));
+        assert!(bucket.take_above(2, start + 3 * RATE.interval));
     }
 
     #[test]

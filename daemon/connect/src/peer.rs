@@ -69,18 +69,20 @@ use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{Description, PeerId};
 use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId};
 
-use crate::pace::{Rate, ServerBuckets};
+use crate::pace::{Rate, ServerBuckets, TokenBucket};
 use crate::{LinkState, LinkStatus, News, Path, SessionEvent, UserWish};
 use attempts::{Attempts, NewAttempt};
 use demand::Demand;
 use history::History;
-use offer::{OutstandingOffer, Presence};
+use offer::Presence;
 use refusals::Refusals;
-use retry::Retry;
+use retry::{RETRY_MIN, Retry};
 
 pub(crate) use config::AttemptConfig;
 pub(crate) use description::{DescriptionParts, SentDescription};
+pub(crate) use offer::OutstandingOffer;
 pub(crate) use outputs::Outputs;
+pub(crate) use signalling::Appeared;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
 
@@ -88,6 +90,17 @@ pub(crate) use stamps::{StampError, Stamps};
 const ENVELOPES: Rate = Rate {
     burst: 10,
     interval: Duration::from_millis(100),
+};
+
+/// Offers to one peer.
+const OFFERS: Rate = Rate {
+    burst: 4,
+    interval: RETRY_MIN,
+};
+/// Offers of one peer that are answered.
+const EXCHANGES: Rate = Rate {
+    burst: 8,
+    interval: Duration::from_secs(1),
 };
 
 /// See the module.
@@ -101,6 +114,10 @@ pub(crate) struct PeerConnection {
     /// The peer's envelopes that are opened, by the server that brings them.
     opened: ServerBuckets,
     pub(crate) refusals: Refusals,
+    /// Offers to the peer, whatever for, and exchanges that begin with offers of the peer.
+    offered: TokenBucket,
+    exchanges: TokenBucket,
+    last_offer: Option<Instant>,
     pub(crate) attempts: Attempts,
     pub(crate) history: History,
 }
@@ -118,6 +135,9 @@ impl PeerConnection {
             retry: Retry::default(),
             opened: ServerBuckets::new(ENVELOPES),
             refusals: Refusals::default(),
+            offered: TokenBucket::new(OFFERS),
+            exchanges: TokenBucket::new(EXCHANGES),
+            last_offer: None,
             attempts: Attempts::default(),
             history: History::default(),
         }

@@ -30,6 +30,19 @@ impl Schedule {
         }
     }
 
+    /// Sets a peer's deadline, unless it has an earlier one.
+    pub(crate) fn bring_forward(&mut self, peer: PeerHandle, at: Instant) {
+        let before = self.by_peer.get(&peer);
+        self.set(peer, Some(before.map_or(at, |before| at.min(*before))));
+    }
+
+    /// The peer whose deadline has come first; it has none any more.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<PeerHandle> {
+        let (_, peer) = self.first().filter(|(at, _)| *at <= now)?;
+        self.set(peer, None);
+        Some(peer)
+    }
+
     /// The earliest deadline, and whose it is.
     pub(crate) fn first(&self) -> Option<(Instant, PeerHandle)> {
         self.by_time.first().copied()

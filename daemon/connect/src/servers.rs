@@ -1,41 +1,126 @@
 //! The signalling servers that are reached, what goes to them, and whose logins they are asked to tell of.
+//!
+//! A server closes a connection that sends too much, and what another server says must not bring that about. So there is a lane
+//! to each, and its frames wait for their turn: envelopes before watches.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Frame, PeerId};
 
+use crate::pace::{Rate, TokenBucket};
 use crate::peer::PeerConnection;
 use crate::{ServerId, Signal};
 
-/// Watches that are sent at once: a server allows 50 frames a second.
-const MAX_WATCHES_AT_ONCE: usize = 16;
-/// The pause between two such sets of watches.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Frames to one server: it allows 50 a second and 200 at once, and the queue to its connection holds 64.
+const FRAMES: Rate = Rate {
+    burst: 48,
+    interval: Duration::from_millis(25),
+};
+/// Of the frames that may go out at once, so many are kept for envelopes.
+const FOR_ENVELOPES: u32 = 24;
+/// Envelopes that wait for a server; then the oldest is lost, as it could be anywhere on its way.
+const MAX_WAITING: usize = 256;
+
+/// What waits for one server.
+#[derive(Debug)]
+struct Lane {
+    bucket: TokenBucket,
+    envelopes: VecDeque<(PeerId, Vec<u8>)>,
+    /// Peers whose logins the server is asked to tell of (`true`), or no longer to.
+    watches: VecDeque<(PeerId, bool)>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            bucket: TokenBucket::new(FRAMES),
+            envelopes: VecDeque::new(),
+            watches: VecDeque::new(),
+        }
+    }
+}
+
+impl Lane {
+    fn push(&mut self, to: PeerId, envelope: Vec<u8>) {
+        // A newer offer takes the place of one that has not gone out.
+        if Kind::of(&envelope) == Some(Kind::Offer) {
+            self.envelopes
+                .retain(|(id, waiting)| *id != to || Kind::of(waiting) != Some(Kind::Offer));
+        }
+        if self.envelopes.len() >= MAX_WAITING {
+            self.envelopes.pop_front();
+        }
+        self.envelopes.push_back((to, envelope));
+    }
+
+    /// The server is to tell of a peer's logins, or no longer to. What it was not told yet it need not hear.
+    fn watch(&mut self, id: PeerId, wanted: bool) {
+        match self.watches.iter().position(|(waiting, _)| *waiting == id) {
+            Some(index) if self.watches.get(index) != Some(&(id, wanted)) => {
+                self.watches.remove(index);
+            }
+            Some(_) => {}
+            None => self.watches.push_back((id, wanted)),
+        }
+    }
+
+    /// The next frame, whatever the pace.
+    fn pop(&mut self) -> Option<Frame> {
+        if let Some((to, envelope)) = self.envelopes.pop_front() {
+            return Some(Frame::Send { to, envelope });
+        }
+        let (id, wanted) = self.watches.pop_front()?;
+        Some(if wanted {
+            Frame::Watch(id)
+        } else {
+            Frame::Unwatch(id)
+        })
+    }
+
+    /// The next frame that may go out now.
+    fn pop_paced(&mut self, now: Instant) -> Option<Frame> {
+        let reserve = self.reserve()?;
+        self.bucket.take_above(reserve, now).then(|| self.pop())?
+    }
+
+    /// When [`Self::pop_paced`] has a frame.
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.bucket.ready_at(self.reserve()?)
+    }
+
+    /// The tokens that must be left when the next frame has gone out; `None` when nothing waits.
+    fn reserve(&self) -> Option<u32> {
+        if self.envelopes.is_empty() {
+            (!self.watches.is_empty()).then_some(FOR_ENVELOPES)
+        } else {
+            Some(0)
+        }
+    }
+}
 
 /// What goes to the signalling servers.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     online: BTreeSet<ServerId>,
-    /// Watches that wait for their turn.
-    waiting: VecDeque<(ServerId, PeerId)>,
-    next_watches: Option<Instant>,
+    lanes: BTreeMap<ServerId, Lane>,
     signals: VecDeque<Signal>,
 }
 
 impl Servers {
     /// A server has welcomed this machine, and is asked to tell of these peers.
-    pub(crate) fn add(&mut self, server: ServerId, peers: Vec<PeerId>, now: Instant) {
+    pub(crate) fn add(&mut self, server: ServerId, peers: Vec<PeerId>) {
         self.online.insert(server);
-        self.waiting
-            .extend(peers.into_iter().map(|id| (server, id)));
-        self.send_watches(now);
+        let mut lane = Lane::default();
+        lane.watches.extend(peers.into_iter().map(|id| (id, true)));
+        self.lanes.insert(server, lane);
     }
 
     /// The connection to a server is lost.
     pub(crate) fn remove(&mut self, server: ServerId) {
         self.online.remove(&server);
-        self.waiting.retain(|(waiting, _)| *waiting != server);
+        self.lanes.remove(&server);
     }
 
     /// The servers that are reached.
@@ -44,50 +129,61 @@ impl Servers {
     }
 
     /// Sends an envelope to a peer over every server.
-    pub(crate) fn send(&mut self, to: PeerId, envelope: Vec<u8>) {
-        self.send_all(&Frame::Send { to, envelope });
+    pub(crate) fn send(&mut self, to: PeerId, envelope: &[u8]) {
+        for server in &self.online {
+            let lane = self.lanes.entry(*server).or_default();
+            lane.push(to, envelope.to_vec());
+        }
     }
 
     /// Sends an envelope to a peer over one server.
     pub(crate) fn send_over(&mut self, server: ServerId, to: PeerId, envelope: Vec<u8>) {
-        let frame = Frame::Send { to, envelope };
-        self.signals.push_back(Signal { server, frame });
+        self.lanes.entry(server).or_default().push(to, envelope);
     }
 
     /// Asks every server to tell when a peer logs in, or no longer to, if that is another thing than before.
-    pub(crate) fn update_watch(&mut self, connection: &mut PeerConnection, now: Instant) {
+    pub(crate) fn update_watch(&mut self, connection: &mut PeerConnection) {
         let wanted = connection.wants_watch();
-        match (connection.set_watched(wanted), wanted) {
-            (false, _) => {}
-            (true, true) => self.watch(connection.id, now),
-            (true, false) => self.unwatch(connection.id),
-        }
-    }
-
-    fn watch(&mut self, id: PeerId, now: Instant) {
-        self.waiting
-            .extend(self.online.iter().map(|server| (*server, id)));
-        if self.next_watches.is_none() {
-            self.send_watches(now);
+        if connection.set_watched(wanted) {
+            self.watch(connection.id, wanted);
         }
     }
 
     /// No server need tell of a peer any more.
     pub(crate) fn unwatch(&mut self, id: PeerId) {
-        self.waiting.retain(|(_, waiting)| *waiting != id);
-        self.send_all(&Frame::Unwatch(id));
+        self.watch(id, false);
     }
 
-    /// Sends the watches that are due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.next_watches.is_some_and(|at| at <= now) {
-            self.send_watches(now);
+    fn watch(&mut self, id: PeerId, wanted: bool) {
+        for server in &self.online {
+            self.lanes.entry(*server).or_default().watch(id, wanted);
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
+    /// Lets those frames go out whose turn has come.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        for (server, lane) in &mut self.lanes {
+            while let Some(frame) = lane.pop_paced(now) {
+                let server = *server;
+                self.signals.push_back(Signal { server, frame });
+            }
+        }
+    }
+
+    /// Lets all envelopes go out at once: nothing comes after them.
+    pub(crate) fn finish(&mut self) {
+        for (server, lane) in &mut self.lanes {
+            lane.watches.clear();
+            while let Some(frame) = lane.pop() {
+                let server = *server;
+                self.signals.push_back(Signal { server, frame });
+            }
+        }
+    }
+
+    /// When [`Self::advance`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.next_watches
+        self.lanes.values().filter_map(Lane::poll_timeout).min()
     }
 
     /// The next frame for a server.
@@ -97,24 +193,108 @@ impl Servers {
 
     /// Frames that nobody has taken yet, and watches that wait.
     pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.signals.len(), self.waiting.len())
+        let lanes = || self.lanes.values();
+        let envelopes: usize = lanes().map(|lane| lane.envelopes.len()).sum();
+        let watches = lanes().map(|lane| lane.watches.len()).sum();
+        (self.signals.len() + envelopes, watches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use punch_signal_protocol::Identity;
+
+    use super::*;
+    use crate::start::start;
+
+    const SERVER: ServerId = ServerId(1);
+
+    fn id(number: u8) -> PeerId {
+        Identity::from_seed(&[number; 32]).id()
     }
 
-    fn send_watches(&mut self, now: Instant) {
-        let count = self.waiting.len().min(MAX_WATCHES_AT_ONCE);
-        for (server, id) in self.waiting.drain(..count) {
-            let frame = Frame::Watch(id);
-            self.signals.push_back(Signal { server, frame });
-        }
-        self.next_watches = (!self.waiting.is_empty()).then_some(now + WATCH_INTERVAL);
+    fn frames(servers: &mut Servers, now: Instant) -> Vec<Frame> {
+        servers.advance(now);
+        let signals = std::iter::from_fn(|| servers.poll_signal());
+        signals.map(|signal| signal.frame).collect()
     }
 
-    fn send_all(&mut self, frame: &Frame) {
-        for server in &self.online {
-            self.signals.push_back(Signal {
-                server: *server,
-                frame: frame.clone(),
-            });
+    #[test]
+    fn a_server_gets_fewer_frames_than_it_allows_however_many_wait() {
+        let mut servers = Servers::default();
+        let start = start();
+        servers.add(SERVER, vec![id(1); 5000]);
+        for n in 0..250_u8 {
+            servers.send_over(SERVER, id(2), vec![3, n]);
         }
+        let mut sent = frames(&mut servers, start).len();
+        assert_eq!(sent, 48);
+        for ms in 1..=10_000 {
+            let now = start + Duration::from_millis(ms);
+            sent += frames(&mut servers, now).len();
+            let allowed = 200 + 50 * usize::try_from(ms).unwrap() / 1000;
+            assert!(sent < allowed, "{sent} in {ms} ms");
+        }
+        assert_eq!(sent, 48 + 400 - 24, "watches leave some for envelopes");
+    }
+
+    #[test]
+    fn envelopes_go_before_watches_and_a_newer_offer_in_the_place_of_an_older_one() {
+        let mut servers = Servers::default();
+        let start = start();
+        servers.add(SERVER, (0..100).map(id).collect());
+        assert_eq!(
+            frames(&mut servers, start).len(),
+            24,
+            "the rest is for envelopes"
+        );
+        for n in 0..30 {
+            servers.send(id(7), &[1, n]);
+            servers.send(id(8), &[3, n]);
+        }
+        let sent = frames(&mut servers, start);
+        assert_eq!(sent.len(), 24);
+        let envelope = |to, bytes: [u8; 2]| Frame::Send {
+            to: id(to),
+            envelope: bytes.to_vec(),
+        };
+        assert_eq!(sent[0], envelope(8, [3, 0]));
+        assert_eq!(sent[23], envelope(8, [3, 23]));
+        let later = frames(&mut servers, start + Duration::from_secs(1));
+        assert!(later.contains(&envelope(7, [1, 29])));
+        assert!(!later.contains(&envelope(7, [1, 28])));
+    }
+
+    #[test]
+    fn what_waits_for_a_server_is_bounded_and_gone_with_the_connection() {
+        let mut servers = Servers::default();
+        let start = start();
+        servers.add(SERVER, Vec::new());
+        for n in 0..1000_u16 {
+            let [high, low] = n.to_be_bytes();
+            servers.send(id(1), &[3, high, low]);
+        }
+        let lane = &servers.lanes[&SERVER];
+        assert_eq!(lane.envelopes.len(), MAX_WAITING);
+        assert_eq!(lane.envelopes.back().unwrap().1, [3, 3, 231]);
+        servers.remove(SERVER);
+        assert_eq!(frames(&mut servers, start), []);
+        assert_eq!(servers.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_watch_that_is_taken_back_before_its_turn_is_never_sent() {
+        let mut servers = Servers::default();
+        let start = start();
+        servers.add(SERVER, (0..30).map(id).collect());
+        assert_eq!(frames(&mut servers, start).len(), 24);
+        servers.watch(id(29), false);
+        servers.watch(id(0), false);
+        servers.watch(id(0), false);
+        let later = frames(&mut servers, start + Duration::from_secs(9));
+        assert!(!later.contains(&Frame::Watch(id(29))));
+        assert!(!later.contains(&Frame::Unwatch(id(29))));
+        let unwatches = later.iter().filter(|f| **f == Frame::Unwatch(id(0)));
+        assert_eq!(unwatches.count(), 1);
     }
 }

@@ -11,6 +11,8 @@ use crate::store::{Changes, Memory, Seen, Stamps, Store};
 
 /// What has changed is written after this: several changes come together.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
+/// Stamps that were only sent may wait for longer: they matter when the clock goes back, and nobody is let in by one that is lost.
+const SENT_DELAY: Duration = Duration::from_secs(30);
 /// For each peer, the paths to it from so many networks are remembered.
 const MAX_NETWORKS: usize = 8;
 
@@ -78,13 +80,15 @@ impl History {
             .collect()
     }
 
-    /// Takes note of the stamps of an offer.
+    /// Takes note of the stamps of an offer, sent and seen.
     pub(super) fn record_stamps(&mut self, id: PeerId, stamps: (u64, u64), now: Instant) {
-        if self.stamps.insert(id, stamps) == Some(stamps) {
+        let before = self.stamps.insert(id, stamps).unwrap_or_default();
+        if before == stamps {
             return;
         }
         self.changed.stamps = true;
-        self.due.get_or_insert(now + WRITE_DELAY);
+        let is_seen = before.1 != stamps.1;
+        self.write_within(if is_seen { WRITE_DELAY } else { SENT_DELAY }, now);
     }
 
     /// Takes note of what has found a path.
@@ -98,7 +102,12 @@ impl History {
         entries.push((network, step.into()));
         let excess = entries.len().saturating_sub(MAX_NETWORKS);
         entries.drain(..excess);
-        self.due.get_or_insert(now + WRITE_DELAY);
+        self.write_within(WRITE_DELAY, now);
+    }
+
+    fn write_within(&mut self, delay: Duration, now: Instant) {
+        let at = now + delay;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// Where a plain WireGuard peer was last seen.
@@ -115,7 +124,7 @@ impl History {
             && self.seen.insert(key.clone(), at) != Some(at)
         {
             self.changed.seen = true;
-            self.due.get_or_insert(now + WRITE_DELAY);
+            self.write_within(WRITE_DELAY, now);
         }
     }
 
@@ -156,17 +165,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn of_each_peer_the_latest_networks_are_remembered() {
-        let now = Instant::now();
-        let id = Identity::from_seed(&[1; 32]).id();
-        let mut history = History {
+    fn empty() -> History {
+        History {
             stamps: Stamps::new(),
             memory: Memory::new(),
             seen: Seen::new(),
             changed: Which::default(),
             due: None,
-        };
+        }
+    }
+
+    #[test]
+    fn offers_that_only_go_out_do_not_keep_the_disk_busy_and_what_was_seen_is_written_soon() {
+        let start = Instant::now();
+        let id = Identity::from_seed(&[1; 32]).id();
+        let mut history = empty();
+        history.record_stamps(id, (5, 0), start);
+        assert_eq!(history.due(), Some(start + SENT_DELAY));
+        for n in 1..20 {
+            let now = start + n * Duration::from_secs(1);
+            history.record_stamps(id, (5 + u64::from(n), 0), now);
+        }
+        assert_eq!(history.due(), Some(start + SENT_DELAY), "one write for all");
+        let now = start + Duration::from_secs(20);
+        history.record_stamps(id, (30, 7), now);
+        assert_eq!(history.due(), Some(now + WRITE_DELAY));
+        history.due = None;
+        history.record_stamps(id, (30, 7), now);
+        assert_eq!(history.due(), None, "nothing is new");
+        assert_eq!(history.stamps(&id), (30, 7));
+    }
+
+    #[test]
+    fn of_each_peer_the_latest_networks_are_remembered() {
+        let now = Instant::now();
+        let id = Identity::from_seed(&[1; 32]).id();
+        let mut history = empty();
         for network in 0..10 {
             history.remember(id, network, StepKind::Checks, now);
         }

@@ -8,17 +8,22 @@ use punch_platform::clock::{self, SleepWatch};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
+use super::backlog::Backlog;
 use super::command::{Command, Pong};
 use super::lane::Lane;
 use crate::snapshot;
 
 /// The wall clock is told to the engine, and sleep noticed, this often.
 const WATCH: Duration = Duration::from_secs(1);
+/// When the driver stops, the controller has this long to take what has waited for it.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// The driver's channels to the rest of punchd, and answers that are owed.
 pub(super) struct Control {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<EngineEvent>,
+    /// Events for which there was no room.
+    backlog: Backlog,
     /// Signalling connections that stand.
     servers: HashMap<ServerId, mpsc::Sender<Frame>>,
     /// Pings that are not answered yet.
@@ -46,6 +51,7 @@ impl Control {
         Self {
             commands,
             events,
+            backlog: Backlog::default(),
             servers: HashMap::new(),
             pings: HashMap::new(),
             netchecks: Vec::new(),
@@ -156,15 +162,20 @@ impl Control {
                 if let EngineEvent::News(News::Selected { path, .. }) = &event {
                     lane.enlarge(path);
                 }
-                if self.events.try_send(event).is_err() {
-                    tracing::warn!("an event was lost: the controller is too slow");
-                }
+                self.backlog.send(event, &self.events, clock::now());
             }
         }
     }
 
-    /// Gives the engine's frames to their signalling servers.
+    /// Gives the controller all that it has not taken yet; the driver stops.
+    pub(super) async fn finish(&mut self) {
+        let finish = self.backlog.finish(&self.events);
+        let _ = tokio::time::timeout(FAREWELL, finish).await;
+    }
+
+    /// Gives the engine's frames to their signalling servers, and the controller what it takes now.
     pub(super) fn give(&mut self, engine: &mut Engine) {
+        self.backlog.flush(&self.events);
         while let Some(signal) = engine.poll_signal() {
             if let Some(server) = self.servers.get(&signal.server) {
                 // A connection whose queue is full is stuck; what is lost is repeated by the next offer.

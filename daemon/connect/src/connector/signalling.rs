@@ -8,20 +8,22 @@ use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
 use super::Connector;
 use crate::envelopes::OfferError;
 use crate::events::{News, ServerId, SessionEvent};
-use crate::peer::Stamps;
+use crate::offers::Cause;
+use crate::peer::{Appeared, Stamps};
 
 impl Connector {
     /// A signalling server has welcomed us.
     pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
         // Peers that are online are announced by the watch; that is also when an offer can reach them. The user's come first.
-        self.servers.add(server, self.peers.watched(), now);
+        self.servers.add(server, self.peers.watched());
         self.drain_children(now);
     }
 
     /// A signalling server is gone.
     pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
         self.servers.remove(server);
-        self.peers.handle_server_down(server);
+        self.offers.remove_server(server);
+        self.peers.handle_server_down(server, self.servers.online());
         self.drain_children(now);
     }
 
@@ -31,7 +33,7 @@ impl Connector {
             Frame::Deliver { from, envelope } => {
                 self.handle_envelope(server, from, &envelope, now);
             }
-            Frame::Appeared(id) => self.handle_appeared(id, now),
+            Frame::Appeared(id) => self.handle_appeared(server, id, now),
             Frame::Unreachable { to, why } => {
                 if let Some((_, connection)) = self.peers.by_id_mut(to) {
                     let offline = why == Unreachable::Offline;
@@ -52,11 +54,18 @@ impl Connector {
         self.drain_children(now);
     }
 
-    fn handle_appeared(&mut self, id: PeerId, now: Instant) {
-        if let Some((peer, connection)) = self.peers.by_id_mut(id)
-            && connection.handle_appeared(now)
-        {
-            self.offer(peer, now);
+    fn handle_appeared(&mut self, server: ServerId, id: PeerId, now: Instant) {
+        let Some((peer, connection)) = self.peers.by_id_mut(id) else {
+            return;
+        };
+        match connection.handle_appeared(server, now) {
+            Appeared::Nothing => {}
+            // The server has said that it could not deliver the offer: no other one need hear of it.
+            Appeared::Repeat { envelope, next } => {
+                self.servers.send_over(server, id, envelope);
+                self.offers.add(peer, Cause::Server(server), next);
+            }
+            Appeared::Offer => self.offer(peer, Cause::Server(server), now),
         }
     }
 
@@ -86,7 +95,7 @@ impl Connector {
         let Some(connection) = self.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.admits_envelope(server, now) {
+        if !self.envelopes.admit(connection, server, now) {
             return false;
         }
         let seen = connection.stamps.seen;
@@ -131,7 +140,7 @@ impl Connector {
         let Some(connection) = self.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.awaits_answer() || !connection.admits_envelope(server, now) {
+        if !connection.awaits_answer() || !self.envelopes.admit(connection, server, now) {
             return false;
         }
         self.envelopes
@@ -149,7 +158,7 @@ impl Connector {
         let Some(connection) = self.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.awaits_answer() || !connection.admits_envelope(server, now) {
+        if !connection.awaits_answer() || !self.envelopes.admit(connection, server, now) {
             return false;
         }
         let Some((refusal, is_news)) = connection.open_refusal(envelope, wall_ms, now) else {
@@ -192,8 +201,8 @@ impl Connector {
 
     // --- offers ---
 
-    /// Sends a fresh offer to the peer over every server at hand.
-    pub(super) fn offer(&mut self, peer: PeerHandle, now: Instant) {
+    /// Sends a fresh offer to the peer over every server at hand, as soon as it is the peer's turn.
+    pub(super) fn offer(&mut self, peer: PeerHandle, cause: Cause, now: Instant) {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
@@ -201,13 +210,32 @@ impl Connector {
             connection.postpone(now);
             return;
         }
-        let to = connection.id;
-        match self.envelopes.offer(connection, &self.network, now) {
-            Some(envelope) => {
-                self.servers.send(to, envelope);
-                self.note_stamps(peer);
+        self.offers
+            .add(peer, cause, connection.next_offer(cause, now));
+        self.send_offers(now);
+    }
+
+    /// Sends the offers whose turn has come.
+    pub(super) fn send_offers(&mut self, now: Instant) {
+        while let Some((peer, cause)) = self.offers.next(now) {
+            let Some(connection) = self.peers.get_mut(peer) else {
+                continue;
+            };
+            if !connection.needs_offer(cause, now) {
+                continue;
             }
-            None => connection.postpone(now),
+            if self.servers.online().is_empty() {
+                connection.postpone(now);
+                continue;
+            }
+            self.offers.spend(now);
+            match self.envelopes.offer(connection, &self.network, now) {
+                Some(envelope) => {
+                    self.servers.send(connection.id, &envelope);
+                    self.note_stamps(peer);
+                }
+                None => connection.postpone(now),
+            }
         }
     }
 

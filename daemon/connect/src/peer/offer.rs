@@ -1,7 +1,7 @@
 //! The offer to one peer that is out, and what servers say about the peer.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
 use punch_signal_protocol::{Description, OfferRefusal};
@@ -9,20 +9,42 @@ use punch_signal_protocol::{Description, OfferRefusal};
 use super::description::SentDescription;
 use super::retry::RETRY_MIN;
 use crate::ServerId;
+use crate::pace::{Rate, ServerBuckets};
+
+/// Logins of one peer at one server.
+const LOGINS: Rate = Rate {
+    burst: 2,
+    interval: RETRY_MIN,
+};
+/// Offers to one peer that go to one server once more.
+const REPEATS: Rate = Rate {
+    burst: 1,
+    interval: RETRY_MIN,
+};
+/// A server may get an offer once more until it has this age; then a new one, with fresh addresses, is better.
+const MAX_REPEATED: Duration = Duration::from_secs(30);
 
 /// An offer that is out and was not answered.
-pub(super) struct OutstandingOffer {
+pub(crate) struct OutstandingOffer {
     /// `None` after an answer that was authentic and useless: the next retry makes a new offer.
     pending: Option<PendingOffer>,
     sent: SentDescription,
+    /// As it has gone out.
+    envelope: Vec<u8>,
     sent_at: Instant,
 }
 
 impl OutstandingOffer {
-    pub(super) fn new(pending: PendingOffer, sent: SentDescription, now: Instant) -> Self {
+    pub(crate) fn new(
+        pending: PendingOffer,
+        sent: SentDescription,
+        envelope: Vec<u8>,
+        now: Instant,
+    ) -> Self {
         Self {
             pending: Some(pending),
             sent,
+            envelope,
             sent_at: now,
         }
     }
@@ -34,6 +56,13 @@ impl OutstandingOffer {
     /// Whether the offer went out so lately that its answer may still come.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.sent_at) < RETRY_MIN
+    }
+
+    /// The offer, if it can be sent once more: a server that could not deliver it may be able to now.
+    pub(super) fn to_repeat(&self, now: Instant) -> Option<Vec<u8>> {
+        let age = now.saturating_duration_since(self.sent_at);
+        let usable = self.awaits_answer() && age < MAX_REPEATED;
+        usable.then(|| self.envelope.clone())
     }
 
     /// Whether an answer could still be opened.
@@ -73,25 +102,46 @@ impl OutstandingOffer {
 }
 
 /// What servers say about the peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Presence {
     /// No server knows the peer.
     pub(super) is_offline: bool,
     /// Servers have been asked to tell when the peer logs in.
     pub(super) is_watched: bool,
-    /// Servers that did not deliver the newest offer.
+    /// Servers that did not deliver the newest offer. The doubt counts for each of them alone.
     undelivered: BTreeSet<ServerId>,
+    /// None of the servers that are reached has delivered it.
+    is_lost: bool,
+    /// Logins of the peer that are acted on at once, of each server.
+    appeared: ServerBuckets,
+    /// Offers that are sent once more, to each server.
+    repeated: ServerBuckets,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self {
+            is_offline: false,
+            is_watched: false,
+            undelivered: BTreeSet::new(),
+            is_lost: false,
+            appeared: ServerBuckets::new(LOGINS),
+            repeated: ServerBuckets::new(REPEATS),
+        }
+    }
 }
 
 impl Presence {
     /// An offer goes out over all servers.
     pub(super) fn handle_offered(&mut self) {
         self.undelivered.clear();
+        self.is_lost = false;
     }
 
-    /// The newest offer may not have come through this server.
-    pub(super) fn handle_server_lost(&mut self, server: ServerId) {
+    /// The newest offer may not have come through this server; `online` are those that are reached.
+    pub(super) fn handle_undelivered(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
         self.undelivered.insert(server);
+        self.is_lost = online.is_subset(&self.undelivered);
     }
 
     /// A server could not deliver an envelope, because the peer is `offline` or for another reason.
@@ -102,13 +152,28 @@ impl Presence {
         online: &BTreeSet<ServerId>,
     ) {
         if offline {
-            self.undelivered.insert(server);
+            self.handle_undelivered(server, online);
         }
         self.is_offline = online.is_subset(&self.undelivered);
     }
 
-    /// Whether the newest offer may have come through every server.
+    /// Whether the newest offer may have come through a server that is reached.
     pub(super) fn is_delivered(&self) -> bool {
-        self.undelivered.is_empty()
+        !self.is_lost
+    }
+
+    /// A server says that the peer has logged in: returns whether it may be acted on at once.
+    pub(super) fn handle_appeared(&mut self, server: ServerId, now: Instant) -> bool {
+        self.appeared.take(server, now)
+    }
+
+    /// Whether a server that has not delivered the newest offer gets it once more; then it counts as delivered.
+    pub(super) fn repeat(&mut self, server: ServerId, now: Instant) -> bool {
+        let repeats = self.undelivered.contains(&server) && self.repeated.take(server, now);
+        if repeats {
+            self.undelivered.remove(&server);
+            self.is_lost = false;
+        }
+        repeats
     }
 }

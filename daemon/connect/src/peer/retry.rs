@@ -116,12 +116,6 @@ impl Retry {
         self.at = self.at.max(until);
     }
 
-    /// Unless a path is found by then, the next offer goes out soon, however many there were before.
-    pub(super) fn bring_forward(&mut self, now: Instant) {
-        let soon = now + RETRY_MIN;
-        self.at = Some(self.at.map_or(soon, |at| at.min(soon)));
-    }
-
     /// The next offer goes out as soon as the one that was `sent` can be called lost; an exchange that comes about before that
     /// restores the original time.
     pub(super) fn hurry(&mut self, sent: Instant) {

@@ -4,13 +4,29 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use punch_signal_protocol::Description;
-use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::seal::Exchange;
 use rand_core::RngCore;
 
 use super::offer::OutstandingOffer;
 use super::retry::RETRY_MIN;
 use super::{DescriptionParts, PeerConnection, SentDescription};
+use crate::offers::Cause;
 use crate::{PeerRefusal, ServerId};
+
+/// What is to be done when a peer has logged in at a server.
+pub(crate) enum Appeared {
+    /// Nothing but what the connection does by itself.
+    Nothing,
+    /// The offer goes to that server once more, and if nothing comes of it, a fresh one to all.
+    Repeat {
+        /// The offer as it was.
+        envelope: Vec<u8>,
+        /// When the fresh one is due.
+        next: Instant,
+    },
+    /// A fresh offer goes out when it is the peer's turn.
+    Offer,
+}
 
 impl PeerConnection {
     /// Describes this machine with a stamp that is larger than any before.
@@ -23,15 +39,44 @@ impl PeerConnection {
         parts.describe(stamp, rng)
     }
 
+    /// When an offer may go out that is wanted now.
+    pub(crate) fn next_offer(&self, cause: Cause, now: Instant) -> Instant {
+        let at = self.offered.ready_at(0).map_or(now, |at| at.max(now));
+        let Cause::Server(_) = cause else { return at };
+        // An attempt that is younger by then began after the peer had logged in.
+        let young = self.attempts.are_younger_than(RETRY_MIN, now);
+        let attempt = young.then(|| now + RETRY_MIN);
+        let last = self.last_offer.map(|last| last + RETRY_MIN);
+        [Some(at), attempt, last]
+            .into_iter()
+            .flatten()
+            .max()
+            .unwrap_or(at)
+    }
+
+    /// Whether an offer whose turn has come is still to go out.
+    pub(crate) fn needs_offer(&self, cause: Cause, now: Instant) -> bool {
+        match cause {
+            Cause::User | Cause::Own => self.is_wanted(),
+            Cause::Server(_) => {
+                self.is_wanted()
+                    && self.path().is_none()
+                    && !self.offer_is_fresh(now)
+                    && !self.attempts.are_younger_than(RETRY_MIN, now)
+            }
+        }
+    }
+
     /// An offer has gone out over all servers.
     pub(crate) fn handle_offered(
         &mut self,
-        pending: PendingOffer,
-        sent: SentDescription,
+        offer: OutstandingOffer,
         rng: &mut impl RngCore,
         now: Instant,
     ) {
-        self.offer = Some(OutstandingOffer::new(pending, sent, now));
+        self.offer = Some(offer);
+        self.offered.take(now);
+        self.last_offer = Some(now);
         self.presence.handle_offered();
         self.retry.handle_offered(rng, now);
     }
@@ -65,24 +110,36 @@ impl PeerConnection {
         due
     }
 
-    /// The peer has logged in at a server; returns whether an offer is to go out.
-    pub(crate) fn handle_appeared(&mut self, now: Instant) -> bool {
-        self.handle_found();
+    /// A server says that the peer has logged in.
+    pub(crate) fn handle_appeared(&mut self, server: ServerId, now: Instant) -> Appeared {
+        let is_timely = self.presence.handle_appeared(server, now);
+        if is_timely {
+            self.handle_found();
+        }
         if !self.is_wanted() {
-            return false;
+            return Appeared::Nothing;
         }
         if self.path().is_some() {
             // It may have restarted and know nothing of the path.
-            self.verify_path(now);
-            return false;
+            if is_timely {
+                self.verify_path(now);
+            }
+            return Appeared::Nothing;
         }
-        let is_fresh = self.offer_is_fresh(now) || self.attempts.are_younger_than(RETRY_MIN, now);
-        // It may have restarted since, and know nothing of the offer or of the attempt. A search takes longer than a retry, and a
-        // new offer would cut it short.
-        if is_fresh && !self.attempts.has_search() {
-            self.retry.bring_forward(now);
+        let offer = self.offer.as_ref();
+        if let Some(envelope) = offer.and_then(|offer| offer.to_repeat(now))
+            && self.presence.repeat(server, now)
+        {
+            let next = now + 2 * RETRY_MIN;
+            return Appeared::Repeat { envelope, next };
         }
-        !is_fresh
+        // A search takes longer than a retry, and a new offer would cut it short.
+        let young = self.attempts.are_younger_than(RETRY_MIN, now);
+        if young && self.attempts.has_search() {
+            return Appeared::Nothing;
+        }
+        // It may have restarted since, and know nothing of the offer or of the attempt.
+        Appeared::Offer
     }
 
     /// A server could not deliver an envelope, because the peer is `offline` or for another reason.
@@ -95,16 +152,21 @@ impl PeerConnection {
         self.presence.handle_unreachable(server, offline, online);
     }
 
-    /// The connection to a server is lost: an offer that went out over it may be, too.
-    pub(crate) fn handle_server_down(&mut self, server: ServerId) {
+    /// The connection to a server is lost: an offer that went out over it may be, too. `online` are those that are left.
+    pub(crate) fn handle_server_down(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
         if self.offer.is_some() {
-            self.presence.handle_server_lost(server);
+            self.presence.handle_undelivered(server, online);
         }
     }
 
     /// Whether one more envelope of this peer that came over `server` may be opened now.
     pub(crate) fn admits_envelope(&mut self, server: ServerId, now: Instant) -> bool {
         self.opened.take(server, now)
+    }
+
+    /// Whether one more offer of the peer may be answered now.
+    pub(crate) fn admits_exchange(&mut self, now: Instant) -> bool {
+        self.exchanges.take(now)
     }
 
     /// Whether an offer is out whose answer has not come.

@@ -3,5 +3,6 @@
 
 mod peers;
 mod refusals;
+mod servers;
 #[path = "../support/mod.rs"]
 mod support;

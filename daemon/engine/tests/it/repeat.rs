@@ -65,7 +65,8 @@ fn offers_that_nearly_cross_lead_to_one_session() {
 /// A has called B for minutes, without an answer and without hearing that B is not there; an offer of A's has just gone out.
 fn called_in_vain(seed: u64) -> (World, Bot) {
     let mut world = World::pair(seed);
-    world.edit_peer(B, A, |peer| peer.blocked = true);
+    // Nobody is told that it is a stranger.
+    world.edit(B, |configuration| configuration.peers.clear());
     world.set_up(A, B, true);
     world.run_for(seconds(300));
     until_offer(&mut world, seconds(80));

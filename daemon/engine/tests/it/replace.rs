@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use punch_engine::{EngineEvent, LinkState};
+use punch_engine::{EngineEvent, LinkState, PeerRefusal};
 use punch_packet::Packet;
 use punch_signal_protocol::Frame;
+use punch_signal_protocol::seal::Kind;
 
 use crate::packets::{at, udp};
 use crate::world::{A, B, World, handle, millis, seconds};
@@ -355,15 +356,21 @@ fn a_connection_that_the_user_has_closed_stays_closed_however_often_the_peer_ask
     assert_eq!(world.state(A, B), LinkState::Down);
     let tap = world.tap.take().unwrap();
     assert!(tap.iter().all(|datagram| datagram.is_with_server()));
-    let asked = world
-        .frames
-        .iter()
-        .filter(|(_, frame)| matches!(frame, Frame::Send { .. }));
-    assert!(asked.clone().count() > 5, "it does ask");
-    assert!(
-        asked.into_iter().all(|(from, _)| *from == B),
-        "and gets no answer"
-    );
+    let said = |by: usize| {
+        let frames = world.frames.iter().filter(move |(from, _)| *from == by);
+        let kinds = frames.filter_map(|(_, frame)| match frame {
+            Frame::Send { envelope, .. } => Kind::of(envelope),
+            _ => None,
+        });
+        kinds.collect::<Vec<_>>()
+    };
+    let (asked, told) = (said(B), said(A));
+    assert!(asked.len() > 5, "it does ask");
+    assert!(told.len() <= asked.len());
+    assert!(told.iter().all(|kind| *kind == Kind::Refusal), "{told:?}");
+    let status = world.hosts[B].engine.link_status(handle(A), world.now);
+    let (refusal, _) = status.unwrap().refused.unwrap();
+    assert_eq!(refusal, PeerRefusal::NotWanted);
 
     // Until the user says otherwise.
     world.edit_peer(A, B, |entry| entry.blocked = false);

@@ -212,7 +212,7 @@ pub enum ServerCommand {
 pub enum PeerCommand {
     /// Add another machine as a peer
     #[command(
-        after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1\n  punchctl peer add phone --wireguard BASE64 --address 10.9.0.2 --show-config"
+        after_help = "Examples:\n  punchctl peer add db punch1…\n  punchctl peer add router --wireguard BASE64 --endpoint 192.0.2.1:51820 --address 10.9.0.1"
     )]
     Add(AddPeerArguments),
     /// Forget a peer

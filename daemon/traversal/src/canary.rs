@@ -75,12 +75,10 @@ pub(crate) struct Canary {
     refused: u32,
     flights: Vec<Flight>,
     timeout: Duration,
-    /// When the latest of those that were answered had left.
-    heard: Option<Instant>,
+    /// When the latest of those that were answered had left, and the mappings that the search had made then.
+    heard: Option<(Instant, u32)>,
     /// Mappings that the search has made, as far as it has said.
     made: u32,
-    /// Mappings that it had made when one left that was answered.
-    granted: u32,
     /// Whether the old flow was answered since there is doubt.
     old_flow: bool,
     transmits: Vec<Transmit>,
@@ -103,7 +101,6 @@ impl Canary {
             timeout: FIRST_TIMEOUT,
             heard: None,
             made: 0,
-            granted: 0,
             old_flow: false,
             transmits: Vec::new(),
             closing: Vec::new(),
@@ -123,7 +120,7 @@ impl Canary {
 
     /// Mappings of the search beside which others still got theirs. What it has made since, the NAT may have dropped.
     pub(crate) fn granted(&self) -> u32 {
-        self.granted
+        self.heard.map_or(0, |(_, made)| made)
     }
 
     /// What the canary has found, if that ends the search.
@@ -136,7 +133,7 @@ impl Canary {
 
     /// Whether one was answered that has left since `at`; if none is under way, one leaves now.
     pub(crate) fn is_heard_since(&mut self, at: Instant) -> bool {
-        if self.heard.is_some_and(|heard| heard >= at) {
+        if self.heard.is_some_and(|(heard, _)| heard >= at) {
             return true;
         }
         let under_way =
@@ -183,8 +180,7 @@ impl Canary {
         }
         self.closing.push(flight.socket);
         self.refused = 0;
-        self.heard = self.heard.max(Some(flight.sent));
-        self.granted = self.granted.max(flight.made);
+        self.heard = self.heard.max(Some((flight.sent, flight.made)));
         let took = now.saturating_duration_since(flight.sent);
         self.timeout = TIMEOUT.max(2 * took).min(FIRST_TIMEOUT);
         if matches!(self.state, State::First | State::Doubt(_)) {
@@ -206,7 +202,7 @@ impl Canary {
         let lost: Vec<_> = expired.filter(|flight| flight.fresh).collect();
         self.closing.extend(lost.iter().map(|flight| flight.socket));
         // One that left later and was answered tells more than one that was lost before.
-        let heard = self.heard;
+        let heard = self.heard.map(|(at, _)| at);
         let in_doubt = lost
             .iter()
             .any(|flight| heard.is_none_or(|at| at < flight.sent));

@@ -430,8 +430,8 @@ impl Controller {
                 drop(answer.send(self.change_peer(changed, &name).await));
             }
             Request::AddForward(ask, answer) => match self.add_forward(ask).await {
-                Ok(view) => {
-                    let check = questions::target(view, answer);
+                Ok(changed) => {
+                    let check = questions::target(changed, answer);
                     self.spawner.spawn("target", check).detach();
                 }
                 Err(error) => drop(answer.send(Err(error))),

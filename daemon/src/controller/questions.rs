@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use punch_api::{
-    ApiError, ErrorCode, ForwardTrouble, ForwardView, NetcheckView, OpenEnum, PathView, PeerName,
-    PingView, PortMappingView, Protocol,
+    ApiError, Changed, ErrorCode, ForwardTrouble, ForwardView, NetcheckView, OpenEnum, PathView,
+    PeerName, PingView, PortMappingView, Protocol,
 };
 use punch_engine::NatProfile;
 use punch_platform::clock;
@@ -47,7 +47,11 @@ pub(super) async fn ping(
 }
 
 /// Tells of a new forward, and whether something listens at its target; a target that says nothing within a second may be slow.
-pub(super) async fn target(mut view: ForwardView, answer: Answer<ForwardView>) {
+pub(super) async fn target(
+    mut changed: Changed<ForwardView>,
+    answer: Answer<Changed<ForwardView>>,
+) {
+    let view = &mut changed.view;
     if view.protocol == OpenEnum::Known(Protocol::Tcp) && view.trouble.is_none() {
         let trouble = target::trouble(&view.target).await;
         view.trouble = trouble.map(|message| ForwardTrouble {
@@ -55,7 +59,7 @@ pub(super) async fn target(mut view: ForwardView, answer: Answer<ForwardView>) {
             message,
         });
     }
-    let _ = answer.send(Ok(view));
+    let _ = answer.send(Ok(changed));
 }
 
 /// Passes the findings of a netcheck on.

@@ -23,6 +23,8 @@ enum Subject {
     Search(PeerHandle),
     Endpoint(PeerHandle),
     Crowd(PeerHandle),
+    /// What one network's NAT has, by the network's fingerprint.
+    Capacity(u64),
     Network,
 }
 
@@ -40,6 +42,7 @@ impl Subject {
                 News::Stale { peer, .. } => Self::Clock(*peer),
                 News::Refused { peer, .. } => Self::Refusal(*peer),
                 News::Searching { peer, .. } => Self::Search(*peer),
+                News::Capacity { network, .. } => Self::Capacity(*network),
                 News::NetworkChanged => Self::Network,
                 News::Netcheck(_) => return None,
             },

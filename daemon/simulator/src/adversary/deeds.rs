@@ -66,7 +66,11 @@ fn act(arena: &mut Arena, deed: Deed, number: u32) {
         Deed::Garbage => {
             let mut envelope = arena.mallory.random().repeat(1 + number as usize % 40);
             envelope[0] = 1 + (number % 4) as u8;
-            let from = arena.id(if number % 2 == 0 { BOB } else { MALLORY });
+            let from = arena.id(if number.is_multiple_of(2) {
+                BOB
+            } else {
+                MALLORY
+            });
             tell(arena, Frame::Deliver { from, envelope });
         }
         Deed::Tell(news, of_bob) => {
@@ -139,7 +143,14 @@ fn strike(arena: &mut Arena, blow: Blow, number: u32) {
             let Some((origin, bytes)) = copy.cloned() else {
                 return;
             };
-            (if number % 2 == 0 { origin } else { from }, bytes)
+            (
+                if number.is_multiple_of(2) {
+                    origin
+                } else {
+                    from
+                },
+                bytes,
+            )
         }
         Blow::Handshake => (
             from,

@@ -80,11 +80,7 @@ impl World {
         start: Instant,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let stun_addresses: Vec<_> = network
-            .addresses(stun)
-            .iter()
-            .map(|(_, ip)| (*ip).into())
-            .collect();
+        let stun_addresses: Vec<_> = network.addresses(stun).iter().map(|(_, ip)| *ip).collect();
         let mut machine = |host| {
             let mut bytes = [0; 32];
             rng.fill_bytes(&mut bytes);

@@ -1,14 +1,63 @@
 //! The command line, as a value: for the program and for its manual pages.
 
+mod ports;
+
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
-use punch_api::{Endpoint, PeerName, PortRange, Protocol, ServerKind, Target};
+use punch_api::{Endpoint, PeerId, PeerName, PortRange, Protocol, ServerKind, Target};
 
 use crate::complete;
+
+/// The help: the commands in groups, which clap does not know.
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Connect:
+  id         Show this machine's key and overlay addresses
+  server     Add, remove and list signalling and STUN servers
+  peer       Add, remove, rename and list peers
+  up         Connect to a peer, now and after every restart
+  down       Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
+
+Share:
+  forward    Share a port of this machine, or of one that it reaches, with peers
+  unforward  Stop sharing a port
+  forwards   Show what is shared
+  allow      Let a peer reach every port of this machine
+  deny       Stop letting a peer reach every port of this machine
+
+Look:
+  status     Show everything: this machine, servers, peers, forwards
+  peers      Show the peers
+  events     Follow what happens, until Ctrl-C
+  ping       Measure the round trip to a peer through the tunnel
+  why        Explain the path to a peer: both NATs, what was tried, what would help
+  netcheck   Find out how this machine's NAT behaves
+  key        Show this machine's keys
+  help       Print this message or the help of the given subcommand(s)
+
+Options:
+{options}{after-help}";
+
+const FIRST_TUNNEL: &str = "\
+First tunnel:
+  punchctl server add signal ws://HOST:8080    on both: the server where they find each other
+  punchctl server add stun HOST                on both: the server that tells them about their NATs
+  punchctl id                                  on both: print the key, for the other side
+  punchctl peer add db punch1…                 on the laptop: add the other machine, here called db
+  punchctl peer add laptop punch1…             on db: add the laptop
+  punchctl forward tcp 5432                    on db: share its port 5432
+  punchctl up db                               on the laptop: connect, and use the address that it prints
+
+`punchctl help COMMAND` explains each command, with examples.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
 /// Open private tunnels to your other machines, and share exactly the ports that you choose.
 #[derive(Debug, Parser)]
@@ -16,7 +65,8 @@ use crate::complete;
     name = "punchctl",
     version,
     arg_required_else_help = true,
-    after_help = "First tunnel:\n  punchctl id                          print this machine's key, for the other side\n  punchctl peer add db punch1…         add the other machine as a peer\n  punchctl up db                       connect\n  punchctl forward tcp 5432            on the other machine: share its port 5432\n\n`punchctl help COMMAND` explains each command, with examples.\nExit status: 0 done, 1 refused or failed, 2 wrong usage."
+    help_template = HELP,
+    after_help = FIRST_TUNNEL
 )]
 pub struct Arguments {
     /// The control socket of punchd
@@ -31,11 +81,29 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Reads the arguments of a process, its name first.
+    ///
+    /// # Errors
+    /// They are wrong usage, or ask for help; the error is what to print.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let read = Self::try_parse_from(ports::split(words)).and_then(|arguments| {
+            arguments.check()?;
+            Ok(arguments)
+        });
+        read.map_err(|mut error| {
+            // clap proposes to pass an unknown option as a value, which is never meant here.
+            if error.kind() == ErrorKind::UnknownArgument {
+                error.remove(ContextKind::Suggested);
+            }
+            error
+        })
+    }
+
     /// Checks what clap would refuse without saying why.
     ///
     /// # Errors
     /// The arguments do not go together.
-    pub fn check(&self) -> Result<(), clap::Error> {
+    fn check(&self) -> Result<(), clap::Error> {
         let Command::Peer(PeerCommand::Add(add)) = &self.command else {
             return Ok(());
         };
@@ -49,6 +117,16 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// Reads the name of a new peer; a key in its place is a likely mistake.
+fn new_name(text: &str) -> Result<PeerName, String> {
+    if text.parse::<PeerId>().is_ok() {
+        return Err(
+            "that is a key, and the name comes first: punchctl peer add NAME KEY".to_owned(),
+        );
+    }
+    text.parse::<PeerName>().map_err(|error| error.to_string())
 }
 
 /// The commands of `punchctl`.
@@ -74,10 +152,13 @@ pub enum Command {
         after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line"
     )]
     Events,
+    /// Show the servers and whether they answer
+    #[command(hide = true, after_help = "Examples:\n  punchctl servers")]
+    Servers,
     /// Add, remove and list signalling and STUN servers
     #[command(subcommand)]
     Server(ServerCommand),
-    /// Add, remove and rename peers
+    /// Add, remove, rename and list peers
     #[command(subcommand)]
     Peer(PeerCommand),
     /// Connect to a peer, now and after every restart
@@ -108,9 +189,10 @@ pub enum Command {
     )]
     Forward {
         /// tcp or udp
-        #[arg(add = ArgValueCandidates::new(complete::protocols))]
+        #[arg(value_parser = ports::protocol, add = ArgValueCandidates::new(complete::protocols))]
         protocol: Protocol,
         /// The port that peers use, or a range FIRST-LAST
+        #[arg(value_parser = ports::ports)]
         ports: PortRange,
         /// Where it leads, HOST:PORT; unless given, the same port of 127.0.0.1
         #[arg(long, value_name = "TARGET")]
@@ -128,10 +210,10 @@ pub enum Command {
     )]
     Unforward {
         /// tcp or udp
-        #[arg(add = ArgValueCandidates::new(complete::protocols))]
+        #[arg(value_parser = ports::protocol, add = ArgValueCandidates::new(complete::protocols))]
         protocol: Protocol,
         /// The port or range, as it was shared
-        #[arg(add = ArgValueCandidates::new(complete::forwarded_ports))]
+        #[arg(value_parser = ports::ports, add = ArgValueCandidates::new(complete::forwarded_ports))]
         ports: PortRange,
     },
     /// Let a peer reach every port of this machine
@@ -192,6 +274,7 @@ pub enum ServerCommand {
     },
     /// Stop using a server
     #[command(
+        alias = "rm",
         after_help = "Examples:\n  punchctl server remove signal wss://signal.example\n  punchctl server remove stun stun.example"
     )]
     Remove {
@@ -203,7 +286,7 @@ pub enum ServerCommand {
         address: String,
     },
     /// Show the servers and whether they answer
-    #[command(after_help = "Examples:\n  punchctl server list")]
+    #[command(alias = "ls", after_help = "Examples:\n  punchctl server list")]
     List,
 }
 
@@ -216,12 +299,15 @@ pub enum PeerCommand {
     )]
     Add(AddPeerArguments),
     /// Forget a peer
-    #[command(after_help = "Examples:\n  punchctl peer remove db")]
+    #[command(alias = "rm", after_help = "Examples:\n  punchctl peer remove db")]
     Remove {
         /// The peer to remove
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         name: PeerName,
     },
+    /// Show the peers
+    #[command(alias = "ls", after_help = "Examples:\n  punchctl peer list")]
+    List,
     /// Give a peer another name
     #[command(after_help = "Examples:\n  punchctl peer rename db database")]
     Rename {
@@ -237,6 +323,7 @@ pub enum PeerCommand {
 #[derive(Debug, Args)]
 pub struct AddPeerArguments {
     /// The name to give it
+    #[arg(value_parser = new_name)]
     pub name: PeerName,
     /// Its key: the first line of `punchctl id` on that machine
     #[arg(required_unless_present = "wireguard", conflicts_with = "wireguard")]

@@ -5,6 +5,7 @@ mod look;
 mod peer;
 mod server;
 mod share;
+mod up;
 
 use punch_api::{AddForward, ForwardKey};
 
@@ -24,13 +25,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Why { peer } => look::why(client, out, &peer).await,
         Command::Netcheck => look::netcheck(client, out).await,
         Command::Events => look::events(client, out).await,
+        Command::Servers => server::list(client, out).await,
         Command::Server(command) => server::run(client, out, command).await,
         Command::Peer(command) => peer::run(client, out, command).await,
         Command::Up {
             peer,
             no_wait,
             timeout,
-        } => peer::up(client, out, &peer, if no_wait { 0 } else { timeout }).await,
+        } => up::up(client, out, &peer, if no_wait { 0 } else { timeout }).await,
         Command::Down { peer } => peer::down(client, out, &peer).await,
         Command::Ping { peer, count } => peer::ping(client, out, &peer, count).await,
         Command::Forward {

@@ -10,7 +10,7 @@ mod render;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 
 use crate::arguments::Arguments;
@@ -22,10 +22,10 @@ pub fn run() -> ExitCode {
         .bin("punchctl")
         .completer("punchctl")
         .complete();
-    let arguments = Arguments::parse();
-    if let Err(error) = arguments.check() {
-        error.exit();
-    }
+    let arguments = match Arguments::read(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     let json = arguments.json;
     let done = runtime().and_then(|runtime| runtime.block_on(commands::run(arguments)));
     match done {

@@ -1,5 +1,7 @@
 //! Standard output and standard error: lines, tables, colours and progress, as far as a terminal is there for them.
 
+mod layout;
+
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
@@ -8,10 +10,17 @@ use punch_api::ApiError;
 use punch_api::error::ErrorBody;
 use serde_json::Value;
 
+pub(crate) use layout::Table;
+use layout::{paint, wrap_hanging};
+
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Standard output. A terminal gets tables and colours; anything else gets rows without a header, their cells separated by tabs.
 pub(crate) struct Output {
     pub(crate) json: bool,
     terminal: bool,
+    /// The columns of the terminal, if they are known.
+    width: Option<usize>,
     colours: bool,
 }
 
@@ -39,14 +48,34 @@ impl Colour {
 /// A cell of a table.
 pub(crate) struct Cell {
     text: String,
+    /// What it says where there is little room.
+    brief: Option<String>,
     colour: Option<Colour>,
 }
 
 impl Cell {
     /// A cell that tells a state, in the colour of that state.
     pub(crate) fn coloured(text: impl Into<String>, colour: Option<Colour>) -> Self {
-        let text = text.into();
-        Self { text, colour }
+        Self {
+            text: text.into(),
+            brief: None,
+            colour,
+        }
+    }
+
+    /// The same cell, which says only this where there is little room.
+    pub(crate) fn or_briefly(self, brief: impl Into<String>) -> Self {
+        let brief = Some(brief.into());
+        Self { brief, ..self }
+    }
+
+    fn say(&self, briefly: bool) -> &str {
+        let brief = self.brief.as_ref().filter(|_| briefly);
+        brief.unwrap_or(&self.text)
+    }
+
+    fn paint(&self, colours: bool) -> String {
+        paint(&self.text, self.colour.filter(|_| colours))
     }
 }
 
@@ -68,6 +97,7 @@ impl Output {
         Self {
             json,
             terminal,
+            width: width(&std::io::stdout()).filter(|_| terminal),
             colours: wants_colours(terminal),
         }
     }
@@ -88,7 +118,7 @@ impl Output {
     /// takes it for a row.
     pub(crate) fn nothing(&self, text: &str) {
         if self.terminal {
-            self.line(text);
+            self.sentences(text, 2);
         } else {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
@@ -99,81 +129,117 @@ impl Output {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
     }
 
+    /// Prints sentences, on a terminal broken between words to fit its width; further lines begin with `indent` spaces.
+    pub(crate) fn sentences(&self, text: &str, indent: usize) {
+        let Some(width) = self.width else {
+            return self.line(text);
+        };
+        // A terminal that is narrower than this is not worth breaking words for.
+        let room = width.saturating_sub(indent).max(20);
+        for (index, part) in wrap_hanging(text, width, room).iter().enumerate() {
+            let before = if index == 0 { 0 } else { indent };
+            self.line(format_args!("{:before$}{part}", ""));
+        }
+    }
+
     /// Waits for `work`. A terminal shows `text` and the time that has passed, once a second has passed.
     pub(crate) async fn during<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
-        if self.json || !std::io::stderr().is_terminal() {
-            return work.await;
-        }
         let mut work = std::pin::pin!(work);
-        let mut line = ProgressLine { seconds: 0 };
+        let mut progress = self.progress();
         loop {
-            match tokio::time::timeout(Duration::from_secs(1), work.as_mut()).await {
+            match tokio::time::timeout(SECOND, work.as_mut()).await {
                 Ok(result) => return result,
-                Err(_) => line.advance(text),
+                Err(_) => progress.renew(text, SECOND),
             }
         }
     }
 
-    /// Prints rows: a terminal gets aligned columns below a header, anything else cells separated by tabs.
-    pub(crate) fn table(&self, header: &[&str], rows: &[Vec<Cell>]) {
-        if !self.terminal {
-            for row in rows {
-                let cells: Vec<_> = row.iter().map(|cell| cell.text.as_str()).collect();
-                self.line(cells.join("\t"));
+    /// A line about what is under way, if there is somebody to read it.
+    pub(crate) fn progress(&self) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        Progress {
+            place: match (self.json, terminal) {
+                (true, _) => Place::Nowhere,
+                (false, true) => Place::Terminal(width(&std::io::stderr())),
+                (false, false) => Place::Lines,
+            },
+            passed: Duration::ZERO,
+            said: None,
+        }
+    }
+
+    /// Prints rows: a terminal gets columns below a header that fit its width, anything else cells separated by tabs.
+    pub(crate) fn table(&self, table: &Table<'_>) {
+        if self.terminal {
+            for line in table.lines(self.width, self.colours) {
+                self.line(line);
             }
             return;
         }
-        for line in align(header, rows, self.colours) {
-            self.line(line);
+        for row in &table.rows {
+            let cells: Vec<_> = row.iter().map(|cell| cell.text.as_str()).collect();
+            self.line(cells.join("\t"));
         }
     }
 }
 
-/// A line on a terminal that shows what is under way; `drop` erases the line.
-struct ProgressLine {
-    seconds: u32,
+/// What is under way: one line on a terminal that is written anew and erased at the end (`drop`); elsewhere a line for each change.
+pub(crate) struct Progress {
+    place: Place,
+    passed: Duration,
+    said: Option<String>,
 }
 
-impl ProgressLine {
-    fn advance(&mut self, text: &str) {
-        self.seconds += 1;
-        let _ = write!(std::io::stderr(), "\r\x1b[K{text} … {} s", self.seconds);
-        let _ = std::io::stderr().flush();
+enum Place {
+    /// A terminal of so many columns, if that is known.
+    Terminal(Option<usize>),
+    /// A file or a pipe.
+    Lines,
+    /// Nobody reads it.
+    Nowhere,
+}
+
+impl Progress {
+    /// So much more time has passed, and this is what is known by now.
+    pub(crate) fn renew(&mut self, text: &str, more: Duration) {
+        self.passed += more;
+        match self.place {
+            Place::Terminal(width) => {
+                let time = format!(" … {} s", self.passed.as_secs());
+                let room = width
+                    .unwrap_or(usize::MAX)
+                    .saturating_sub(time.chars().count());
+                let text: String = text.chars().take(room).collect();
+                let _ = write!(std::io::stderr(), "\r\x1b[K{text}{time}");
+                let _ = std::io::stderr().flush();
+            }
+            Place::Lines | Place::Nowhere => {}
+        }
+    }
+
+    /// As [`Progress::renew`]; besides, a file or a pipe gets a line if the text is another one than before.
+    pub(crate) fn tell(&mut self, text: &str, more: Duration) {
+        let is_new = self.said.as_deref() != Some(text);
+        if let (Place::Lines, true) = (&self.place, is_new) {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        self.said = Some(text.to_owned());
+        self.renew(text, more);
     }
 }
 
-impl Drop for ProgressLine {
+impl Drop for Progress {
     fn drop(&mut self) {
-        if self.seconds > 0 {
+        if let (Place::Terminal(_), false) = (&self.place, self.passed.is_zero()) {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-fn align(header: &[&str], rows: &[Vec<Cell>], colours: bool) -> Vec<String> {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        let widest = cells.map(|cell| cell.text.chars().count()).max();
-        widest.unwrap_or(0).max(header[column].len())
-    };
-    let widths: Vec<_> = (0..header.len()).map(width).collect();
-    let line = |cells: &[Cell]| {
-        let mut line = String::new();
-        for (Cell { text, colour }, width) in cells.iter().zip(&widths) {
-            let gap = " ".repeat(width.saturating_sub(text.chars().count()) + 2);
-            match colour.filter(|_| colours && !text.is_empty()) {
-                Some(colour) => line.push_str(&colour.paint(text)),
-                None => line.push_str(text),
-            }
-            line.push_str(&gap);
-        }
-        line.trim_end().to_owned()
-    };
-    let bold = |title: &&str| Cell::coloured(*title, Some(Colour::Bold));
-    let header: Vec<_> = header.iter().map(bold).collect();
-    let mut lines = vec![line(&header)];
-    lines.extend(rows.iter().map(|row| line(row)));
-    lines
+/// The columns of a terminal.
+fn width(terminal: &impl std::os::fd::AsFd) -> Option<usize> {
+    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(terminal)?;
+    (columns > 0).then_some(columns.into())
 }
 
 /// Prints an error on standard error.
@@ -190,34 +256,4 @@ pub(crate) fn complain(message: &str) {
 pub(crate) fn complain_in_json(error: ApiError) {
     let text = serde_json::to_string_pretty(&ErrorBody { error });
     let _ = writeln!(std::io::stderr(), "{}", text.unwrap_or_default());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned_and_states_coloured_without_moving_them() {
-        let connected = Cell::coloured("connected", Some(Colour::Green));
-        let rows = [
-            vec!["db".into(), connected, "x".into()],
-            vec!["büro".into(), "down".into(), "y".into()],
-        ];
-        let header = ["PEER", "STATE", ""];
-        assert_eq!(
-            align(&header, &rows, false),
-            ["PEER  STATE", "db    connected  x", "büro  down       y"]
-        );
-        let coloured = align(&header, &rows, true);
-        assert_eq!(coloured[1], "db    \x1b[32mconnected\x1b[0m  x");
-        let plain: Vec<_> = coloured
-            .iter()
-            .map(|line| {
-                let line = line.replace("\x1b[0m", "");
-                line.replace("\x1b[1m", "").replace("\x1b[32m", "")
-            })
-            .collect();
-        let trimmed: Vec<_> = plain.iter().map(|line| line.trim_end()).collect();
-        assert_eq!(trimmed, align(&header, &rows, false));
-    }
 }

@@ -1,13 +1,14 @@
 //! Answers of punchd for people: what identities, peers, servers, forwards, pings and events look like.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerKey, PeerName,
-    PeerState, PeerView, PingView, ServerState, ServerView, Status,
+    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerId, PeerKey, PeerName,
+    PeerState, PeerView, PingView, PlainView, ServerKind, ServerState, ServerView, Status,
+    StrangerView,
 };
 
-use crate::output::{Cell, Colour, Output};
+use crate::output::{Cell, Colour, Output, Table};
 
 pub(crate) fn id(out: &Output, view: &IdView) {
     out.line(view.id);
@@ -61,6 +62,12 @@ pub(crate) fn status(out: &Output, view: &Status) {
         out.line("");
         out.line(format!("warning: {warning}"));
     }
+    if !view.strangers.is_empty() {
+        out.line("");
+    }
+    for stranger in &view.strangers {
+        out.sentences(&unknown(stranger), 2);
+    }
     let dropped: Vec<_> = view
         .dropped
         .iter()
@@ -69,7 +76,7 @@ pub(crate) fn status(out: &Output, view: &Status) {
         .collect();
     if !dropped.is_empty() {
         out.line("");
-        out.line(format!("packets refused: {}", dropped.join(", ")));
+        out.sentences(&format!("packets refused: {}", dropped.join(", ")), 2);
     }
 }
 
@@ -118,6 +125,27 @@ pub(crate) fn wireguard_config(key: &PeerKey, status: &Status) -> String {
     lines.join("\n")
 }
 
+/// A machine that has called and is no peer; whether it is the user's own, only the user can know.
+fn unknown(view: &StrangerView) -> String {
+    let times = if view.asked == 1 {
+        "once".to_owned()
+    } else {
+        format!("{} times", view.asked)
+    };
+    format!(
+        "unknown machine {} has called {times}, last {} ago; if it is yours, add it with: punchctl peer add NAME {}",
+        short(&view.id),
+        duration(view.last_s),
+        view.id
+    )
+}
+
+/// The beginning of an identity, by which people tell machines apart.
+fn short(id: &PeerId) -> String {
+    let beginning: String = id.to_string().chars().take(12).collect();
+    format!("{beginning}…")
+}
+
 pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     if views.is_empty() {
         out.nothing("no servers; add one with: punchctl server add signal wss://HOST");
@@ -126,8 +154,13 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     let rows: Vec<_> = views
         .iter()
         .map(|view| {
+            let is_stun = view.kind == ServerKind::Stun;
             let state = match (&view.state, &view.trouble) {
+                (OpenEnum::Known(ServerState::Connected), _) if is_stun => "answers".to_owned(),
                 (OpenEnum::Known(ServerState::Connected), _) => "connected".to_owned(),
+                (OpenEnum::Known(ServerState::Connecting), Some(trouble)) if is_stun => {
+                    format!("does not answer: {trouble}")
+                }
                 (OpenEnum::Known(ServerState::Connecting), Some(trouble)) => {
                     format!("not connected: {trouble}")
                 }
@@ -149,7 +182,11 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
             ]
         })
         .collect();
-    out.table(&["SERVER", "ADDRESS", "STATE"], &rows);
+    out.table(&Table {
+        header: &["SERVER", "ADDRESS", "STATE"],
+        dispensable: &[],
+        rows,
+    });
 }
 
 pub(crate) fn peers(out: &Output, views: &[PeerView]) {
@@ -174,20 +211,27 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
                 view.name.to_string().into(),
                 Cell::coloured(state(&view.state), state_colour(&view.state)),
                 address.into(),
-                view.path.as_ref().map_or("-".to_owned(), path).into(),
+                view.path.as_ref().map_or("-".into(), |view| {
+                    Cell::from(path(view)).or_briefly(view.remote.to_string())
+                }),
                 bytes(view.received_bytes).into(),
                 bytes(view.sent_bytes).into(),
                 extra.join("; ").into(),
             ]
         })
         .collect();
-    let header = ["PEER", "STATE", "ADDRESS", "PATH", "RECEIVED", "SENT", ""];
-    out.table(&header, &rows);
+    out.table(&Table {
+        header: &[
+            "PEER", "STATE", "ADDRESS", "PATH", "RECEIVED", "SENT", "NOTE",
+        ],
+        dispensable: &[5, 4],
+        rows,
+    });
 }
 
 pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
     if views.is_empty() {
-        out.nothing("nothing is shared; share a port with: punchctl forward tcp PORT");
+        out.nothing("this machine shares nothing; share a port with: punchctl forward tcp PORT");
         return;
     }
     let rows: Vec<_> = views
@@ -202,22 +246,56 @@ pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
             ]
         })
         .collect();
-    out.table(&["FORWARD", "TARGET", "FOR", "OPEN", "TOTAL"], &rows);
+    out.table(&Table {
+        header: &["FORWARD", "TARGET", "FOR", "OPEN", "TOTAL"],
+        dispensable: &[4, 3],
+        rows,
+    });
 }
 
-pub(crate) fn forward(out: &Output, view: &ForwardView) {
+/// Says what a new forward does, and in which direction: the habit of `ssh -L` has the other one.
+pub(crate) fn forward(out: &Output, view: &ForwardView, me: &IdView) {
     let peers = match view.peers.len() {
         0 => "",
         1 => "peer ",
         _ => "peers ",
     };
-    out.line(format!(
-        "{} {} leads to {}, for {peers}{}",
+    let (ports, lead) = if view.ports.first() == view.ports.last() {
+        ("port", "it leads")
+    } else {
+        ("ports", "they lead")
+    };
+    let address = me.ipv4.map_or(me.ipv6.into(), IpAddr::from);
+    let text = format!(
+        "shared: peers reach {} {ports} {} of THIS machine at {address}; {lead} to {}, for {peers}{}",
         view.protocol,
         view.ports,
         view.target,
         allowed(view)
-    ));
+    );
+    out.sentences(&text, 2);
+}
+
+/// Says how to use a peer's port, to somebody whose forward leads there.
+pub(crate) fn no_forward_needed(out: &Output, view: &ForwardView, peer: &PeerView) {
+    let address = peer.ipv4.map(IpAddr::from).or(peer.ipv6.map(IpAddr::from));
+    let to = address.map_or(String::new(), |ip| {
+        format!(": connect to {}", SocketAddr::new(ip, view.target.port()))
+    });
+    let text = format!(
+        "note: to use {}'s port no forward is needed here{to}",
+        peer.name
+    );
+    out.sentences(&text, 2);
+}
+
+/// What the configuration of a plain WireGuard peer must say of this machine.
+pub(crate) fn its_configuration(peer: &PeerName, view: &PlainView) -> String {
+    format!(
+        "On {peer}, the section [Peer] for this machine must have PublicKey = {}, AllowedIPs = {}",
+        view.public_key,
+        view.allowed_ips.join(", ")
+    )
 }
 
 pub(crate) fn connected(out: &Output, view: &PeerView) {
@@ -296,6 +374,7 @@ fn kind(kind: &OpenEnum<PathKind>) -> &str {
 pub(crate) fn state(state: &OpenEnum<PeerState>) -> &str {
     match state {
         OpenEnum::Known(PeerState::Down) => "down",
+        OpenEnum::Known(PeerState::Refused) => "refused",
         OpenEnum::Known(PeerState::Waiting) => "waiting",
         OpenEnum::Known(PeerState::Connecting) => "connecting",
         OpenEnum::Known(PeerState::Connected) => "connected",
@@ -307,11 +386,12 @@ fn state_colour(state: &OpenEnum<PeerState>) -> Option<Colour> {
     match state {
         OpenEnum::Known(PeerState::Connected) => Some(Colour::Green),
         OpenEnum::Known(PeerState::Waiting | PeerState::Connecting) => Some(Colour::Yellow),
+        OpenEnum::Known(PeerState::Refused) => Some(Colour::Red),
         OpenEnum::Known(PeerState::Down) | OpenEnum::Unknown(_) => None,
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KB", "MB", "GB"] {
         if value < 1000.0 {

@@ -73,6 +73,8 @@ fn why() -> WhyView {
         path: None,
         summary: "No direct path to db so far.".to_owned(),
         refused: None,
+        obstacle: None,
+        plain: None,
         mine: Some(nat("hard NAT", &["192.0.2.1", "192.0.2.2"])),
         theirs: None,
         steps: vec![

@@ -351,6 +351,7 @@ impl Controller {
             }
             News::Stale { peer, seconds } => Some(events::stale(self.name_of(peer)?, seconds)),
             News::Refused { peer, refusal } => Some(events::refused(self.name_of(peer)?, refusal)),
+            News::Stranger { id } => Some(events::stranger(id)),
             News::Stamps { peer, sent, seen } => {
                 let id = self.id_of(peer)?;
                 self.saving.history.record_stamps(id, (sent, seen), now);
@@ -568,8 +569,8 @@ impl Controller {
     // --- questions that take a while ---
 
     async fn ping(&mut self, name: PeerName, answer: Answer<PingView>) {
-        let path = match self.peer_view(&name).await {
-            Ok(view) => view.path,
+        let (is_up, path) = match self.peer_view(&name).await {
+            Ok(view) => (view.up, view.path),
             Err(error) => return drop(answer.send(Err(error))),
         };
         let Some(handle) = self.handles.get(&name) else {
@@ -577,7 +578,7 @@ impl Controller {
         };
         let (sender, pong) = oneshot::channel();
         self.order(Command::Ping(handle, sender)).await;
-        let wait = questions::ping(name, path, pong, answer);
+        let wait = questions::ping(name, is_up, path, pong, answer);
         self.spawner.spawn("ping", wait).detach();
     }
 

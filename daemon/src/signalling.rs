@@ -1,3 +1,4 @@
 //! Ways for envelopes between this machine and its peers.
 
 pub(crate) mod server;
+mod trouble;

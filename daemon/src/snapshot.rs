@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use punch_api::ForwardKey;
 use punch_engine::{
-    DropReason, Engine, ForwardCounts, LinkState, LinkStatus, PeerHandle, PeerReport,
+    DropReason, Engine, ForwardCounts, LinkState, LinkStatus, PeerHandle, PeerReport, Stranger,
 };
 use punch_signal_protocol::Candidate;
 
@@ -43,6 +43,8 @@ pub(crate) struct Snapshot {
     pub(crate) candidates: Vec<Candidate>,
     /// STUN servers that answer.
     pub(crate) stun: Vec<SocketAddr>,
+    /// Machines that have called and are no peers.
+    pub(crate) strangers: Vec<Stranger>,
     pub(crate) drops: Vec<(DropReason, u64)>,
 }
 
@@ -82,6 +84,7 @@ pub(crate) fn take(engine: &Engine, scope: &Scope, now: Instant) -> Snapshot {
             .into_iter()
             .map(|(server, _)| server)
             .collect(),
+        strangers: engine.strangers(now),
         drops: engine.drops(),
     }
 }

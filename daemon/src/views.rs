@@ -1,9 +1,12 @@
 //! Views: the configuration and a snapshot of the engine, put together for the control API. All are pure functions.
 
+mod budget;
 pub(crate) mod events;
 pub(crate) mod facts;
 mod nat;
 pub(crate) mod netcheck;
+mod obstacle;
+mod plain;
 mod reach;
 mod refused;
 pub(crate) mod status;

@@ -238,7 +238,7 @@ fn down_ends_it_and_refuses_traffic() {
     let to = overlay(&lab.b).map(|address| SocketAddr::new(address, 7100));
     lab.a.expect_echo(to[0]);
     lab.a.ctl_ok(&["down", "b"]);
-    assert_eq!(lab.a.peer_state("b"), "down");
+    assert_eq!(lab.a.peer_state("b"), "refused");
     lab.b.wait_for_peer_state("a", "down");
     for to in to {
         // At once, by an ICMP error of its own punchd: a silent drop would last minutes.

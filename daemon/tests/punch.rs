@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use harness::{Host, Kinds, Lab, PATIENCE, tool, wait_for, wait_until};
 use punch_api::{
-    Allocation, AllocationView, Budget, Filtering, Mapping, PeerState, Step, StepOutcome, StepView,
-    WhyView,
+    Allocation, AllocationView, Budget, Filtering, Mapping, Obstacle, PeerState, Step, StepOutcome,
+    StepView, WhyView,
 };
 
 /// An attempt that has a chance of 98 % may fail; the next one follows within a minute.

@@ -203,8 +203,7 @@ fn two_machines_with_one_identity_do_not_fight() {
     lab.b.start();
     let logins = |host: &Host| {
         let log = host.punchd.log_text();
-        log.matches("connected to the signalling server").count()
-            - log.matches("not connected to").count()
+        log.matches("connected to ws://").count() - log.matches("not connected to ws://").count()
     };
     wait_until(PATIENCE, "the twin logs in", || logins(&lab.b) > 0);
     let url = format!("ws://{}:8080/", lab.env("SERVER_IPV4"));

@@ -163,7 +163,7 @@ fn an_unmodified_wireguard_is_a_peer() {
             lab.a.ctl_ok(&["allow", "wg", "--host"]);
             lab.b.expect_echo(whole);
             lab.a.ctl_ok(&["down", "wg"]);
-            assert_eq!(lab.a.peer_state("wg"), "down");
+            assert_eq!(lab.a.peer_state("wg"), "refused");
             lab.a.ctl_ok(&["peer", "remove", "wg"]);
         }
     }

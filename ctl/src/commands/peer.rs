@@ -1,14 +1,16 @@
-//! Peers: `punchctl peer`, `up`, `down` and `ping`.
+//! Peers: `punchctl peer`, `down` and `ping`.
 
 use std::time::Duration;
 
 use hyper::Method;
 use punch_api::{
-    AddPeer, ApiError, PeerId, PeerKey, PeerName, PeerState, PeerView, PingView, Rename, Secret, Up,
+    AddPeer, ApiError, ErrorCode, ForwardView, PeerId, PeerIdError, PeerKey, PeerName, PingView,
+    Rename, Secret,
 };
 use serde_json::Value;
 
-use super::answer::{done, parse, post, warn};
+use super::answer::{done, parse, post};
+use super::look;
 use crate::arguments::{AddPeerArguments, PeerCommand};
 use crate::client::{Client, Failure};
 use crate::output::{self, Output};
@@ -41,11 +43,8 @@ pub(crate) async fn run(
             }
             Ok(())
         }
-        PeerCommand::Remove { name } => {
-            let path = format!("/v1/peers/{name}");
-            let answer = client.call(Method::DELETE, &path, &()).await?;
-            done(out, answer, &format!("{name} is no longer a peer"))
-        }
+        PeerCommand::List => look::peers(client, out).await,
+        PeerCommand::Remove { name } => remove(client, out, &name).await,
         PeerCommand::Rename { name, to } => {
             let path = format!("/v1/peers/{name}/rename");
             let text = format!("{name} is called {to} now");
@@ -55,13 +54,40 @@ pub(crate) async fn run(
     }
 }
 
+/// Removes a peer, and tells which forwards went with it: those that were for it alone.
+async fn remove(client: &Client, out: &Output, name: &PeerName) -> Result<(), Failure> {
+    let before = forwards(client).await?;
+    let path = format!("/v1/peers/{name}");
+    let answer = client.call(Method::DELETE, &path, &()).await?;
+    let left = forwards(client).await?;
+    let gone: Vec<_> = before
+        .iter()
+        .filter(|forward| !left.contains(forward))
+        .map(String::as_str)
+        .collect();
+    let shares = if gone.is_empty() {
+        String::new()
+    } else {
+        format!("; no longer shared: {}", gone.join(", "))
+    };
+    done(out, answer, &format!("{name} is no longer a peer{shares}"))
+}
+
+async fn forwards(client: &Client) -> Result<Vec<String>, Failure> {
+    let views: Vec<ForwardView> = parse(client.get("/v1/forwards").await?)?;
+    let names = views
+        .iter()
+        .map(|view| format!("{} {}", view.protocol, view.ports));
+    Ok(names.collect())
+}
+
 fn add_peer(arguments: AddPeerArguments) -> Result<AddPeer, Failure> {
     let refuse = |message: String| Failure::Refused(message);
     let key = match (arguments.key, arguments.wireguard) {
         (Some(text), _) => PeerKey::Punch {
             key: text
                 .parse::<PeerId>()
-                .map_err(|error| refuse(ApiError::invalid(error).message))?,
+                .map_err(|error| refuse(explain_key(&text, &error)))?,
             ipv6_only: arguments.ipv6_only,
         },
         (None, Some(key)) => PeerKey::Wireguard {
@@ -88,57 +114,26 @@ fn add_peer(arguments: AddPeerArguments) -> Result<AddPeer, Failure> {
     })
 }
 
-pub(crate) async fn up(
-    client: &Client,
-    out: &Output,
-    peer: &PeerName,
-    seconds: u64,
-) -> Result<(), Failure> {
-    let path = format!("/v1/peers/{peer}/up");
-    let ask = Up {
-        wait_ms: seconds * 1000,
-    };
-    // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
-    let connecting = client.call(Method::POST, &path, &ask);
-    let what = format!("connecting to {peer}");
-    let answer = tokio::select! {
-        answer = out.during(&what, connecting) => answer,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Refused(format!(
-            "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
-        ))),
-    };
-    let answer = answer?;
-    let view: PeerView = parse(answer.clone())?;
-    if out.json {
-        out.value(&answer);
+/// Says what is wrong with a key; one of WireGuard is a likely mistake, since `punchctl id` shows it, too.
+fn explain_key(text: &str, error: &PeerIdError) -> String {
+    if text.len() == 44 && text.ends_with('=') {
+        return "that is a WireGuard key: take the first line of `punchctl id` on that machine; for one that does not run Punch, use --wireguard".to_owned();
     }
-    warn(&answer);
-    let connected = view.state == PeerState::Connected;
-    if !out.json && connected {
-        render::connected(out, &view);
-    }
-    if seconds > 0 && !connected {
-        return Err(Failure::Refused(if let Some(refused) = view.refused {
-            format!(
-                "{}; punchd keeps trying. What helps: punchctl why {peer}",
-                refused.message
-            )
-        } else if view.state == PeerState::Waiting {
-            format!(
-                "{peer} is not online at any signalling server (punchctl server list); punchd keeps trying. Is punchd running there, with the same server, and does it know this machine (punchctl id)?"
-            )
-        } else {
-            format!(
-                "not connected to {peer} after {seconds} s; punchd keeps trying. To see why: punchctl why {peer}"
-            )
-        }));
-    }
-    Ok(())
+    ApiError::invalid(error).message
 }
 
 pub(crate) async fn down(client: &Client, out: &Output, peer: &PeerName) -> Result<(), Failure> {
     let answer = post(client, peer, "down").await?;
-    done(out, answer, &format!("{peer} is down"))
+    done(
+        out,
+        answer,
+        &format!("{peer} is down, and refused until: punchctl up {peer}"),
+    )
+}
+
+/// Whether a ping was not answered in time.
+fn is_silence(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api(error) if error.code == ErrorCode::Timeout)
 }
 
 pub(crate) async fn ping(
@@ -163,6 +158,8 @@ pub(crate) async fn ping(
                     }
                     answers.push(answer);
                 }
+                // Only a peer that is connected can answer the next one.
+                Err(error) if !is_silence(&error) => return Err(error),
                 Err(error) => {
                     if let (false, Some(before)) = (out.json, failure.replace(error)) {
                         output::complain(&before.to_string());

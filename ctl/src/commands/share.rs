@@ -1,9 +1,11 @@
 //! What peers may use: `punchctl forward`, `unforward`, `allow` and `deny`.
 
-use hyper::Method;
-use punch_api::{AddForward, ForwardKey, PeerName};
+use std::net::IpAddr;
 
-use super::answer::{done, show, warn};
+use hyper::Method;
+use punch_api::{AddForward, ForwardKey, ForwardView, IdView, PeerName, PeerView};
+
+use super::answer::{done, parse, warn};
 use crate::client::{Client, Failure};
 use crate::output::Output;
 use crate::render;
@@ -15,7 +17,27 @@ pub(crate) async fn forward(
 ) -> Result<(), Failure> {
     let answer = client.call(Method::POST, "/v1/forwards", ask).await?;
     warn(&answer);
-    show(out, answer, render::forward)
+    if out.json {
+        out.value(&answer);
+        return Ok(());
+    }
+    let me: IdView = parse(client.get("/v1/id").await?)?;
+    let view: ForwardView = parse(answer)?;
+    render::forward(out, &view, &me);
+    let peers: Vec<PeerView> = parse(client.get("/v1/peers").await?)?;
+    if let Some(peer) = peers.iter().find(|peer| leads_to(&view, peer)) {
+        render::no_forward_needed(out, &view, peer);
+    }
+    Ok(())
+}
+
+/// Whether a forward leads to a port of a peer, which is probably a mistake about the direction: `ssh -L` has the other one.
+fn leads_to(view: &ForwardView, peer: &PeerView) -> bool {
+    let host = view.target.host();
+    let is_address = |ip: IpAddr| host.parse::<IpAddr>() == Ok(ip);
+    host.eq_ignore_ascii_case(peer.name.as_str())
+        || peer.ipv4.is_some_and(|ip| is_address(ip.into()))
+        || peer.ipv6.is_some_and(|ip| is_address(ip.into()))
 }
 
 pub(crate) async fn unforward(

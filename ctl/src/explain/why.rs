@@ -1,32 +1,62 @@
 //! `punchctl why`: why the path to a peer is as it is.
 
-use punch_api::{NatView, OpenEnum, Step, StepOutcome, StepView, WhyView};
+use punch_api::{NatView, OpenEnum, PlainView, Step, StepOutcome, StepView, WhyView};
 
-use crate::output::{Cell, Colour, Output};
-use crate::render::path;
+use crate::output::{Cell, Colour, Output, Table};
+use crate::render::{self, path};
 
 pub(crate) fn why(out: &Output, view: &WhyView) {
-    out.line(&view.summary);
+    out.sentences(&view.summary, 0);
     if let Some(refused) = &view.refused {
-        out.line(format!(
-            "refused {} ago: {}",
-            span(refused.ago_s),
-            refused.message
-        ));
+        let text = format!("refused {} ago: {}", span(refused.ago_s), refused.message);
+        out.sentences(&text, 2);
     }
     if let Some(current) = &view.path {
         out.line(format!("path    {}", path(current)));
     }
+    match &view.plain {
+        Some(plain) => {
+            out.sentences(&traffic(plain), 8);
+            out.line("");
+            out.sentences(&render::its_configuration(&view.peer, plain), 0);
+        }
+        None => attempts(out, view),
+    }
+    if !view.advice.is_empty() {
+        out.line("");
+    }
+    for advice in &view.advice {
+        out.sentences(&format!("- {advice}"), 2);
+    }
+}
+
+/// What has passed between this machine and a plain WireGuard peer.
+fn traffic(view: &PlainView) -> String {
+    let handshake = match view.last_handshake_s {
+        Some(seconds) => format!("last handshake {seconds} s ago"),
+        None => "no handshake so far".to_owned(),
+    };
+    format!(
+        "tunnel  {handshake}; {} received, {} sent",
+        render::bytes(view.received_bytes),
+        render::bytes(view.sent_bytes)
+    )
+}
+
+/// Both NATs, and what the attempt that is under way, or the last one, has tried.
+fn attempts(out: &Output, view: &WhyView) {
     out.line("");
-    out.line(format!("here    {}", nat(view.mine.as_ref())));
-    out.line(format!("there   {}", nat(view.theirs.as_ref())));
+    out.sentences(&format!("here    {}", nat(view.mine.as_ref())), 8);
+    out.sentences(&format!("there   {}", nat(view.theirs.as_ref())), 8);
     if !view.steps.is_empty() {
         out.line("");
-        let rows: Vec<_> = view.steps.iter().map(row).collect();
-        let header = [
-            "STEP", "CHANCE", "RESULT", "MAPPINGS", "PACKETS", "PEAK", "TOOK",
-        ];
-        out.table(&header, &rows);
+        out.table(&Table {
+            header: &[
+                "STEP", "CHANCE", "RESULT", "MAPPINGS", "PACKETS", "PEAK", "TOOK",
+            ],
+            dispensable: &[5, 4, 3],
+            rows: view.steps.iter().map(row).collect(),
+        });
     }
     let unlikely = view.steps.iter().find_map(|step| step.expected_s);
     if let Some(seconds) = unlikely {
@@ -39,25 +69,20 @@ pub(crate) fn why(out: &Output, view: &WhyView) {
         let next = view.retry_in_s.map_or(String::new(), |seconds| {
             format!("; the next begins in {}", span(seconds))
         });
-        out.line(format!("{} failed{next}.", attempts(view.failures)));
+        out.line(format!("{} failed{next}.", failed(view.failures)));
     }
-    out.line(format!(
+    let budget = format!(
         "budget  {}: at most {} mappings alive, {} packets/s, {} packets to one address, {} s for a search",
         view.budget.name,
         view.budget.mappings,
         view.budget.packets_per_s,
         view.budget.packets_per_address,
         view.budget.duration_s
-    ));
-    if !view.advice.is_empty() {
-        out.line("");
-    }
-    for advice in &view.advice {
-        out.line(format!("- {advice}"));
-    }
+    );
+    out.sentences(&budget, 8);
 }
 
-fn attempts(count: u8) -> String {
+fn failed(count: u8) -> String {
     if count == 1 {
         "1 attempt has".to_owned()
     } else {

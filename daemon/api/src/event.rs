@@ -1,5 +1,6 @@
 //! `GET /v1/events`: server-sent events, one JSON object each.
 
+use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
@@ -72,6 +73,11 @@ pub enum EventKind {
         reason: OpenEnum<RefusalReason>,
         /// For the reason `clock`: this machine's clock minus the peer's, in seconds.
         clock_ahead_s: Option<i64>,
+    },
+    /// A machine that is no peer has called, for the first time in a while.
+    Stranger {
+        /// The identity of the machine.
+        id: PeerId,
     },
     /// The configuration changed: peers, forwards, servers.
     Configuration,

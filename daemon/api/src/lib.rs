@@ -28,9 +28,10 @@ pub use values::{
 };
 pub use view::{
     AddressFamily, BudgetView, CandidateView, ForwardTrouble, ForwardView, IdView, KeyView,
-    MappingProtocol, NatView, NetcheckView, NetworkView, PathKind, PathView, PeerState, PeerView,
-    PingView, PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason, RefusedView,
-    ServerState, ServerView, Status, Step, StepOutcome, StepView, WhyView,
+    MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, PathKind, PathView, PeerState,
+    PeerView, PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason,
+    RefusedView, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
+    WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

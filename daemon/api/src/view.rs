@@ -17,5 +17,5 @@ pub use peer::{PeerState, PeerView, PingView};
 pub use refused::{RefusalReason, RefusedView};
 pub use server::{ServerState, ServerView};
 pub use share::{ForwardTrouble, ForwardView};
-pub use status::{CandidateView, IdView, KeyView, NetworkView, Status};
-pub use why::{BudgetView, NatView, Step, StepOutcome, StepView, WhyView};
+pub use status::{CandidateView, IdView, KeyView, NetworkView, Status, StrangerView};
+pub use why::{BudgetView, NatView, Obstacle, PlainView, Step, StepOutcome, StepView, WhyView};

@@ -27,6 +27,7 @@ use crate::searches::Searches;
 use crate::secrets::Randomness;
 use crate::servers::Servers;
 use crate::sockets::Sockets;
+use crate::strangers::{Stranger, Strangers};
 
 /// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
 /// until nothing is left, then sleep until [`Connector::poll_timeout`].
@@ -38,6 +39,7 @@ pub struct Connector {
     pub(crate) peers: Peers,
     pub(crate) servers: Servers,
     offers: OfferQueue,
+    strangers: Strangers,
     dropped: DroppedEnvelopes,
     transmits: VecDeque<Transmit>,
     events: VecDeque<ConnectorEvent>,
@@ -56,6 +58,7 @@ impl Connector {
             peers: Peers::default(),
             servers: Servers::default(),
             offers: OfferQueue::default(),
+            strangers: Strangers::default(),
             dropped: DroppedEnvelopes::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -67,6 +70,7 @@ impl Connector {
     /// Adds a peer, unless it is there. `stamps` are the newest sent and seen before a restart.
     pub fn add_peer(&mut self, peer: PeerHandle, id: PeerId, stamps: (u64, u64)) {
         self.peers.add(peer, id, stamps);
+        self.strangers.forget(id);
     }
 
     /// What has worked with a peer before a restart, by network.
@@ -291,7 +295,9 @@ impl Connector {
     /// What status shows of one peer's connection.
     pub fn link_status(&self, peer: PeerHandle, now: Instant) -> Option<LinkStatus> {
         let connection = self.peers.get(peer)?;
-        Some(connection.status(self.network.profile(), self.searches.budget, now))
+        let is_in_reach = !self.servers.online().is_empty();
+        let profile = self.network.profile();
+        Some(connection.status(is_in_reach, profile, self.searches.budget, now))
     }
 
     /// The range of a peer's overlay IPv4 address, once it has said so.
@@ -323,6 +329,11 @@ impl Connector {
     /// Envelopes that were not let through.
     pub fn dropped_envelopes(&self) -> DroppedEnvelopes {
         self.dropped
+    }
+
+    /// Machines that have called and are no peers, the last one first.
+    pub fn strangers(&self, now: Instant) -> Vec<Stranger> {
+        self.strangers.list(now)
     }
 
     /// The wall clock as it was told last.

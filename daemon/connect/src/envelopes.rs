@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{
-    Capability, DecodeError, Description, Identity, Ipv4Range, OfferRefusal, RefusalReason, seal,
+    Capability, DecodeError, Description, Identity, Ipv4Range, OfferRefusal, PeerId, RefusalReason,
+    seal,
 };
 use punch_traversal::Budget;
 use rand_core::RngCore;
@@ -12,7 +13,8 @@ use crate::clock::WallClock;
 use crate::network::LocalNetwork;
 use crate::pace::{Rate, ServerBuckets};
 use crate::peer::{
-    AttemptConfig, DescriptionParts, OutstandingOffer, PeerConnection, SentDescription, StampError,
+    AttemptConfig, DescriptionParts, MAX_STALE, OutstandingOffer, PeerConnection, SentDescription,
+    StampError,
 };
 use crate::secrets::Randomness;
 use crate::{ConnectorConfig, ServerId};
@@ -182,6 +184,20 @@ impl Envelopes {
             clock_ms: self.clock.ms(now),
             seen: connection.stamps.seen,
         })
+    }
+
+    /// Opens the offer of a machine that is no peer, and returns its stamp; `None` if it does not open or is of another time.
+    pub(crate) fn open_stranger(
+        &mut self,
+        from: PeerId,
+        envelope: &[u8],
+        now: Instant,
+    ) -> Option<u64> {
+        let seed = self.randomness.draw_secret();
+        let opened = seal::OpenedOffer::open(&self.identity, &from, envelope, seed).ok()?;
+        let stamp = opened.description.stamp;
+        let off = stamp.abs_diff(self.clock.ms(now));
+        (off <= MAX_STALE.as_millis() as u64).then_some(stamp)
     }
 
     /// Answers an offer and begins its attempt; `None` if the answer cannot be sealed.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use punch_packet::PeerHandle;
-use punch_signal_protocol::{Frame, Identity, Ipv4Range, seal};
+use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_traversal::{
     AgentStatus, Budget, Family, NatOverrides, NatProfile, NatSummary, SocketId, StepKind,
     StepReport,
 };
 
-use crate::Path;
+use crate::{Contact, Path};
 
 /// A signalling server's number, given by the one who holds the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +151,11 @@ pub enum News {
         /// What it has said.
         refusal: PeerRefusal,
     },
+    /// A machine that is no peer has called, for the first time in a while.
+    Stranger {
+        /// Its identity, proven.
+        id: PeerId,
+    },
     /// A search for ports begins.
     Searching {
         /// The peer that is searched for.
@@ -218,6 +223,8 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// The refusal that stands between the two, and its age.
     pub refused: Option<(PeerRefusal, Duration)>,
+    /// How far calling the peer has come.
+    pub contact: Contact,
     /// The checks, when there are any.
     pub agent: Option<AgentStatus>,
     /// The range of the peer's overlay IPv4 address, once it has said so.

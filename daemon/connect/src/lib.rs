@@ -13,12 +13,15 @@
 //! * `searches`, `ledger`, `sockets`: who may search for ports, what searches have cost, and the sockets opened for attempts,
 //! * `offers`, `pace`: the turns of the peers to get an offer, and how often something may happen,
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
+//! * `contact`: how far calling a peer has come,
+//! * `strangers`: machines that have called and are no peers,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
 mod capacities;
 mod charges;
 mod clock;
 mod connector;
+mod contact;
 mod envelopes;
 mod events;
 mod ledger;
@@ -38,10 +41,12 @@ mod sockets;
 #[cfg(test)]
 #[path = "../tests/support/start.rs"]
 mod start;
+mod strangers;
 mod transactions;
 
 pub use clock::WallClock;
 pub use connector::Connector;
+pub use contact::Contact;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
     ServerId, SessionEvent, Signal, SocketOrder, UserWish,
@@ -50,3 +55,4 @@ pub use path::Path;
 pub use peer::MAX_STALE;
 pub use secrets::draw;
 pub use sizes::ConnectorSizes;
+pub use strangers::Stranger;

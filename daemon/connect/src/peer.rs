@@ -52,6 +52,7 @@
 
 mod attempts;
 mod config;
+mod contact;
 mod demand;
 mod description;
 mod history;
@@ -186,8 +187,10 @@ impl PeerConnection {
         self.attempts.direct_path().map(Path::Direct)
     }
 
+    /// What status shows of the connection; `is_in_reach` says whether any signalling server is.
     pub(crate) fn status(
         &self,
+        is_in_reach: bool,
         mine: Option<NatProfile>,
         budget: Budget,
         now: Instant,
@@ -206,6 +209,7 @@ impl PeerConnection {
         LinkStatus {
             state: self.state(),
             refused: self.refusals.received(now),
+            contact: contact::contact(self, is_in_reach, now),
             agent: self.attempts.first().map(|a| a.agent.status(now)),
             peer_range: self.attempts.peer_range(),
             mine,
@@ -217,6 +221,7 @@ impl PeerConnection {
         }
     }
 
+    /// The state of the connection.
     pub(crate) fn state(&self) -> LinkState {
         if self.path().is_some() {
             LinkState::Connected
@@ -244,6 +249,8 @@ impl PeerConnection {
         self.offer = None;
         self.refusals.clear();
         self.presence.is_offline = false;
+        self.presence.said_goodbye = false;
+        self.history.handle_met();
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
@@ -298,7 +305,7 @@ impl PeerConnection {
         }
         self.offer = None;
         self.demand.hang_up();
-        self.presence.is_offline = true;
+        self.presence.said_goodbye = true;
         self.retry.handle_bye(self.demand == Demand::User, now);
         true
     }

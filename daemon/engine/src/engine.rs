@@ -12,7 +12,7 @@ use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, ServerId,
-    Signal,
+    Signal, Stranger,
 };
 use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
@@ -538,6 +538,11 @@ impl Engine {
     /// STUN servers that answer, and what they see.
     pub fn reflexive(&self) -> Vec<(SocketAddr, SocketAddr)> {
         self.roster.connector.reflexive()
+    }
+
+    /// Machines that have called and are no peers, the last one first.
+    pub fn strangers(&self, now: Instant) -> Vec<Stranger> {
+        self.roster.connector.strangers(now)
     }
 
     /// The range of this machine's overlay IPv4 address.

@@ -26,8 +26,8 @@ pub use inbound::{Refusal, Verdict};
 pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, MAX_STALE,
-    News, Path, PeerRefusal, ServerId, Signal, SocketOrder,
+    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState, LinkStatus,
+    MAX_STALE, News, Path, PeerRefusal, ServerId, Signal, SocketOrder, Stranger,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,

@@ -263,6 +263,7 @@ impl Roster {
             News::Stamps { peer, .. } => self.peers.mark(*peer),
             News::Stale { .. }
             | News::Refused { .. }
+            | News::Stranger { .. }
             | News::Searching { .. }
             | News::Worked { .. }
             | News::Capacity { .. }

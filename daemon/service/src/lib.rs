@@ -5,6 +5,9 @@ mod journal;
 pub mod log;
 pub mod manager;
 pub mod prometheus;
+mod repeats;
+
+pub use repeats::Repeats;
 
 use std::fmt;
 use std::process::ExitCode;

@@ -1,30 +1,43 @@
-//! Tells people what has happened: the log, and whoever listens at the control socket.
+//! Events on their way to listeners and to the log.
 
 use punch_api::{Event, EventKind, PeerName};
 use punch_engine::Crowded;
 use punch_platform::clock;
+use punch_service::Repeats;
 use tokio::sync::broadcast;
 
 use crate::overlay::Verdict;
 use crate::views::events;
 
 /// See the module.
-pub(super) struct Announcer(broadcast::Sender<Event>);
+pub(super) struct Announcer {
+    broadcast: broadcast::Sender<Event>,
+    /// What was logged lately and repeats itself for as long as a peer or a server is not reached.
+    repeats: Repeats,
+}
 
 impl Announcer {
-    /// Listeners hear it here.
-    pub(super) fn new(listeners: broadcast::Sender<Event>) -> Self {
-        Self(listeners)
+    /// Tells the listeners of this channel.
+    pub(super) fn new(broadcast: broadcast::Sender<Event>) -> Self {
+        Self {
+            broadcast,
+            repeats: Repeats::default(),
+        }
     }
 
-    /// Something has happened, if there is anything to say.
-    pub(super) fn announce(&self, event: Option<(EventKind, String)>) {
+    /// Logs an event, if there is one, and tells it to those who listen.
+    pub(super) fn announce(&mut self, event: Option<(EventKind, String)>) {
         let Some((kind, message)) = event else { return };
-        tracing::info!("{message}");
+        match kind {
+            EventKind::Search { .. } | EventKind::OfferRefused { .. } => {
+                log_rarely(&mut self.repeats, &message);
+            }
+            _ => tracing::info!("{message}"),
+        }
         self.broadcast(kind, message);
     }
 
-    /// Something has happened that somebody should look after.
+    /// The same of what somebody should look at.
     pub(super) fn warn(&self, (kind, message): (EventKind, String)) {
         tracing::warn!("{message}");
         self.broadcast(kind, message);
@@ -55,10 +68,19 @@ impl Announcer {
 
     fn broadcast(&self, kind: EventKind, message: String) {
         // Without listeners nobody hears it; that is fine.
-        let _ = self.0.send(Event {
+        let _ = self.broadcast.send(Event {
             at_ms: clock::wall_ms(),
             kind,
             message,
         });
+    }
+}
+
+/// Logs what may happen again and again.
+pub(super) fn log_rarely(repeats: &mut Repeats, text: &str) {
+    match repeats.note(text, clock::now()) {
+        Some(0) => tracing::info!("{text}"),
+        Some(times) => tracing::info!("{text} ({times} times more since this was said last)"),
+        None => {}
     }
 }

@@ -24,6 +24,7 @@ const NETCHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passes a peer's answer to a ping on.
 pub(super) async fn ping(
     name: PeerName,
+    is_up: bool,
     path: Option<PathView>,
     pong: oneshot::Receiver<Option<Pong>>,
     answer: Answer<PingView>,
@@ -36,7 +37,11 @@ pub(super) async fn ping(
         }),
         Ok(_) => Err(ApiError::new(
             ErrorCode::Unavailable,
-            format!("{name} is not connected; connect with: punchctl up {name}"),
+            if is_up {
+                format!("{name} is not connected yet; to see why: punchctl why {name}")
+            } else {
+                format!("{name} is not connected; connect with: punchctl up {name}")
+            },
         )),
         Err(_) => Err(ApiError::new(
             ErrorCode::Timeout,

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{EventKind, ServerAddress};
 use punch_engine::ServerId;
+use punch_platform::clock;
+use punch_service::Repeats;
 use punch_signal_protocol::Identity;
 use tokio::sync::mpsc;
 
+use super::announcer::log_rarely;
 use crate::driver::command::Command;
 use crate::resolver::Resolver;
 use crate::signalling::server::{self, Access, Report};
@@ -27,6 +31,8 @@ pub(super) struct Servers {
     /// The addresses of STUN servers that the engine knows.
     told: Vec<SocketAddr>,
     spawner: Spawner,
+    /// Troubles that were logged lately and repeat themselves.
+    repeats: Repeats,
 }
 
 struct Server {
@@ -40,6 +46,8 @@ struct Server {
     reached: Option<IpAddr>,
     /// Why the signalling connection does not stand.
     trouble: Option<String>,
+    /// Since when an answer is awaited: the server was added then, or the network changed.
+    since: Instant,
     /// The signalling client.
     task: Option<Task>,
 }
@@ -65,6 +73,7 @@ impl Servers {
             resolver: Resolver::new(spawner.clone()),
             told: Vec::new(),
             spawner,
+            repeats: Repeats::default(),
         })
     }
 
@@ -78,6 +87,7 @@ impl Servers {
             connected: false,
             reached: None,
             trouble: None,
+            since: clock::now(),
             task: None,
         };
         match &server.address {
@@ -105,6 +115,7 @@ impl Servers {
     pub(super) fn restart(&mut self) {
         let mut list = std::mem::take(&mut self.list);
         for server in &mut list {
+            server.since = clock::now();
             if matches!(server.address, ServerAddress::Signal(_)) {
                 self.connect(server);
             }
@@ -129,10 +140,15 @@ impl Servers {
         server.connected = report.connected;
         server.trouble = report.trouble;
         server.reached = report.address.map(|at| at.ip()).or(server.reached);
-        changed.then(|| {
-            let address = server.address.to_string();
-            events::server(address, report.connected, server.trouble.as_deref())
-        })
+        let (address, trouble) = (server.address.to_string(), server.trouble.as_deref());
+        if changed {
+            return Some(events::server(address, report.connected, trouble));
+        }
+        if let Some(trouble) = trouble {
+            let text = format!("not connected to {address}: {trouble}");
+            log_rarely(&mut self.repeats, &text);
+        }
+        None
     }
 
     /// The addresses of all STUN servers, if they differ from those that the engine knows; it is told them then.
@@ -179,6 +195,7 @@ impl Servers {
                 fixed: server.fixed,
                 connected: server.connected,
                 trouble: trouble.or_else(|| self.resolver.trouble(server.address.as_str())),
+                since: server.since,
                 resolved: self.resolver.addresses(server.address.as_str()),
             });
         }

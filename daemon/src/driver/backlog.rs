@@ -25,6 +25,8 @@ enum Subject {
     Crowd(PeerHandle),
     /// What one network's NAT has, by the network's fingerprint.
     Capacity(u64),
+    /// Of machines that are no peers the newest counts: all of them are in the status.
+    Stranger,
     Network,
 }
 
@@ -43,6 +45,7 @@ impl Subject {
                 News::Refused { peer, .. } => Self::Refusal(*peer),
                 News::Searching { peer, .. } => Self::Search(*peer),
                 News::Capacity { network, .. } => Self::Capacity(*network),
+                News::Stranger { .. } => Self::Stranger,
                 News::NetworkChanged => Self::Network,
                 News::Netcheck(_) => return None,
             },

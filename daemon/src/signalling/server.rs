@@ -19,7 +19,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-use crate::dial::{self, alternate, explain};
+use super::trouble;
+use crate::dial::{self, alternate};
 use crate::driver::command::Command;
 
 /// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
@@ -87,9 +88,8 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
         let _ = access.driver.send(Command::ServerDown(server)).await;
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
-            Err(error) => explain(&error),
+            Err(error) => trouble::explain(&error, &url),
         };
-        tracing::info!(%url, trouble, "not connected to the signalling server");
         let report = Report {
             server,
             connected: false,
@@ -210,7 +210,6 @@ async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
 /// Logs in, and passes frames in both directions until the connection ends.
 async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
     let (address, mut socket) = log_in(url, access).await?;
-    tracing::info!(%url, "connected to the signalling server");
     let (sender, mut frames) = mpsc::channel(QUEUE);
     access
         .driver

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use punch_api::{EventKind, PeerName, PeerState};
+use punch_api::{EventKind, PeerId, PeerName};
 use punch_engine::{DirectPath, LinkState, Path, PeerRefusal, StepKind};
 
 use super::refused;
@@ -13,14 +13,13 @@ use crate::overlay::Why;
 
 /// The state of a peer's connection has changed.
 pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
-    let state = peer_state(state);
     let message = match state {
-        PeerState::Down => format!("{peer} is down"),
-        PeerState::Waiting => format!("waiting for {peer} to come online"),
-        PeerState::Connecting => format!("connecting to {peer}"),
-        PeerState::Connected => format!("connected to {peer}"),
+        LinkState::Down => format!("{peer} is down"),
+        LinkState::Waiting => format!("waiting for {peer} to come online"),
+        LinkState::Connecting => format!("connecting to {peer}"),
+        LinkState::Connected => format!("connected to {peer}"),
     };
-    let state = state.into();
+    let state = peer_state(state).into();
     (EventKind::Peer { peer, state }, message)
 }
 
@@ -84,6 +83,14 @@ pub(crate) fn refused(peer: PeerName, refusal: PeerRefusal) -> (EventKind, Strin
         clock_ahead_s,
     };
     (kind, message)
+}
+
+/// A machine that is no peer has called.
+pub(crate) fn stranger(id: PeerId) -> (EventKind, String) {
+    let message = format!(
+        "a machine that is no peer here has called; if it is yours, add it with: punchctl peer add NAME {id}"
+    );
+    (EventKind::Stranger { id }, message)
 }
 
 /// The addresses of this machine have changed.

@@ -41,6 +41,8 @@ pub(crate) struct ServerFacts<'a> {
     /// Whether a signalling connection stands.
     pub(crate) connected: bool,
     pub(crate) trouble: Option<&'a str>,
+    /// Since when an answer is awaited.
+    pub(crate) since: Instant,
     /// What the name of a STUN server was resolved to.
     pub(crate) resolved: &'a [SocketAddr],
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -9,6 +10,7 @@ use punch_api::view::CandidateView;
 use punch_api::{
     ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, NetworkView, PathKind, PathView,
     PeerKey, PeerName, PeerState, PeerView, ServerKind, ServerState, ServerView, Status,
+    StrangerView,
 };
 use punch_engine::LinkState;
 use punch_state::{Forward, Peer};
@@ -17,6 +19,9 @@ use super::facts::{Facts, ServerFacts};
 use super::refused;
 use crate::overlay::Why;
 use crate::snapshot::{PeerSnapshot, Snapshot};
+
+/// A server that takes longer to answer is said to be silent.
+const ANSWER_EXPECTED: Duration = Duration::from_secs(3);
 
 /// The identity and the overlay addresses of this machine.
 pub(crate) fn id(facts: &Facts<'_>) -> IdView {
@@ -61,6 +66,15 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
         warnings: not_saved(facts).chain(warnings(facts)).collect(),
+        strangers: snapshot
+            .strangers
+            .iter()
+            .map(|stranger| StrangerView {
+                id: stranger.id,
+                asked: stranger.asked,
+                last_s: stranger.ago.as_secs(),
+            })
+            .collect(),
         dropped: snapshot
             .drops
             .iter()
@@ -103,11 +117,11 @@ fn address_note(facts: &Facts<'_>, peer: &Peer) -> Option<String> {
 pub(crate) fn servers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ServerView> {
     let servers = facts.servers.iter();
     servers
-        .map(|server| view_server(server, snapshot))
+        .map(|server| view_server(server, snapshot, facts.now))
         .collect()
 }
 
-fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot) -> ServerView {
+fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot, now: Instant) -> ServerView {
     let connected = match server.address.kind() {
         ServerKind::Signal => server.connected,
         ServerKind::Stun => {
@@ -124,7 +138,11 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot) -> ServerView {
         } else {
             ServerState::Connecting.into()
         },
-        trouble: server.trouble.map(str::to_owned),
+        trouble: server.trouble.map(str::to_owned).or_else(|| {
+            let waited = now.saturating_duration_since(server.since);
+            let silent = !connected && waited >= ANSWER_EXPECTED;
+            silent.then(|| format!("no answer for {} s", waited.as_secs()))
+        }),
     }
 }
 
@@ -202,7 +220,12 @@ fn view_peer(
 pub(super) fn connection(facts: &Facts<'_>, snapshot: &Snapshot, name: &PeerName) -> PeerState {
     let handle = facts.handles.get(name);
     let known = handle.and_then(|handle| snapshot.peers.get(handle));
-    known.map_or(PeerState::Down, |peer| peer_state(peer.state))
+    match known.map_or(PeerState::Down, |peer| peer_state(peer.state)) {
+        PeerState::Down if facts.state.peers.get(name).is_some_and(|peer| peer.blocked) => {
+            PeerState::Refused
+        }
+        state => state,
+    }
 }
 
 /// Lists all forwards.

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use punch_api::{
-    ApiError, BudgetView, ErrorCode, PeerName, PeerState, Step, StepOutcome, StepView, WhyView,
-};
-use punch_engine::{
-    Budget, Caps, LinkStatus, NatProfile, NatSummary, Outcome, StepKind, StepReport, is_hard,
-};
+use punch_api::{ApiError, ErrorCode, PeerName, PeerState, Step, StepOutcome, StepView, WhyView};
+use punch_engine::{Budget, LinkStatus, NatSummary, Outcome, StepKind, StepReport, is_hard};
 use punch_signal_protocol::CandidateKind;
 
 use super::facts::Facts;
-use super::{nat, reach, refused, status};
+use super::{budget, nat, obstacle, plain, reach, status};
 use crate::snapshot::Snapshot;
 
 /// From the end of a search that has spent the budget to the next one: its mappings must be gone, which takes 120 s at most
@@ -20,44 +16,49 @@ const SEARCH_PAUSE: Duration = Duration::from_secs(130);
 /// With at least this chance, the first attempt is expected to succeed.
 const GOOD_CHANCE: f64 = 0.9;
 
-/// Tells why the path to a Punch peer is as it is.
+/// Tells why the path to a peer is as it is; of a plain WireGuard peer, what both configurations say.
 ///
 /// # Errors
-/// A plain WireGuard peer has a fixed endpoint, and nothing was tried.
+/// The peer has gone meanwhile.
 pub(crate) fn why(
     facts: &Facts<'_>,
     snapshot: &Snapshot,
     name: &PeerName,
 ) -> Result<WhyView, ApiError> {
-    let handle = facts.handles.get(name);
-    let link = handle
-        .and_then(|handle| snapshot.peers.get(handle)?.link.as_ref())
-        .ok_or_else(|| {
-            ApiError::new(
-                ErrorCode::Invalid,
-                format!("{name} is a plain WireGuard peer: packets go to its fixed endpoint"),
-            )
-        })?;
     let view = status::peer(facts, snapshot, name)
         .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))?;
     let state = status::connection(facts, snapshot, name);
+    let handle = facts.handles.get(name);
+    let Some(link) = handle.and_then(|handle| snapshot.peers.get(handle)?.link.as_ref()) else {
+        return Ok(plain::why(facts, view, state));
+    };
+    let told = obstacle::obstacle(facts, name, state, link);
     let mapped = snapshot.candidates.iter().any(|candidate| {
         candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
     });
-    let apart = state != PeerState::Connected && state != PeerState::Down;
-    let obstacle = reach::obstacle(&snapshot.candidates, link).filter(|_| apart);
-    let mut advice = advice(name, state, link, mapped);
+    let apart = matches!(state, PeerState::Waiting | PeerState::Connecting);
+    let unreachable = reach::obstacle(&snapshot.candidates, link).filter(|_| apart);
+    let first = told.as_ref().and_then(|told| told.advice.clone());
+    let mut advice: Vec<_> = first
+        .into_iter()
+        .chain(advice(name, state, link, mapped))
+        .collect();
     advice.extend(view.note.clone());
     advice.extend(status::warnings(facts));
     Ok(WhyView {
         peer: name.clone(),
         state: view.state,
         path: view.path,
-        summary: match obstacle {
-            Some(obstacle) => format!("No direct path to {name}: {}", obstacle.reason()),
-            None => summary(name, state, link),
-        },
         refused: view.refused,
+        obstacle: told.as_ref().map(|told| told.obstacle.into()),
+        plain: None,
+        summary: match &told {
+            Some(told) => told.sentence.clone(),
+            None => match unreachable {
+                Some(why) => format!("No direct path to {name}: {}", why.reason()),
+                None => summary(name, state, link),
+            },
+        },
         mine: link.mine.as_ref().map(nat::mine),
         theirs: link.theirs.as_ref().map(nat::theirs),
         steps: link
@@ -65,28 +66,16 @@ pub(crate) fn why(
             .iter()
             .map(|report| StepView {
                 // What was computed from the two NATs means nothing then.
-                chance: obstacle.map_or(report.chance, |_| 0.0),
-                expected_s: step(report).expected_s.filter(|_| obstacle.is_none()),
+                chance: unreachable.map_or(report.chance, |_| 0.0),
+                expected_s: step(report).expected_s.filter(|_| unreachable.is_none()),
                 ..step(report)
             })
             .collect(),
         failures: link.failures,
         retry_in_s: link.retry_in.map(|retry| retry.as_secs_f64()),
-        budget: budget(link.budget, link.mine.as_ref()),
+        budget: budget::budget(link.budget, link.mine.as_ref()),
         advice,
     })
-}
-
-fn budget(budget: Budget, mine: Option<&NatProfile>) -> BudgetView {
-    let caps = Caps::of(budget);
-    let allowed = mine.map_or(caps.mappings, |mine| mine.allowed(budget));
-    BudgetView {
-        name: budget.into(),
-        mappings: allowed,
-        packets_per_s: caps.rate,
-        packets_per_address: caps.packets(),
-        duration_s: caps.duration.as_secs(),
-    }
 }
 
 fn step(report: &StepReport) -> StepView {
@@ -135,10 +124,6 @@ fn outcome(outcome: Outcome) -> StepOutcome {
 }
 
 fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
-    if let (PeerState::Connecting | PeerState::Waiting, Some((refusal, _))) = (state, link.refused)
-    {
-        return format!("{}.", refused::sentence(name, refusal));
-    }
     let found = link
         .steps
         .iter()
@@ -154,10 +139,12 @@ fn summary(name: &PeerName, state: PeerState, link: &LinkStatus) -> String {
             format!("The path to {name} is direct; ordinary checks have found it.")
         }
         (PeerState::Connected, None) => format!("The path to {name} is direct."),
-        (PeerState::Down, _) => format!("Nobody has asked for a connection to {name}."),
-        (PeerState::Waiting, _) => format!(
-            "{name} is not online at any signalling server that this machine reaches, so nothing can be tried."
-        ),
+        (PeerState::Down | PeerState::Refused, _) => {
+            format!("Nobody has asked for a connection to {name}.")
+        }
+        (PeerState::Waiting, _) => {
+            format!("This machine is connecting to its signalling server, to call {name}.")
+        }
         (PeerState::Connecting, _) if link.theirs.is_none() && link.steps.is_empty() => {
             format!("{name} has not answered yet.")
         }
@@ -191,10 +178,8 @@ pub(super) fn in_words(kind: StepKind) -> &'static str {
 
 /// What the user could do to get a path.
 fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) -> Vec<String> {
-    let mut advice = advice_on_servers(name, state, link);
-    if state != PeerState::Connected && state != PeerState::Down {
-        let refusal = link.refused.map(|(refusal, _)| refusal);
-        advice.extend(refusal.map(|refusal| refused::advice(name, refusal)));
+    let mut advice = advice_on_servers(link);
+    if matches!(state, PeerState::Waiting | PeerState::Connecting) {
         advice.extend(advice_on_nats(link, mapped));
         advice.extend(advice_on_budgets(name, link));
         advice.extend(advice_on_search(name, link));
@@ -207,7 +192,7 @@ fn advice(name: &PeerName, state: PeerState, link: &LinkStatus, mapped: bool) ->
     advice
 }
 
-fn advice_on_servers(name: &PeerName, state: PeerState, link: &LinkStatus) -> Vec<String> {
+fn advice_on_servers(link: &LinkStatus) -> Vec<String> {
     let mut advice = Vec::new();
     let mine = link.mine.as_ref();
     if mine.is_none_or(|mine| mine.mapping.is_none()) {
@@ -227,11 +212,6 @@ fn advice_on_servers(name: &PeerName, state: PeerState, link: &LinkStatus) -> Ve
             "No STUN server answers: the network here may block UDP. Allow outgoing UDP."
                 .to_owned(),
         );
-    }
-    if state == PeerState::Waiting {
-        advice.push(format!(
-            "Start punchd on {name}, and give both machines a signalling server in common."
-        ));
     }
     advice
 }

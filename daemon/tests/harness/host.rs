@@ -292,7 +292,7 @@ impl Host {
             .clone()
     }
 
-    /// `down`, `waiting`, `connecting` or `connected`.
+    /// `down`, `refused`, `waiting`, `connecting` or `connected`.
     #[track_caller]
     pub fn peer_state(&self, name: &str) -> String {
         self.peer(name)["state"].as_str().unwrap().to_owned()

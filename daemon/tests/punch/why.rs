@@ -34,8 +34,14 @@ fn why_has_an_answer_in_every_state() {
         "10.9.0.1",
     ];
     lab.a.ctl_ok(&plain);
-    let refused = lab.a.ctl_refused(&["why", "plain"]);
-    assert!(refused.contains("plain WireGuard peer"), "{refused}");
+    let text = lab.a.ctl_ok(&["why", "plain"]);
+    for part in [
+        "Nobody has asked",
+        "PublicKey = ",
+        "AllowedIPs = fd70:756e:6368:",
+    ] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
 
     let view = lab.a.why("b");
     assert_eq!(view.state, PeerState::Down);
@@ -58,6 +64,7 @@ fn why_has_an_answer_in_every_state() {
         "{}",
         view.summary
     );
+    assert_eq!(view.obstacle, Some(Obstacle::Offline.into()));
     assert!(
         view.advice
             .iter()
@@ -76,7 +83,13 @@ fn why_has_an_answer_in_every_state() {
         assert!(view.retry_in_s.is_none(), "{view:#?}");
     }
     lab.a.ctl_ok(&["down", "b"]);
-    assert_eq!(lab.a.why("b").state, PeerState::Down);
+    let view = lab.a.why("b");
+    assert_eq!(view.state, PeerState::Refused);
+    assert_eq!(view.obstacle, Some(Obstacle::Refused.into()));
+    assert_eq!(
+        view.summary,
+        "You took b down; it is refused until: punchctl up b"
+    );
     // Over the socket itself.
     let url = "http://punch/v1/peers/b/why";
     let socket = lab.a.socket.display().to_string();

@@ -47,9 +47,11 @@ pub struct PeerView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
-    /// Nobody has asked for a connection.
+    /// Nobody has asked for a connection; the peer's own offers are answered.
     Down,
-    /// A connection is wanted, but the peer is not online at any signalling server.
+    /// The user has said `punchctl down`: the peer's offers are refused until `punchctl up`.
+    Refused,
+    /// A connection is wanted, but no signalling server reaches the peer, or the peer has said goodbye.
     Waiting,
     /// Offers, answers and checks are under way.
     Connecting,

@@ -58,8 +58,21 @@ pub struct Status {
     pub forwards: Vec<ForwardView>,
     /// What is wrong with this machine's part, or in its way, for people; empty when all is well.
     pub warnings: Vec<String>,
+    /// Machines that have called this one lately and are no peers, the last one first; at most 8.
+    pub strangers: Vec<StrangerView>,
     /// Packets that were refused, by reason.
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// A machine that has called this one and is no peer. Its identity is proven; nothing else is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrangerView {
+    /// The identity, `punch1…`.
+    pub id: PeerId,
+    /// How often it has called.
+    pub asked: u32,
+    /// Seconds since it has called last.
+    pub last_s: u64,
 }
 
 /// This machine on the underlay.

@@ -1,6 +1,6 @@
 //! Why the path to a peer is as it is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use punch_signal_protocol::{Budget, Filtering, Mapping};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub struct WhyView {
     pub summary: String,
     /// The refusal of the peer, if it has told why it does not answer.
     pub refused: Option<RefusedView>,
+    /// What keeps a call from reaching the peer or from being answered; `null` where nothing of that kind is known.
+    pub obstacle: Option<OpenEnum<Obstacle>>,
+    /// How it stands with a plain WireGuard peer; `null` for a Punch peer.
+    pub plain: Option<PlainView>,
     /// The NAT of this machine; `null` before it was measured.
     pub mine: Option<NatView>,
     /// The NAT of the peer, as the peer describes it; `null` before the peer has answered.
@@ -39,6 +43,43 @@ pub struct WhyView {
     pub budget: BudgetView,
     /// What would improve the result, for people.
     pub advice: Vec<String>,
+}
+
+/// What keeps a call from reaching a peer or from being answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obstacle {
+    /// This machine was told `punchctl down`.
+    Refused,
+    /// This machine has no signalling server.
+    NoServer,
+    /// This machine has signalling servers, and is connected to none.
+    ServersUnreachable,
+    /// No signalling server that this machine reaches has the peer online.
+    Offline,
+    /// The peer has said goodbye.
+    Goodbye,
+    /// The peer refuses this machine's offers, and has told why.
+    RefusedByPeer,
+    /// The peer is online, and does not answer.
+    Silent,
+}
+
+/// How it stands with a plain WireGuard peer, and what its own configuration must say of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainView {
+    /// The underlay address that packets go to; `null` while it is not known.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds since the last handshake; `null` when there was none.
+    pub last_handshake_s: Option<u64>,
+    /// Bytes received inside the tunnel.
+    pub received_bytes: u64,
+    /// Bytes sent inside the tunnel.
+    pub sent_bytes: u64,
+    /// `PublicKey` of this machine in the configuration of the peer, base64.
+    pub public_key: String,
+    /// `AllowedIPs` of this machine in the configuration of the peer.
+    pub allowed_ips: Vec<String>,
 }
 
 /// The NAT of one end.

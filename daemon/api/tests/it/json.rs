@@ -7,10 +7,11 @@ use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
     CandidateView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView,
-    Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, OpenEnum, PathKind, PathView,
-    PeerKey, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind, ProbeView,
-    Protocol, RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind, ServerState,
-    ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, OpenEnum, PathKind,
+    PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind,
+    ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind,
+    ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView, Target, Up,
+    WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -328,12 +329,17 @@ fn the_status_says_all_at_once() {
             }),
         }],
         warnings: vec!["the disk is full".to_owned()],
+        strangers: vec![StrangerView {
+            id: id(),
+            asked: 2,
+            last_s: 5,
+        }],
         dropped: BTreeMap::from([("refused".to_owned(), 3)]),
     };
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
     );
 }
@@ -416,6 +422,8 @@ fn a_why_keeps_its_form() {
                 ago_s: 2.5,
                 message: "No.".to_owned(),
             }),
+            obstacle: Some(Obstacle::Silent.into()),
+            plain: None,
             mine: Some(nat(Some(Allocation::Random.into()))),
             theirs: None,
             steps: vec![StepView {
@@ -441,7 +449,7 @@ fn a_why_keeps_its_form() {
             },
             advice: vec!["Do something.".to_owned()],
         },
-        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","refused":{"reason":"clock","clock_ahead_s":7200,"ago_s":2.5,"message":"No."},"mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
+        r#"{"peer":"db","state":"connecting","path":null,"summary":"No path.","refused":{"reason":"clock","clock_ahead_s":7200,"ago_s":2.5,"message":"No."},"obstacle":"silent","plain":null,"mine":{"summary":"hard NAT","mapping":"address_and_port_dependent","filtering":null,"allocation":{"model":"random"},"addresses":["192.0.2.1"]},"theirs":null,"steps":[{"step":"birthday","chance":0.25,"typical_s":4.5,"expected_s":300.0,"outcome":"running","mappings":10,"packets":20,"peak_rate":15,"refused_sockets":3,"took_s":1.5}],"failures":1,"retry_in_s":2.5,"budget":{"name":"normal","mappings":4096,"packets_per_s":1000,"packets_per_address":12000,"duration_s":12},"advice":["Do something."]}"#,
     );
     let models = [
         Allocation::Preserving,

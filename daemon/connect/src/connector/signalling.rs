@@ -7,7 +7,7 @@ use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
 
 use super::Connector;
 use crate::envelopes::OfferError;
-use crate::events::{News, ServerId, SessionEvent};
+use crate::events::{ConnectorEvent, News, ServerId, SessionEvent};
 use crate::offers::Cause;
 use crate::peer::{Appeared, Stamps};
 
@@ -72,6 +72,9 @@ impl Connector {
     fn handle_envelope(&mut self, server: ServerId, from: PeerId, envelope: &[u8], now: Instant) {
         let Some(peer) = self.peers.by_id(from) else {
             self.dropped.strangers += 1;
+            let envelope = (server, from, envelope);
+            let news = self.strangers.handle(envelope, &mut self.envelopes, now);
+            self.events.extend(news.map(ConnectorEvent::News));
             return;
         };
         let taken = match seal::Kind::of(envelope) {

@@ -27,6 +27,8 @@ pub(crate) struct History {
     failed_searches: u32,
     /// When the next search may begin.
     next_search: Option<Instant>,
+    /// The peer has called or answered.
+    has_met: bool,
 }
 
 impl History {
@@ -70,6 +72,16 @@ impl History {
     /// What the last attempt that is over has tried, and what the peer said of its NAT.
     pub(super) fn last(&self) -> (&[StepReport], Option<&NatSummary>) {
         (&self.last_steps, self.last_theirs.as_ref())
+    }
+
+    /// The peer has called or answered.
+    pub(super) fn handle_met(&mut self) {
+        self.has_met = true;
+    }
+
+    /// Whether the peer has called or answered since the start, or there was a path to it before.
+    pub(super) fn has_met(&self) -> bool {
+        self.has_met || !self.worked.is_empty()
     }
 
     /// A search begins. The interval counts from here, or a peer that cuts a search short by a new offer would get the next one

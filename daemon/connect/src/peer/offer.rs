@@ -106,6 +106,8 @@ impl OutstandingOffer {
 pub(super) struct Presence {
     /// No server knows the peer.
     pub(super) is_offline: bool,
+    /// The peer has said goodbye, and was neither called nor heard of since.
+    pub(super) said_goodbye: bool,
     /// Servers have been asked to tell when the peer logs in.
     pub(super) is_watched: bool,
     /// Servers that did not deliver the newest offer. The doubt counts for each of them alone.
@@ -124,6 +126,7 @@ impl Default for Presence {
             is_offline: false,
             is_watched: false,
             undelivered: BTreeSet::new(),
+            said_goodbye: false,
             is_lost: false,
             appeared: ServerBuckets::new(LOGINS),
             repeated: ServerBuckets::new(REPEATS),
@@ -136,6 +139,7 @@ impl Presence {
     pub(super) fn handle_offered(&mut self) {
         self.undelivered.clear();
         self.is_lost = false;
+        self.said_goodbye = false;
     }
 
     /// The newest offer may not have come through this server; `online` are those that are reached.

@@ -139,6 +139,11 @@ impl Retry {
         self.at
     }
 
+    /// Offers that nobody has answered, since the peer was heard of.
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
     fn interval(&self) -> Duration {
         let interval = RETRY_MIN.saturating_mul(1 << self.offers.min(5));
         interval.min(RETRY_MAX)

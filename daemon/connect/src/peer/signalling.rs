@@ -205,12 +205,14 @@ impl PeerConnection {
             self.stamps.handle_refused(refused.seen);
         }
         self.presence.is_offline = false;
+        self.presence.said_goodbye = false;
         self.retry.handle_refused(refusal.pause(), now);
         Some((refusal, self.refusals.handle(refusal, now)))
     }
 
     pub(super) fn handle_found(&mut self) {
         self.presence.is_offline = false;
+        self.presence.said_goodbye = false;
         self.retry.handle_found();
     }
 }

@@ -11,6 +11,7 @@ mod bot;
 mod chaos;
 mod configuration;
 mod connect;
+mod contact;
 mod flow;
 mod forward;
 mod fragment;

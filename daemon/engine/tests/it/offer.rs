@@ -71,7 +71,13 @@ fn a_strangers_offer_meets_silence() {
     let mut stranger = Bot::stranger();
     let (_, offer) = stranger.offer(world.hosts[A].id(), world.wall());
 
-    silence(&mut world, |world| world.hear(A, stranger.deliver(offer)));
+    let said = outputs(&mut world, |world| world.hear(A, stranger.deliver(offer)));
+    assert_eq!(said, Vec::<String>::new());
+    assert_eq!(world.state(A, B), LinkState::Down);
+    // The user alone hears of it.
+    let id = stranger.identity.id();
+    let told = EngineEvent::News(News::Stranger { id });
+    assert_eq!(world.hosts[A].events.last(), Some(&told));
 
     assert_eq!(world.hosts[A].drops(DropReason::Stranger), 1);
 }

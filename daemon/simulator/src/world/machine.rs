@@ -89,6 +89,7 @@ impl Machine {
                 News::Stamps { .. }
                 | News::Stale { .. }
                 | News::Refused { .. }
+                | News::Stranger { .. }
                 | News::Searching { .. }
                 | News::Capacity { .. }
                 | News::NetworkChanged,

@@ -6,10 +6,11 @@ use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
     CandidateView, Changed, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView,
-    IdView, KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, PathKind,
-    PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PortMappingView, PortsView,
-    ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerKind,
-    ServerState, ServerView, Status, Step, StepOutcome, StepView, Target, Up, WhyView,
+    IdView, KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle,
+    PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename,
+    Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
+    Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,6 +98,7 @@ pub(super) fn event_kinds() -> Vec<EventKind> {
             reason: RefusalReason::Clock.into(),
             clock_ahead_s: Some(i64::MIN),
         },
+        Stranger => EventKind::Stranger { id: id() },
         Configuration => EventKind::Configuration,
         Network => EventKind::Network,
     } but Unknown)
@@ -137,6 +139,7 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
             "PeerState",
             all(variants!(PeerState {
                 Down,
+                Refused,
                 Waiting,
                 Connecting,
                 Connected
@@ -149,6 +152,18 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 Version,
                 NotWanted,
                 Other
+            })),
+        ),
+        (
+            "Obstacle",
+            all(variants!(Obstacle {
+                Refused,
+                NoServer,
+                ServersUnreachable,
+                Offline,
+                Goodbye,
+                RefusedByPeer,
+                Silent
             })),
         ),
         (
@@ -384,6 +399,11 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         refused: count,
         trouble: full.then(trouble),
     };
+    let stranger = || StrangerView {
+        id: id(),
+        asked: small,
+        last_s: count,
+    };
     let probe = || ProbeView {
         server: "198.51.100.1:3478".parse().unwrap(),
         probe: ProbeKind::AnswerThroughOpening { ttl: 3 }.into(),
@@ -426,6 +446,14 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         packets_per_address: small,
         duration_s: count,
     };
+    let plain = || PlainView {
+        endpoint: remote(),
+        last_handshake_s: full.then_some(count),
+        received_bytes: count,
+        sent_bytes: count,
+        public_key: WIREGUARD.to_owned(),
+        allowed_ips: list(full, text()),
+    };
     let error = || ApiError::new(ErrorCode::Conflict, "text");
     let mut shapes = vec![
         shape("Id", vec![id_view()]),
@@ -449,6 +477,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 peers: list(full, peer()),
                 forwards: list(full, forward()),
                 warnings: list(full, text()),
+                strangers: list(full, stranger()),
                 dropped: list(full, ("refused".to_owned(), count))
                     .into_iter()
                     .collect(),
@@ -462,6 +491,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 warning: some_text(),
             }],
         ),
+        shape("Stranger", vec![stranger()]),
         shape("Network", vec![network()]),
         shape("Candidate", vec![candidate()]),
         shape("Server", vec![server()]),
@@ -514,6 +544,8 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 path: some_path(),
                 summary: text(),
                 refused: full.then(refused),
+                obstacle: full.then(|| Obstacle::Silent.into()),
+                plain: full.then(plain),
                 mine: full.then(nat),
                 theirs: full.then(nat),
                 steps: list(full, step()),
@@ -523,6 +555,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 advice: list(full, text()),
             }],
         ),
+        shape("Plain", vec![plain()]),
         shape("Nat", vec![nat()]),
         shape("Step", vec![step()]),
         shape("Budget", vec![budget()]),

@@ -1,0 +1,107 @@
+//! `punchctl up`: waits for the connection, and says meanwhile what is known of it.
+
+use std::time::Duration;
+
+use hyper::Method;
+use punch_api::{Obstacle, PeerName, PeerState, PeerView, Up, WhyView};
+
+use super::answer::{parse, warn};
+use crate::client::{Client, Failure};
+use crate::output::Output;
+use crate::render;
+
+/// How the connection stands is asked for this often. A peer that does not answer counts as silent after a second, so that this
+/// is said within two.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(crate) async fn up(
+    client: &Client,
+    out: &Output,
+    peer: &PeerName,
+    seconds: u64,
+) -> Result<(), Failure> {
+    let path = format!("/v1/peers/{peer}/up");
+    let ask = Up {
+        wait_ms: seconds * 1000,
+    };
+    // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
+    let connecting = client.call(Method::POST, &path, &ask);
+    let answer = tokio::select! {
+        answer = connecting => answer?,
+        view = watch(client, out, peer), if seconds > 0 => {
+            return Err(Failure::Refused(format!("not connected to {peer}{}", reason(&view))));
+        }
+        _ = tokio::signal::ctrl_c() => return Err(Failure::Refused(format!(
+            "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
+        ))),
+    };
+    let view: PeerView = parse(answer.clone())?;
+    warn(&answer);
+    if out.json {
+        out.value(&answer);
+    }
+    let connected = view.state == PeerState::Connected;
+    if !out.json && connected {
+        render::connected(out, &view);
+    }
+    if seconds > 0 && !connected {
+        let why = why(client, peer).await;
+        let reason = why.map_or_else(|| hint(peer), |view| reason(&view));
+        return Err(Failure::Refused(format!(
+            "not connected to {peer} after {seconds} s{reason}"
+        )));
+    }
+    Ok(())
+}
+
+/// Tells what is known, for as long as waiting may help; what is known when it cannot is returned.
+async fn watch(client: &Client, out: &Output, peer: &PeerName) -> WhyView {
+    let mut progress = out.progress();
+    let mut passed = Duration::ZERO;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        passed += LOOK;
+        let Some(view) = why(client, peer).await else {
+            continue;
+        };
+        if is_in_vain(&view) {
+            return view;
+        }
+        if view.obstacle.is_some() || passed > 2 * LOOK && view.state != PeerState::Connected {
+            progress.tell(&view.summary, LOOK);
+        } else {
+            progress.renew(&format!("connecting to {peer}"), LOOK);
+        }
+    }
+}
+
+/// Whether no waiting helps before this machine reaches a signalling server. A path may be there all the same.
+fn is_in_vain(view: &WhyView) -> bool {
+    let no_server = [Obstacle::NoServer, Obstacle::ServersUnreachable];
+    let obstacle = view.obstacle.as_ref();
+    obstacle.is_some_and(|obstacle| no_server.iter().any(|known| *obstacle == *known))
+}
+
+/// How the connection stands; a failure says nothing about it, since `up` itself tells what is wrong with punchd.
+async fn why(client: &Client, peer: &PeerName) -> Option<WhyView> {
+    let answer = client.get(&format!("/v1/peers/{peer}/why")).await.ok()?;
+    parse(answer).ok()
+}
+
+/// The end of the sentence that says that there is no connection: what is in the way, and what to do.
+fn reason(view: &WhyView) -> String {
+    if view.obstacle.is_none() && view.plain.is_none() {
+        return hint(&view.peer);
+    }
+    let mut lines = vec![view.summary.clone()];
+    if let Some(plain) = &view.plain {
+        lines.push(render::its_configuration(&view.peer, plain));
+    } else {
+        lines.extend(view.advice.first().cloned());
+    }
+    format!("; punchd keeps trying.\n  {}", lines.join("\n  "))
+}
+
+fn hint(peer: &PeerName) -> String {
+    format!("; punchd keeps trying. To see why: punchctl why {peer}")
+}

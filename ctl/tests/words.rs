@@ -1,0 +1,439 @@
+//! What punchctl says while it waits, after a change, and on terminals of several widths; threads play punchd.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+#[path = "common/punchd.rs"]
+mod punchd;
+
+use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use clap::CommandFactory;
+use punch_api::{Budget, BudgetView, Obstacle, PeerState, PlainView, WhyView};
+use punchctl::arguments::Arguments;
+use punchd::Punchd;
+
+const KEY: &str = "punch132yw8ht5p8cetl2jmvknewjawt9xwzdlrk2pyxlnwjyqrdq0dawqxjt27s";
+const SILENT: &str = "db is online but does not answer; most likely it has not added this machine.";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn peer(state: &str) -> String {
+    format!(
+        r#"{{"name":"db","id":null,"wireguard":"","ipv4":"100.104.246.93","ipv6":"fd70:756e:6368::2","up":true,"host":false,"state":"{state}","path":null,"received_bytes":0,"sent_bytes":0,"last_handshake_s":null,"note":null}}"#
+    )
+}
+
+fn why(obstacle: Option<Obstacle>, summary: &str, advice: &str) -> WhyView {
+    WhyView {
+        peer: "db".parse().unwrap(),
+        state: PeerState::Connecting.into(),
+        path: None,
+        summary: summary.to_owned(),
+        refused: None,
+        obstacle: obstacle.map(Into::into),
+        plain: None,
+        mine: None,
+        theirs: None,
+        steps: Vec::new(),
+        failures: 0,
+        retry_in_s: None,
+        budget: BudgetView {
+            name: Budget::Normal.into(),
+            mappings: 4096,
+            packets_per_s: 1000,
+            packets_per_address: 12_000,
+            duration_s: 12,
+        },
+        advice: vec![advice.to_owned()],
+    }
+}
+
+/// A punchd whose peer does not connect: `up` is answered with this state once `why` was asked as often as there are answers.
+fn reluctant(answers: Vec<WhyView>, state: &'static str) -> Punchd {
+    let asked = AtomicU32::new(0);
+    let enough = u32::try_from(answers.len()).unwrap();
+    Punchd::new(move |request| {
+        if request == "POST /v1/peers/db/up" {
+            while asked.load(Ordering::Relaxed) < enough {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            return (200, peer(state));
+        }
+        assert_eq!(request, "GET /v1/peers/db/why");
+        let index = asked.fetch_add(1, Ordering::Relaxed).min(enough - 1);
+        let view = &answers[usize::try_from(index).unwrap()];
+        (200, serde_json::to_string(view).unwrap())
+    })
+}
+
+#[test]
+fn up_says_what_is_known_each_time_it_changes_and_the_reason_at_the_end() {
+    let offline = why(Some(Obstacle::Offline), "db is not online.", "Start it.");
+    let silent = why(
+        Some(Obstacle::Silent),
+        SILENT,
+        "On db: punchctl peer add NAME punch1…",
+    );
+    let punchd = reluctant(vec![offline, silent.clone(), silent], "connecting");
+    let output = punchd.run(&["up", "db", "--timeout", "7"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "db is not online.\n{SILENT}\npunchctl: not connected to db after 7 s; punchd keeps trying.\n  {SILENT}\n  On db: punchctl peer add NAME punch1…\n"
+        )
+    );
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn up_without_a_signalling_server_ends_at_once() {
+    let sentence = "This machine has no signalling server, so db cannot be called.";
+    for obstacle in [Obstacle::NoServer, Obstacle::ServersUnreachable] {
+        let view = why(Some(obstacle), sentence, "Add one.");
+        // This `up` is answered never: only the reason can end the command.
+        let punchd = Punchd::new(move |request| {
+            if request.starts_with("POST") {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+            (200, serde_json::to_string(&view).unwrap())
+        });
+        let output = punchd.run(&["up", "db", "--timeout", "60"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            text(&output.stderr),
+            format!(
+                "punchctl: not connected to db; punchd keeps trying.\n  {sentence}\n  Add one.\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn up_that_succeeds_says_so_and_json_says_nothing_else() {
+    let silent = why(Some(Obstacle::Silent), SILENT, "");
+    let output = reluctant(vec![silent.clone()], "connected").run(&["up", "db"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "connected to db at 100.104.246.93 and fd70:756e:6368::2\n"
+    );
+    let output = reluctant(vec![silent], "connected").run(&["--json", "up", "db"]);
+    assert_eq!(text(&output.stderr), "");
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+}
+
+/// A punchd with one peer, db, that shares what it is asked to.
+fn sharing(forward: &'static str) -> Punchd {
+    Punchd::new(move |request| {
+        let body = match request {
+            "POST /v1/forwards" => forward.to_owned(),
+            "GET /v1/id" => format!(
+                r#"{{"id":"{KEY}","ipv4":"100.107.94.93","ipv6":"fd70:756e:6368::1","wireguard":""}}"#
+            ),
+            "GET /v1/peers" => format!("[{}]", peer("down")),
+            other => panic!("{other}"),
+        };
+        (200, body)
+    })
+}
+
+#[test]
+fn forward_says_which_direction_it_has() {
+    let local = r#"{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":["db"],"open":0,"total":0,"failed":0,"refused":0,"trouble":null}"#;
+    let output = sharing(local).run(&["forward", "tcp", "5432", "--peer", "db"]);
+    assert_eq!(
+        text(&output.stdout),
+        "shared: peers reach tcp port 5432 of THIS machine at 100.107.94.93; it leads to 127.0.0.1:5432, for peer db\n"
+    );
+    let range = r#"{"protocol":"udp","ports":"9000-9010","target":"127.0.0.1:9000","peers":[],"open":0,"total":0,"failed":0,"refused":0,"trouble":null}"#;
+    let output = sharing(range).run(&["forward", "udp", "9000-9010"]);
+    assert_eq!(
+        text(&output.stdout),
+        "shared: peers reach udp ports 9000-9010 of THIS machine at 100.107.94.93; they lead to 127.0.0.1:9000, for all peers\n"
+    );
+}
+
+#[test]
+fn forward_to_a_peer_says_that_none_is_needed() {
+    for target in ["db:5432", "100.104.246.93:5432", "[fd70:756e:6368::2]:5432"] {
+        let forward = format!(
+            r#"{{"protocol":"tcp","ports":"5432","target":"{target}","peers":[],"open":0,"total":0,"failed":0,"refused":0,"trouble":null}}"#
+        );
+        let output = sharing(forward.leak()).run(&["forward", "tcp/5432", "--to", target]);
+        assert!(output.status.success(), "{output:?}");
+        let said = text(&output.stdout);
+        let note = said.lines().nth(1).unwrap_or_default();
+        assert_eq!(
+            note,
+            "note: to use db's port no forward is needed here: connect to 100.104.246.93:5432"
+        );
+    }
+}
+
+/// `server add` of a server that is like this afterwards.
+fn add_server(kind: &str, address: &str, state: &'static str, trouble: &'static str) -> Output {
+    let view = |state: &str, trouble: &str| {
+        let trouble = match trouble {
+            "" => "null".to_owned(),
+            text => format!("\"{text}\""),
+        };
+        format!(
+            r#"{{"kind":"{kind}","address":"{address}","fixed":false,"state":"{state}","trouble":{trouble}}}"#
+        )
+    };
+    let (added, after) = (view("connecting", ""), view(state, trouble));
+    let punchd = Punchd::new(move |request| {
+        let body = match request {
+            "POST /v1/servers" => added.clone(),
+            "GET /v1/servers" => format!("[{after}]"),
+            other => panic!("{other}"),
+        };
+        (200, body)
+    });
+    punchd.run(&["server", "add", kind, address])
+}
+
+#[test]
+fn server_add_tells_whether_the_server_answers() {
+    let output = add_server("signal", "ws://203.0.113.1:8080/", "connected", "");
+    assert_eq!(
+        text(&output.stdout),
+        "signal server ws://203.0.113.1:8080/ is in use: it answers\n"
+    );
+    let output = add_server(
+        "signal",
+        "ws://203.0.113.1:80/",
+        "connecting",
+        "refused on port 80",
+    );
+    assert!(output.status.success(), "it is added all the same");
+    assert_eq!(
+        text(&output.stdout),
+        "signal server ws://203.0.113.1:80/ is added, but not connected: refused on port 80; punch-signal listens on port 8080 unless told otherwise\n"
+    );
+    let output = add_server(
+        "signal",
+        "ws://203.0.113.1:8080/",
+        "connecting",
+        "refused on port 8080",
+    );
+    assert_eq!(
+        text(&output.stdout),
+        "signal server ws://203.0.113.1:8080/ is added, but not connected: refused on port 8080\n"
+    );
+    let output = add_server(
+        "stun",
+        "203.0.113.1:3478",
+        "connecting",
+        "no answer for 4 s",
+    );
+    assert_eq!(
+        text(&output.stdout),
+        "stun server 203.0.113.1:3478 is added, but not connected: no answer for 4 s\n"
+    );
+}
+
+#[test]
+fn peer_remove_says_what_is_no_longer_shared() {
+    let gone = AtomicU32::new(0);
+    let punchd = Punchd::new(move |request| {
+        let all = r#"{"protocol":"tcp","ports":"80","target":"127.0.0.1:80","peers":[],"open":0,"total":0,"failed":0,"refused":0,"trouble":null}"#;
+        let own = r#"{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":["db"],"open":0,"total":0,"failed":0,"refused":0,"trouble":null}"#;
+        let body = match request {
+            "DELETE /v1/peers/db" => {
+                gone.store(1, Ordering::Relaxed);
+                "null".to_owned()
+            }
+            _ if gone.load(Ordering::Relaxed) == 1 => format!("[{all}]"),
+            _ => format!("[{all},{own}]"),
+        };
+        (200, body)
+    });
+    let output = punchd.run(&["peer", "rm", "db"]);
+    assert_eq!(
+        text(&output.stdout),
+        "db is no longer a peer; no longer shared: tcp 5432\n"
+    );
+}
+
+#[test]
+fn ping_of_a_peer_that_is_not_connected_asks_once() {
+    for (status, code) in [(422, "unavailable"), (404, "not_found")] {
+        let punchd = Punchd::new(move |_| {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"db is connecting"}}}}"#);
+            (status, body)
+        });
+        let output = punchd.run(&["ping", "db"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(text(&output.stderr), "punchctl: db is connecting\n");
+        assert_eq!(punchd.asked(), ["POST /v1/peers/db/ping"]);
+    }
+}
+
+#[test]
+fn why_of_a_plain_peer_tells_its_tunnel_and_what_its_configuration_must_say() {
+    let view = WhyView {
+        plain: Some(PlainView {
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            last_handshake_s: None,
+            received_bytes: 0,
+            sent_bytes: 1480,
+            public_key: "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".to_owned(),
+            allowed_ips: vec![
+                "100.107.94.93/32".to_owned(),
+                "fd70:756e:6368::1/128".to_owned(),
+            ],
+        }),
+        advice: Vec::new(),
+        ..why(
+            None,
+            "db is a plain WireGuard peer at 192.0.2.1:51820 that has not answered so far.",
+            "",
+        )
+    };
+    let punchd = Punchd::new(move |_| (200, serde_json::to_string(&view).unwrap()));
+    let output = punchd.run(&["why", "db"]);
+    assert_eq!(
+        text(&output.stdout),
+        "db is a plain WireGuard peer at 192.0.2.1:51820 that has not answered so far.\n\
+         tunnel  no handshake so far; 0 B received, 1.5 KB sent\n\
+         \n\
+         On db, the section [Peer] for this machine must have PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=, AllowedIPs = 100.107.94.93/32, fd70:756e:6368::1/128\n"
+    );
+}
+
+#[test]
+fn sentences_of_why_break_between_words_at_the_width_of_the_terminal() {
+    let view = why(
+        Some(Obstacle::Silent),
+        SILENT,
+        "On db: punchctl peer add NAME punch1…",
+    );
+    let punchd = Punchd::new(move |_| (200, serde_json::to_string(&view).unwrap()));
+    assert_eq!(
+        punchd.on_a_terminal(60, "why db"),
+        [
+            "db is online but does not answer; most likely it has not",
+            "added this machine.",
+            "",
+            "here    not known yet",
+            "there   not known yet",
+            "budget  normal: at most 4096 mappings alive, 1000 packets/s,",
+            "        12000 packets to one address, 12 s for a search",
+            "",
+            "- On db: punchctl peer add NAME punch1…",
+        ]
+    );
+    assert_eq!(punchd.on_a_terminal(200, "why db")[0], SILENT);
+}
+
+#[test]
+fn peers_and_status_fit_terminals_of_several_widths() {
+    let row = |name: &str| {
+        format!(
+            r#"{{"name":"{name}","id":null,"wireguard":"","ipv4":"100.104.246.93","ipv6":null,"up":true,"host":false,"state":"connected","path":{{"remote":"203.0.113.20:48084","kind":"server_reflexive","rtt_ms":12.5}},"received_bytes":1500000,"sent_bytes":20000,"last_handshake_s":3,"note":null}}"#
+        )
+    };
+    let peers = format!("[{},{}]", row("db"), row("laptop"));
+    let status = format!(
+        r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[]}},"servers":[{{"kind":"signal","address":"ws://203.0.113.1:80/","fixed":false,"state":"connecting","trouble":"refused on port 80"}}],"peers":{peers},"forwards":[],"warnings":[],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{}}}}"#
+    );
+    let punchd = Punchd::new(move |request| match request {
+        "GET /v1/status" => (200, status.clone()),
+        _ => (200, peers.clone()),
+    });
+    for columns in [200, 100] {
+        assert_eq!(
+            punchd.on_a_terminal(columns, "peers")[..2],
+            [
+                "PEER    STATE      ADDRESS         PATH                                            RECEIVED  SENT",
+                "db      connected  100.104.246.93  203.0.113.20:48084 (server-reflexive, 12.5 ms)  1.5 MB    20.0 KB",
+            ]
+        );
+    }
+    assert_eq!(
+        punchd.on_a_terminal(95, "peers")[..2],
+        [
+            "PEER    STATE      ADDRESS         PATH                                            RECEIVED",
+            "db      connected  100.104.246.93  203.0.113.20:48084 (server-reflexive, 12.5 ms)  1.5 MB",
+        ]
+    );
+    assert_eq!(
+        punchd.on_a_terminal(80, "peers")[..2],
+        [
+            "PEER    STATE      ADDRESS         PATH",
+            "db      connected  100.104.246.93  203.0.113.20:48084",
+        ]
+    );
+    assert_eq!(
+        punchd.on_a_terminal(50, "peers")[..4],
+        [
+            "db  connected",
+            "  address   100.104.246.93",
+            "  path      203.0.113.20:48084 (server-reflexive,",
+            "            12.5 ms)",
+        ]
+    );
+    let narrow = punchd.on_a_terminal(60, "status");
+    for line in &narrow {
+        // Keys are one word, and cannot be broken.
+        let long_word = line.split(' ').any(|word| word.chars().count() > 50);
+        assert!(line.chars().count() <= 60 || long_word, "{line}");
+    }
+    let from = narrow.iter().position(|line| line.starts_with("unknown"));
+    assert_eq!(
+        narrow[from.unwrap()..],
+        [
+            "unknown machine punch132yw8h… has called 2 times, last 5 s".to_owned(),
+            "  ago; if it is yours, add it with: punchctl peer add NAME".to_owned(),
+            format!("  {KEY}"),
+        ]
+    );
+}
+
+#[test]
+fn the_help_has_every_command_in_a_group_with_its_own_words() {
+    let mut command = Arguments::command();
+    let help = command.render_help().to_string();
+    command.build();
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        let about = sub.get_about().unwrap().to_string();
+        let about = about.trim_end_matches('.');
+        let line = format!("  {:<11}{about}", sub.get_name());
+        assert_eq!(help.matches(&line).count(), 1, "{line}\n{help}");
+    }
+    assert!(!help.contains("  servers "), "{help}");
+}
+
+#[test]
+fn wrong_usage_says_what_was_meant() {
+    let refused = |arguments: &[&str]| {
+        let output = Punchd::new(|_| (500, String::new())).run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        text(&output.stderr)
+    };
+    let said = refused(&["peer", "remove", "db", "-q"]);
+    assert!(!said.contains("as a value"), "{said}");
+    let said = refused(&["forward", "5432"]);
+    assert!(said.contains("write: tcp 5432"), "{said}");
+    let said = refused(&["forward", "tcp", "8080:80"]);
+    assert!(said.contains("8080 --to 127.0.0.1:80"), "{said}");
+}
+
+#[test]
+fn a_wireguard_key_in_the_place_of_an_identity_is_recognized() {
+    let punchd = Punchd::new(|_| (500, String::new()));
+    let output = punchd.run(&[
+        "peer",
+        "add",
+        "db",
+        "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+    ]);
+    let said = text(&output.stderr);
+    assert!(said.contains("that is a WireGuard key"), "{said}");
+    assert!(punchd.asked().is_empty());
+}

@@ -347,7 +347,7 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
 
     // What changes, what is silent, what ends.
     lab.a
-        .exec_ok(&["ip", "address", "add", "198.18.0.1/32", "dev", "lo"]);
+        .exec_ok(&["ip", "address", "add", "198.18.0.1/32", "dev", "eth0"]);
     events.read_until("network");
     a(("POST", "/v1/peers/{name}/down", &["plain"]), None, 200);
     a(

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn whatever_has_expired_the_next_look_at_all_flows_comes_after_as_many_new_ones() {
         let mut table = FlowTable::default();
-        let now = Instant::now();
+        let now = crate::start::start();
         table.outbound(flow(0).reversed(), None, false, now);
         // By now the first one has expired, and makes room for one that comes.
         let now = now + UDP;
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_peers_packets_alone_do_not_keep_a_conversation_for_ever() {
-        let start = Instant::now();
+        let start = crate::start::start();
         for (protocol, begins, goes_on, expected) in [
             (Protocol::Tcp, Some(0x02), Some(0x10), 2 * 3600 + 240),
             (Protocol::Udp, None, None, 3600),
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_full_share_of_the_peer_costs_this_hosts_flows_nothing() {
         let mut table = FlowTable::default();
-        let now = Instant::now();
+        let now = crate::start::start();
         for port in 0..16_384 {
             table.inbound_granted(flow(port), None, now);
         }

@@ -17,6 +17,9 @@ mod pings;
 mod reply_to;
 mod report;
 mod roster;
+#[cfg(test)]
+#[path = "../../connect/tests/support/start.rs"]
+mod start;
 
 pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
 pub use engine::Engine;

@@ -14,6 +14,9 @@ mod queue;
 mod rate;
 mod refuse;
 mod segment;
+#[cfg(test)]
+#[path = "../../connect/tests/support/start.rs"]
+mod start;
 mod view;
 
 pub use batch::Batch;

@@ -2,4 +2,5 @@
 
 mod datagrams;
 mod names;
+pub(crate) mod report;
 pub(crate) mod target;

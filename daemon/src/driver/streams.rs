@@ -10,7 +10,8 @@ use punch_platform::clock;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::descriptors::Descriptors;
-use crate::streams::target::{Carrier, Ends, FromTarget, Job, TO_TARGET, ToTarget};
+use crate::streams::report::{FromTarget, ToTarget};
+use crate::streams::target::{Carrier, Ends, Job, TO_TARGET};
 use crate::tasks::{Spawner, Task};
 
 /// A forwarded stream's channel to its task, and what waits for either end.

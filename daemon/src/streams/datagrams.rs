@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
 use super::names::Names;
-use super::target::{End, Failure, FromTarget, ToTarget, fitting};
+use super::report::{End, Failure, FromTarget, ToTarget, fitting};
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::tasks::sleep_until;
 

@@ -3,7 +3,6 @@
 //! Nothing is unbounded: bytes towards the target wait in a channel of [`TO_TARGET`] chunks, and a task reads more from its
 //! target only while fewer than [`FROM_TARGET`] of its chunks wait for the client.
 
-use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,18 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use punch_api::{Protocol, Target};
 use punch_engine::{PeerHandle, StreamId, TargetEvent};
 use punch_platform::clock;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::datagrams::Flow;
-use super::names::{Names, NoAddress};
+use super::names::Names;
+use super::report::{End, Failure, FromTarget, ToTarget, fitting, in_words};
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::dial;
 use crate::tasks::Spawner;
@@ -37,27 +37,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a client is gone, its target has this long to take the last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(60);
-
-/// What the driver tells a target's task.
-#[derive(Debug)]
-pub(crate) enum ToTarget {
-    Bytes(Bytes),
-    /// No more bytes will follow.
-    Finish,
-}
-
-/// What a target's task tells the driver.
-#[derive(Debug)]
-pub(crate) enum FromTarget {
-    Event(StreamId, TargetEvent),
-    /// The target failed the stream, in words for people.
-    Failed(StreamId, TargetEvent, String),
-    /// The permit is given back when the client has taken the bytes.
-    Bytes(StreamId, Bytes, OwnedSemaphorePermit),
-    Datagram(StreamId, Bytes),
-    /// The channel to the target has room again.
-    Room(StreamId),
-}
 
 /// What every stream's task needs.
 #[derive(Clone)]
@@ -130,57 +109,6 @@ impl Carrier {
         // The driver is gone only when punchd stops.
         let _ = self.reports.send(report).await;
     }
-}
-
-/// What ends a stream at its target's side.
-pub(super) enum End {
-    /// There is nobody to be told.
-    Quiet,
-    Event(TargetEvent),
-    /// The target was never reached.
-    Failed(Failure),
-}
-
-/// Why a target was not reached.
-pub(super) struct Failure {
-    pub(super) event: TargetEvent,
-    /// In words for people.
-    pub(super) what: String,
-}
-
-impl Failure {
-    /// `error` has happened at this place.
-    pub(super) fn new(error: &io::Error, place: impl Display) -> Self {
-        let event = match error.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
-                TargetEvent::Refused
-            }
-            _ => TargetEvent::Unreachable,
-        };
-        let what = format!("{} at {place}", in_words(error));
-        Self { event, what }
-    }
-}
-
-impl From<NoAddress> for End {
-    fn from(trouble: NoAddress) -> Self {
-        match trouble {
-            NoAddress::Busy => Self::Event(TargetEvent::Busy),
-            NoAddress::Unknown(what) => Self::Failed(Failure {
-                event: TargetEvent::Unreachable,
-                what,
-            }),
-        }
-    }
-}
-
-/// An error of the kernel, without its number.
-pub(super) fn in_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
-    first.into_iter().chain(letters).collect()
 }
 
 impl Carrier {
@@ -350,15 +278,6 @@ async fn read_tcp(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Some(TargetEvent::Reset),
         }
-    }
-}
-
-/// What was read; a little of it does not keep the memory for a whole chunk.
-pub(super) fn fitting(buffer: BytesMut) -> Bytes {
-    if buffer.len() < buffer.capacity() / 2 {
-        Bytes::copy_from_slice(&buffer)
-    } else {
-        buffer.freeze()
     }
 }
 

@@ -108,6 +108,7 @@ pub(crate) fn explain(error: &Error) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use std::cell::RefCell;
 

@@ -494,6 +494,7 @@ fn local_addresses(tables: &Tables, except: u32) -> Vec<LocalAddress> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use std::net::Ipv4Addr;
 

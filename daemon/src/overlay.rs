@@ -291,6 +291,7 @@ impl Contest {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use punch_api::{Ipv4Range, PeerKey};
     use punch_signal_protocol::Identity;

@@ -5,6 +5,7 @@
 //! * `crowd worst ADDRESS SECONDS` is one source that does the worst it can: as many connections as it gets, each with as many
 //!   frames as are allowed and a watch for every identity, logins that are announced to all of them, false proofs, and connections that
 //!   are dropped at once.
+#![allow(clippy::print_stdout, reason = "it prints figures")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -8,6 +8,7 @@
     clippy::disallowed_methods,
     reason = "it is a test"
 )]
+#![allow(clippy::print_stdout, reason = "for whoever looks into a seed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

@@ -245,6 +245,7 @@ pub(crate) fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use punch_platform::netlink::Hop;
 

@@ -60,6 +60,7 @@ fn other_scheme(url: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used, reason = "a test stops where it fails")]
 mod tests {
     use anyhow::Context;
 

@@ -364,6 +364,7 @@ fn give_back(counts: &mut HashMap<PeerHandle, usize>, peer: PeerHandle) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;

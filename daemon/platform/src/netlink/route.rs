@@ -233,6 +233,7 @@ pub(super) fn own_message(to: IpAddr, route: OwnRoute) -> io::Result<RouteMessag
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use super::*;
 

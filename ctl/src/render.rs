@@ -1,14 +1,18 @@
 //! Answers of punchd for people: what identities, peers, servers, forwards, pings and events look like.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use punch_api::{
-    Event, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerId, PeerKey, PeerName,
-    PeerState, PeerView, PingView, PlainView, ServerKind, ServerState, ServerView, Status,
-    StrangerView,
+    Event, ForwardTrouble, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerId,
+    PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, ServerKind, ServerState,
+    ServerView, Status, StrangerView,
 };
 
 use crate::output::{Cell, Colour, Output, Table};
+
+/// What went wrong at a forward's target this lately is so now.
+const JUST_NOW: Duration = Duration::from_secs(10);
 
 pub(crate) fn id(out: &Output, view: &IdView) {
     out.line(view.id);
@@ -243,14 +247,53 @@ pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
                 allowed(view).into(),
                 view.open.to_string().into(),
                 view.total.to_string().into(),
+                unless_zero(view.failed).into(),
+                unless_zero(view.refused).into(),
+                view.trouble.as_ref().map_or("".into(), |trouble| {
+                    let passed = duration(age(trouble).as_secs());
+                    let text = format!("{}, {passed} ago", trouble.message);
+                    Cell::coloured(text, Some(Colour::Red)).or_briefly(&trouble.message)
+                }),
             ]
         })
         .collect();
     out.table(&Table {
-        header: &["FORWARD", "TARGET", "FOR", "OPEN", "TOTAL"],
-        dispensable: &[4, 3],
+        header: &[
+            "FORWARD", "TARGET", "FOR", "OPEN", "TOTAL", "FAILED", "REFUSED", "TROUBLE",
+        ],
+        dispensable: &[4, 3, 6, 5],
         rows,
     });
+}
+
+/// A count of what should not happen.
+fn unless_zero(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => count.to_string(),
+    }
+}
+
+/// The time since it was noticed; none if the clock has been set back.
+fn age(trouble: &ForwardTrouble) -> Duration {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(trouble.at_ms);
+    SystemTime::now().duration_since(at).unwrap_or_default()
+}
+
+/// Says that a connection to a forward's target does not succeed.
+pub(crate) fn no_answer(out: &Output, view: &ForwardView, trouble: &ForwardTrouble) {
+    let target = &view.target;
+    let place = format!(" at {target}");
+    let why = trouble.message.strip_suffix(&place);
+    let why = why.unwrap_or(&trouble.message);
+    let text = match age(trouble) {
+        passed if passed < JUST_NOW => format!("note: nothing answers at {target} now ({why})"),
+        passed => format!(
+            "note: nothing answered at {target} when it was last tried, {} ago ({why})",
+            duration(passed.as_secs())
+        ),
+    };
+    out.sentences(&text, 2);
 }
 
 /// Says what a new forward does, and in which direction: the habit of `ssh -L` has the other one.

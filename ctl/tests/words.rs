@@ -6,7 +6,7 @@ mod punchd;
 
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
 use punch_api::{Budget, BudgetView, Obstacle, PeerState, PlainView, WhyView};
@@ -172,6 +172,80 @@ fn forward_to_a_peer_says_that_none_is_needed() {
             "note: to use db's port no forward is needed here: connect to 100.104.246.93:5432"
         );
     }
+}
+
+/// A forward to a target at which something went wrong so many seconds ago.
+fn troubled(target: &str, message: &str, seconds: u64) -> String {
+    let at = SystemTime::now() - Duration::from_secs(seconds);
+    let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let at = at.as_millis();
+    format!(
+        r#"{{"protocol":"tcp","ports":"5432","target":"{target}","peers":[],"open":0,"total":3,"failed":3,"refused":12,"trouble":{{"at_ms":{at},"message":"{message}"}}}}"#
+    )
+}
+
+#[test]
+fn forward_says_at_once_that_nothing_answers_at_the_target() {
+    let refused = "connection refused at 127.0.0.1:5432";
+    for (target, seconds, note) in [
+        (
+            "127.0.0.1:5432",
+            0,
+            "note: nothing answers at 127.0.0.1:5432 now (connection refused)",
+        ),
+        (
+            "localhost:5432",
+            0,
+            "note: nothing answers at localhost:5432 now (connection refused at 127.0.0.1:5432)",
+        ),
+        // The forward was there before, and so was the trouble.
+        (
+            "127.0.0.1:5432",
+            7210,
+            "note: nothing answered at 127.0.0.1:5432 when it was last tried, 2 h 0 min ago (connection refused)",
+        ),
+    ] {
+        let forward = troubled(target, refused, seconds);
+        let output = sharing(forward.leak()).run(&["forward", "tcp", "5432"]);
+        assert!(output.status.success(), "{output:?}");
+        let said = text(&output.stdout);
+        assert!(said.starts_with("shared: "), "{said}");
+        assert_eq!(said.lines().skip(1).collect::<Vec<_>>(), [note]);
+    }
+}
+
+#[test]
+fn forwards_show_what_failed_and_why_where_something_did() {
+    let refused = "connection refused at 127.0.0.1:5432";
+    let fine = r#"{"protocol":"udp","ports":"53","target":"127.0.0.1:53","peers":["db"],"open":1,"total":2,"failed":0,"refused":0,"trouble":null}"#;
+    let quiet = format!("[{fine}]");
+    let punchd = Punchd::new(move |_| (200, quiet.clone()));
+    assert_eq!(
+        punchd.on_a_terminal(200, "forwards"),
+        [
+            "FORWARD  TARGET        FOR  OPEN  TOTAL",
+            "udp 53   127.0.0.1:53  db   1     2",
+        ]
+    );
+    let punchd = Punchd::new(move |_| {
+        let broken = troubled("127.0.0.1:5432", refused, 150);
+        (200, format!("[{broken},{fine}]"))
+    });
+    assert_eq!(
+        punchd.on_a_terminal(200, "forwards"),
+        [
+            "FORWARD   TARGET          FOR        OPEN  TOTAL  FAILED  REFUSED  TROUBLE",
+            "tcp 5432  127.0.0.1:5432  all peers  0     3      3       12       connection refused at 127.0.0.1:5432, 2 min ago",
+            "udp 53    127.0.0.1:53    db         1     2",
+        ]
+    );
+    let rows = text(&punchd.run(&["forwards"]).stdout);
+    assert_eq!(
+        rows,
+        format!(
+            "tcp 5432\t127.0.0.1:5432\tall peers\t0\t3\t3\t12\t{refused}, 2 min ago\nudp 53\t127.0.0.1:53\tdb\t1\t2\t\t\t\n"
+        )
+    );
 }
 
 /// `server add` of a server that is like this afterwards.

@@ -24,6 +24,9 @@ pub(crate) async fn forward(
     let me: IdView = parse(client.get("/v1/id").await?)?;
     let view: ForwardView = parse(answer)?;
     render::forward(out, &view, &me);
+    if let Some(trouble) = &view.trouble {
+        render::no_answer(out, &view, trouble);
+    }
     let peers: Vec<PeerView> = parse(client.get("/v1/peers").await?)?;
     if let Some(peer) = peers.iter().find(|peer| leads_to(&view, peer)) {
         render::no_forward_needed(out, &view, peer);

@@ -97,7 +97,13 @@ impl Gatherer {
         now: Instant,
     ) -> AddressChange {
         addresses.retain(|own| usable(own.ip));
-        addresses.sort();
+        // Of one rank, those that were there before come first: whoever sends router advertisements for a dozen made-up prefixes shall
+        // not push the true addresses out.
+        let known = |own: &OwnAddress| {
+            let before = self.addresses.iter().position(|known| known == own);
+            before.unwrap_or(usize::MAX)
+        };
+        addresses.sort_by_cached_key(|own| (own.rank, known(own), own.ip));
         addresses.dedup_by_key(|own| own.ip);
         if addresses == self.addresses {
             return AddressChange::None;

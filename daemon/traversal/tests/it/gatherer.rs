@@ -528,6 +528,23 @@ fn what_leads_outward_is_offered_first_and_what_is_cut_off_are_tunnels_and_bridg
 }
 
 #[test]
+fn made_up_addresses_that_come_later_do_not_push_out_the_true_ones() {
+    let mut gatherer = behind_a_nat(&[]);
+    gatherer.handle_socket(V6, 51820, origin());
+    let advertised = |text: &str| ranked(AddressRank::Outward, text);
+    let mut all = vec![advertised("2001:db8:ffff::5"), advertised("192.168.1.2")];
+    gatherer.handle_addresses(all.clone(), origin());
+    // They sort before the true one.
+    all.extend((1..=50).map(|n| advertised(&format!("2001:db8:{n}::1"))));
+    gatherer.handle_addresses(all, origin());
+    let of_v6 = gatherer.candidates().into_iter();
+    let of_v6: Vec<_> = of_v6.filter(|c| c.address.is_ipv6()).collect();
+    assert_eq!(of_v6.len(), 12);
+    let best = of_v6.iter().max_by_key(|c| c.priority()).unwrap();
+    assert_eq!(best.address.ip(), ip("2001:db8:ffff::5"));
+}
+
+#[test]
 fn an_address_inside_another_tunnel_comes_behind_every_other_kind_of_candidate() {
     let mut gatherer = behind_a_nat(&[SERVER]);
     let all = [

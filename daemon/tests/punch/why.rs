@@ -13,35 +13,8 @@ fn why_has_an_answer_in_every_state() {
         [&normal, &normal],
     );
 
-    let unknown = lab.a.ctl_refused(&["why", "nobody"]);
-    assert!(
-        unknown.contains("nobody") && unknown.contains("there is b"),
-        "{unknown}"
-    );
-    let nameless = lab.a.ctl(&["why"]);
-    assert_eq!(nameless.status, 2, "{nameless:?}");
-
-    // A plain WireGuard peer has no search to tell of.
-    let plain = [
-        "peer",
-        "add",
-        "plain",
-        "--wireguard",
-        "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
-        "--endpoint",
-        "203.0.113.1:51820",
-        "--address",
-        "10.9.0.1",
-    ];
-    lab.a.ctl_ok(&plain);
-    let text = lab.a.ctl_ok(&["why", "plain"]);
-    for part in [
-        "Nobody has asked",
-        "PublicKey = ",
-        "AllowedIPs = fd70:756e:6368:",
-    ] {
-        assert!(text.contains(part), "no {part:?} in: {text}");
-    }
+    assert_names_are_checked(&lab.a);
+    assert_plain_peer_has_an_answer(&lab.a);
 
     let view = lab.a.why("b");
     assert_eq!(view.state, PeerState::Down);
@@ -90,10 +63,51 @@ fn why_has_an_answer_in_every_state() {
         view.summary,
         "You took b down; it is refused until: punchctl up b"
     );
-    // Over the socket itself.
+    assert_socket_answers(&lab.a);
+}
+
+#[track_caller]
+fn assert_names_are_checked(host: &Host) {
+    let unknown = host.ctl_refused(&["why", "nobody"]);
+    assert!(
+        unknown.contains("nobody") && unknown.contains("there is b"),
+        "{unknown}"
+    );
+    let nameless = host.ctl(&["why"]);
+    assert_eq!(nameless.status, 2, "{nameless:?}");
+}
+
+/// A plain WireGuard peer has no search to tell of.
+#[track_caller]
+fn assert_plain_peer_has_an_answer(host: &Host) {
+    let plain = [
+        "peer",
+        "add",
+        "plain",
+        "--wireguard",
+        "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+        "--endpoint",
+        "203.0.113.1:51820",
+        "--address",
+        "10.9.0.1",
+    ];
+    host.ctl_ok(&plain);
+    let text = host.ctl_ok(&["why", "plain"]);
+    for part in [
+        "Nobody has asked",
+        "PublicKey = ",
+        "AllowedIPs = fd70:756e:6368:",
+    ] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+}
+
+/// Over the socket itself, without punchctl.
+#[track_caller]
+fn assert_socket_answers(host: &Host) {
     let url = "http://punch/v1/peers/b/why";
-    let socket = lab.a.socket.display().to_string();
-    let curl = lab.a.exec(&["curl", "-s", "--unix-socket", &socket, url]);
+    let socket = host.socket.display().to_string();
+    let curl = host.exec(&["curl", "-s", "--unix-socket", &socket, url]);
     if curl.success() {
         serde_json::from_str::<WhyView>(&curl.stdout).unwrap();
     }

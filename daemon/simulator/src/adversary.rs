@@ -44,7 +44,7 @@ pub struct Outcome {
     pub searches: usize,
     /// The most frames to the honest server in a second.
     pub frames: u64,
-    /// The most offers to one peer over one server within three seconds.
+    /// The most offers to one peer over one server within three seconds, since the program began.
     pub offers: usize,
     /// Whether the malicious peer's tunnel stood at any time.
     pub tunnel: bool,

@@ -42,10 +42,13 @@ fn judge(seed: u64, moves: &[Move], end: Duration) -> (Option<Outcome>, Vec<Stri
         return (None, vec!["a panic".to_owned()]);
     };
     let mut faults = outcome.offenses.clone();
-    // A server ends a connection over which more comes. One that says again and again that a peer has come has offers made.
-    let told = |one: &Move| matches!(one.deed, Deed::Tell(..));
-    if outcome.frames > 50 && !moves.iter().any(told) {
+    // A server ends a connection over which more comes.
+    if outcome.frames > 50 {
         faults.push(format!("{} frames to a server in a second", outcome.frames));
+    }
+    // Also when a server says again and again that a peer has come.
+    if outcome.offers > 1 {
+        faults.push(format!("{} offers to a peer within 3 s", outcome.offers));
     }
     // From one search for a peer to the next 30 s pass, then 60.
     if outcome.searches > 2 {

@@ -21,6 +21,8 @@ fn connected(hint: &str) -> Lab {
 }
 
 /// b shares this port; the result is where a finds it, over IPv4 and IPv6.
+/// Shares a port of b. Comes before the target listens: punchd asks that once whether it does, and a target that counts its connections
+/// or waits in one takes that for a client.
 fn share(lab: &Lab, port: u16) -> [SocketAddr; 2] {
     lab.b.ctl_ok(&["forward", "tcp", &port.to_string()]);
     [lab.b.ipv4(), lab.b.ipv6()].map(|address| SocketAddr::new(address, port))
@@ -36,8 +38,8 @@ fn reset_on_close(stream: &TcpStream) {
 fn five_hundred_connections_are_open_at_once() {
     need_lab!();
     let lab = connected("many");
-    let echo = Echo::start(&lab.b, "127.0.0.1:7000");
     let [v4, v6] = share(&lab, 7000);
+    let echo = Echo::start(&lab.b, "127.0.0.1:7000");
     let mut streams = Vec::new();
     lab.a.inside(|| {
         for index in 0..500 {
@@ -160,10 +162,10 @@ fn a_forward_tells_what_is_wrong_with_its_target_until_it_is_right() {
 fn connections_that_the_target_ended_use_up_no_room() {
     need_lab!();
     let lab = connected("shrt");
+    let [to, _] = share(&lab, 7000);
     let _server = Server::start(&lab.b, "127.0.0.1:7000", |mut stream| {
         stream.write_all(b"bye").unwrap()
     });
-    let [to, _] = share(&lab, 7000);
     lab.a.inside(|| {
         for index in 0..2200 {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE)
@@ -183,6 +185,7 @@ fn either_end_may_finish_first_and_still_receive() {
     need_lab!();
     const LENGTH: u64 = 1 << 20;
     let lab = connected("half");
+    let [late, early] = [7001, 7002].map(|port| share(&lab, port));
     // The target answers only after the client has finished: what it got, then a megabyte of its own.
     let _late = Server::start(&lab.b, "127.0.0.1:7001", |mut stream| {
         let (received, hash) = receive_hashed(&mut stream).unwrap();
@@ -197,7 +200,7 @@ fn either_end_may_finish_first_and_still_receive() {
         let received = receive_hashed(&mut stream).unwrap();
         sender.lock().unwrap().send((sent, received)).unwrap();
     });
-    for to in share(&lab, 7001) {
+    for to in late {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         let sent = send_hashed(&mut stream, LENGTH, 1).unwrap();
         let mut answer = Vec::new();
@@ -210,7 +213,7 @@ fn either_end_may_finish_first_and_still_receive() {
         );
         assert_eq!(answer.len() - first - 1, LENGTH as usize, "{to}");
     }
-    for to in share(&lab, 7002) {
+    for to in early {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         let from_target = receive_hashed(&mut stream).unwrap();
         let sent = send_hashed(&mut stream, LENGTH, 4).unwrap();
@@ -259,11 +262,12 @@ fn a_target_that_cannot_be_reached_is_seen_to_be_unreachable() {
 fn a_reset_of_the_target_reaches_the_client() {
     need_lab!();
     let lab = connected("trst");
+    let shared = share(&lab, 7000);
     let _server = Server::start(&lab.b, "127.0.0.1:7000", |mut stream| {
         stream.read_exact(&mut [0]).unwrap();
         reset_on_close(&stream);
     });
-    for to in share(&lab, 7000) {
+    for to in shared {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         stream.write_all(b"x").unwrap();
         let end = stream.read(&mut [0]);
@@ -279,6 +283,7 @@ fn a_reset_of_the_target_reaches_the_client() {
 fn a_reset_of_the_client_reaches_the_target() {
     need_lab!();
     let lab = connected("crst");
+    let shared = share(&lab, 7000);
     let (sender, ends) = mpsc::channel();
     let sender = Mutex::new(sender);
     let _server = Server::start(&lab.b, "127.0.0.1:7000", move |mut stream| {
@@ -287,7 +292,7 @@ fn a_reset_of_the_client_reaches_the_target() {
         let end = stream.read(&mut [0]).map_err(|error| error.kind());
         sender.lock().unwrap().send(end).unwrap();
     });
-    for to in share(&lab, 7000) {
+    for to in shared {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         stream.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).unwrap();
@@ -404,14 +409,14 @@ const BUFFERS: u64 = 24 << 20;
 fn a_slow_client_slows_its_target_and_loses_nothing() {
     need_lab!();
     let lab = connected("slow");
+    let [to, _] = share(&lab, 7000);
+    let [_, other] = share(&lab, 7001);
     let stalled = Arc::new(AtomicU64::new(0));
     let _server = Server::start(&lab.b, "127.0.0.1:7000", {
         let stalled = stalled.clone();
         move |mut stream| assert_eq!(send_until_stalled(&mut stream, MUCH, &stalled), MUCH)
     });
     let _echo = Echo::start(&lab.b, "127.0.0.1:7001");
-    let [to, _] = share(&lab, 7000);
-    let [_, other] = share(&lab, 7001);
     let mut stream = lab.a.connect_tcp(to).unwrap();
     wait_until(PATIENCE, "the target has to wait", || {
         stalled.load(Ordering::Relaxed) > 0
@@ -426,6 +431,8 @@ fn a_slow_client_slows_its_target_and_loses_nothing() {
 fn a_slow_target_slows_its_client_and_loses_nothing() {
     need_lab!();
     let lab = connected("slot");
+    let [_, to] = share(&lab, 7000);
+    let [other, _] = share(&lab, 7001);
     let (go, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let (sender, done) = mpsc::channel();
@@ -436,8 +443,6 @@ fn a_slow_target_slows_its_client_and_loses_nothing() {
         sender.lock().unwrap().send(()).unwrap();
     });
     let _echo = Echo::start(&lab.b, "127.0.0.1:7001");
-    let [_, to] = share(&lab, 7000);
-    let [other, _] = share(&lab, 7001);
     let stalled = AtomicU64::new(0);
     let mut stream = lab.a.connect_tcp(to).unwrap();
     std::thread::scope(|scope| {
@@ -458,6 +463,7 @@ fn both_directions_at_once_arrive_whole() {
     need_lab!();
     const LENGTH: u64 = 8 << 20;
     let lab = connected("dupl");
+    let shared = share(&lab, 7000);
     let (sender, results) = mpsc::channel();
     let sender = Mutex::new(sender);
     let _server = Server::start(&lab.b, "127.0.0.1:7000", move |mut stream| {
@@ -470,7 +476,7 @@ fn both_directions_at_once_arrive_whole() {
             .send((sending.join().unwrap(), received))
             .unwrap();
     });
-    for to in share(&lab, 7000) {
+    for to in shared {
         let mut stream = lab.a.connect_tcp(to).unwrap();
         let mut copy = stream.try_clone().unwrap();
         let sending = std::thread::spawn(move || send_hashed(&mut copy, LENGTH, 8).unwrap());

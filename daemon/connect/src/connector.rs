@@ -1,13 +1,11 @@
 //! The connector: what comes in, in order of its origin, and what goes out.
 
-mod signalling;
-
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_packet::PeerHandle;
-use punch_signal_protocol::{Candidate, Ipv4Range, PeerId};
+use punch_signal_protocol::{Candidate, Frame, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
 use punch_traversal::{OwnAddress, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
@@ -16,31 +14,27 @@ use rand_core::{RngCore, SeedableRng};
 use crate::clock::WallClock;
 use crate::envelopes::Envelopes;
 use crate::events::{
-    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, SessionEvent,
-    Signal, SocketOrder, UserWish,
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
+    SessionEvent, Signal, SocketOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
-use crate::offers::{Cause, OfferQueue};
+use crate::offers::Cause;
 use crate::peer::{Outputs, PeerConnection, searching};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
-use crate::servers::Servers;
+use crate::signalling::{Around, Signalling};
 use crate::sockets::Sockets;
-use crate::strangers::{Stranger, Strangers};
+use crate::strangers::Stranger;
 
 /// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
 /// until nothing is left, then sleep until [`Connector::poll_timeout`].
 pub struct Connector {
-    envelopes: Envelopes,
+    pub(crate) signalling: Signalling,
     network: LocalNetwork,
     pub(crate) sockets: Sockets,
     searches: Searches,
     pub(crate) peers: Peers,
-    pub(crate) servers: Servers,
-    offers: OfferQueue,
-    strangers: Strangers,
-    dropped: DroppedEnvelopes,
     transmits: VecDeque<Transmit>,
     events: VecDeque<ConnectorEvent>,
 }
@@ -54,12 +48,8 @@ impl Connector {
             network: LocalNetwork::new(seeds, config.nat.clone()),
             sockets: Sockets::default(),
             searches: Searches::new(config.budget),
-            envelopes: Envelopes::new(config, randomness, now),
+            signalling: Signalling::new(Envelopes::new(config, randomness, now)),
             peers: Peers::default(),
-            servers: Servers::default(),
-            offers: OfferQueue::default(),
-            strangers: Strangers::default(),
-            dropped: DroppedEnvelopes::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -70,7 +60,7 @@ impl Connector {
     /// Adds a peer, unless it is there. `stamps` are the newest sent and seen before a restart.
     pub fn add_peer(&mut self, peer: PeerHandle, id: PeerId, stamps: (u64, u64)) {
         self.peers.add(peer, id, stamps);
-        self.strangers.forget(id);
+        self.signalling.strangers.forget(id);
     }
 
     /// What has worked with a peer before a restart, by network.
@@ -84,8 +74,8 @@ impl Connector {
     pub fn remove_peer(&mut self, peer: PeerHandle, now: Instant) {
         self.close(peer);
         if let Some(mut connection) = self.peers.remove(peer, &mut self.searches) {
-            if connection.is_watched() {
-                self.servers.unwatch(connection.id);
+            if connection.calls.is_watched() {
+                self.signalling.servers.unwatch(connection.id);
             }
             let (sockets, mappings) = connection.dissolve();
             self.searches.book(mappings, now);
@@ -93,8 +83,8 @@ impl Connector {
                 self.close_socket(socket);
             }
         }
-        self.offers.remove(peer);
-        self.servers.advance(now);
+        self.signalling.remove_peer(peer);
+        self.signalling.servers.advance(now);
     }
 
     /// What the user wants of a peer.
@@ -108,7 +98,7 @@ impl Connector {
         }
         connection.set_wish(wish);
         let searching = connection.attempts.has_search();
-        self.servers.update_watch(connection);
+        self.signalling.servers.update_watch(connection);
         match (before, wish) {
             (_, UserWish::Up) if searching => {}
             (_, UserWish::Up) => self.offer(peer, Cause::User, now),
@@ -186,7 +176,7 @@ impl Connector {
 
     /// Milliseconds since 1970, told now and then: the wall clock may be set, and goes on while the machine sleeps.
     pub fn handle_wall_clock(&mut self, wall_ms: u64, now: Instant) {
-        if self.envelopes.set_clock(wall_ms, now) {
+        if self.signalling.envelopes.set_clock(wall_ms, now) {
             for peer in self.peers.handle_clock_step() {
                 self.offer(peer, Cause::Own, now);
             }
@@ -197,6 +187,28 @@ impl Connector {
     /// Finds out how the NAT behaves; ends with [`News::Netcheck`]. Joins a run that is under way.
     pub fn start_netcheck(&mut self, now: Instant) {
         self.network.start_netcheck(&mut self.sockets, now);
+        self.drain_children(now);
+    }
+
+    // --- signalling servers ---
+
+    /// A signalling server has welcomed us.
+    pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
+        // Peers that are online are announced by the watch; that is also when an offer can reach them. The user's come first.
+        self.signalling.servers.add(server, self.peers.watched());
+        self.drain_children(now);
+    }
+
+    /// A signalling server is gone.
+    pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
+        self.signalling.remove_server(server, &mut self.peers);
+        self.drain_children(now);
+    }
+
+    /// A frame has come from a server.
+    pub fn handle_frame(&mut self, server: ServerId, frame: Frame, now: Instant) {
+        let (signalling, mut around) = self.signalling();
+        signalling.handle_frame(server, frame, &mut around, now);
         self.drain_children(now);
     }
 
@@ -249,7 +261,8 @@ impl Connector {
         for peer in self.peers.handle_timeout(now) {
             self.offer(peer, Cause::Own, now);
         }
-        self.send_offers(now);
+        let (signalling, mut around) = self.signalling();
+        signalling.send_offers(&mut around, now);
         self.drain_children(now);
     }
 
@@ -258,7 +271,7 @@ impl Connector {
         for peer in self.peers.handles() {
             self.close(peer);
         }
-        self.servers.finish();
+        self.signalling.servers.finish();
     }
 
     /// The next datagram to send.
@@ -268,7 +281,7 @@ impl Connector {
 
     /// The next frame for a signalling server.
     pub fn poll_signal(&mut self) -> Option<Signal> {
-        self.servers.poll_signal()
+        self.signalling.servers.poll_signal()
     }
 
     /// The next thing to know.
@@ -281,8 +294,7 @@ impl Connector {
         [
             self.peers.poll_timeout(),
             self.network.poll_timeout(),
-            self.servers.poll_timeout(),
-            self.offers.poll_timeout(),
+            self.signalling.poll_timeout(),
             self.searches.poll_timeout(),
         ]
         .into_iter()
@@ -295,7 +307,7 @@ impl Connector {
     /// What status shows of one peer's connection.
     pub fn link_status(&self, peer: PeerHandle, now: Instant) -> Option<LinkStatus> {
         let connection = self.peers.get(peer)?;
-        let is_in_reach = !self.servers.online().is_empty();
+        let is_in_reach = self.signalling.is_in_reach();
         let profile = self.network.profile();
         Some(connection.status(is_in_reach, profile, self.searches.budget, now))
     }
@@ -328,20 +340,35 @@ impl Connector {
 
     /// Envelopes that were not let through.
     pub fn dropped_envelopes(&self) -> DroppedEnvelopes {
-        self.dropped
+        self.signalling.dropped()
     }
 
     /// Machines that have called and are no peers, the last one first.
     pub fn strangers(&self, now: Instant) -> Vec<Stranger> {
-        self.strangers.list(now)
+        self.signalling.strangers.list(now)
     }
 
     /// The wall clock as it was told last.
     pub fn wall_clock(&self) -> WallClock {
-        self.envelopes.clock()
+        self.signalling.envelopes.clock()
     }
 
     // --- inside ---
+
+    /// The signalling, and what it concerns.
+    fn signalling(&mut self) -> (&mut Signalling, Around<'_>) {
+        let around = Around {
+            peers: &mut self.peers,
+            network: &self.network,
+            events: &mut self.events,
+        };
+        (&mut self.signalling, around)
+    }
+
+    fn offer(&mut self, peer: PeerHandle, cause: Cause, now: Instant) {
+        let (signalling, mut around) = self.signalling();
+        signalling.offer(peer, cause, &mut around, now);
+    }
 
     fn news(&mut self, news: News) {
         self.events.push_back(ConnectorEvent::News(news));
@@ -381,7 +408,7 @@ impl Connector {
         };
         let to = connection.id;
         for goodbye in connection.close() {
-            self.servers.send(to, &goodbye);
+            self.signalling.servers.send(to, &goodbye);
         }
         self.session(SessionEvent::Closed { peer });
     }
@@ -392,7 +419,7 @@ impl Connector {
             // Peers with whom checks are under way hear of new candidates (RFC 8838).
             let candidates = self.network.candidates();
             for (to, note) in self.peers.seal_candidates(&candidates) {
-                self.servers.send(to, &note);
+                self.signalling.servers.send(to, &note);
             }
         }
         let (transmits, events) = (&mut self.transmits, &mut self.events);
@@ -404,7 +431,7 @@ impl Connector {
         self.drain_peers(now);
         self.begin_search(now);
         self.drain_peers(now);
-        self.servers.advance(now);
+        self.signalling.servers.advance(now);
     }
 
     fn drain_peers(&mut self, now: Instant) {
@@ -427,9 +454,9 @@ impl Connector {
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
         self.searches.settle(cost, &mut self.network, now);
         for envelope in envelopes {
-            self.servers.send(connection.id, &envelope);
+            self.signalling.servers.send(connection.id, &envelope);
         }
-        self.servers.update_watch(connection);
+        self.signalling.servers.update_watch(connection);
         self.peers.reindex(peer, &mut self.searches);
         again
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use punch_packet::Rate;
 use punch_signal_protocol::{
     Capability, DecodeError, Description, Identity, Ipv4Range, OfferRefusal, PeerId, RefusalReason,
     seal,
@@ -11,7 +12,7 @@ use rand_core::RngCore;
 
 use crate::clock::WallClock;
 use crate::network::LocalNetwork;
-use crate::pace::{Rate, ServerBuckets};
+use crate::pace::ServerBuckets;
 use crate::peer::{
     AttemptConfig, DescriptionParts, MAX_STALE, OutstandingOffer, PeerConnection, SentDescription,
     StampError,
@@ -97,7 +98,7 @@ impl Envelopes {
         server: ServerId,
         now: Instant,
     ) -> bool {
-        connection.admits_envelope(server, now) && self.opened.take(server, now)
+        connection.calls.admits_envelope(server, now) && self.opened.take(server, now)
     }
 
     /// A fresh offer; `None` if it cannot be sealed.
@@ -114,7 +115,9 @@ impl Envelopes {
         let (pending, envelope) =
             seal::PendingOffer::seal(&self.identity, &connection.id, description, seed).ok()?;
         let offer = OutstandingOffer::new(pending, sent, envelope.clone(), now);
-        connection.handle_offered(offer, &mut self.randomness.open, now);
+        connection
+            .calls
+            .handle_offered(offer, &mut self.randomness.open, now);
         Some(envelope)
     }
 
@@ -144,13 +147,13 @@ impl Envelopes {
             _ => OfferError::Unusable,
         })?;
         let stamp = opened.description.stamp;
-        let (reason, clock_s) = match connection.stamps.accept(stamp, self.clock.ms(now)) {
+        let (reason, clock_s) = match connection.calls.stamps.accept(stamp, self.clock.ms(now)) {
             Ok(()) if connection.is_blocked() => (RefusalReason::NotWanted, None),
             // Both have offered at once: the larger key's offer counts.
-            Ok(()) if connection.offer_is_fresh(now) && self.identity.id() > from => {
+            Ok(()) if connection.calls.offer_is_fresh(now) && self.identity.id() > from => {
                 return Err(OfferError::Ours);
             }
-            Ok(()) if connection.admits_exchange(now) => return Ok(opened),
+            Ok(()) if connection.calls.admits_exchange(now) => return Ok(opened),
             Ok(()) => return Err(OfferError::Unusable),
             Err(StampError::Replayed) => return Err(OfferError::Unusable),
             Err(StampError::Stale { seconds, is_new }) => {
@@ -178,11 +181,14 @@ impl Envelopes {
         reason: RefusalReason,
         now: Instant,
     ) -> Option<OfferRefusal> {
-        let admitted = connection.refusals.admit(server, &mut self.refusals, now);
+        let admitted = connection
+            .calls
+            .refusals
+            .admit(server, &mut self.refusals, now);
         admitted.then(|| OfferRefusal {
             reason,
             clock_ms: self.clock.ms(now),
-            seen: connection.stamps.seen,
+            seen: connection.calls.stamps.seen,
         })
     }
 
@@ -234,7 +240,7 @@ impl Envelopes {
         now: Instant,
     ) -> bool {
         let view = network.view(self.randomness.open.next_u64());
-        let Some((exchange, mut theirs, sent)) = connection.open_answer(envelope, now) else {
+        let Some((exchange, mut theirs, sent)) = connection.calls.open_answer(envelope, now) else {
             return false;
         };
         network.keep_outside(&mut theirs);
@@ -263,6 +269,6 @@ impl Envelopes {
             nat: profile.map(|profile| profile.summary(self.budget, attempt)),
             fresh_base: network.has_samplers(),
         };
-        connection.describe(parts, &mut self.randomness.open)
+        connection.calls.describe(parts, &mut self.randomness.open)
     }
 }

@@ -7,11 +7,12 @@
 //! * `connector`: what comes in and what goes out; everything below is one of its rooms,
 //! * `peer`: the connection with one peer, and its states,
 //! * `peers`: all of them, and how one is found without asking the others,
+//! * `signalling`: what the frames of signalling servers bring about, and the offers that go over them,
 //! * `envelopes`: offers and answers, described, sealed and opened,
 //! * `servers`: what goes to the signalling servers, and whose logins they tell of,
 //! * `network`, `netchecks`: this machine's addresses, candidates and NAT,
 //! * `searches`, `ledger`, `sockets`: who may search for ports, what searches have cost, and the sockets opened for attempts,
-//! * `offers`, `pace`: the turns of the peers to get an offer, and how often something may happen,
+//! * `offers`, `pace`: the turns of the peers to get an offer, and how often something may happen, of each server,
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
@@ -36,6 +37,7 @@ mod schedule;
 mod searches;
 mod secrets;
 mod servers;
+mod signalling;
 mod sizes;
 mod sockets;
 #[cfg(test)]

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use punch_packet::PeerHandle;
+use punch_packet::{PeerHandle, Rate, TokenBucket};
 
 use crate::ServerId;
-use crate::pace::{Rate, TokenBucket};
 use crate::schedule::Schedule;
 
 /// Offers to all peers.

@@ -47,12 +47,13 @@
 //!     Connected --> Down: goodbye
 //! ```
 //!
-//! [`Retry`] alone says when the next offer goes out, and has one reset. [`Attempts`] holds at most two: while the first serves, a
-//! successor is checked beside it, and takes its place when it has a path.
+//! [`Calls`] holds the offers, and what servers and the peer say to them; its `retry` alone says when the next one goes out, and has
+//! one reset. [`Attempts`] holds at most two: while the first serves, a successor is checked beside it, and takes its place when it
+//! has a path.
 
 mod attempts;
+mod calls;
 mod config;
-mod contact;
 mod demand;
 mod description;
 mod history;
@@ -61,64 +62,49 @@ mod outputs;
 mod refusals;
 mod retry;
 pub(crate) mod searching;
-mod signalling;
 mod stamps;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{Description, PeerId};
 use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId};
 
-use crate::pace::{Rate, ServerBuckets, TokenBucket};
-use crate::{LinkState, LinkStatus, News, Path, SessionEvent, UserWish};
+use crate::offers::Cause;
+use crate::{Contact, LinkState, LinkStatus, News, Path, ServerId, SessionEvent, UserWish};
 use attempts::{Attempts, NewAttempt};
+use calls::Calls;
 use demand::Demand;
 use history::History;
-use offer::Presence;
-use refusals::Refusals;
-use retry::{RETRY_MIN, Retry};
+use retry::RETRY_MIN;
 
 pub(crate) use config::AttemptConfig;
 pub(crate) use description::{DescriptionParts, SentDescription};
 pub(crate) use offer::OutstandingOffer;
 pub(crate) use outputs::Outputs;
-pub(crate) use signalling::Appeared;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
 
-/// Offers, answers and refusals of one peer that are opened, of each server: each costs half a millisecond.
-const ENVELOPES: Rate = Rate {
-    burst: 10,
-    interval: Duration::from_millis(100),
-};
-
-/// Offers to one peer.
-const OFFERS: Rate = Rate {
-    burst: 4,
-    interval: RETRY_MIN,
-};
-/// Offers of one peer that are answered.
-const EXCHANGES: Rate = Rate {
-    burst: 8,
-    interval: Duration::from_secs(1),
-};
+/// What is to be done when a peer has logged in at a server.
+pub(crate) enum Appeared {
+    /// Nothing but what the connection does by itself.
+    Nothing,
+    /// The offer goes to that server once more, and if nothing comes of it, a fresh one to all.
+    Repeat {
+        /// The offer as it was.
+        envelope: Vec<u8>,
+        /// When the fresh one is due.
+        next: Instant,
+    },
+    /// A fresh offer goes out when it is the peer's turn.
+    Offer,
+}
 
 /// See the module.
 pub(crate) struct PeerConnection {
     pub(crate) id: PeerId,
     demand: Demand,
-    presence: Presence,
-    pub(crate) stamps: Stamps,
-    offer: Option<OutstandingOffer>,
-    retry: Retry,
-    /// The peer's envelopes that are opened, by the server that brings them.
-    opened: ServerBuckets,
-    pub(crate) refusals: Refusals,
-    /// Offers to the peer, whatever for, and exchanges that begin with offers of the peer.
-    offered: TokenBucket,
-    exchanges: TokenBucket,
-    last_offer: Option<Instant>,
+    pub(crate) calls: Calls,
     pub(crate) attempts: Attempts,
     pub(crate) history: History,
 }
@@ -130,15 +116,7 @@ impl PeerConnection {
         Self {
             id,
             demand: Demand::default(),
-            presence: Presence::default(),
-            stamps: Stamps { sent, seen },
-            offer: None,
-            retry: Retry::default(),
-            opened: ServerBuckets::new(ENVELOPES),
-            refusals: Refusals::default(),
-            offered: TokenBucket::new(OFFERS),
-            exchanges: TokenBucket::new(EXCHANGES),
-            last_offer: None,
+            calls: Calls::new(Stamps { sent, seen }),
             attempts: Attempts::default(),
             history: History::default(),
         }
@@ -170,16 +148,6 @@ impl PeerConnection {
         self.demand.wants_watch()
     }
 
-    /// Whether servers have been asked to tell when the peer logs in.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.presence.is_watched
-    }
-
-    /// Takes note of what servers are asked; returns whether that is another thing than before.
-    pub(crate) fn set_watched(&mut self, watched: bool) -> bool {
-        std::mem::replace(&mut self.presence.is_watched, watched) != watched
-    }
-
     // --- what is known ---
 
     /// What serves the peer's packets: the direct path, if there is one.
@@ -205,11 +173,11 @@ impl PeerConnection {
             Some(status) => (status.steps, status.theirs),
             None => (last_steps.to_vec(), last_theirs.cloned()),
         };
-        let retry_at = self.retry.at().filter(|_| self.is_wanted());
+        let retry_at = self.calls.retry.at().filter(|_| self.is_wanted());
         LinkStatus {
             state: self.state(),
-            refused: self.refusals.received(now),
-            contact: contact::contact(self, is_in_reach, now),
+            refused: self.calls.refusals.received(now),
+            contact: self.contact(is_in_reach, now),
             agent: self.attempts.first().map(|a| a.agent.status(now)),
             peer_range: self.attempts.peer_range(),
             mine,
@@ -229,11 +197,86 @@ impl PeerConnection {
             LinkState::Connecting
         } else if !self.is_wanted() {
             LinkState::Down
-        } else if self.offer.is_some() && !self.presence.is_offline {
+        } else if self.calls.is_calling() {
             LinkState::Connecting
         } else {
             LinkState::Waiting
         }
+    }
+
+    /// How far calling the peer has come; `is_in_reach` says whether any signalling server is.
+    fn contact(&self, is_in_reach: bool, now: Instant) -> Contact {
+        if !self.attempts.is_empty() {
+            Contact::Answered
+        } else if !self.is_wanted() {
+            Contact::Unwanted
+        } else if !is_in_reach {
+            Contact::NoServer
+        } else {
+            self.calls.contact(self.history.has_met(), now)
+        }
+    }
+
+    /// Whether the peer is wanted and has not answered, or has refused because of the clocks.
+    pub(crate) fn may_want_another_clock(&self) -> bool {
+        self.is_wanted() && self.path().is_none() && self.calls.may_want_another_clock()
+    }
+
+    // --- offers ---
+
+    /// When an offer may go out that is wanted now.
+    pub(crate) fn next_offer(&self, cause: Cause, now: Instant) -> Instant {
+        let young = self.attempts.are_younger_than(RETRY_MIN, now);
+        self.calls.next_offer(cause, young, now)
+    }
+
+    /// Whether an offer whose turn has come is still to go out.
+    pub(crate) fn needs_offer(&self, cause: Cause, now: Instant) -> bool {
+        match cause {
+            Cause::User | Cause::Own => self.is_wanted(),
+            Cause::Server(_) => {
+                self.is_wanted()
+                    && self.path().is_none()
+                    && !self.calls.offer_is_fresh(now)
+                    && !self.attempts.are_younger_than(RETRY_MIN, now)
+            }
+        }
+    }
+
+    /// The user wants an offer now: returns whether it is to go out, and hurries the next one if not.
+    pub(crate) fn handle_retry(&mut self, now: Instant) -> bool {
+        let idle = self.path().is_none() && !self.attempts.has_search();
+        let due = self.is_wanted() && idle && !self.calls.offer_is_fresh(now);
+        if !due {
+            self.calls.hurry();
+        }
+        due
+    }
+
+    /// A server says that the peer has logged in.
+    pub(crate) fn handle_appeared(&mut self, server: ServerId, now: Instant) -> Appeared {
+        let is_timely = self.calls.handle_appeared(server, now);
+        if !self.is_wanted() {
+            return Appeared::Nothing;
+        }
+        if self.path().is_some() {
+            // It may have restarted and know nothing of the path.
+            if is_timely {
+                self.verify_path(now);
+            }
+            return Appeared::Nothing;
+        }
+        if let Some(envelope) = self.calls.repeat(server, now) {
+            let next = now + 2 * RETRY_MIN;
+            return Appeared::Repeat { envelope, next };
+        }
+        // A search takes longer than a retry, and a new offer would cut it short.
+        let young = self.attempts.are_younger_than(RETRY_MIN, now);
+        if young && self.attempts.has_search() {
+            return Appeared::Nothing;
+        }
+        // It may have restarted since, and know nothing of the offer or of the attempt.
+        Appeared::Offer
     }
 
     // --- attempts ---
@@ -246,10 +289,6 @@ impl PeerConnection {
         theirs: Description,
         now: Instant,
     ) {
-        self.offer = None;
-        self.refusals.clear();
-        self.presence.is_offline = false;
-        self.presence.said_goodbye = false;
         self.history.handle_met();
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
@@ -257,7 +296,7 @@ impl PeerConnection {
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
-        self.retry.handle_exchange(offered, searches, now);
+        self.calls.handle_exchange(offered, searches, now);
         let new = NewAttempt {
             offered,
             exchange,
@@ -274,7 +313,7 @@ impl PeerConnection {
     pub(crate) fn verify_path(&mut self, now: Instant) {
         self.attempts.verify_paths(now);
         if self.path().is_some() {
-            self.retry.handle_doubt(now);
+            self.calls.retry.handle_doubt(now);
         }
     }
 
@@ -283,10 +322,8 @@ impl PeerConnection {
         let goodbyes = self.attempts.seal_goodbyes();
         self.attempts.retire_all();
         self.history.failures = 0;
-        self.offer = None;
-        self.refusals.clear();
         self.demand.hang_up();
-        self.retry.reset();
+        self.calls.close();
         goodbyes
     }
 
@@ -303,10 +340,8 @@ impl PeerConnection {
         if !self.attempts.is_empty() {
             return false;
         }
-        self.offer = None;
         self.demand.hang_up();
-        self.presence.said_goodbye = true;
-        self.retry.handle_bye(self.demand == Demand::User, now);
+        self.calls.handle_bye(self.demand == Demand::User, now);
         true
     }
 
@@ -315,7 +350,7 @@ impl PeerConnection {
     /// Does what is due; returns whether a new offer is.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         self.attempts.handle_timeout(now);
-        let due = self.retry.take_due(now);
+        let due = self.calls.retry.take_due(now);
         due && self.is_wanted() && !self.demand.is_expired(now) && !self.path_answers()
     }
 
@@ -323,7 +358,7 @@ impl PeerConnection {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         [
             self.attempts.poll_timeout(),
-            self.retry.at(),
+            self.calls.retry.at(),
             self.demand.poll_timeout(),
         ]
         .into_iter()
@@ -351,7 +386,7 @@ impl PeerConnection {
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
                         self.handle_lost(out, now);
-                        again = self.offer.is_none();
+                        again = !self.calls.has_offer();
                     }
                     AgentEvent::Failed => {
                         failed |= index > 0;
@@ -384,7 +419,7 @@ impl PeerConnection {
         // What the peer was told of this side's NAT has come true only now: without it, no search was made.
         let told_too_early = out.measured
             && self.path().is_none()
-            && self.offer.is_none()
+            && !self.calls.has_offer()
             && !self.is_blocked()
             && self.attempts.take_unmeasured();
         (self.is_wanted() && again) || told_too_early
@@ -460,10 +495,10 @@ impl PeerConnection {
         }
         self.attempts.retire(0..index);
         self.demand.handle_path();
-        self.retry.reset();
+        self.calls.retry.reset();
         let selected = status.and_then(|status| status.selected);
         if selected.is_some_and(|pair| pair.last_resort) {
-            self.retry.handle_last_resort(now);
+            self.calls.retry.handle_last_resort(now);
         }
         self.history.failures = 0;
         let (peer, path) = (out.peer, Path::Direct(path));
@@ -473,7 +508,7 @@ impl PeerConnection {
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
         out.session(SessionEvent::Lost { peer: out.peer });
         self.demand.handle_lost(now);
-        self.retry.handle_lost();
+        self.calls.retry.handle_lost();
     }
 
     fn handle_failed(&mut self, index: usize, now: Instant) {
@@ -486,7 +521,7 @@ impl PeerConnection {
             self.history.handle_failed(attempt.agent.status(now));
         }
         let search_at = self.history.next_search();
-        self.retry.handle_failed(refused, search_at, now);
+        self.calls.retry.handle_failed(refused, search_at, now);
     }
 
     /// Where nobody wants the connection and nothing works, it is down, and says so.

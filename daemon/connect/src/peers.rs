@@ -129,7 +129,7 @@ impl Peers {
     /// The connection to a server is lost.
     pub(crate) fn handle_server_down(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
         for connection in self.all_mut() {
-            connection.handle_server_down(server, online);
+            connection.calls.handle_server_down(server, online);
         }
     }
 

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use punch_packet::{Rate, TokenBucket};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Frame, PeerId};
 
-use crate::pace::{Rate, TokenBucket};
 use crate::peer::PeerConnection;
 use crate::{ServerId, Signal};
 
@@ -144,7 +144,7 @@ impl Servers {
     /// Asks every server to tell when a peer logs in, or no longer to, if that is another thing than before.
     pub(crate) fn update_watch(&mut self, connection: &mut PeerConnection) {
         let wanted = connection.wants_watch();
-        if connection.set_watched(wanted) {
+        if connection.calls.set_watched(wanted) {
             self.watch(connection.id, wanted);
         }
     }

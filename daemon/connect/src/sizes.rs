@@ -20,7 +20,7 @@ pub struct ConnectorSizes {
 impl ConnectorSizes {
     /// Those of a connector, now.
     pub fn of(connector: &Connector) -> Self {
-        let (frames, watches) = connector.servers.sizes();
+        let (frames, watches) = connector.signalling.servers.sizes();
         Self {
             exchanges: connector.peers.most_exchanges(),
             transactions: connector.peers.transactions.count(),

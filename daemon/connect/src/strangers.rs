@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use punch_packet::{Rate, TokenBucket};
 use punch_signal_protocol::{PeerId, seal};
 
 use crate::envelopes::Envelopes;
-use crate::pace::{Rate, ServerBuckets, TokenBucket};
+use crate::pace::ServerBuckets;
 use crate::{News, ServerId};
 
 /// So many are remembered; the one that has been silent for the longest makes room.

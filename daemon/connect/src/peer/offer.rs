@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use punch_packet::Rate;
 use punch_signal_protocol::seal::{Exchange, PendingOffer};
 use punch_signal_protocol::{Description, OfferRefusal};
 
 use super::description::SentDescription;
 use super::retry::RETRY_MIN;
 use crate::ServerId;
-use crate::pace::{Rate, ServerBuckets};
+use crate::pace::ServerBuckets;
 
 /// Logins of one peer at one server.
 const LOGINS: Rate = Rate {
@@ -164,6 +165,12 @@ impl Presence {
     /// Whether the newest offer may have come through a server that is reached.
     pub(super) fn is_delivered(&self) -> bool {
         !self.is_lost
+    }
+
+    /// The peer is there: a server or the peer itself says so.
+    pub(super) fn handle_heard(&mut self) {
+        self.is_offline = false;
+        self.said_goodbye = false;
     }
 
     /// A server says that the peer has logged in: returns whether it may be acted on at once.

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use punch_packet::Rate;
 use punch_signal_protocol::{OfferRefusal, RefusalReason};
 
-use crate::pace::{Rate, ServerBuckets};
+use crate::pace::ServerBuckets;
 use crate::{PeerRefusal, ServerId};
 
 /// Refusals to one peer over one server.

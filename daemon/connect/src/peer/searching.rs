@@ -36,7 +36,10 @@ pub(crate) fn begin(
     agent.handle_timeout(now);
     if connection.is_wanted() {
         let later = too_early.max(too_many);
-        connection.retry.not_before(later.or(searches.clear_at()));
+        connection
+            .calls
+            .retry
+            .not_before(later.or(searches.clear_at()));
     }
     None
 }

@@ -1,0 +1,334 @@
+//! What goes over signalling servers: the frames that come from them, and the offers, answers and notes that go to them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use punch_packet::PeerHandle;
+use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
+
+use crate::envelopes::{Envelopes, OfferError};
+use crate::events::{ConnectorEvent, DroppedEnvelopes, News, ServerId, SessionEvent};
+use crate::network::LocalNetwork;
+use crate::offers::{Cause, OfferQueue};
+use crate::peer::{Appeared, Stamps};
+use crate::peers::Peers;
+use crate::servers::Servers;
+use crate::strangers::Strangers;
+
+/// What frames and offers change and need of the rest of the connector.
+pub(crate) struct Around<'a> {
+    pub(crate) peers: &'a mut Peers,
+    pub(crate) network: &'a LocalNetwork,
+    pub(crate) events: &'a mut VecDeque<ConnectorEvent>,
+}
+
+impl Around<'_> {
+    fn news(&mut self, news: News) {
+        self.events.push_back(ConnectorEvent::News(news));
+    }
+
+    fn session(&mut self, event: SessionEvent) {
+        self.events.push_back(ConnectorEvent::Session(event));
+    }
+
+    fn note_stamps(&mut self, peer: PeerHandle) {
+        if let Some(connection) = self.peers.get(peer) {
+            let Stamps { sent, seen } = connection.calls.stamps;
+            self.news(News::Stamps { peer, sent, seen });
+        }
+    }
+
+    /// A note belongs to an exchange, and needs nothing but its key; returns whether it was one.
+    fn handle_note(&mut self, peer: PeerHandle, envelope: &[u8], now: Instant) -> bool {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        match connection.attempts.open(envelope) {
+            Some((attempt, Note::Candidates(candidates))) => {
+                let candidates = self.network.outside(candidates);
+                connection
+                    .attempts
+                    .handle_candidates(attempt, candidates, now);
+                true
+            }
+            Some((attempt, Note::Prediction(prediction))) => {
+                connection
+                    .attempts
+                    .handle_prediction(attempt, prediction, now);
+                true
+            }
+            Some((attempt, Note::Bye)) => {
+                if connection.handle_bye(attempt, now) {
+                    self.session(SessionEvent::Closed { peer });
+                }
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Signalling {
+    pub(crate) envelopes: Envelopes,
+    pub(crate) servers: Servers,
+    offers: OfferQueue,
+    pub(crate) strangers: Strangers,
+    dropped: DroppedEnvelopes,
+}
+
+impl Signalling {
+    /// No server is reached, and nothing waits.
+    pub(crate) fn new(envelopes: Envelopes) -> Self {
+        Self {
+            envelopes,
+            servers: Servers::default(),
+            offers: OfferQueue::default(),
+            strangers: Strangers::default(),
+            dropped: DroppedEnvelopes::default(),
+        }
+    }
+
+    /// Whether any server is reached.
+    pub(crate) fn is_in_reach(&self) -> bool {
+        !self.servers.online().is_empty()
+    }
+
+    /// Envelopes that were not let through.
+    pub(crate) fn dropped(&self) -> DroppedEnvelopes {
+        self.dropped
+    }
+
+    /// A peer is gone: it gets no offer any more.
+    pub(crate) fn remove_peer(&mut self, peer: PeerHandle) {
+        self.offers.remove(peer);
+    }
+
+    /// When offers or frames have their turn.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = [self.servers.poll_timeout(), self.offers.poll_timeout()];
+        timeouts.into_iter().flatten().min()
+    }
+
+    // --- servers ---
+
+    /// The connection to a server is lost.
+    pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers) {
+        self.servers.remove(server);
+        self.offers.remove_server(server);
+        peers.handle_server_down(server, self.servers.online());
+    }
+
+    /// A frame has come from a server.
+    pub(crate) fn handle_frame(
+        &mut self,
+        server: ServerId,
+        frame: Frame,
+        around: &mut Around<'_>,
+        now: Instant,
+    ) {
+        match frame {
+            Frame::Deliver { from, envelope } => {
+                self.handle_envelope((server, from, &envelope), around, now);
+            }
+            Frame::Appeared(id) => self.handle_appeared(server, id, around, now),
+            Frame::Unreachable { to, why } => {
+                if let Some((_, connection)) = around.peers.by_id_mut(to) {
+                    let offline = why == Unreachable::Offline;
+                    connection
+                        .calls
+                        .handle_unreachable(server, offline, self.servers.online());
+                }
+            }
+            // The client that holds the connection deals with these.
+            Frame::Proof { .. }
+            | Frame::Send { .. }
+            | Frame::Watch(_)
+            | Frame::Unwatch(_)
+            | Frame::ClientCapabilities(_)
+            | Frame::ServerCapabilities(_)
+            | Frame::Challenge(_)
+            | Frame::Welcome
+            | Frame::Refused(_) => {}
+        }
+    }
+
+    fn handle_appeared(
+        &mut self,
+        server: ServerId,
+        id: PeerId,
+        around: &mut Around<'_>,
+        now: Instant,
+    ) {
+        let Some((peer, connection)) = around.peers.by_id_mut(id) else {
+            return;
+        };
+        match connection.handle_appeared(server, now) {
+            Appeared::Nothing => {}
+            // The server has said that it could not deliver the offer: no other one need hear of it.
+            Appeared::Repeat { envelope, next } => {
+                self.servers.send_over(server, id, envelope);
+                self.offers.add(peer, Cause::Server(server), next);
+            }
+            Appeared::Offer => self.offer(peer, Cause::Server(server), around, now),
+        }
+    }
+
+    fn handle_envelope(
+        &mut self,
+        (server, from, envelope): (ServerId, PeerId, &[u8]),
+        around: &mut Around<'_>,
+        now: Instant,
+    ) {
+        let Some(peer) = around.peers.by_id(from) else {
+            self.dropped.strangers += 1;
+            let envelope = (server, from, envelope);
+            let news = self.strangers.handle(envelope, &mut self.envelopes, now);
+            around.events.extend(news.map(ConnectorEvent::News));
+            return;
+        };
+        let taken = match seal::Kind::of(envelope) {
+            Some(seal::Kind::Offer) => self.handle_offer(server, peer, envelope, around, now),
+            Some(seal::Kind::Answer) => self.handle_answer(server, peer, envelope, around, now),
+            Some(seal::Kind::Note) => around.handle_note(peer, envelope, now),
+            Some(seal::Kind::Refusal) => self.handle_refusal(server, peer, envelope, around, now),
+            None => false,
+        };
+        self.dropped.unusable += u64::from(!taken);
+    }
+
+    fn handle_offer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        around: &mut Around<'_>,
+        now: Instant,
+    ) -> bool {
+        let Some(connection) = around.peers.get_mut(peer) else {
+            return false;
+        };
+        if !self.envelopes.admit(connection, server, now) {
+            return false;
+        }
+        let (to, seen) = (connection.id, connection.calls.stamps.seen);
+        let opened = match self.envelopes.open_offer(connection, server, envelope, now) {
+            Ok(opened) => opened,
+            Err(OfferError::Unusable) => return false,
+            Err(OfferError::Refused { refusal, clock_s }) => {
+                let is_noted = connection.calls.stamps.seen != seen;
+                if let Some(refusal) = refusal {
+                    self.servers.send_over(server, to, refusal);
+                }
+                if let Some(seconds) = clock_s {
+                    around.news(News::Stale { peer, seconds });
+                }
+                if is_noted {
+                    around.note_stamps(peer);
+                }
+                return false;
+            }
+            Err(OfferError::Ours) => {
+                // Unless it was sent before the peer could be reached.
+                connection.calls.hurry();
+                return true;
+            }
+        };
+        let answer = self
+            .envelopes
+            .answer(connection, around.network, opened, now);
+        let Some(answer) = answer else { return false };
+        self.servers.send_over(server, to, answer);
+        around.note_stamps(peer);
+        true
+    }
+
+    fn handle_answer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        around: &mut Around<'_>,
+        now: Instant,
+    ) -> bool {
+        let Some(connection) = around.peers.get_mut(peer) else {
+            return false;
+        };
+        if !connection.calls.awaits_answer() || !self.envelopes.admit(connection, server, now) {
+            return false;
+        }
+        self.envelopes
+            .handle_answer(connection, around.network, envelope, now)
+    }
+
+    fn handle_refusal(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        around: &mut Around<'_>,
+        now: Instant,
+    ) -> bool {
+        let wall_ms = self.envelopes.wall_ms(now);
+        let Some(connection) = around.peers.get_mut(peer) else {
+            return false;
+        };
+        if !connection.calls.awaits_answer() || !self.envelopes.admit(connection, server, now) {
+            return false;
+        }
+        let Some((refusal, is_news)) = connection.calls.open_refusal(envelope, wall_ms, now) else {
+            return false;
+        };
+        if is_news {
+            around.news(News::Refused { peer, refusal });
+        }
+        around.note_stamps(peer);
+        true
+    }
+
+    // --- offers ---
+
+    /// Sends a fresh offer to the peer over every server at hand, as soon as it is the peer's turn.
+    pub(crate) fn offer(
+        &mut self,
+        peer: PeerHandle,
+        cause: Cause,
+        around: &mut Around<'_>,
+        now: Instant,
+    ) {
+        let Some(connection) = around.peers.get_mut(peer) else {
+            return;
+        };
+        if !self.is_in_reach() {
+            connection.calls.postpone(now);
+            return;
+        }
+        self.offers
+            .add(peer, cause, connection.next_offer(cause, now));
+        self.send_offers(around, now);
+    }
+
+    /// Sends the offers whose turn has come.
+    pub(crate) fn send_offers(&mut self, around: &mut Around<'_>, now: Instant) {
+        while let Some((peer, cause)) = self.offers.next(now) {
+            let Some(connection) = around.peers.get_mut(peer) else {
+                continue;
+            };
+            if !connection.needs_offer(cause, now) {
+                continue;
+            }
+            if !self.is_in_reach() {
+                connection.calls.postpone(now);
+                continue;
+            }
+            self.offers.spend(now);
+            match self.envelopes.offer(connection, around.network, now) {
+                Some(envelope) => {
+                    self.servers.send(connection.id, &envelope);
+                    around.note_stamps(peer);
+                }
+                None => connection.calls.postpone(now),
+            }
+        }
+    }
+}

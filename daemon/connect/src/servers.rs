@@ -201,6 +201,7 @@ impl Servers {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use punch_signal_protocol::Identity;
 

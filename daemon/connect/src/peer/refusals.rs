@@ -107,6 +107,7 @@ impl PeerRefusal {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use super::*;
     use crate::start::start;

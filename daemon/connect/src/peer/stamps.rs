@@ -66,6 +66,7 @@ fn horizon(wall_ms: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use super::*;
 

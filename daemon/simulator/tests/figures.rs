@@ -200,6 +200,14 @@ fn predictable_pairs() -> Vec<(Place, Figure)> {
                 figure(99.0, 5, 700)
             }
             (_, HardClass::AddressDependent) => figure(99.0, 5, 400),
+            // 252 mappings are held at ports that nobody can foretell, and each probe takes a mapping of the other side, of which
+            // there are 254: 1 - (1 - 252/64,512)^254 = 63 %. That the other side's own ports can be foretold helps nobody,
+            // for the holder lets all of them in, and what is missing is the holder's.
+            // Twenty runs of that scatter by 11 points.
+            (HardClass::AddressDependent, HardClass::Sequential) => within(40.0, 5),
+            // As above, with the three quarters of 1,024 ports that the netcheck has left: 1 - (1 - 252/64,512)^690 = 93 %. The first
+            // probe waits for the holder: 252 ms, and 150 ms more.
+            (HardClass::AddressDependent, HardClass::Block) => figure(90.0, 5, 800),
             _ => figure(99.0, 5, 500),
         })
     })
@@ -213,9 +221,19 @@ fn random_pairs() -> Vec<(Place, Figure)> {
         }
         match a.class() {
             HardClass::Reachable => Some(figure(98.0, 10, 500)),
+            // Four addresses, so 252 mappings at 258,048 places, and 4,094 probes: 1 - exp(-252 * 4,094 / 258,048) = 98 % in 4.2 s,
+            // but all these kinds draw the same ports in the same run, so that one that misses counts for each. Half of them need 0.7 s at 970 probes a second, stages and holding 0.6 s.
+            HardClass::Easy | HardClass::Fragile if b.class() == HardClass::RandomPool => {
+                Some(figure(90.0, 10, 3000))
+            }
             HardClass::Easy | HardClass::Fragile => Some(figure(98.0, 10, 2000)),
-            // 63 % by the plan: each probe takes one of the random side's ports, of which nobody knows how many there are.
-            HardClass::AddressDependent => Some(within(50.0, 10)),
+            // 254 probes for 252 mappings at 258,048 places: 1 - (1 - 252/258,048)^254 = 22 %, of which few runs show little.
+            HardClass::AddressDependent if b.class() == HardClass::RandomPool => {
+                Some(within(5.0, 10))
+            }
+            // Each probe takes one of the random side's ports, of which nobody knows how many there are, so there are 254 for 252
+            // held mappings: 1 - (1 - 252/64,512)^254 = 63 %. Twelve runs of that scatter by 14 points.
+            HardClass::AddressDependent => Some(within(40.0, 10)),
             _ => None,
         }
         // One has no IPv4.
@@ -276,12 +294,14 @@ fn two_random_sides_meet_by_birthday() {
 
 #[test]
 fn two_random_sides_meet_by_birthday_over_poor_links() {
-    check(
-        &random_with_random(),
-        Budget::Aggressive,
-        Link::Poor,
-        runs(7),
-    );
+    // Nine times the mappings are doubled, from 256 to 131,072, and before each an answer is waited for: a round trip of 200 ms.
+    let doublings = Duration::from_millis(9 * 200);
+    let slower = |(place, figure): (Place, Figure)| {
+        let p50 = figure.p50.map(|p50| p50 + doublings);
+        (place, Figure { p50, ..figure })
+    };
+    let pairs: Vec<_> = random_with_random().into_iter().map(slower).collect();
+    check(&pairs, Budget::Aggressive, Link::Poor, runs(7));
 }
 
 #[test]

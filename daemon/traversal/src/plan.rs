@@ -84,6 +84,8 @@ const BIRTHDAY_SOCKETS: u16 = 4;
 const ENOUGH: f64 = 12.0;
 /// A search with a smaller chance is not made: it would harm for nothing.
 const WORTH_IT: f64 = 0.05;
+/// Seconds that a holder may begin later than its prober: the way of the answer, and the question to a server.
+const HOLDER_LAG: f64 = 0.15;
 /// Seconds between two rounds of a meeting: waiting, asking where the sequence stands, telling the peer.
 const ROUND_PAUSE: f64 = 0.7;
 /// Sockets that each end of a meeting sends from.
@@ -103,6 +105,8 @@ pub enum Part {
     Probe {
         /// The ports to send to.
         ports: Ports,
+        /// How long to wait where there are few probes: one that comes before the peer holds anything is lost.
+        after: Duration,
     },
     /// Send to predicted ports at which the peer's packets will arrive.
     Meet {
@@ -131,6 +135,9 @@ pub struct Step {
     pub chance: f64,
     /// NAT mappings that the step may cost on this side.
     pub mappings: u32,
+    /// Entries that the step may cost in the table of this side's router: its mappings, or the destinations that are probed from
+    /// one of them where the router filters by port.
+    pub entries: u32,
     /// Packets that the step may cost on this side.
     pub packets: u32,
     /// How long the step takes in the median, if it succeeds.
@@ -298,6 +305,11 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
         1.0 - (1.0 - (held / places).min(1.0)).powf(probes.min(places))
     };
     let preparing = held / f64::from(holder.caps.rate);
+    let waiting = if probes < enough && !holder.sequential() {
+        preparing + HOLDER_LAG
+    } else {
+        0.0
+    };
     let searching = std::f64::consts::LN_2 * places / held / f64::from(prober.caps.rate);
     let predict = holder.sequential();
     let probes = probes.min(places) as u32;
@@ -310,8 +322,13 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
             (false, true) => probes,
             (false, false) => 1,
         },
+        entries: match (holding, by_endpoint) {
+            (true, _) => sockets,
+            (false, true) => probes,
+            (false, false) => holder.addresses,
+        },
         packets: if holding { 2 * sockets } else { probes },
-        typical: Duration::from_secs_f64(preparing + searching),
+        typical: Duration::from_secs_f64(preparing.max(waiting) + searching),
         part: if holding {
             Part::Hold {
                 sockets: u16::try_from(sockets).unwrap_or(u16::MAX),
@@ -320,6 +337,7 @@ fn hold_and_probe(holder: &Side, prober: &Side, holding: bool) -> Step {
         } else {
             Part::Probe {
                 ports: holder.ports,
+                after: Duration::from_secs_f64(waiting),
             }
         },
     }
@@ -358,6 +376,7 @@ fn meet(me: &Side, you: &Side, role: Role) -> Step {
         kind: StepKind::Meet,
         chance,
         mappings: mappings.min(me.limit),
+        entries: mappings.min(me.limit),
         packets: mappings.min(me.limit),
         typical,
         part: Part::Meet {
@@ -381,6 +400,7 @@ fn birthday(me: &Side, you: &Side) -> Step {
         kind: StepKind::Birthday,
         chance: 1.0 - (-mine * theirs / places).exp(),
         mappings: mine as u32,
+        entries: mine as u32,
         packets: mine as u32,
         typical: Duration::from_secs_f64((std::f64::consts::LN_2 * places / rates).sqrt()),
         part: Part::Birthday {

@@ -114,8 +114,13 @@ impl Search {
         rng: ChaCha8Rng,
         now: Instant,
     ) -> Self {
+        let begins = match step.part {
+            Part::Probe { after, .. } => now + after,
+            Part::Hold { .. } | Part::Meet { .. } | Part::Birthday { .. } => now,
+        };
         Self {
             spending: Spending::new(&step, allowance),
+            ticks: Ticks::new(now, begins),
             state: State::Opening(0),
             step,
             caps,
@@ -127,7 +132,6 @@ impl Search {
             round: 0,
             sequences: Sequences::default(),
             began: now,
-            ticks: Ticks::new(now),
             gate: Gate::Open,
             rng,
         }
@@ -393,7 +397,7 @@ impl Search {
 
     fn needs_theirs(&self) -> bool {
         match self.step.part {
-            Part::Probe { ports } | Part::Meet { theirs: ports, .. } => {
+            Part::Probe { ports, .. } | Part::Meet { theirs: ports, .. } => {
                 matches!(ports, Ports::After { .. })
             }
             Part::Hold { .. } | Part::Birthday { .. } => false,
@@ -539,6 +543,7 @@ impl Search {
         match self.step.part {
             Part::Probe {
                 ports: Ports::Range { .. },
+                ..
             } => self.step.packets.saturating_sub(RESERVED),
             _ => self.caps.packets().saturating_sub(RESERVED),
         }

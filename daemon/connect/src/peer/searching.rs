@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use punch_traversal::{Part, StepKind};
+use punch_traversal::StepKind;
 
 use super::PeerConnection;
 use crate::searches::Searches;
@@ -21,11 +21,8 @@ pub(crate) fn begin(
     let packets = step.packets;
     let too_many = searches.charges.free_at(&targets, packets, budget, now);
     let too_early = connection.history.next_search().filter(|at| *at > now);
-    // Destinations that are probed may be entries of the router's table, too.
-    let probes = matches!(step.part, Part::Probe { .. });
-    let cost = if probes { step.packets } else { step.mappings };
-    // A quarter of what it would cost is not worth the packets.
-    let too_dear = left < (cost / 4).max(1);
+    // With less than a quarter of what it would cost it is not worth the packets.
+    let too_dear = left < (step.entries / 4).max(1);
     if too_early.is_none() && too_many.is_none() && !too_dear {
         connection.history.handle_search(now);
         searches.charges.charge(&targets, packets, now);

@@ -63,6 +63,7 @@ impl Round<'_> {
             }
             Part::Probe {
                 ports: Ports::Range { low, high },
+                ..
             } => self.permutations(low, high, rng),
             Part::Birthday {
                 ports: Ports::Range { low, high },
@@ -70,6 +71,7 @@ impl Round<'_> {
             } => self.permutations(low, high, rng),
             Part::Probe {
                 ports: Ports::After { step, others },
+                ..
             } => {
                 let port = self.their_port.unwrap_or(FIRST_PORT);
                 self.list(around(port, step, others))

@@ -134,13 +134,17 @@ impl Spending {
 pub(super) struct Ticks {
     last: Instant,
     tokens: f64,
+    /// Nothing leaves before.
+    begins: Instant,
 }
 
 impl Ticks {
-    pub(super) fn new(now: Instant) -> Self {
+    /// The first burst is due at `begins` at the earliest.
+    pub(super) fn new(now: Instant, begins: Instant) -> Self {
         Self {
             last: now,
             tokens: 0.0,
+            begins,
         }
     }
 
@@ -149,8 +153,9 @@ impl Ticks {
         self.last + TICK
     }
 
-    /// Makes the next burst due at `at`.
+    /// Makes the next burst due at `at`, if none has to wait longer.
     pub(super) fn schedule(&mut self, at: Instant) {
+        let at = at.max(self.begins);
         self.last = at.checked_sub(TICK).unwrap_or(at);
     }
 

@@ -97,8 +97,8 @@ fn both(one: &NatSummary, two: &NatSummary) -> (Plan, Plan) {
 
 fn are_complementary(one: &Step, two: &Step) -> bool {
     match (one.part, two.part) {
-        (Part::Hold { predict, .. }, Part::Probe { ports })
-        | (Part::Probe { ports }, Part::Hold { predict, .. }) => {
+        (Part::Hold { predict, .. }, Part::Probe { ports, .. })
+        | (Part::Probe { ports, .. }, Part::Hold { predict, .. }) => {
             predict == matches!(ports, Ports::After { .. })
         }
         (

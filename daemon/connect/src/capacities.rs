@@ -24,6 +24,12 @@ impl Capacities {
         self.known.drain(..excess);
     }
 
+    /// A netcheck alone has held `shown` mappings in a network and could have had more: fewer than that cannot be all.
+    pub(crate) fn refute(&mut self, network: Option<u64>, shown: u32) {
+        self.known
+            .retain(|(known, capacity, _)| Some(*known) != network || *capacity >= shown);
+    }
+
     /// How many mappings a network has, if that was learned and still holds.
     pub(crate) fn of(&self, network: Option<u64>, now: Instant) -> Option<u32> {
         let mut known = self.known.iter();
@@ -51,5 +57,18 @@ mod tests {
         assert_eq!(known.of(Some(5), now), Some(300));
         assert_eq!(known.of(None, now), None);
         assert_eq!(known.of(Some(5), now + LIFETIME), None);
+    }
+
+    #[test]
+    fn what_a_netcheck_could_hold_alone_refutes_a_smaller_capacity_of_its_own_network() {
+        let (now, mut known) = (start(), Capacities::default());
+        for (network, capacity) in [(1, 60), (2, 79), (3, 80)] {
+            known.learn(network, capacity, now);
+        }
+        for network in [Some(2), Some(3), None] {
+            known.refute(network, 80);
+        }
+        let left = [1, 2, 3].map(|network| known.of(Some(network), now));
+        assert_eq!(left, [Some(60), None, Some(80)]);
     }
 }

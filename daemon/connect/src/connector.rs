@@ -423,7 +423,8 @@ impl Connector {
             }
         }
         let (transmits, events) = (&mut self.transmits, &mut self.events);
-        if let Some(mappings) = self.network.drain(transmits, events, now) {
+        let held = self.searches.held(now);
+        if let Some(mappings) = self.network.drain(transmits, events, held, now) {
             self.searches.book_netcheck(mappings, now);
             // Offers and answers may have said too little of the NAT.
             self.peers.touch_all();

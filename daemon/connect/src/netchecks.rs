@@ -284,6 +284,14 @@ impl Netchecks {
         v4.search.capacity
     }
 
+    /// How many mappings the last run over IPv4 has held, if it could have had more.
+    pub(super) fn shown(&self) -> Option<u32> {
+        let mut profiles = self.profiles.iter();
+        let v4 = profiles.find(|profile| profile.family == Family::V4)?;
+        let is_whole = v4.public.is_some() && !v4.search.used_up;
+        is_whole.then(|| v4.mappings_made())
+    }
+
     /// Whether a run over IPv4 is finished in this network, and has seen anything.
     pub(super) fn is_measured(&self) -> bool {
         let v4 = |profile: &&NatProfile| profile.family == Family::V4;

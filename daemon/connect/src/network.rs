@@ -182,11 +182,13 @@ impl LocalNetwork {
 
     // --- what goes out ---
 
-    /// Takes out what there is to send and to say; returns how many mappings a run has made that has just finished.
+    /// Takes out what there is to send and to say; returns how many mappings a run has made that has just finished. `held` is how
+    /// many were held before that run.
     pub(crate) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
         events: &mut VecDeque<ConnectorEvent>,
+        held: u32,
         now: Instant,
     ) -> Option<u32> {
         while let Some(transmit) = self.gatherer.poll_transmit() {
@@ -195,10 +197,13 @@ impl LocalNetwork {
         let finished = self.netchecks.drain(transmits, events);
         if finished {
             self.fingerprint = Some(self.compute_fingerprint());
+            if let Some(shown) = self.netchecks.shown() {
+                self.capacities.refute(self.fingerprint, shown);
+            }
             let known = self.capacities.of(self.fingerprint, now);
             self.netchecks.set_capacity(known);
             if let Some(found) = self.netchecks.found_capacity() {
-                self.learn_capacity(found, now);
+                self.learn_capacity(found.saturating_add(held), now);
             }
             let profiles = self.netchecks.known();
             events.push_back(ConnectorEvent::News(News::Netcheck(profiles)));
@@ -334,4 +339,116 @@ pub(crate) enum AddressNews {
     First,
     /// They were others before.
     Changed,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use punch_stun_protocol::{Class, Writer};
+
+    use super::*;
+    use crate::SocketOrder;
+    use crate::start::start;
+
+    const SERVER: &str = "198.51.100.1:3478";
+
+    /// A network behind a NAT that gives every destination a mapping of its own, and so many of them.
+    struct Rig {
+        network: LocalNetwork,
+        sockets: Sockets,
+        free: usize,
+        now: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let (mut network, now) = (LocalNetwork::new([1, 2], NatOverrides::default()), start());
+            network.handle_main_socket(SocketId::MAIN_V4, 4000, now);
+            let own: IpAddr = [192, 168, 1, 2].into();
+            network.handle_addresses(vec![own.into()], now);
+            network.set_stun_servers(vec![SERVER.parse().unwrap()], now);
+            Self {
+                network,
+                sockets: Sockets::default(),
+                free: 1000,
+                now,
+            }
+        }
+
+        /// Runs a netcheck to its end beside `held` mappings; returns the capacity that is known then.
+        fn netcheck(&mut self, held: u32) -> Option<u32> {
+            self.network.start_netcheck(&mut self.sockets, self.now);
+            let mut made = HashSet::new();
+            for _ in 0..10_000 {
+                self.network.handle_timeout(&mut self.sockets, self.now);
+                let (mut transmits, mut events) = (VecDeque::new(), VecDeque::new());
+                let finished = self
+                    .network
+                    .drain(&mut transmits, &mut events, held, self.now);
+                if finished.is_some() {
+                    return self.network.profile().unwrap().search.capacity;
+                }
+                let idle = transmits.is_empty() && events.is_empty();
+                for event in events {
+                    if let ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) = event {
+                        let port = Some(5000 + socket.0 as u16);
+                        self.network.handle_socket(socket, port, self.now);
+                    }
+                }
+                for transmit in transmits {
+                    self.answer(&transmit, &mut made);
+                }
+                if idle {
+                    self.now = self.network.poll_timeout().unwrap().max(self.now);
+                }
+            }
+            panic!("the netcheck does not end");
+        }
+
+        fn answer(&mut self, transmit: &Transmit, made: &mut HashSet<(SocketId, SocketAddr)>) {
+            let request = Message::parse(&transmit.bytes).unwrap();
+            let flow = (transmit.socket, transmit.to);
+            let is_old = transmit.socket == SocketId::MAIN_V4;
+            let fits = is_old || made.contains(&flow) || made.len() < self.free;
+            if !fits || transmit.ttl.is_some() || request.change.is_some() {
+                return;
+            }
+            made.insert(flow);
+            let port = 40_000 + 7 * made.len() as u16;
+            let bytes = Writer::new(Class::Success, request.transaction)
+                .xor_mapped(SocketAddr::from(([203, 0, 113, 5], port)))
+                .other("198.51.100.2:3479".parse().unwrap())
+                .sample_ports((3480, 3511))
+                .finish();
+            let message = Message::parse(&bytes).unwrap();
+            self.network
+                .handle_response(transmit.socket, transmit.to, &message, self.now);
+        }
+    }
+
+    #[test]
+    fn a_netcheck_that_gets_no_more_mappings_learns_them_with_those_that_were_held_before() {
+        let mut rig = Rig::new();
+        rig.free = 40;
+        assert_eq!(rig.netcheck(0), rig.network.netchecks.found_capacity());
+        let alone = rig.network.netchecks.found_capacity().unwrap();
+        assert!((30..=50).contains(&alone), "{alone}");
+
+        let together = rig.netcheck(300).unwrap();
+        let found = rig.network.netchecks.found_capacity().unwrap();
+        assert_eq!(together, found + 300);
+        assert!((330..=350).contains(&together), "{together}");
+    }
+
+    #[test]
+    fn a_netcheck_that_gets_all_its_mappings_drops_a_capacity_that_is_smaller_than_they_are() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.netcheck(0), None);
+        rig.network.learn_capacity(0, rig.now);
+        assert_eq!(rig.network.profile().unwrap().search.capacity, Some(0));
+        assert_eq!(rig.netcheck(0), None);
+        rig.network.learn_capacity(500, rig.now);
+        assert_eq!(rig.netcheck(0), Some(500));
+    }
 }

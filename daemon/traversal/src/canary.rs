@@ -113,11 +113,6 @@ impl Canary {
         self.state != State::Fine
     }
 
-    /// Whether one was ever answered, so that the search has begun.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.heard.is_some()
-    }
-
     /// Mappings of the search beside which others still got theirs. What it has made since, the NAT may have dropped.
     pub(crate) fn granted(&self) -> u32 {
         self.heard.map_or(0, |(_, made)| made)

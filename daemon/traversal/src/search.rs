@@ -286,10 +286,7 @@ impl Search {
 
     /// A canary leaves, which makes a mapping like any packet of the search.
     pub(crate) fn count_canary(&mut self, pace: &mut Pace, fresh: bool, now: Instant) {
-        self.spending.count_packet(pace, now);
-        if fresh {
-            self.spending.count_mapping();
-        }
+        self.spending.count_canary(pace, fresh, now);
     }
 
     /// Stops for the sake of others, or because nobody can see whether it harms them. What is held already stays: to let go of it
@@ -299,8 +296,7 @@ impl Search {
             return;
         }
         self.gate = Gate::Stopped(why);
-        let holds =
-            matches!(self.step.part, Part::Hold { .. }) && self.spending.report().packets > 0;
+        let holds = matches!(self.step.part, Part::Hold { .. }) && self.spending.has_sent();
         if holds && !self.is_over() {
             self.state = State::Lingering(self.deadline());
         } else {

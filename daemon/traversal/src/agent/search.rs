@@ -27,6 +27,9 @@ const HEAD_START: Duration = Duration::from_millis(300);
 const SHORT_HEAD_START: Duration = Duration::from_millis(20);
 /// The canary that is under way when a search has made its last mapping, and the one that looks what this has done.
 const LAST_CANARIES: u32 = 2;
+/// A search that had made fewer mappings than this when others last got theirs says nothing of how many there are: they may hold
+/// all the rest, and its first canaries are so far apart that it may itself have made hundreds between them.
+const MIN_GRANTED: u32 = 64;
 /// The peer's endpoints that are remembered.
 const MAX_KNOWN: usize = 4;
 /// What the search's seed differs in from the agent's.
@@ -345,9 +348,7 @@ impl PlannedSearch {
         };
         watched.handle_timeout(now, outputs);
         let canary = watched.canary.as_mut();
-        // What others hold at the very beginning says nothing of how much there is.
-        let begun = canary.as_ref().filter(|canary| canary.was_heard());
-        let granted = begun.map(|canary| canary.granted());
+        let granted = canary.as_ref().map_or(0, |canary| canary.granted());
         for socket in canary.map(Canary::take_closing).unwrap_or_default() {
             sockets.remove(socket);
             outputs.say(AgentEvent::CloseSocket(socket));
@@ -363,7 +364,8 @@ impl PlannedSearch {
         outputs.say(AgentEvent::SearchOver {
             mappings: report.mappings,
             found: report.outcome == Outcome::Found,
-            used_up: granted.filter(|_| report.outcome == Outcome::PortsUsedUp),
+            used_up: (report.outcome == Outcome::PortsUsedUp && granted >= MIN_GRANTED)
+                .then_some(granted),
         });
         self.stage = Stage::Done(report);
         true

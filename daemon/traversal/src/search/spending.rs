@@ -36,6 +36,8 @@ pub(super) struct Spending {
     stage_ended: Option<Instant>,
     /// Sockets and the addresses to which they have sent, where each such pair is a mapping.
     reached: BTreeSet<(usize, IpAddr)>,
+    /// Packets that only looked whether others still get theirs.
+    canaries: u32,
     report: StepReport,
 }
 
@@ -46,6 +48,7 @@ impl Spending {
             stage: allowance.first.max(1),
             stage_ended: None,
             reached: BTreeSet::new(),
+            canaries: 0,
             report: StepReport::new(step, Outcome::Running),
         }
     }
@@ -95,6 +98,20 @@ impl Spending {
         pace.count(now);
         self.report.packets += 1;
         self.report.peak_rate = self.report.peak_rate.max(pace.recent(now));
+    }
+
+    /// A canary leaves now: `fresh` tells whether it makes a mapping.
+    pub(super) fn count_canary(&mut self, pace: &mut Pace, fresh: bool, now: Instant) {
+        self.count_packet(pace, now);
+        self.canaries += 1;
+        if fresh {
+            self.count_mapping();
+        }
+    }
+
+    /// Whether the search has sent anything beside its canaries.
+    pub(super) fn has_sent(&self) -> bool {
+        self.report.packets > self.canaries
     }
 
     /// A packet makes a mapping.

@@ -50,7 +50,25 @@ fn where_a_new_flow_gets_no_answer_from_the_beginning_nothing_is_searched() {
     assert_eq!(to_peer(&machine).len(), 0);
     assert_eq!(machine.count(&AgentEvent::Failed), 1);
     assert!(machine.is_clean());
-    // What others hold says nothing of how much there is.
+    // What others hold says nothing of how much there is. There is nothing to wait for either: no port is held.
+    let over = |(at, event): &(Duration, AgentEvent)| {
+        *at < secs(4) && matches!(event, AgentEvent::SearchOver { used_up: None, .. })
+    };
+    assert!(machine.events.iter().any(over), "{:?}", machine.events);
+}
+
+#[test]
+fn where_new_flows_get_no_answer_after_the_very_first_nothing_is_learned() {
+    let mut machine = holder(Budget::Normal);
+    machine.run(ms(50));
+    assert_eq!(canaries(&machine).len(), 1);
+    machine.new_flows = false;
+    machine.run(secs(30));
+
+    // Between the first canary, which left before everything else, and the second, the search has made more than many NATs have.
+    let report = machine.report();
+    assert_eq!(report.outcome, Outcome::PortsUsedUp);
+    assert!(report.mappings > 150, "{}", report.mappings);
     let over = |(_, event): &(Duration, AgentEvent)| {
         matches!(event, AgentEvent::SearchOver { used_up: None, .. })
     };

@@ -24,8 +24,13 @@ pub struct Limits {
     /// Frames per second of all connections of one source together, on average; what comes faster waits, since those who share an
     /// address shall not be closed for each other's haste.
     pub source_rate: u32,
-    /// Frames of one source at once. A new connection costs as many as [`CONNECTION_COST`] frames.
+    /// Frames of one source at once.
     pub source_burst: u32,
+    /// New connections per second of one source, on average. Frames do not count here: a busy client must not keep those who share
+    /// its address from logging in.
+    pub connection_rate: u32,
+    /// New connections of one source at once.
+    pub connection_burst: u32,
     /// Peers that one client may watch.
     pub watches: usize,
     /// Watches of all clients of one source together.
@@ -48,6 +53,8 @@ impl Default for Limits {
             burst: 200,
             source_rate: 1000,
             source_burst: 4000,
+            connection_rate: 100,
+            connection_burst: 400,
             watches: 1024,
             watches_per_address: 16_384,
             watches_in_all: 1_000_000,
@@ -65,8 +72,6 @@ impl Limits {
     }
 }
 
-/// What opening a connection costs, in frames: accepting, TLS, HTTP and a signature are so much dearer than a watch.
-pub const CONNECTION_COST: u32 = 10;
 /// Sources without connections that are remembered because their buckets are not full again.
 const MAX_ABSENT: usize = 4096;
 
@@ -79,12 +84,24 @@ struct Held {
     unproven: usize,
     /// Watches of all its connections.
     watches: usize,
-    tokens: Tokens,
+    /// For frames.
+    frames: Tokens,
+    /// For new connections.
+    openings: Tokens,
     /// Whether it stands among those that have gone.
     is_noted: bool,
 }
 
-/// What each source holds; none can empty its bucket, go, and come back with a full one.
+impl Held {
+    /// Whether nothing is to be remembered of what it has sent.
+    fn is_full(&mut self, limits: &Limits, now: Instant) -> bool {
+        let (frames, openings) = (&mut self.frames, &mut self.openings);
+        frames.is_full(limits.source_rate, limits.source_burst, now)
+            && openings.is_full(limits.connection_rate, limits.connection_burst, now)
+    }
+}
+
+/// What each source holds; none can empty its buckets, go, and come back with full ones.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     sources: BTreeMap<IpAddr, Held>,
@@ -100,20 +117,18 @@ impl Admission {
             connections: 0,
             unproven: 0,
             watches: 0,
-            tokens: Tokens::new(limits.source_burst, now),
+            frames: Tokens::new(limits.source_burst, now),
+            openings: Tokens::new(limits.connection_burst, now),
             is_noted: false,
         })
     }
 
-    /// Whether `source` may open one more connection now, which costs [`CONNECTION_COST`] of its frames.
+    /// Whether `source` may open one more connection now.
     pub(super) fn may_open(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> bool {
         let held = self.entry(source, limits, now);
-        let admitted = held.tokens.spend(
-            CONNECTION_COST,
-            limits.source_rate,
-            limits.source_burst,
-            now,
-        );
+        let admitted = held
+            .openings
+            .spend(limits.connection_rate, limits.connection_burst, now);
         if held.connections == 0 {
             self.note_absent(source);
         }
@@ -123,7 +138,7 @@ impl Admission {
     /// How long `source` must wait before its next frame is read.
     pub(super) fn pace(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> Duration {
         let held = self.entry(source, limits, now);
-        held.tokens
+        held.frames
             .reserve(limits.source_rate, limits.source_burst, now)
     }
 
@@ -216,9 +231,7 @@ impl Admission {
             let Some(held) = self.sources.get_mut(&source) else {
                 continue;
             };
-            let full = held
-                .tokens
-                .is_full(limits.source_rate, limits.source_burst, now);
+            let full = held.is_full(limits, now);
             match (held.connections, full) {
                 (0, false) => self.absent.push_back(source),
                 (0, true) => {
@@ -231,7 +244,7 @@ impl Admission {
     }
 }
 
-/// A token bucket: each frame costs one token.
+/// A token bucket: each frame, or connection, costs one token.
 #[derive(Debug)]
 pub(super) struct Tokens {
     /// Below zero where tokens were reserved.
@@ -254,12 +267,12 @@ impl Tokens {
         self.left = (self.left + gained * f64::from(rate)).min(f64::from(burst));
     }
 
-    /// Takes so many tokens, or none and returns false if there are fewer.
-    pub(super) fn spend(&mut self, cost: u32, rate: u32, burst: u32, now: Instant) -> bool {
+    /// Takes a token, or returns false if there is none.
+    pub(super) fn spend(&mut self, rate: u32, burst: u32, now: Instant) -> bool {
         self.refill(rate, burst, now);
-        let admitted = self.left >= f64::from(cost);
+        let admitted = self.left >= 1.0;
         if admitted {
-            self.left -= f64::from(cost);
+            self.left -= 1.0;
         }
         admitted
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Capabilities, Frame, PeerId, Refusal, Unreachable};
 
 use limits::{Admission, Tokens};
-pub use limits::{CONNECTION_COST, Limits, subnet};
+pub use limits::{Limits, subnet};
 pub use said::Said;
 pub use watchers::QUIET;
 use watchers::Watchers;
@@ -161,7 +161,7 @@ impl Hub {
         };
         entry.heard = now;
         let (rate, burst) = (self.limits.rate, self.limits.burst);
-        if !entry.tokens.spend(1, rate, burst, now) {
+        if !entry.tokens.spend(rate, burst, now) {
             self.refuse(connection, Refusal::TooFast);
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_signal::hub::{CONNECTION_COST, Limits, Output};
+use punch_signal::hub::{Limits, Output};
 use punch_signal_protocol::{Frame, Refusal};
 
 use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, milliseconds, seconds};
@@ -229,8 +229,8 @@ fn what_one_source_sends_too_fast_waits_and_others_do_not() {
 #[test]
 fn a_source_that_opens_too_many_connections_is_not_let_in_and_others_are() {
     let mut harness = HubHarness::with(Limits {
-        source_rate: 100,
-        source_burst: 10 * CONNECTION_COST,
+        connection_rate: 10,
+        connection_burst: 10,
         ..Limits::default()
     });
     let opened = |harness: &mut HubHarness, from| {
@@ -240,7 +240,7 @@ fn a_source_that_opens_too_many_connections_is_not_let_in_and_others_are() {
     assert_eq!(opened(&mut harness, ip(1)), 10);
     assert_eq!(harness.hub.counters().refused, 40);
     assert_eq!(opened(&mut harness, ip(2)), 10);
-    // Ten frames' worth a connection: ten connections a second at 100 frames a second. Going away fills no bucket.
+    // Going away fills no bucket.
     harness.pass(milliseconds(500));
     assert_eq!(opened(&mut harness, ip(1)), 5);
     assert_eq!(harness.hub.sources(), 2);
@@ -249,6 +249,33 @@ fn a_source_that_opens_too_many_connections_is_not_let_in_and_others_are() {
     harness.pass(seconds(1));
     assert_eq!(harness.hub.sources(), 0);
     assert_eq!(opened(&mut harness, ip(1)), 10);
+}
+
+#[test]
+fn a_busy_client_keeps_nobody_behind_its_address_from_logging_in_and_the_other_way_round() {
+    let mut harness = HubHarness::new();
+    let busy = harness.client(1);
+    // 4,000 frames at once are read at once, and what comes beyond waits.
+    for _ in 0..5000 {
+        harness.hub.pace(busy, harness.now);
+    }
+    assert_eq!(harness.hub.pace(busy, harness.now), milliseconds(1001));
+    let opened = |harness: &mut HubHarness| {
+        let tries = (0..1000).filter(|_| harness.hub.may_open(ip(1), harness.now));
+        tries.count()
+    };
+    assert_eq!(opened(&mut harness), 400);
+    // Nor do connections cost frames.
+    assert_eq!(harness.hub.pace(busy, harness.now), milliseconds(1002));
+    harness.now += seconds(1);
+    assert_eq!(opened(&mut harness), 100);
+
+    // The source is forgotten only when both buckets are full again.
+    harness.hub.handle_disconnect(busy);
+    harness.pass(milliseconds(3900));
+    assert_eq!(harness.hub.sources(), 1);
+    harness.pass(milliseconds(1200));
+    assert_eq!(harness.hub.sources(), 0);
 }
 
 #[test]

@@ -168,10 +168,10 @@ impl Interface {
         self.watch.also_at(at);
     }
 
-    /// Looks at the network.
-    pub(crate) async fn look(&mut self) -> Network {
+    /// Looks at the network, and at how each of these addresses is reached, used or not.
+    pub(crate) async fn look(&mut self, addresses: &BTreeSet<IpAddr>) -> Network {
         let began = clock::now();
-        let tables = match self.read(&BTreeSet::new()).await {
+        let tables = match self.read(addresses).await {
             Ok(tables) => tables,
             Err(error) => return Network::Unknown(error),
         };
@@ -201,7 +201,7 @@ impl Interface {
         Ok(tables.reach.taken(ip))
     }
 
-    async fn read(&self, more: &BTreeSet<IpAddr>) -> io::Result<Tables> {
+    async fn read(&self, others: &BTreeSet<IpAddr>) -> io::Result<Tables> {
         let netlink = &self.device.netlink;
         let index = self.device.index;
         let links = netlink.links().await?;
@@ -212,8 +212,7 @@ impl Interface {
             .iter()
             .map(|link| (link.index, link.name.clone()))
             .collect();
-        let others = self.wanted.union(more).copied().collect();
-        let mut survey = Survey::new(index, &names, &rules, self.range, &others);
+        let mut survey = Survey::new(index, &names, &rules, self.range, others);
         let (mut defaults, mut there) = (Vec::new(), OwnRoutes::default());
         netlink
             .routes(|route| {

@@ -5,6 +5,7 @@
 mod harness;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use harness::{Host, Lab, Namespace, PATIENCE, wait_until};
 use punch_api::Ipv4Range;
@@ -250,6 +251,11 @@ fn a_plain_peer_gets_no_address_that_this_machine_needs() {
     ip(a, &["route", "add", "10.9.0.0/24", "dev", "eth0"]);
     let right = "10.9.0.7 is not used: this machine reaches it by eth0 (route 10.9.0.0/24)";
     wait_for_note(a, "odd", |note| note == right);
+    assert!(way(a, inside).contains("eth0"));
+    // And it stays so when the network is looked at again: what is free is taken back after 5 s.
+    ip(a, &["route", "add", "10.10.0.0/24", "dev", "eth0"]);
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(note(a, "odd"), right);
     assert!(way(a, inside).contains("eth0"));
 }
 

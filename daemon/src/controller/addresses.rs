@@ -74,7 +74,8 @@ impl Addresses {
 
     /// Looks at the network.
     pub(super) async fn look(&mut self) -> Network {
-        self.interface.look().await
+        // One that was found to be reached otherwise is looked at again, or nothing would speak against it any more.
+        self.interface.look(&self.overlay.addresses()).await
     }
 
     /// Sets again what the interface has lost.
@@ -141,6 +142,8 @@ impl Addresses {
         machine: &punch_state::Machine,
     ) -> (BTreeSet<IpAddr>, Vec<Verdict>) {
         let touched = self.overlay.follow(difference, states, machine);
+        // The last look was not at those that are new.
+        self.judge_soon(&touched);
         let verdicts = self.judge(&touched);
         (touched, verdicts)
     }

@@ -249,7 +249,8 @@ impl Controller {
     }
 
     async fn tell_stun_servers(&mut self) {
-        self.addresses.set_servers(self.servers.addresses());
+        self.addresses
+            .set_servers(self.servers.places(self.machine.ipv4));
         if let Some(addresses) = self.servers.stun_change() {
             let change = Change {
                 stun_servers: Some(addresses),

@@ -68,6 +68,16 @@ pub(crate) struct Judge<'a> {
     pub(crate) now: Instant,
 }
 
+/// Where servers are.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// A peer's address that is one of these is not used.
+    pub(crate) needed: BTreeSet<IpAddr>,
+    /// Overlay addresses that names of STUN servers lead to. A peer's address goes on being used, because DNS answers are not
+    /// authenticated, and must not take it away; but no user may choose one of these.
+    pub(crate) said: BTreeSet<IpAddr>,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Overlay {
@@ -76,7 +86,7 @@ pub(crate) struct Overlay {
     /// Why this machine has no IPv4 address inside the tunnel.
     own: Option<Contest>,
     /// Where servers are.
-    servers: BTreeSet<IpAddr>,
+    servers: Places,
     /// Where packets to peers go outside of the tunnel.
     paths: HashMap<PeerHandle, IpAddr>,
     /// How many paths lead to each of those addresses.
@@ -114,18 +124,24 @@ impl Overlay {
 
     /// How an address is reached otherwise, as far as that is known here.
     pub(crate) fn needed(&self, ip: IpAddr) -> Option<Taken> {
-        if self.servers.contains(&ip) {
+        if self.servers.needed.contains(&ip) {
             return Some(Taken::Server);
         }
         self.ends.contains_key(&ip).then_some(Taken::Path)
     }
 
+    /// Why no user may choose this address for a peer, as far as that is known here.
+    pub(crate) fn refused(&self, ip: IpAddr) -> Option<Taken> {
+        let said = self.servers.said.contains(&ip);
+        self.needed(ip).or(said.then_some(Taken::Server))
+    }
+
     // --- what happens ---
 
     /// Servers are at these addresses now; tells which of them matter.
-    pub(crate) fn set_servers(&mut self, servers: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    pub(crate) fn set_servers(&mut self, servers: Places) -> BTreeSet<IpAddr> {
         let before = std::mem::replace(&mut self.servers, servers);
-        let changed = before.symmetric_difference(&self.servers);
+        let changed = before.needed.symmetric_difference(&self.servers.needed);
         let owned = changed.filter(|ip| self.owners.contains_key(ip));
         owned.copied().collect()
     }
@@ -451,12 +467,16 @@ mod tests {
         let ip = ipv4(&peer(1), Ipv4Range::DEFAULT);
         world.change(|state| drop(state.peers.insert(name("db"), peer(1))));
         let elsewhere: IpAddr = "203.0.113.1".parse().unwrap();
-        let touched = world.overlay.set_servers(BTreeSet::from([ip, elsewhere]));
+        let needed = BTreeSet::from([ip, elsewhere]);
+        let touched = world.overlay.set_servers(Places {
+            needed,
+            ..Places::default()
+        });
         assert_eq!(touched, BTreeSet::from([ip]));
         let why = Some(Why::Taken(Taken::Server));
         assert_eq!(world.judge(touched, None), [verdict(ip, &["db"], why)]);
 
-        let touched = world.overlay.set_servers(BTreeSet::new());
+        let touched = world.overlay.set_servers(Places::default());
         assert_eq!(world.judge(touched, None), []);
         let touched = world.overlay.set_path(PeerHandle(9), Some(ip));
         assert_eq!(
@@ -465,6 +485,22 @@ mod tests {
             "another reason, the same answer"
         );
         assert_eq!(world.overlay.why_not(ip), Some(&Why::Taken(Taken::Path)));
+    }
+
+    #[test]
+    fn what_dns_says_takes_no_address_away_but_no_user_may_choose_it() {
+        let mut world = World::new();
+        let ip = ipv4(&peer(1), Ipv4Range::DEFAULT);
+        world.change(|state| drop(state.peers.insert(name("db"), peer(1))));
+        let said = BTreeSet::from([ip]);
+        let touched = world.overlay.set_servers(Places {
+            said,
+            ..Places::default()
+        });
+        assert_eq!(touched, BTreeSet::new());
+        assert_eq!(world.judge_all(None), []);
+        assert!(world.overlay.is_used(ip));
+        assert_eq!(world.overlay.refused(ip), Some(Taken::Server));
     }
 
     #[test]

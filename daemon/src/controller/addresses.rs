@@ -10,7 +10,7 @@ use punch_platform::clock;
 use punch_state::{Difference, Refusal, State};
 
 use crate::interface::{Interface, Network};
-use crate::overlay::{Judge, Overlay, Verdict};
+use crate::overlay::{Judge, Overlay, Places, Verdict};
 
 /// See the module.
 pub(super) struct Addresses {
@@ -158,7 +158,7 @@ impl Addresses {
     // --- what this machine needs ---
 
     /// Servers are at these addresses now.
-    pub(super) fn set_servers(&mut self, servers: BTreeSet<IpAddr>) {
+    pub(super) fn set_servers(&mut self, servers: Places) {
         let touched = self.overlay.set_servers(servers);
         self.judge_soon(&touched);
     }
@@ -185,7 +185,7 @@ impl Addresses {
             return Ok(());
         };
         let ip = *address;
-        let taken = match self.overlay.needed(ip) {
+        let taken = match self.overlay.refused(ip) {
             Some(taken) => Some(taken),
             None => self.interface.ask(ip).await.map_err(|error| {
                 let problem = format!("the kernel does not tell how {ip} is reached: {error}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{EventKind, ServerAddress};
+use punch_api::{EventKind, Ipv4Range, ServerAddress};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_service::Repeats;
@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 
 use super::announcer::log_rarely;
 use crate::driver::command::Command;
+use crate::interface::reach::is_overlay;
+use crate::overlay::Places;
 use crate::resolver::Resolver;
 use crate::signalling::server::{self, Access, Report};
 use crate::tasks::{Spawner, Task};
@@ -167,16 +169,25 @@ impl Servers {
         })
     }
 
-    /// The addresses of all servers, as far as they are known.
-    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+    /// Where all servers are, as far as that is known; `range` is that of overlay IPv4 addresses.
+    pub(super) fn places(&self, range: Option<Ipv4Range>) -> Places {
         let list = self.list.iter();
         let literal = list
             .clone()
             .filter_map(|server| signal_host(&server.address));
         let reached = list.clone().filter_map(|server| server.reached);
-        let resolved = list.flat_map(|server| self.resolver.addresses(server.address.as_str()));
-        let resolved = resolved.map(SocketAddr::ip);
-        literal.chain(reached).chain(resolved).collect()
+        let mut places = Places {
+            needed: literal.chain(reached).collect(),
+            ..Places::default()
+        };
+        for server in list {
+            let place = server.address.as_str();
+            let is_name = place.parse::<SocketAddr>().is_err();
+            for address in self.resolver.addresses(place) {
+                places.add_stun(address.ip(), is_name, range);
+            }
+        }
+        places
     }
 
     /// Whether there is a STUN server.
@@ -200,6 +211,17 @@ impl Servers {
             });
         }
         facts
+    }
+}
+
+impl Places {
+    /// A STUN server is there, or a name has led there.
+    fn add_stun(&mut self, ip: IpAddr, is_name: bool, range: Option<Ipv4Range>) {
+        let set = match is_name && is_overlay(range, ip) {
+            true => &mut self.said,
+            false => &mut self.needed,
+        };
+        set.insert(ip);
     }
 }
 
@@ -235,7 +257,8 @@ mod tests {
             texts.iter().map(|text| text.parse().unwrap()).collect()
         };
         let known = ["2001:db8::7", "192.0.2.9"];
-        assert_eq!(servers.addresses(), addresses(&known));
+        let range = Some(Ipv4Range::DEFAULT);
+        assert_eq!(servers.places(range).needed, addresses(&known));
         for connected in [true, false] {
             servers.handle_report(Report {
                 server: ServerId(2),
@@ -244,7 +267,26 @@ mod tests {
                 trouble: None,
             });
             let right = ["2001:db8::7", "192.0.2.9", "100.64.0.9"];
-            assert_eq!(servers.addresses(), addresses(&right));
+            assert_eq!(servers.places(range).needed, addresses(&right));
+        }
+        assert_eq!(servers.places(range).said, BTreeSet::new());
+    }
+
+    #[test]
+    fn an_overlay_address_that_a_stun_servers_name_leads_to_is_not_needed() {
+        for (ip, is_name, needed) in [
+            ("100.64.0.9", true, false),
+            ("fd70:756e:6368::9", true, false),
+            ("100.64.0.9", false, true),
+            ("192.0.2.9", true, true),
+            ("10.9.0.7", true, true),
+            ("2001:db8::9", true, true),
+        ] {
+            let mut places = Places::default();
+            let ip: IpAddr = ip.parse().unwrap();
+            places.add_stun(ip, is_name, Some(Ipv4Range::DEFAULT));
+            let found = (places.needed.contains(&ip), places.said.contains(&ip));
+            assert_eq!(found, (needed, !needed), "{ip} {is_name}");
         }
     }
 }

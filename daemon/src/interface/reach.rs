@@ -201,6 +201,11 @@ pub(crate) fn is_in(range: Ipv4Range, ip: IpAddr) -> bool {
     ip.is_ipv4() && first(ip, range.prefix()) == IpAddr::V4(range.network())
 }
 
+/// Whether an address lies in one of the overlay's ranges.
+pub(crate) fn is_overlay(range: Option<Ipv4Range>, ip: IpAddr) -> bool {
+    in_overlay_v6(ip) || range.is_some_and(|range| is_in(range, ip))
+}
+
 fn overlaps(route: &Route, range: Ipv4Range) -> bool {
     let shorter = route.prefix.min(range.prefix());
     route.to.is_ipv4() && first(route.to, shorter) == first(range.network().into(), shorter)

@@ -397,7 +397,16 @@ impl Stack {
     }
 
     fn feed(&mut self, id: StreamId, packet: &Packet<'_>, now: Instant) -> Result<(), Refused> {
-        self.table.touch(id, now);
+        let Some(stream) = self.table.get_mut(id) else {
+            return Err(Refused::NoConnection);
+        };
+        let is_use = match &stream.kind {
+            Kind::Tcp { connection, .. } => connection.is_unacknowledged() || says_more(packet),
+            Kind::Opening { .. } | Kind::Udp { .. } => true,
+        };
+        if is_use {
+            self.table.touch(id, now);
+        }
         let Some(stream) = self.table.get_mut(id) else {
             return Err(Refused::NoConnection);
         };
@@ -519,6 +528,15 @@ impl std::fmt::Debug for Stack {
             .field("streams", &self.table.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a TCP packet is more than an acknowledgement. Those that answer our probes are no use of a connection, or none that
+/// nobody needs any more would ever be idle.
+fn says_more(packet: &Packet<'_>) -> bool {
+    let opens_or_ends = packet
+        .tcp_flags()
+        .is_some_and(|flags| flags.syn() || flags.fin());
+    opens_or_ends || packet.tcp_payload().is_some_and(|bytes| !bytes.is_empty())
 }
 
 fn target_of(rule: &Rule, flow: Flow) -> Result<Target, Refused> {

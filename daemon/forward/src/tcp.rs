@@ -212,6 +212,11 @@ impl Connection {
         }
     }
 
+    /// The client has not acknowledged everything.
+    pub(crate) fn is_unacknowledged(&self) -> bool {
+        self.awaits() == Awaits::Acknowledgement
+    }
+
     /// Takes up to `max` bytes that the client sent.
     pub(crate) fn read(&mut self, max: usize) -> Bytes {
         let mut bytes = Vec::new();

@@ -318,6 +318,15 @@ impl<'a> Packet<'a> {
         self.bytes.get(self.transport_at..).unwrap_or_default()
     }
 
+    /// The payload of a TCP packet behind its header's options.
+    pub fn tcp_payload(&self) -> Option<&'a [u8]> {
+        self.tcp_flags()?;
+        let segment = self.segment();
+        // The data offset counts words of four bytes (RFC 9293 §3.1).
+        let words = segment.get(12)? >> 4;
+        segment.get(usize::from(words) * 4..)
+    }
+
     /// The payload of a UDP packet, by its own length field.
     pub fn udp_payload(&self) -> Option<&'a [u8]> {
         let segment = self.segment();

@@ -1,9 +1,10 @@
 //! Clients that say nothing any more.
 
-use punch_forward::{Order, Presence};
+use punch_forward::{MAX_STREAMS_PER_PEER, Order, Presence, Refused};
 use smoltcp::socket::tcp::State;
 
-use crate::packets::{RST, flags, tcp};
+use crate::limits::{LATER, client};
+use crate::packets::{RST, SYN, addr, flags, tcp};
 use crate::world::{Manner, SERVER_V4, World};
 use crate::{ms, noise, secs};
 
@@ -53,6 +54,43 @@ fn a_quiet_client_that_answers_keeps_its_connection_and_is_asked_more_and_more_s
     let before = world.to_client.len();
     world.run(secs(16));
     assert_eq!(world.to_client.len() - before, 1);
+}
+
+/// Fills the peer's share up with others, and opens one more.
+fn one_too_many(world: &mut World) -> Result<(), Refused> {
+    let syn = |n| tcp(client(n), addr("100.64.0.1:5432"), SYN, 1, 0);
+    world.manner = Manner::Manual;
+    for n in 1..MAX_STREAMS_PER_PEER {
+        world.now += ms(1);
+        assert_eq!(world.inject(&syn(n)), Ok(()), "{n}");
+    }
+    world.now += ms(1);
+    world.inject(&syn(LATER))
+}
+
+#[test]
+fn answers_to_probes_are_no_use_of_a_connection_and_so_one_that_is_forgotten_makes_room() {
+    let mut world = World::new(Manner::Eager);
+    let (_, stream) = world.connected(40000, 5432);
+    let before = world.to_client.len();
+    world.run(secs(900));
+    assert_eq!(world.to_client.len() - before, 6, "probes, all answered");
+
+    assert_eq!(one_too_many(&mut world), Ok(()));
+    assert!(world.new_orders().contains(&Order::Reset(stream)));
+}
+
+#[test]
+fn a_connection_whose_client_only_acknowledges_what_the_target_sends_is_used() {
+    let mut world = World::new(Manner::Eager);
+    let (_, stream) = world.connected(40000, 5432);
+    for _ in 0..15 {
+        world.target_sends(stream, b"tick");
+        world.run(secs(60));
+    }
+
+    assert_eq!(one_too_many(&mut world), Err(Refused::Full));
+    assert!(!world.new_orders().contains(&Order::Reset(stream)));
 }
 
 #[test]

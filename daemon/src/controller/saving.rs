@@ -56,6 +56,12 @@ pub(super) fn refusal(error: &io::Error) -> ApiError {
     ApiError::new(ErrorCode::Internal, text)
 }
 
+fn timed_out() -> io::Error {
+    let seconds = PATIENCE.as_secs();
+    let text = format!("the disk has not answered for {seconds} s");
+    io::Error::new(ErrorKind::TimedOut, text)
+}
+
 /// See the module.
 pub(super) struct Saving {
     desk: Desk,
@@ -118,12 +124,13 @@ impl Saving {
     /// Saves a state that a user has asked for, and tells what comes of it. The state in force stays the caller's business.
     pub(super) async fn save(&mut self, state: &State, takes: bool) -> Standing {
         self.version += 1;
-        let saving = tokio::time::timeout(PATIENCE, self.write_state(state, takes));
-        let outcome = saving.await.unwrap_or_else(|_| {
-            let seconds = PATIENCE.as_secs();
-            let text = format!("the disk has not answered for {seconds} s");
-            Err(io::Error::new(ErrorKind::TimedOut, text))
-        });
+        let is_known = self.is_stalled().await;
+        let outcome = if is_known {
+            Err(timed_out())
+        } else {
+            let saving = tokio::time::timeout(PATIENCE, self.write_state(state, takes));
+            saving.await.unwrap_or_else(|_| Err(timed_out()))
+        };
         let standing = Standing::of(takes, outcome);
         let now = clock::now();
         match &standing {
@@ -132,6 +139,12 @@ impl Saving {
                 if !self.history_unsaved {
                     self.succeeded();
                 }
+            }
+            // Whatever ends the job that is under way has the state in force written again, and soon.
+            Standing::Unsaved(_) if is_known && self.trouble.is_some() => self.unsaved = true,
+            Standing::Refused(_) if is_known && self.trouble.is_some() => {
+                self.version += 1;
+                self.unsaved = true;
             }
             Standing::Unsaved(error) => {
                 self.unsaved = true;
@@ -150,6 +163,17 @@ impl Saving {
         standing
     }
 
+    /// Whether what is under way has been for so long that nobody should wait for it: each change would wait anew, and nothing else
+    /// is done meanwhile.
+    async fn is_stalled(&mut self) -> bool {
+        let since = self.desk.busy_since();
+        let is_old = since.is_some_and(|since| clock::now() >= since + PATIENCE);
+        is_old
+            && tokio::time::timeout(Duration::ZERO, self.finished())
+                .await
+                .is_err()
+    }
+
     async fn write_state(&mut self, state: &State, takes: bool) -> io::Result<Saved> {
         if self.desk.is_busy() {
             let done = self.desk.finished().await;
@@ -160,10 +184,11 @@ impl Saving {
             state: state.clone(),
             takes,
         };
-        self.desk.hand_in(Job {
+        let job = Job {
             state: Some(job),
             ..Job::default()
-        });
+        };
+        self.desk.hand_in(job, clock::now());
         let done = self.desk.finished().await;
         self.under_way = None;
         let none = || Err(io::Error::other("the state was not written"));
@@ -194,7 +219,7 @@ impl Saving {
             takes: true,
         });
         if state.is_some() || history.is_some() {
-            self.desk.hand_in(Job { state, history });
+            self.desk.hand_in(Job { state, history }, clock::now());
         }
     }
 
@@ -433,6 +458,19 @@ mod tests {
         };
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(saving.warning().is_some(), "it may yet be written");
+        // Whatever is asked for while the same job is under way is answered at once.
+        let began = clock::now();
+        for _ in 0..100 {
+            let refused = bench.runtime.block_on(saving.save(&state, false));
+            let Standing::Refused(error) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+        let taken = bench.runtime.block_on(saving.save(&state, true));
+        assert!(matches!(taken, Standing::Unsaved(_)), "{taken:?}");
+        assert!(clock::now().saturating_duration_since(began) < PATIENCE);
+        assert_eq!(saving.pause, 2 * FIRST_PAUSE, "one trouble, not a hundred");
         bench.answer(saving, |bench, mut saving| {
             bench.finish(&mut saving);
             assert!(saving.due().is_some(), "and is replaced then");

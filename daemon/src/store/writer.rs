@@ -1,6 +1,7 @@
 //! A thread that writes, so that no other waits for the disk: one job at a time, each with the newest there is when it begins.
 
 use std::io;
+use std::time::Instant;
 
 use punch_state::State;
 use tokio::sync::mpsc;
@@ -62,7 +63,7 @@ pub(crate) struct Writer {
 pub(crate) struct Desk {
     jobs: mpsc::Sender<Job>,
     done: mpsc::Receiver<Done>,
-    busy: bool,
+    busy_since: Option<Instant>,
 }
 
 impl Writer {
@@ -73,7 +74,7 @@ impl Writer {
         let desk = Desk {
             jobs,
             done,
-            busy: false,
+            busy_since: None,
         };
         let writer = Self {
             store,
@@ -103,24 +104,29 @@ fn perform(store: &mut Store, job: Job) -> Done {
 impl Desk {
     /// Whether a job is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        self.busy
+        self.busy_since.is_some()
+    }
+
+    /// Since when a job is under way.
+    pub(crate) fn busy_since(&self) -> Option<Instant> {
+        self.busy_since
     }
 
     /// Has this written. Nothing else may be under way.
-    pub(crate) fn hand_in(&mut self, job: Job) {
-        debug_assert!(!self.busy, "one job at a time");
+    pub(crate) fn hand_in(&mut self, job: Job, now: Instant) {
+        debug_assert!(!self.is_busy(), "one job at a time");
         // The channel has room for the one job, and a writer that is gone shows in `finished`.
         let _ = self.jobs.try_send(job);
-        self.busy = true;
+        self.busy_since = Some(now);
     }
 
     /// What came of the job that is under way; without one it waits for ever.
     pub(crate) async fn finished(&mut self) -> Done {
-        if !self.busy {
+        if !self.is_busy() {
             return std::future::pending().await;
         }
         let done = self.done.recv().await;
-        self.busy = false;
+        self.busy_since = None;
         done.unwrap_or_else(|| {
             let gone = || Some(Err(io::Error::other("the thread that writes has ended")));
             Done {

@@ -14,8 +14,9 @@ pub(super) enum Obstacle {
     NoPublicAddress,
     /// Both are behind one NAT, which does not send packets for its own address back inside.
     NoHairpinning,
-    /// Both are in one network, which keeps its machines apart.
-    Isolated,
+    /// Both seem to be in one network, which keeps its machines apart; or they are in two like it behind one NAT, as homes behind
+    /// a carrier's are, which does not send packets for its own address back inside.
+    ApartBehindOneNat,
 }
 
 impl Obstacle {
@@ -31,8 +32,8 @@ impl Obstacle {
             Self::NoHairpinning => {
                 "both are behind the same NAT, which does not send packets for its own public address back inside."
             }
-            Self::Isolated => {
-                "both are in the same network, which lets its machines not talk to each other (client isolation)."
+            Self::ApartBehindOneNat => {
+                "both are behind the same NAT, which does not send packets for its own public address back inside; and if they are in one network, it lets its machines not talk to each other (client isolation)."
             }
         }
     }
@@ -73,7 +74,7 @@ fn between(own: &[IpAddr], theirs: &[IpAddr], hairpinning: Option<bool>) -> Opti
         .any(|ip| theirs.iter().any(|other| is_near(*ip, *other)));
     let shared = own.iter().any(|ip| is_public(*ip) && theirs.contains(ip));
     match (shared, neighbours) {
-        (true, true) => Some(Obstacle::Isolated),
+        (true, true) => (hairpinning == Some(false)).then_some(Obstacle::ApartBehindOneNat),
         (true, false) => (hairpinning == Some(false)).then_some(Obstacle::NoHairpinning),
         (false, true) => None,
         (false, false) => {
@@ -144,9 +145,11 @@ mod tests {
                 &[lan, public],
                 &["192.168.1.3", public],
                 Some(false),
-                Some(Obstacle::Isolated),
+                Some(Obstacle::ApartBehindOneNat),
             ),
             // There is a chance, or it is not known.
+            (&[lan, public], &["192.168.1.3", public], Some(true), None),
+            (&[lan, public], &["192.168.1.3", public], None, None),
             (&[lan, public], &[other_lan, public], Some(true), None),
             (&[lan, public], &[other_lan, public], None, None),
             (&[lan, public], &[other_lan, another], Some(false), None),

@@ -2,8 +2,8 @@
 //! While they are answered, the search takes nothing from anybody.
 //!
 //! One that is not answered stops the search at once, but may only have been lost on the way. So three more follow, over all
-//! servers, and beside them a question from a socket that has had its mapping for long. If one of the three is answered, the
-//! search goes on. If only the old flow is, the NAT gives out no new mappings: its ports are used up. If nobody answers, the
+//! servers and apart from each other, since losses come in bursts, and beside them a question from a socket that has had its mapping
+//! for long. If one of the three is answered, the search goes on. If only the old flow is, the NAT gives out no new mappings: its ports are used up. If nobody answers, the
 //! servers or the line are gone, and nothing is learned.
 
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Canaries that must all stay unanswered, after one has.
 const CONFIRMATIONS: usize = 3;
+/// Between two of them: none of the bursts that are usual at a full queue or on the air loses all three.
+const CONFIRMATION_INTERVAL: Duration = Duration::from_millis(150);
 /// How often a socket that could not be opened is asked for in vain.
 const MAX_REFUSED: u32 = 5;
 
@@ -41,7 +43,7 @@ enum State {
     First,
     /// The last one was answered, or still may be.
     Fine,
-    /// One was not answered; the others may be until then.
+    /// One was not answered; the others may be until then, or later if they left late.
     Doubt(Instant),
     Over(Verdict),
 }
@@ -69,6 +71,8 @@ pub(crate) struct Canary {
     state: State,
     /// When the next one leaves; `None` while the search makes no mappings.
     next: Option<Instant>,
+    /// Confirmations for which no socket was asked yet.
+    to_confirm: usize,
     /// Sockets that are needed, and those of them that were asked for.
     wanted: usize,
     opening: usize,
@@ -94,6 +98,7 @@ impl Canary {
             turn: 0,
             state: State::First,
             next: Some(now + INTERVAL),
+            to_confirm: 0,
             wanted: 1,
             opening: 0,
             refused: 0,
@@ -180,6 +185,7 @@ impl Canary {
         self.timeout = TIMEOUT.max(2 * took).min(FIRST_TIMEOUT);
         if matches!(self.state, State::First | State::Doubt(_)) {
             self.state = State::Fine;
+            self.to_confirm = 0;
             self.next = Some(now + INTERVAL);
         }
         true
@@ -211,14 +217,13 @@ impl Canary {
                 self.wanted += usize::from(self.wanted + self.opening == 0);
                 self.next = Some(now + INTERVAL);
             }
-            State::Doubt(until) if until <= now => {
-                let used_up = self.old_flow && self.refused == 0;
-                self.state = State::Over(if used_up {
-                    Verdict::UsedUp
-                } else {
-                    Verdict::Unheard
-                });
+            State::Doubt(_) if self.to_confirm > 0 && self.next.is_none_or(|at| at <= now) => {
+                self.to_confirm -= 1;
+                self.wanted += 1;
+                self.next = Some(now + CONFIRMATION_INTERVAL);
+                self.state = State::Doubt(now + self.timeout);
             }
+            State::Doubt(until) if self.to_confirm == 0 && until <= now => self.decide(),
             State::Fine if sending && self.next.is_none_or(|at| at <= now) => {
                 self.wanted += usize::from(self.wanted + self.opening == 0);
                 self.next = Some(now + INTERVAL);
@@ -235,6 +240,7 @@ impl Canary {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let own = match self.state {
             State::First | State::Fine => self.next,
+            State::Doubt(_) if self.to_confirm > 0 => self.next,
             State::Doubt(until) => Some(until),
             State::Over(_) => None,
         };
@@ -263,14 +269,31 @@ impl Canary {
     pub(crate) fn stop(&mut self) {
         let fresh = self.flights.drain(..).filter(|flight| flight.fresh);
         self.closing.extend(fresh.map(|flight| flight.socket));
-        (self.wanted, self.next) = (0, None);
+        (self.wanted, self.to_confirm, self.next) = (0, 0, None);
+    }
+
+    /// The time of the confirmations is over: those under way are waited for, and without one of them nothing is proved.
+    fn decide(&mut self) {
+        let fresh = self.flights.iter().filter(|flight| flight.fresh);
+        if let Some(last) = fresh.map(|flight| flight.until).max() {
+            self.state = State::Doubt(last);
+            return;
+        }
+        let all_sent = self.refused == 0 && self.wanted + self.opening == 0;
+        self.state = State::Over(if self.old_flow && all_sent {
+            Verdict::UsedUp
+        } else {
+            Verdict::Unheard
+        });
     }
 
     fn doubt(&mut self, now: Instant) {
         self.turn += 1;
+        self.to_confirm = CONFIRMATIONS - 1;
+        self.next = Some(now + CONFIRMATION_INTERVAL);
         self.state = State::Doubt(now + self.timeout);
         (self.old_flow, self.refused) = (false, 0);
-        self.wanted = CONFIRMATIONS;
+        self.wanted = 1;
         for _ in 0..self.servers.len().min(2) {
             self.ask(SocketId::MAIN_V4, false, now);
         }

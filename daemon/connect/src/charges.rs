@@ -61,6 +61,11 @@ impl Charges {
         }
     }
 
+    /// The peer has proven that this address is its own: what it got was sent to nobody else.
+    pub(crate) fn refund(&mut self, address: Ipv4Addr) {
+        self.by_address.remove(&address);
+    }
+
     fn forget(&mut self, now: Instant) {
         self.by_address.retain(|_, searches| {
             searches.retain(|(began, _)| now.saturating_duration_since(*began) < WINDOW);

@@ -453,6 +453,9 @@ impl Connector {
         let mut out = Outputs::new(peer, &self.network, queues, sockets, transactions);
         let again = connection.drain(&mut out, now);
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
+        if let Some(address) = out.found_at {
+            self.searches.charges.refund(address);
+        }
         self.searches.settle(cost, &mut self.network, now);
         for envelope in envelopes {
             self.signalling.servers.send(connection.id, &envelope);

@@ -64,6 +64,7 @@ mod retry;
 pub(crate) mod searching;
 mod stamps;
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
@@ -460,8 +461,12 @@ impl PeerConnection {
             } => {
                 out.mappings += mappings;
                 out.used_up = out.used_up.or(used_up);
-                if found {
-                    self.history.handle_search_found();
+                let path = self.attempts.get_mut(index).and_then(|a| a.agent.path());
+                if found
+                    && let Some(IpAddr::V4(at)) = path.map(|path| path.remote.ip())
+                    && self.history.handle_search_found(at)
+                {
+                    out.found_at = Some(at);
                 }
             }
             // A successor had no path that could be lost; the others are dealt with before.

@@ -1,5 +1,6 @@
 //! What earlier attempts with one peer have shown.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::NatSummary;
@@ -27,6 +28,10 @@ pub(crate) struct History {
     failed_searches: u32,
     /// When the next search may begin.
     next_search: Option<Instant>,
+    /// When the last search began, and the one before it.
+    began: [Option<Instant>; 2],
+    /// The addresses that the last search has sent to.
+    searched: Vec<Ipv4Addr>,
     /// The peer has called or answered.
     has_met: bool,
 }
@@ -86,7 +91,9 @@ impl History {
 
     /// A search begins. The interval counts from here, or a peer that cuts a search short by a new offer would get the next one
     /// at once.
-    pub(super) fn handle_search(&mut self, now: Instant) {
+    pub(super) fn handle_search(&mut self, targets: &[Ipv4Addr], now: Instant) {
+        self.began = [Some(now), self.began[0]];
+        self.searched = targets.to_vec();
         let interval = if self.failed_searches == 0 {
             FIRST_SEARCH_INTERVAL
         } else {
@@ -96,14 +103,53 @@ impl History {
         self.next_search = Some(now + interval);
     }
 
-    /// A search has found the path. The pause stays: a peer that names the addresses of others and answers in the end would get
-    /// the next search at once.
-    pub(super) fn handle_search_found(&mut self) {
+    /// A search has found the path, at this address; returns whether the search has sent to it. The pause stays where it has
+    /// sent to others, too: a peer that names strangers and answers in the end would get the next search at once. Where all
+    /// was for the peer itself, it need not wait to be found again, after a crash for instance, but twice in a minute is the most.
+    pub(super) fn handle_search_found(&mut self, at: Ipv4Addr) -> bool {
         self.failed_searches = 0;
+        if self.searched == [at] {
+            self.next_search = self.began[1].map(|began| began + SEARCH_INTERVAL);
+        }
+        self.searched.contains(&at)
     }
 
     /// When the next search may begin, if there was one.
     pub(super) fn next_search(&self) -> Option<Instant> {
         self.next_search
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::start::start;
+
+    const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+    const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+    #[test]
+    fn whoever_was_found_at_the_only_address_that_was_searched_may_be_searched_for_again_twice_a_minute()
+     {
+        let (mut history, began) = (History::default(), start());
+        history.handle_search(&[OWN], began);
+        assert!(history.handle_search_found(OWN));
+        assert_eq!(history.next_search(), None, "it may have crashed");
+        let again = began + Duration::from_secs(5);
+        history.handle_search(&[OWN], again);
+        assert!(history.handle_search_found(OWN));
+        assert_eq!(history.next_search(), Some(began + SEARCH_INTERVAL));
+    }
+
+    #[test]
+    fn a_peer_that_has_named_strangers_waits_also_if_it_was_found() {
+        let (mut history, began) = (History::default(), start());
+        history.handle_search(&[STRANGER, OWN], began);
+        assert!(history.handle_search_found(OWN));
+        assert_eq!(history.next_search(), Some(began + FIRST_SEARCH_INTERVAL));
+        // What the peer's own check has found may be elsewhere.
+        history.handle_search(&[STRANGER], began + FIRST_SEARCH_INTERVAL);
+        assert!(!history.handle_search_found(OWN));
+        assert!(history.next_search() > Some(began + FIRST_SEARCH_INTERVAL));
     }
 }

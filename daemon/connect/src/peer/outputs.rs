@@ -1,6 +1,7 @@
 //! What a connection has to send and to say, on its way out.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
 use punch_packet::PeerHandle;
 use punch_traversal::{SocketId, Transmit};
@@ -25,6 +26,8 @@ pub(crate) struct Outputs<'a> {
     pub(crate) mappings: u32,
     /// If the NAT gave a search no more ports: its mappings beside which others still got theirs.
     pub(crate) used_up: Option<u32>,
+    /// Where a search has found the peer.
+    pub(crate) found_at: Option<Ipv4Addr>,
     /// Whether this side's NAT is known.
     pub(crate) measured: bool,
 }
@@ -48,6 +51,7 @@ impl<'a> Outputs<'a> {
             envelopes: Vec::new(),
             mappings: 0,
             used_up: None,
+            found_at: None,
             measured: network.is_measured(),
         }
     }

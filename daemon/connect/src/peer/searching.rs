@@ -24,7 +24,7 @@ pub(crate) fn begin(
     // With less than a quarter of what it would cost it is not worth the packets.
     let too_dear = left < (step.entries / 4).max(1);
     if too_early.is_none() && too_many.is_none() && !too_dear {
-        connection.history.handle_search(now);
+        connection.history.handle_search(&targets, now);
         searches.charges.charge(&targets, packets, now);
         agent.start_search(left, now);
         return Some((step.kind, step.chance));

@@ -233,8 +233,15 @@ impl PeerConnection {
 
     /// Whether an offer whose turn has come is still to go out.
     pub(crate) fn needs_offer(&self, cause: Cause, now: Instant) -> bool {
+        // An attempt that began while the offer waited is what it was to bring about. It would cut short a search, be it the peer's;
+        // if the attempt fails, the retry follows.
+        let queued_at = self.calls.queued_at();
+        if queued_at.is_some_and(|at| self.attempts.have_begun_since(at)) {
+            return false;
+        }
         match cause {
-            Cause::User | Cause::Own => self.is_wanted(),
+            Cause::User => self.is_wanted(),
+            Cause::Own => self.is_wanted() || self.awaits_path(),
             Cause::Server(_) => {
                 self.is_wanted()
                     && self.path().is_none()
@@ -242,6 +249,12 @@ impl PeerConnection {
                     && !self.attempts.are_younger_than(RETRY_MIN, now)
             }
         }
+    }
+
+    /// Whether an exchange is complete that nothing has come of yet, and the peer is not refused. An end that answers and that nobody
+    /// wants anything of makes an offer all the same when it knows more of its NAT than it has told.
+    fn awaits_path(&self) -> bool {
+        !self.is_blocked() && self.path().is_none() && !self.attempts.is_empty()
     }
 
     /// The user wants an offer now: returns whether it is to go out, and hurries the next one if not.
@@ -351,8 +364,9 @@ impl PeerConnection {
     /// Does what is due; returns whether a new offer is.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         self.attempts.handle_timeout(now);
-        let due = self.calls.retry.take_due(now);
-        due && self.is_wanted() && !self.demand.is_expired(now) && !self.path_answers()
+        let due = self.calls.retry.take_due(now) && !self.path_answers();
+        let better = self.calls.retry.take_better_due(now);
+        (due || better) && self.is_wanted() && !self.demand.is_expired(now)
     }
 
     /// When [`Self::handle_timeout`] wants to be called.

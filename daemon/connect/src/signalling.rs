@@ -168,6 +168,7 @@ impl Signalling {
             // The server has said that it could not deliver the offer: no other one need hear of it.
             Appeared::Repeat { envelope, next } => {
                 self.servers.send_over(server, id, envelope);
+                connection.calls.handle_queued(now);
                 self.offers.add(peer, Cause::Server(server), next);
             }
             Appeared::Offer => self.offer(peer, Cause::Server(server), around, now),
@@ -197,7 +198,25 @@ impl Signalling {
         self.dropped.unusable += u64::from(!taken);
     }
 
+    /// Answers an offer or not; stamps that it has moved are kept, whatever has become of it.
     fn handle_offer(
+        &mut self,
+        server: ServerId,
+        peer: PeerHandle,
+        envelope: &[u8],
+        around: &mut Around<'_>,
+        now: Instant,
+    ) -> bool {
+        let stamps = |peers: &Peers| peers.get(peer).map(|connection| connection.calls.stamps);
+        let before = stamps(around.peers);
+        let taken = self.answer_offer(server, peer, envelope, around, now);
+        if stamps(around.peers) != before {
+            around.note_stamps(peer);
+        }
+        taken
+    }
+
+    fn answer_offer(
         &mut self,
         server: ServerId,
         peer: PeerHandle,
@@ -211,20 +230,16 @@ impl Signalling {
         if !self.envelopes.admit(connection, server, now) {
             return false;
         }
-        let (to, seen) = (connection.id, connection.calls.stamps.seen);
+        let to = connection.id;
         let opened = match self.envelopes.open_offer(connection, server, envelope, now) {
             Ok(opened) => opened,
             Err(OfferError::Unusable) => return false,
             Err(OfferError::Refused { refusal, clock_s }) => {
-                let is_noted = connection.calls.stamps.seen != seen;
                 if let Some(refusal) = refusal {
                     self.servers.send_over(server, to, refusal);
                 }
                 if let Some(seconds) = clock_s {
                     around.news(News::Stale { peer, seconds });
-                }
-                if is_noted {
-                    around.note_stamps(peer);
                 }
                 return false;
             }
@@ -239,7 +254,6 @@ impl Signalling {
             .answer(connection, around.network, opened, now);
         let Some(answer) = answer else { return false };
         self.servers.send_over(server, to, answer);
-        around.note_stamps(peer);
         true
     }
 
@@ -303,6 +317,7 @@ impl Signalling {
             connection.calls.postpone(now);
             return;
         }
+        connection.calls.handle_queued(now);
         self.offers
             .add(peer, cause, connection.next_offer(cause, now));
         self.send_offers(around, now);

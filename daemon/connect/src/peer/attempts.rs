@@ -221,6 +221,12 @@ impl Attempts {
         newest.is_some_and(|attempt| now.saturating_duration_since(attempt.began) < age)
     }
 
+    /// Whether the newest attempt began after `at`.
+    pub(super) fn have_begun_since(&self, at: Instant) -> bool {
+        let newest = self.live.back();
+        newest.is_some_and(|attempt| attempt.began > at)
+    }
+
     /// Whether the newest attempt began before this side's NAT was measured; each is told once.
     pub(super) fn take_unmeasured(&mut self) -> bool {
         let newest = self.live.back_mut();

@@ -51,6 +51,8 @@ pub(crate) struct Calls {
     offered: TokenBucket,
     exchanges: TokenBucket,
     last_offer: Option<Instant>,
+    /// When an offer to the peer was last put in the queue.
+    queued_at: Option<Instant>,
 }
 
 impl Calls {
@@ -66,6 +68,7 @@ impl Calls {
             offered: TokenBucket::new(OFFERS),
             exchanges: TokenBucket::new(EXCHANGES),
             last_offer: None,
+            queued_at: None,
         }
     }
 
@@ -93,6 +96,16 @@ impl Calls {
             .flatten()
             .max()
             .unwrap_or(at)
+    }
+
+    /// An offer to the peer waits for its turn.
+    pub(crate) fn handle_queued(&mut self, now: Instant) {
+        self.queued_at = Some(now);
+    }
+
+    /// When an offer to the peer was last put in the queue.
+    pub(super) fn queued_at(&self) -> Option<Instant> {
+        self.queued_at
     }
 
     /// An offer has gone out over all servers.

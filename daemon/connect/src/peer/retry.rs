@@ -18,6 +18,9 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Retry {
     at: Option<Instant>,
+    /// When a better path is looked for, while one of last resort serves. Neither a doubt about that path nor an offer that does not
+    /// lead to another one changes it.
+    better_at: Option<Instant>,
     /// The retry time before [`Self::hurry`] moved it.
     original: Option<Instant>,
     /// Offers since there was a path.
@@ -34,7 +37,7 @@ impl Retry {
 
     /// There is a path, but one of last resort: a better one is looked for now and then.
     pub(super) fn handle_last_resort(&mut self, now: Instant) {
-        self.at = Some(now + BETTER_PATH_INTERVAL);
+        self.better_at = Some(now + BETTER_PATH_INTERVAL);
     }
 
     /// An offer has gone out.
@@ -78,6 +81,7 @@ impl Retry {
     /// The path is lost: the next waits are short.
     pub(super) fn handle_lost(&mut self) {
         (self.offers, self.unanswered) = (0, 0);
+        self.better_at = None;
     }
 
     /// An attempt has found nothing. No new one begins before `search_at`, when the peer may be searched for again; one whose
@@ -134,9 +138,18 @@ impl Retry {
         due
     }
 
+    /// Whether an offer that looks for a better path is due; the next one is then due an interval later.
+    pub(super) fn take_better_due(&mut self, now: Instant) -> bool {
+        let due = self.better_at.is_some_and(|at| at <= now);
+        if due {
+            self.handle_last_resort(now);
+        }
+        due
+    }
+
     /// When the next offer is due.
     pub(super) fn at(&self) -> Option<Instant> {
-        self.at
+        [self.at, self.better_at].into_iter().flatten().min()
     }
 
     /// Offers that nobody has answered, since the peer was heard of.

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const MAX_STALE: Duration = Duration::from_secs(600);
 
 /// The newest stamps exchanged with one peer, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamps {
     pub(crate) sent: u64,
     pub(crate) seen: u64,

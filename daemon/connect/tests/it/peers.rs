@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{SERVER, connector, credentials, description, username};
 use punch_connect::{Connector, ConnectorEvent, LinkState, News, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
-use punch_signal_protocol::seal::{Exchange, PendingOffer};
+use punch_signal_protocol::seal::{Exchange, Kind, PendingOffer};
 use punch_signal_protocol::{Candidate, CandidateKind, Credentials, Frame, Identity, Note, PeerId};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{SocketId, Transmit};
@@ -44,13 +44,17 @@ impl World {
 
     /// A peer calls, and names its address or no candidate at all.
     fn call(&mut self, number: u8, names_address: bool) -> Caller {
+        let host = Candidate::new(CandidateKind::Host, address(number));
+        self.call_with(number, if names_address { vec![host] } else { vec![] })
+    }
+
+    /// A peer calls, and names these candidates.
+    fn call_with(&mut self, number: u8, candidates: Vec<Candidate>) -> Caller {
         let identity = Identity::from_seed(&[number; 32]);
         let (handle, id) = (PeerHandle(number.into()), identity.id());
-        let address = SocketAddr::from(([203, 0, 113, number], 5000));
+        let address = address(number);
         self.connector.add_peer(handle, id, (0, 0));
         let theirs = credentials(number);
-        let host = Candidate::new(CandidateKind::Host, address);
-        let candidates = if names_address { vec![host] } else { vec![] };
         let description = description(theirs.clone(), candidates);
         let sealed = PendingOffer::seal(&identity, &self.own, description, [number; 32]);
         let (pending, envelope) = sealed.unwrap();
@@ -97,6 +101,34 @@ impl World {
         self.now = end;
     }
 
+    /// Lets time pass while the peer answers every check; returns when offers go out, counted from `since`.
+    fn serve_for(&mut self, caller: &Caller, time: Duration, since: Instant) -> Vec<Duration> {
+        let (end, mut offers) = (self.now + time, Vec::new());
+        loop {
+            let next = self.connector.poll_timeout().filter(|at| *at <= end);
+            self.now = next.unwrap_or(end).max(self.now);
+            self.connector.handle_timeout(self.now);
+            self.collect();
+            for transmit in std::mem::take(&mut self.transmits) {
+                let message = Message::parse(&transmit.bytes).unwrap();
+                if transmit.to == caller.address && message.class == Class::Request {
+                    let answer = caller.answer_to(message.transaction);
+                    self.receive(caller.address, &answer);
+                }
+            }
+            while let Some(signal) = self.connector.poll_signal() {
+                let Frame::Send { envelope, .. } = signal.frame else {
+                    continue;
+                };
+                assert_eq!(Kind::of(&envelope), Some(Kind::Offer));
+                offers.push(self.now - since);
+            }
+            if next.is_none() {
+                return offers;
+            }
+        }
+    }
+
     fn collect(&mut self) {
         self.events
             .extend(std::iter::from_fn(|| self.connector.poll_event()));
@@ -111,6 +143,10 @@ impl World {
         });
         news.collect()
     }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, number], 5000))
 }
 
 impl Caller {
@@ -135,7 +171,11 @@ impl Caller {
             let message = Message::parse(&transmit.bytes).unwrap();
             (message.class == Class::Request).then_some(message.transaction)
         });
-        Writer::new(Class::Success, check.unwrap())
+        self.answer_to(check.unwrap())
+    }
+
+    fn answer_to(&self, check: TransactionId) -> Vec<u8> {
+        Writer::new(Class::Success, check)
             .xor_mapped(SocketAddr::from(([192, 168, 1, 2], 4000)))
             .finish_with_integrity(&self.theirs.password)
     }
@@ -214,4 +254,33 @@ fn a_candidate_that_is_named_late_is_still_checked() {
     world.hear(caller.id, envelope);
     world.run_for(Duration::from_secs(1));
     assert!(world.transmits.iter().any(|t| t.to == caller.address));
+}
+
+#[test]
+fn while_a_path_inside_another_tunnel_serves_an_offer_looks_for_a_better_one_every_ten_minutes() {
+    let in_tunnel = Candidate::in_tunnel(address(1));
+    let elsewhere = Candidate::new(CandidateKind::Host, address(1));
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    for (candidate, due) in [
+        (in_tunnel, vec![minutes(10), minutes(20)]),
+        (elsewhere, vec![]),
+    ] {
+        let mut world = World::new();
+        let caller = world.call_with(1, vec![candidate]);
+        world.connector.handle_server_up(SERVER, world.now);
+        world.receive(caller.address, &caller.check());
+        let mut offers = world.serve_for(&caller, Duration::ZERO, world.now);
+        let since = world.now;
+        let state = world.connector.link_state(caller.handle);
+        assert_eq!(state, LinkState::Connected);
+
+        offers.extend(world.serve_for(&caller, minutes(5), since));
+        // The path is in doubt, and answers.
+        let appeared = Frame::Appeared(caller.id);
+        world.connector.handle_frame(SERVER, appeared, world.now);
+        offers.extend(world.serve_for(&caller, minutes(20), since));
+
+        assert_eq!(offers, due);
+        assert_eq!(world.paths().len(), 1, "the path is the first one");
+    }
 }

@@ -463,3 +463,20 @@ fn a_server_cannot_make_a_refusal() {
     world.hear(SERVER, &peer, &genuine);
     assert!(world.status(&peer).refused.is_some());
 }
+
+#[test]
+fn the_stamp_of_an_offer_that_comes_too_soon_after_others_is_kept() {
+    let mut world = World::new();
+    let peer = world.peer(1, (0, 0));
+    let mut answers = Vec::new();
+    for more in 0..9 {
+        let (_, offer) = world.offer(&peer, WALL + more, Capabilities::PEER);
+        answers.push(world.hear(SERVER, &peer, &offer).len());
+    }
+    assert_eq!(answers, [1, 1, 1, 1, 1, 1, 1, 1, 0]);
+    let kept = world.news().into_iter().rev().find_map(|news| match news {
+        News::Stamps { seen, .. } => Some(*seen),
+        _ => None,
+    });
+    assert_eq!(kept, Some(WALL + 8));
+}

@@ -4,6 +4,7 @@ use punch_engine::{
     Allocation, DirectPath, EngineEvent, Filtering, LinkState, Mapping, NatOverrides, News,
     Outcome, Path, StepKind, StepReport,
 };
+use punch_signal_protocol::seal::Kind;
 
 use crate::packets::{at, udp};
 use crate::world::{A, B, Nat, World, handle, millis, seconds};
@@ -164,4 +165,46 @@ fn what_the_administrator_says_goes_before_what_was_measured() {
         _ => None,
     });
     assert_eq!(profiles.unwrap()[0].mapping, mapping);
+}
+
+/// How many offers a host has sent.
+fn offers(world: &World, index: usize) -> usize {
+    let id = world.hosts[index].id();
+    let sent = world.envelopes.iter().filter(|(from, ..)| *from == id);
+    sent.filter(|(_, _, envelope)| Kind::of(envelope) == Some(Kind::Offer))
+        .count()
+}
+
+#[test]
+fn the_search_that_a_repeated_offer_has_begun_is_not_cut_short_by_the_next_offer() {
+    // The end that searches for long is the one that offers, or the other one.
+    for (nats, searcher) in [([true, false], A), ([false, true], B)] {
+        let mut world = World::natted(7, &nats.map(Nat::new));
+        world.filter = Box::new(|datagram| datagram.is_with_server());
+        world.sign_out(B);
+        world.set_up(A, B, true);
+        world.run_for(seconds(10));
+        let before = offers(&world, A);
+
+        world.sign_in(B);
+        world.run_for(seconds(10));
+
+        let step = search(&world, searcher, 1 - searcher).unwrap();
+        assert_eq!(step.outcome, Outcome::Running);
+        let repeated = offers(&world, A) - before;
+        assert_eq!(repeated, 1, "{searcher} searches");
+    }
+}
+
+#[test]
+fn an_end_that_has_answered_before_it_knew_its_nat_makes_an_offer_when_it_does() {
+    let mut world = World::natted(8, &[true, true].map(Nat::new));
+    world.filter = Box::new(|datagram| datagram.is_with_server());
+    world.restart(B);
+    world.set_up(A, B, true);
+
+    world.run_for(seconds(5));
+
+    assert_eq!(offers(&world, A), 1);
+    assert_eq!(offers(&world, B), 1, "nobody wants anything of B");
 }

@@ -239,12 +239,15 @@ fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
     if !search(link).is_some_and(|step| step.chance < GOOD_CHANCE) {
         return advice;
     }
-    if link.budget < Budget::Aggressive {
-        advice.push(format!(
-            "A larger budget raises the chance: [punch] budget = \"aggressive\" in /etc/punch/punchd.toml (now \"{}\") at both ends, then: sudo systemctl restart punchd. It makes up to 131,072 mappings, which cheap routers may not carry.",
-            link.budget
-        ));
-    }
+    let known = link.mine.as_ref().and_then(|mine| {
+        let allowed = |budget| mine.allowed(budget);
+        Some((
+            mine.capacity()?,
+            allowed(link.budget),
+            allowed(Budget::Aggressive),
+        ))
+    });
+    advice.extend(larger_budget(link.budget, known));
     let theirs = link.theirs.as_ref().map(|nat| nat.budget);
     if let Some(theirs) = theirs.filter(|theirs| *theirs < link.budget) {
         advice.push(format!(
@@ -252,6 +255,33 @@ fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
         ));
     }
     advice
+}
+
+/// Advises the budget aggressive, if there is more in it. `known` is how many mappings there are, and how many of them a search may
+/// hold with `budget` and with aggressive.
+fn larger_budget(budget: Budget, known: Option<(u32, u32, u32)>) -> Option<String> {
+    let is_larger = known.is_none_or(|(_, now, aggressive)| now < aggressive);
+    let makes = match known {
+        Some((all, _, aggressive)) => {
+            format!("It holds up to {aggressive} of the {all} mappings that the NAT here has.")
+        }
+        None => "It makes up to 131,072 mappings, which cheap routers may not carry.".to_owned(),
+    };
+    (budget < Budget::Aggressive && is_larger).then(|| format!(
+        "A larger budget raises the chance: [punch] budget = \"aggressive\" in /etc/punch/punchd.toml (now \"{budget}\") at both ends, then: sudo systemctl restart punchd. {makes}"
+    ))
+}
+
+/// Tells of a search that has come to the end of the ports; `learned` tells whether it is known since how many there are.
+fn ports_used_up(learned: bool) -> String {
+    let next = if learned {
+        " Next time it stays below what was held then."
+    } else {
+        ""
+    };
+    format!(
+        "The NAT's ports are used up: new flows got no answer while old ones did, so the search has stopped.{next}"
+    )
 }
 
 /// What it takes before a search is made.
@@ -275,10 +305,10 @@ fn advice_on_withheld(name: &PeerName, link: &LinkStatus, step: &StepReport) -> 
             "No search is made below a chance of 5 %: with {:.2} % it would take ports from everybody else behind the NATs for nothing.",
             100.0 * step.chance
         )),
-        Outcome::PortsUsedUp => Some(
-            "The NAT's ports are used up: new flows got no answer while old ones did, so the search has stopped. Next time it stays below what was held then."
-                .to_owned(),
-        ),
+        Outcome::PortsUsedUp => {
+            let mine = link.mine.as_ref();
+            Some(ports_used_up(mine.is_some_and(|mine| mine.search.capacity.is_some())))
+        }
         Outcome::Unwatched => Some(
             "No STUN server answered during the search, so nobody could have seen whether it harms others behind the NAT; it has stopped."
                 .to_owned(),
@@ -323,4 +353,29 @@ fn advice_on_search(name: &PeerName, link: &LinkStatus) -> Vec<String> {
 /// The search of the attempt: the step after the ordinary checks.
 fn search(link: &LinkStatus) -> Option<&StepReport> {
     link.steps.iter().find(|step| step.kind != StepKind::Checks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_budget_is_advised_only_where_it_may_hold_more_and_says_how_many() {
+        let says = |budget, known| larger_budget(budget, known).unwrap_or_default();
+        assert!(says(Budget::Normal, None).contains("up to 131,072 mappings"));
+        let text = says(Budget::Normal, Some((400, 300, 336)));
+        assert!(text.contains("up to 336 of the 400 mappings"), "{text}");
+        assert!(text.contains("(now \"normal\")"), "{text}");
+        assert_eq!(says(Budget::Normal, Some((100, 75, 75))), "");
+        assert_eq!(says(Budget::Aggressive, None), "");
+    }
+
+    #[test]
+    fn what_was_held_is_named_only_if_it_was_learned() {
+        assert!(
+            ports_used_up(true)
+                .ends_with("has stopped. Next time it stays below what was held then.")
+        );
+        assert!(ports_used_up(false).ends_with("so the search has stopped."));
+    }
 }

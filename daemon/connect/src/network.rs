@@ -342,6 +342,7 @@ pub(crate) enum AddressNews {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use std::collections::HashSet;
 

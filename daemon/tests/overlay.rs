@@ -234,7 +234,11 @@ fn a_plain_peer_gets_no_address_that_this_machine_needs() {
         assert!(refused.contains(why), "{address}: {refused}");
         assert_eq!(way(a, address.parse().unwrap()), before);
     }
-    // One that is added, and needed later on, is given back.
+    needed_later_on(a, key);
+}
+
+/// An address that is added, and needed later on, is given back.
+fn needed_later_on(a: &Host, key: &str) {
     a.ctl_ok(&[
         "peer",
         "add",

@@ -1,6 +1,5 @@
 //! Signalling and STUN servers: clients started and restarted, names looked up, reports taken.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -235,6 +234,8 @@ fn signal_host(address: &ServerAddress) -> Option<IpAddr> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
+    use std::collections::BTreeSet;
+
     use punch_api::ServerKind;
     use tokio::runtime::Handle;
 

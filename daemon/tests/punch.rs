@@ -136,8 +136,20 @@ fn told(lab: &Lab, step: Step) {
 /// Connects, passes packets, tells how, and keeps only the sockets that it needs.
 #[track_caller]
 fn punches(hint: &str, a: &str, b: &str, step: Step) {
-    let normal = unmeasured("normal");
-    let lab = lab(hint, a, b, [&normal, &normal]);
+    punches_with(hint, a, b, step, &unmeasured("normal"));
+}
+
+/// The same between NATs of which the administrator has said that they have mappings enough: without that, an attempt of these
+/// pairs takes so few that about half of them fail.
+#[track_caller]
+fn punches_in_large_nats(hint: &str, a: &str, b: &str, step: Step) {
+    let config = format!("{}\ncapacity = 131072", unmeasured("aggressive"));
+    punches_with(hint, a, b, step, &config);
+}
+
+#[track_caller]
+fn punches_with(hint: &str, a: &str, b: &str, step: Step, config: &str) {
+    let lab = lab(hint, a, b, [config, config]);
     let before = lab.hosts().map(Host::udp_sockets);
     connect(&lab);
     for (host, peer) in ends(&lab) {
@@ -199,19 +211,19 @@ fn two_that_count() {
 #[test]
 fn one_that_counts_and_one_with_a_block() {
     need_lab!();
-    punches("sbl", "sequential-2", "symmetric-block", Step::Meet);
+    punches_in_large_nats("sbl", "sequential-2", "symmetric-block", Step::Meet);
 }
 
 #[test]
 fn two_with_blocks() {
     need_lab!();
-    punches("bloc", "symmetric-block", "symmetric-block", Step::Birthday);
+    punches_in_large_nats("bloc", "symmetric-block", "symmetric-block", Step::Birthday);
 }
 
 #[test]
 fn address_dependent_and_symmetric() {
     need_lab!();
-    punches("adsy", "address-dependent", "symmetric", Step::HoldAndProbe);
+    punches_in_large_nats("adsy", "address-dependent", "symmetric", Step::HoldAndProbe);
 }
 
 #[test]

@@ -234,24 +234,27 @@ fn stun_servers_that_are_not_there_delay_nobody() {
         fs::create_dir_all(&folder).unwrap();
         fs::write(format!("{folder}/resolv.conf"), "nameserver 198.18.0.53\n").unwrap();
     }
-    lab.a.start();
-    lab.b.start();
+    for host in [&mut lab.a, &mut lab.b] {
+        // Nobody is at this address, and this name has nobody. `server add` would wait for each of them.
+        host.configure("[stun]\nservers = [\"203.0.113.77\", \"stun.example\"]\n");
+        host.start();
+    }
     lab.introduce();
     for host in lab.hosts() {
-        // Nobody is at this address, and this name has nobody.
-        for stun in ["203.0.113.77", "stun.example"] {
-            host.ctl_ok(&["server", "add", "stun", stun]);
-        }
         host.ctl_ok(&["server", "add", "signal", &lab.signal_url(&host.name)]);
         host.wait_for_signal();
     }
     lab.connect();
     assert_eq!(lab.a.peer("b")["path"]["kind"], "host");
+    // A look-up that is over has another trouble than the wait for it.
+    let is_being_looked_up = |name: &Value| {
+        let trouble = name["trouble"].as_str();
+        trouble.is_none_or(|trouble| trouble.starts_with("no answer for"))
+    };
     for host in lab.hosts() {
         let name = host.server("stun.example:3478").unwrap();
-        assert_eq!(
-            name["trouble"],
-            Value::Null,
+        assert!(
+            is_being_looked_up(&name),
             "connected before the look-up was over: {name}"
         );
         // A server that does answer is not kept waiting by the one that does not.
@@ -259,9 +262,8 @@ fn stun_servers_that_are_not_there_delay_nobody() {
         host.ctl_ok(&["server", "add", "stun", &stun]);
         host.wait_for_server(&stun);
         let name = host.server("stun.example:3478").unwrap();
-        assert_eq!(
-            name["trouble"],
-            Value::Null,
+        assert!(
+            is_being_looked_up(&name),
             "answered before the look-up was over: {name}"
         );
     }

@@ -44,7 +44,8 @@ enum State {
     /// The last one was answered, or still may be.
     Fine,
     /// One was not answered; the others may be until then, or later if they left late.
-    Doubt(Instant),
+    /// So many confirmations have got no socket yet.
+    Doubt(Instant, usize),
     Over(Verdict),
 }
 
@@ -71,8 +72,6 @@ pub(crate) struct Canary {
     state: State,
     /// When the next one leaves; `None` while the search makes no mappings.
     next: Option<Instant>,
-    /// Confirmations for which no socket was asked yet.
-    to_confirm: usize,
     /// Sockets that are needed, and those of them that were asked for.
     wanted: usize,
     opening: usize,
@@ -98,7 +97,6 @@ impl Canary {
             turn: 0,
             state: State::First,
             next: Some(now + INTERVAL),
-            to_confirm: 0,
             wanted: 1,
             opening: 0,
             refused: 0,
@@ -127,7 +125,7 @@ impl Canary {
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         match self.state {
             State::Over(verdict) => Some(verdict),
-            State::First | State::Fine | State::Doubt(_) => None,
+            State::First | State::Fine | State::Doubt(..) => None,
         }
     }
 
@@ -183,9 +181,8 @@ impl Canary {
         self.heard = self.heard.max(Some((flight.sent, flight.made)));
         let took = now.saturating_duration_since(flight.sent);
         self.timeout = TIMEOUT.max(2 * took).min(FIRST_TIMEOUT);
-        if matches!(self.state, State::First | State::Doubt(_)) {
+        if matches!(self.state, State::First | State::Doubt(..)) {
             self.state = State::Fine;
-            self.to_confirm = 0;
             self.next = Some(now + INTERVAL);
         }
         true
@@ -217,13 +214,12 @@ impl Canary {
                 self.wanted += usize::from(self.wanted + self.opening == 0);
                 self.next = Some(now + INTERVAL);
             }
-            State::Doubt(_) if self.to_confirm > 0 && self.next.is_none_or(|at| at <= now) => {
-                self.to_confirm -= 1;
+            State::Doubt(_, left @ 1..) if self.next.is_none_or(|at| at <= now) => {
                 self.wanted += 1;
                 self.next = Some(now + CONFIRMATION_INTERVAL);
-                self.state = State::Doubt(now + self.timeout);
+                self.state = State::Doubt(now + self.timeout, left - 1);
             }
-            State::Doubt(until) if self.to_confirm == 0 && until <= now => self.decide(),
+            State::Doubt(until, 0) if until <= now => self.decide(),
             State::Fine if sending && self.next.is_none_or(|at| at <= now) => {
                 self.wanted += usize::from(self.wanted + self.opening == 0);
                 self.next = Some(now + INTERVAL);
@@ -240,8 +236,8 @@ impl Canary {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let own = match self.state {
             State::First | State::Fine => self.next,
-            State::Doubt(_) if self.to_confirm > 0 => self.next,
-            State::Doubt(until) => Some(until),
+            State::Doubt(_, 1..) => self.next,
+            State::Doubt(until, 0) => Some(until),
             State::Over(_) => None,
         };
         let flights = self.flights.iter().map(|flight| flight.until);
@@ -269,14 +265,14 @@ impl Canary {
     pub(crate) fn stop(&mut self) {
         let fresh = self.flights.drain(..).filter(|flight| flight.fresh);
         self.closing.extend(fresh.map(|flight| flight.socket));
-        (self.wanted, self.to_confirm, self.next) = (0, 0, None);
+        (self.wanted, self.next) = (0, None);
     }
 
     /// The time of the confirmations is over: those under way are waited for, and without one of them nothing is proved.
     fn decide(&mut self) {
         let fresh = self.flights.iter().filter(|flight| flight.fresh);
         if let Some(last) = fresh.map(|flight| flight.until).max() {
-            self.state = State::Doubt(last);
+            self.state = State::Doubt(last, 0);
             return;
         }
         let all_sent = self.refused == 0 && self.wanted + self.opening == 0;
@@ -289,9 +285,8 @@ impl Canary {
 
     fn doubt(&mut self, now: Instant) {
         self.turn += 1;
-        self.to_confirm = CONFIRMATIONS - 1;
         self.next = Some(now + CONFIRMATION_INTERVAL);
-        self.state = State::Doubt(now + self.timeout);
+        self.state = State::Doubt(now + self.timeout, CONFIRMATIONS - 1);
         (self.old_flow, self.refused) = (false, 0);
         self.wanted = 1;
         for _ in 0..self.servers.len().min(2) {
@@ -301,7 +296,7 @@ impl Canary {
 
     fn ask(&mut self, socket: SocketId, fresh: bool, now: Instant) {
         let turn = self.turn;
-        let doubtful = matches!(self.state, State::Doubt(_));
+        let doubtful = matches!(self.state, State::Doubt(..));
         self.turn += usize::from(doubtful);
         let to = self.servers[turn % self.servers.len()];
         let id = transaction(&mut self.rng);

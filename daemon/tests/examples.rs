@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use harness::{Host, Lab, Output, Stranger, program, run};
 
 /// In an order in which each finds what it needs; `db` is the other host, `laptop` a peer that is not there.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "id",
     "key show",
     "status",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 21] = [
     "down",
     "peer rename",
     "peer remove",
+    "peer list",
 ];
 
 /// The examples of all commands, by command.
@@ -47,16 +48,14 @@ fn examples() -> Vec<(String, Vec<String>)> {
             lines.next();
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
-        let commands: Vec<_> = section("Commands:")
-            .iter()
-            .map_while(|line| {
-                line.strip_prefix("  ")?
-                    .split(' ')
-                    .next()
-                    .map(str::to_owned)
+        let groups = ["Commands:", "Connect:", "Share:", "Look:"].map(section);
+        let names = groups.iter().flat_map(|lines| {
+            lines.iter().map_while(|line| {
+                let name = line.strip_prefix("  ")?.split(' ').next()?;
+                Some(name.to_owned())
             })
-            .filter(|name| name != "help")
-            .collect();
+        });
+        let commands: Vec<_> = names.filter(|name| name != "help").collect();
         for name in &commands {
             look(&[path, &[name.as_str()]].concat(), found);
         }

@@ -78,7 +78,7 @@ fn servers_that_break_the_login_are_named_and_left_alone() {
     let protocol = "does not speak this protocol";
     let liars = [
         (
-            "does not answer",
+            "no answer for 10 s",
             liar(&lab, |mut stream| drop(stream.read_to_end(&mut Vec::new()))),
         ),
         ("cannot connect", liar(&lab, drop)),

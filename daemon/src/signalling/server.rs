@@ -30,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connection, TLS, upgrade and the server's challenge may take this long at each address of the server.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that has taken the WebSocket has this long to send its challenge: shorter, so that the trouble is told as what it is.
+const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Addresses of a server's name that are tried in one attempt; with one every 250 ms and [`ADDRESS_TIMEOUT`] for the last, an attempt
 /// ends within 12 s.
 const MAX_ADDRESSES: usize = 8;
@@ -184,7 +186,7 @@ async fn connect(
     let (mut socket, _) = client_async_tls_with_config(request, stream, Some(config), connector)
         .await
         .context("cannot connect")?;
-    match next_frame(&mut socket, Instant::now() + ADDRESS_TIMEOUT).await? {
+    match next_frame(&mut socket, Instant::now() + CHALLENGE_TIMEOUT).await? {
         Frame::Challenge(challenge) => Ok(Greeted { socket, challenge }),
         Frame::Refused(why) => bail!("{why}"),
         _ => bail!("the server does not speak this protocol"),

@@ -209,10 +209,8 @@ impl Netlink {
             .build();
         let mut answers = self.handle.route().get(ask).execute();
         let answer = answers.try_next().await.map_err(error)?;
-        Ok(match answer.and_then(|route| Route::of(&route)?.source) {
-            Some(IpAddr::V4(source)) => Some(source),
-            _ => None,
-        })
+        // The kernel marks the answer to a question for one destination as cloned, so it is no route of a table.
+        Ok(answer.and_then(|route| route::source(&route)))
     }
 
     /// Sets a route of ours to exactly this address. What others have set is not replaced.

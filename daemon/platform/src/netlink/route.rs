@@ -187,6 +187,15 @@ pub enum OwnRoute {
     Refusal,
 }
 
+/// The IPv4 source address that packets take.
+pub(super) fn source(message: &RouteMessage) -> Option<Ipv4Addr> {
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(from)) => Some(*from),
+        _ => None,
+    })
+}
+
 /// A route of ours to exactly this address.
 fn plain_message(to: IpAddr) -> RouteMessage {
     let mut message = match to {

@@ -466,17 +466,17 @@ fn a_search_is_remembered_over_a_crash() {
         fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
         let warned = || {
             let log = lab.a.punchd.log_text();
-            log.matches("what has worked before is forgotten").count()
+            log.matches("what was known before is forgotten").count()
         };
         let before = warned();
         lab.a.start();
         assert_eq!(lab.a.why("b").peer.to_string(), "b");
         let log = lab.a.punchd.log_text();
-        let after = log.matches("what has worked before is forgotten").count();
+        let after = log.matches("what was known before is forgotten").count();
         assert_eq!(after, before + 1, "one warning");
         let line = log
             .lines()
-            .rfind(|line| line.contains("what has worked before is forgotten"))
+            .rfind(|line| line.contains("what was known before is forgotten"))
             .unwrap();
         assert!(
             line.contains("WARN") && line.contains("paths.json"),

@@ -146,7 +146,10 @@ fn every_example_of_the_help_does_what_it_says() {
         let entries = list.as_array().unwrap().iter();
         entries.map(|entry| entry[key].clone()).collect()
     };
-    assert_eq!(left("peers", "name"), [json!("laptop"), json!("router")]);
+    assert_eq!(
+        left("peers", "name"),
+        ["laptop", "phone", "router"].map(|name| json!(name))
+    );
     assert_eq!(
         left("forwards", "target"),
         [json!("127.0.0.1:80"), json!("192.168.1.1:53")]

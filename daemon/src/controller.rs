@@ -3,7 +3,6 @@
 mod addresses;
 mod announcer;
 mod change;
-mod complaint;
 mod endpoints;
 mod handles;
 mod history;

@@ -2,20 +2,32 @@
 //! the next address is tried beside the earlier ones as soon as one has failed or 250 ms have passed, and the first that
 //! succeeds wins. An address that answers nothing costs a quarter of a second, not the whole attempt.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// The next address is tried after this, although no earlier one has failed (RFC 8305 §5, "Connection Attempt Delay").
 pub(crate) const STAGGER: Duration = Duration::from_millis(250);
 
+/// The addresses of a name in the order in which they are to be tried, at most so many.
+///
+/// # Errors
+/// The system's name service does not know the name, or does not answer.
+pub(crate) async fn look_up(name: impl ToSocketAddrs, most: usize) -> io::Result<Vec<SocketAddr>> {
+    let mut all = alternate(lookup_host(name).await?);
+    all.truncate(most);
+    Ok(all)
+}
+
 /// The addresses with their families alternating, the family of the first one first (RFC 8305 §4); inside a family the order
 /// stays, because the system has sorted them (RFC 6724). No address comes twice.
-pub(crate) fn alternate(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+fn alternate(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for address in addresses {
         let family = match first.first() {

@@ -1,4 +1,4 @@
-//! Which overlay addresses are used: an address that two peers have, or that this machine reaches otherwise, is nobody's.
+//! The overlay addresses that are used: an address that two peers have, or that this machine reaches otherwise, is nobody's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use punch_api::{MappingProtocol, PortMappingView};
+use punch_engine::is_private;
 use punch_platform::clock;
 use punch_platform::netlink::Gateway;
 use punch_signal_protocol::Identity;
@@ -295,7 +296,7 @@ fn mapped(held: &Held, trouble: Option<String>) -> PortMappingView {
         protocol: Some(held.protocol().into()),
         external: Some(held.external.into()),
         trouble,
-        double_nat: double_nat(*held.external.ip()),
+        double_nat: is_private(*held.external.ip()),
     }
 }
 
@@ -320,12 +321,6 @@ fn pause(failures: u32) -> Duration {
     PAUSE
         .saturating_mul(2_u32.saturating_pow(failures))
         .min(PAUSE_MAX)
-}
-
-/// RFC 1918, and RFC 6598 (the carrier's).
-fn double_nat(external: Ipv4Addr) -> bool {
-    let [first, second, ..] = external.octets();
-    external.is_private() || (first == 100 && second & 0xc0 == 64)
 }
 
 fn jitter(most: Duration) -> Duration {
@@ -393,7 +388,7 @@ mod tests {
             [100, 64, 0, 1],
             [100, 127, 0, 1],
         ] {
-            assert!(double_nat(address.into()), "{address:?}");
+            assert!(is_private(address.into()), "{address:?}");
         }
         for address in [
             [100, 63, 0, 1],
@@ -401,7 +396,7 @@ mod tests {
             [203, 0, 113, 1],
             [172, 32, 0, 1],
         ] {
-            assert!(!double_nat(address.into()), "{address:?}");
+            assert!(!is_private(address.into()), "{address:?}");
         }
     }
 }

@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_platform::clock;
-use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 
-use crate::dial::alternate;
+use crate::dial::look_up;
 use crate::tasks::{Spawner, Task, sleep_until};
 
 /// Names are looked up anew this often.
@@ -105,10 +104,8 @@ impl Resolver {
             }
             let (place, results) = (place.clone(), self.results.0.clone());
             let look_up = async move {
-                let found = lookup_host(place.as_str())
-                    .await
-                    .map(|found| alternate(found).into_iter().take(MAX_ADDRESSES).collect())
-                    .map_err(|error| error.to_string());
+                let found = look_up(place.as_str(), MAX_ADDRESSES).await;
+                let found = found.map_err(|error| error.to_string());
                 let _ = results.send((place, found)).await;
             };
             name.task = Some(self.spawner.spawn("resolve", look_up));

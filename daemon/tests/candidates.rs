@@ -1,4 +1,4 @@
-//! Which of many addresses are used: of this machine, of a server's name.
+//! Tests of the choice among many addresses: of this machine, and of a server's name.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
 mod harness;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use harness::{Host, Lab, Output, Stranger, program, run};
 
 /// In an order in which each finds what it needs; `db` is the other host, `laptop` a peer that is not there.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "id",
     "key show",
     "status",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 21] = [
     "deny",
     "down",
     "peer rename",
+    "peer list",
     "peer remove",
 ];
 

@@ -103,5 +103,7 @@ fn reason(view: &WhyView) -> String {
 }
 
 fn hint(peer: &PeerName) -> String {
-    format!("; punchd keeps trying. To see why: punchctl why {peer}")
+    format!(
+        "; punchd keeps trying. To see why: punchctl why {peer}; whether servers answer: punchctl server list"
+    )
 }

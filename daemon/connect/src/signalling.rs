@@ -68,6 +68,14 @@ impl Around<'_> {
     }
 }
 
+/// An envelope, and who brought it.
+#[derive(Clone, Copy)]
+struct Delivered<'a> {
+    server: ServerId,
+    peer: PeerHandle,
+    envelope: &'a [u8],
+}
+
 /// See the module.
 pub(crate) struct Signalling {
     pub(crate) envelopes: Envelopes,
@@ -188,11 +196,16 @@ impl Signalling {
             around.events.extend(news.map(ConnectorEvent::News));
             return;
         };
+        let delivered = Delivered {
+            server,
+            peer,
+            envelope,
+        };
         let taken = match seal::Kind::of(envelope) {
-            Some(seal::Kind::Offer) => self.handle_offer(server, peer, envelope, around, now),
-            Some(seal::Kind::Answer) => self.handle_answer(server, peer, envelope, around, now),
+            Some(seal::Kind::Offer) => self.handle_offer(delivered, around, now),
+            Some(seal::Kind::Answer) => self.handle_answer(delivered, around, now),
             Some(seal::Kind::Note) => around.handle_note(peer, envelope, now),
-            Some(seal::Kind::Refusal) => self.handle_refusal(server, peer, envelope, around, now),
+            Some(seal::Kind::Refusal) => self.handle_refusal(delivered, around, now),
             None => false,
         };
         self.dropped.unusable += u64::from(!taken);
@@ -201,15 +214,14 @@ impl Signalling {
     /// Answers an offer or not; stamps that it has moved are kept, whatever has become of it.
     fn handle_offer(
         &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        envelope: &[u8],
+        delivered: Delivered<'_>,
         around: &mut Around<'_>,
         now: Instant,
     ) -> bool {
+        let peer = delivered.peer;
         let stamps = |peers: &Peers| peers.get(peer).map(|connection| connection.calls.stamps);
         let before = stamps(around.peers);
-        let taken = self.answer_offer(server, peer, envelope, around, now);
+        let taken = self.answer_offer(delivered, around, now);
         if stamps(around.peers) != before {
             around.note_stamps(peer);
         }
@@ -218,12 +230,15 @@ impl Signalling {
 
     fn answer_offer(
         &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        envelope: &[u8],
+        delivered: Delivered<'_>,
         around: &mut Around<'_>,
         now: Instant,
     ) -> bool {
+        let Delivered {
+            server,
+            peer,
+            envelope,
+        } = delivered;
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;
         };
@@ -259,12 +274,15 @@ impl Signalling {
 
     fn handle_answer(
         &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        envelope: &[u8],
+        delivered: Delivered<'_>,
         around: &mut Around<'_>,
         now: Instant,
     ) -> bool {
+        let Delivered {
+            server,
+            peer,
+            envelope,
+        } = delivered;
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;
         };
@@ -277,12 +295,15 @@ impl Signalling {
 
     fn handle_refusal(
         &mut self,
-        server: ServerId,
-        peer: PeerHandle,
-        envelope: &[u8],
+        delivered: Delivered<'_>,
         around: &mut Around<'_>,
         now: Instant,
     ) -> bool {
+        let Delivered {
+            server,
+            peer,
+            envelope,
+        } = delivered;
         let wall_ms = self.envelopes.wall_ms(now);
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;

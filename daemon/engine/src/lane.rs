@@ -378,13 +378,14 @@ impl Lane {
             _ => true,
         };
         // A flow that the peer began by a grant is no stranger: the grant was taken back.
-        let known = packet.flow().is_some_and(|flow| {
+        let is_known = || {
             let peer = peers.get(handle);
-            peer.is_some_and(|peer| peer.flows.is_known(flow))
-        });
-        let young = !known && now.saturating_duration_since(self.host.started) < GRACE;
+            let flow = packet.flow();
+            flow.is_some_and(|flow| peer.is_some_and(|peer| peer.flows.is_known(flow)))
+        };
+        let young = || now.saturating_duration_since(self.host.started) < GRACE && !is_known();
         let (reason, answer) = match refused {
-            Refused::NoForward | Refused::NoConnection if !opens && young => {
+            Refused::NoForward | Refused::NoConnection if !opens && young() => {
                 (DropReason::Unknown, None)
             }
             Refused::NoForward => (DropReason::Refused, refuse(packet, Unreachable::Port)),

@@ -39,6 +39,6 @@ pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};
 pub use punch_traversal::{
     AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping,
     NatOverrides, NatProfile, NatSummary, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome,
-    Sample, SocketId, StepKind, StepReport, is_hard,
+    Sample, SocketId, StepKind, StepReport, is_hard, is_private,
 };
 pub use report::{DropReason, Drops, PeerReport, TableSizes};

@@ -67,7 +67,7 @@ impl Stack {
             Transport::Tcp { flags, .. } => {
                 if let Some(id) = self.table.find(peer, flow) {
                     // A client may reuse its port while the old connection lingers (RFC 9293 §3.6.1).
-                    let old = self.table.get(id).filter(|_| flags.opens());
+                    let old = flags.opens().then(|| self.table.get(id)).flatten();
                     let (lingers, unread) = old.map_or((false, false), Stream::rest);
                     if !lingers {
                         return self.feed(id, packet, now);
@@ -93,9 +93,6 @@ impl Stack {
                 Ok(())
             }
             Transport::Udp { .. } => {
-                let rule = rules
-                    .find(Protocol::Udp, flow.destination.port(), peer)
-                    .ok_or(Refused::NoForward)?;
                 if !packet.checksum_is_right() {
                     return Err(Refused::Malformed);
                 }
@@ -103,17 +100,20 @@ impl Stack {
                 let id = match self.table.find(peer, flow) {
                     Some(id) => id,
                     None => {
+                        let rule = rules
+                            .find(Protocol::Udp, flow.destination.port(), peer)
+                            .ok_or(Refused::NoForward)?;
                         let target = self.admit(peer, packet, rule, flow, now)?;
                         let next = self.table.next() as u32;
                         let first_id = self.seed as u32 ^ next.wrapping_mul(0x9E37_79B9);
                         let kind = Kind::Udp {
-                            flow: UdpFlow::new(now, first_id),
+                            flow: UdpFlow::new(first_id),
                             timer: now + IDLE,
                         };
                         self.open(peer, flow, rule.key, (target, BUFFER), kind, now)
                     }
                 };
-                self.touch_udp(id, now);
+                self.table.touch(id, now);
                 let payload = Bytes::copy_from_slice(payload);
                 self.orders.push_back(Order::Datagram(id, payload));
                 Ok(())
@@ -179,14 +179,14 @@ impl Stack {
             let Some(stream) = self.table.get_mut(id) else {
                 continue;
             };
+            let expires = stream.last_used() + IDLE;
             match &mut stream.kind {
                 Kind::Tcp { connection, timer } => {
                     *timer = None;
                     connection.look(presence(stream.peer), now);
                     self.turn(id, now);
                 }
-                Kind::Udp { flow, timer } => {
-                    let expires = flow.expires();
+                Kind::Udp { timer, .. } => {
                     if expires > now {
                         *timer = expires;
                         self.timers.insert((expires, id));
@@ -316,7 +316,7 @@ impl Stack {
         if let Some(stream) = self.table.get_mut(id)
             && let Kind::Udp { flow, .. } = &mut stream.kind
         {
-            let packets = flow.reply(stream.flow, payload, mtu, now);
+            let packets = flow.reply(stream.flow, payload, mtu);
             let (peer, forward) = (stream.peer, stream.forward);
             self.packets
                 .extend(packets.into_iter().map(|packet| (peer, packet)));
@@ -427,15 +427,6 @@ impl Stack {
             Kind::Udp { .. } => {}
         }
         Ok(())
-    }
-
-    fn touch_udp(&mut self, id: StreamId, now: Instant) {
-        self.table.touch(id, now);
-        if let Some(stream) = self.table.get_mut(id)
-            && let Kind::Udp { flow, .. } = &mut stream.kind
-        {
-            flow.touch(now);
-        }
     }
 
     fn turn(&mut self, id: StreamId, now: Instant) {

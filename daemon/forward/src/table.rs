@@ -43,6 +43,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    pub(crate) fn last_used(&self) -> Instant {
+        self.used.last()
+    }
+
     /// Whether both directions are closed and only late packets are still awaited, and whether the target has not taken
     /// everything yet.
     pub(crate) fn rest(&self) -> (bool, bool) {
@@ -206,7 +210,7 @@ impl Table {
 
     /// Where one more stream of this peer fits.
     pub(crate) fn room(&self, peer: PeerHandle, protocol: Protocol, now: Instant) -> Room {
-        let last_use = |id| Some(self.streams.get(&id)?.used.last());
+        let last_use = |id| Some(self.streams.get(&id)?.last_used());
         match protocol {
             Protocol::Tcp => self.tcp.room(peer, now, last_use),
             Protocol::Udp => self.udp.room(peer, now, last_use),

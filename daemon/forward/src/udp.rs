@@ -2,33 +2,27 @@
 //!
 //! Datagrams need no TCP stack: they are taken out of their packets and put into packets here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use punch_packet::{Flow, Packet, UdpReply, Unreachable, udp_packets, unreachable};
 
 /// How long a flow without traffic lasts (RFC 4787 REQ-5 asks NATs for at least two minutes).
 pub const IDLE: Duration = Duration::from_secs(180);
 
-/// When a flow was used last, and the number of its next packet.
+/// A flow's answers: the number of the next packet, and whether its target has failed.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
-    last_used: Instant,
     next_id: u32,
     /// The target has failed it: counted once.
     failed: bool,
 }
 
 impl UdpFlow {
-    pub(crate) fn new(now: Instant, first_id: u32) -> Self {
+    pub(crate) fn new(first_id: u32) -> Self {
         Self {
-            last_used: now,
             next_id: first_id,
             failed: false,
         }
-    }
-
-    pub(crate) fn touch(&mut self, now: Instant) {
-        self.last_used = now;
     }
 
     /// The target has failed it; returns whether for the first time.
@@ -36,19 +30,8 @@ impl UdpFlow {
         !std::mem::replace(&mut self.failed, true)
     }
 
-    pub(crate) fn expires(&self) -> Instant {
-        self.last_used + IDLE
-    }
-
     /// The target's datagram as packets for the client.
-    pub(crate) fn reply(
-        &mut self,
-        flow: Flow,
-        payload: &[u8],
-        mtu: usize,
-        now: Instant,
-    ) -> Vec<Vec<u8>> {
-        self.touch(now);
+    pub(crate) fn reply(&mut self, flow: Flow, payload: &[u8], mtu: usize) -> Vec<Vec<u8>> {
         self.next_id = self.next_id.wrapping_add(1);
         let reply = UdpReply {
             source: flow.destination,

@@ -44,8 +44,9 @@ pub struct Outcome {
     pub searches: usize,
     /// The most frames to the honest server in a second.
     pub frames: u64,
-    /// The most offers to one peer over one server within three seconds, since the program began.
-    pub offers: usize,
+    /// By how many the offers to one peer over one server exceed four and one for each three seconds, in the worst span of time
+    /// since the program began.
+    pub offers_beyond: usize,
     /// Whether the malicious peer's tunnel stood at any time.
     pub tunnel: bool,
 }

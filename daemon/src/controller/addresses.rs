@@ -1,4 +1,4 @@
-//! Which overlay addresses are used, and what the kernel has of them.
+//! The overlay addresses that are used, and what the kernel has of them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ impl Addresses {
         &self.interface
     }
 
-    /// Which addresses are used, for views and for the engine.
+    /// The addresses that are used, for views and for the engine.
     pub(super) fn overlay(&self) -> &Overlay {
         &self.overlay
     }

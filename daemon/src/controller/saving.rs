@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use punch_api::{ApiError, ErrorCode};
 use punch_platform::clock;
+use punch_service::Repeats;
 use punch_state::State;
 
-use super::complaint::Complaint;
 use super::history::{History, Which};
 use crate::store::writer::{Desk, Done, Job, Standing, StateJob};
 use crate::store::{Changes, Saved, Store};
 
-/// Who changes something waits so long for the disk.
+/// A client that changes something waits so long for the disk.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What could not be saved is tried again after this, and then after twice as long each time,
+/// What could not be saved is tried again after this, and then after twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// but at least this often.
+/// The longest time until what could not be saved is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Until the end of punchd the disk has this long.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -83,7 +83,10 @@ pub(super) struct Saving {
     pause: Duration,
     /// When what is not saved is tried again.
     again: Option<Instant>,
-    complaint: Complaint,
+    /// What the log has been told of troubles.
+    repeats: Repeats,
+    /// Whether the log has been told of the trouble that lasts.
+    is_told: bool,
 }
 
 impl Saving {
@@ -107,7 +110,8 @@ impl Saving {
             trouble: None,
             pause: FIRST_PAUSE,
             again: None,
-            complaint: Complaint::default(),
+            repeats: Repeats::default(),
+            is_told: false,
         };
         if let Some(error) = trouble {
             saving.unsaved = true;
@@ -258,8 +262,13 @@ impl Saving {
         self.again = Some(now + self.pause);
         self.pause = LONGEST_PAUSE.min(self.pause * 2);
         let text = error.to_string();
-        if let Some(times) = self.complaint.comes(&text, now) {
-            tracing::error!(error = text, times, "the state directory cannot be written");
+        if let Some(unsaid) = self.repeats.note(&text, now) {
+            tracing::error!(
+                error = text,
+                unsaid,
+                "the state directory cannot be written"
+            );
+            self.is_told = true;
         }
         self.trouble = Some(text);
     }
@@ -268,7 +277,7 @@ impl Saving {
         self.again = None;
         self.pause = FIRST_PAUSE;
         self.trouble = None;
-        if self.complaint.ends() {
+        if std::mem::take(&mut self.is_told) {
             tracing::info!("the state directory is written again");
         }
     }

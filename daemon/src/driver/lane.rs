@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
 use punch_platform::{Datagrams, Offloads, SocketSet, Tun, Udp, clock};
+use punch_service::Repeats;
 
 use crate::descriptors::{Descriptor, Descriptors};
 
@@ -43,8 +44,8 @@ pub(super) struct Lane {
     descriptors: Descriptors,
     /// Those of the sockets.
     held: HashMap<SocketId, Descriptor>,
-    /// Whether the log has been told that no further socket opens.
-    refused: bool,
+    /// What the log has been told of sockets that could not be opened.
+    repeats: Repeats,
     offloads: Offloads,
     /// The datagrams of one call of the kernel.
     received: Datagrams,
@@ -66,7 +67,7 @@ impl Lane {
             sockets: SocketSet::default(),
             descriptors,
             held: HashMap::new(),
-            refused: false,
+            repeats: Repeats::default(),
             offloads: settings.offloads,
             received: Datagrams::default(),
             incoming: Codel::default(),
@@ -95,18 +96,20 @@ impl Lane {
         let opened = if descriptor.is_some() || self.sockets.len() < MIN_SOCKETS {
             Udp::open_probe(family == Family::V6, 0)
         } else {
-            Err(io::Error::other("the limit of open files leaves no more"))
+            Err(io::Error::other(
+                "the limit of open files leaves no more: raise LimitNOFILE of punchd.service",
+            ))
         };
         match opened {
             Ok(udp) => {
                 self.held
                     .extend(descriptor.map(|descriptor| (id, descriptor)));
-                self.refused = false;
                 self.add_socket(engine, id, udp);
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::warn!(%error, "cannot open a further UDP socket");
+                let text = error.to_string();
+                if let Some(unsaid) = self.repeats.note(&text, clock::now()) {
+                    tracing::warn!(error = text, unsaid, "cannot open a further UDP socket");
                 }
                 engine.handle_socket_failed(id, clock::now());
             }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use punch_engine::{Engine, Order, StreamId, TargetEvent};
 use punch_platform::clock;
+use punch_service::Repeats;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::descriptors::Descriptors;
@@ -52,8 +53,8 @@ pub(super) struct Streams {
     carrier: Carrier,
     ends: Ends,
     descriptors: Descriptors,
-    /// Whether the log has been told that there is no descriptor for a further stream.
-    refused: bool,
+    /// What the log has been told of streams that got no descriptor.
+    repeats: Repeats,
     /// This machine's addresses, as they were told last.
     addresses: Vec<IpAddr>,
     spawner: Spawner,
@@ -68,7 +69,7 @@ impl Streams {
             carrier,
             ends,
             descriptors,
-            refused: false,
+            repeats: Repeats::default(),
             addresses: Vec::new(),
             spawner,
         }
@@ -105,15 +106,13 @@ impl Streams {
                 ..
             } => {
                 let Some(descriptor) = self.descriptors.for_stream() else {
-                    if !std::mem::replace(&mut self.refused, true) {
-                        tracing::warn!(
-                            "the limit of open files leaves no more for connections to forwards"
-                        );
+                    let text = "the limit of open files leaves no more for connections to forwards: raise LimitNOFILE of punchd.service";
+                    if let Some(unsaid) = self.repeats.note(text, clock::now()) {
+                        tracing::warn!(unsaid, "{text}");
                     }
                     engine.handle_target(stream, TargetEvent::Busy, clock::now());
                     return;
                 };
-                self.refused = false;
                 let (sender, orders) = mpsc::channel(TO_TARGET + 1);
                 let (over, is_over) = oneshot::channel();
                 let chunk = window / TO_TARGET;

@@ -94,7 +94,7 @@ impl Reach {
     }
 }
 
-/// Which routes matter, and what the interfaces are called.
+/// The routes that matter, and what the interfaces are called.
 pub(crate) struct Survey<'a> {
     /// The tunnel's interface: what leads into it is no other way.
     pub(crate) own: u32,

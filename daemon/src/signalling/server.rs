@@ -10,7 +10,7 @@ use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_FRAME};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
 use super::trouble;
-use crate::dial::{self, alternate};
+use crate::dial::{self, look_up};
 use crate::driver::command::Command;
 
 /// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
@@ -142,14 +142,10 @@ async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
 
     let deadline = Instant::now() + LOGIN_TIMEOUT;
-    let addresses = tokio::time::timeout_at(deadline, lookup_host((host, port)))
+    let addresses = tokio::time::timeout_at(deadline, look_up((host, port), MAX_ADDRESSES))
         .await
         .context("its name is not found: no answer")?
         .context("its name is not found")?;
-    let addresses: Vec<_> = alternate(addresses)
-        .into_iter()
-        .take(MAX_ADDRESSES)
-        .collect();
     let connect = |address| connect(address, request.clone(), access.tls.clone());
     let (address, greeted) = dial::race(&addresses, ADDRESS_TIMEOUT, connect).await?;
     tracing::debug!(%url, %address, "the signalling server answers");

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use punch_api::Target;
 use punch_engine::PeerHandle;
 use punch_platform::clock;
-use tokio::net::lookup_host;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::dial::alternate;
+use crate::dial::look_up;
 use crate::tasks::{Spawner, sleep_until};
 
 /// Look-ups at once: the runtime has 32 threads for them, and the servers' names need some.
@@ -139,12 +138,7 @@ async fn serve(mut messages: mpsc::Receiver<Message>, spawner: Spawner) {
         while let Some(name) = table.start(clock::now()) {
             let done = done_in.clone();
             let look_up = async move {
-                let found = lookup_host((name.as_str(), 0)).await;
-                let found = found.map(|all| {
-                    let mut all = alternate(all);
-                    all.truncate(MAX_ADDRESSES);
-                    all
-                });
+                let found = look_up((name.as_str(), 0), MAX_ADDRESSES).await;
                 let found = found.map_err(|error| error.to_string());
                 let _ = done.send((name, found)).await;
             };

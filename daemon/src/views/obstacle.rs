@@ -107,6 +107,8 @@ fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
             "This machine is connected to no signalling server, so {name} cannot be called: {}",
             troubles?.join("; ")
         ),
-        advice: None,
+        advice: Some(
+            "Look whether they run and can be reached from here: punchctl server list".to_owned(),
+        ),
     })
 }

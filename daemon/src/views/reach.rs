@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use punch_engine::{LinkStatus, Outcome, StepKind};
+use punch_engine::{LinkStatus, Outcome, StepKind, is_private};
 use punch_signal_protocol::Candidate;
 
 /// Why no pair of addresses can have a chance.
@@ -88,11 +88,7 @@ fn between(own: &[IpAddr], theirs: &[IpAddr], hairpinning: Option<bool>) -> Opti
 /// Whether an address can be reached from everywhere, as far as its range tells.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            let carrier = a == 100 && (64..128).contains(&b);
-            !(ip.is_private() || ip.is_link_local() || ip.is_loopback() || carrier)
-        }
+        IpAddr::V4(ip) => !(is_private(ip) || ip.is_link_local() || ip.is_loopback()),
         IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
     }
 }

@@ -1,4 +1,4 @@
-//! Which changes only take rights away: they are in force at once, whatever becomes of saving them.
+//! Changes that only take rights away: they are in force at once, whatever becomes of saving them.
 
 use crate::model::{Forward, Peer, State};
 

@@ -65,6 +65,6 @@ pub(crate) fn usable(ip: IpAddr) -> bool {
 }
 
 /// Whether an address is one of RFC 1918, or of a carrier's network (RFC 6598).
-pub(crate) fn is_private(ip: Ipv4Addr) -> bool {
+pub fn is_private(ip: Ipv4Addr) -> bool {
     ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64)
 }

@@ -245,7 +245,7 @@ fn a_source_that_opens_too_many_connections_is_not_let_in_and_others_are() {
     assert_eq!(opened(&mut harness, ip(1)), 5);
     assert_eq!(harness.hub.sources(), 2);
 
-    // Whose bucket is full again is forgotten.
+    // A source is forgotten when its bucket is full again.
     harness.pass(seconds(1));
     assert_eq!(harness.hub.sources(), 0);
     assert_eq!(opened(&mut harness, ip(1)), 10);

@@ -453,7 +453,7 @@ impl Arena {
             stranger: self.tally.most_within(60),
             searches: self.machines[ALICE].searches_in_a_minute(),
             frames: self.tally.frames_in_a_second(),
-            offers: self.tally.offers_within_3s(),
+            offers_beyond: self.tally.offers_beyond(),
             tunnel: self.tunnel,
             offenses: self.tally.finish(),
         }

@@ -143,21 +143,21 @@ impl Tally {
         sums.max().unwrap_or(0)
     }
 
-    /// The most offers to one peer over one server within three seconds, since the program began: before, a machine that has found
-    /// out how its NAT behaves makes an offer that says so, soon after the first.
-    pub(super) fn offers_within_3s(&self) -> usize {
-        let all = self.offers.values();
-        let most = all.map(|times| {
-            let within = |from: &u64| {
-                let span = *from..from + 3000;
-                times.iter().filter(|at| span.contains(*at)).count()
-            };
-            let begun = times
-                .iter()
-                .filter(|at| u128::from(**at) >= BEGIN.as_millis());
-            begun.map(within).max()
-        });
-        most.flatten().max().unwrap_or(0)
+    /// By how many the offers to one peer over one server exceed four and one for each three seconds, in the worst span of time
+    /// since the program began.
+    pub(super) fn offers_beyond(&self) -> usize {
+        let begin = u64::try_from(BEGIN.as_millis()).unwrap_or(u64::MAX);
+        let mut worst = 0;
+        for times in self.offers.values() {
+            let times: Vec<u64> = times.iter().copied().filter(|at| *at >= begin).collect();
+            for (first, from) in times.iter().enumerate() {
+                for (count, at) in times.iter().skip(first).enumerate() {
+                    let earned = usize::try_from((at - from) / 3000).unwrap_or(usize::MAX);
+                    worst = worst.max((count + 1).saturating_sub(4 + earned));
+                }
+            }
+        }
+        worst
     }
 
     /// All that went beyond a bound.

@@ -37,7 +37,7 @@ pub(super) fn look_again(run: &mut Netcheck, now: Instant) {
     let server = run.servers[index].check.server;
     let by_samples = run.sockets.get(SAMPLES).map(|socket| socket.port);
     let answered = run.samples.iter().filter(|sample| {
-        // The other socket has a mapping towards the server itrun.
+        // The other socket has a mapping towards the server itself.
         Some(sample.local) == by_samples && sample.to != server
     });
     let again: Vec<_> = answered.map(|sample| sample.to).take(ASKED_AGAIN).collect();

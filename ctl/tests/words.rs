@@ -90,9 +90,14 @@ fn up_says_what_is_known_each_time_it_changes_and_the_reason_at_the_end() {
 }
 
 #[test]
-fn up_without_a_signalling_server_ends_at_once() {
+fn up_without_a_signalling_server_ends_before_its_time() {
     let sentence = "This machine has no signalling server, so db cannot be called.";
-    for obstacle in [Obstacle::NoServer, Obstacle::ServersUnreachable] {
+    // One that is not reached just now may be back soon: that is said, and waited for a little.
+    let cases = [
+        (Obstacle::NoServer, String::new()),
+        (Obstacle::ServersUnreachable, format!("{sentence}\n")),
+    ];
+    for (obstacle, meanwhile) in cases {
         let view = why(Some(obstacle), sentence, "Add one.");
         // This `up` is answered never: only the reason can end the command.
         let punchd = Punchd::new(move |request| {
@@ -106,10 +111,20 @@ fn up_without_a_signalling_server_ends_at_once() {
         assert_eq!(
             text(&output.stderr),
             format!(
-                "punchctl: not connected to db; punchd keeps trying.\n  {sentence}\n  Add one.\n"
+                "{meanwhile}punchctl: not connected to db; punchd keeps trying.\n  {sentence}\n  Add one.\n"
             )
         );
     }
+}
+
+#[test]
+fn up_goes_on_waiting_while_a_server_that_was_lost_comes_back() {
+    let lost = why(Some(Obstacle::ServersUnreachable), "No server.", "Look.");
+    let silent = why(Some(Obstacle::Silent), SILENT, "");
+    let mut views = vec![lost; 6];
+    views.push(silent);
+    let output = reluctant(views, "connected").run(&["up", "db"]);
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::render;
 /// How the connection stands is asked for this often. A peer that does not answer counts as silent after a second, so that this
 /// is said within two.
 const LOOK: Duration = Duration::from_millis(500);
+/// A server that was just lost is often back within a second or two; when none is reached for so long, no more is waited for.
+const NO_SERVER: Duration = Duration::from_secs(5);
 
 pub(crate) async fn up(
     client: &Client,
@@ -57,14 +59,24 @@ pub(crate) async fn up(
 /// Tells what is known, for as long as waiting may help; what is known when it cannot is returned.
 async fn watch(client: &Client, out: &Output, peer: &PeerName) -> WhyView {
     let mut progress = out.progress();
-    let mut passed = Duration::ZERO;
+    let (mut passed, mut cut_off) = (Duration::ZERO, Duration::ZERO);
     loop {
         tokio::time::sleep(LOOK).await;
         passed += LOOK;
         let Some(view) = why(client, peer).await else {
             continue;
         };
-        if is_in_vain(&view) {
+        let is = |obstacle| {
+            view.obstacle
+                .as_ref()
+                .is_some_and(|known| *known == obstacle)
+        };
+        cut_off = match is(Obstacle::ServersUnreachable) {
+            true => cut_off + LOOK,
+            false => Duration::ZERO,
+        };
+        // No waiting helps before this machine reaches a signalling server.
+        if is(Obstacle::NoServer) || cut_off >= NO_SERVER {
             return view;
         }
         if view.obstacle.is_some() || passed > 2 * LOOK && view.state != PeerState::Connected {
@@ -73,13 +85,6 @@ async fn watch(client: &Client, out: &Output, peer: &PeerName) -> WhyView {
             progress.renew(&format!("connecting to {peer}"), LOOK);
         }
     }
-}
-
-/// Whether no waiting helps before this machine reaches a signalling server. A path may be there all the same.
-fn is_in_vain(view: &WhyView) -> bool {
-    let no_server = [Obstacle::NoServer, Obstacle::ServersUnreachable];
-    let obstacle = view.obstacle.as_ref();
-    obstacle.is_some_and(|obstacle| no_server.iter().any(|known| *obstacle == *known))
 }
 
 /// How the connection stands; a failure says nothing about it, since `up` itself tells what is wrong with punchd.

@@ -3,16 +3,18 @@
 //! target and of this machine, so they are looked at again when something goes wrong.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use punch_api::Target;
 use punch_engine::{PeerHandle, StreamId};
 use punch_platform::clock;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
@@ -34,6 +36,41 @@ struct Way {
     socket: UdpSocket,
     /// Beyond the first socket, for which the stream has one.
     _descriptor: Option<Descriptor>,
+}
+
+impl Way {
+    /// Waits for a datagram, or for an error: a refusal alone makes a socket not readable.
+    async fn ready(&self) {
+        let what = Interest::READABLE | Interest::ERROR;
+        if self.socket.ready(what).await.is_err() {
+            // The runtime is about to end.
+            pending().await
+        }
+    }
+
+    /// Takes a datagram into the buffer, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel has heard of the datagrams sent.
+    fn receive(&self, buffer: &mut BytesMut) -> io::Result<bool> {
+        match self.socket.try_recv_buf(buffer) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.trouble().map(|()| false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The error that no datagram goes with.
+    fn trouble(&self) -> io::Result<()> {
+        let none = || io::Error::from(io::ErrorKind::WouldBlock);
+        let take = || Err(self.socket.take_error()?.unwrap_or_else(none));
+        match self.socket.try_io(Interest::ERROR, take) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            taken => taken,
+        }
+    }
 }
 
 /// One flow's ways to its target.
@@ -84,14 +121,25 @@ impl<'a> Flow<'a> {
     pub(super) async fn carry(
         mut self,
         stream: StreamId,
-        mut orders: mpsc::Receiver<ToTarget>,
-        mut network: watch::Receiver<u64>,
+        orders: mpsc::Receiver<ToTarget>,
+        network: watch::Receiver<u64>,
         reports: &mpsc::Sender<FromTarget>,
     ) -> End {
         match self.names.look_up(&self.target, self.peer, None).await {
             Ok(addresses) => self.begin(addresses),
             Err(trouble) => return trouble.into(),
         }
+        self.serve(stream, orders, network, reports).await
+    }
+
+    /// Carries datagrams to the addresses that are known.
+    async fn serve(
+        mut self,
+        stream: StreamId,
+        mut orders: mpsc::Receiver<ToTarget>,
+        mut network: watch::Receiver<u64>,
+        reports: &mpsc::Sender<FromTarget>,
+    ) -> End {
         if let Err(failure) = self.open_next() {
             return End::Failed(failure);
         }
@@ -130,16 +178,29 @@ impl<'a> Flow<'a> {
         orders: &mut mpsc::Receiver<ToTarget>,
         network: &mut watch::Receiver<u64>,
     ) -> News {
-        let readable = poll_fn(|context| {
-            let mut ways = self.ways.iter();
-            let ready = ways.position(|way| way.socket.poll_recv_ready(context).is_ready());
-            ready.map_or(Poll::Pending, Poll::Ready)
-        });
         tokio::select! {
             order = orders.recv() => News::Order(order),
-            way = readable => News::Readable(way),
+            way = self.readable() => News::Readable(way),
             () = sleep_until(self.patience()) => News::Silence,
             Ok(()) = network.changed() => News::Network,
+        }
+    }
+
+    /// Waits for a way that has something.
+    async fn readable(&self) -> usize {
+        if let [only] = self.ways.as_slice() {
+            only.ready().await;
+            return 0;
+        }
+        let ways = self.ways.iter().enumerate();
+        let ready = ways.map(|(at, way)| async move {
+            way.ready().await;
+            at
+        });
+        let mut all: FuturesUnordered<_> = ready.collect();
+        match all.next().await {
+            Some(at) => at,
+            None => pending().await,
         }
     }
 
@@ -227,8 +288,8 @@ impl<'a> Flow<'a> {
     /// Takes a datagram from a way: that one is taken from now on.
     fn receive(&mut self, at: usize) -> io::Result<Option<Bytes>> {
         let mut buffer = BytesMut::with_capacity(LONGEST);
-        match self.ways[at].socket.try_recv_buf(&mut buffer) {
-            Ok(_) => {
+        match self.ways[at].receive(&mut buffer) {
+            Ok(true) => {
                 if self.ways.len() > 1 {
                     let way = self.ways.swap_remove(at);
                     self.ways = vec![way];
@@ -239,7 +300,7 @@ impl<'a> Flow<'a> {
                 Ok(Some(fitting(buffer)))
             }
             Err(error) if is_refusal(&error) => Err(error),
-            Err(_) => Ok(None),
+            Ok(false) | Err(_) => Ok(None),
         }
     }
 
@@ -357,4 +418,77 @@ fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.connect(address)?;
     UdpSocket::from_std(socket)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use punch_engine::TargetEvent;
+    use tokio::runtime::{Builder, Handle};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::tasks::Spawner;
+
+    /// What comes first of a datagram to a target with these addresses.
+    fn first_report(addresses: Vec<SocketAddr>) -> FromTarget {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let names = Names::start(&Spawner::new(Handle::current()));
+            let descriptors = Descriptors::new(1024);
+            let (orders, orders_out) = mpsc::channel(8);
+            let (reports, mut reports_out) = mpsc::channel(8);
+            let (_network, network_out) = watch::channel(0);
+            let target = addresses[0].to_string().parse().unwrap();
+            let mut flow = Flow::new(&names, &descriptors, target, PeerHandle(1));
+            flow.begin(addresses);
+            let datagram = Bytes::from_static(b"question");
+            orders.send(ToTarget::Bytes(datagram)).await.unwrap();
+            let served = flow.serve(StreamId(1), orders_out, network_out, &reports);
+            let report = async {
+                tokio::select! {
+                    report = reports_out.recv() => report.unwrap(),
+                    _ = served => panic!("the flow is over"),
+                }
+            };
+            timeout(Duration::from_secs(30), report).await.unwrap()
+        })
+    }
+
+    /// An address of this machine at which nobody listens.
+    fn closed() -> SocketAddr {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap()
+    }
+
+    #[test]
+    fn a_target_at_which_nobody_listens_is_told_as_that() {
+        let report = first_report(vec![closed()]);
+        assert!(
+            matches!(
+                report,
+                FromTarget::Failed(StreamId(1), TargetEvent::Refused, _)
+            ),
+            "{report:?}"
+        );
+    }
+
+    #[test]
+    fn a_refusal_leads_to_the_next_address() {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let answers = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"question");
+            server.send_to(b"answer", from).unwrap();
+        });
+        let report = first_report(vec![closed(), address]);
+        let expected = Bytes::from_static(b"answer");
+        assert!(
+            matches!(&report, FromTarget::Datagram(StreamId(1), bytes) if *bytes == expected),
+            "{report:?}"
+        );
+        answers.join().unwrap();
+    }
 }

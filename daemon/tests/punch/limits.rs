@@ -71,7 +71,7 @@ fn with_few_files_a_search_does_what_it_can() {
 }
 
 /// Drops all that the two routers send to each other: no path can be found.
-fn part(lab: &Lab) {
+pub(crate) fn part(lab: &Lab) {
     let rules = format!(
         "table ip apart {{ chain here {{ type filter hook forward priority 0; ip saddr {a} ip daddr {b} drop; ip saddr {b} ip daddr {a} drop; }}; }}",
         a = lab.env("A_PUBLIC_IPV4"),

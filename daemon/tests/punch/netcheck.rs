@@ -157,6 +157,6 @@ fn what_the_administrator_says_goes_before_what_is_measured() {
     assert_eq!(open.mapping, Some(Mapping::None.into()), "{open:#?}");
     let why = lab.a.why("b");
     assert_eq!(why.budget.name, Budget::Gentle);
-    assert_eq!(why.budget.mappings, 256);
+    assert_eq!(why.budget.mappings, 128);
     assert_eq!(why.budget.packets_per_s, 100);
 }

@@ -430,8 +430,8 @@ mod tests {
     use super::*;
     use crate::tasks::Spawner;
 
-    /// What comes first of a datagram to a target with these addresses.
-    fn first_report(addresses: Vec<SocketAddr>) -> FromTarget {
+    /// What comes first of a datagram to a target with these addresses, beside what `answers` there.
+    fn first_report(addresses: Vec<SocketAddr>, answers: impl Future<Output = ()>) -> FromTarget {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let names = Names::start(&Spawner::new(Handle::current()));
@@ -446,9 +446,14 @@ mod tests {
             orders.send(ToTarget::Bytes(datagram)).await.unwrap();
             let served = flow.serve(StreamId(1), orders_out, network_out, &reports);
             let report = async {
+                let answered = async {
+                    answers.await;
+                    pending::<()>().await;
+                };
                 tokio::select! {
                     report = reports_out.recv() => report.unwrap(),
                     _ = served => panic!("the flow is over"),
+                    () = answered => unreachable!("it waits for ever"),
                 }
             };
             timeout(Duration::from_secs(30), report).await.unwrap()
@@ -463,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_target_at_which_nobody_listens_is_told_as_that() {
-        let report = first_report(vec![closed()]);
+        let report = first_report(vec![closed()], pending());
         assert!(
             matches!(
                 report,
@@ -476,19 +481,20 @@ mod tests {
     #[test]
     fn a_refusal_leads_to_the_next_address() {
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
         let address = server.local_addr().unwrap();
-        let answers = std::thread::spawn(move || {
+        let answers = async {
+            let server = UdpSocket::from_std(server).unwrap();
             let mut buffer = [0; 64];
-            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
             assert_eq!(&buffer[..length], b"question");
-            server.send_to(b"answer", from).unwrap();
-        });
-        let report = first_report(vec![closed(), address]);
+            server.send_to(b"answer", from).await.unwrap();
+        };
+        let report = first_report(vec![closed(), address], answers);
         let expected = Bytes::from_static(b"answer");
         assert!(
             matches!(&report, FromTarget::Datagram(StreamId(1), bytes) if *bytes == expected),
             "{report:?}"
         );
-        answers.join().unwrap();
     }
 }

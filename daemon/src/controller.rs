@@ -121,8 +121,8 @@ impl Controller {
     /// Works until it is told to stop, or nobody can ask it anything any more.
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         loop {
-            let write_at = self.saving.due();
-            let turn_at = self.endpoints.due();
+            let (write_at, turn_at) = (self.saving.due(), self.endpoints.due());
+            let outage_at = self.announcer.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -130,8 +130,8 @@ impl Controller {
                 },
                 Some(event) = inlets.events.recv() => self.handle_event(event),
                 _ = &mut inlets.stop => break,
-                event = self.servers.changed() => {
-                    self.announcer.announce(event);
+                said = self.servers.changed() => {
+                    self.announcer.say(said);
                     self.tell_stun_servers().await;
                 }
                 () = self.addresses.changed() => self.network_changed().await,
@@ -141,6 +141,7 @@ impl Controller {
                     let external = self.port_mapping.view().external;
                     self.order(Command::PortMapped(external)).await;
                 }
+                () = sleep_until(outage_at) => self.announcer.handle_timeout(),
                 () = sleep_until(write_at) => self.saving.write(&self.state),
                 () = self.saving.finished() => {}
             }
@@ -270,7 +271,8 @@ impl Controller {
             }
             Network::There { addresses, gateway } => {
                 self.port_mapping.set_gateway(gateway);
-                let addresses = addresses.iter().map(interface::own_address).collect();
+                let addresses: Vec<_> = addresses.iter().map(interface::own_address).collect();
+                self.announcer.set_network(&addresses, clock::now());
                 self.order(Command::Addresses(addresses)).await;
             }
         }

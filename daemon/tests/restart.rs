@@ -379,8 +379,17 @@ fn traffic_goes_on_after_the_link_was_down() {
     let (_echo, mut talk) = forwarded(&lab);
     // Shorter, and longer than it takes to give a path up.
     for seconds in [1, 12] {
+        let before = lab.a.punchd.log_text().len();
         lab.a.exec_ok(&["ip", "link", "set", "eth0", "down"]);
         std::thread::sleep(Duration::from_secs(seconds));
+        // What follows from that is in the log for whoever looks for faults only.
+        let meanwhile = lab.a.punchd.log_text().split_off(before);
+        let is_told = |line: &str| {
+            ["INFO", "WARN", "ERROR"]
+                .iter()
+                .any(|level| line.contains(level))
+        };
+        assert!(!meanwhile.lines().any(is_told), "{meanwhile}");
         lab.a.exec_ok(&["ip", "link", "set", "eth0", "up"]);
         lab.a
             .exec_ok(&["ip", "route", "replace", "default", "via", "10.1.1.1"]);

@@ -350,6 +350,11 @@ impl PeerConnection {
     /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
     /// wants the peer, it is looked for again.
     pub(crate) fn handle_bye(&mut self, attempt: usize, now: Instant) -> bool {
+        if self.path().is_none()
+            && let Some(newest) = self.attempts.newest_first().next()
+        {
+            self.history.handle_over(newest.agent.status(now));
+        }
         self.attempts.retire_until(attempt + 1);
         if !self.attempts.is_empty() {
             return false;

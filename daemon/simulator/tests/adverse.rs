@@ -357,6 +357,8 @@ fn down_in_the_middle_of_a_search_closes_every_socket() {
             let mut world = settled(place, seed as u64);
             world.up(side);
             world.run_for(millis(40 + 20 * seed as u64));
+            let other = BOTH.into_iter().find(|other| *other != side).unwrap();
+            let began = !world.link_status(other).unwrap().steps.is_empty();
             world.down(side);
             let sent = world.datagrams();
             // Answers to what is under way, and the end of the peer's own search.
@@ -372,6 +374,9 @@ fn down_in_the_middle_of_a_search_closes_every_socket() {
                 assert_eq!(world.state(side), LinkState::Down, "{place:?}");
                 assert_eq!(world.sockets(side), 2);
             }
+            // What was tried until then is told further on.
+            let told = !world.link_status(other).unwrap().steps.is_empty();
+            assert_eq!(told, began, "{place:?}");
         }
     }
 }

@@ -1,7 +1,10 @@
-//! Events on their way to listeners and to the log.
+//! Events on their way to listeners and to the log. While this machine has no network the log has one line about that, and
+//! none about what follows from it.
+
+use std::time::{Duration, Instant};
 
 use punch_api::{Event, EventKind, PeerName};
-use punch_engine::Crowded;
+use punch_engine::{AddressRank, Crowded, OwnAddress};
 use punch_platform::clock;
 use punch_service::Repeats;
 use tokio::sync::broadcast;
@@ -9,11 +12,29 @@ use tokio::sync::broadcast;
 use crate::overlay::Verdict;
 use crate::views::events;
 
+/// A machine that has no network says so after this; most outages are shorter.
+const OUTAGE: Duration = Duration::from_secs(90);
+
+/// This machine has no network.
+struct Outage {
+    since: Instant,
+    /// Whether the log says so.
+    is_told: bool,
+}
+
+/// What is to be said of a server.
+pub(super) enum Said {
+    Event((EventKind, String)),
+    /// Why one is still not reached: for the log only.
+    Trouble(String),
+}
+
 /// See the module.
 pub(super) struct Announcer {
     broadcast: broadcast::Sender<Event>,
     /// What was logged lately and repeats itself for as long as a peer or a server is not reached.
     repeats: Repeats,
+    outage: Option<Outage>,
 }
 
 impl Announcer {
@@ -22,6 +43,52 @@ impl Announcer {
         Self {
             broadcast,
             repeats: Repeats::default(),
+            outage: None,
+        }
+    }
+
+    /// This machine has these addresses now: without one towards others it has no network.
+    pub(super) fn set_network(&mut self, addresses: &[OwnAddress], now: Instant) {
+        if addresses.iter().all(|own| own.rank > AddressRank::Network) {
+            self.outage.get_or_insert(Outage {
+                since: now,
+                is_told: false,
+            });
+            return;
+        }
+        if let Some(Outage {
+            since,
+            is_told: true,
+        }) = self.outage.take()
+        {
+            let seconds = now.saturating_duration_since(since).as_secs();
+            tracing::info!("this machine has a network again, after {seconds} s");
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let outage = self.outage.as_ref().filter(|outage| !outage.is_told)?;
+        Some(outage.since + OUTAGE)
+    }
+
+    /// The outage has lasted.
+    pub(super) fn handle_timeout(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.is_told = true;
+            let seconds = OUTAGE.as_secs();
+            tracing::warn!(
+                "this machine has had no network for {seconds} s: no server and no peer is reached"
+            );
+        }
+    }
+
+    /// Says what there is to say of a server.
+    pub(super) fn say(&mut self, said: Option<Said>) {
+        match said {
+            Some(Said::Event(event)) => self.announce(Some(event)),
+            Some(Said::Trouble(text)) => self.log_rarely(&text),
+            None => {}
         }
     }
 
@@ -30,8 +97,9 @@ impl Announcer {
         let Some((kind, message)) = event else { return };
         match kind {
             EventKind::Search { .. } | EventKind::OfferRefused { .. } => {
-                log_rarely(&mut self.repeats, &message);
+                self.log_rarely(&message);
             }
+            _ if self.outage.is_some() => tracing::debug!("{message}"),
             _ => tracing::info!("{message}"),
         }
         self.broadcast(kind, message);
@@ -66,6 +134,18 @@ impl Announcer {
         }
     }
 
+    /// Logs what may happen again and again.
+    fn log_rarely(&mut self, text: &str) {
+        if self.outage.is_some() {
+            return tracing::debug!("{text}");
+        }
+        match self.repeats.note(text, clock::now()) {
+            Some(0) => tracing::info!("{text}"),
+            Some(times) => tracing::info!("{text} ({times} times more since this was said last)"),
+            None => {}
+        }
+    }
+
     fn broadcast(&self, kind: EventKind, message: String) {
         // Without listeners nobody hears it; that is fine.
         let _ = self.broadcast.send(Event {
@@ -76,11 +156,36 @@ impl Announcer {
     }
 }
 
-/// Logs what may happen again and again.
-pub(super) fn log_rarely(repeats: &mut Repeats, text: &str) {
-    match repeats.note(text, clock::now()) {
-        Some(0) => tracing::info!("{text}"),
-        Some(times) => tracing::info!("{text} ({times} times more since this was said last)"),
-        None => {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_if_it_lasts() {
+        let second = |count| Duration::from_secs(count);
+        let start = clock::now();
+        let address = |rank| OwnAddress {
+            rank,
+            ip: std::net::Ipv4Addr::new(192, 168, 1, 2).into(),
+        };
+        let there = [AddressRank::Internal, AddressRank::Network].map(address);
+        let gone = [AddressRank::Internal, AddressRank::Tunnel].map(address);
+        let mut announcer = Announcer::new(broadcast::channel(1).0);
+        announcer.set_network(&there, start);
+        assert_eq!(announcer.due(), None);
+        announcer.set_network(&gone, start);
+        announcer.set_network(&gone, start + second(30));
+        assert_eq!(announcer.due(), Some(start + OUTAGE), "it has begun before");
+        announcer.set_network(&there, start + second(60));
+        assert_eq!(announcer.due(), None, "it was short");
+        let later = start + second(600);
+        announcer.set_network(&gone, later);
+        assert_eq!(announcer.due(), Some(later + OUTAGE));
+        announcer.handle_timeout();
+        announcer.set_network(&gone, later + second(200));
+        assert_eq!(announcer.due(), None, "it is told");
+        announcer.set_network(&there, later + second(300));
+        announcer.set_network(&gone, later + second(400));
+        assert_eq!(announcer.due(), Some(later + second(400) + OUTAGE));
     }
 }

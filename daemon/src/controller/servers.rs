@@ -4,14 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{EventKind, Ipv4Range, ServerAddress};
+use punch_api::{Ipv4Range, ServerAddress};
 use punch_engine::ServerId;
 use punch_platform::clock;
-use punch_service::Repeats;
 use punch_signal_protocol::Identity;
 use tokio::sync::mpsc;
 
-use super::announcer::log_rarely;
+use super::announcer::Said;
 use crate::driver::command::Command;
 use crate::interface::reach::is_overlay;
 use crate::overlay::Places;
@@ -32,8 +31,6 @@ pub(super) struct Servers {
     /// The addresses of STUN servers that the engine knows.
     told: Vec<SocketAddr>,
     spawner: Spawner,
-    /// Troubles that were logged lately and repeat themselves.
-    repeats: Repeats,
 }
 
 struct Server {
@@ -74,7 +71,6 @@ impl Servers {
             resolver: Resolver::new(spawner.clone()),
             told: Vec::new(),
             spawner,
-            repeats: Repeats::default(),
         })
     }
 
@@ -127,14 +123,14 @@ impl Servers {
 
     /// Waits until a connection or an address of a server has changed, and tells what is to be said of it. Nothing is lost if
     /// the wait is given up.
-    pub(super) async fn changed(&mut self) -> Option<(EventKind, String)> {
+    pub(super) async fn changed(&mut self) -> Option<Said> {
         tokio::select! {
             Some(report) = self.reports.recv() => self.handle_report(report),
             () = self.resolver.changed() => None,
         }
     }
 
-    fn handle_report(&mut self, report: Report) -> Option<(EventKind, String)> {
+    fn handle_report(&mut self, report: Report) -> Option<Said> {
         let mut list = self.list.iter_mut();
         let server = list.find(|server| server.id == report.server)?;
         let changed = server.connected != report.connected;
@@ -143,13 +139,10 @@ impl Servers {
         server.reached = report.address.map(|at| at.ip()).or(server.reached);
         let (address, trouble) = (server.address.to_string(), server.trouble.as_deref());
         if changed {
-            return Some(events::server(address, report.connected, trouble));
+            let event = events::server(address, report.connected, trouble);
+            return Some(Said::Event(event));
         }
-        if let Some(trouble) = trouble {
-            let text = format!("not connected to {address}: {trouble}");
-            log_rarely(&mut self.repeats, &text);
-        }
-        None
+        trouble.map(|trouble| Said::Trouble(format!("not connected to {address}: {trouble}")))
     }
 
     /// The addresses of all STUN servers, if they differ from those that the engine knows; it is told them then.

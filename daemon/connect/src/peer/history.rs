@@ -70,8 +70,13 @@ impl History {
 
     /// An attempt has tried all that it could.
     pub(super) fn handle_failed(&mut self, status: AgentStatus) {
-        (self.last_steps, self.last_theirs) = (status.steps, status.theirs);
+        self.handle_over(status);
         self.failures = self.failures.saturating_add(1);
+    }
+
+    /// An attempt is over that has found no path: it was not to go on.
+    pub(super) fn handle_over(&mut self, status: AgentStatus) {
+        (self.last_steps, self.last_theirs) = (status.steps, status.theirs);
     }
 
     /// What the last attempt that is over has tried, and what the peer said of its NAT.

@@ -353,7 +353,10 @@ pub(crate) fn connected(out: &Output, view: &PeerView) {
         addresses.join(" and "),
         view.path
             .as_ref()
-            .map_or(String::new(), |view| format!(", via {}", path(view)))
+            .map_or(String::new(), |view| match &view.via {
+                Some(server) => format!(", relayed by {server}"),
+                None => format!(", via {}", path(view)),
+            })
     ));
 }
 
@@ -364,7 +367,10 @@ pub(crate) fn ping(out: &Output, peer: &PeerName, view: &PingView) {
         view.rtt_ms,
         view.path
             .as_ref()
-            .map_or(String::new(), |view| format!(", via {}", view.remote))
+            .map_or(String::new(), |view| match &view.via {
+                Some(server) => format!(", relayed by {server}"),
+                None => format!(", via {}", view.remote),
+            })
     ));
 }
 
@@ -397,6 +403,9 @@ fn allowed(view: &ForwardView) -> String {
 }
 
 pub(crate) fn path(view: &PathView) -> String {
+    if let Some(server) = &view.via {
+        return format!("relayed by {server}");
+    }
     match view.rtt_ms {
         Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(&view.kind)),
         None => format!("{} ({})", view.remote, kind(&view.kind)),
@@ -410,6 +419,7 @@ fn kind(kind: &OpenEnum<PathKind>) -> &str {
         OpenEnum::Known(PathKind::PeerReflexive) => "peer-reflexive",
         OpenEnum::Known(PathKind::PortMapped) => "port mapped",
         OpenEnum::Known(PathKind::Fixed) => "fixed",
+        OpenEnum::Known(PathKind::Relayed) => "relayed",
         OpenEnum::Unknown(word) => word,
     }
 }

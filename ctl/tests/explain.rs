@@ -128,6 +128,7 @@ fn a_path_is_told_with_what_has_found_it() {
     let view = WhyView {
         state: PeerState::Connected.into(),
         path: Some(PathView {
+            via: None,
             remote: "192.0.2.9:4000".parse().unwrap(),
             kind: PathKind::PeerReflexive.into(),
             rtt_ms: Some(3.25),

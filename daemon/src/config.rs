@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) nat: NatOverrides,
     /// Whether the router is asked for a port.
     pub(crate) port_mapping: bool,
+    /// Whether packets may go through signalling servers where no direct path is.
+    pub(crate) relay: bool,
     /// What the kernel may do for many packets at once.
     pub(crate) offloads: Offloads,
     /// Where metrics are served over TCP, too.
@@ -43,6 +45,7 @@ impl Default for Config {
             budget: Budget::default(),
             nat: NatOverrides::default(),
             port_mapping: true,
+            relay: true,
             offloads: Offloads::default(),
             metrics: None,
         }
@@ -59,6 +62,7 @@ struct File {
     overlay: Overlay,
     punch: Punch,
     nat: Nat,
+    relay: Relay,
     offload: Offload,
     metrics: Metrics,
 }
@@ -98,6 +102,12 @@ struct Overlay {
 #[serde(deny_unknown_fields, default)]
 struct Punch {
     budget: Option<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Relay {
+    enabled: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -352,6 +362,9 @@ impl Config {
         }
         if let Some(wanted) = file.nat.port_mapping {
             config.port_mapping = wanted;
+        }
+        if let Some(wanted) = file.relay.enabled {
+            config.relay = wanted;
         }
         config.nat = file.nat.overrides(at)?;
         config.offloads = file.offload.switches();

@@ -21,7 +21,7 @@ use punch_api::{
     AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, EventKind, ForwardKey,
     ForwardView, NetcheckView, PeerId, PeerName, PeerView, PingView, ServerView, WhyView,
 };
-use punch_engine::{Change, EngineEvent, Family, LinkState, News, Path, PeerHandle, SocketId};
+use punch_engine::{Change, EngineEvent, LinkState, News, PeerHandle};
 use punch_platform::clock;
 use punch_state::{Difference, Machine, Refusal, State, forward, peer, rights, server};
 use tokio::sync::{mpsc, oneshot};
@@ -328,8 +328,7 @@ impl Controller {
         let name = self.name_of(peer)?;
         let key = &self.state.peers.get(&name)?.key;
         self.saving.history.record_seen(key, to, clock::now());
-        let socket = SocketId::main(Family::of(to.ip()));
-        Some(events::selected(name, Path::direct(socket, to)))
+        Some(events::selected(name, to))
     }
 
     /// Calls those elsewhere that do not answer where they are called.
@@ -344,9 +343,9 @@ impl Controller {
         let now = clock::now();
         match news {
             News::Selected { peer, path } => {
-                let Path::Direct(direct) = path;
-                self.addresses.set_path(peer, Some(direct.remote.ip()));
-                Some(events::selected(self.name_of(peer)?, path))
+                self.addresses
+                    .set_path(peer, path.endpoint().map(|to| to.ip()));
+                events::path(self.name_of(peer)?, path, self.servers.relay(path))
             }
             News::Searching { peer, step, chance } => {
                 Some(events::searching(self.name_of(peer)?, step, chance))

@@ -7,6 +7,7 @@ mod backlog;
 pub(crate) mod command;
 mod control;
 pub(crate) mod lane;
+mod servers;
 mod streams;
 pub(crate) mod workers;
 
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use self::command::Command;
 use self::control::{Control, Next};
 use self::lane::{Lane, Settings};
+use self::servers::Servers;
 use self::streams::Streams;
 use self::workers::Workers;
 use crate::descriptors::Descriptors;
@@ -32,6 +34,8 @@ pub(crate) struct Driver {
     engine: Engine,
     lane: Lane,
     control: Control,
+    /// The signalling servers that are reached.
+    servers: Servers,
     streams: Streams,
     /// The threads for handshakes.
     workers: Workers,
@@ -54,6 +58,7 @@ impl Driver {
             engine,
             lane: Lane::new(tun, settings, descriptors.clone()),
             control: Control::new(commands, events),
+            servers: Servers::default(),
             streams: Streams::new(spawner, descriptors),
             workers,
             stopping: false,
@@ -88,7 +93,8 @@ impl Driver {
     async fn take_all(&mut self) -> bool {
         let now = clock::now();
         let mut worked = self.lane.take_datagrams(&mut self.engine, now);
-        match self.lane.take_packets(&mut self.engine, now).await {
+        let taken = self.lane.take_packets(&mut self.engine, &self.servers, now);
+        match taken.await {
             Ok(taken) => worked |= taken,
             Err(error) => {
                 tracing::error!(%error, name = self.lane.name(), "the interface is gone");
@@ -149,8 +155,8 @@ impl Driver {
             tracing::error!("a thread for handshakes has ended");
             self.shut_down(clock::now());
         }
-        self.control.give(&mut self.engine);
-        self.lane.give(&mut self.engine).await;
+        self.control.give(&mut self.engine, &self.servers);
+        self.lane.give(&mut self.engine, &self.servers).await;
     }
 
     async fn wait(&mut self) {
@@ -181,7 +187,8 @@ impl Driver {
             let addresses = addresses.iter().map(|own| own.ip).collect();
             self.streams.handle_addresses(addresses);
         }
-        let next = self.control.handle_command(&mut self.engine, command, now);
+        let (engine, servers) = (&mut self.engine, &mut self.servers);
+        let next = self.control.handle_command(engine, servers, command, now);
         self.stopping |= next == Next::Stop;
     }
 

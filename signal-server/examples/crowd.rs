@@ -5,28 +5,28 @@
 //! * `crowd worst ADDRESS SECONDS` is one source that does the worst it can: as many connections as it gets, each with as many
 //!   frames as are allowed and a watch for every identity, logins that are announced to all of them, false proofs, and connections that
 //!   are dropped at once.
+//! * `crowd idle ADDRESS CLIENTS SECONDS` logs in so many clients, which then only answer pings, says `ready`, and goes after so long.
 #![allow(clippy::print_stdout, reason = "it prints figures")]
+
+mod client;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use futures_util::{SinkExt, StreamExt};
+use anyhow::{Result, bail};
+use futures_util::SinkExt;
 use punch_signal_protocol::{Frame, Identity, PeerId};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::{Bytes, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
+
+use client::{Socket, dial, greet, identity, log_in, message, next, source};
 
 /// Bytes of a message: what an offer has, about.
 const ENVELOPE: usize = 1600;
 /// The source that does its worst.
 const WORST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
-
-type Socket = WebSocketStream<TcpStream>;
 
 fn main() -> Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
@@ -44,59 +44,13 @@ fn main() -> Result<()> {
             let seconds = Duration::from_secs(seconds.parse()?);
             runtime.block_on(worst(server.parse()?, seconds))
         }
-        _ => bail!(
-            "usage: crowd honest ADDRESS:PORT CLIENTS SECONDS | crowd worst ADDRESS:PORT SECONDS"
-        ),
-    }
-}
-
-fn identity(kind: u8, number: u32) -> Identity {
-    let mut seed = [kind; 32];
-    seed[..4].copy_from_slice(&number.to_be_bytes());
-    Identity::from_seed(&seed)
-}
-
-async fn dial(source: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    // Many connections from one address: ports may be shared where the other ends differ.
-    socket.set_reuseaddr(true)?;
-    socket.bind((source, 0).into())?;
-    let stream = socket.connect(server).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// A connection with its challenge.
-async fn greet(source: Ipv4Addr, server: SocketAddr) -> Result<(Socket, [u8; 32])> {
-    let stream = dial(source, server).await?;
-    let (mut socket, _) = client_async(format!("ws://{server}/"), stream).await?;
-    match next(&mut socket).await? {
-        Frame::Challenge(nonce) => Ok((socket, nonce)),
-        frame => bail!("{frame:?} instead of a challenge"),
-    }
-}
-
-async fn next(socket: &mut Socket) -> Result<Frame> {
-    loop {
-        match socket.next().await.context("the server has closed")?? {
-            Message::Binary(bytes) => return Ok(Frame::decode(&bytes)?),
-            Message::Close(_) => bail!("the server closes"),
-            _ => {}
+        ["idle", server, clients, seconds] => {
+            let seconds = Duration::from_secs(seconds.parse()?);
+            runtime.block_on(idle(server.parse()?, clients.parse()?, seconds))
         }
-    }
-}
-
-fn message(frame: &Frame) -> Message {
-    Message::Binary(Bytes::from(frame.encode()))
-}
-
-async fn log_in(source: Ipv4Addr, server: SocketAddr, identity: &Identity) -> Result<Socket> {
-    let (mut socket, nonce) = greet(source, server).await?;
-    let proof = Frame::proof(identity, &nonce, &server.to_string());
-    socket.send(message(&proof)).await?;
-    match next(&mut socket).await? {
-        Frame::Welcome => Ok(socket),
-        frame => bail!("{frame:?} instead of a welcome"),
+        _ => bail!(
+            "usage: crowd honest|idle ADDRESS:PORT CLIENTS SECONDS | crowd worst ADDRESS:PORT SECONDS"
+        ),
     }
 }
 
@@ -108,9 +62,7 @@ async fn honest(server: SocketAddr, clients: u32, length: Duration) -> Result<()
     let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for number in 0..clients {
-        let [_, _, high, low] = number.to_be_bytes();
-        let source = Ipv4Addr::new(127, 1, high, low.max(1));
-        let socket = log_in(source, server, &identity(1, number)).await?;
+        let socket = log_in(source(1, number), server, &identity(1, number)).await?;
         let partner = identity(1, number ^ 1).id();
         tasks.spawn(chat(
             socket,
@@ -178,6 +130,20 @@ async fn chat(
             () = &mut end => return Ok(()),
         }
     }
+}
+
+// --- idle clients ---
+
+async fn idle(server: SocketAddr, clients: u32, length: Duration) -> Result<()> {
+    let mut tasks = JoinSet::new();
+    for number in 0..clients {
+        let mut socket = log_in(source(1, number), server, &identity(1, number)).await?;
+        // Reading answers the server's pings.
+        tasks.spawn(async move { while next(&mut socket).await.is_ok() {} });
+    }
+    println!("ready");
+    tokio::time::sleep(length).await;
+    Ok(())
 }
 
 // --- one source that does its worst ---

@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::FalseyValueParser;
 use punch_service::log::parse_filter;
 use tracing_subscriber::filter::Targets;
 
 use crate::hub::Limits;
+use crate::hub::relay::RelayLimits;
 
-/// The signalling server: passes sealed envelopes between online peers. It keeps no accounts and no data, and learns only
-/// identities, sizes and times.
+/// The signalling server: passes sealed envelopes between online peers, and relays sealed packets between those that have no direct
+/// path. It keeps no accounts and no data, and learns only identities, addresses, sizes and times.
 #[derive(Debug, Parser)]
 #[command(
     name = "punch-signal",
@@ -58,7 +60,37 @@ pub struct Arguments {
     /// Messages per second of one client, on average
     #[arg(long, value_name = "N", default_value_t = Limits::default().rate, env = "PUNCH_SIGNAL_RATE")]
     pub rate: u32,
+    /// Relay nothing: clients that find no direct path to each other then need another server for it
+    #[arg(long, env = "PUNCH_SIGNAL_NO_RELAY", value_parser = FalseyValueParser::new())]
+    pub no_relay: bool,
+    /// What one client may send over the relay, in Mbit/s on average; all clients of one address four times as much. The rest is
+    /// dropped. Never more than --relay-total
+    #[arg(long, value_name = "MBIT", default_value_t = RelayLimits::default().rate, env = "PUNCH_SIGNAL_RELAY_RATE", value_parser = parse_rate)]
+    pub relay_rate: u32,
+    /// What all clients together may send over the relay, in Mbit/s on average. The machine receives and sends that much
+    #[arg(long, value_name = "MBIT", default_value_t = RelayLimits::default().total_rate, env = "PUNCH_SIGNAL_RELAY_TOTAL", value_parser = parse_rate)]
+    pub relay_total: u32,
     /// What to log: off, error, warn, info, debug or trace; also MODULE=LEVEL, separated by commas
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG", value_parser = parse_filter)]
     pub log: Targets,
+}
+
+/// More than that is a mistake: bits for megabits, for instance.
+const MAX_RATE: u32 = 1_000_000;
+
+fn parse_rate(text: &str) -> Result<u32, String> {
+    let rate = text
+        .parse()
+        .ok()
+        .filter(|rate| (1..=MAX_RATE).contains(rate));
+    rate.ok_or_else(|| {
+        format!("write the Mbit/s as a whole number from 1 to {MAX_RATE}; --no-relay turns the relay off")
+    })
+}
+
+impl Arguments {
+    /// What bounds the relay, unless there is none.
+    pub fn relay(&self) -> Option<RelayLimits> {
+        (!self.no_relay).then(|| RelayLimits::with_rates(self.relay_rate, self.relay_total))
+    }
 }

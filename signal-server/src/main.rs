@@ -1,4 +1,4 @@
-//! punch-signal: passes sealed envelopes between online peers.
+//! punch-signal: passes sealed envelopes between online peers, and relays sealed packets where they have no direct path.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ const PROGRAM: &str = "punch-signal";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let relay = arguments.relay();
     log::start(PROGRAM, arguments.log);
     if arguments.name.is_none() {
         tracing::warn!("without --name another server can pass its clients' logins on to this one");
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             per_address: arguments.per_address,
             rate: arguments.rate,
             burst: arguments.rate.saturating_mul(4),
+            relay,
             name: arguments.name,
             ..Limits::default()
         },

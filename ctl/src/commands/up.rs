@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use punch_api::{Obstacle, PeerName, PeerState, PeerView, Up, WhyView};
+use serde_json::Value;
 
 use super::answer::{parse, warn};
 use crate::client::{Client, Failure};
@@ -15,6 +16,9 @@ use crate::render;
 const LOOK: Duration = Duration::from_millis(500);
 /// A server that was just lost is often back within a second or two; when none is reached for so long, no more is waited for.
 const NO_SERVER: Duration = Duration::from_secs(5);
+
+/// A relay serves at once; a direct path, where there is one, most often within this time.
+const DIRECT: Duration = Duration::from_secs(2);
 
 pub(crate) async fn up(
     client: &Client,
@@ -37,8 +41,12 @@ pub(crate) async fn up(
             "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
         ))),
     };
-    let view: PeerView = parse(answer.clone())?;
     warn(&answer);
+    let answer = match seconds {
+        0 => answer,
+        _ => settle(client, peer, answer).await?,
+    };
+    let view: PeerView = parse(answer.clone())?;
     if out.json {
         out.value(&answer);
     }
@@ -54,6 +62,22 @@ pub(crate) async fn up(
         )));
     }
     Ok(())
+}
+
+/// Waits a little for a direct path where a relay serves; the newest answer is returned.
+async fn settle(client: &Client, peer: &PeerName, mut answer: Value) -> Result<Value, Failure> {
+    let mut passed = Duration::ZERO;
+    while passed < DIRECT {
+        let view: PeerView = parse(answer.clone())?;
+        let is_relayed = view.path.is_some_and(|path| path.via.is_some());
+        if !is_relayed || view.state != PeerState::Connected {
+            break;
+        }
+        tokio::time::sleep(LOOK / 2).await;
+        passed += LOOK / 2;
+        answer = client.get(&format!("/v1/peers/{peer}")).await?;
+    }
+    Ok(answer)
 }
 
 /// Tells what is known, for as long as waiting may help; what is known when it cannot is returned.

@@ -37,6 +37,13 @@ pub enum EventKind {
         /// The new remote address.
         remote: std::net::SocketAddr,
     },
+    /// A peer's packets go through a signalling server.
+    Relayed {
+        /// The peer that the packets go to.
+        peer: PeerName,
+        /// The server that passes them on.
+        server: String,
+    },
     /// A search for ports begins, because ordinary checks are not enough for a peer.
     Search {
         /// The peer that is searched for.

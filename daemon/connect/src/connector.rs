@@ -11,15 +11,16 @@ use punch_traversal::{OwnAddress, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::ServerId;
 use crate::clock::WallClock;
 use crate::envelopes::Envelopes;
 use crate::events::{
-    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, ServerId,
-    SessionEvent, Signal, SocketOrder, UserWish,
+    ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, SessionEvent,
+    Signal, SocketOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
 use crate::offers::Cause;
-use crate::peer::{Outputs, PeerConnection, searching};
+use crate::peer::{Outputs, PeerConnection, searching, status};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
@@ -77,7 +78,8 @@ impl Connector {
             if connection.calls.is_watched() {
                 self.signalling.servers.unwatch(connection.id);
             }
-            let (sockets, mappings) = connection.dissolve();
+            let (sockets, relayed, mappings) = connection.dissolve();
+            self.signalling.handle_relayed(peer, relayed);
             self.searches.book(mappings, now);
             for socket in sockets {
                 self.close_socket(socket);
@@ -309,7 +311,13 @@ impl Connector {
         let connection = self.peers.get(peer)?;
         let is_in_reach = self.signalling.is_in_reach();
         let profile = self.network.profile();
-        Some(connection.status(is_in_reach, profile, self.searches.budget, now))
+        Some(status(
+            connection,
+            is_in_reach,
+            profile,
+            self.searches.budget,
+            now,
+        ))
     }
 
     /// The range of a peer's overlay IPv4 address, once it has said so.
@@ -453,6 +461,7 @@ impl Connector {
         let mut out = Outputs::new(peer, &self.network, queues, sockets, transactions);
         let again = connection.drain(&mut out, now);
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
+        let relayed = (out.joins, out.ended, out.leaves);
         if let Some(address) = out.found_at {
             self.searches.charges.refund(address);
         }
@@ -461,6 +470,7 @@ impl Connector {
             self.signalling.servers.send(connection.id, &envelope);
         }
         self.signalling.servers.update_watch(connection);
+        self.signalling.handle_relayed(peer, relayed);
         self.peers.reindex(peer, &mut self.searches);
         again
     }

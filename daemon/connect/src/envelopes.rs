@@ -25,6 +25,8 @@ pub(crate) struct Envelopes {
     identity: Identity,
     ipv4_range: Option<Ipv4Range>,
     budget: Budget,
+    /// Whether this machine may be reached over relays.
+    relay: bool,
     clock: WallClock,
     randomness: Randomness,
     refusals: ServerBuckets,
@@ -67,6 +69,7 @@ impl Envelopes {
             identity: config.identity,
             ipv4_range: config.ipv4_range,
             budget: config.budget,
+            relay: config.relay,
             clock: WallClock::new(config.wall_ms, now),
             randomness,
             refusals: ServerBuckets::new(REFUSALS),
@@ -268,6 +271,7 @@ impl Envelopes {
             ipv4_range: self.ipv4_range,
             nat: profile.map(|profile| profile.summary(self.budget, attempt)),
             fresh_base: network.has_samplers(),
+            relay: self.relay,
         };
         connection.calls.describe(parts, &mut self.randomness.open)
     }

@@ -9,11 +9,8 @@ use punch_traversal::{
     StepReport,
 };
 
-use crate::{Contact, Path};
-
-/// A signalling server's number, given by the one who holds the connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerId(pub u32);
+use crate::Contact;
+use crate::path::{Path, ServerId};
 
 /// A frame for a signalling server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +35,8 @@ pub struct ConnectorConfig {
     pub budget: Budget,
     /// What the administrator says about the NAT.
     pub nat: NatOverrides,
+    /// Whether packets may go through signalling servers where no direct path is.
+    pub relay: bool,
 }
 
 /// What the user wants of a peer.
@@ -92,7 +91,7 @@ pub enum SocketOrder {
 /// A step in the life of a peer's session. That a path is selected is [`News::Selected`], which others need, too.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SessionEvent {
-    /// The peer has proven a new exchange: a session with this preshared key may begin.
+    /// The peer has proven a new exchange, by a check or because it has come to the relay: a session with this preshared key may begin.
     Proven {
         /// The peer that holds the exchange's credentials.
         peer: PeerHandle,

@@ -16,6 +16,7 @@
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
+//! * `relays`: which attempt a link of a signalling server's belongs to,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
 mod capacities;
@@ -33,6 +34,7 @@ mod pace;
 mod path;
 mod peer;
 mod peers;
+mod relays;
 mod schedule;
 mod searches;
 mod secrets;
@@ -51,9 +53,9 @@ pub use connector::Connector;
 pub use contact::Contact;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
-    ServerId, SessionEvent, Signal, SocketOrder, UserWish,
+    SessionEvent, Signal, SocketOrder, UserWish,
 };
-pub use path::Path;
+pub use path::{Path, RelayPath, ServerId};
 pub use peer::MAX_STALE;
 pub use secrets::draw;
 pub use sizes::ConnectorSizes;

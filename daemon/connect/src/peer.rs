@@ -60,19 +60,22 @@ mod history;
 mod offer;
 mod outputs;
 mod refusals;
+mod relayed;
 mod retry;
 pub(crate) mod searching;
 mod stamps;
+mod status;
 
 use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
-use punch_signal_protocol::{Description, PeerId};
-use punch_traversal::{AgentEvent, Budget, DirectPath, NatProfile, SocketId};
+use punch_signal_protocol::{Capability, Description, PeerId, RelayToken};
+use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
-use crate::{Contact, LinkState, LinkStatus, News, Path, ServerId, SessionEvent, UserWish};
+use crate::path::RelayPath;
+use crate::{LinkState, News, Path, ServerId, SessionEvent, UserWish};
 use attempts::{Attempts, NewAttempt};
 use calls::Calls;
 use demand::Demand;
@@ -85,6 +88,10 @@ pub(crate) use offer::OutstandingOffer;
 pub(crate) use outputs::Outputs;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
+pub(crate) use status::status;
+
+/// Tokens to join with, tokens that are no longer used, and links that are left.
+type RelayRemains = (Vec<RelayToken>, Vec<RelayToken>, Vec<RelayPath>);
 
 /// What is to be done when a peer has logged in at a server.
 pub(crate) enum Appeared {
@@ -99,6 +106,16 @@ pub(crate) enum Appeared {
     },
     /// A fresh offer goes out when it is the peer's turn.
     Offer,
+}
+
+/// What has become of the relay links of an attempt.
+enum RelayChange {
+    /// Nothing that matters.
+    None,
+    /// One of them serves: the attempt stands first now.
+    Serves,
+    /// The last one has served and is gone.
+    Lost,
 }
 
 /// See the module.
@@ -151,48 +168,20 @@ impl PeerConnection {
 
     // --- what is known ---
 
-    /// What serves the peer's packets: the direct path, if there is one.
+    /// The direct path, if there is one.
     pub(crate) fn path(&self) -> Option<Path> {
         self.attempts.direct_path().map(Path::Direct)
     }
 
-    /// What status shows of the connection; `is_in_reach` says whether any signalling server is.
-    pub(crate) fn status(
-        &self,
-        is_in_reach: bool,
-        mine: Option<NatProfile>,
-        budget: Budget,
-        now: Instant,
-    ) -> LinkStatus {
-        let (last_steps, last_theirs) = self.history.last();
-        let newest = self
-            .attempts
-            .newest_first()
-            .find(|attempt| !attempt.agent.was_refused() || last_steps.is_empty())
-            .map(|attempt| attempt.agent.status(now));
-        let (steps, theirs) = match newest {
-            Some(status) => (status.steps, status.theirs),
-            None => (last_steps.to_vec(), last_theirs.cloned()),
-        };
-        let retry_at = self.calls.retry.at().filter(|_| self.is_wanted());
-        LinkStatus {
-            state: self.state(),
-            refused: self.calls.refusals.received(now),
-            contact: self.contact(is_in_reach, now),
-            agent: self.attempts.first().map(|a| a.agent.status(now)),
-            peer_range: self.attempts.peer_range(),
-            mine,
-            theirs,
-            steps,
-            failures: self.history.failures,
-            retry_in: retry_at.map(|at| at.saturating_duration_since(now)),
-            budget,
-        }
+    /// What serves the peer's packets: the direct path, or else a relay.
+    pub(crate) fn serving(&self) -> Option<Path> {
+        let relayed = || self.attempts.relay_path().map(Path::Relayed);
+        self.path().or_else(relayed)
     }
 
     /// The state of the connection.
     pub(crate) fn state(&self) -> LinkState {
-        if self.path().is_some() {
+        if self.serving().is_some() {
             LinkState::Connected
         } else if !self.attempts.is_empty() {
             LinkState::Connecting
@@ -202,19 +191,6 @@ impl PeerConnection {
             LinkState::Connecting
         } else {
             LinkState::Waiting
-        }
-    }
-
-    /// How far calling the peer has come; `is_in_reach` says whether any signalling server is.
-    fn contact(&self, is_in_reach: bool, now: Instant) -> Contact {
-        if !self.attempts.is_empty() {
-            Contact::Answered
-        } else if !self.is_wanted() {
-            Contact::Unwanted
-        } else if !is_in_reach {
-            Contact::NoServer
-        } else {
-            self.calls.contact(self.history.has_met(), now)
         }
     }
 
@@ -307,6 +283,7 @@ impl PeerConnection {
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
+        let relay = config.sent.relay && theirs.capabilities.contains(Capability::Relays);
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
@@ -318,6 +295,7 @@ impl PeerConnection {
             peer_range,
             sent_candidates,
             unmeasured,
+            relay,
         };
         self.attempts.begin(new, now);
     }
@@ -341,10 +319,11 @@ impl PeerConnection {
         goodbyes
     }
 
-    /// The peer is removed: returns the sockets that are still open and the mappings that were not reported.
-    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, u32) {
-        let sockets = self.attempts.dissolve();
-        (sockets, self.attempts.take_unreported_mappings())
+    /// The peer is removed: returns the sockets that are still open, what is left of relays, and the mappings that were not reported.
+    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, RelayRemains, u32) {
+        let (sockets, ended, links) = self.attempts.dissolve();
+        let mappings = self.attempts.take_unreported_mappings();
+        (sockets, (Vec::new(), ended, links), mappings)
     }
 
     /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
@@ -421,6 +400,14 @@ impl PeerConnection {
                 index = 0;
                 exhausted = false;
             }
+            match self.handle_relay(index, out, now) {
+                RelayChange::None => {}
+                RelayChange::Serves => {
+                    index = 0;
+                    exhausted = false;
+                }
+                RelayChange::Lost => again = !self.calls.has_offer(),
+            }
             if failed && index > 0 {
                 self.attempts.retire(index..index + 1);
                 out.session(SessionEvent::Abandoned { peer: out.peer });
@@ -431,7 +418,7 @@ impl PeerConnection {
         if exhausted {
             self.give_up(out);
         }
-        if self.path().is_none() {
+        if self.serving().is_none() {
             self.demand.handle_no_path(now);
         }
         out.mappings += self.attempts.take_unreported_mappings();
@@ -456,22 +443,9 @@ impl PeerConnection {
         out: &mut Outputs<'_>,
         now: Instant,
     ) {
-        let has_path = self.path().is_some();
         match event {
             AgentEvent::Proven => {
-                let Some(attempt) = self.attempts.get_mut(index) else {
-                    return;
-                };
-                let (peer, initiator) = (out.peer, attempt.offered);
-                let preshared = attempt.preshared_key().clone();
-                if !initiator {
-                    self.demand.handle_call(has_path, now);
-                }
-                out.session(SessionEvent::Proven {
-                    peer,
-                    preshared,
-                    initiator,
-                });
+                self.prove(index, out, now);
             }
             AgentEvent::SearchOver {
                 mappings,
@@ -496,6 +470,60 @@ impl PeerConnection {
             | AgentEvent::CloseSocket(_)
             | AgentEvent::Reflexive(_)
             | AgentEvent::Predicted(_) => {}
+        }
+    }
+
+    /// The peer has shown that it holds the keys of this exchange: a session may begin. This is said once of an attempt.
+    fn prove(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) {
+        let has_path = self.serving().is_some();
+        let Some(attempt) = self.attempts.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(&mut attempt.is_proven, true) {
+            return;
+        }
+        let (peer, initiator) = (out.peer, attempt.offered);
+        let preshared = attempt.preshared_key().clone();
+        if !initiator {
+            self.demand.handle_call(has_path, now);
+        }
+        out.session(SessionEvent::Proven {
+            peer,
+            preshared,
+            initiator,
+        });
+    }
+
+    /// Relay links of the attempt may have come or gone. Where there is no direct path, the link of the newest attempt that has one
+    /// serves.
+    fn handle_relay(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> RelayChange {
+        let Some(attempt) = self.attempts.get_mut(index) else {
+            return RelayChange::None;
+        };
+        if !attempt.relayed.take_changed() {
+            return RelayChange::None;
+        }
+        let relayed = attempt.relayed.path();
+        if relayed.is_some() {
+            self.prove(index, out, now);
+        }
+        if self.path().is_some() {
+            return RelayChange::None;
+        }
+        let peer = out.peer;
+        match relayed {
+            Some(relayed) => {
+                self.attempts.retire(0..index);
+                self.demand.handle_path();
+                let path = Path::Relayed(relayed);
+                out.news(News::Selected { peer, path });
+                RelayChange::Serves
+            }
+            None if index == 0 => {
+                self.handle_lost(out, now);
+                RelayChange::Lost
+            }
+            None => RelayChange::None,
         }
     }
 
@@ -529,9 +557,19 @@ impl PeerConnection {
         out.news(News::Selected { peer, path });
     }
 
+    /// The path of the first attempt is lost; a relay may stand behind it.
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        out.session(SessionEvent::Lost { peer: out.peer });
-        self.demand.handle_lost(now);
+        let peer = out.peer;
+        match self.attempts.relay_path() {
+            Some(relayed) => {
+                let path = Path::Relayed(relayed);
+                out.news(News::Selected { peer, path });
+            }
+            None => {
+                out.session(SessionEvent::Lost { peer });
+                self.demand.handle_lost(now);
+            }
+        }
         self.calls.retry.handle_lost();
     }
 
@@ -550,7 +588,7 @@ impl PeerConnection {
 
     /// Where nobody wants the connection and nothing works, it is down, and says so.
     fn give_up(&mut self, out: &mut Outputs<'_>) {
-        if !self.is_wanted() && self.path().is_none() && !self.attempts.is_empty() {
+        if !self.is_wanted() && self.serving().is_none() && !self.attempts.is_empty() {
             self.attempts.retire_all();
             out.session(SessionEvent::Closed { peer: out.peer });
         }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use punch_packet::{Rate, TokenBucket};
 use punch_signal_protocol::seal::Kind;
-use punch_signal_protocol::{Frame, PeerId};
+use punch_signal_protocol::{Capabilities, Capability, Frame, PeerId, RelayToken};
 
+use crate::path::RelayPath;
 use crate::peer::PeerConnection;
 use crate::{ServerId, Signal};
 
@@ -22,6 +23,8 @@ const FRAMES: Rate = Rate {
 const FOR_ENVELOPES: u32 = 24;
 /// Envelopes that wait for a server; then the oldest is lost, as it could be anywhere on its way.
 const MAX_WAITING: usize = 256;
+/// Frames about relay links that wait for a server; then the oldest is lost, and the peer's next attempt asks anew.
+const MAX_RELAY: usize = 256;
 
 /// What waits for one server.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ struct Lane {
     envelopes: VecDeque<(PeerId, Vec<u8>)>,
     /// Peers whose logins the server is asked to tell of (`true`), or no longer to.
     watches: VecDeque<(PeerId, bool)>,
+    /// What is said of relay links.
+    relay: VecDeque<Frame>,
+    /// What the server can do beyond version 1 of the protocol.
+    capabilities: Capabilities,
 }
 
 impl Default for Lane {
@@ -38,6 +45,8 @@ impl Default for Lane {
             bucket: TokenBucket::new(FRAMES),
             envelopes: VecDeque::new(),
             watches: VecDeque::new(),
+            relay: VecDeque::new(),
+            capabilities: Capabilities::NONE,
         }
     }
 }
@@ -55,6 +64,13 @@ impl Lane {
         self.envelopes.push_back((to, envelope));
     }
 
+    fn push_relay(&mut self, frame: Frame) {
+        if self.relay.len() >= MAX_RELAY {
+            self.relay.pop_front();
+        }
+        self.relay.push_back(frame);
+    }
+
     /// The server is to tell of a peer's logins, or no longer to. What it was not told yet it need not hear.
     fn watch(&mut self, id: PeerId, wanted: bool) {
         match self.watches.iter().position(|(waiting, _)| *waiting == id) {
@@ -70,6 +86,9 @@ impl Lane {
     fn pop(&mut self) -> Option<Frame> {
         if let Some((to, envelope)) = self.envelopes.pop_front() {
             return Some(Frame::Send { to, envelope });
+        }
+        if let Some(frame) = self.relay.pop_front() {
+            return Some(frame);
         }
         let (id, wanted) = self.watches.pop_front()?;
         Some(if wanted {
@@ -92,7 +111,7 @@ impl Lane {
 
     /// The tokens that must be left when the next frame has gone out; `None` when nothing waits.
     fn reserve(&self) -> Option<u32> {
-        if self.envelopes.is_empty() {
+        if self.envelopes.is_empty() && self.relay.is_empty() {
             (!self.watches.is_empty()).then_some(FOR_ENVELOPES)
         } else {
             Some(0)
@@ -141,6 +160,40 @@ impl Servers {
         self.lanes.entry(server).or_default().push(to, envelope);
     }
 
+    /// A server has told what it can do.
+    pub(crate) fn set_capabilities(&mut self, server: ServerId, capabilities: Capabilities) {
+        if let Some(lane) = self.lanes.get_mut(&server) {
+            lane.capabilities = capabilities;
+        }
+    }
+
+    /// Asks every server that relays for a link with whoever has the same token.
+    pub(crate) fn join(&mut self, token: RelayToken) {
+        for lane in self.lanes.values_mut() {
+            if lane.capabilities.contains(Capability::Relays) {
+                lane.push_relay(Frame::RelayJoin(token));
+            }
+        }
+    }
+
+    /// Asks one server that relays for a link with whoever has the same token.
+    pub(crate) fn join_over(&mut self, server: ServerId, token: RelayToken) {
+        if let Some(lane) = self.lanes.get_mut(&server)
+            && lane.capabilities.contains(Capability::Relays)
+        {
+            lane.push_relay(Frame::RelayJoin(token));
+        }
+    }
+
+    /// Tells a server that a link is no longer needed.
+    pub(crate) fn leave(&mut self, path: RelayPath) {
+        if let Some(lane) = self.lanes.get_mut(&path.server)
+            && lane.capabilities.contains(Capability::Relays)
+        {
+            lane.push_relay(Frame::RelayLeave(path.link));
+        }
+    }
+
     /// Asks every server to tell when a peer logs in, or no longer to, if that is another thing than before.
     pub(crate) fn update_watch(&mut self, connection: &mut PeerConnection) {
         let wanted = connection.wants_watch();
@@ -174,6 +227,7 @@ impl Servers {
     pub(crate) fn finish(&mut self) {
         for (server, lane) in &mut self.lanes {
             lane.watches.clear();
+            lane.relay.clear();
             while let Some(frame) = lane.pop() {
                 let server = *server;
                 self.signals.push_back(Signal { server, frame });

@@ -4,14 +4,17 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use punch_packet::PeerHandle;
-use punch_signal_protocol::{Frame, Note, PeerId, Unreachable, seal};
+use punch_signal_protocol::{Frame, Note, PeerId, RelayToken, Unreachable, seal};
 
+use crate::ServerId;
 use crate::envelopes::{Envelopes, OfferError};
-use crate::events::{ConnectorEvent, DroppedEnvelopes, News, ServerId, SessionEvent};
+use crate::events::{ConnectorEvent, DroppedEnvelopes, News, SessionEvent};
 use crate::network::LocalNetwork;
 use crate::offers::{Cause, OfferQueue};
+use crate::path::RelayPath;
 use crate::peer::{Appeared, Stamps};
 use crate::peers::Peers;
+use crate::relays::Relays;
 use crate::servers::Servers;
 use crate::strangers::Strangers;
 
@@ -82,6 +85,7 @@ pub(crate) struct Signalling {
     pub(crate) servers: Servers,
     offers: OfferQueue,
     pub(crate) strangers: Strangers,
+    pub(crate) relays: Relays,
     dropped: DroppedEnvelopes,
 }
 
@@ -93,6 +97,7 @@ impl Signalling {
             servers: Servers::default(),
             offers: OfferQueue::default(),
             strangers: Strangers::default(),
+            relays: Relays::default(),
             dropped: DroppedEnvelopes::default(),
         }
     }
@@ -124,6 +129,11 @@ impl Signalling {
     pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers) {
         self.servers.remove(server);
         self.offers.remove_server(server);
+        for (path, peer) in self.relays.remove_server(server) {
+            if let Some(connection) = peers.get_mut(peer) {
+                connection.attempts.handle_relay_gone(path);
+            }
+        }
         peers.handle_server_down(server, self.servers.online());
     }
 
@@ -148,16 +158,63 @@ impl Signalling {
                         .handle_unreachable(server, offline, self.servers.online());
                 }
             }
+            Frame::ServerCapabilities(set) => {
+                self.servers.set_capabilities(server, set);
+                for token in self.relays.tokens() {
+                    self.servers.join_over(server, token);
+                }
+            }
+            Frame::RelayReady { token, link } => {
+                self.handle_relay_ready(token, RelayPath { server, link }, around);
+            }
+            Frame::RelayGone(link) => {
+                let path = RelayPath { server, link };
+                let peer = self.relays.remove(path);
+                if let Some(connection) = peer.and_then(|peer| around.peers.get_mut(peer)) {
+                    connection.attempts.handle_relay_gone(path);
+                }
+            }
             // The client that holds the connection deals with these.
             Frame::Proof { .. }
             | Frame::Send { .. }
             | Frame::Watch(_)
             | Frame::Unwatch(_)
             | Frame::ClientCapabilities(_)
-            | Frame::ServerCapabilities(_)
             | Frame::Challenge(_)
             | Frame::Welcome
-            | Frame::Refused(_) => {}
+            | Frame::Refused(_)
+            | Frame::RelayJoin(_)
+            | Frame::RelayLeave(_) => {}
+        }
+    }
+
+    /// A server has made a link with whoever has joined with the same token; one that is not needed is left.
+    fn handle_relay_ready(&mut self, token: RelayToken, path: RelayPath, around: &mut Around<'_>) {
+        let peer = self.relays.by_token(token);
+        let connection = peer.and_then(|peer| around.peers.get_mut(peer));
+        let kept = connection.is_some_and(|c| c.attempts.handle_relay_ready(token, path));
+        match peer.filter(|_| kept) {
+            Some(peer) => self.relays.add(path, peer),
+            None => self.servers.leave(path),
+        }
+    }
+
+    /// Carries away what a connection has to say of relay links.
+    pub(crate) fn handle_relayed(
+        &mut self,
+        peer: PeerHandle,
+        (joins, ended, leaves): (Vec<RelayToken>, Vec<RelayToken>, Vec<RelayPath>),
+    ) {
+        for token in ended {
+            self.relays.end(token);
+        }
+        for token in joins {
+            self.relays.join(token, peer);
+            self.servers.join(token);
+        }
+        for path in leaves {
+            self.relays.remove(path);
+            self.servers.leave(path);
         }
     }
 

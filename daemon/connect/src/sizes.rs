@@ -15,18 +15,25 @@ pub struct ConnectorSizes {
     pub frames: usize,
     /// Peers and servers whose watches wait for their turn.
     pub watches: usize,
+    /// Attempts that have asked for relay links.
+    pub relay_tokens: usize,
+    /// Relay links that stand, or are about to be left.
+    pub relay_links: usize,
 }
 
 impl ConnectorSizes {
     /// Those of a connector, now.
     pub fn of(connector: &Connector) -> Self {
         let (frames, watches) = connector.signalling.servers.sizes();
+        let (relay_tokens, relay_links) = connector.signalling.relays.sizes();
         Self {
             exchanges: connector.peers.most_exchanges(),
             transactions: connector.peers.transactions.count(),
             sockets: connector.sockets.count(),
             frames,
             watches,
+            relay_tokens,
+            relay_links,
         }
     }
 }

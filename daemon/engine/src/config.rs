@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub budget: Budget,
     /// What the administrator says about the NAT.
     pub nat: NatOverrides,
+    /// Whether packets may go through signalling servers where no direct path is.
+    pub relay: bool,
 }
 
 /// What changes while the engine runs: only what differs from before is named, so that a change costs what it changes.

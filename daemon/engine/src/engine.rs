@@ -11,15 +11,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, ServerId,
-    Signal, Stranger,
+    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, Path,
+    RelayPath, ServerId, Signal, Stranger,
 };
 use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range};
-use punch_stun_protocol::is_stun;
-use punch_traversal::{DirectPath, OwnAddress, SocketId};
-use punch_wireguard::{LocalKeys, data_index};
+use punch_traversal::{OwnAddress, SocketId};
+use punch_wireguard::LocalKeys;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -29,6 +28,7 @@ use crate::handshakes::{Handshakes, Job, JobDone};
 use crate::host::Host;
 use crate::lane::Lane;
 use crate::outbox::Train;
+use crate::reception::Reception;
 use crate::reply_to::ReplyTo;
 use crate::report::{DropReason, PeerReport, TableSizes};
 use crate::roster::Roster;
@@ -61,6 +61,7 @@ impl Engine {
                 wall_ms,
                 budget: config.budget,
                 nat: config.nat,
+                relay: config.relay,
             },
             now,
         );
@@ -233,28 +234,26 @@ impl Engine {
         bytes: &[u8],
         now: Instant,
     ) {
-        let mut datagrams = bytes.chunks(stride.max(1)).peekable();
+        let datagrams = bytes.chunks(stride.max(1));
         if self.is_inside(from.ip()) {
             datagrams.for_each(|_| self.lane.drops.count(DropReason::NotForUs));
             return;
         }
-        let path = DirectPath {
-            socket,
-            remote: from,
-        };
-        while let Some(datagram) = datagrams.peek() {
-            let Some(session) = data_index(datagram) else {
-                self.handle_control(ReplyTo { path, local }, datagram, now);
-                datagrams.next();
-                continue;
-            };
-            let authentic =
-                self.lane
-                    .open_run(&mut self.roster.peers, session, path, &mut datagrams, now);
-            if let Some(peer) = authentic {
-                self.lane.after_handshake(&mut self.roster.peers, peer, now);
-            }
-        }
+        let path = Path::direct(socket, from);
+        self.reception()
+            .take(ReplyTo { path, local }, datagrams, now);
+    }
+
+    /// Packets have come over a relay link: those of a tunnel, and nothing else is taken there.
+    pub fn handle_relayed<'a>(
+        &mut self,
+        path: RelayPath,
+        packets: impl Iterator<Item = &'a [u8]>,
+        now: Instant,
+    ) {
+        let path = Path::Relayed(path);
+        self.reception()
+            .take(ReplyTo { path, local: None }, packets, now);
     }
 
     /// Whether an address is one that is reached through a tunnel.
@@ -262,29 +261,10 @@ impl Engine {
         self.roster.peers.route(ip).is_some() || self.lane.host.addresses.contains(&ip)
     }
 
-    /// A datagram from outside that carries no data: STUN or a handshake.
-    fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
-        let ReplyTo { path, local } = from;
-        let result = if !is_stun(datagram) {
-            self.roster.handle_handshake(from, datagram, now)
-        } else if self
-            .roster
-            .connector
-            .handle_stun(path.socket, local, path.remote, datagram, now)
-        {
-            Ok(())
-        } else {
-            Err(DropReason::NotForUs)
-        };
-        if let Err(reason) = result {
-            self.lane.drops.count(reason);
-        }
-        self.send_handshakes();
-    }
-
-    fn send_handshakes(&mut self) {
-        while let Some(transmit) = self.roster.handshakes.poll_transmit() {
-            self.lane.outbox.push(transmit);
+    fn reception(&mut self) -> Reception<'_> {
+        Reception {
+            roster: &mut self.roster,
+            lane: &mut self.lane,
         }
     }
 
@@ -311,34 +291,7 @@ impl Engine {
 
     /// A step of a handshake has been performed.
     pub fn handle_job(&mut self, done: JobDone, now: Instant) {
-        let performed = self.roster.handle_job(done, now);
-        self.send_handshakes();
-        if let Some(reason) = performed.dropped {
-            self.lane.drops.count(reason);
-        }
-        if let Some(peer) = performed.peer {
-            self.lane.after_handshake(&mut self.roster.peers, peer, now);
-            self.open_held(peer, now);
-        }
-    }
-
-    /// Opens what has come for keys that were in use by a handshake.
-    fn open_held(&mut self, handle: PeerHandle, now: Instant) {
-        let Some(peer) = self.roster.peers.get_mut(handle) else {
-            return;
-        };
-        for (path, datagram) in std::mem::take(&mut peer.held) {
-            if let Some(session) = data_index(&datagram) {
-                let mut train = [datagram.as_slice()].into_iter().peekable();
-                let (lane, peers) = (&mut self.lane, &mut self.roster.peers);
-                if lane
-                    .open_run(peers, session, path, &mut train, now)
-                    .is_some()
-                {
-                    lane.after_handshake(peers, handle, now);
-                }
-            }
-        }
+        self.reception().handle_job(done, now);
     }
 
     // --- time ---

@@ -6,9 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use punch_connect::{Path, WallClock};
+use punch_connect::WallClock;
 use punch_packet::PeerHandle;
-use punch_traversal::Transmit;
 use punch_wireguard::{
     Asker, Checked, CookieChecker, HandshakeJob, JobResult, LocalKeys, Outcome, Step,
 };
@@ -67,7 +66,7 @@ pub(crate) struct Handshakes {
     jobs: VecDeque<Job>,
     /// Counts the initiations that are being identified.
     places: Place,
-    transmits: VecDeque<Transmit>,
+    messages: VecDeque<(ReplyTo, Vec<u8>)>,
 }
 
 /// What came of a job that was performed.
@@ -86,7 +85,7 @@ impl Handshakes {
             own,
             jobs: VecDeque::new(),
             places: Place(Arc::new(())),
-            transmits: VecDeque::new(),
+            messages: VecDeque::new(),
         }
     }
 
@@ -110,8 +109,8 @@ impl Handshakes {
     }
 
     /// The next message to be sent.
-    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+    pub(crate) fn poll_message(&mut self) -> Option<(ReplyTo, Vec<u8>)> {
+        self.messages.pop_front()
     }
 
     /// A datagram that is neither data nor STUN; returns why it comes to nothing, if it does.
@@ -123,8 +122,9 @@ impl Handshakes {
         clock: WallClock,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let known = peers.is_known(from.path.remote);
-        match self.checker.check(from.path.remote, known, datagram, now) {
+        let origin = from.path.origin();
+        let known = peers.is_known(origin);
+        match self.checker.check(origin, known, datagram, now) {
             Checked::Overload => Err(DropReason::UnderLoad),
             Checked::Initiation(_) if self.identifying() >= MAX_IDENTIFYING => {
                 Err(DropReason::UnderLoad)
@@ -220,9 +220,7 @@ impl Handshakes {
             Outcome::Refused => performed.dropped = Some(DropReason::NotForUs),
             // A response moves no path: an initiation may be a copy of an old one, and the peer is where it uses the new keys.
             Outcome::Send { reply_to, message } => {
-                let path = peer
-                    .path
-                    .map(|Path::Direct(path)| ReplyTo { path, local: None });
+                let path = peer.path.map(|path| ReplyTo { path, local: None });
                 if let Some(to) = reply_to.or(path) {
                     self.reply(to, message);
                 }
@@ -232,9 +230,7 @@ impl Handshakes {
                 confirmation,
             } => {
                 peer.settle_path(reply_to.path);
-                let path = peer
-                    .path
-                    .map(|Path::Direct(path)| ReplyTo { path, local: None });
+                let path = peer.path.map(|path| ReplyTo { path, local: None });
                 self.reply(path.unwrap_or(reply_to), confirmation);
             }
         }
@@ -273,12 +269,6 @@ impl Handshakes {
     }
 
     fn reply(&mut self, to: ReplyTo, bytes: Vec<u8>) {
-        self.transmits.push_back(Transmit {
-            socket: to.path.socket,
-            to: to.path.remote,
-            source: to.local,
-            ttl: None,
-            bytes,
-        });
+        self.messages.push_back((to, bytes));
     }
 }

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use punch_connect::Path;
 use punch_forward::{Presence, Refused, Rules, Stack};
 use punch_packet::{
     Batch, Buffer, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply, echo_request,
     refuse, segments, split, tcp_reset, unreachable,
 };
-use punch_traversal::DirectPath;
 use punch_wireguard::{Opened, data_index};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
@@ -212,7 +212,7 @@ impl Lane {
         &mut self,
         peers: &mut PeerTable,
         number: u32,
-        path: DirectPath,
+        path: Path,
         datagrams: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
         now: Instant,
     ) -> Option<PeerHandle> {

@@ -14,6 +14,7 @@ mod lane;
 mod outbox;
 mod peers;
 mod pings;
+mod reception;
 mod reply_to;
 mod report;
 mod roster;
@@ -30,7 +31,7 @@ pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState, LinkStatus,
-    MAX_STALE, News, Path, PeerRefusal, ServerId, Signal, SocketOrder, Stranger,
+    MAX_STALE, News, Path, PeerRefusal, RelayPath, ServerId, Signal, SocketOrder, Stranger,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,

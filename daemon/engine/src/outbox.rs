@@ -4,21 +4,25 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use punch_connect::Path;
+use punch_connect::{Path, RelayPath};
 use punch_packet::Buffer;
 use punch_traversal::{SocketId, Transmit};
+
+use crate::reply_to::ReplyTo;
 
 /// UDP_SEGMENT takes at most this many datagrams (older kernels) and 65,507 bytes at once.
 const MAX_SEGMENTS: usize = 44;
 const MAX_BYTES: usize = 65_000;
 
-/// Datagrams for one destination, back to back: all of `segment` bytes, the last one possibly shorter.
+/// Datagrams for one destination, or packets for one relay link, back to back: all of `segment` bytes, the last one possibly shorter.
 #[derive(Debug, Default)]
 pub struct Train {
     /// The socket that sends them.
     pub socket: SocketId,
     /// The address that they go to; meaningless while `bytes` is empty.
     pub to: Option<SocketAddr>,
+    /// The link that they go over instead.
+    pub relay: Option<RelayPath>,
     /// The address of this machine that they come from, if it matters.
     pub source: Option<IpAddr>,
     /// How many routers may pass them on; `None` is the system's default.
@@ -32,6 +36,17 @@ pub struct Train {
 }
 
 impl Train {
+    fn leads_to(&self, path: Path) -> bool {
+        match path {
+            Path::Direct(direct) => {
+                self.relay.is_none()
+                    && self.socket == direct.socket
+                    && self.to == Some(direct.remote)
+            }
+            Path::Relayed(relayed) => self.relay == Some(relayed),
+        }
+    }
+
     /// Whether one more datagram does not fit.
     fn is_full(&self) -> bool {
         self.bytes.len() + self.segment > MAX_BYTES
@@ -49,15 +64,9 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
     pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Buffer) -> usize) {
-        let Path::Direct(path) = path;
-        let fits = self.trains.back().is_some_and(|last| {
-            !last.closed
-                && last.socket == path.socket
-                && last.to == Some(path.remote)
-                && !last.is_full()
-        });
-        if !fits {
-            self.start(path.socket, path.remote, None);
+        let fits = |last: &Train| !last.closed && last.leads_to(path) && !last.is_full();
+        if !self.trains.back().is_some_and(fits) {
+            self.start(path, None);
         }
         let Some(last) = self.trains.back_mut() else {
             return;
@@ -74,7 +83,7 @@ impl Outbox {
             let datagram = last.bytes[start..].to_vec();
             last.bytes.truncate(start);
             last.closed = true;
-            self.start(path.socket, path.remote, None);
+            self.start(path, None);
             if let Some(last) = self.trains.back_mut() {
                 last.segment = length;
                 last.bytes.extend(&datagram);
@@ -86,11 +95,21 @@ impl Outbox {
     }
 
     pub(crate) fn push(&mut self, transmit: Transmit) {
-        self.start(transmit.socket, transmit.to, transmit.source);
+        self.start(Path::direct(transmit.socket, transmit.to), transmit.source);
         if let Some(last) = self.trains.back_mut() {
             last.ttl = transmit.ttl;
             last.segment = transmit.bytes.len();
             last.bytes.extend(&transmit.bytes);
+            last.closed = true;
+        }
+    }
+
+    /// One message, on its own.
+    pub(crate) fn push_message(&mut self, to: ReplyTo, message: &[u8]) {
+        self.start(to.path, to.local);
+        if let Some(last) = self.trains.back_mut() {
+            last.segment = message.len();
+            last.bytes.extend(message);
             last.closed = true;
         }
     }
@@ -119,10 +138,16 @@ impl Outbox {
         }
     }
 
-    fn start(&mut self, socket: SocketId, to: SocketAddr, source: Option<IpAddr>) {
+    fn start(&mut self, path: Path, source: Option<IpAddr>) {
         let mut train = self.spare.pop().unwrap_or_default();
-        train.socket = socket;
-        train.to = Some(to);
+        (train.to, train.relay) = (None, None);
+        match path {
+            Path::Direct(direct) => {
+                train.socket = direct.socket;
+                train.to = Some(direct.remote);
+            }
+            Path::Relayed(relayed) => train.relay = Some(relayed),
+        }
         train.source = source;
         train.ttl = None;
         train.segment = 0;

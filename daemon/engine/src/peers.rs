@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use punch_connect::{Connector, LinkState, Path};
 use punch_forward::Presence;
 use punch_packet::{PeerHandle, Rate, Reassembly, TokenBucket};
-use punch_traversal::DirectPath;
 use punch_wireguard::SESSION_BITS;
 use rand_core::RngCore;
 
@@ -44,7 +43,7 @@ pub(crate) struct Peer {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     /// Data messages for keys that a handshake uses at the moment, and where they came from.
-    pub(crate) held: VecDeque<(DirectPath, Vec<u8>)>,
+    pub(crate) held: VecDeque<(Path, Vec<u8>)>,
     /// How often it is told that its packet goes nowhere.
     pub(crate) refusals: TokenBucket,
     busy: bool,
@@ -79,13 +78,13 @@ impl Peer {
 
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
     /// it has made one.
-    pub(crate) fn settle_path(&mut self, path: DirectPath) {
+    pub(crate) fn settle_path(&mut self, path: Path) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
-        if roams && self.path.and_then(|path| path.endpoint()) != Some(path.remote) {
-            self.roamed = Some(path.remote);
+        if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
+            self.roamed = path.endpoint();
         }
         if self.path.is_none() || roams {
-            self.path = Some(path.into());
+            self.path = Some(path);
         }
     }
 
@@ -114,7 +113,7 @@ impl Peer {
     }
 
     /// Keeps a data message until a handshake is done.
-    pub(crate) fn hold(&mut self, path: DirectPath, datagram: &[u8]) -> bool {
+    pub(crate) fn hold(&mut self, path: Path, datagram: &[u8]) -> bool {
         let room = self.held.len() < MAX_HELD;
         if room {
             self.held.push_back((path, datagram.to_vec()));
@@ -282,7 +281,7 @@ impl PeerTable {
     pub(crate) fn set_path(&mut self, handle: PeerHandle, path: Path) {
         if let Some(peer) = self.peers.get_mut(&handle) {
             peer.path = Some(path);
-            self.endpoints.extend(path.endpoint());
+            self.endpoints.insert(path.origin());
             self.mark(handle);
         }
     }

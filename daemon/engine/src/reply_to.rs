@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use punch_traversal::DirectPath;
+use punch_connect::Path;
 
 /// Where a message came from, and which of this machine's addresses it came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReplyTo {
-    pub(crate) path: DirectPath,
+    pub(crate) path: Path,
     pub(crate) local: Option<IpAddr>,
 }

@@ -87,6 +87,7 @@ impl World {
             let identity = Identity::from_seed(&bytes);
             rng.fill_bytes(&mut bytes);
             let config = ConnectorConfig {
+                relay: true,
                 identity: identity.clone(),
                 ipv4_range: None,
                 seed: bytes,

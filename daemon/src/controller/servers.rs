@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{Ipv4Range, ServerAddress};
-use punch_engine::ServerId;
+use punch_engine::{Path, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
 use tokio::sync::mpsc;
@@ -41,7 +41,7 @@ struct Server {
     /// Whether the signalling connection stands.
     connected: bool,
     /// Where the signalling connection leads, or led last.
-    reached: Option<IpAddr>,
+    reached: Option<SocketAddr>,
     /// Why the signalling connection does not stand.
     trouble: Option<String>,
     /// Since when an answer is awaited: the server was added then, or the network changed.
@@ -121,6 +121,13 @@ impl Servers {
         self.resolver.refresh();
     }
 
+    /// The server that relays on this path, if one does.
+    pub(super) fn relay(&self, path: Path) -> Option<&ServerAddress> {
+        let Path::Relayed(by) = path else { return None };
+        let server = self.list.iter().find(|server| server.id == by.server)?;
+        Some(&server.address)
+    }
+
     /// Waits until a connection or an address of a server has changed, and tells what is to be said of it. Nothing is lost if
     /// the wait is given up.
     pub(super) async fn changed(&mut self) -> Option<Said> {
@@ -136,7 +143,7 @@ impl Servers {
         let changed = server.connected != report.connected;
         server.connected = report.connected;
         server.trouble = report.trouble;
-        server.reached = report.address.map(|at| at.ip()).or(server.reached);
+        server.reached = report.address.or(server.reached);
         let (address, trouble) = (server.address.to_string(), server.trouble.as_deref());
         if changed {
             let event = events::server(address, report.connected, trouble);
@@ -168,6 +175,7 @@ impl Servers {
             .clone()
             .filter_map(|server| signal_host(&server.address));
         let reached = list.clone().filter_map(|server| server.reached);
+        let reached = reached.map(|at| at.ip());
         let mut places = Places {
             needed: literal.chain(reached).collect(),
             ..Places::default()
@@ -194,6 +202,8 @@ impl Servers {
         for server in &self.list {
             let trouble = server.trouble.as_deref();
             facts.push(ServerFacts {
+                id: server.id,
+                reached: server.reached,
                 address: &server.address,
                 fixed: server.fixed,
                 connected: server.connected,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use punch_engine::{Change, NatProfile, OwnAddress, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
@@ -18,11 +19,13 @@ pub(crate) enum Command {
     /// The router leads this address to the main IPv4 socket, or nothing any more.
     PortMapped(Option<SocketAddr>),
     /// A signalling connection stands; frames for it go here.
-    ServerUp(ServerId, mpsc::Sender<Frame>),
+    ServerUp(ServerId, ToServer),
     /// A signalling connection has ended.
     ServerDown(ServerId),
     /// A frame has come from a signalling server.
     Frame(ServerId, Frame),
+    /// Packets have come over a signalling server: a relay frame.
+    Relayed(ServerId, Bytes),
     /// The user asks again for this peer.
     Retry(PeerHandle),
     Ping(PeerHandle, oneshot::Sender<Option<Pong>>),
@@ -32,6 +35,13 @@ pub(crate) enum Command {
     InterfaceGone,
     /// Say goodbye and stop.
     ShutDown,
+}
+
+/// The ways to a signalling server.
+pub(crate) struct ToServer {
+    pub(crate) frames: mpsc::Sender<Frame>,
+    /// Relay frames; what finds no room is lost like any packet.
+    pub(crate) relayed: mpsc::Sender<Vec<u8>>,
 }
 
 /// The answer to a ping.

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use punch_engine::{Engine, EngineEvent, NatProfile, News, ServerId, SocketOrder};
+use punch_engine::{Engine, EngineEvent, NatProfile, News, SocketOrder};
 use punch_platform::clock::{self, SleepWatch};
-use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
 use super::backlog::Backlog;
 use super::command::{Command, Pong};
 use super::lane::Lane;
+use super::servers::{self, Servers};
 use crate::snapshot;
 
 /// The wall clock is told to the engine, and sleep noticed, this often.
@@ -24,8 +24,6 @@ pub(super) struct Control {
     events: mpsc::Sender<EngineEvent>,
     /// Events for which there was no room.
     backlog: Backlog,
-    /// Signalling connections that stand.
-    servers: HashMap<ServerId, mpsc::Sender<Frame>>,
     /// Pings that are not answered yet.
     pings: HashMap<u16, oneshot::Sender<Option<Pong>>>,
     /// Those who wait for the netcheck to end.
@@ -52,7 +50,6 @@ impl Control {
             commands,
             events,
             backlog: Backlog::default(),
-            servers: HashMap::new(),
             pings: HashMap::new(),
             netchecks: Vec::new(),
             sleep: SleepWatch::new(),
@@ -89,6 +86,7 @@ impl Control {
     pub(super) fn handle_command(
         &mut self,
         engine: &mut Engine,
+        servers: &mut Servers,
         command: Command,
         now: Instant,
     ) -> Next {
@@ -96,15 +94,16 @@ impl Control {
             Command::Configure(change) => engine.apply(change, now),
             Command::Addresses(addresses) => engine.handle_addresses(addresses, now),
             Command::PortMapped(external) => engine.handle_port_mapping(external, now),
-            Command::ServerUp(server, frames) => {
-                self.servers.insert(server, frames);
+            Command::ServerUp(server, ways) => {
+                servers.insert(server, ways);
                 engine.handle_server(server, true, now);
             }
             Command::ServerDown(server) => {
-                self.servers.remove(&server);
+                servers.remove(server);
                 engine.handle_server(server, false, now);
             }
             Command::Frame(server, frame) => engine.handle_frame(server, frame, now),
+            Command::Relayed(server, message) => servers::take(engine, server, &message, now),
             Command::Retry(peer) => engine.retry(peer, now),
             Command::Ping(peer, answer) => match engine.ping(peer, now) {
                 Some(id) => {
@@ -174,13 +173,10 @@ impl Control {
     }
 
     /// Gives the engine's frames to their signalling servers, and the controller what it takes now.
-    pub(super) fn give(&mut self, engine: &mut Engine) {
+    pub(super) fn give(&mut self, engine: &mut Engine, servers: &Servers) {
         self.backlog.flush(&self.events);
         while let Some(signal) = engine.poll_signal() {
-            if let Some(server) = self.servers.get(&signal.server) {
-                // A connection whose queue is full is stuck; what is lost is repeated by the next offer.
-                let _ = server.try_send(signal.frame);
-            }
+            servers.send(signal);
         }
     }
 }

@@ -9,6 +9,7 @@ use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, So
 use punch_platform::{Datagrams, Offloads, SocketSet, Tun, Udp, clock};
 use punch_service::Repeats;
 
+use super::servers::Servers;
 use crate::descriptors::{Descriptor, Descriptors};
 
 /// Calls of the kernel for datagrams per turn.
@@ -181,6 +182,7 @@ impl Lane {
     pub(super) async fn take_packets(
         &mut self,
         engine: &mut Engine,
+        servers: &Servers,
         now: Instant,
     ) -> io::Result<bool> {
         self.read_packets(now)?;
@@ -194,7 +196,7 @@ impl Lane {
             engine.handle_tun(packet.bytes(), packet.offload, now);
             self.queue.recycle(packet);
             while let Some(train) = engine.poll_full_train() {
-                self.send(&train).await;
+                self.send(engine, servers, &train).await;
                 engine.recycle(train);
             }
         }
@@ -219,15 +221,19 @@ impl Lane {
     }
 
     /// Gives packets to the host, and sends the trains that the engine has.
-    pub(super) async fn give(&mut self, engine: &mut Engine) {
+    pub(super) async fn give(&mut self, engine: &mut Engine, servers: &Servers) {
         write_packets(engine, &mut self.tun, &mut self.to_tun);
         while let Some(train) = engine.poll_train() {
-            self.send(&train).await;
+            self.send(engine, servers, &train).await;
             engine.recycle(train);
         }
     }
 
-    async fn send(&self, train: &Train) {
+    async fn send(&self, engine: &mut Engine, servers: &Servers, train: &Train) {
+        if let Some(path) = train.relay {
+            let lost = servers.relay(path, train);
+            return engine.count_drops(DropReason::QueueOut, lost);
+        }
         let (Some(socket), Some(to)) = (self.sockets.get(train.socket), train.to) else {
             return;
         };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::{Sink, SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
-use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_FRAME};
+use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -21,7 +21,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 
 use super::trouble;
 use crate::dial::{self, look_up};
-use crate::driver::command::Command;
+use crate::driver::command::{Command, ToServer};
 
 /// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -44,6 +44,12 @@ const PING: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Frames that may wait for a slow server.
 const QUEUE: usize = 64;
+/// Bytes of a server that are read at once; the WebSocket layer keeps a buffer of this size for each connection.
+const READ_BUFFER: usize = 16 * 1024;
+/// Relay frames that may wait for a slow server, each of up to [`MAX_RELAY_FRAME`] bytes.
+const RELAY_QUEUE: usize = 32;
+/// Relay frames that leave together.
+const RELAY_BATCH: usize = 16;
 
 /// How the connection to a server is, for status and events.
 pub(crate) struct Report {
@@ -176,8 +182,9 @@ async fn connect(
         .context("cannot connect")?;
     stream.set_nodelay(true)?;
     let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_FRAME))
-        .max_frame_size(Some(MAX_FRAME));
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(Some(MAX_RELAY_FRAME))
+        .max_frame_size(Some(MAX_RELAY_FRAME));
     let connector = Some(Connector::Rustls(tls));
     let (mut socket, _) = client_async_tls_with_config(request, stream, Some(config), connector)
         .await
@@ -207,11 +214,13 @@ async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
 
 /// Logs in, and passes frames in both directions until the connection ends.
 async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
-    let (address, mut socket) = log_in(url, access).await?;
-    let (sender, mut frames) = mpsc::channel(QUEUE);
+    let (address, socket) = log_in(url, access).await?;
+    let (frames, frames_out) = mpsc::channel(QUEUE);
+    let (relayed, relayed_out) = mpsc::channel(RELAY_QUEUE);
+    let ways = ToServer { frames, relayed };
     access
         .driver
-        .send(Command::ServerUp(server, sender))
+        .send(Command::ServerUp(server, ways))
         .await
         .context("punchd is stopping")?;
     let report = Report {
@@ -221,59 +230,139 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
         trouble: None,
     };
     let _ = access.reports.send(report).await;
+    let conversation = Conversation {
+        server,
+        driver: &access.driver,
+        socket,
+        frames: frames_out,
+        relayed: relayed_out,
+        overdue: None,
+        has_told: false,
+    };
+    conversation.run().await
+}
 
-    let mut heard = Instant::now();
-    let mut overdue = None;
-    // What this client can do is told to a server that takes it, and once.
-    let mut has_told = false;
-    let mut pings = tokio::time::interval_at(heard + PING, PING);
-    loop {
-        tokio::select! {
-            // What has come is read before it counts as missing.
-            biased;
-            message = socket.next() => {
-                heard = Instant::now();
-                overdue = None;
-                match message {
-                    Some(Ok(Message::Binary(bytes))) => match Frame::decode(&bytes) {
-                        Ok(Frame::Refused(why)) => bail!("{why}"),
-                        Ok(Frame::ServerCapabilities(_)) if !has_told => {
-                            has_told = true;
-                            let frame = Frame::ClientCapabilities(Capabilities::OURS);
-                            send(&mut socket, Message::Binary(Bytes::from(frame.encode()))).await?;
-                        }
-                        Ok(frame) => access
-                            .driver
-                            .send(Command::Frame(server, frame))
-                            .await
-                            .context("punchd is stopping")?,
-                        // A newer server may say things that this version does not know.
-                        Err(error) => tracing::debug!(%error, "a frame was passed over"),
-                    },
-                    Some(Ok(Message::Close(_))) | None => return Ok(()),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error).context("the connection broke"),
+/// A connection to a server that has welcomed this machine.
+struct Conversation<'a> {
+    server: ServerId,
+    driver: &'a mpsc::Sender<Command>,
+    socket: Socket,
+    frames: mpsc::Receiver<Frame>,
+    relayed: mpsc::Receiver<Vec<u8>>,
+    /// When the server must have answered a ping that followed a frame.
+    overdue: Option<Instant>,
+    /// Whether the server was told what this client can do.
+    has_told: bool,
+}
+
+impl Conversation<'_> {
+    async fn run(mut self) -> Result<()> {
+        let mut heard = Instant::now();
+        let mut pings = tokio::time::interval_at(heard + PING, PING);
+        loop {
+            let overdue = self.overdue;
+            tokio::select! {
+                // What has come is read before it counts as missing.
+                biased;
+                message = self.socket.next() => {
+                    heard = Instant::now();
+                    self.overdue = None;
+                    match message {
+                        Some(Ok(Message::Close(_))) | None => return Ok(()),
+                        Some(Ok(message)) => self.handle_message(message).await?,
+                        Some(Err(error)) => return Err(error).context("the connection broke"),
+                    }
+                    // However much comes, what goes out has its turn.
+                    if let Ok(frame) = self.frames.try_recv() {
+                        self.send_frame(frame).await?;
+                    }
+                    if let Ok(first) = self.relayed.try_recv() {
+                        self.relay(first).await?;
+                    }
                 }
-            }
-            frame = frames.recv() => {
-                // The driver lets go of the sender only when it forgets the server.
-                let Some(frame) = frame else { return Ok(()) };
-                send(&mut socket, Message::Binary(Bytes::from(frame.encode()))).await?;
-                if overdue.is_none() {
-                    overdue = Some(Instant::now() + ANSWER);
-                    send(&mut socket, ping()).await?;
+                frame = self.frames.recv() => {
+                    // The driver lets go of the senders only when it forgets the server.
+                    let Some(frame) = frame else { return Ok(()) };
+                    self.send_frame(frame).await?;
                 }
-            }
-            () = tokio::time::sleep_until(overdue.unwrap_or(heard)), if overdue.is_some() => {
-                bail!("the server has not answered for {} s", ANSWER.as_secs());
-            }
-            _ = pings.tick() => {
-                if heard.elapsed() > SILENCE {
-                    bail!("nothing heard from the server for {} s", SILENCE.as_secs());
+                first = self.relayed.recv() => {
+                    let Some(first) = first else { return Ok(()) };
+                    self.relay(first).await?;
                 }
-                send(&mut socket, ping()).await?;
+                () = tokio::time::sleep_until(overdue.unwrap_or(heard)), if overdue.is_some() => {
+                    bail!("the server has not answered for {} s", ANSWER.as_secs());
+                }
+                _ = pings.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        bail!("nothing heard from the server for {} s", SILENCE.as_secs());
+                    }
+                    send(&mut self.socket, ping()).await?;
+                }
             }
         }
+    }
+
+    async fn handle_message(&mut self, message: Message) -> Result<()> {
+        let Message::Binary(bytes) = message else {
+            return Ok(());
+        };
+        let command = if is_relay_frame(&bytes) {
+            Command::Relayed(self.server, bytes)
+        } else {
+            match Frame::decode(&bytes) {
+                Ok(Frame::Refused(why)) => bail!("{why}"),
+                Ok(frame) => {
+                    // Only a server that tells its own takes them.
+                    let tells = matches!(frame, Frame::ServerCapabilities(_));
+                    if tells && !std::mem::replace(&mut self.has_told, true) {
+                        let ours = Frame::ClientCapabilities(Capabilities::OURS).encode();
+                        send(&mut self.socket, Message::Binary(Bytes::from(ours))).await?;
+                    }
+                    Command::Frame(self.server, frame)
+                }
+                // A newer server may say things that this version does not know.
+                Err(error) => {
+                    tracing::debug!(%error, "a frame was passed over");
+                    return Ok(());
+                }
+            }
+        };
+        let passed = self.driver.send(command).await;
+        passed.context("punchd is stopping")
+    }
+
+    /// Sends a frame; an answer shows that the server is there.
+    async fn send_frame(&mut self, frame: Frame) -> Result<()> {
+        send(
+            &mut self.socket,
+            Message::Binary(Bytes::from(frame.encode())),
+        )
+        .await?;
+        if self.overdue.is_none() {
+            self.overdue = Some(Instant::now() + ANSWER);
+            send(&mut self.socket, ping()).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends relay frames, those that wait with few system calls.
+    async fn relay(&mut self, first: Vec<u8>) -> Result<()> {
+        let sending = async {
+            self.socket
+                .feed(Message::Binary(Bytes::from(first)))
+                .await?;
+            for _ in 1..RELAY_BATCH {
+                let Ok(next) = self.relayed.try_recv() else {
+                    break;
+                };
+                self.socket.feed(Message::Binary(Bytes::from(next))).await?;
+            }
+            self.socket.flush().await
+        };
+        timeout(SILENCE, sending)
+            .await
+            .context("the server takes nothing any more")?
+            .context("the connection broke")
     }
 }
 

@@ -1,10 +1,10 @@
 //! Events of the engine and of the controller, as the control API tells them: the kind with its values, and a sentence for
 //! people. No other file words an event.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use punch_api::{EventKind, PeerId, PeerName};
-use punch_engine::{DirectPath, LinkState, Path, PeerRefusal, StepKind};
+use punch_api::{EventKind, PeerId, PeerName, ServerAddress};
+use punch_engine::{LinkState, Path, PeerRefusal, StepKind};
 
 use super::refused;
 use super::status::peer_state;
@@ -23,11 +23,28 @@ pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
     (EventKind::Peer { peer, state }, message)
 }
 
-/// Packets to a peer take another path.
-pub(crate) fn selected(peer: PeerName, path: Path) -> (EventKind, String) {
-    let Path::Direct(DirectPath { remote, .. }) = path;
+/// Packets to a peer take another path; `server` is the one that relays, if one does.
+pub(crate) fn path(
+    peer: PeerName,
+    path: Path,
+    server: Option<&ServerAddress>,
+) -> Option<(EventKind, String)> {
+    match path {
+        Path::Direct(direct) => Some(selected(peer, direct.remote)),
+        Path::Relayed(_) => Some(relayed(peer, server?.to_string())),
+    }
+}
+
+/// Packets to a peer go to another address.
+pub(crate) fn selected(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
     let message = format!("packets to {peer} go to {remote}");
     (EventKind::Path { peer, remote }, message)
+}
+
+/// Packets to a peer go through a signalling server.
+fn relayed(peer: PeerName, server: String) -> (EventKind, String) {
+    let message = format!("packets to {peer} are relayed by {server}");
+    (EventKind::Relayed { peer, server }, message)
 }
 
 /// A search for a path begins, by this step and with this chance.

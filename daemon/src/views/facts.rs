@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use punch_api::{PeerId, PeerName, ServerAddress};
-use punch_engine::PeerHandle;
+use punch_engine::{PeerHandle, ServerId};
 use punch_state::State;
 
 use crate::config::Config;
@@ -35,6 +35,9 @@ pub(crate) struct Facts<'a> {
 
 /// A server, and the state of the connection to it.
 pub(crate) struct ServerFacts<'a> {
+    pub(crate) id: ServerId,
+    /// Where the signalling connection leads, or led last.
+    pub(crate) reached: Option<SocketAddr>,
     pub(crate) address: &'a ServerAddress,
     /// Whether punchd.toml names the server.
     pub(crate) fixed: bool,

@@ -203,7 +203,7 @@ fn view_peer(
         up: stored.up,
         host: stored.host,
         state: connection(facts, snapshot, name).into(),
-        path: known.and_then(path_view),
+        path: known.and_then(|peer| path_view(facts, peer)),
         refused: known
             .and_then(|peer| peer.link.as_ref()?.refused)
             .map(|refused| refused::view(name, refused)),
@@ -281,13 +281,23 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
     }
 }
 
-fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
+fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
+    if let punch_engine::Path::Relayed(by) = path {
+        let server = facts.servers.iter().find(|server| server.id == by.server)?;
+        return Some(PathView {
+            remote: server.reached?,
+            kind: PathKind::Relayed.into(),
+            rtt_ms: None,
+            via: Some(server.address.to_string()),
+        });
+    }
     let Some(link) = &peer.link else {
         return Some(PathView {
             remote: path.endpoint()?,
             kind: PathKind::Fixed.into(),
             rtt_ms: None,
+            via: None,
         });
     };
     let selected = link.agent.as_ref()?.selected.as_ref()?;
@@ -295,5 +305,6 @@ fn path_view(peer: &PeerSnapshot) -> Option<PathView> {
         remote: selected.remote,
         kind: PathKind::from(selected.kind).into(),
         rtt_ms: selected.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        via: None,
     })
 }

@@ -28,9 +28,15 @@ pub(crate) fn why(
     let view = status::peer(facts, snapshot, name)
         .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the peer is gone again"))?;
     let state = status::connection(facts, snapshot, name);
+    let relay = view.path.as_ref().and_then(|path| path.via.clone());
     let handle = facts.handles.get(name);
     let Some(link) = handle.and_then(|handle| snapshot.peers.get(handle)?.link.as_ref()) else {
         return Ok(plain::why(facts, view, state));
+    };
+    // A direct path is looked for beside the relay: what is in its way is told as if there were none.
+    let state = match relay {
+        Some(_) => PeerState::Connecting,
+        None => state,
     };
     let told = obstacle::obstacle(facts, name, state, link);
     let mapped = snapshot.candidates.iter().any(|candidate| {
@@ -52,12 +58,16 @@ pub(crate) fn why(
         refused: view.refused,
         obstacle: told.as_ref().map(|told| told.obstacle.into()),
         plain: None,
-        summary: match &told {
-            Some(told) => told.sentence.clone(),
-            None => match unreachable {
-                Some(why) => format!("No direct path to {name}: {}", why.reason()),
-                None => summary(name, state, link),
-            },
+        summary: {
+            let direct = match (&told, unreachable) {
+                (Some(told), _) => told.sentence.clone(),
+                (None, Some(why)) => format!("No direct path to {name}: {}", why.reason()),
+                (None, None) => summary(name, state, link),
+            };
+            match relay {
+                Some(server) => format!("Packets to {name} are relayed by {server}. {direct}"),
+                None => direct,
+            }
         },
         mine: link.mine.as_ref().map(nat::mine),
         theirs: link.theirs.as_ref().map(nat::theirs),

@@ -12,6 +12,9 @@ use super::host::{Host, Namespace};
 use super::process::{Child, Janitor, Program, run, tail};
 use super::{PATIENCE, program, wait_until};
 
+/// Keeps punch-signal from relaying packets.
+const NO_RELAY: &str = "--no-relay";
+
 /// What stands between the hosts and the internet; the names are those of scripts/lab.
 #[derive(Debug, Clone, Copy)]
 pub enum Kinds<'a> {
@@ -124,6 +127,8 @@ impl Lab {
             program("punch-signal"),
             "--listen".into(),
             "[::]:8080".into(),
+            // What is tested are direct paths, unless a test says otherwise.
+            NO_RELAY.into(),
         ];
         let mut stun = vec![program("punch-stun")];
         for (option, value) in [
@@ -145,6 +150,11 @@ impl Lab {
             env,
             _janitor: janitor,
         }
+    }
+
+    /// The signalling server relays, too, from its next start on.
+    pub fn relay(&mut self) {
+        self.signal.argv.retain(|argument| argument != NO_RELAY);
     }
 
     /// Starts punch-signal and punch-stun and waits until they answer.
@@ -184,7 +194,7 @@ impl Lab {
     #[track_caller]
     pub fn another_signal(&self, port: u16) -> Child {
         let listen = format!("[::]:{port}");
-        let argv = [&program("punch-signal"), "--listen", &listen];
+        let argv = [&program("punch-signal"), "--listen", &listen, NO_RELAY];
         let child = self.server.spawn(&format!("signal {port}"), &argv);
         self.server.inside(|| {
             wait_until(PATIENCE, "the other punch-signal accepts", || {

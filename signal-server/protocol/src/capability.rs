@@ -14,6 +14,8 @@ pub enum Capability {
     PassesOver = 0,
     /// A peer reads the refusals of its offers.
     ReadsRefusals = 1,
+    /// A peer joins the relay links of its exchanges; a server makes links, and a client may join them.
+    Relays = 2,
 }
 
 /// A set of [`Capability`]. Numbers that this version does not know are left out when a set is read.
@@ -25,12 +27,16 @@ impl Capabilities {
     pub const NONE: Self = Self(0);
     /// What this version can do as a client of a signalling server, and what its server can do.
     pub const OURS: Self = Self(1 << Capability::PassesOver as u8);
+    /// The same of a server that relays.
+    pub const RELAYING: Self = Self(Self::OURS.0 | 1 << Capability::Relays as u8);
     /// What this version can do as a peer.
     pub const PEER: Self =
         Self(1 << Capability::PassesOver as u8 | 1 << Capability::ReadsRefusals as u8);
+    /// The same of a peer that may be reached over a relay.
+    pub const RELAYED_PEER: Self = Self(Self::PEER.0 | 1 << Capability::Relays as u8);
 
     /// All capabilities that have a number.
-    const KNOWN: u8 = Self::PEER.0;
+    const KNOWN: u8 = Self::RELAYED_PEER.0;
 
     /// Whether the set is empty.
     pub fn is_empty(self) -> bool {

@@ -1,7 +1,7 @@
 //! What a client and punch-signal say to each other: one frame per binary WebSocket message.
 
 use crate::codec::{DecodeError, Reader};
-use crate::{Capabilities, Identity, PeerId};
+use crate::{Capabilities, Identity, PeerId, RelayLink, RelayToken};
 
 const VERSION: u8 = 1;
 /// The longest envelope that the server passes on, in bytes.
@@ -37,6 +37,10 @@ pub enum Frame {
     Unwatch(PeerId),
     /// To the server, after it has told its own: what the client can do beyond version 1 of the protocol.
     ClientCapabilities(Capabilities),
+    /// To the server: make a relay link with whoever joins with the same token.
+    RelayJoin(RelayToken),
+    /// To the server: this link is no longer needed.
+    RelayLeave(RelayLink),
     /// To the client, first of all: sign this.
     Challenge([u8; 32]),
     /// To the client: the proof was accepted.
@@ -62,6 +66,15 @@ pub enum Frame {
     /// To the client, after the welcome: what the server can do beyond version 1 of the protocol. Whoever sends this takes
     /// [`Frame::ClientCapabilities`]; a server that does not would end the connection.
     ServerCapabilities(Capabilities),
+    /// To the client: the other end has joined, too; packets for it go over this link.
+    RelayReady {
+        /// What both have joined with.
+        token: RelayToken,
+        /// This end's number for the link.
+        link: RelayLink,
+    },
+    /// To the client: the link has ended.
+    RelayGone(RelayLink),
 }
 
 /// Why an envelope was not passed on.
@@ -179,6 +192,23 @@ impl Frame {
                 out.push(70);
                 out.extend(set.encode());
             }
+            Self::RelayJoin(token) => {
+                out.push(6);
+                out.extend_from_slice(&token.0);
+            }
+            Self::RelayLeave(link) => {
+                out.push(7);
+                out.extend_from_slice(&link.0.to_be_bytes());
+            }
+            Self::RelayReady { token, link } => {
+                out.push(71);
+                out.extend_from_slice(&token.0);
+                out.extend_from_slice(&link.0.to_be_bytes());
+            }
+            Self::RelayGone(link) => {
+                out.push(72);
+                out.extend_from_slice(&link.0.to_be_bytes());
+            }
         }
         out
     }
@@ -217,6 +247,8 @@ impl Frame {
             3 => Self::Watch(peer(&mut reader)?),
             4 => Self::Unwatch(peer(&mut reader)?),
             5 => Self::ClientCapabilities(Capabilities::decode(reader.rest())?),
+            6 => Self::RelayJoin(RelayToken(reader.array()?)),
+            7 => Self::RelayLeave(RelayLink(reader.u32()?)),
             64 => {
                 version(&mut reader)?;
                 Self::Challenge(reader.array()?)
@@ -248,6 +280,11 @@ impl Frame {
                 _ => return Err(DecodeError::BadValue("reason")),
             }),
             70 => Self::ServerCapabilities(Capabilities::decode(reader.rest())?),
+            71 => Self::RelayReady {
+                token: RelayToken(reader.array()?),
+                link: RelayLink(reader.u32()?),
+            },
+            72 => Self::RelayGone(RelayLink(reader.u32()?)),
             other => return Err(DecodeError::UnknownMessage(other)),
         };
         reader.finish()?;

@@ -3,6 +3,7 @@
 //! * [`Identity`] and [`PeerId`]: who a machine is,
 //! * [`Candidate`]: where it may be reached (RFC 8445 §5.1), and [`NatSummary`]: through what kind of NAT,
 //! * [`Frame`]: what a client and punch-signal say to each other,
+//! * [`RelayFrame`]: sealed packets past the server, where no direct path is,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
 
@@ -18,6 +19,7 @@ mod nat;
 pub mod noise;
 mod range;
 mod refusal;
+mod relay;
 pub mod seal;
 
 pub use candidate::{Candidate, CandidateKind};
@@ -33,3 +35,7 @@ pub use nat::{
 };
 pub use range::{Ipv4Range, Ipv4RangeError};
 pub use refusal::{OfferRefusal, REFUSAL_LENGTH, RefusalReason};
+pub use relay::{
+    MAX_RELAY_FRAME, MAX_RELAY_PACKET, RelayBuilder, RelayFrame, RelayLink, RelayToken,
+    is_relay_frame, turn_relay_frame,
+};

@@ -18,7 +18,7 @@ use snow::{Builder, HandshakeState, StatelessTransportState};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::noise::SeededResolver;
-use crate::{DecodeError, Description, Identity, Note, OfferRefusal, PeerId};
+use crate::{DecodeError, Description, Identity, Note, OfferRefusal, PeerId, RelayToken};
 
 const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"punch envelope v1";
@@ -295,6 +295,7 @@ impl OpenedOffer {
 pub struct Exchange {
     transport: StatelessTransportState,
     preshared: PresharedKey,
+    relay: RelayToken,
     next: u64,
     /// The highest nonce received, and which of the [`WINDOW`] before it.
     highest: Option<u64>,
@@ -311,14 +312,17 @@ impl Exchange {
         one.zeroize();
         two.zeroize();
         let mut preshared = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &secrets)
-            .expand(b"punch wireguard preshared key v1", &mut *preshared)
+        let mut relay = RelayToken([0; 16]);
+        let keys = Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &secrets);
+        keys.expand(b"punch wireguard preshared key v1", &mut *preshared)
+            .and_then(|()| keys.expand(b"punch relay token v1", &mut relay.0))
             .map_err(|_| SealError::Internal)?;
         Ok(Self {
             transport: noise
                 .into_stateless_transport_mode()
                 .map_err(|_| SealError::Internal)?,
             preshared: PresharedKey(preshared),
+            relay,
             next: 0,
             highest: None,
             seen: 0,
@@ -328,6 +332,11 @@ impl Exchange {
     /// The preshared key of the WireGuard session that this exchange starts.
     pub fn preshared_key(&self) -> &PresharedKey {
         &self.preshared
+    }
+
+    /// What both ends join a relay link with: the server that links them learns nothing else.
+    pub fn relay_token(&self) -> RelayToken {
+        self.relay
     }
 
     /// Seals a note.

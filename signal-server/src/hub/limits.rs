@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::relay::{ByteRate, RelayLimits};
 
 /// What bounds a hub.
 #[derive(Debug, Clone)]
@@ -31,14 +34,33 @@ pub struct Limits {
     pub connection_rate: u32,
     /// New connections of one source at once.
     pub connection_burst: u32,
-    /// Peers that one client may watch.
-    pub watches: usize,
-    /// Watches of all clients of one source together.
-    pub watches_per_address: usize,
-    /// Watches of all clients.
-    pub watches_in_all: usize,
+    /// How much may be watched.
+    pub watches: WatchLimits,
+    /// What bounds the relay; without it nothing is relayed.
+    pub relay: Option<RelayLimits>,
     /// The name that clients must have dialled, when set: `HOST` or `HOST:PORT`.
     pub name: Option<String>,
+}
+
+/// What bounds the watches.
+#[derive(Debug, Clone)]
+pub struct WatchLimits {
+    /// Peers that one client may watch.
+    pub per_client: usize,
+    /// Watches of all clients of one source together.
+    pub per_address: usize,
+    /// Watches of all clients.
+    pub in_all: usize,
+}
+
+impl Default for WatchLimits {
+    fn default() -> Self {
+        Self {
+            per_client: 1024,
+            per_address: 16_384,
+            in_all: 1_000_000,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -55,9 +77,8 @@ impl Default for Limits {
             source_burst: 4000,
             connection_rate: 100,
             connection_burst: 400,
-            watches: 1024,
-            watches_per_address: 16_384,
-            watches_in_all: 1_000_000,
+            watches: WatchLimits::default(),
+            relay: Some(RelayLimits::default()),
             name: None,
         }
     }
@@ -88,6 +109,8 @@ struct Held {
     frames: Tokens,
     /// For new connections.
     openings: Tokens,
+    /// For what its clients send over the relay.
+    relay: Option<Arc<ByteRate>>,
     /// Whether it stands among those that have gone.
     is_noted: bool,
 }
@@ -98,6 +121,7 @@ impl Held {
         let (frames, openings) = (&mut self.frames, &mut self.openings);
         frames.is_full(limits.source_rate, limits.source_burst, now)
             && openings.is_full(limits.connection_rate, limits.connection_burst, now)
+            && self.relay.as_ref().is_none_or(|rate| rate.is_full(now))
     }
 }
 
@@ -119,6 +143,10 @@ impl Admission {
             watches: 0,
             frames: Tokens::new(limits.source_burst, now),
             openings: Tokens::new(limits.connection_burst, now),
+            relay: limits
+                .relay
+                .as_ref()
+                .map(|relay| Arc::new(ByteRate::new(relay.source_rate, now))),
             is_noted: false,
         })
     }
@@ -165,7 +193,8 @@ impl Admission {
         let Some(held) = self.sources.get_mut(&source) else {
             return false;
         };
-        if held.watches >= limits.watches_per_address || self.watches >= limits.watches_in_all {
+        let limits = &limits.watches;
+        if held.watches >= limits.per_address || self.watches >= limits.in_all {
             return false;
         }
         held.watches += 1;
@@ -193,6 +222,11 @@ impl Admission {
         if held.connections == 0 {
             self.note_absent(source);
         }
+    }
+
+    /// What all connections of `source` may send over the relay.
+    pub(super) fn relay_rate(&self, source: IpAddr) -> Option<Arc<ByteRate>> {
+        self.sources.get(&source)?.relay.clone()
     }
 
     /// Watches of all sources.

@@ -1,23 +1,25 @@
 //! The clients that are online, whom each may reach, and how fast. Pure: frames, time and nonces come in, frames go out.
 
 mod limits;
+pub mod relay;
 mod said;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Capabilities, Frame, PeerId, Refusal, Unreachable};
+use punch_signal_protocol::{
+    Capabilities, Frame, PeerId, Refusal, RelayLink, RelayToken, Unreachable,
+};
 
 use limits::{Admission, Tokens};
-pub use limits::{Limits, subnet};
+pub use limits::{Limits, WatchLimits, subnet};
+use relay::{ByteRate, Joined, Joiner, LinkEnd, Links};
 pub use said::Said;
 pub use watchers::QUIET;
 use watchers::Watchers;
-
-/// What this server can do beyond version 1 of the protocol: nothing yet but to hear what its clients can.
-const CAPABILITIES: Capabilities = Capabilities::NONE;
 
 /// One connection; numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +32,10 @@ pub enum Output {
     Send(ConnectionId, Frame),
     /// Send [`Frame::Refused`] and close.
     Close(ConnectionId, Refusal),
+    /// From now on relay frames pass between these two ends of a link; comes before either end is told.
+    Link(LinkEnd, LinkEnd),
+    /// The link between these two ends has ended; one of them may be gone.
+    Unlink(LinkEnd, LinkEnd),
 }
 
 /// What the hub has seen, for metrics.
@@ -43,6 +49,8 @@ pub struct Counters {
     pub unreachable: u64,
     /// Connections refused or closed for what they did.
     pub refused: u64,
+    /// Links that a client wanted to leave and that were not there.
+    pub unknown_links: u64,
 }
 
 #[derive(Debug)]
@@ -65,6 +73,7 @@ pub struct Hub {
     connections: BTreeMap<ConnectionId, Connection>,
     online: BTreeMap<PeerId, ConnectionId>,
     watchers: Watchers,
+    links: Links,
     admission: Admission,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -79,6 +88,7 @@ impl Hub {
             connections: BTreeMap::new(),
             online: BTreeMap::new(),
             watchers: Watchers::default(),
+            links: Links::default(),
             admission: Admission::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -165,6 +175,7 @@ impl Hub {
             self.refuse(connection, Refusal::TooFast);
             return;
         }
+        let relays = self.limits.relay.is_some();
         match (entry.id, said) {
             (
                 None,
@@ -188,7 +199,12 @@ impl Hub {
             (Some(_), Said::Watch(id)) => self.handle_watch(connection, id),
             (Some(_), Said::Unwatch(id)) => self.unwatch(connection, id),
             (Some(_), Said::Capabilities(set)) => entry.capabilities = set,
-            (None, _) | (Some(_), Said::Proof { .. } | Said::Nonsense) => {
+            (Some(id), Said::Join(token)) if relays => {
+                self.handle_join(connection, id, token, now);
+            }
+            (Some(_), Said::Leave(link)) if relays => self.handle_leave(connection, link),
+            (None, _)
+            | (Some(_), Said::Proof { .. } | Said::Join(_) | Said::Leave(_) | Said::Nonsense) => {
                 self.refuse(connection, Refusal::BadFrame);
             }
         }
@@ -209,6 +225,9 @@ impl Hub {
         }
         for id in entry.watches {
             self.watchers.remove(id, connection);
+        }
+        for (link, other) in self.links.disconnect(connection) {
+            self.end_link(LinkEnd { connection, link }, other);
         }
     }
 
@@ -242,6 +261,7 @@ impl Hub {
             self.refuse(connection, Refusal::TimedOut);
         }
         self.admission.handle_timeout(&self.limits, now);
+        self.links.handle_timeout(now);
         for id in self.watchers.due(now) {
             if self.online.contains_key(&id) {
                 self.announce(id);
@@ -268,6 +288,28 @@ impl Hub {
     pub fn capabilities(&self, connection: ConnectionId) -> Capabilities {
         let entry = self.connections.get(&connection);
         entry.map_or(Capabilities::NONE, |entry| entry.capabilities)
+    }
+
+    /// Whether the client of a connection has proven an identity.
+    pub fn is_proven(&self, connection: ConnectionId) -> bool {
+        let entry = self.connections.get(&connection);
+        entry.is_some_and(|entry| entry.id.is_some())
+    }
+
+    /// Links of the relay now.
+    pub fn relay_links(&self) -> usize {
+        self.links.count()
+    }
+
+    /// Joins that wait for the other end's.
+    pub fn relay_joins(&self) -> usize {
+        self.links.waiting()
+    }
+
+    /// What all clients of this one's source may send over the relay; none where nothing is relayed.
+    pub fn relay_rate(&self, connection: ConnectionId) -> Option<Arc<ByteRate>> {
+        let entry = self.connections.get(&connection)?;
+        self.admission.relay_rate(entry.address)
     }
 
     /// Watches of all clients.
@@ -300,11 +342,20 @@ impl Hub {
         }
         self.outputs
             .push_back(Output::Send(connection, Frame::Welcome));
-        let capabilities = Frame::ServerCapabilities(CAPABILITIES);
+        let capabilities = Frame::ServerCapabilities(self.capabilities_of_server());
         self.outputs
             .push_back(Output::Send(connection, capabilities));
         if self.watchers.appear(id, now) {
             self.announce(id);
+        }
+    }
+
+    /// What this server can do beyond version 1 of the protocol.
+    fn capabilities_of_server(&self) -> Capabilities {
+        if self.limits.relay.is_some() {
+            Capabilities::RELAYING
+        } else {
+            Capabilities::NONE
         }
     }
 
@@ -343,7 +394,7 @@ impl Hub {
         };
         // One watch too many is passed over: its peer is still reached by offers.
         if !entry.watches.contains(&id) {
-            if entry.watches.len() >= self.limits.watches
+            if entry.watches.len() >= self.limits.watches.per_client
                 || !self.admission.admit_watch(entry.address, &self.limits)
             {
                 return;
@@ -364,6 +415,48 @@ impl Hub {
             self.admission.release_watches(entry.address, 1);
             self.watchers.remove(id, connection);
         }
+    }
+
+    /// A join is answered when the other end has joined, too. One that cannot be taken is passed over: its client asks again.
+    fn handle_join(
+        &mut self,
+        connection: ConnectionId,
+        id: PeerId,
+        token: RelayToken,
+        now: Instant,
+    ) {
+        let (Some(limits), Some(entry)) = (&self.limits.relay, self.connections.get(&connection))
+        else {
+            return;
+        };
+        let joiner = Joiner {
+            connection,
+            id,
+            source: entry.address,
+        };
+        if let Joined::Linked(one, two) = self.links.join(joiner, token, limits, now) {
+            // Both ways are open before either end hears of it.
+            self.outputs.push_back(Output::Link(one, two));
+            for LinkEnd { connection, link } in [one, two] {
+                let frame = Frame::RelayReady { token, link };
+                self.outputs.push_back(Output::Send(connection, frame));
+            }
+        }
+    }
+
+    /// A link that is not there may have ended just now, without the client knowing it yet.
+    fn handle_leave(&mut self, connection: ConnectionId, link: RelayLink) {
+        match self.links.leave(connection, link) {
+            Some(other) => self.end_link(LinkEnd { connection, link }, other),
+            None => self.counters.unknown_links += 1,
+        }
+    }
+
+    fn end_link(&mut self, end: LinkEnd, other: LinkEnd) {
+        self.outputs.push_back(Output::Unlink(end, other));
+        let frame = Frame::RelayGone(other.link);
+        self.outputs
+            .push_back(Output::Send(other.connection, frame));
     }
 
     fn refuse(&mut self, connection: ConnectionId, why: Refusal) {

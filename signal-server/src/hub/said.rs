@@ -1,6 +1,6 @@
 //! What a client says, judged as far as that needs nothing of the hub's.
 
-use punch_signal_protocol::{Capabilities, Frame, PeerId, login_message};
+use punch_signal_protocol::{Capabilities, Frame, PeerId, RelayLink, RelayToken, login_message};
 
 /// A client's message, decoded and with its signature verified: work that needs no access to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub enum Said {
     Unwatch(PeerId),
     /// The client tells what it can do beyond version 1 of the protocol.
     Capabilities(Capabilities),
+    /// The client wants a relay link with the one that joins with the same token.
+    Join(RelayToken),
+    /// The client no longer needs this link.
+    Leave(RelayLink),
     /// Nothing that a client may say.
     Nonsense,
 }
@@ -48,6 +52,8 @@ impl Said {
             Ok(Frame::Watch(id)) => Self::Watch(id),
             Ok(Frame::Unwatch(id)) => Self::Unwatch(id),
             Ok(Frame::ClientCapabilities(set)) => Self::Capabilities(set),
+            Ok(Frame::RelayJoin(token)) => Self::Join(token),
+            Ok(Frame::RelayLeave(link)) => Self::Leave(link),
             Ok(
                 Frame::Challenge(_)
                 | Frame::Welcome
@@ -55,7 +61,9 @@ impl Said {
                 | Frame::Unreachable { .. }
                 | Frame::Appeared(_)
                 | Frame::Refused(_)
-                | Frame::ServerCapabilities(_),
+                | Frame::ServerCapabilities(_)
+                | Frame::RelayReady { .. }
+                | Frame::RelayGone(_),
             )
             | Err(_) => Self::Nonsense,
         }

@@ -1,8 +1,7 @@
-//! One client: a WebSocket on the one side, the hub on the other.
+//! One client: a WebSocket on the one side, the hub and the relay on the other.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
@@ -10,75 +9,30 @@ use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use punch_signal_protocol::{Frame, MAX_FRAME, Refusal};
-use tokio::sync::mpsc;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use punch_signal_protocol::{Frame, MAX_FRAME, MAX_RELAY_FRAME, Refusal, is_relay_frame};
 
+use super::post::Post;
 use super::proxy::Source;
-use crate::hub::{ConnectionId, Hub, Limits, Output, Said};
+use super::relay::Sender;
+use super::server::Server;
+use crate::hub::{ConnectionId, Said};
 
-/// Frames that wait for one client; with frames of at most 4.2 KB that is 270 KB a client at the very worst.
-const QUEUE: usize = 64;
 /// How long a client may take nothing before it counts as gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two WebSocket pings to a client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-
-/// What a client's task is told to do.
-enum ToClient {
-    Frame(Frame),
-    Close(Refusal),
-}
-
-struct Shared {
-    hub: Hub,
-    clients: HashMap<ConnectionId, mpsc::Sender<ToClient>>,
-}
-
-/// The hub and the ways to its clients; a copy of it is the same server.
-#[derive(Clone)]
-pub(super) struct Server(Arc<Mutex<Shared>>);
-
-impl Server {
-    /// A server without clients.
-    pub(super) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Mutex::new(Shared {
-            hub: Hub::new(limits),
-            clients: HashMap::new(),
-        })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets the hub work, and hands out what it wants sent.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Hub) -> T) -> T {
-        let mut shared = self.lock();
-        let Shared { hub, clients } = &mut *shared;
-        let result = work(hub);
-        while let Some(output) = hub.poll_output() {
-            match output {
-                Output::Send(connection, frame) => {
-                    let Some(client) = clients.get(&connection) else {
-                        continue;
-                    };
-                    if let Err(error) = client.try_send(ToClient::Frame(frame))
-                        && let ToClient::Frame(frame) = error.into_inner()
-                    {
-                        hub.handle_overflow(connection, &frame);
-                    }
-                }
-                Output::Close(connection, why) => {
-                    if let Some(client) = clients.remove(&connection) {
-                        // With a full queue the channel's end alone must do.
-                        let _ = client.try_send(ToClient::Close(why));
-                    }
-                }
-            }
-        }
-        result
-    }
-}
+/// What is read at once. Each client has that much for as long as it is connected, so most of what an idle one costs is this.
+const READ_BUFFER: usize = 4096;
+/// So many bytes are taken to be sent at once, so that small frames share a call.
+const BATCH: usize = 32 * 1024;
+/// The same while the client's line is slow: what was taken waits behind nothing but itself, and grows old unseen.
+const SLOW_BATCH: usize = 4 * 1024;
+/// A batch that took longer than this had to wait for the line.
+const PROMPT: Duration = Duration::from_millis(1);
+/// What may wait to be written, in bytes: a batch with the longest frame at its end, and answers to pings.
+const MAX_WRITE_BUFFER: usize = BATCH + 2 * MAX_RELAY_FRAME;
 
 /// Answers a WebSocket request; what it becomes is a client.
 pub(super) async fn upgrade(
@@ -92,95 +46,148 @@ pub(super) async fn upgrade(
     if source.is_proxy() && !server.with(|hub| hub.may_open(client, Instant::now())) {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     }
+    let longest = match server.relay() {
+        Some(_) => MAX_RELAY_FRAME,
+        None => MAX_FRAME,
+    };
     upgrade
-        .max_message_size(MAX_FRAME)
-        .max_frame_size(MAX_FRAME)
+        .max_message_size(longest)
+        .max_frame_size(longest)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(BATCH)
+        .max_write_buffer_size(MAX_WRITE_BUFFER)
         .on_upgrade(move |socket| converse(server, client, socket))
 }
 
-async fn converse(server: Server, source: IpAddr, mut socket: WebSocket) {
+async fn converse(server: Server, source: IpAddr, socket: WebSocket) {
     let mut nonce = [0; 32];
     if getrandom::fill(&mut nonce).is_err() {
         return;
     }
-    let (sender, mut queue) = mpsc::channel(QUEUE);
-    let connection = {
-        let mut shared = server.lock();
-        let opened = shared.hub.handle_connect(source, nonce, Instant::now());
-        if let Ok(connection) = opened {
-            shared.clients.insert(connection, sender);
-        }
-        opened
+    let (mut sink, stream) = socket.split();
+    let (connection, post) = match server.open(source, nonce) {
+        Ok(opened) => opened,
+        Err(why) => return close(&mut sink, why).await,
     };
-    let connection = match connection {
-        Ok(connection) => connection,
-        Err(why) => return close(&mut socket, why).await,
+    let mut reader = Reader {
+        server: &server,
+        connection,
+        nonce,
+        post: &post,
+        sender: None,
     };
-    server.with(|_| ());
-    let mut pings = tokio::time::interval(PING_INTERVAL);
+    // A client that takes nothing is heard all the same, and one that says much does not hold up what it is told.
+    tokio::select! {
+        biased;
+        () = write(&post, sink) => {}
+        () = reader.read(stream) => {}
+    }
+    server.shut(connection);
+}
+
+/// Sends what waits for the client, until it takes nothing more or is to go.
+async fn write(post: &Post, mut sink: SplitSink<WebSocket, Message>) {
+    let mut ping_at = Instant::now();
+    let mut most = BATCH;
     loop {
-        tokio::select! {
-            order = queue.recv() => {
-                let message = match order {
-                    Some(ToClient::Frame(frame)) => Message::Binary(frame.encode().into()),
-                    Some(ToClient::Close(why)) => {
-                        close(&mut socket, why).await;
-                        break;
-                    }
-                    None => {
-                        close(&mut socket, Refusal::TooSlow).await;
-                        break;
-                    }
-                };
-                if !send(&mut socket, message).await {
-                    break;
-                }
+        let now = Instant::now();
+        let mut batch = post.take(most, now);
+        if now >= ping_at {
+            ping_at = now + PING_INTERVAL;
+            let ping = Message::Ping(Vec::new().into());
+            batch.messages.push(ping);
+        }
+        if !batch.messages.is_empty() {
+            if !send(&mut sink, batch.messages).await {
+                return;
             }
-            message = socket.recv() => match message {
-                Some(Ok(Message::Binary(bytes))) => {
-                    // Until then nothing more of this client is read, so it waits, too.
-                    let wait = server.with(|hub| hub.pace(connection, Instant::now()));
-                    if !wait.is_zero() {
-                        tokio::time::sleep(wait).await;
-                    }
-                    // Decoding and the signature take the longest: before the lock, so that clients do not wait for each other.
-                    let said = Said::read(&bytes, &nonce);
-                    server.with(|hub| hub.handle_said(connection, said, Instant::now()));
+            let is_prompt = now.elapsed() < PROMPT;
+            most = if is_prompt { BATCH } else { SLOW_BATCH };
+        } else if batch.end.is_none() {
+            post.news(ping_at.saturating_duration_since(now)).await;
+        }
+        if let Some(why) = batch.end {
+            return close(&mut sink, why).await;
+        }
+    }
+}
+
+/// Sends all of these, by as few calls as they fit in.
+async fn send(sink: &mut SplitSink<WebSocket, Message>, messages: Vec<Message>) -> bool {
+    let all = async {
+        for message in messages {
+            sink.feed(message).await?;
+        }
+        sink.flush().await
+    };
+    matches!(tokio::time::timeout(SEND_TIMEOUT, all).await, Ok(Ok(())))
+}
+
+async fn close(sink: &mut SplitSink<WebSocket, Message>, why: Refusal) {
+    let refused = Message::Binary(Frame::Refused(why).encode().into());
+    let reason = Message::Close(Some(CloseFrame {
+        code: axum::extract::ws::close_code::POLICY,
+        reason: why.to_string().into(),
+    }));
+    send(sink, vec![refused, reason]).await;
+}
+
+struct Reader<'a> {
+    server: &'a Server,
+    connection: ConnectionId,
+    nonce: [u8; 32],
+    post: &'a Arc<Post>,
+    /// For relay frames, once the client is logged in.
+    sender: Option<Sender>,
+}
+
+impl Reader<'_> {
+    /// Hears the client, until it says no more.
+    async fn read(&mut self, mut stream: SplitStream<WebSocket>) {
+        while let Some(Ok(message)) = stream.next().await {
+            match message {
+                Message::Binary(bytes) if is_relay_frame(&bytes) && self.sender.is_some() => {
+                    self.handle_packets(&bytes);
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
-                    server.with(|hub| hub.handle_alive(connection, Instant::now()));
+                Message::Binary(bytes) => self.handle_frame(&bytes).await,
+                Message::Ping(_) | Message::Pong(_) => {
+                    let (connection, now) = (self.connection, Instant::now());
+                    self.server.with(|hub| hub.handle_alive(connection, now));
                 }
-                Some(Ok(Message::Text(_))) => {
-                    // Not this protocol.
-                    server.with(|hub| hub.handle_said(connection, Said::Nonsense, Instant::now()));
-                }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-            },
-            _ = pings.tick() => {
-                if !send(&mut socket, Message::Ping(Vec::new().into())).await {
-                    break;
-                }
+                // Not this protocol.
+                Message::Text(_) => self.handle_said(Said::Nonsense),
+                Message::Close(_) => return,
             }
         }
     }
-    server.with(|hub| hub.handle_disconnect(connection));
-    server.lock().clients.remove(&connection);
-}
 
-async fn send(socket: &mut WebSocket, message: Message) -> bool {
-    matches!(
-        tokio::time::timeout(SEND_TIMEOUT, socket.send(message)).await,
-        Ok(Ok(()))
-    )
-}
+    fn handle_packets(&mut self, bytes: &[u8]) {
+        let sender = self.sender.as_ref();
+        let passed = sender.map(|sender| sender.pass(bytes, Instant::now()));
+        if passed.is_some_and(|passed| passed.is_err()) {
+            self.handle_said(Said::Nonsense);
+        }
+    }
 
-async fn close(socket: &mut WebSocket, why: Refusal) {
-    let frame = Message::Binary(Frame::Refused(why).encode().into());
-    if send(socket, frame).await {
-        let reason = CloseFrame {
-            code: axum::extract::ws::close_code::POLICY,
-            reason: why.to_string().into(),
-        };
-        send(socket, Message::Close(Some(reason))).await;
+    async fn handle_frame(&mut self, bytes: &[u8]) {
+        let (connection, now) = (self.connection, Instant::now());
+        // Until then nothing more of this client is read, so it waits, too.
+        let wait = self.server.with(|hub| hub.pace(connection, now));
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        // Decoding and the signature take the longest: before the lock, so that clients do not wait for each other.
+        self.handle_said(Said::read(bytes, &self.nonce));
+    }
+
+    fn handle_said(&mut self, said: Said) {
+        let connection = self.connection;
+        let is_proven = self.server.with(|hub| {
+            hub.handle_said(connection, said, Instant::now());
+            hub.is_proven(connection)
+        });
+        if is_proven && self.sender.is_none() {
+            self.sender = self.server.sender(connection, self.post);
+        }
     }
 }

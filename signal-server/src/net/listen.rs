@@ -15,8 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::certificate::Certificate;
-use super::client::Server;
+use super::line::Line;
 use super::proxy::Source;
+use super::server::Server;
 use crate::hub::subnet;
 
 /// A connection has this long for its TLS handshake, and as long again for its HTTP request.
@@ -81,7 +82,7 @@ pub(super) async fn accept(
         let router = router.clone().layer(Extension(source));
         let tls = tls.as_ref().map(|certificate| certificate.acceptor());
         tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
+            let stream = Line::new(stream);
             match tls {
                 None => serve(stream, router).await,
                 Some(tls) => {

@@ -5,12 +5,22 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use punch_service::prometheus::{self, Exposition};
 
-use super::client::Server;
+use super::relay::Relay;
+use super::server::Server;
+use crate::hub::relay::{DropReason, RelayCounters};
 
 /// Answers `GET /metrics`.
 pub(super) async fn show(State(server): State<Server>) -> impl IntoResponse {
-    let (online, connections, counters) =
-        server.with(|hub| (hub.online(), hub.connections(), hub.counters()));
+    let (online, connections, links, joins, counters) = server.with(|hub| {
+        let (links, joins) = (hub.relay_links(), hub.relay_joins());
+        (
+            hub.online(),
+            hub.connections(),
+            links,
+            joins,
+            hub.counters(),
+        )
+    });
     let mut metrics = Exposition::default();
     metrics
         .gauge(
@@ -24,6 +34,12 @@ pub(super) async fn show(State(server): State<Server>) -> impl IntoResponse {
             "punch_signal_connections",
             "Connections, also those that have not proven an identity yet.",
             connections,
+        ),
+        ("punch_signal_relay_links", "Links of the relay.", links),
+        (
+            "punch_signal_relay_joins",
+            "Joins that wait for the other end of a link.",
+            joins,
         ),
     ] {
         metrics.gauge(name, help).value(value as f64);
@@ -52,8 +68,48 @@ pub(super) async fn show(State(server): State<Server>) -> impl IntoResponse {
     ] {
         metrics.counter(name, help).value(value as f64);
     }
+    show_relay(&mut metrics, server.relay(), counters.unknown_links);
     (
         [(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)],
         metrics.finish(),
     )
+}
+
+/// All zero where nothing is relayed, so that no series comes and goes.
+fn show_relay(metrics: &mut Exposition, relay: Option<&Relay>, unknown_leaves: u64) {
+    let counters = relay.map(Relay::counters);
+    let bytes = counters.map_or(0, RelayCounters::bytes);
+    let packets = counters.map_or(0, RelayCounters::packets);
+    metrics
+        .gauge(
+            "punch_signal_relay_waiting_bytes",
+            "Bytes of relay frames that wait for their receivers.",
+        )
+        .value(counters.map_or(0, RelayCounters::waiting) as f64);
+    metrics
+        .counter(
+            "punch_signal_relay_bytes_total",
+            "Bytes of relay frames passed on.",
+        )
+        .value(bytes as f64);
+    metrics
+        .counter(
+            "punch_signal_relay_packets_total",
+            "Relayed packets passed on.",
+        )
+        .value(packets as f64);
+    let mut samples = metrics.counter(
+        "punch_signal_relay_dropped_packets_total",
+        "Relayed packets dropped, and why.",
+    );
+    for reason in DropReason::ALL {
+        let dropped = counters.map_or(0, |counters| counters.dropped(reason));
+        samples.sample(&[("reason", reason.name())], dropped as f64);
+    }
+    metrics
+        .counter(
+            "punch_signal_relay_unknown_leaves_total",
+            "Links that clients wanted to leave and that were not there.",
+        )
+        .value(unknown_leaves as f64);
 }

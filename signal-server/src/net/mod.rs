@@ -1,13 +1,18 @@
 //! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
 //!
 //! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`client`]
-//! carries frames between one WebSocket and the hub, [`metrics`] shows counters.
+//! carries frames between one WebSocket and the [`server`]'s hub, [`line`] is its connection, [`post`] holds what waits for it, [`relay`] passes packets from one client's task to
+//! another's, [`metrics`] shows counters.
 
 mod certificate;
 mod client;
+mod line;
 mod listen;
 mod metrics;
+mod post;
 mod proxy;
+mod relay;
+mod server;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::hub::Limits;
 use certificate::Certificate;
-use client::Server;
+use server::Server;
 
 /// How the server is run.
 pub struct Config {

@@ -1,7 +1,9 @@
 //! Envelopes: passed on unread, or answered "unreachable" at once.
 
 use punch_signal::hub::Output;
-use punch_signal_protocol::{Capabilities, Frame, MAX_ENVELOPE, Refusal, Unreachable};
+use punch_signal_protocol::{
+    Capabilities, Frame, MAX_ENVELOPE, Refusal, RelayLink, RelayToken, Unreachable,
+};
 
 use crate::hub_harness::{HubHarness, closed, id, identity, welcome};
 
@@ -109,6 +111,11 @@ fn a_frame_that_only_a_server_may_send_is_refused() {
         Frame::Challenge([0; 32]),
         Frame::Welcome,
         Frame::ServerCapabilities(Capabilities::OURS),
+        Frame::RelayReady {
+            token: RelayToken([1; 16]),
+            link: RelayLink(1),
+        },
+        Frame::RelayGone(RelayLink(1)),
         Frame::Deliver {
             from: id(2),
             envelope: vec![1],

@@ -114,7 +114,7 @@ impl HubHarness {
 
 /// What a client hears when its login is good.
 pub(crate) fn welcome(connection: ConnectionId) -> [Output; 2] {
-    let capabilities = Frame::ServerCapabilities(Capabilities::NONE);
+    let capabilities = Frame::ServerCapabilities(Capabilities::RELAYING);
     [Frame::Welcome, capabilities].map(|frame| Output::Send(connection, frame))
 }
 

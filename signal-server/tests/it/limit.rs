@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_signal::hub::{Limits, Output};
+use punch_signal::hub::{Limits, Output, WatchLimits};
 use punch_signal_protocol::{Frame, Refusal};
 
 use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, milliseconds, seconds};
@@ -75,7 +75,10 @@ fn one_clients_haste_is_no_others_loss() {
 #[test]
 fn a_client_may_watch_so_many_and_no_more() {
     let mut harness = HubHarness::with(Limits {
-        watches: 3,
+        watches: WatchLimits {
+            per_client: 3,
+            ..WatchLimits::default()
+        },
         ..Limits::default()
     });
     let one = harness.client(1);
@@ -301,8 +304,11 @@ fn sources_that_came_and_went_are_not_remembered_without_bound() {
 #[test]
 fn the_watches_of_one_source_and_of_all_are_bounded() {
     let mut harness = HubHarness::with(Limits {
-        watches_per_address: 5,
-        watches_in_all: 8,
+        watches: WatchLimits {
+            per_address: 5,
+            in_all: 8,
+            ..WatchLimits::default()
+        },
         ..Limits::default()
     });
     let (one, two) = (harness.client(1), harness.client(2));

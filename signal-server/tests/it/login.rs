@@ -203,7 +203,7 @@ fn after_the_login_a_client_may_tell_what_it_can_and_the_last_word_counts() {
 
     // Of what a newer client can do the numbers that are known here are kept, and a set that is too long is no set.
     assert_eq!(harness.say_bytes(client, &[5, 0xFF, 0xFF, 0xFF]), []);
-    assert_eq!(harness.hub.capabilities(client), Capabilities::PEER);
+    assert_eq!(harness.hub.capabilities(client), Capabilities::RELAYED_PEER);
     assert_eq!(
         harness.say_bytes(client, &[5; 34]),
         [closed(client, Refusal::BadFrame)]
@@ -265,6 +265,7 @@ fn counters_count() {
         delivered: 2,
         unreachable: 1,
         refused: 1,
+        unknown_links: 0,
     };
     assert_eq!(harness.hub.counters(), counters);
 }

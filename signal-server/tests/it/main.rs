@@ -11,4 +11,7 @@ mod hub_harness;
 mod limit;
 mod login;
 mod random;
+mod relay_links;
+mod relay_queue;
+mod relay_rate;
 mod watch;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use punch_signal::hub::{ConnectionId, Limits, Output, QUIET};
-use punch_signal_protocol::{Frame, PeerId, Refusal, Unreachable};
+use punch_signal::hub::relay::{LinkEnd, RelayLimits};
+use punch_signal::hub::{ConnectionId, Limits, Output, QUIET, WatchLimits};
+use punch_signal_protocol::{Frame, PeerId, Refusal, RelayLink, RelayToken, Unreachable};
 
 use crate::hub_harness::{HubHarness, NAME, id, identity, ip, welcome};
 
@@ -28,6 +29,7 @@ impl Dice {
 
 const PEOPLE: usize = 8;
 const ADDRESSES: usize = 4;
+const TOKENS: usize = 5;
 
 fn limits() -> Limits {
     Limits {
@@ -35,7 +37,15 @@ fn limits() -> Limits {
         unproven_per_address: 4,
         rate: 20,
         burst: 40,
-        watches: 5,
+        watches: WatchLimits {
+            per_client: 5,
+            ..WatchLimits::default()
+        },
+        relay: Some(RelayLimits {
+            joins: TOKENS,
+            links: 3,
+            ..RelayLimits::default()
+        }),
         ..Limits::default()
     }
 }
@@ -48,6 +58,11 @@ struct Model {
     watches: BTreeSet<(ConnectionId, PeerId)>,
     /// Until when who was announced is not announced again, and whether it has logged in again.
     told: BTreeMap<PeerId, (Instant, bool)>,
+    /// Joins that wait, and until when.
+    joins: BTreeMap<RelayToken, (ConnectionId, Instant)>,
+    links: BTreeMap<RelayToken, [LinkEnd; 2]>,
+    /// The last number that each connection has for a link.
+    numbers: BTreeMap<ConnectionId, u32>,
     past: Vec<ConnectionId>,
 }
 
@@ -59,6 +74,9 @@ impl Model {
             open: BTreeMap::new(),
             watches: BTreeSet::new(),
             told: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            links: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             past: Vec::new(),
         }
     }
@@ -77,11 +95,37 @@ impl Model {
         self.open.keys().nth(index).copied()
     }
 
-    fn close(&mut self, connection: ConnectionId) {
+    /// A connection is gone; what its links' other ends are told.
+    fn close(&mut self, connection: ConnectionId) -> Vec<Output> {
+        self.joins.retain(|_, (waits, _)| *waits != connection);
+        let mut mine: Vec<_> = self.links_of(connection).collect();
+        mine.sort_by_key(|(_, end, _)| end.link);
+        let mut told = Vec::new();
+        for (token, end, other) in mine {
+            self.links.remove(&token);
+            told.extend(unlinked(end, other));
+        }
         if self.open.remove(&connection).is_some() {
             self.past.push(connection);
         }
         self.watches.retain(|(watcher, _)| *watcher != connection);
+        told
+    }
+
+    /// Each link of a connection: its token, this end and the other.
+    fn links_of(
+        &self,
+        connection: ConnectionId,
+    ) -> impl Iterator<Item = (RelayToken, LinkEnd, LinkEnd)> {
+        self.links.iter().filter_map(move |(token, [one, two])| {
+            if one.connection == connection {
+                Some((*token, *one, *two))
+            } else if two.connection == connection {
+                Some((*token, *two, *one))
+            } else {
+                None
+            }
+        })
     }
 
     fn online(&self, who: PeerId) -> Option<ConnectionId> {
@@ -100,14 +144,18 @@ impl Model {
             35 => {
                 if let Some(connection) = self.connection() {
                     self.harness.hub.handle_disconnect(connection);
-                    self.close(connection);
+                    let told = self.close(connection);
+                    assert_eq!(self.harness.outputs(), told);
                 }
             }
+            36 | 37 => self.joins(),
+            38 if self.dice.roll(2) == 0 => self.leaves(),
             _ => self.waits(),
         }
         assert_eq!(self.harness.outputs(), []);
         let online = self.open.values().filter(|(_, id)| id.is_some()).count();
         assert_eq!(self.harness.hub.online(), online);
+        assert_eq!(self.harness.hub.relay_links(), self.links.len());
     }
 
     fn connects(&mut self) {
@@ -127,8 +175,8 @@ impl Model {
         }
         let too_fast = Output::Close(connection, Refusal::TooFast);
         if outputs.first() == Some(&too_fast) {
-            assert_eq!(outputs.len(), 1);
-            self.close(connection);
+            let told = self.close(connection);
+            assert_eq!(outputs[1..], told);
             outputs.clear();
             return None;
         }
@@ -158,14 +206,15 @@ impl Model {
             } else {
                 Refusal::BadProof
             };
-            assert_eq!(outputs, [Output::Close(connection, why)]);
-            self.close(connection);
+            let mut expected = vec![Output::Close(connection, why)];
+            expected.extend(self.close(connection));
+            assert_eq!(outputs, expected);
             return;
         }
         let mut expected = Vec::new();
         if let Some(older) = self.online(id(who)) {
             expected.push(Output::Close(older, Refusal::Replaced));
-            self.close(older);
+            expected.extend(self.close(older));
         }
         self.open.insert(connection, (nonce, Some(id(who))));
         expected.extend(welcome(connection));
@@ -205,7 +254,7 @@ impl Model {
             Some(who) => Some((connection, who, outputs)),
             None => {
                 assert_eq!(outputs, [Output::Close(connection, Refusal::BadFrame)]);
-                self.close(connection);
+                assert_eq!(self.close(connection), []);
                 None
             }
         }
@@ -254,7 +303,7 @@ impl Model {
             .watches
             .iter()
             .filter(|(watcher, _)| *watcher == connection);
-        let full = mine.count() >= limits().watches;
+        let full = mine.count() >= limits().watches.per_client;
         if full && !self.watches.contains(&(connection, who)) {
             assert_eq!(outputs, [], "one too many is passed over");
             return;
@@ -284,22 +333,77 @@ impl Model {
         if let Some(first) = bytes.first_mut()
             && self.dice.roll(2) == 0
         {
-            *first = [1, 64, 65, 66, 67, 68, 69, 70, 99][self.dice.roll(9)];
+            *first = [1, 32, 64, 65, 66, 67, 68, 69, 70, 71, 72, 96, 99][self.dice.roll(13)];
         }
         if matches!(
             Frame::decode(&bytes),
             Ok(Frame::Watch(_)
                 | Frame::Unwatch(_)
                 | Frame::Send { .. }
+                | Frame::RelayJoin(_)
+                | Frame::RelayLeave(_)
                 | Frame::ClientCapabilities(_))
         ) {
             return;
         }
         if let Some(outputs) = self.says(connection, &bytes) {
-            assert_eq!(outputs.len(), 1, "{bytes:?}");
             assert!(matches!(outputs[0], Output::Close(who, _) if who == connection));
-            self.close(connection);
+            let told = self.close(connection);
+            assert_eq!(outputs[1..], told, "{bytes:?}");
         }
+    }
+
+    fn joins(&mut self) {
+        let token = RelayToken([self.dice.roll(TOKENS) as u8; 16]);
+        let Some((connection, who, outputs)) = self.speaks(&Frame::RelayJoin(token)) else {
+            return;
+        };
+        let now = self.harness.now;
+        self.joins.retain(|_, (_, until)| *until > now);
+        let waits = self.joins.get(&token).copied();
+        let first = waits.filter(|(first, _)| self.open[first].1 != Some(who));
+        if self.links.contains_key(&token) {
+            assert_eq!(outputs, [], "others have it");
+        } else if let Some((first, _)) = first {
+            let is_full = [first, connection].map(|end| self.links_of(end).count() >= 3);
+            if is_full.contains(&true) {
+                assert_eq!(outputs, [], "one of them has as many as it may");
+                return;
+            }
+            let [one, two] = [first, connection].map(|connection| {
+                let number = self.numbers.entry(connection).or_default();
+                *number += 1;
+                let link = RelayLink(*number);
+                LinkEnd { connection, link }
+            });
+            let ready = |LinkEnd { connection, link }| {
+                Output::Send(connection, Frame::RelayReady { token, link })
+            };
+            assert_eq!(outputs, [Output::Link(one, two), ready(one), ready(two)]);
+            self.joins.remove(&token);
+            self.links.insert(token, [one, two]);
+        } else {
+            assert_eq!(outputs, []);
+            let until = now + Duration::from_secs(30);
+            self.joins.insert(token, (connection, until));
+        }
+        assert_eq!(self.harness.hub.relay_joins(), self.joins.len());
+    }
+
+    fn leaves(&mut self) {
+        let link = RelayLink(self.dice.roll(4) as u32 + 1);
+        let Some((connection, _, outputs)) = self.speaks(&Frame::RelayLeave(link)) else {
+            return;
+        };
+        let found = self
+            .links_of(connection)
+            .find(|(_, end, _)| end.link == link);
+        let Some((token, end, other)) = found else {
+            assert_eq!(outputs, []);
+            return;
+        };
+        self.links.remove(&token);
+        assert_eq!(outputs, unlinked(end, other));
     }
 
     fn waits(&mut self) {
@@ -312,15 +416,20 @@ impl Model {
             }
         }
         let mut announced = Vec::new();
+        let (mut told, mut heard) = (Vec::new(), Vec::new());
         for output in self.harness.pass(Duration::from_millis(pause)) {
             match output {
                 Output::Close(connection, Refusal::TimedOut) => {
                     assert!(self.open.contains_key(&connection));
-                    self.close(connection);
+                    told.extend(self.close(connection));
+                }
+                output @ (Output::Unlink(..) | Output::Send(_, Frame::RelayGone(_))) => {
+                    heard.push(output);
                 }
                 other => announced.push(other),
             }
         }
+        assert_eq!(heard, told);
         let now = self.harness.now;
         let mut expected = Vec::new();
         for who in self.told.keys().copied().collect::<Vec<_>>() {
@@ -340,6 +449,12 @@ impl Model {
     }
 }
 
+/// What the end of a link leads to.
+fn unlinked(end: LinkEnd, other: LinkEnd) -> [Output; 2] {
+    let told = Output::Send(other.connection, Frame::RelayGone(other.link));
+    [Output::Unlink(end, other), told]
+}
+
 #[test]
 fn the_hub_does_what_the_model_does_and_forgets_everybody_in_the_end() {
     for seed in 0..4 {
@@ -349,15 +464,18 @@ fn the_hub_does_what_the_model_does_and_forgets_everybody_in_the_end() {
         }
         let counters = model.harness.hub.counters();
         assert!(
-            counters.delivered > 400 && counters.logins > 200,
+            counters.delivered > 400 && counters.logins > 200 && counters.unknown_links > 10,
             "{counters:?}"
         );
         let open: Vec<_> = model.open.keys().copied().collect();
         for connection in open.into_iter().chain(model.past.clone()) {
             model.harness.hub.handle_disconnect(connection);
+            let told = model.close(connection);
+            assert_eq!(model.harness.outputs(), told);
         }
         assert_eq!(model.harness.hub.online(), 0);
-        assert_eq!(model.harness.outputs(), []);
+        assert_eq!(model.harness.hub.relay_links(), 0);
+        assert_eq!(model.harness.hub.relay_joins(), 0);
 
         // Every table is empty: all room is there again, and nobody is told of anybody.
         model.harness.now += Duration::from_secs(3600);
@@ -389,6 +507,8 @@ fn an_emptied_hub_is_as_good_as_new() {
     for connection in model.open.keys().copied().collect::<Vec<_>>() {
         model.harness.hub.handle_disconnect(connection);
     }
+    // Who has logged in again within the quiet time is remembered for one more.
+    model.harness.pass(Duration::from_secs(60));
     model.harness.pass(Duration::from_secs(60));
     let shown = format!("{:?}", model.harness.hub);
     for empty in [
@@ -398,6 +518,10 @@ fn an_emptied_hub_is_as_good_as_new() {
         "told: {}",
         "sources: {}",
         "absent: []",
+        "tokens: {}",
+        "until: {}",
+        "ends: {}",
+        "links: 0",
         "watches: 0",
     ] {
         assert!(shown.contains(empty), "{empty} in {shown}");

@@ -11,12 +11,14 @@ use crate::open_enum::OpenEnum;
 /// The path that packets to a peer take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PathView {
-    /// The peer's underlay address.
+    /// The peer's underlay address, or that of the server that relays.
     pub remote: SocketAddr,
     /// How the address was found.
     pub kind: OpenEnum<PathKind>,
     /// The smoothed round-trip time of the connectivity checks.
     pub rtt_ms: Option<f64>,
+    /// The signalling server that relays; `None` on a direct path.
+    pub via: Option<String>,
 }
 
 /// How a path's remote address was found (RFC 8445 §4).
@@ -33,6 +35,8 @@ pub enum PathKind {
     PortMapped,
     /// The fixed endpoint of a plain WireGuard peer.
     Fixed,
+    /// None: packets go through a signalling server.
+    Relayed,
 }
 
 impl From<CandidateKind> for PathKind {
@@ -61,6 +65,7 @@ impl PathKind {
             Self::PeerReflexive => "peer_reflexive",
             Self::PortMapped => "port_mapped",
             Self::Fixed => "fixed",
+            Self::Relayed => "relayed",
         }
     }
 }

@@ -39,13 +39,15 @@ fn id_view() -> IdView {
 
 fn path() -> PathView {
     PathView {
+        via: None,
         remote: "192.0.2.7:51820".parse().unwrap(),
         kind: PathKind::ServerReflexive.into(),
         rtt_ms: Some(12.5),
     }
 }
 
-const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5}"#;
+const PATH: &str =
+    r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null}"#;
 
 // --- requests ---
 
@@ -490,6 +492,13 @@ fn an_event_names_its_kind_beside_its_values() {
             r#""kind":"path","peer":"db","remote":"192.0.2.7:1""#,
         ),
         (
+            EventKind::Relayed {
+                peer: db(),
+                server: "wss://a:443/".to_owned(),
+            },
+            r#""kind":"relayed","peer":"db","server":"wss://a:443/""#,
+        ),
+        (
             EventKind::Server {
                 address: "a:3478".to_owned(),
                 connected: true,
@@ -548,7 +557,7 @@ fn a_budget_has_one_name_everywhere() {
 #[test]
 fn a_word_of_a_newer_version_is_read_and_written_as_it_is() {
     for (json, word) in [
-        (r#""relayed""#, "relayed"),
+        (r#""carrier_pigeon""#, "carrier_pigeon"),
         (r#""host_and_more""#, "host_and_more"),
     ] {
         golden(OpenEnum::<PathKind>::Unknown(word.to_owned()), json);

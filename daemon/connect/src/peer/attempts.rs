@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, PresharedKey};
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note, Prediction,
+    Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note, Prediction, RelayToken,
 };
 use punch_stun_protocol::Message;
 use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step};
 
 use super::Outputs;
+use super::relayed::Relayed;
 use crate::SocketOrder;
+use crate::path::RelayPath;
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -30,6 +32,9 @@ pub(super) struct Attempt {
     pub(super) offered: bool,
     exchange: Exchange,
     pub(super) agent: Agent,
+    pub(super) relayed: Relayed,
+    /// Whether the session of this exchange was announced.
+    pub(super) is_proven: bool,
     peer_range: Option<Ipv4Range>,
     /// Candidates that the peer has heard of.
     sent_candidates: Vec<Candidate>,
@@ -136,6 +141,8 @@ pub(super) struct NewAttempt {
     pub(super) sent_candidates: Vec<Candidate>,
     /// Whether this side's NAT was still being measured when the peer was told of it.
     pub(super) unmeasured: bool,
+    /// Whether both ends have agreed to be reached over relays.
+    pub(super) relay: bool,
 }
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
@@ -146,6 +153,10 @@ pub(crate) struct Attempts {
     count: u64,
     /// Sockets of attempts that are over, and when they close; `None` until the next [`Self::finish_drain`].
     retired: Vec<(Option<Instant>, SocketId)>,
+    /// Relay links of attempts that are over, and when they are left.
+    left: Vec<(Option<Instant>, RelayPath)>,
+    /// The tokens of attempts that are over.
+    ended: Vec<RelayToken>,
     /// Mappings of searches that ended with their attempts and were not reported.
     unreported_mappings: u32,
 }
@@ -153,12 +164,15 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// Begins an attempt beside the one that serves; all others end.
     pub(super) fn begin(&mut self, new: NewAttempt, now: Instant) {
-        let serving = usize::from(self.direct_path().is_some());
+        let serves = self.direct_path().is_some() || self.relay_path().is_some();
+        let serving = usize::from(serves);
         self.retire(serving.min(MAX_ATTEMPTS - 1)..self.live.len());
         self.count += 1;
         self.live.push_back(Attempt {
             number: self.count,
             offered: new.offered,
+            relayed: Relayed::new(new.exchange.relay_token(), new.relay),
+            is_proven: false,
             exchange: new.exchange,
             agent: new.agent,
             peer_range: new.peer_range,
@@ -175,6 +189,9 @@ impl Attempts {
             self.unreported_mappings += attempt.agent.untold_mappings();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
+            self.ended.push(attempt.relayed.token());
+            let links = attempt.relayed.into_links().into_iter();
+            self.left.extend(links.map(|link| (None, link)));
         }
     }
 
@@ -213,6 +230,38 @@ impl Attempts {
     /// The direct path that the checks have selected.
     pub(super) fn direct_path(&self) -> Option<DirectPath> {
         self.first().and_then(|attempt| attempt.agent.path())
+    }
+
+    /// The relay link that serves where no direct path does.
+    pub(super) fn relay_path(&self) -> Option<RelayPath> {
+        self.first().and_then(|attempt| attempt.relayed.path())
+    }
+
+    /// A server has made a link for the attempt with this token; returns whether it is kept.
+    pub(crate) fn handle_relay_ready(&mut self, token: RelayToken, path: RelayPath) -> bool {
+        let mut attempts = self.live.iter_mut();
+        let attempt = attempts.find(|attempt| attempt.relayed.token() == token);
+        attempt.is_some_and(|attempt| attempt.relayed.handle_ready(path))
+    }
+
+    /// A link has ended.
+    pub(crate) fn handle_relay_gone(&mut self, path: RelayPath) {
+        for attempt in &mut self.live {
+            attempt.relayed.handle_gone(path);
+        }
+        self.left.retain(|(_, link)| *link != path);
+    }
+
+    /// The tokens with which servers are to be asked for links now: those of each attempt that has nothing before it that serves.
+    fn joins(&mut self) -> Vec<RelayToken> {
+        let mut tokens = Vec::new();
+        for attempt in &mut self.live {
+            tokens.extend(attempt.relayed.join());
+            if attempt.agent.path().is_some() || attempt.relayed.path().is_some() {
+                break;
+            }
+        }
+        tokens
     }
 
     /// Whether the newest attempt began less than `age` ago.
@@ -356,7 +405,8 @@ impl Attempts {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let attempts = self.live.iter().filter_map(Attempt::poll_timeout);
         let closing = self.retired.iter().filter_map(|(at, _)| *at);
-        attempts.chain(closing).min()
+        let leaving = self.left.iter().filter_map(|(at, _)| *at);
+        attempts.chain(closing).chain(leaving).min()
     }
 
     // --- searches ---
@@ -414,6 +464,14 @@ impl Attempts {
         for (_, socket) in due {
             out.close(socket);
         }
+        for (at, _) in &mut self.left {
+            at.get_or_insert(now + SOCKET_CLOSE_DELAY);
+        }
+        let is_due = |(at, _): &mut (Option<Instant>, _)| at.is_some_and(|at| at <= now);
+        let due = self.left.extract_if(.., is_due);
+        out.leaves.extend(due.map(|(_, path)| path));
+        out.ended.append(&mut self.ended);
+        out.joins.extend(self.joins());
     }
 
     /// Mappings of searches that ended with their attempts; each is told once.
@@ -421,9 +479,11 @@ impl Attempts {
         std::mem::take(&mut self.unreported_mappings)
     }
 
-    /// Ends everything at once; returns the sockets that are still open.
-    pub(super) fn dissolve(&mut self) -> Vec<SocketId> {
+    /// Ends everything at once; returns the sockets that are still open, and the tokens and relay links.
+    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<RelayToken>, Vec<RelayPath>) {
         self.retire_all();
-        self.retired.drain(..).map(|(_, socket)| socket).collect()
+        let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
+        let links = self.left.drain(..).map(|(_, link)| link).collect();
+        (sockets, std::mem::take(&mut self.ended), links)
     }
 }

@@ -1,8 +1,8 @@
 //! What this machine tells a peer of itself.
 
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Capabilities, Credentials, Description, Ipv4Range, MAX_CANDIDATES,
-    NatSummary,
+    Candidate, CandidateKind, Capabilities, Capability, Credentials, Description, Ipv4Range,
+    MAX_CANDIDATES, NatSummary,
 };
 use punch_traversal::takes_fresh_base;
 use rand_core::RngCore;
@@ -15,6 +15,8 @@ pub(crate) struct DescriptionParts {
     pub(crate) nat: Option<NatSummary>,
     /// Whether a fresh socket's public address could be learned.
     pub(crate) fresh_base: bool,
+    /// Whether this machine may be reached over relays.
+    pub(crate) relay: bool,
 }
 
 impl DescriptionParts {
@@ -43,7 +45,10 @@ impl DescriptionParts {
             kem: Vec::new(),
             ipv4_range: self.ipv4_range,
             nat: self.nat,
-            capabilities: Capabilities::PEER,
+            capabilities: match self.relay {
+                true => Capabilities::RELAYED_PEER,
+                false => Capabilities::PEER,
+            },
         }
     }
 }
@@ -54,6 +59,8 @@ pub(crate) struct SentDescription {
     pub(crate) credentials: Credentials,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) nat: Option<NatSummary>,
+    /// Whether this machine may be reached over relays.
+    pub(crate) relay: bool,
 }
 
 impl SentDescription {
@@ -63,6 +70,7 @@ impl SentDescription {
             credentials: description.credentials.clone(),
             candidates: description.candidates.clone(),
             nat: description.nat.clone(),
+            relay: description.capabilities.contains(Capability::Relays),
         }
     }
 

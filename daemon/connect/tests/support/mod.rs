@@ -19,6 +19,7 @@ pub(crate) fn connector() -> (Connector, PeerId, Instant) {
     let identity = Identity::from_seed(&[255; 32]);
     let own = identity.id();
     let config = ConnectorConfig {
+        relay: true,
         identity,
         ipv4_range: None,
         seed: [1; 32],

@@ -61,6 +61,7 @@ impl Bench {
     pub(crate) fn empty() -> Self {
         let now = Instant::now();
         let config = EngineConfig {
+            relay: true,
             identity: server_identity(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             mtu: 1400,

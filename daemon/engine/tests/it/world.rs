@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
     LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig, PeerHandle,
-    PeerKind, ServerId, Signal, SocketId, SocketOrder,
+    PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
 };
-use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, Unreachable};
+use punch_signal_protocol::{
+    Capabilities, Frame, Identity, Ipv4Range, PeerId, RelayLink, Unreachable,
+};
 use punch_stun_protocol::{Endpoint, respond};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::configuration::Configuration;
+use crate::switchboard::Switchboard;
 
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
@@ -163,6 +166,7 @@ impl Host {
 enum Arrival {
     Datagram(Datagram),
     Frame(usize, Frame),
+    Relayed(usize, RelayLink, Vec<u8>),
 }
 
 pub(crate) struct World {
@@ -186,6 +190,10 @@ pub(crate) struct World {
     pub(crate) frames: Vec<(usize, Frame)>,
     /// Frames for other servers, which do not exist.
     pub(crate) elsewhere: Vec<Signal>,
+    /// The relay of the signalling server, if it has one.
+    pub(crate) relay: Option<Switchboard>,
+    /// Whether engines that start from now on may be reached over relays.
+    pub(crate) relay_allowed: bool,
     online: BTreeMap<PeerId, usize>,
     watches: BTreeSet<(PeerId, usize)>,
     arrivals: BTreeMap<(Instant, u64), Arrival>,
@@ -245,6 +253,8 @@ impl World {
             envelopes: Vec::new(),
             frames: Vec::new(),
             elsewhere: Vec::new(),
+            relay: None,
+            relay_allowed: true,
             online: BTreeMap::new(),
             watches: BTreeSet::new(),
             arrivals: BTreeMap::new(),
@@ -322,6 +332,7 @@ impl World {
             seed,
             budget: Budget::Normal,
             nat: nat.map(Nat::known).unwrap_or_default(),
+            relay: self.relay_allowed,
         };
         Engine::new(config, self.wall(), self.now)
     }
@@ -436,6 +447,9 @@ impl World {
         self.hosts[index]
             .engine
             .handle_server(SERVER, true, self.now);
+        if self.relay.is_some() {
+            self.tell(index, Frame::ServerCapabilities(Capabilities::RELAYING));
+        }
         let watchers: Vec<_> = self
             .watches
             .iter()
@@ -450,6 +464,10 @@ impl World {
     pub(crate) fn sign_out(&mut self, index: usize) {
         self.online.remove(&self.hosts[index].id());
         self.watches.retain(|(_, watcher)| *watcher != index);
+        let gone = self.relay.as_mut().map(|relay| relay.sign_out(index));
+        for (host, frame) in gone.unwrap_or_default() {
+            self.tell(host, frame);
+        }
         self.hosts[index]
             .engine
             .handle_server(SERVER, false, self.now);
@@ -487,6 +505,18 @@ impl World {
             Frame::Unwatch(id) => {
                 self.watches.remove(&(id, index));
             }
+            Frame::RelayJoin(token) => {
+                let told = self.relay.as_mut().map(|relay| relay.join(index, token));
+                for (host, frame) in told.unwrap_or_default() {
+                    self.tell(host, frame);
+                }
+            }
+            Frame::RelayLeave(link) => {
+                let told = self.relay.as_mut().map(|relay| relay.leave(index, link));
+                for (host, frame) in told.unwrap_or_default() {
+                    self.tell(host, frame);
+                }
+            }
             other => panic!("a client says {other:?}"),
         }
     }
@@ -506,6 +536,16 @@ impl World {
         let chance = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
         if !self.cut && chance >= self.loss && (self.filter)(&datagram) {
             self.schedule(Arrival::Datagram(datagram));
+        }
+    }
+
+    /// A packet for a relay link.
+    fn pass(&mut self, index: usize, path: RelayPath, bytes: &[u8]) {
+        assert_eq!(path.server, SERVER);
+        let online = self.is_online(index);
+        let relay = self.relay.as_mut().filter(|_| online);
+        if let Some((to, link)) = relay.and_then(|relay| relay.pass(index, path.link)) {
+            self.schedule(Arrival::Relayed(to, link, bytes.to_vec()));
         }
     }
 
@@ -606,9 +646,16 @@ impl World {
         host.engine.swap_tun(&mut host.batch);
         host.tun.extend(host.batch.iter().map(<[u8]>::to_vec));
         while let Some(train) = self.hosts[index].engine.poll_train() {
+            assert!(train.segment > 0 && train.bytes.len() <= 44 * train.segment);
+            if let Some(path) = train.relay {
+                for bytes in train.bytes.chunks(train.segment) {
+                    self.pass(index, path, bytes);
+                }
+                self.hosts[index].engine.recycle(train);
+                continue;
+            }
             let host = &mut self.hosts[index];
             let to = train.to.unwrap();
-            assert!(train.segment > 0 && train.bytes.len() <= 44 * train.segment);
             if let Some(port) = host.sockets.get(&train.socket).copied() {
                 let port = match &mut host.nat {
                     Some(nat) => nat.outbound(port, to, &mut self.rng),
@@ -650,6 +697,17 @@ impl World {
             }
             match entry.remove() {
                 Arrival::Datagram(datagram) => self.arrive(datagram),
+                Arrival::Relayed(index, link, bytes) => {
+                    if self.is_online(index) {
+                        let path = RelayPath {
+                            server: SERVER,
+                            link,
+                        };
+                        let engine = &mut self.hosts[index].engine;
+                        engine.handle_relayed(path, [bytes.as_slice()].into_iter(), self.now);
+                        engine.flush(self.now);
+                    }
+                }
                 Arrival::Frame(index, frame) => {
                     let online = self.is_online(index);
                     if online {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_connect::ServerId;
 use punch_engine::{SocketId, TableSizes};
 use punch_signal_protocol::seal::Kind;
-use punch_signal_protocol::{Frame, PeerId, Unreachable};
+use punch_signal_protocol::{Frame, PeerId, RelayToken, Unreachable};
 use punch_stun_protocol::{Endpoint, respond};
 
 use super::Outcome;
@@ -56,6 +56,9 @@ pub(super) struct Servers {
 pub(super) struct Recorded {
     pub(super) envelopes: Vec<(PeerId, Vec<u8>)>,
     pub(super) datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    /// Tokens with which the victim has asked the malicious server for relay links, and how many links there were.
+    pub(super) tokens: Vec<RelayToken>,
+    pub(super) links: u32,
     /// An initiation of somebody whom nobody knows.
     pub(super) initiation: Option<Vec<u8>>,
 }
@@ -378,6 +381,9 @@ impl Arena {
             Frame::Watch(id) => {
                 let answer = Due::Frame(from, server, Frame::Appeared(id));
                 self.schedule(2 * SIGNAL_DELAY, answer);
+            }
+            Frame::RelayJoin(token) if from == ALICE && self.recorded.tokens.len() < KEPT => {
+                self.recorded.tokens.push(token);
             }
             _ => {}
         }

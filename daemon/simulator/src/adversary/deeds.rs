@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use punch_engine::{Change, Engine, EngineConfig, PeerConfig, PeerHandle, PeerKind, SocketId};
-use punch_signal_protocol::{Frame, Identity, Note, PeerId, Prediction, Unreachable};
+use punch_engine::{
+    Change, Engine, EngineConfig, PeerConfig, PeerHandle, PeerKind, RelayPath, SocketId,
+};
+use punch_signal_protocol::{
+    Capabilities, Frame, Identity, Note, PeerId, Prediction, RelayLink, RelayToken, Unreachable,
+};
 use punch_traversal::{Budget, NatOverrides};
 
 use super::arena::{Arena, Due};
@@ -119,6 +123,34 @@ fn tell_news(arena: &mut Arena, news: News, about: PeerId) {
             tell(arena, unreachable(Unreachable::Offline));
             tell(arena, Frame::Appeared(about));
         }
+        News::Links => tell_links(arena),
+    }
+}
+
+/// The malicious server makes relay links, those that it was asked for and others, and lets nonsense come over them.
+fn tell_links(arena: &mut Arena) {
+    tell(arena, Frame::ServerCapabilities(Capabilities::RELAYING));
+    let random = arena.mallory.random();
+    let mut made_up = [0; 16];
+    made_up.copy_from_slice(&random[..16]);
+    let asked = arena.recorded.tokens.last().copied();
+    for token in asked.into_iter().chain([RelayToken(made_up)]) {
+        arena.recorded.links += 1;
+        let link = RelayLink(arena.recorded.links);
+        tell(arena, Frame::RelayReady { token, link });
+        let copy = arena
+            .recorded
+            .datagrams
+            .first()
+            .map(|(_, bytes)| bytes.clone());
+        let packets = [random.to_vec(), copy.unwrap_or_default()];
+        let path = RelayPath { server: EVIL, link };
+        let (engine, now) = (&mut arena.machines[ALICE].engine, arena.now);
+        engine.handle_relayed(path, packets.iter().map(Vec::as_slice), now);
+        arena.drain(ALICE);
+        if random[16] & 1 == 0 {
+            tell(arena, Frame::RelayGone(link));
+        }
     }
 }
 
@@ -213,6 +245,7 @@ fn send_inside(arena: &mut Arena, inside: Inside, number: u32) {
 /// A handshake initiation for the victim by a machine that it does not know.
 fn unknown(victim: [u8; 32], now: Instant) -> Vec<u8> {
     let config = EngineConfig {
+        relay: true,
         identity: Identity::from_seed(&[77; 32]),
         ipv4_range: None,
         mtu: super::machine::MTU,

@@ -79,6 +79,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(setup: Setup, host: HostId, wall_ms: u64, now: Instant) -> Self {
         let config = EngineConfig {
+            relay: true,
             identity: setup.identity.clone(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             mtu: MTU,

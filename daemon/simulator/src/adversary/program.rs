@@ -88,6 +88,8 @@ pub enum News {
     Full,
     /// It is offline, and has logged in.
     Flapping,
+    /// Relay links stand that were asked for, and others, which bring nonsense, and some end.
+    Links,
 }
 
 /// What the malicious signalling server does with envelopes.
@@ -303,7 +305,13 @@ impl Dice {
             9 => Deed::Replay,
             10 => Deed::Garbage,
             11 | 12 => {
-                let news = self.one([News::Appeared, News::Offline, News::Full, News::Flapping]);
+                let news = self.one([
+                    News::Appeared,
+                    News::Offline,
+                    News::Full,
+                    News::Flapping,
+                    News::Links,
+                ]);
                 Deed::Tell(news, self.below(2) == 0)
             }
             13 => Deed::Mail(self.one([Mail::Honest, Mail::Lost, Mail::Twice, Mail::Misnamed])),

@@ -81,6 +81,9 @@ impl Tally {
             ("sockets of searches", connector.sockets, 2 * 512),
             ("frames that wait", connector.frames, 0),
             ("watches that wait", connector.watches, 4),
+            // Two attempts for each of two peers, each with four links, and what is left within two seconds.
+            ("relay tokens", connector.relay_tokens, 2 * 2),
+            ("relay links", connector.relay_links, 2 * 2 * 4 + 32),
             ("candidate pairs of an exchange", pairs, 48),
             ("sessions of two peers", sizes.sessions, 2 * 3),
             ("flows of this host", sizes.flows, 8192),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use punch_signal_protocol::{
     Capabilities, DecodeError, Frame, MAX_CAPABILITIES, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME,
-    PeerId, Refusal, Unreachable,
+    PeerId, Refusal, RelayLink, RelayToken, Unreachable,
 };
 
 use crate::{hex, machine};
@@ -55,6 +55,22 @@ fn every_frame() -> Vec<(Frame, Vec<u8>)> {
         (Frame::Refused(Refusal::TimedOut), "45 06".to_owned()),
         (Frame::Refused(Refusal::TooSlow), "45 07".to_owned()),
         (Frame::Refused(Refusal::TooFast), "45 08".to_owned()),
+        (
+            Frame::RelayJoin(RelayToken([0x7C; 16])),
+            format!("06 {}", "7c".repeat(16)),
+        ),
+        (
+            Frame::RelayLeave(RelayLink(0x0102_0304)),
+            "07 01020304".to_owned(),
+        ),
+        (
+            Frame::RelayReady {
+                token: RelayToken([0x7C; 16]),
+                link: RelayLink(9),
+            },
+            format!("47 {} 00000009", "7c".repeat(16)),
+        ),
+        (Frame::RelayGone(RelayLink(9)), "48 00000009".to_owned()),
         (
             Frame::ClientCapabilities(Capabilities::NONE),
             "05".to_owned(),
@@ -136,7 +152,7 @@ fn a_byte_behind_a_frame_of_fixed_length_is_refused() {
 
 #[test]
 fn every_other_message_number_is_unknown() {
-    let known = [1, 2, 3, 4, 5, 64, 65, 66, 67, 68, 69, 70];
+    let known = [1, 2, 3, 4, 5, 6, 7, 64, 65, 66, 67, 68, 69, 70, 71, 72];
 
     for number in (0..=255).filter(|number| !known.contains(number)) {
         assert_eq!(
@@ -308,9 +324,12 @@ fn capabilities_that_only_a_newer_version_knows_are_left_out_and_their_number_is
             matches!(frame, Ok(Frame::ClientCapabilities(set) | Frame::ServerCapabilities(set))
                 if set == expected)
         };
-        assert!(is(read(&[0xFD]), Capabilities::OURS));
-        assert!(is(read(&[0xFF; MAX_CAPABILITIES]), Capabilities::PEER));
-        assert!(is(read(&[0xFC, 0xFF]), Capabilities::NONE));
+        assert!(is(read(&[0xF9]), Capabilities::OURS));
+        assert!(is(
+            read(&[0xFF; MAX_CAPABILITIES]),
+            Capabilities::RELAYED_PEER
+        ));
+        assert!(is(read(&[0xF8, 0xFF]), Capabilities::NONE));
         assert!(is(read(&[0; 5]), Capabilities::NONE));
         assert_eq!(
             read(&[1; MAX_CAPABILITIES + 1]),

@@ -8,6 +8,7 @@ mod identity;
 mod nat;
 mod range;
 mod refusal;
+mod relay;
 mod seal;
 mod second_writing;
 

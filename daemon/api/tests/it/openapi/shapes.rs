@@ -61,6 +61,7 @@ pub(super) fn db() -> PeerName {
 
 fn path(rtt_ms: Option<f64>) -> PathView {
     PathView {
+        via: rtt_ms.is_none().then(|| "wss://a:443/".to_owned()),
         remote: "[2001:db8::7]:51820".parse().unwrap(),
         kind: PathKind::Host.into(),
         rtt_ms,
@@ -89,6 +90,7 @@ pub(super) fn event_kinds() -> Vec<EventKind> {
     variants!(EventKind {
         Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting.into() },
         Path => EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
+        Relayed => EventKind::Relayed { peer: db(), server: "wss://a:443/".to_owned() },
         Search => EventKind::Search { peer: db(), chance: 0.5 },
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
@@ -132,7 +134,8 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 ServerReflexive,
                 PeerReflexive,
                 PortMapped,
-                Fixed
+                Fixed,
+                Relayed
             })),
         ),
         (

@@ -1,0 +1,59 @@
+//! What is told of a connection.
+
+use std::time::Instant;
+
+use punch_traversal::{Budget, NatProfile};
+
+use super::PeerConnection;
+use crate::{Contact, LinkStatus};
+
+/// What status shows of the connection; `is_in_reach` says whether any signalling server is.
+pub(crate) fn status(
+    connection: &PeerConnection,
+    is_in_reach: bool,
+    mine: Option<NatProfile>,
+    budget: Budget,
+    now: Instant,
+) -> LinkStatus {
+    let (last_steps, last_theirs) = connection.history.last();
+    let newest = connection
+        .attempts
+        .newest_first()
+        .find(|attempt| !attempt.agent.was_refused() || last_steps.is_empty())
+        .map(|attempt| attempt.agent.status(now));
+    let (steps, theirs) = match newest {
+        Some(status) => (status.steps, status.theirs),
+        None => (last_steps.to_vec(), last_theirs.cloned()),
+    };
+    let retry_at = connection
+        .calls
+        .retry
+        .at()
+        .filter(|_| connection.is_wanted());
+    LinkStatus {
+        state: connection.state(),
+        refused: connection.calls.refusals.received(now),
+        contact: contact(connection, is_in_reach, now),
+        agent: connection.attempts.first().map(|a| a.agent.status(now)),
+        peer_range: connection.attempts.peer_range(),
+        mine,
+        theirs,
+        steps,
+        failures: connection.history.failures,
+        retry_in: retry_at.map(|at| at.saturating_duration_since(now)),
+        budget,
+    }
+}
+
+/// How far calling the peer has come; `is_in_reach` says whether any signalling server is.
+fn contact(connection: &PeerConnection, is_in_reach: bool, now: Instant) -> Contact {
+    if !connection.attempts.is_empty() {
+        Contact::Answered
+    } else if !connection.is_wanted() {
+        Contact::Unwanted
+    } else if !is_in_reach {
+        Contact::NoServer
+    } else {
+        connection.calls.contact(connection.history.has_met(), now)
+    }
+}

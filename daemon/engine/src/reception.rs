@@ -1,0 +1,106 @@
+//! What comes in from outside: data messages to their sessions, handshakes to those who perform them, checks to the connector.
+
+use std::iter::Peekable;
+use std::time::Instant;
+
+use punch_connect::Path;
+use punch_packet::PeerHandle;
+use punch_stun_protocol::is_stun;
+use punch_wireguard::data_index;
+
+use crate::handshakes::JobDone;
+use crate::lane::Lane;
+use crate::reply_to::ReplyTo;
+use crate::report::DropReason;
+use crate::roster::Roster;
+
+/// See the module.
+pub(crate) struct Reception<'a> {
+    pub(crate) roster: &'a mut Roster,
+    pub(crate) lane: &'a mut Lane,
+}
+
+impl Reception<'_> {
+    /// Datagrams from one place have come.
+    pub(crate) fn take<'b>(
+        &mut self,
+        from: ReplyTo,
+        datagrams: impl Iterator<Item = &'b [u8]>,
+        now: Instant,
+    ) {
+        let mut datagrams = datagrams.peekable();
+        while let Some(datagram) = datagrams.peek() {
+            match data_index(datagram) {
+                Some(session) => self.open_run(session, from.path, &mut datagrams, now),
+                None => {
+                    self.handle_control(from, datagram, now);
+                    datagrams.next();
+                }
+            }
+        }
+    }
+
+    /// Opens the data messages of this session at the head of `datagrams`.
+    fn open_run<'b>(
+        &mut self,
+        session: u32,
+        path: Path,
+        datagrams: &mut Peekable<impl Iterator<Item = &'b [u8]>>,
+        now: Instant,
+    ) {
+        let peers = &mut self.roster.peers;
+        let authentic = self.lane.open_run(peers, session, path, datagrams, now);
+        if let Some(peer) = authentic {
+            self.lane.after_handshake(peers, peer, now);
+        }
+    }
+
+    /// A datagram that carries no data: STUN, which comes over direct paths alone, or a handshake.
+    fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
+        let connector = &mut self.roster.connector;
+        let taken = match (is_stun(datagram), from.path) {
+            (false, _) => self.roster.handle_handshake(from, datagram, now),
+            (true, Path::Direct(path)) => connector
+                .handle_stun(path.socket, from.local, path.remote, datagram, now)
+                .then_some(())
+                .ok_or(DropReason::NotForUs),
+            (true, Path::Relayed(_)) => Err(DropReason::NotForUs),
+        };
+        if let Err(reason) = taken {
+            self.lane.drops.count(reason);
+        }
+        self.send_handshakes();
+    }
+
+    /// A step of a handshake has been performed.
+    pub(crate) fn handle_job(&mut self, done: JobDone, now: Instant) {
+        let performed = self.roster.handle_job(done, now);
+        self.send_handshakes();
+        if let Some(reason) = performed.dropped {
+            self.lane.drops.count(reason);
+        }
+        if let Some(peer) = performed.peer {
+            self.lane.after_handshake(&mut self.roster.peers, peer, now);
+            self.open_held(peer, now);
+        }
+    }
+
+    /// Opens what has come for keys that were in use by a handshake.
+    fn open_held(&mut self, handle: PeerHandle, now: Instant) {
+        let Some(peer) = self.roster.peers.get_mut(handle) else {
+            return;
+        };
+        for (path, datagram) in std::mem::take(&mut peer.held) {
+            if let Some(session) = data_index(&datagram) {
+                let mut train = [datagram.as_slice()].into_iter().peekable();
+                self.open_run(session, path, &mut train, now);
+            }
+        }
+    }
+
+    fn send_handshakes(&mut self) {
+        while let Some((to, message)) = self.roster.handshakes.poll_message() {
+            self.lane.outbox.push_message(to, &message);
+        }
+    }
+}

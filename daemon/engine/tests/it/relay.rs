@@ -1,0 +1,264 @@
+//! Packets through a signalling server: before a direct path is found, where none can be, and when it dies.
+
+use punch_engine::{EngineEvent, LinkState, News, Path, PeerReport};
+use punch_signal_protocol::Frame;
+
+use crate::packets::{at, udp};
+use crate::switchboard::Switchboard;
+use crate::world::{A, B, Datagram, World, handle, millis, seconds};
+
+/// Two hosts at a server that relays; they let each other in.
+fn relayed(seed: u64) -> World {
+    let mut world = World::pair(seed);
+    for index in [A, B] {
+        world.sign_out(index);
+    }
+    world.relay = Some(Switchboard::default());
+    for index in [A, B] {
+        world.sign_in(index);
+    }
+    world.grant(A, B, true);
+    world.grant(B, A, true);
+    world.run_for(seconds(1));
+    world
+}
+
+/// No datagram passes but those with STUN servers.
+fn block_udp(world: &mut World) {
+    world.filter = Box::new(Datagram::is_with_server);
+}
+
+fn path(world: &World, index: usize, peer: usize) -> Option<Path> {
+    let report: PeerReport = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
+    report.path
+}
+
+fn is_relayed(world: &World, index: usize, peer: usize) -> bool {
+    matches!(path(world, index, peer), Some(Path::Relayed(_)))
+}
+
+fn is_direct(world: &World) -> bool {
+    [(A, B), (B, A)]
+        .iter()
+        .all(|(index, peer)| matches!(path(world, *index, *peer), Some(Path::Direct(_))))
+}
+
+/// Sends one packet each way; returns whether both arrive within a second.
+fn talks(world: &mut World) -> bool {
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    world.hosts[A].tun.clear();
+    world.hosts[B].tun.clear();
+    world.send(A, &udp(a, b, b"there"));
+    world.send(B, &udp(b, a, b"back"));
+    world.run_for(seconds(1));
+    [A, B]
+        .iter()
+        .all(|index| !world.hosts[*index].take_tun().is_empty())
+}
+
+fn switchboard(world: &World) -> &Switchboard {
+    world.relay.as_ref().unwrap()
+}
+
+#[test]
+fn where_no_datagram_passes_packets_go_over_the_relay_at_once() {
+    let mut world = relayed(1);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    let took = world.wait_for_both(seconds(10));
+    // Offer, answer, joining, handshake: each a way to the server and one from it.
+    assert!(took < millis(120), "{took:?}");
+    assert!(is_relayed(&world, A, B) && is_relayed(&world, B, A));
+    assert!(talks(&mut world));
+    assert!(switchboard(&world).passed >= 2);
+    // For hours, although no attempt at a direct path succeeds, and without a packet lost to them.
+    for _ in 0..40 {
+        world.run_for(seconds(180));
+        assert!(is_relayed(&world, A, B) && is_relayed(&world, B, A));
+        assert!(talks(&mut world));
+        assert_eq!(switchboard(&world).links(), 1);
+    }
+}
+
+#[test]
+fn a_direct_path_takes_over_without_a_lost_packet() {
+    let mut world = relayed(2);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let (mut sent, mut heard) = (0, [0, 0]);
+    for tick in 0..6000 {
+        if tick == 500 {
+            world.filter = Box::new(|_| true);
+        }
+        world.send(A, &udp(a, b, b"there"));
+        world.send(B, &udp(b, a, b"back"));
+        sent += 1;
+        world.run_for(millis(20));
+        for (index, heard) in [A, B].into_iter().zip(&mut heard) {
+            *heard += world.hosts[index].take_tun().len();
+        }
+    }
+    world.run_for(seconds(1));
+    for (index, heard) in [A, B].into_iter().zip(&mut heard) {
+        *heard += world.hosts[index].take_tun().len();
+    }
+    assert!(
+        is_direct(&world),
+        "{:?} {:?}",
+        path(&world, A, B),
+        path(&world, B, A)
+    );
+    assert_eq!(heard, [sent, sent]);
+}
+
+#[test]
+fn where_a_direct_path_is_found_at_once_the_relay_only_stands_behind_it() {
+    let mut world = relayed(3);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(5));
+    assert!(is_direct(&world));
+    assert_eq!(switchboard(&world).links(), 1);
+    let passed = switchboard(&world).passed;
+    assert!(talks(&mut world));
+    world.run_for(seconds(600));
+    assert_eq!(
+        switchboard(&world).passed,
+        passed,
+        "an idle relay costs nothing"
+    );
+}
+
+#[test]
+fn a_direct_path_that_dies_leaves_the_relay() {
+    let mut world = relayed(4);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(5));
+    assert!(is_direct(&world));
+    block_udp(&mut world);
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let began = world.now;
+    let mut back = None;
+    while world.now - began < seconds(20) {
+        world.send(A, &udp(a, b, b"there"));
+        world.send(B, &udp(b, a, b"back"));
+        world.run_for(millis(20));
+        let heard = [A, B].map(|index| world.hosts[index].take_tun().len());
+        if heard.iter().all(|count| *count > 0) && world.now - began > millis(100) {
+            back.get_or_insert(world.now - began);
+        }
+    }
+    let back = back.unwrap();
+    // Two paths have died at once, IPv6 and IPv4: each is given up by itself.
+    assert!(back < seconds(12), "{back:?}");
+    assert_eq!(world.state(A, B), LinkState::Connected);
+    let lost = world.hosts[A].events.iter().any(
+        |event| matches!(event, EngineEvent::State { state, .. } if *state != LinkState::Connected),
+    );
+    let connecting = world.hosts[A].events.iter().filter(|event| {
+        matches!(
+            event,
+            EngineEvent::State {
+                state: LinkState::Connecting,
+                ..
+            }
+        )
+    });
+    assert!(lost && connecting.count() == 1, "only at the beginning");
+}
+
+#[test]
+fn a_server_that_dies_takes_its_links_along_and_brings_them_back() {
+    let mut world = relayed(5);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    for index in [A, B] {
+        world.sign_out(index);
+    }
+    world.relay = Some(Switchboard::default());
+    world.run_for(seconds(3));
+    assert_ne!(world.state(A, B), LinkState::Connected);
+    assert_eq!(path(&world, A, B), None);
+    for index in [A, B] {
+        world.sign_in(index);
+    }
+    let took = world.wait_for_both(seconds(30));
+    assert!(took < seconds(2), "{took:?}");
+    assert!(talks(&mut world));
+}
+
+#[test]
+fn a_peer_that_restarts_is_back_over_the_relay() {
+    for peer in [A, B] {
+        let mut world = relayed(6);
+        block_udp(&mut world);
+        world.set_up(A, B, true);
+        world.wait_for_both(seconds(10));
+        world.run_for(seconds(30));
+        world.restart(peer);
+        world.run_for(seconds(5));
+        assert!(talks(&mut world), "{peer}");
+        assert_eq!(switchboard(&world).links(), 1);
+    }
+}
+
+#[test]
+fn goodbye_leaves_the_links_of_both_ends() {
+    let mut world = relayed(7);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.set_up(A, B, false);
+    world.run_for(seconds(10));
+    assert_eq!(switchboard(&world).links(), 0);
+    assert_eq!(world.state(A, B), LinkState::Down);
+    assert_eq!(world.state(B, A), LinkState::Down);
+    let sizes = world.hosts[A].engine.table_sizes().connector;
+    assert_eq!((sizes.relay_tokens, sizes.relay_links), (0, 0));
+}
+
+#[test]
+fn frames_of_the_relay_that_nobody_asked_for_are_passed_over() {
+    let mut world = relayed(8);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    let token = punch_signal_protocol::RelayToken([7; 16]);
+    for number in 0..1000 {
+        let link = punch_signal_protocol::RelayLink(1_000_000 + number);
+        world.hear(A, Frame::RelayReady { token, link });
+        world.hear(A, Frame::RelayGone(link));
+    }
+    world.run_for(seconds(60));
+    assert!(talks(&mut world));
+    let sizes = world.hosts[A].engine.table_sizes().connector;
+    assert_eq!((sizes.relay_tokens, sizes.relay_links), (1, 1));
+    let news = |event: &&EngineEvent| matches!(event, EngineEvent::News(News::Selected { .. }));
+    assert_eq!(world.hosts[A].events.iter().filter(news).count(), 1);
+}
+
+#[test]
+fn one_end_that_has_switched_the_relay_off_is_not_relayed() {
+    let mut world = World::pair(9);
+    world.relay_allowed = false;
+    world.restart(B);
+    world.relay = Some(Switchboard::default());
+    for index in [A, B] {
+        world.sign_out(index);
+        world.sign_in(index);
+    }
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.run_for(seconds(60));
+    assert_ne!(world.state(A, B), LinkState::Connected);
+    assert!(
+        !world
+            .frames
+            .iter()
+            .any(|(_, frame)| matches!(frame, Frame::RelayJoin(_)))
+    );
+}

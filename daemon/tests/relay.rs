@@ -1,0 +1,178 @@
+//! Packets through the signalling server: where UDP is blocked, until a direct path is found, and when it dies.
+#![allow(clippy::print_stderr, reason = "for whoever looks into a failure")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod harness;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use harness::{Echo, Host, Kinds, Lab, PATIENCE, wait_until};
+use punch_api::PathKind;
+
+/// Both daemons run at a signalling server that relays, and know each other.
+fn lab(hint: &str, a: &str, b: &str) -> Lab {
+    lab_with(hint, a, b, ["", ""])
+}
+
+fn lab_with(hint: &str, a: &str, b: &str, configs: [&str; 2]) -> Lab {
+    let mut lab = Lab::bare(hint, Kinds::Apart(a, b), &[]);
+    lab.relay();
+    lab.start_servers();
+    for (host, config) in [&mut lab.a, &mut lab.b].into_iter().zip(configs) {
+        host.configure(config);
+        host.start();
+    }
+    lab.add_servers();
+    lab.introduce();
+    lab
+}
+
+fn is_relayed(host: &Host, peer: &str) -> bool {
+    let path = host.why(peer).path;
+    path.is_some_and(|path| path.kind == PathKind::Relayed && path.via.is_some())
+}
+
+fn is_direct(host: &Host, peer: &str) -> bool {
+    let path = host.why(peer).path;
+    path.is_some_and(|path| path.kind != PathKind::Relayed && path.via.is_none())
+}
+
+/// The way between the two routers, all of it, or what is not with the servers.
+fn part(lab: &Lab) {
+    let rules = format!(
+        "table ip apart {{ chain here {{ type filter hook forward priority 0; ip saddr {a} ip daddr {b} drop; ip saddr {b} ip daddr {a} drop; }}; }}",
+        a = lab.env("A_PUBLIC_IPV4"),
+        b = lab.env("B_PUBLIC_IPV4")
+    );
+    lab.namespace("inet").exec_ok(&["nft", &rules]);
+}
+
+#[test]
+fn where_udp_is_blocked_everything_works_over_the_relay() {
+    need_lab!();
+    for (a, b) in [
+        ("udp-blocked", "udp-blocked"),
+        ("port-restricted", "udp-blocked"),
+    ] {
+        let lab = lab("blck", a, b);
+        let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+        assert!(said.contains("relayed by ws://"), "{said}");
+        lab.b.wait_for_peer_state("a", "connected");
+        for (host, peer) in [(&lab.a, "b"), (&lab.b, "a")] {
+            assert!(is_relayed(host, peer), "{:#?}", host.why(peer));
+            let ping = host.ctl_ok(&["ping", peer, "-c", "1"]);
+            assert!(ping.contains("relayed by ws://"), "{ping}");
+            for command in [&["peers"][..], &["status"], &["why", peer]] {
+                let text = host.ctl_ok(command);
+                assert!(text.contains("relayed by ws://"), "{command:?}: {text}");
+            }
+        }
+        // Both families, forwards, and more bytes than any queue holds.
+        let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+        lab.b.ctl_ok(&["forward", "tcp", "7000"]);
+        for ip in [lab.b.ipv4(), lab.b.ipv6()] {
+            lab.a.expect_echo(SocketAddr::new(ip, 7000));
+        }
+        lab.b.ctl_ok(&["allow", "a", "--host"]);
+        let mtu = ["ping", "-c", "3", "-i", "0.2", "-s", "1300"];
+        lab.a
+            .exec_ok(&[&mtu[..], &[&lab.b.ipv4().to_string()]].concat());
+        let why = lab.b.why("a");
+        assert!(
+            why.advice.iter().any(|text| text.contains("UDP")),
+            "{why:#?}"
+        );
+        lab.a.ctl_ok(&["down", "b"]);
+        lab.b.wait_for_peer_state("a", "down");
+    }
+}
+
+#[test]
+fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
+    need_lab!();
+    let lab = lab("prom", "port-restricted", "port-restricted");
+    part(&lab);
+    lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(is_relayed(&lab.a, "b"));
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    lab.b.ctl_ok(&["forward", "tcp", "7000"]);
+    let to = SocketAddr::new(lab.b.ipv4(), 7000);
+    let before = lab.a.punchd.log_text().matches("connecting to b").count();
+
+    let heal = ["nft", "delete", "table", "ip", "apart"];
+    lab.namespace("inet").exec_ok(&heal);
+    wait_until(2 * PATIENCE, "a direct path serves", || {
+        is_direct(&lab.a, "b") && is_direct(&lab.b, "a")
+    });
+    lab.a.expect_echo(to);
+    part(&lab);
+    wait_until(PATIENCE, "the relay serves", || {
+        is_relayed(&lab.a, "b") && is_relayed(&lab.b, "a")
+    });
+    lab.a.expect_echo(to);
+    let log = lab.a.punchd.log_text();
+    assert_eq!(log.matches("connecting to b").count(), before, "{log}");
+    assert!(log.contains("packets to b are relayed by ws://"), "{log}");
+}
+
+#[test]
+fn a_direct_path_is_used_at_once_where_there_is_one() {
+    need_lab!();
+    let lab = lab("dire", "port-restricted", "full-cone");
+    let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(!said.contains("relayed"), "{said}");
+    assert!(is_direct(&lab.a, "b"));
+    wait_until(PATIENCE, "the other end's path is direct", || {
+        is_direct(&lab.b, "a")
+    });
+}
+
+#[test]
+fn a_signalling_server_that_restarts_relays_again() {
+    need_lab!();
+    let mut lab = lab("rest", "udp-blocked", "udp-blocked");
+    lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    for _ in 0..2 {
+        lab.signal.kill();
+        wait_until(PATIENCE, "the loss is noticed", || {
+            lab.a.peer_state("b") != "connected"
+        });
+        lab.start_signal();
+        wait_until(PATIENCE, "b answers again", || {
+            lab.a.ctl(&["ping", "b", "-c", "1"]).success()
+        });
+        assert!(is_relayed(&lab.a, "b"));
+    }
+}
+
+#[test]
+fn a_daemon_that_crashes_is_back_over_the_relay() {
+    need_lab!();
+    let mut lab = lab("cras", "udp-blocked", "udp-blocked");
+    lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    lab.b.kill();
+    lab.b.start();
+    wait_until(PATIENCE, "b answers again", || {
+        lab.a.ctl(&["ping", "b", "-c", "1"]).success()
+    });
+    lab.a.kill();
+    lab.a.start();
+    wait_until(PATIENCE, "b answers again", || {
+        lab.a.ctl(&["ping", "b", "-c", "1"]).success()
+    });
+    assert!(is_relayed(&lab.a, "b") && is_relayed(&lab.b, "a"));
+}
+
+#[test]
+fn whoever_has_switched_the_relay_off_is_not_relayed() {
+    need_lab!();
+    let off = "[relay]\nenabled = false\n";
+    for configs in [[off, ""], ["", off]] {
+        let lab = lab_with("off", "udp-blocked", "udp-blocked", configs);
+        let refused = lab.a.ctl(&["up", "b", "--timeout", "5"]);
+        assert!(!refused.success(), "{refused:?}");
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!is_relayed(&lab.a, "b") && !is_relayed(&lab.b, "a"));
+    }
+}

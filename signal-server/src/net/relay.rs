@@ -1,0 +1,95 @@
+//! Relayed packets on their way from one client's task to another's, past the hub and its lock.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use punch_signal_protocol::{DecodeError, RelayFrame, turn_relay_frame};
+
+use super::post::Post;
+use crate::hub::relay::{ByteRate, DropReason, RelayCounters, RelayLimits, RelayQueue};
+
+struct Shared {
+    total: ByteRate,
+    counters: Arc<RelayCounters>,
+}
+
+/// What all clients that relay share.
+pub(super) struct Relay {
+    limits: RelayLimits,
+    shared: Arc<Shared>,
+}
+
+impl Relay {
+    pub(super) fn new(limits: RelayLimits, now: Instant) -> Self {
+        let shared = Arc::new(Shared {
+            total: ByteRate::new(limits.total_rate, now),
+            counters: Arc::default(),
+        });
+        Self { limits, shared }
+    }
+
+    /// A queue for one more client.
+    pub(super) fn queue(&self) -> RelayQueue {
+        RelayQueue::new(&self.limits, self.shared.counters.clone())
+    }
+
+    /// What was counted.
+    pub(super) fn counters(&self) -> &RelayCounters {
+        &self.shared.counters
+    }
+}
+
+/// What one client sends its packets by.
+pub(super) struct Sender {
+    shared: Arc<Shared>,
+    own: ByteRate,
+    source: Arc<ByteRate>,
+    post: Arc<Post>,
+}
+
+impl Sender {
+    /// Made when a client logs in; `source` is what it shares with the others of its address.
+    pub(super) fn new(relay: &Relay, source: Arc<ByteRate>, post: Arc<Post>, now: Instant) -> Self {
+        Self {
+            shared: relay.shared.clone(),
+            own: ByteRate::new(relay.limits.rate, now),
+            source,
+            post,
+        }
+    }
+
+    /// Passes a frame on, or drops it if that would be more than may be sent.
+    ///
+    /// # Errors
+    /// When it is no relay frame to the server.
+    pub(super) fn pass(&self, message: &[u8], now: Instant) -> Result<(), DecodeError> {
+        let frame = RelayFrame::read_at_server(message)?;
+        let counters = &self.shared.counters;
+        let packets = frame.packet_count();
+        if let Some(why) = self.excess(message.len(), now) {
+            counters.drop_packets(why, packets);
+            return Ok(());
+        }
+        let Some((to, link)) = self.post.route(frame.link) else {
+            counters.drop_packets(DropReason::UnknownLink, packets);
+            return Ok(());
+        };
+        // In memory of its own, because what it came in is the client's whole read buffer.
+        let mut turned = message.to_vec();
+        turn_relay_frame(&mut turned, link);
+        to.relay(link, turned, packets, now);
+        Ok(())
+    }
+
+    fn excess(&self, length: usize, now: Instant) -> Option<DropReason> {
+        if !self.own.take(length, now) {
+            Some(DropReason::RateClient)
+        } else if !self.source.take(length, now) {
+            Some(DropReason::RateSource)
+        } else if !self.shared.total.take(length, now) {
+            Some(DropReason::RateTotal)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How much passes the relay in a time.
+
+use std::time::{Duration, Instant};
+
+use punch_signal::hub::Limits;
+use punch_signal::hub::relay::{ByteRate, RelayLimits};
+
+use crate::hub_harness::{HubHarness, seconds};
+
+const FRAME: usize = 1436;
+/// What a frame of that length counts.
+const COST: u64 = 1500;
+
+fn passed(rate: &ByteRate, now: Instant) -> u64 {
+    (0..100_000).take_while(|_| rate.take(FRAME, now)).count() as u64 * COST
+}
+
+#[test]
+fn a_burst_passes_and_then_as_much_as_the_rate_says() {
+    let now = Instant::now();
+    let rate = ByteRate::new(100, now);
+    let burst = passed(&rate, now);
+    // A quarter of a second of 12.5 MB/s.
+    assert!((3_120_000..=3_125_000).contains(&burst), "{burst}");
+    assert!(!rate.is_full(now));
+    let mut bytes = 0;
+    for tenth in 1..=100_u32 {
+        bytes += passed(&rate, now + tenth * Duration::from_millis(100));
+    }
+    assert!((124_990_000..=125_010_000).contains(&bytes), "{bytes}");
+    let later = now + seconds(3600);
+    assert!(rate.is_full(later));
+    assert!(passed(&rate, later) <= 3_125_000, "no more than a burst");
+}
+
+#[test]
+fn the_smallest_rate_takes_the_longest_frames() {
+    let now = Instant::now();
+    let rate = ByteRate::new(1, now);
+    assert!((0..4).all(|_| rate.take(16_384, now)));
+    assert!(!rate.take(16_384, now));
+}
+
+#[test]
+fn small_frames_cost_more_than_their_bytes() {
+    let now = Instant::now();
+    let rate = ByteRate::new(1, now);
+    let count = (0..10_000).take_while(|_| rate.take(8, now)).count();
+    assert!(count < 1000, "{count}");
+}
+
+#[test]
+fn no_client_may_send_more_than_all_and_no_source_either() {
+    let limits = RelayLimits::with_rates(100, 1000);
+    assert_eq!(
+        (limits.rate, limits.source_rate, limits.total_rate),
+        (100, 400, 1000)
+    );
+    let limits = RelayLimits::with_rates(100, 50);
+    assert_eq!(
+        (limits.rate, limits.source_rate, limits.total_rate),
+        (50, 50, 50)
+    );
+}
+
+#[test]
+fn a_source_does_not_get_its_bytes_back_by_coming_again() {
+    let mut harness = HubHarness::with(Limits {
+        relay: Some(RelayLimits::with_rates(1, 1)),
+        ..Limits::default()
+    });
+    let one = harness.client(1);
+    let rate = harness.hub.relay_rate(one).unwrap();
+    while rate.take(16_384, harness.now) {}
+    harness.hub.handle_disconnect(one);
+    harness.pass(Duration::from_millis(100));
+    let again = harness.client(1);
+    let rate = harness.hub.relay_rate(again).unwrap();
+    assert!(!rate.take(16_384, harness.now));
+    let other = harness.client(2);
+    let shared = harness.hub.relay_rate(other).unwrap();
+    assert!(!shared.take(16_384, harness.now), "they share an address");
+    // When all is paid the source is forgotten.
+    harness.hub.handle_disconnect(again);
+    harness.hub.handle_disconnect(other);
+    harness.pass(seconds(20));
+    assert_eq!(harness.hub.sources(), 0);
+}

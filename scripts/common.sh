@@ -1,6 +1,7 @@
 # Sourced by demo and bench: two hosts behind two NATs with servers and running daemons. Not a program of its own.
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sets and uses: root, lab, dir, bin.
+# Sets and uses: root, lab, dir, bin, and signal_options, what punch-signal is told beside its address.
+signal_options=()
 
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
@@ -67,7 +68,7 @@ wait_for() {
 now_ms() { date +%s%3N; }
 
 start_servers() {
-    in_back server signal "$bin/punch-signal" --listen '[::]:8080'
+    in_back server signal "$bin/punch-signal" --listen '[::]:8080' "${signal_options[@]}"
     signal_pid=$last_pid
     in_back server stun "$bin/punch-stun" --listen "$SERVER_IPV4:3478" --alternate "$SERVER_IPV4_ALT" \
         --listen "[$SERVER_IPV6]:3478" --alternate "$SERVER_IPV6_ALT"

@@ -87,7 +87,8 @@ impl World {
             let identity = Identity::from_seed(&bytes);
             rng.fill_bytes(&mut bytes);
             let config = ConnectorConfig {
-                relay: true,
+                // Direct paths are the subject.
+                relay: false,
                 identity: identity.clone(),
                 ipv4_range: None,
                 seed: bytes,

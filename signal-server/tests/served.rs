@@ -326,7 +326,6 @@ async fn all_clients_share_a_rate() {
         burst(&mut one, &mut two).await;
         assert!(since.elapsed() < PATIENCE);
     }
-    assert_eq!(server.dropped("rate_source"), 0);
 }
 
 #[test]

@@ -70,12 +70,20 @@ async fn settle(client: &Client, peer: &PeerName, mut answer: Value) -> Result<V
     while passed < DIRECT {
         let view: PeerView = parse(answer.clone())?;
         let is_relayed = view.path.is_some_and(|path| path.via.is_some());
-        if !is_relayed || view.state != PeerState::Connected {
+        if !is_relayed {
             break;
         }
         tokio::time::sleep(LOOK / 2).await;
         passed += LOOK / 2;
-        answer = client.get(&format!("/v1/peers/{peer}")).await?;
+        // It has connected, whatever comes after.
+        let Ok(newer) = client.get(&format!("/v1/peers/{peer}")).await else {
+            break;
+        };
+        let is_up = |view: PeerView| view.state == PeerState::Connected;
+        if !parse(newer.clone()).is_ok_and(is_up) {
+            break;
+        }
+        answer = newer;
     }
     Ok(answer)
 }

@@ -20,6 +20,7 @@ use crate::events::{
 };
 use crate::network::{AddressNews, LocalNetwork};
 use crate::offers::Cause;
+use crate::path::RelayPath;
 use crate::peer::{Outputs, PeerConnection, searching, status};
 use crate::peers::Peers;
 use crate::searches::Searches;
@@ -318,6 +319,11 @@ impl Connector {
             self.searches.budget,
             now,
         ))
+    }
+
+    /// Whether a relay link stands.
+    pub fn has_link(&self, path: RelayPath) -> bool {
+        self.signalling.relays.has(path)
     }
 
     /// The range of a peer's overlay IPv4 address, once it has said so.

@@ -32,7 +32,7 @@ impl RelayPath {
     /// An address that stands for the link where one is needed to tell senders apart: of the prefix that is never on the wire
     /// (RFC 6666).
     fn stand_in(&self) -> SocketAddr {
-        let bits = 0x0100_u128 << 112 | u128::from(self.server.0) << 32 | u128::from(self.link.0);
+        let bits = 0x0100_u128 << 112 | u128::from(self.server.0) << 64 | u128::from(self.link.0);
         SocketAddr::new(Ipv6Addr::from_bits(bits).into(), 0)
     }
 }

@@ -406,7 +406,11 @@ impl PeerConnection {
                     index = 0;
                     exhausted = false;
                 }
-                RelayChange::Lost => again = !self.calls.has_offer(),
+                RelayChange::Lost => {
+                    again = !self.calls.has_offer();
+                    let first = self.attempts.first();
+                    exhausted |= first.is_some_and(|attempt| attempt.agent.has_failed());
+                }
             }
             if failed && index > 0 {
                 self.attempts.retire(index..index + 1);

@@ -13,6 +13,7 @@ use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
 use punch_traversal::{SocketId, receiver_of};
 
+use crate::path::RelayPath;
 use crate::peer::PeerConnection;
 use crate::schedule::Schedule;
 use crate::searches::Searches;
@@ -130,6 +131,8 @@ impl Peers {
     pub(crate) fn handle_server_down(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
         for connection in self.all_mut() {
             connection.calls.handle_server_down(server, online);
+            let of_server = |path: RelayPath| path.server == server;
+            connection.attempts.handle_relay_gone(of_server);
         }
     }
 

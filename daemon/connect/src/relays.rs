@@ -1,6 +1,6 @@
 //! Which peer's attempt a relay link belongs to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use punch_packet::PeerHandle;
 use punch_signal_protocol::RelayToken;
@@ -8,10 +8,12 @@ use punch_signal_protocol::RelayToken;
 use crate::ServerId;
 use crate::path::RelayPath;
 
-/// See the module. Both tables are as long as there are attempts, of which a peer has two.
+/// See the module. The tables are as long as there are attempts, of which a peer has two, times servers.
 #[derive(Debug, Default)]
 pub(crate) struct Relays {
     joined: BTreeMap<RelayToken, PeerHandle>,
+    /// The servers that were asked for a link with a token and have not made it.
+    asked: BTreeSet<(ServerId, RelayToken)>,
     links: BTreeMap<RelayPath, PeerHandle>,
 }
 
@@ -24,16 +26,31 @@ impl Relays {
     /// The attempt with this token is over.
     pub(crate) fn end(&mut self, token: RelayToken) {
         self.joined.remove(&token);
+        self.asked.retain(|(_, other)| *other != token);
+    }
+
+    /// A server is asked for a link.
+    pub(crate) fn ask(&mut self, server: ServerId, token: RelayToken) {
+        self.asked.insert((server, token));
+    }
+
+    /// A server says that it has made a link: the peer whose attempt it is for, if the server was asked for one and has given it a new
+    /// number.
+    pub(crate) fn answer(&mut self, token: RelayToken, path: RelayPath) -> Option<PeerHandle> {
+        if self.links.contains_key(&path) || !self.asked.remove(&(path.server, token)) {
+            return None;
+        }
+        self.joined.get(&token).copied()
+    }
+
+    /// Whether a link stands, or is about to be left.
+    pub(crate) fn has(&self, path: RelayPath) -> bool {
+        self.links.contains_key(&path)
     }
 
     /// The tokens of all attempts.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = RelayToken> {
         self.joined.keys().copied()
-    }
-
-    /// The peer whose attempt has joined with this token.
-    pub(crate) fn by_token(&self, token: RelayToken) -> Option<PeerHandle> {
-        self.joined.get(&token).copied()
     }
 
     /// A link of this peer's stands.
@@ -46,10 +63,10 @@ impl Relays {
         self.links.remove(&path)
     }
 
-    /// All links over a server are gone; returns whose they were.
-    pub(crate) fn remove_server(&mut self, server: ServerId) -> Vec<(RelayPath, PeerHandle)> {
-        let of = self.links.extract_if(.., |path, _| path.server == server);
-        of.collect()
+    /// All links over a server are gone.
+    pub(crate) fn remove_server(&mut self, server: ServerId) {
+        self.links.retain(|path, _| path.server != server);
+        self.asked.retain(|(other, _)| *other != server);
     }
 
     /// How many tokens and links are known.

@@ -167,22 +167,15 @@ impl Servers {
         }
     }
 
-    /// Asks every server that relays for a link with whoever has the same token.
-    pub(crate) fn join(&mut self, token: RelayToken) {
-        for lane in self.lanes.values_mut() {
-            if lane.capabilities.contains(Capability::Relays) {
-                lane.push_relay(Frame::RelayJoin(token));
-            }
-        }
-    }
-
-    /// Asks one server that relays for a link with whoever has the same token.
-    pub(crate) fn join_over(&mut self, server: ServerId, token: RelayToken) {
-        if let Some(lane) = self.lanes.get_mut(&server)
-            && lane.capabilities.contains(Capability::Relays)
-        {
+    /// Asks a server for a link with whoever has the same token; returns whether it is one that relays.
+    pub(crate) fn join(&mut self, server: ServerId, token: RelayToken) -> bool {
+        let lane = self.lanes.get_mut(&server);
+        let lane = lane.filter(|lane| lane.capabilities.contains(Capability::Relays));
+        let relays = lane.is_some();
+        if let Some(lane) = lane {
             lane.push_relay(Frame::RelayJoin(token));
         }
+        relays
     }
 
     /// Tells a server that a link is no longer needed.
@@ -245,12 +238,13 @@ impl Servers {
         self.signals.pop_front()
     }
 
-    /// Frames that nobody has taken yet, and watches that wait.
-    pub(crate) fn sizes(&self) -> (usize, usize) {
+    /// Frames that nobody has taken yet, watches that wait, and what waits of relay links.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         let lanes = || self.lanes.values();
         let envelopes: usize = lanes().map(|lane| lane.envelopes.len()).sum();
         let watches = lanes().map(|lane| lane.watches.len()).sum();
-        (self.signals.len() + envelopes, watches)
+        let relay = lanes().map(|lane| lane.relay.len()).sum();
+        (self.signals.len() + envelopes, watches, relay)
     }
 }
 

@@ -129,11 +129,7 @@ impl Signalling {
     pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers) {
         self.servers.remove(server);
         self.offers.remove_server(server);
-        for (path, peer) in self.relays.remove_server(server) {
-            if let Some(connection) = peers.get_mut(peer) {
-                connection.attempts.handle_relay_gone(path);
-            }
-        }
+        self.relays.remove_server(server);
         peers.handle_server_down(server, self.servers.online());
     }
 
@@ -160,8 +156,9 @@ impl Signalling {
             }
             Frame::ServerCapabilities(set) => {
                 self.servers.set_capabilities(server, set);
-                for token in self.relays.tokens() {
-                    self.servers.join_over(server, token);
+                let tokens: Vec<_> = self.relays.tokens().collect();
+                for token in tokens {
+                    self.join(server, token);
                 }
             }
             Frame::RelayReady { token, link } => {
@@ -170,8 +167,12 @@ impl Signalling {
             Frame::RelayGone(link) => {
                 let path = RelayPath { server, link };
                 let peer = self.relays.remove(path);
-                if let Some(connection) = peer.and_then(|peer| around.peers.get_mut(peer)) {
-                    connection.attempts.handle_relay_gone(path);
+                let connection = peer.and_then(|peer| around.peers.get_mut(peer));
+                let lost =
+                    connection.and_then(|c| c.attempts.handle_relay_gone(|gone| gone == path));
+                // The other end may only have lost its connection, and joins again.
+                if let Some(token) = lost {
+                    self.join(server, token);
                 }
             }
             // The client that holds the connection deals with these.
@@ -188,9 +189,20 @@ impl Signalling {
         }
     }
 
+    /// Asks a server for a link.
+    fn join(&mut self, server: ServerId, token: RelayToken) {
+        if self.servers.join(server, token) {
+            self.relays.ask(server, token);
+        }
+    }
+
     /// A server has made a link with whoever has joined with the same token; one that is not needed is left.
     fn handle_relay_ready(&mut self, token: RelayToken, path: RelayPath, around: &mut Around<'_>) {
-        let peer = self.relays.by_token(token);
+        if self.relays.has(path) {
+            // A number in use again is a lie.
+            return;
+        }
+        let peer = self.relays.answer(token, path);
         let connection = peer.and_then(|peer| around.peers.get_mut(peer));
         let kept = connection.is_some_and(|c| c.attempts.handle_relay_ready(token, path));
         match peer.filter(|_| kept) {
@@ -210,7 +222,9 @@ impl Signalling {
         }
         for token in joins {
             self.relays.join(token, peer);
-            self.servers.join(token);
+            for server in self.servers.online().clone() {
+                self.join(server, token);
+            }
         }
         for path in leaves {
             self.relays.remove(path);

@@ -15,6 +15,8 @@ pub struct ConnectorSizes {
     pub frames: usize,
     /// Peers and servers whose watches wait for their turn.
     pub watches: usize,
+    /// What is said of relay links and waits for its turn.
+    pub relay_frames: usize,
     /// Attempts that have asked for relay links.
     pub relay_tokens: usize,
     /// Relay links that stand, or are about to be left.
@@ -24,7 +26,7 @@ pub struct ConnectorSizes {
 impl ConnectorSizes {
     /// Those of a connector, now.
     pub fn of(connector: &Connector) -> Self {
-        let (frames, watches) = connector.signalling.servers.sizes();
+        let (frames, watches, relay_frames) = connector.signalling.servers.sizes();
         let (relay_tokens, relay_links) = connector.signalling.relays.sizes();
         Self {
             exchanges: connector.peers.most_exchanges(),
@@ -32,6 +34,7 @@ impl ConnectorSizes {
             sockets: connector.sockets.count(),
             frames,
             watches,
+            relay_frames,
             relay_tokens,
             relay_links,
         }

@@ -251,6 +251,10 @@ impl Engine {
         packets: impl Iterator<Item = &'a [u8]>,
         now: Instant,
     ) {
+        if !self.roster.connector.has_link(path) {
+            packets.for_each(|_| self.lane.drops.count(DropReason::NotForUs));
+            return;
+        }
         let path = Path::Relayed(path);
         self.reception()
             .take(ReplyTo { path, local: None }, packets, now);

@@ -80,6 +80,10 @@ impl Peer {
     /// it has made one.
     pub(crate) fn settle_path(&mut self, path: Path) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
+        if roams && matches!(path, Path::Relayed(_)) {
+            // It knows of no relay: somebody on its way has led its packets there.
+            return;
+        }
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
             self.roamed = path.endpoint();
         }
@@ -361,8 +365,7 @@ impl PeerTable {
             .active
             .iter()
             .filter_map(|handle| peers.get(handle)?.path);
-        self.endpoints
-            .extend(paths.filter_map(|path| path.endpoint()));
+        self.endpoints.extend(paths.map(|path| path.origin()));
         self.changed.extend(&self.active);
         self.active.iter().copied().collect()
     }

@@ -31,33 +31,34 @@ impl Servers {
         }
     }
 
-    /// Hands packets for a relay link to its server; returns how many were lost because the server does not keep up.
+    /// Hands packets for a relay link to its server; returns how many were lost: the server does not keep up, is gone, or
+    /// takes no packets that long.
     pub(super) fn relay(&self, path: RelayPath, train: &Train) -> u64 {
+        let packets = train.bytes.chunks(train.segment.max(1));
         let Some(server) = self.0.get(&path.server) else {
-            return 0;
+            return packets.count() as u64;
         };
         let mut lost = 0;
-        let mut send = |frame: RelayBuilder, packets: u64| {
-            if packets > 0 && server.relayed.try_send(frame.finish()).is_err() {
-                lost += packets;
+        let mut send = |frame: RelayBuilder, count: u64| {
+            if count > 0 && server.relayed.try_send(frame.finish()).is_err() {
+                lost += count;
             }
         };
-        let (mut frame, mut packets) = (RelayBuilder::to_server(path.link), 0);
-        for packet in train.bytes.chunks(train.segment.max(1)) {
+        let empty = || RelayBuilder::to_server(path.link);
+        let (mut frame, mut count, mut too_long) = (empty(), 0, 0);
+        for packet in packets {
             if !frame.push(packet) {
-                send(
-                    std::mem::replace(&mut frame, RelayBuilder::to_server(path.link)),
-                    packets,
-                );
-                packets = 0;
+                send(std::mem::replace(&mut frame, empty()), count);
+                count = 0;
                 if !frame.push(packet) {
+                    too_long += 1;
                     continue;
                 }
             }
-            packets += 1;
+            count += 1;
         }
-        send(frame, packets);
-        lost
+        send(frame, count);
+        lost + too_long
     }
 }
 

@@ -2,11 +2,12 @@
 //! frames both ways. A lost connection comes back by itself, after growing, jittered pauses.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures_util::{Sink, SinkExt, StreamExt};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use punch_engine::ServerId;
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
 use super::trouble;
@@ -44,12 +45,12 @@ const PING: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Frames that may wait for a slow server.
 const QUEUE: usize = 64;
+/// Bytes that may wait in the kernel unsent before a connection takes more.
+const UNSENT: u32 = 16 * 1024;
 /// Bytes of a server that are read at once; the WebSocket layer keeps a buffer of this size for each connection.
 const READ_BUFFER: usize = 16 * 1024;
 /// Relay frames that may wait for a slow server, each of up to [`MAX_RELAY_FRAME`] bytes.
 const RELAY_QUEUE: usize = 32;
-/// Relay frames that leave together.
-const RELAY_BATCH: usize = 16;
 
 /// How the connection to a server is, for status and events.
 pub(crate) struct Report {
@@ -181,6 +182,11 @@ async fn connect(
         .await
         .context("cannot connect")?;
     stream.set_nodelay(true)?;
+    // What is relayed waits where packets are lost in time, and not in the kernel.
+    let unsent = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+    if let Err(error) = unsent {
+        tracing::debug!(%error, "the kernel may keep much for the server");
+    }
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(MAX_RELAY_FRAME))
@@ -230,136 +236,159 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
         trouble: None,
     };
     let _ = access.reports.send(report).await;
-    let conversation = Conversation {
+    let (sink, stream) = socket.split();
+    let (tell, told) = mpsc::channel(1);
+    let heard = Mutex::new(Heard {
+        at: Instant::now(),
+        overdue: None,
+    });
+    let reader = Reader {
         server,
         driver: &access.driver,
-        socket,
+        heard: &heard,
+        tell,
+    };
+    let writer = Writer {
+        sink,
         frames: frames_out,
         relayed: relayed_out,
-        overdue: None,
-        has_told: false,
+        told,
+        heard: &heard,
     };
-    conversation.run().await
+    // What goes out may wait for a slow line, and holds up nothing of what comes in.
+    tokio::select! {
+        ended = reader.run(stream) => ended,
+        ended = writer.run() => ended,
+    }
 }
 
-/// A connection to a server that has welcomed this machine.
-struct Conversation<'a> {
+/// When the server was heard last, and when it must have answered a ping that followed a frame.
+struct Heard {
+    at: Instant,
+    overdue: Option<Instant>,
+}
+
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What comes from a server that has welcomed this machine.
+struct Reader<'a> {
     server: ServerId,
     driver: &'a mpsc::Sender<Command>,
-    socket: Socket,
-    frames: mpsc::Receiver<Frame>,
-    relayed: mpsc::Receiver<Vec<u8>>,
-    /// When the server must have answered a ping that followed a frame.
-    overdue: Option<Instant>,
-    /// Whether the server was told what this client can do.
-    has_told: bool,
+    heard: &'a Mutex<Heard>,
+    /// What this client can do, for the server: said once, and only to one that has told its own.
+    tell: mpsc::Sender<Frame>,
 }
 
-impl Conversation<'_> {
+impl Reader<'_> {
+    async fn run(self, mut stream: SplitStream<Socket>) -> Result<()> {
+        while let Some(message) = stream.next().await {
+            *lock(self.heard) = Heard {
+                at: Instant::now(),
+                overdue: None,
+            };
+            let message = match message.context("the connection broke")? {
+                Message::Close(_) => break,
+                Message::Binary(bytes) => bytes,
+                _ => continue,
+            };
+            if let Some(command) = self.read(message)? {
+                let passed = self.driver.send(command).await;
+                passed.context("punchd is stopping")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, message: Bytes) -> Result<Option<Command>> {
+        if is_relay_frame(&message) {
+            return Ok(Some(Command::Relayed(self.server, message)));
+        }
+        match Frame::decode(&message) {
+            Ok(Frame::Refused(why)) => bail!("{why}"),
+            Ok(frame) => {
+                if matches!(frame, Frame::ServerCapabilities(_)) {
+                    // Of several that say it, the first was answered.
+                    let _ = self
+                        .tell
+                        .try_send(Frame::ClientCapabilities(Capabilities::OURS));
+                }
+                Ok(Some(Command::Frame(self.server, frame)))
+            }
+            // A newer server may say things that this version does not know.
+            Err(error) => {
+                tracing::debug!(%error, "a frame was passed over");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What goes to a server that has welcomed this machine.
+struct Writer<'a> {
+    sink: SplitSink<Socket, Message>,
+    frames: mpsc::Receiver<Frame>,
+    relayed: mpsc::Receiver<Vec<u8>>,
+    told: mpsc::Receiver<Frame>,
+    heard: &'a Mutex<Heard>,
+}
+
+impl Writer<'_> {
     async fn run(mut self) -> Result<()> {
-        let mut heard = Instant::now();
-        let mut pings = tokio::time::interval_at(heard + PING, PING);
+        let mut pings = tokio::time::interval_at(Instant::now() + PING, PING);
+        let mut has_told = false;
         loop {
-            let overdue = self.overdue;
+            let overdue = lock(self.heard).overdue;
             tokio::select! {
-                // What has come is read before it counts as missing.
+                // Frames go before what is relayed.
                 biased;
-                message = self.socket.next() => {
-                    heard = Instant::now();
-                    self.overdue = None;
-                    match message {
-                        Some(Ok(Message::Close(_))) | None => return Ok(()),
-                        Some(Ok(message)) => self.handle_message(message).await?,
-                        Some(Err(error)) => return Err(error).context("the connection broke"),
-                    }
-                    // However much comes, what goes out has its turn.
-                    if let Ok(frame) = self.frames.try_recv() {
-                        self.send_frame(frame).await?;
-                    }
-                    if let Ok(first) = self.relayed.try_recv() {
-                        self.relay(first).await?;
-                    }
+                Some(frame) = self.told.recv(), if !has_told => {
+                    has_told = true;
+                    self.send(Message::Binary(Bytes::from(frame.encode()))).await?;
                 }
                 frame = self.frames.recv() => {
                     // The driver lets go of the senders only when it forgets the server.
                     let Some(frame) = frame else { return Ok(()) };
                     self.send_frame(frame).await?;
                 }
-                first = self.relayed.recv() => {
-                    let Some(first) = first else { return Ok(()) };
-                    self.relay(first).await?;
-                }
-                () = tokio::time::sleep_until(overdue.unwrap_or(heard)), if overdue.is_some() => {
-                    bail!("the server has not answered for {} s", ANSWER.as_secs());
+                () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
+                    if lock(self.heard).overdue.is_some_and(|at| at <= Instant::now()) {
+                        bail!("the server has not answered for {} s", ANSWER.as_secs());
+                    }
                 }
                 _ = pings.tick() => {
-                    if heard.elapsed() > SILENCE {
+                    if lock(self.heard).at.elapsed() > SILENCE {
                         bail!("nothing heard from the server for {} s", SILENCE.as_secs());
                     }
-                    send(&mut self.socket, ping()).await?;
+                    self.send(ping()).await?;
+                }
+                first = self.relayed.recv() => {
+                    let Some(first) = first else { return Ok(()) };
+                    self.send(Message::Binary(Bytes::from(first))).await?;
                 }
             }
         }
-    }
-
-    async fn handle_message(&mut self, message: Message) -> Result<()> {
-        let Message::Binary(bytes) = message else {
-            return Ok(());
-        };
-        let command = if is_relay_frame(&bytes) {
-            Command::Relayed(self.server, bytes)
-        } else {
-            match Frame::decode(&bytes) {
-                Ok(Frame::Refused(why)) => bail!("{why}"),
-                Ok(frame) => {
-                    // Only a server that tells its own takes them.
-                    let tells = matches!(frame, Frame::ServerCapabilities(_));
-                    if tells && !std::mem::replace(&mut self.has_told, true) {
-                        let ours = Frame::ClientCapabilities(Capabilities::OURS).encode();
-                        send(&mut self.socket, Message::Binary(Bytes::from(ours))).await?;
-                    }
-                    Command::Frame(self.server, frame)
-                }
-                // A newer server may say things that this version does not know.
-                Err(error) => {
-                    tracing::debug!(%error, "a frame was passed over");
-                    return Ok(());
-                }
-            }
-        };
-        let passed = self.driver.send(command).await;
-        passed.context("punchd is stopping")
     }
 
     /// Sends a frame; an answer shows that the server is there.
     async fn send_frame(&mut self, frame: Frame) -> Result<()> {
-        send(
-            &mut self.socket,
-            Message::Binary(Bytes::from(frame.encode())),
-        )
-        .await?;
-        if self.overdue.is_none() {
-            self.overdue = Some(Instant::now() + ANSWER);
-            send(&mut self.socket, ping()).await?;
+        self.send(Message::Binary(Bytes::from(frame.encode())))
+            .await?;
+        let is_awaited = {
+            let mut heard = lock(self.heard);
+            let is_awaited = heard.overdue.is_some();
+            heard.overdue.get_or_insert(Instant::now() + ANSWER);
+            is_awaited
+        };
+        match is_awaited {
+            true => Ok(()),
+            false => self.send(ping()).await,
         }
-        Ok(())
     }
 
-    /// Sends relay frames, those that wait with few system calls.
-    async fn relay(&mut self, first: Vec<u8>) -> Result<()> {
-        let sending = async {
-            self.socket
-                .feed(Message::Binary(Bytes::from(first)))
-                .await?;
-            for _ in 1..RELAY_BATCH {
-                let Ok(next) = self.relayed.try_recv() else {
-                    break;
-                };
-                self.socket.feed(Message::Binary(Bytes::from(next))).await?;
-            }
-            self.socket.flush().await
-        };
-        timeout(SILENCE, sending)
+    async fn send(&mut self, message: Message) -> Result<()> {
+        timeout(SILENCE, self.sink.send(message))
             .await
             .context("the server takes nothing any more")?
             .context("the connection broke")
@@ -368,14 +397,4 @@ impl Conversation<'_> {
 
 fn ping() -> Message {
     Message::Ping(clock::wall_ms().to_be_bytes().to_vec().into())
-}
-
-async fn send(
-    socket: &mut (impl Sink<Message, Error = Error> + Unpin),
-    message: Message,
-) -> Result<()> {
-    timeout(SILENCE, socket.send(message))
-        .await
-        .context("the server takes nothing any more")?
-        .context("the connection broke")
 }

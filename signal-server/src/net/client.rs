@@ -77,8 +77,8 @@ async fn converse(server: Server, source: IpAddr, socket: WebSocket) {
         sender: None,
     };
     // A client that takes nothing is heard all the same, and one that says much does not hold up what it is told.
+    // Neither comes first always: whoever has much to do would leave the other one nothing of the task's time.
     tokio::select! {
-        biased;
         () = write(&post, sink) => {}
         () = reader.read(stream) => {}
     }

@@ -82,7 +82,11 @@ impl Post {
         let mut waiting = lock(&self.waiting);
         let is_full = waiting.frames.len() >= QUEUE;
         waiting.end = Some(if is_full { Refusal::TooSlow } else { why });
+        // Nothing relayed goes to it or comes from it any more; what waits is room for others.
+        let relayed = waiting.relayed.take();
         drop(waiting);
+        drop(relayed);
+        lock(&self.routes).clear();
         self.news.notify_one();
     }
 

@@ -66,14 +66,19 @@ impl Sender {
         let frame = RelayFrame::read_at_server(message)?;
         let counters = &self.shared.counters;
         let packets = frame.packet_count();
+        if !self.own.take(message.len(), now) {
+            counters.drop_packets(DropReason::RateClient, packets);
+            return Ok(());
+        }
+        // What leads nowhere takes nothing from others.
+        let Some((to, link)) = self.post.route(frame.link).filter(|_| packets > 0) else {
+            counters.drop_packets(DropReason::UnknownLink, packets);
+            return Ok(());
+        };
         if let Some(why) = self.excess(message.len(), now) {
             counters.drop_packets(why, packets);
             return Ok(());
         }
-        let Some((to, link)) = self.post.route(frame.link) else {
-            counters.drop_packets(DropReason::UnknownLink, packets);
-            return Ok(());
-        };
         // In memory of its own, because what it came in is the client's whole read buffer.
         let mut turned = message.to_vec();
         turn_relay_frame(&mut turned, link);
@@ -81,15 +86,15 @@ impl Sender {
         Ok(())
     }
 
+    /// Whether it is more than this source, or all, may send. Of what is left there, whoever uses most of its own leaves half to those
+    /// who do not: else many short frames take all room as it comes, and a long one never finds enough.
     fn excess(&self, length: usize, now: Instant) -> Option<DropReason> {
-        if !self.own.take(length, now) {
-            Some(DropReason::RateClient)
-        } else if !self.source.take(length, now) {
-            Some(DropReason::RateSource)
-        } else if !self.shared.total.take(length, now) {
-            Some(DropReason::RateTotal)
-        } else {
-            None
+        let is_busy = self.own.is_busy(now);
+        if !self.source.take_of(length, is_busy, now) {
+            return Some(DropReason::RateSource);
         }
+        let is_busy = is_busy || self.source.is_busy(now);
+        let taken = self.shared.total.take_of(length, is_busy, now);
+        (!taken).then_some(DropReason::RateTotal)
     }
 }

@@ -244,12 +244,19 @@ impl Attempts {
         attempt.is_some_and(|attempt| attempt.relayed.handle_ready(path))
     }
 
-    /// A link has ended.
-    pub(crate) fn handle_relay_gone(&mut self, path: RelayPath) {
+    /// Links have ended; returns the token of an attempt that has lost one.
+    pub(crate) fn handle_relay_gone(
+        &mut self,
+        is_gone: impl Fn(RelayPath) -> bool,
+    ) -> Option<RelayToken> {
+        self.left.retain(|(_, link)| !is_gone(*link));
+        let mut lost = None;
         for attempt in &mut self.live {
-            attempt.relayed.handle_gone(path);
+            if attempt.relayed.handle_gone(&is_gone) {
+                lost = Some(attempt.relayed.token());
+            }
         }
-        self.left.retain(|(_, link)| *link != path);
+        lost
     }
 
     /// The tokens with which servers are to be asked for links now: those of each attempt that has nothing before it that serves.

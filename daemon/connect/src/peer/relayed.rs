@@ -16,7 +16,7 @@ pub(crate) struct Relayed {
     joined: bool,
     /// Links that stand; the first one serves where no direct path does.
     links: Vec<RelayPath>,
-    /// Whether the links have changed since the last [`Self::take_changed`].
+    /// Whether another link stands first since the last [`Self::take_changed`].
     changed: bool,
 }
 
@@ -53,20 +53,19 @@ impl Relayed {
             return false;
         }
         self.links.push(path);
-        self.changed = true;
+        self.changed |= self.links.len() == 1;
         true
     }
 
-    /// A link has ended; returns whether it was one of these.
-    pub(super) fn handle_gone(&mut self, path: RelayPath) -> bool {
-        let before = self.links.len();
-        self.links.retain(|link| *link != path);
-        let gone = self.links.len() < before;
-        self.changed |= gone;
-        gone
+    /// Links have ended; returns whether one of these was among them.
+    pub(super) fn handle_gone(&mut self, is_gone: impl Fn(RelayPath) -> bool) -> bool {
+        let (before, first) = (self.links.len(), self.path());
+        self.links.retain(|link| !is_gone(*link));
+        self.changed |= self.path() != first;
+        self.links.len() < before
     }
 
-    /// Whether links have come or gone.
+    /// Whether another link serves, or would, than before.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }

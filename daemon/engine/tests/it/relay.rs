@@ -1,11 +1,11 @@
 //! Packets through a signalling server: before a direct path is found, where none can be, and when it dies.
 
-use punch_engine::{EngineEvent, LinkState, News, Path, PeerReport};
-use punch_signal_protocol::Frame;
+use punch_engine::{DropReason, EngineEvent, LinkState, News, Path, PeerReport, RelayPath};
+use punch_signal_protocol::{Frame, RelayLink, RelayToken};
 
 use crate::packets::{at, udp};
 use crate::switchboard::Switchboard;
-use crate::world::{A, B, Datagram, World, handle, millis, seconds};
+use crate::world::{A, B, Datagram, SERVER, World, handle, millis, seconds};
 
 /// Two hosts at a server that relays; they let each other in.
 fn relayed(seed: u64) -> World {
@@ -192,6 +192,44 @@ fn a_server_that_dies_takes_its_links_along_and_brings_them_back() {
 }
 
 #[test]
+fn a_link_that_one_end_has_lost_with_its_connection_is_made_again() {
+    for blocked in [true, false] {
+        let mut world = relayed(10);
+        if blocked {
+            block_udp(&mut world);
+        }
+        world.set_up(A, B, true);
+        world.wait_for_both(seconds(10));
+        world.run_for(seconds(5));
+        world.sign_out(B);
+        world.run_for(millis(500));
+        assert_eq!(switchboard(&world).links(), 0);
+        world.sign_in(B);
+        world.run_for(seconds(3));
+        assert!(talks(&mut world), "{blocked}");
+        assert_eq!(switchboard(&world).links(), 1, "{blocked}");
+        assert_eq!(is_direct(&world), !blocked);
+    }
+}
+
+#[test]
+fn packets_over_a_link_that_nobody_has_are_dropped() {
+    let mut world = relayed(11);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    let before = world.hosts[A].drops(DropReason::NotForUs);
+    let path = RelayPath {
+        server: SERVER,
+        link: RelayLink(77_777),
+    };
+    let packets = [[4, 0, 0, 0].repeat(8), vec![1; 148]];
+    let now = world.now;
+    let engine = &mut world.hosts[A].engine;
+    engine.handle_relayed(path, packets.iter().map(Vec::as_slice), now);
+    assert_eq!(world.hosts[A].drops(DropReason::NotForUs), before + 2);
+}
+
+#[test]
 fn a_peer_that_restarts_is_back_over_the_relay() {
     for peer in [A, B] {
         let mut world = relayed(6);
@@ -227,9 +265,9 @@ fn frames_of_the_relay_that_nobody_asked_for_are_passed_over() {
     block_udp(&mut world);
     world.set_up(A, B, true);
     world.wait_for_both(seconds(10));
-    let token = punch_signal_protocol::RelayToken([7; 16]);
+    let token = RelayToken([7; 16]);
     for number in 0..1000 {
-        let link = punch_signal_protocol::RelayLink(1_000_000 + number);
+        let link = RelayLink(1_000_000 + number);
         world.hear(A, Frame::RelayReady { token, link });
         world.hear(A, Frame::RelayGone(link));
     }

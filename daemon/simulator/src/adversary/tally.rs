@@ -83,6 +83,7 @@ impl Tally {
             ("watches that wait", connector.watches, 4),
             // Two attempts for each of two peers, each with four links, and what is left within two seconds.
             ("relay tokens", connector.relay_tokens, 2 * 2),
+            ("relay frames that wait", connector.relay_frames, 2 * 256),
             ("relay links", connector.relay_links, 2 * 2 * 4 + 32),
             ("candidate pairs of an exchange", pairs, 48),
             ("sessions of two peers", sizes.sessions, 2 * 3),

@@ -166,9 +166,9 @@ impl Links {
             self.unwait(oldest);
         }
         let of_source = self.sources.get(&joiner.source);
-        if of_source.is_some_and(|count| count.joins >= limits.joins_per_address)
-            || self.until.len() >= limits.joins_in_all
-        {
+        let left = limits.joins_in_all.saturating_sub(self.until.len());
+        let most = share(left).min(limits.joins_per_address);
+        if of_source.is_some_and(|count| count.joins >= most) || left == 0 {
             return Joined::PassedOver;
         }
         let until = now + limits.wait;
@@ -195,10 +195,12 @@ impl Links {
     fn has_room(&self, joiner: &Joiner, limits: &RelayLimits) -> bool {
         let ends = self.ends.get(&joiner.connection);
         let of_source = self.sources.get(&joiner.source);
-        self.links < limits.links_in_all
+        let left = limits.links_in_all.saturating_sub(self.links);
+        let most = (2 * share(left)).min(limits.links_per_address);
+        left > 0
             && ends.is_none_or(|ends| ends.links.len() < limits.links && ends.last < u32::MAX)
             // Both ends may be of one source.
-            && of_source.is_none_or(|count| count.links + 1 < limits.links_per_address)
+            && of_source.is_none_or(|count| count.links + 1 < most)
     }
 
     fn link(&mut self, first: &Joiner, second: &Joiner, token: RelayToken) -> Joined {
@@ -235,4 +237,11 @@ impl Links {
             self.sources.remove(&source);
         }
     }
+}
+
+/// What one source may have where so many are left for all: the fewer there are, the less, so that a few sources do not take them all.
+fn share(left: usize) -> usize {
+    const SHARE: usize = 8;
+    const LEAST: usize = 64;
+    LEAST.max(left / SHARE)
 }

@@ -38,15 +38,30 @@ impl ByteRate {
 
     /// Takes the cost of a frame of this length, or returns false if that is not there.
     pub fn take(&self, length: usize, now: Instant) -> bool {
+        self.take_of(length, false, now)
+    }
+
+    /// The same, of which a taker that `is_busy` leaves half to others.
+    pub fn take_of(&self, length: usize, is_busy: bool, now: Instant) -> bool {
+        let burst = if is_busy { self.burst / 2 } else { self.burst };
         let cost = nanoseconds(length + FRAME_OVERHEAD, self.mbit);
         let now = self.since_start(now);
         let pay = |paid: u64| {
             let paid = paid.max(now) + cost;
-            (paid <= now + self.burst).then_some(paid)
+            (paid <= now + burst).then_some(paid)
         };
         self.paid
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay)
             .is_ok()
+    }
+
+    /// Whether most of the burst is used up.
+    pub fn is_busy(&self, now: Instant) -> bool {
+        let used = self
+            .paid
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.since_start(now));
+        used > self.burst / 2
     }
 
     /// Whether nothing is to be remembered of what was taken.

@@ -341,20 +341,23 @@ pub(crate) fn its_configuration(peer: &PeerName, view: &PlainView) -> String {
     )
 }
 
-pub(crate) fn connected(out: &Output, view: &PeerView) {
+pub(crate) fn connected(out: &Output, peer: &PeerView) {
     let addresses = [
-        view.ipv4.map(|ip| ip.to_string()),
-        view.ipv6.map(|ip| ip.to_string()),
+        peer.ipv4.map(|ip| ip.to_string()),
+        peer.ipv6.map(|ip| ip.to_string()),
     ];
     let addresses: Vec<_> = addresses.into_iter().flatten().collect();
     out.line(format!(
         "connected to {} at {}{}",
-        view.name,
+        peer.name,
         addresses.join(" and "),
-        view.path
+        peer.path
             .as_ref()
             .map_or(String::new(), |view| match &view.via {
-                Some(server) => format!(", relayed by {server}"),
+                Some(server) => {
+                    let why = format!("punchctl why {}", peer.name);
+                    format!(", relayed by {server}; why not directly: {why}")
+                }
                 None => format!(", via {}", path(view)),
             })
     ));

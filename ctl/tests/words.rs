@@ -128,6 +128,38 @@ fn up_goes_on_waiting_while_a_server_that_was_lost_comes_back() {
 }
 
 #[test]
+fn up_over_a_relay_waits_a_little_for_a_direct_path_and_says_where_to_ask_why() {
+    let path = |kind: &str, via: &str| {
+        let path = format!(
+            r#""path":{{"remote":"203.0.113.1:443","kind":"{kind}","rtt_ms":null,"via":{via}}}"#
+        );
+        peer("connected").replace(r#""path":null"#, &path)
+    };
+    let relayed = path("relayed", r#""wss://s.example:443/""#);
+    let direct = path("host", "null");
+    let always = {
+        let relayed = relayed.clone();
+        Punchd::new(move |_| (200, relayed.clone()))
+    };
+    let output = always.run(&["up", "db"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "connected to db at 100.104.246.93 and fd70:756e:6368::2, relayed by wss://s.example:443/; why not directly: punchctl why db\n"
+    );
+    let first = AtomicU32::new(0);
+    let soon = Punchd::new(move |_| {
+        let is_first = first.fetch_add(1, Ordering::Relaxed) < 3;
+        (200, if is_first { &relayed } else { &direct }.clone())
+    });
+    let output = soon.run(&["up", "db"]);
+    assert!(
+        text(&output.stdout).ends_with("via 203.0.113.1:443 (host)\n"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn up_that_succeeds_says_so_and_json_says_nothing_else() {
     let silent = why(Some(Obstacle::Silent), SILENT, "");
     let output = reluctant(vec![silent.clone()], "connected").run(&["up", "db"]);

@@ -53,13 +53,7 @@ fn unmeasured(budget: &str) -> String {
 #[track_caller]
 fn lab(hint: &str, a: &str, b: &str, configs: [&str; 2]) -> Lab {
     let mut lab = Lab::bare(hint, Kinds::Apart(a, b), &[]);
-    lab.start_servers();
-    for (host, config) in [&mut lab.a, &mut lab.b].into_iter().zip(configs) {
-        host.configure(config);
-        host.start();
-    }
-    lab.add_servers();
-    lab.introduce();
+    lab.start_with(configs);
     measure(&lab);
     lab
 }
@@ -363,7 +357,7 @@ fn the_cap_counts_searches_that_were_cut_short() {
     need_lab!();
     let normal = config("normal", "");
     let lab = lab("cut", "symmetric", "port-restricted", [&normal, &normal]);
-    limits::part(&lab);
+    lab.part();
     // Each socket that sends to the other router takes another port of its own.
     let rules = format!(
         "table inet held {{ set ports {{ type inet_service; size 65535; flags dynamic; }}; \

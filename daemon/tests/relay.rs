@@ -18,13 +18,7 @@ fn lab(hint: &str, a: &str, b: &str) -> Lab {
 fn lab_with(hint: &str, a: &str, b: &str, configs: [&str; 2]) -> Lab {
     let mut lab = Lab::bare(hint, Kinds::Apart(a, b), &[]);
     lab.relay();
-    lab.start_servers();
-    for (host, config) in [&mut lab.a, &mut lab.b].into_iter().zip(configs) {
-        host.configure(config);
-        host.start();
-    }
-    lab.add_servers();
-    lab.introduce();
+    lab.start_with(configs);
     lab
 }
 
@@ -36,16 +30,6 @@ fn is_relayed(host: &Host, peer: &str) -> bool {
 fn is_direct(host: &Host, peer: &str) -> bool {
     let path = host.why(peer).path;
     path.is_some_and(|path| path.kind != PathKind::Relayed && path.via.is_none())
-}
-
-/// The way between the two routers, all of it, or what is not with the servers.
-fn part(lab: &Lab) {
-    let rules = format!(
-        "table ip apart {{ chain here {{ type filter hook forward priority 0; ip saddr {a} ip daddr {b} drop; ip saddr {b} ip daddr {a} drop; }}; }}",
-        a = lab.env("A_PUBLIC_IPV4"),
-        b = lab.env("B_PUBLIC_IPV4")
-    );
-    lab.namespace("inet").exec_ok(&["nft", &rules]);
 }
 
 #[test]
@@ -92,7 +76,7 @@ fn where_udp_is_blocked_everything_works_over_the_relay() {
 fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
     need_lab!();
     let lab = lab("prom", "port-restricted", "port-restricted");
-    part(&lab);
+    lab.part();
     lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
     assert!(is_relayed(&lab.a, "b"));
     let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
@@ -100,13 +84,12 @@ fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
     let to = SocketAddr::new(lab.b.ipv4(), 7000);
     let before = lab.a.punchd.log_text().matches("connecting to b").count();
 
-    let heal = ["nft", "delete", "table", "ip", "apart"];
-    lab.namespace("inet").exec_ok(&heal);
+    lab.heal();
     wait_until(2 * PATIENCE, "a direct path serves", || {
         is_direct(&lab.a, "b") && is_direct(&lab.b, "a")
     });
     lab.a.expect_echo(to);
-    part(&lab);
+    lab.part();
     wait_until(PATIENCE, "the relay serves", || {
         is_relayed(&lab.a, "b") && is_relayed(&lab.b, "a")
     });

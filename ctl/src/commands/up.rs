@@ -44,7 +44,7 @@ pub(crate) async fn up(
     warn(&answer);
     let answer = match seconds {
         0 => answer,
-        _ => settle(client, peer, answer).await?,
+        _ => settle(client, out, peer, answer).await?,
     };
     let view: PeerView = parse(answer.clone())?;
     if out.json {
@@ -65,7 +65,13 @@ pub(crate) async fn up(
 }
 
 /// Waits a little for a direct path where a relay serves; the newest answer is returned.
-async fn settle(client: &Client, peer: &PeerName, mut answer: Value) -> Result<Value, Failure> {
+async fn settle(
+    client: &Client,
+    out: &Output,
+    peer: &PeerName,
+    mut answer: Value,
+) -> Result<Value, Failure> {
+    let mut progress = out.progress();
     let mut passed = Duration::ZERO;
     while passed < DIRECT {
         let view: PeerView = parse(answer.clone())?;
@@ -73,6 +79,10 @@ async fn settle(client: &Client, peer: &PeerName, mut answer: Value) -> Result<V
         if !is_relayed {
             break;
         }
+        progress.renew(
+            &format!("{peer} is reached over a relay; looking for a direct path"),
+            LOOK / 2,
+        );
         tokio::time::sleep(LOOK / 2).await;
         passed += LOOK / 2;
         // It has connected, whatever comes after.

@@ -467,7 +467,7 @@ impl Connector {
         let mut out = Outputs::new(peer, &self.network, queues, sockets, transactions);
         let again = connection.drain(&mut out, now);
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
-        let relayed = (out.joins, out.ended, out.leaves);
+        let relayed = out.relay;
         if let Some(address) = out.found_at {
             self.searches.charges.refund(address);
         }

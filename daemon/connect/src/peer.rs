@@ -70,11 +70,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
-use punch_signal_protocol::{Capability, Description, PeerId, RelayToken};
+use punch_signal_protocol::{Capability, Description, PeerId};
 use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
-use crate::path::RelayPath;
+use crate::relays::RelayOrders;
 use crate::{LinkState, News, Path, ServerId, SessionEvent, UserWish};
 use attempts::{Attempts, NewAttempt};
 use calls::Calls;
@@ -89,9 +89,6 @@ pub(crate) use outputs::Outputs;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
 pub(crate) use status::status;
-
-/// Tokens to join with, tokens that are no longer used, and links that are left.
-type RelayRemains = (Vec<RelayToken>, Vec<RelayToken>, Vec<RelayPath>);
 
 /// What is to be done when a peer has logged in at a server.
 pub(crate) enum Appeared {
@@ -319,11 +316,11 @@ impl PeerConnection {
         goodbyes
     }
 
-    /// The peer is removed: returns the sockets that are still open, what is left of relays, and the mappings that were not reported.
-    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, RelayRemains, u32) {
-        let (sockets, ended, links) = self.attempts.dissolve();
-        let mappings = self.attempts.take_unreported_mappings();
-        (sockets, (Vec::new(), ended, links), mappings)
+    /// The peer is removed: returns the sockets that are still open, what is to be done about relay links, and the mappings that were
+    /// not reported.
+    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, RelayOrders, u32) {
+        let (sockets, relay) = self.attempts.dissolve();
+        (sockets, relay, self.attempts.take_unreported_mappings())
     }
 
     /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user

@@ -1,4 +1,4 @@
-//! Which peer's attempt a relay link belongs to.
+//! The peers' relay links: which attempt each belongs to, and what attempts want of servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,17 @@ use punch_signal_protocol::RelayToken;
 
 use crate::ServerId;
 use crate::path::RelayPath;
+
+/// What attempts want done about relay links.
+#[derive(Debug, Default)]
+pub(crate) struct RelayOrders {
+    /// Servers are to be asked for links with these.
+    pub(crate) joins: Vec<RelayToken>,
+    /// These are no longer used.
+    pub(crate) ended: Vec<RelayToken>,
+    /// Servers are to be told that these are no longer needed.
+    pub(crate) leaves: Vec<RelayPath>,
+}
 
 /// See the module. The tables are as long as there are attempts, of which a peer has two, times servers.
 #[derive(Debug, Default)]
@@ -34,13 +45,10 @@ impl Relays {
         self.asked.insert((server, token));
     }
 
-    /// A server says that it has made a link: the peer whose attempt it is for, if the server was asked for one and has given it a new
-    /// number.
-    pub(crate) fn answer(&mut self, token: RelayToken, path: RelayPath) -> Option<PeerHandle> {
-        if self.links.contains_key(&path) || !self.asked.remove(&(path.server, token)) {
-            return None;
-        }
-        self.joined.get(&token).copied()
+    /// A server says that it has made a link: the peer whose attempt it is for, if the server was asked for one.
+    pub(crate) fn answer(&mut self, server: ServerId, token: RelayToken) -> Option<PeerHandle> {
+        let was_asked = self.asked.remove(&(server, token));
+        self.joined.get(&token).copied().filter(|_| was_asked)
     }
 
     /// Whether a link stands, or is about to be left.

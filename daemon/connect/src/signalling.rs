@@ -14,7 +14,7 @@ use crate::offers::{Cause, OfferQueue};
 use crate::path::RelayPath;
 use crate::peer::{Appeared, Stamps};
 use crate::peers::Peers;
-use crate::relays::Relays;
+use crate::relays::{RelayOrders, Relays};
 use crate::servers::Servers;
 use crate::strangers::Strangers;
 
@@ -202,7 +202,7 @@ impl Signalling {
             // A number in use again is a lie.
             return;
         }
-        let peer = self.relays.answer(token, path);
+        let peer = self.relays.answer(path.server, token);
         let connection = peer.and_then(|peer| around.peers.get_mut(peer));
         let kept = connection.is_some_and(|c| c.attempts.handle_relay_ready(token, path));
         match peer.filter(|_| kept) {
@@ -212,21 +212,17 @@ impl Signalling {
     }
 
     /// Carries away what a connection has to say of relay links.
-    pub(crate) fn handle_relayed(
-        &mut self,
-        peer: PeerHandle,
-        (joins, ended, leaves): (Vec<RelayToken>, Vec<RelayToken>, Vec<RelayPath>),
-    ) {
-        for token in ended {
+    pub(crate) fn handle_relayed(&mut self, peer: PeerHandle, orders: RelayOrders) {
+        for token in orders.ended {
             self.relays.end(token);
         }
-        for token in joins {
+        for token in orders.joins {
             self.relays.join(token, peer);
             for server in self.servers.online().clone() {
                 self.join(server, token);
             }
         }
-        for path in leaves {
+        for path in orders.leaves {
             self.relays.remove(path);
             self.servers.leave(path);
         }

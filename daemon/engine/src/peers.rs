@@ -398,3 +398,51 @@ impl PeerTable {
         news
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use punch_connect::{RelayPath, ServerId};
+    use punch_signal_protocol::{Identity, RelayLink};
+    use punch_traversal::SocketId;
+
+    use super::*;
+
+    fn peer(kind: PeerKind) -> Peer {
+        Peer::new(PeerConfig {
+            handle: PeerHandle(1),
+            kind,
+            up: true,
+            blocked: false,
+            host: false,
+            stamps: (0, 0),
+            memory: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn what_comes_over_a_relay_moves_no_plain_wireguard_peer_there() {
+        let relayed = Path::Relayed(RelayPath {
+            server: ServerId(1),
+            link: RelayLink(1),
+        });
+        let here = SocketAddr::from(([192, 0, 2, 7], 51_820));
+        let direct = Path::direct(SocketId::MAIN_V4, here);
+        let mut plain = peer(PeerKind::Wireguard {
+            public: [7; 32],
+            endpoint: None,
+            address: None,
+            preshared: None,
+        });
+        plain.settle_path(relayed);
+        assert_eq!(plain.path, None);
+        plain.settle_path(direct);
+        plain.settle_path(relayed);
+        assert_eq!(plain.path, Some(direct));
+        assert_eq!(plain.roamed, Some(here));
+
+        let id = Identity::from_seed(&[9; 32]).id();
+        let mut punch = peer(PeerKind::Punch { id, ipv4: None });
+        punch.settle_path(relayed);
+        assert_eq!(punch.path, Some(relayed));
+    }
+}

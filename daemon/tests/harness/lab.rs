@@ -230,6 +230,36 @@ impl Lab {
         format!("ws://{server}:8080")
     }
 
+    /// Servers and daemons run, these with their configurations, and know each other.
+    #[track_caller]
+    pub fn start_with(&mut self, configs: [&str; 2]) {
+        self.start_servers();
+        for (host, config) in [&mut self.a, &mut self.b].into_iter().zip(configs) {
+            host.configure(config);
+            host.start();
+        }
+        self.add_servers();
+        self.introduce();
+    }
+
+    /// Drops all that the two routers send to each other, until [`Self::heal`]: no direct path can be found.
+    #[track_caller]
+    pub fn part(&self) {
+        let rules = format!(
+            "table ip apart {{ chain here {{ type filter hook forward priority 0; ip saddr {a} ip daddr {b} drop; ip saddr {b} ip daddr {a} drop; }}; }}",
+            a = self.env("A_PUBLIC_IPV4"),
+            b = self.env("B_PUBLIC_IPV4")
+        );
+        self.namespace("inet").exec_ok(&["nft", &rules]);
+    }
+
+    /// Lets the two routers reach each other again.
+    #[track_caller]
+    pub fn heal(&self) {
+        self.namespace("inet")
+            .exec_ok(&["nft", "delete", "table", "ip", "apart"]);
+    }
+
     /// Makes each host a peer of the other.
     #[track_caller]
     pub fn introduce(&self) {

@@ -107,7 +107,7 @@ impl Post {
         lock(&self.routes).remove(&link);
     }
 
-    /// Who is at the other end of a link, and the number that it has there.
+    /// The client at the other end of a link, and the number that the link has there.
     pub(super) fn route(&self, link: RelayLink) -> Option<(Arc<Self>, RelayLink)> {
         let routes = lock(&self.routes);
         let route = routes.get(&link)?;

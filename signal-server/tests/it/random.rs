@@ -507,7 +507,7 @@ fn an_emptied_hub_is_as_good_as_new() {
     for connection in model.open.keys().copied().collect::<Vec<_>>() {
         model.harness.hub.handle_disconnect(connection);
     }
-    // Who has logged in again within the quiet time is remembered for one more.
+    // An identity that has logged in again within the quiet time is remembered for another one.
     model.harness.pass(Duration::from_secs(60));
     model.harness.pass(Duration::from_secs(60));
     let shown = format!("{:?}", model.harness.hub);

@@ -288,6 +288,56 @@ fn joins_and_links_of_one_source_and_of_all_are_bounded() {
 }
 
 #[test]
+fn sources_that_take_what_they_get_leave_joins_and_links_to_others() {
+    let mut harness = relaying(RelayLimits {
+        joins_in_all: 1024,
+        links_in_all: 1024,
+        ..RelayLimits::default()
+    });
+    let mut clients = 0;
+    let mut client = |harness: &mut HubHarness, address: u8| {
+        let (connection, nonce) = harness.connect_from(ip(address)).unwrap();
+        clients += 1;
+        harness.say(connection, &Frame::proof(&identity(clients), &nonce, NAME));
+        connection
+    };
+    let mut tokens = 0_u128;
+    let mut join = |harness: &mut HubHarness, connections: &[ConnectionId]| {
+        tokens += 1;
+        let token = RelayToken(tokens.to_be_bytes());
+        for connection in connections {
+            harness.say(*connection, &Frame::RelayJoin(token));
+        }
+    };
+    // Four clients a source, each with as many joins as one may have.
+    for address in 1..=7 {
+        for _ in 0..4 {
+            let one = client(&mut harness, address);
+            (0..64).for_each(|_| join(&mut harness, &[one]));
+        }
+    }
+    let taken = harness.hub.relay_joins();
+    let one = client(&mut harness, 200);
+    join(&mut harness, &[one]);
+    assert_eq!(harness.hub.relay_joins(), taken + 1, "of {taken}");
+
+    harness.pass(seconds(31));
+    for address in 1..=7 {
+        let [one, two] = [0, 1].map(|_| client(&mut harness, address));
+        for _ in 0..300 {
+            // A client may say so much.
+            harness.pass(milliseconds(25));
+            join(&mut harness, &[one, two]);
+        }
+    }
+    let taken = harness.hub.relay_links();
+    assert!(taken < 1024, "{taken}");
+    let [one, two] = [201, 202].map(|address| client(&mut harness, address));
+    join(&mut harness, &[one, two]);
+    assert_eq!(harness.hub.relay_links(), taken + 1, "of {taken}");
+}
+
+#[test]
 fn a_server_that_does_not_relay_knows_no_joins() {
     let mut harness = HubHarness::with(Limits {
         relay: None,

@@ -34,6 +34,24 @@ fn a_burst_passes_and_then_as_much_as_the_rate_says() {
 }
 
 #[test]
+fn many_short_frames_of_the_busy_leave_room_for_a_long_one() {
+    let start = Instant::now();
+    let rate = ByteRate::new(100, start);
+    let mut long = 0;
+    for tick in 0..10_000_u32 {
+        let now = start + tick * Duration::from_micros(100);
+        // Whoever sends more than its own rate takes all that comes.
+        while rate.take_of(5, true, now) {}
+        if tick % 100 == 99 {
+            long += u32::from(rate.take_of(16_384, false, now));
+        }
+    }
+    assert_eq!(long, 100, "every one in a second");
+    let later = start + seconds(1);
+    assert!(rate.is_busy(later) && !rate.take_of(16_384, true, later));
+}
+
+#[test]
 fn the_smallest_rate_takes_the_longest_frames() {
     let now = Instant::now();
     let rate = ByteRate::new(1, now);

@@ -16,6 +16,7 @@ use super::Outputs;
 use super::relayed::Relayed;
 use crate::SocketOrder;
 use crate::path::RelayPath;
+use crate::relays::RelayOrders;
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -476,9 +477,9 @@ impl Attempts {
         }
         let is_due = |(at, _): &mut (Option<Instant>, _)| at.is_some_and(|at| at <= now);
         let due = self.left.extract_if(.., is_due);
-        out.leaves.extend(due.map(|(_, path)| path));
-        out.ended.append(&mut self.ended);
-        out.joins.extend(self.joins());
+        out.relay.leaves.extend(due.map(|(_, path)| path));
+        out.relay.ended.append(&mut self.ended);
+        out.relay.joins.extend(self.joins());
     }
 
     /// Mappings of searches that ended with their attempts; each is told once.
@@ -486,11 +487,15 @@ impl Attempts {
         std::mem::take(&mut self.unreported_mappings)
     }
 
-    /// Ends everything at once; returns the sockets that are still open, and the tokens and relay links.
-    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<RelayToken>, Vec<RelayPath>) {
+    /// Ends everything at once; returns the sockets that are still open, and what is to be done about relay links.
+    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, RelayOrders) {
         self.retire_all();
         let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
-        let links = self.left.drain(..).map(|(_, link)| link).collect();
-        (sockets, std::mem::take(&mut self.ended), links)
+        let relay = RelayOrders {
+            joins: Vec::new(),
+            ended: std::mem::take(&mut self.ended),
+            leaves: self.left.drain(..).map(|(_, link)| link).collect(),
+        };
+        (sockets, relay)
     }
 }

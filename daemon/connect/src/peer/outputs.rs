@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use punch_packet::PeerHandle;
-use punch_signal_protocol::RelayToken;
 use punch_traversal::{SocketId, Transmit};
 
 use crate::network::LocalNetwork;
-use crate::path::RelayPath;
+use crate::relays::RelayOrders;
 use crate::sockets::Sockets;
 use crate::transactions::Transactions;
 use crate::{ConnectorEvent, News, SessionEvent, SocketOrder};
@@ -24,10 +23,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) transactions: &'a mut Transactions,
     /// Notes for the peer.
     pub(crate) envelopes: Vec<Vec<u8>>,
-    /// Tokens with which servers are asked for relay links, those that are no longer used, and links that are left.
-    pub(crate) joins: Vec<RelayToken>,
-    pub(crate) ended: Vec<RelayToken>,
-    pub(crate) leaves: Vec<RelayPath>,
+    pub(crate) relay: RelayOrders,
     /// Mappings that searches have made.
     pub(crate) mappings: u32,
     /// If the NAT gave a search no more ports: its mappings beside which others still got theirs.
@@ -55,9 +51,7 @@ impl<'a> Outputs<'a> {
             sockets,
             transactions,
             envelopes: Vec::new(),
-            joins: Vec::new(),
-            ended: Vec::new(),
-            leaves: Vec::new(),
+            relay: RelayOrders::default(),
             mappings: 0,
             used_up: None,
             found_at: None,

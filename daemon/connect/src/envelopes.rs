@@ -264,7 +264,7 @@ impl Envelopes {
         attempt: u8,
         now: Instant,
     ) -> Description {
-        let profile = network.profile();
+        let profile = network.told_profile(now);
         let parts = DescriptionParts {
             wall_ms: self.clock.ms(now),
             candidates: network.candidates(),

@@ -20,6 +20,12 @@ const SILENCE_RETRY: Duration = Duration::from_secs(60);
 /// Where the ports of the NAT were used up, all servers are asked again after this: most NATs have forgotten unused mappings then,
 /// and a netcheck takes dozens.
 const USED_UP_RETRY: Duration = Duration::from_secs(120);
+/// Where a run could not tell how the NAT allots its ports, although it could have been told: the next ones follow after these.
+const PARTIAL_RETRIES: [Duration; 3] = [
+    Duration::from_secs(3),
+    Duration::from_secs(30),
+    Duration::from_secs(300),
+];
 /// Minimum time between netchecks that a public address sets off which was not seen before: some NATs have many.
 const NEW_ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -57,6 +63,21 @@ pub(super) struct Netchecks {
     reachable: bool,
     /// Whether a run was started and has not been reported.
     active: bool,
+    /// Whether it was told that enough is known.
+    settled: bool,
+    /// How many runs since the network changed have told too little.
+    partial: usize,
+}
+
+/// How far the runs have come since the last question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// As far as before.
+    Same,
+    /// What attempts must know of the IPv4 NAT is known now; before, nothing was.
+    Settled,
+    /// The runs are over.
+    Finished,
 }
 
 impl Netchecks {
@@ -77,6 +98,8 @@ impl Netchecks {
             capacity: None,
             reachable: false,
             active: false,
+            settled: false,
+            partial: 0,
         }
     }
 
@@ -95,7 +118,7 @@ impl Netchecks {
         for opening in self.opening.drain(..) {
             self.closing.extend(opening.open.iter().map(|(id, _)| *id));
         }
-        self.active = false;
+        (self.active, self.settled, self.partial) = (false, false, 0);
         self.next_run = Some(now + CHANGE_DELAY);
     }
 
@@ -292,11 +315,26 @@ impl Netchecks {
         is_whole.then(|| v4.mappings_made())
     }
 
-    /// Whether a run over IPv4 is finished in this network, and has seen anything.
+    /// Whether what attempts must know of the IPv4 NAT is known.
     pub(super) fn is_measured(&self) -> bool {
         let v4 = |profile: &&NatProfile| profile.family == Family::V4;
         let known = self.profiles.iter().find(v4);
-        known.is_some_and(|profile| profile.public.is_some())
+        known.is_some_and(|profile| profile.public.is_some()) || self.has_settled()
+    }
+
+    /// Whether a run over IPv4 that is under way has found out enough.
+    fn has_settled(&self) -> bool {
+        let mut runs = self.running.iter().filter(|run| run.is_settled());
+        runs.any(|run| {
+            let profile = run.profile();
+            profile.family == Family::V4 && profile.public.is_some()
+        })
+    }
+
+    /// Whether a run over IPv4 is about to tell what is not known yet.
+    pub(super) fn is_measuring(&self, now: Instant) -> bool {
+        let soon = |at: Instant| at <= now + CHANGE_DELAY;
+        !self.is_measured() && (self.active || self.next_run.is_some_and(soon))
     }
 
     /// What is known of each family's NAT.
@@ -351,6 +389,11 @@ impl Netchecks {
             self.next_run.get_or_insert(now + USED_UP_RETRY);
         } else if v4.public.is_none() {
             self.next_run.get_or_insert(now + SILENCE_RETRY);
+        } else if v4.is_partial()
+            && let Some(pause) = PARTIAL_RETRIES.get(self.partial)
+        {
+            self.partial += 1;
+            self.next_run.get_or_insert(now + *pause);
         }
         // A server answers to the asking socket's address: with several, it may not be that of the silent one.
         let measurable = v4.public.is_some() && v4.addresses.len() == 1;
@@ -360,12 +403,12 @@ impl Netchecks {
         }
     }
 
-    /// Takes out what there is to send and to order; returns whether a run has just finished.
+    /// Takes out what there is to send and to order.
     pub(super) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
         events: &mut VecDeque<ConnectorEvent>,
-    ) -> bool {
+    ) -> Progress {
         for (socket, family) in self.to_open.drain(..) {
             let order = SocketOrder::Open { socket, family };
             events.push_back(ConnectorEvent::Socket(order));
@@ -388,8 +431,14 @@ impl Netchecks {
         let finished = self.active && !opening && self.running.is_empty();
         if finished {
             self.active = false;
+            return Progress::Finished;
         }
-        finished
+        let known = |profile: &NatProfile| profile.family == Family::V4;
+        if self.settled || self.profiles.iter().any(known) || !self.has_settled() {
+            return Progress::Same;
+        }
+        self.settled = true;
+        Progress::Settled
     }
 }
 

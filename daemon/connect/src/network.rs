@@ -11,7 +11,7 @@ use punch_traversal::{
 };
 
 use crate::capacities::Capacities;
-use crate::netchecks::Netchecks;
+use crate::netchecks::{Netchecks, Progress};
 use crate::sockets::Sockets;
 use crate::{ConnectorEvent, News};
 
@@ -42,6 +42,8 @@ pub(crate) struct LocalNetwork {
     capacities: Capacities,
     /// What was learned and not yet said: the network, and the mappings it has.
     learned: Option<(u64, u32)>,
+    /// How many mappings of a run that is under way were said.
+    booked: u32,
 }
 
 impl LocalNetwork {
@@ -57,6 +59,7 @@ impl LocalNetwork {
             fingerprint: None,
             capacities: Capacities::default(),
             learned: None,
+            booked: 0,
         }
     }
 
@@ -74,7 +77,7 @@ impl LocalNetwork {
     /// The STUN servers are now these.
     pub(crate) fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
         if self.stun_servers != servers {
-            self.netchecks.restart(now);
+            self.restart_netchecks(now);
         }
         self.stun_servers.clone_from(&servers);
         self.gatherer.handle_servers(servers, now);
@@ -108,7 +111,7 @@ impl LocalNetwork {
         if self.gatherer.handle_addresses(addresses, now) != AddressChange::Network {
             return AddressNews::Same;
         }
-        self.netchecks.restart(now);
+        self.restart_netchecks(now);
         self.fingerprint = None;
         if known {
             AddressNews::Changed
@@ -125,7 +128,7 @@ impl LocalNetwork {
     /// The machine has slept: every mapping at a NAT may be gone.
     pub(crate) fn handle_resume(&mut self, now: Instant) {
         self.gatherer.restart(now);
-        self.netchecks.restart(now);
+        self.restart_netchecks(now);
         self.fingerprint = None;
     }
 
@@ -182,8 +185,8 @@ impl LocalNetwork {
 
     // --- what goes out ---
 
-    /// Takes out what there is to send and to say; returns how many mappings a run has made that has just finished. `held` is how
-    /// many were held before that run.
+    /// Takes out what there is to send and to say; when enough is known of the NAT, and when a run is over, returns how many mappings
+    /// the run has made that were not said. `held` is how many were held before that.
     pub(crate) fn drain(
         &mut self,
         transmits: &mut VecDeque<Transmit>,
@@ -194,16 +197,21 @@ impl LocalNetwork {
         while let Some(transmit) = self.gatherer.poll_transmit() {
             transmits.push_back(transmit);
         }
-        let finished = self.netchecks.drain(transmits, events);
-        if finished {
+        let progress = self.netchecks.drain(transmits, events);
+        if progress != Progress::Same {
             self.fingerprint = Some(self.compute_fingerprint());
-            if let Some(shown) = self.netchecks.shown() {
-                self.capacities.refute(self.fingerprint, shown);
-            }
             let known = self.capacities.of(self.fingerprint, now);
             self.netchecks.set_capacity(known);
+        }
+        if progress == Progress::Finished {
+            if let Some(shown) = self.netchecks.shown() {
+                self.capacities.refute(self.fingerprint, shown);
+                let known = self.capacities.of(self.fingerprint, now);
+                self.netchecks.set_capacity(known);
+            }
             if let Some(found) = self.netchecks.found_capacity() {
-                self.learn_capacity(found.saturating_add(held), now);
+                let before = held.saturating_sub(self.booked);
+                self.learn_capacity(found.saturating_add(before), now);
             }
             let profiles = self.netchecks.known();
             events.push_back(ConnectorEvent::News(News::Netcheck(profiles)));
@@ -211,8 +219,17 @@ impl LocalNetwork {
         if let Some((network, mappings)) = self.learned.take() {
             events.push_back(ConnectorEvent::News(News::Capacity { network, mappings }));
         }
-        let v4 = finished.then(|| self.profile()).flatten();
-        finished.then(|| v4.map_or(0, |profile| profile.mappings_made()))
+        let made = match progress {
+            Progress::Same => return None,
+            Progress::Settled | Progress::Finished => {
+                self.profile().map_or(0, |profile| profile.mappings_made())
+            }
+        };
+        let booked = std::mem::take(&mut self.booked);
+        if progress == Progress::Settled {
+            self.booked = made;
+        }
+        Some(made.saturating_sub(booked))
     }
 
     /// Whether [`Self::candidates`] has changed since the last call.
@@ -276,6 +293,13 @@ impl LocalNetwork {
         self.netchecks.profile(Family::V4)
     }
 
+    /// What peers are told of this side's IPv4 NAT: while it is about to be measured, at least that.
+    pub(crate) fn told_profile(&self, now: Instant) -> Option<NatProfile> {
+        let measuring = self.netchecks.is_measuring(now) && !self.stun_servers.is_empty();
+        let unmeasured = || measuring.then(|| NatProfile::unmeasured(Family::V4));
+        self.profile().or_else(unmeasured)
+    }
+
     /// Whether this side's IPv4 NAT was measured.
     pub(crate) fn is_measured(&self) -> bool {
         self.netchecks.is_measured()
@@ -295,6 +319,12 @@ impl LocalNetwork {
             fingerprint: self.fingerprint,
             seed,
         }
+    }
+
+    /// What was found out of the NAT holds no more.
+    fn restart_netchecks(&mut self, now: Instant) {
+        self.netchecks.restart(now);
+        self.booked = 0;
     }
 
     /// A hash of the public addresses and of this machine's subnets.

@@ -44,12 +44,6 @@ use sockets::Sockets;
 const FIRST_CHECK_SPACING: Duration = Duration::from_millis(5);
 /// How long a check waits for which the budget has no room.
 const BUDGET_PAUSE: Duration = Duration::from_millis(50);
-/// How long the one who answers lets the other's checks come first: its own would reach the other's NAT before that has a
-/// mapping, and some NATs then give the mapping that comes after another port.
-const ANSWERER_DELAY: Duration = Duration::from_millis(250);
-/// How late an endpoint is checked that a NAT has shown only to the server that saw it: the check costs a mapping, and leads
-/// nowhere unless the profile is wrong.
-const MOVING_ENDPOINT_DELAY: Duration = Duration::from_secs(2);
 /// Opening packets to one candidate: one may be lost.
 const OPENING_PACKETS: usize = 2;
 
@@ -77,8 +71,8 @@ impl Agent {
     pub fn new(config: AgentConfig, now: Instant) -> Self {
         let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
         let search = PlannedSearch::new(&plan, &config, now);
-        let base = Base::new(config.mine.as_ref(), config.samplers);
-        let nats = Nats::new(config.mine, config.theirs);
+        let nats = Nats::new(config.mine, config.theirs, now);
+        let base = Base::new(&nats, config.answers, config.samplers);
         let mut agent = Self {
             answers: config.answers,
             messages: Messages::new(config.local, config.remote, config.seed),
@@ -361,15 +355,14 @@ impl Agent {
                 continue;
             };
             added = true;
-            let first = if self.answers && self.nats.want_order(candidate) {
+            let (first, opens) =
+                self.nats
+                    .first_check(candidate, self.answers, self.plan.checks, now);
+            if opens {
                 self.open_for(path, now);
-                now + ANSWERER_DELAY
-            } else if self.plan.checks < 0.1 && self.nats.is_moving(candidate) {
-                now + MOVING_ENDPOINT_DELAY
-            } else {
-                first_check
-            };
-            self.checklist.pair_mut(index).next_check = Some(first);
+                self.base.handle_opened();
+            }
+            self.checklist.pair_mut(index).next_check = Some(first.max(first_check));
             first_check += FIRST_CHECK_SPACING;
             for address in self.nats.siblings(candidate) {
                 let remote = SocketAddr::new(address.into(), remote.port());
@@ -380,7 +373,15 @@ impl Agent {
                 }
             }
         }
+        self.name_base(now);
         added
+    }
+
+    /// Tells the peer the fresh socket's public address, if its time has come.
+    fn name_base(&mut self, now: Instant) {
+        if let Some(address) = self.base.take_name(now) {
+            self.outputs.say(AgentEvent::Reflexive(address));
+        }
     }
 
     /// The pair that an answer to the search's request has found.
@@ -406,10 +407,8 @@ impl Agent {
             self.advance_search(now);
             return true;
         }
-        let (asked, told) = self.base.handle_response(socket, from, message, now);
-        if let Some(address) = told {
-            self.outputs.say(AgentEvent::Reflexive(address));
-        }
+        let asked = self.base.handle_response(socket, from, message, now);
+        self.name_base(now);
         asked
     }
 
@@ -540,6 +539,7 @@ impl Agent {
     fn advance_search(&mut self, now: Instant) {
         let again = self.base.handle_timeout(now);
         self.outputs.transmits.extend(again);
+        self.name_base(now);
         let sockets = &mut self.sockets;
         let ended = self.search.handle_timeout(now, sockets, &mut self.outputs);
         let in_vain = ended && self.checklist.needs_better();

@@ -48,6 +48,18 @@ impl ServerCheck {
         !self.probes.is_empty() && self.probes.iter().all(silent)
     }
 
+    /// The longest round trip of the plain questions that it has answered.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let answered = self
+            .probes
+            .iter()
+            .filter_map(|(probe, outcome)| match outcome {
+                ProbeOutcome::Mapped(_, rtt) if !probe.changes_source() => Some(*rtt),
+                _ => None,
+            });
+        answered.max()
+    }
+
     /// What came of a probe, once that is known.
     pub(crate) fn outcome(&self, probe: Probe) -> Option<ProbeOutcome> {
         let found = self.probes.iter().find(|(asked, _)| *asked == probe);

@@ -2,10 +2,11 @@
 //! earlier packet has opened the filter under test.
 //!
 //! A run asks a server at four endpoints, and only where the answers differ at all others: some NATs have room for few
-//! mappings. The mapping is known after two round trips, the allocation after three, the filter after two where it lets
-//! answers in, and after 1.75 s where it does not.
+//! mappings. The mapping and the filter are known after two round trips and at most 290 ms, the allocation after three round
+//! trips: [`Netcheck::is_settled`]. The run goes on for those who want to know all, and for answers that come late.
 
 mod one_way;
+mod settled;
 mod shortage;
 
 use std::collections::VecDeque;
@@ -23,10 +24,13 @@ use crate::profile::{self, NatProfile};
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
 use one_way::{Hairpins, Openings};
+use settled::Presumed;
 use shortage::Shortage;
 
 /// How often each probe is sent: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
 const SENDS: u32 = 3;
+/// A probe that a filter may stop, in milliseconds until the next send or the end: whether it is stopped shall be known soon.
+const FILTER_WAITS: [u64; 3] = [90, 90, 1570];
 /// Servers asked in one run.
 const MAX_SERVERS: usize = 4;
 /// Sample ports asked at each address of a server.
@@ -40,7 +44,7 @@ const TTLS: [u8; 4] = [2, 3, 4, 5];
 /// The TTL that gets a packet past the nearest router; a packet that needs more to open the filter has passed a second NAT.
 const NEAREST_TTL: u8 = 2;
 /// Time between an opening packet and the next, and then the question whether they have opened anything.
-const OPENING_DELAY: Duration = Duration::from_millis(20);
+const OPENING_DELAY: Duration = Duration::from_millis(10);
 
 /// A server of the run.
 #[derive(Debug)]
@@ -86,6 +90,7 @@ pub struct Netcheck {
     openings: Openings,
     hairpins: Hairpins,
     shortage: Shortage,
+    presumed: Presumed,
     transmits: VecDeque<Transmit>,
 }
 
@@ -133,6 +138,7 @@ impl Netcheck {
             openings: Openings::default(),
             hairpins: Hairpins::default(),
             shortage: Shortage::default(),
+            presumed: Presumed::default(),
             transmits: VecDeque::new(),
         };
         let asked = servers
@@ -240,8 +246,10 @@ impl Netcheck {
             }
         }
         self.hairpins.handle_timeout(now);
+        self.presumed.handle_timeout(now);
         if self.poll_timeout().is_none() {
             shortage::look_again(self, now);
+            shortage::ask_more(self, now);
         }
     }
 
@@ -257,44 +265,30 @@ impl Netcheck {
             self.requests.next_timeout(),
             planned,
             self.hairpins.next_timeout(),
+            self.presumed.next_timeout(),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
+    /// Whether what an attempt at a path must know is found, as far as the servers can tell it: how the NAT maps, filters and allots.
+    /// What comes later refines it, or puts right what a lost or a late packet has made wrong.
+    pub fn is_settled(&self) -> bool {
+        settled::is_settled(self)
+    }
+
     /// What was found so far; final once [`Self::poll_timeout`] is `None`.
     pub fn profile(&self) -> NatProfile {
-        let mut samples = self.samples.clone();
-        samples.sort_by_key(|sample| sample.sent);
-        let of_socket = |at: usize| {
-            let port = self.sockets.get(at).map(|socket| socket.port);
-            let own = samples.iter().filter(move |s| Some(s.local) == port);
-            own.copied().collect::<Vec<_>>()
-        };
-        let by_one_socket = of_socket(SAMPLES);
-        let by_one_socket = if by_one_socket.is_empty() {
-            of_socket(FILTERS)
-        } else {
-            by_one_socket
-        };
-        let mapping = profile::mapping(&by_one_socket, &self.local_addresses);
-        let allocation = match mapping {
-            Some(Mapping::None) => Some(Allocation::Preserving),
-            // Of a mapping that is reused, every socket shows one or two.
-            Some(Mapping::EndpointIndependent | Mapping::AddressDependent) | None => {
-                profile::allocation(&samples, self.own())
-            }
-            // Mappings of several sockets at once would hide a sequence that each has for itself.
-            Some(_) => profile::allocation(&by_one_socket, self.own()),
-        };
+        let samples = self.samples_in_order();
+        let (mapping, allocation) = self.behaviour(&samples);
         let mut addresses: Vec<_> = samples.iter().map(|sample| sample.mapped.ip()).collect();
         addresses.sort();
         addresses.dedup();
         let public = samples.first().map(|sample| sample.mapped);
         let checks = || self.servers.iter().map(|server| &server.check);
-        let mut servers = self.servers.iter();
-        let filtering = servers.find_map(|server| self.filtering(&server.check, server.other?));
+        let mut servers = 0..self.servers.len();
+        let filtering = servers.find_map(|index| self.filtering(index));
         NatProfile {
             family: self.family,
             udp_blocked: !self.servers.is_empty() && checks().all(ServerCheck::is_silent),
@@ -314,6 +308,39 @@ impl Netcheck {
         }
     }
 
+    /// The samples in the order in which they were asked for.
+    fn samples_in_order(&self) -> Vec<Sample> {
+        let mut samples = self.samples.clone();
+        samples.sort_by_key(|sample| sample.sent);
+        samples
+    }
+
+    /// How the NAT maps and allots, by samples in the order in which they were asked for.
+    fn behaviour(&self, samples: &[Sample]) -> (Option<Mapping>, Option<Allocation>) {
+        let of_socket = |at: usize| {
+            let port = self.sockets.get(at).map(|socket| socket.port);
+            let own = samples.iter().filter(move |s| Some(s.local) == port);
+            own.copied().collect::<Vec<_>>()
+        };
+        let by_one_socket = of_socket(SAMPLES);
+        let by_one_socket = if by_one_socket.is_empty() {
+            of_socket(FILTERS)
+        } else {
+            by_one_socket
+        };
+        let mapping = profile::mapping(&by_one_socket, &self.local_addresses);
+        let allocation = match mapping {
+            Some(Mapping::None) => Some(Allocation::Preserving),
+            // Of a mapping that is reused, every socket shows one or two.
+            Some(Mapping::EndpointIndependent | Mapping::AddressDependent) | None => {
+                profile::allocation(samples, self.own())
+            }
+            // Mappings of several sockets at once would hide a sequence that each has for itself.
+            Some(_) => profile::allocation(&by_one_socket, self.own()),
+        };
+        (mapping, allocation)
+    }
+
     /// Mappings that this run has made beside those of the samples; they must not be taken for those of others behind the NAT.
     fn own(&self) -> usize {
         // Every opening packet and every hairpin leaves twice.
@@ -321,7 +348,15 @@ impl Netcheck {
     }
 
     fn note(&mut self, index: usize, probe: Probe, outcome: ProbeOutcome) {
+        self.presumed.forget(index, probe);
         self.servers[index].check.probes.push((probe, outcome));
+    }
+
+    /// What came of a probe, or what is presumed to come of it.
+    fn outcome(&self, index: usize, probe: Probe) -> Option<ProbeOutcome> {
+        let known = self.servers.get(index)?.check.outcome(probe);
+        let silent = || self.presumed.is_silent(index, probe);
+        known.or_else(|| silent().then_some(ProbeOutcome::Silence))
     }
 
     fn sample(
@@ -472,16 +507,24 @@ impl Netcheck {
         };
         let transmit = Transmit::new(socket.id, to, writer.finish());
         self.sent.push((id, now));
-        let first = self
-            .requests
-            .start(id, transmit, (index, probe, at), SENDS, now);
+        let tag = (index, probe, at);
+        let first = if probe.changes_source() {
+            let waits = FILTER_WAITS.into_iter().map(Duration::from_millis);
+            self.requests.start_after(id, transmit, tag, waits, now)
+        } else {
+            self.requests.start(id, transmit, tag, SENDS, now)
+        };
         self.transmits.push_back(first);
+        let rtt = self.servers[index].check.round_trip();
+        self.presumed.expect(index, probe, rtt, now);
     }
 
-    fn filtering(&self, check: &ServerCheck, other: SocketAddr) -> Option<Filtering> {
+    fn filtering(&self, index: usize) -> Option<Filtering> {
+        let Server { check, other, .. } = &self.servers[index];
+        let other = (*other)?;
         let found = match (
-            check.outcome(Probe::ChangeBoth)?,
-            check.outcome(Probe::ChangePort)?,
+            self.outcome(index, Probe::ChangeBoth)?,
+            self.outcome(index, Probe::ChangePort)?,
         ) {
             (ProbeOutcome::Mapped(..), _) => Filtering::EndpointIndependent,
             (ProbeOutcome::Silence, ProbeOutcome::Mapped(..)) => Filtering::AddressDependent,
@@ -507,11 +550,10 @@ impl Netcheck {
 
     /// The smallest TTL that has opened the filter, where there is one to open.
     fn opened(&self) -> Option<u8> {
-        let server = self.servers.first()?;
-        let silent = |probe| server.check.outcome(probe) == Some(ProbeOutcome::Silence);
+        let silent = |probe| self.outcome(0, probe) == Some(ProbeOutcome::Silence);
         let opened = |ttl: &u8| {
             matches!(
-                server.check.outcome(Probe::Opened(*ttl)),
+                self.outcome(0, Probe::Opened(*ttl)),
                 Some(ProbeOutcome::Mapped(..))
             )
         };

@@ -73,6 +73,37 @@ impl NatProfile {
         capacity::capacity(self.search.capacity, self.allocation.filter(|_| hard))
     }
 
+    /// Whether another run might tell how a NAT allots its ports that makes more than one mapping of a socket, which this one could
+    /// not.
+    pub fn is_partial(&self) -> bool {
+        let hard = self.mapping.is_some_and(capacity::is_dependent);
+        hard && self.allocation.is_none()
+    }
+
+    /// What is said of a NAT while a run has not begun to tell anything.
+    pub fn unmeasured(family: Family) -> Self {
+        Self {
+            family,
+            udp_blocked: false,
+            public: None,
+            addresses: Vec::new(),
+            mapping: None,
+            filtering: None,
+            preserves_port: None,
+            allocation: None,
+            hairpinning: None,
+            lifetime: None,
+            opening_ttl: None,
+            double_nat: None,
+            evidence: Vec::new(),
+            samples: Vec::new(),
+            search: SearchBasis {
+                measuring: true,
+                ..SearchBasis::default()
+            },
+        }
+    }
+
     /// The most mappings that a search may hold.
     pub fn allowed(&self, budget: Budget) -> u32 {
         capacity::allowed(budget, self.mapping, self.allocation, self.search.capacity)

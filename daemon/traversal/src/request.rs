@@ -27,9 +27,9 @@ struct Request<T> {
     transmit: Transmit,
     tag: T,
     first_sent: Instant,
-    interval: Duration,
     next: Instant,
-    sends_left: u32,
+    /// How long each of the sends that follow waits for an answer, the last one first.
+    waits: Vec<Duration>,
 }
 
 /// All requests of one asker.
@@ -45,7 +45,7 @@ impl<T> Requests<T> {
         }
     }
 
-    /// Sends `transmit` now and up to `sends - 1` times more.
+    /// Sends `transmit` now and up to `sends - 1` times more, each time after twice the wait.
     pub(crate) fn start(
         &mut self,
         id: TransactionId,
@@ -54,15 +54,29 @@ impl<T> Requests<T> {
         sends: u32,
         now: Instant,
     ) -> Transmit {
+        let waits = (0..sends).map(|sent| FIRST_RETRY * (1 << sent));
+        self.start_after(id, transmit, tag, waits, now)
+    }
+
+    /// Sends `transmit` now and again after each of the `waits` but the last, after which there is no answer.
+    pub(crate) fn start_after(
+        &mut self,
+        id: TransactionId,
+        transmit: Transmit,
+        tag: T,
+        waits: impl DoubleEndedIterator<Item = Duration>,
+        now: Instant,
+    ) -> Transmit {
+        let mut waits: Vec<_> = waits.rev().collect();
+        let first = waits.pop().unwrap_or_default();
         self.waiting.insert(
             id,
             Request {
                 transmit: transmit.clone(),
                 tag,
                 first_sent: now,
-                interval: FIRST_RETRY,
-                next: now + FIRST_RETRY,
-                sends_left: sends - 1,
+                next: now + first,
+                waits,
             },
         );
         transmit
@@ -104,10 +118,8 @@ impl<T> Requests<T> {
             let Some(request) = self.waiting.get_mut(&id) else {
                 continue;
             };
-            if request.sends_left > 0 {
-                request.sends_left -= 1;
-                request.interval *= 2;
-                request.next = now + request.interval;
+            if let Some(wait) = request.waits.pop() {
+                request.next = now + wait;
                 again.push(request.transmit.clone());
             } else if let Some(request) = self.waiting.remove(&id) {
                 lost.push(request.tag);

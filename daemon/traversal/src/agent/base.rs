@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES, NatSummary};
+use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 
 use super::messages::Messages;
-use super::nats::takes_fresh_base;
+use super::nats::{Nats, takes_fresh_base};
 use crate::address::usable;
 use crate::request::Requests;
 use crate::socket::{Family, SocketId, Transmit};
@@ -17,6 +17,8 @@ use crate::socket::{Family, SocketId, Transmit};
 const SERVERS: usize = 2;
 /// How often each of these servers is asked.
 const SENDS: u32 = 3;
+/// How long the end that answers waits for the other's fresh socket before it names its own.
+const NAMING_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum State {
@@ -38,18 +40,37 @@ pub(super) struct Base {
     asking: Requests<SocketAddr>,
     /// Candidates that wait for the fresh socket.
     postponed: Vec<Candidate>,
+    /// Whether this end opens its NAT for the other's address before it names its own: the other one checks that as soon as it hears
+    /// of it.
+    opens_first: bool,
+    /// The public address of the fresh socket, which the peer was not told, and until when that waits.
+    unnamed: Option<(SocketAddr, Instant)>,
 }
 
 impl Base {
     /// `samplers` are the STUN servers that can tell the public address of a fresh socket.
-    pub(super) fn new(nat: Option<&NatSummary>, samplers: Vec<SocketAddr>) -> Self {
-        let fresh = nat.is_some_and(takes_fresh_base) && !samplers.is_empty();
+    pub(super) fn new(nats: &Nats, answers: bool, samplers: Vec<SocketAddr>) -> Self {
+        let fresh = nats.mine().is_some_and(takes_fresh_base) && !samplers.is_empty();
         Self {
             state: if fresh { State::Opening } else { State::Main },
             samplers,
             asking: Requests::new(),
             postponed: Vec::new(),
+            opens_first: answers && nats.want_order(),
+            unnamed: None,
         }
+    }
+
+    /// This side's NAT was opened for an address of the peer's.
+    pub(super) fn handle_opened(&mut self) {
+        self.opens_first = false;
+    }
+
+    /// The public address of the fresh socket, when the peer is to be told.
+    pub(super) fn take_name(&mut self, now: Instant) -> Option<SocketAddr> {
+        let waits = |until: Instant| self.opens_first && until > now;
+        let (address, _) = self.unnamed.take_if(|(_, until)| !waits(*until))?;
+        Some(address)
     }
 
     /// Whether a fresh socket is being opened.
@@ -114,32 +135,29 @@ impl Base {
         self.asking.contains(transaction)
     }
 
-    /// A response has come: whether it was asked for here, and the public address that it tells, if that was not yet known.
+    /// A response has come; returns whether it was asked for here. See [`Self::take_name`].
     pub(super) fn handle_response(
         &mut self,
         socket: SocketId,
         from: SocketAddr,
         message: &Message<'_>,
         now: Instant,
-    ) -> (bool, Option<SocketAddr>) {
+    ) -> bool {
         let id = message.transaction;
         let answered = self.asking.answered(id, socket, from, |_| false, now);
         if answered.is_none() {
-            return (false, None);
+            return false;
         }
         let told = message
             .mapped
             .filter(|at| at.is_ipv4() && at.port() != 0 && usable(at.ip()))
             .filter(|_| message.class == Class::Success);
-        let news = match (&self.state, told) {
-            (State::Asking(base), Some(address)) => {
-                self.state = State::Ready(*base);
-                Some(address)
-            }
-            _ => None,
-        };
+        if let (State::Asking(base), Some(address)) = (&self.state, told) {
+            self.state = State::Ready(*base);
+            self.unnamed = Some((address, now + NAMING_PATIENCE));
+        }
         self.give_up_asking();
-        (true, news)
+        true
     }
 
     /// Does what is due; returns what is sent again.
@@ -152,7 +170,11 @@ impl Base {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.asking.next_timeout()
+        let naming = self.unnamed.map(|(_, until)| until);
+        [self.asking.next_timeout(), naming]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// These sockets are closed.
@@ -162,6 +184,7 @@ impl Base {
         {
             self.state = State::Main;
             self.asking.clear();
+            self.unnamed = None;
         }
     }
 

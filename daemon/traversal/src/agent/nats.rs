@@ -1,6 +1,7 @@
 //! What follows from the two NATs for single candidates and addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, CandidateKind, Filtering, Mapping, NatSummary};
 
@@ -8,16 +9,39 @@ use crate::capacity::{self, Caps, is_hard};
 use crate::plan;
 use crate::search::MappingScope;
 
+/// How long the one who answers lets the other's checks come first: its own would reach the other's NAT before that has a
+/// mapping, and some NATs then give the mapping that comes after another port.
+const ANSWERER_DELAY: Duration = Duration::from_millis(250);
+/// How late an endpoint is checked that a NAT has shown only to the server that saw it: the check costs a mapping, and leads
+/// nowhere unless the profile is wrong.
+const MOVING_ENDPOINT_DELAY: Duration = Duration::from_secs(2);
+/// How long the checks between two NATs wait while one of the two is being measured: what is known then decides which end sends first.
+const MEASURING_DELAY: Duration = Duration::from_millis(1500);
+
 /// The NATs of both ends, as far as each has told the other.
 #[derive(Debug)]
 pub(super) struct Nats {
     mine: Option<NatSummary>,
     theirs: Option<NatSummary>,
+    /// When the attempt began.
+    began: Instant,
 }
 
 impl Nats {
-    pub(super) fn new(mine: Option<NatSummary>, theirs: Option<NatSummary>) -> Self {
-        Self { mine, theirs }
+    pub(super) fn new(
+        mine: Option<NatSummary>,
+        theirs: Option<NatSummary>,
+        began: Instant,
+    ) -> Self {
+        Self {
+            mine,
+            theirs,
+            began,
+        }
+    }
+
+    pub(super) fn mine(&self) -> Option<&NatSummary> {
+        self.mine.as_ref()
     }
 
     pub(super) fn theirs(&self) -> Option<&NatSummary> {
@@ -77,20 +101,49 @@ impl Nats {
         self.theirs.as_ref().is_some_and(is_hard)
     }
 
-    /// Whether checks of this candidate arrive in the right order only if one side sends first: both NATs make one mapping for
-    /// all destinations, and filter.
-    pub(super) fn want_order(&self, candidate: &Candidate) -> bool {
+    /// When a candidate is checked first, and whether packets that do not reach the peer's NAT open this side's before that; `answers`
+    /// says that this is the end that answers, `chance` is that of all checks together.
+    pub(super) fn first_check(
+        &self,
+        candidate: &Candidate,
+        answers: bool,
+        chance: f64,
+        now: Instant,
+    ) -> (Instant, bool) {
+        let reflexive = is_reflexive_v4(candidate);
+        if reflexive && self.are_measured_now() {
+            // A check that comes too early takes from some NATs the very port that it is meant for.
+            return (now.max(self.began + MEASURING_DELAY), false);
+        }
+        if answers && reflexive && self.want_order() {
+            return (now + ANSWERER_DELAY, true);
+        }
+        if chance < 0.1 && self.is_moving(candidate) {
+            return (now + MOVING_ENDPOINT_DELAY, false);
+        }
+        (now, false)
+    }
+
+    /// Whether checks between the two NATs arrive in the right order only if one side sends first: both make one mapping for all
+    /// destinations, and filter.
+    pub(super) fn want_order(&self) -> bool {
         let filters = |summary: &Option<NatSummary>| {
             summary.as_ref().is_some_and(|nat| {
                 nat.mapping == Some(Mapping::EndpointIndependent)
                     && nat.filtering != Some(Filtering::EndpointIndependent)
             })
         };
-        is_reflexive_v4(candidate) && filters(&self.mine) && filters(&self.theirs)
+        filters(&self.mine) && filters(&self.theirs)
+    }
+
+    /// Whether an end has said that its NAT is being measured: a new attempt follows when that is done.
+    fn are_measured_now(&self) -> bool {
+        let mut summaries = [&self.mine, &self.theirs].into_iter().flatten();
+        summaries.any(|nat| nat.search.is_some_and(|search| search.measuring))
     }
 
     /// Whether the peer's NAT shows this endpoint only to the server that saw it.
-    pub(super) fn is_moving(&self, candidate: &Candidate) -> bool {
+    fn is_moving(&self, candidate: &Candidate) -> bool {
         is_reflexive_v4(candidate) && self.is_peer_hard()
     }
 

@@ -1,17 +1,20 @@
-//! Whether the NAT has given the run no more mappings after the first ones: then as many as it gave are all that there are.
+//! Where a run has seen too few mappings.
 //!
+//! Perhaps the NAT has given it no more after the first ones: then as many as it gave are all that there are.
 //! That many samples stay unanswered may have another reason: a firewall lets only some ports of the server through. So endpoints
 //! that have answered before are asked from another socket, which needs new mappings for that.
+//!
+//! And of a NAT that makes one mapping for each address, a socket sees no more than the servers have addresses: the others see as many.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{FILTERS, Netcheck, SAMPLES};
+use super::{FILTERS, Netcheck, SAMPLES, Server};
 use crate::evidence::{Probe, ProbeOutcome};
 use crate::profile::SearchBasis;
 
 /// So many samples that stay unanswered are no accident.
-const MIN_SILENT: usize = 8;
+pub(super) const MIN_SILENT: usize = 8;
 /// Endpoints that are asked again.
 const ASKED_AGAIN: usize = 3;
 
@@ -20,6 +23,21 @@ const ASKED_AGAIN: usize = 3;
 pub(super) struct Shortage {
     /// Endpoints that are asked again, once they are.
     again: Option<Vec<SocketAddr>>,
+    /// Whether the other sockets were asked for mappings, too.
+    more: bool,
+}
+
+/// How many samples no server has answered.
+pub(super) fn silent_samples(run: &Netcheck) -> usize {
+    run.servers.iter().map(silent_at).sum()
+}
+
+fn silent_at(server: &Server) -> usize {
+    let probes = server.check.probes.iter();
+    let silent = probes.filter(|(probe, outcome)| {
+        matches!(probe, Probe::Sample(_)) && *outcome == ProbeOutcome::Silence
+    });
+    silent.count()
 }
 
 /// The run is over: asks again where the answers have ceased in the middle. Once.
@@ -27,12 +45,8 @@ pub(super) fn look_again(run: &mut Netcheck, now: Instant) {
     if run.shortage.again.is_some() || !run.is_dependent() {
         return;
     }
-    let index = run.servers.iter().position(|server| {
-        let silent = server.check.probes.iter().filter(|(probe, outcome)| {
-            matches!(probe, Probe::Sample(_)) && *outcome == ProbeOutcome::Silence
-        });
-        silent.count() >= MIN_SILENT
-    });
+    let mut servers = run.servers.iter();
+    let index = servers.position(|server| silent_at(server) >= MIN_SILENT);
     let Some(index) = index else { return };
     let server = run.servers[index].check.server;
     let by_samples = run.sockets.get(SAMPLES).map(|socket| socket.port);
@@ -47,6 +61,31 @@ pub(super) fn look_again(run: &mut Netcheck, now: Instant) {
     run.shortage.again = Some(again);
 }
 
+/// Whether what was seen does not tell how ports are allotted, and other sockets may tell more of it.
+pub(super) fn wants_more(run: &Netcheck) -> bool {
+    !run.shortage.more
+        && run.is_dependent()
+        && run.behaviour(&run.samples_in_order()).1.is_none()
+        && run.servers.iter().any(|server| server.other.is_some())
+}
+
+/// The run is over: asks each server at its other address, too, from the sockets that were not used for samples. Once, and only then:
+/// the packets open filters that were under test.
+pub(super) fn ask_more(run: &mut Netcheck, now: Instant) {
+    if !wants_more(run) {
+        return;
+    }
+    run.shortage.more = true;
+    for index in 0..run.servers.len() {
+        let Some(other) = run.servers[index].other else {
+            continue;
+        };
+        for socket in (0..run.sockets.len()).filter(|socket| *socket != SAMPLES) {
+            run.ask((index, Probe::Sample(other), socket), other, now);
+        }
+    }
+}
+
 /// What a search must know beside the NAT's behaviour; `made` is how many mappings servers have seen.
 pub(super) fn search_basis(run: &Netcheck, made: usize) -> SearchBasis {
     let by_filters = run.sockets.get(FILTERS).map(|socket| socket.port);
@@ -55,12 +94,12 @@ pub(super) fn search_basis(run: &Netcheck, made: usize) -> SearchBasis {
             .iter()
             .any(|sample| Some(sample.local) == by_filters && again.contains(&sample.to))
     };
-    let measuring = run.poll_timeout().is_some();
+    let over = run.poll_timeout().is_none();
     let again = run.shortage.again.as_deref().unwrap_or_default();
-    let used_up = !measuring && !again.is_empty() && !answered(again);
+    let used_up = over && !again.is_empty() && !answered(again);
     let made = u32::try_from(made + run.own()).unwrap_or(u32::MAX);
     SearchBasis {
-        measuring,
+        measuring: !run.is_settled(),
         capacity: used_up.then_some(made),
         used_up,
     }

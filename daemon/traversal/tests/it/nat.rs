@@ -32,6 +32,8 @@ pub(crate) struct Nat {
     /// At this hop: an opening packet must live for one more.
     pub(crate) hop: u8,
     pub(crate) hairpins: bool,
+    /// So many mappings there are.
+    pub(crate) capacity: Option<usize>,
     allocator: Allocator,
     mappings: BTreeMap<(SocketAddr, IpAddr, u16), SocketAddr>,
     /// Whose socket a public endpoint leads to: mappings for different destinations may share one, as at a Linux NAT.
@@ -48,6 +50,7 @@ impl Nat {
             public: vec!["203.0.113.5".parse().unwrap()],
             hop: 1,
             hairpins: false,
+            capacity: None,
             allocator: Box::new(move |_, _| {
                 next += 7;
                 next
@@ -71,13 +74,25 @@ impl Nat {
         self
     }
 
-    pub(crate) fn out(&mut self, local: SocketAddr, to: SocketAddr, now: Duration) -> SocketAddr {
+    fn key(&self, local: SocketAddr, to: SocketAddr) -> (SocketAddr, IpAddr, u16) {
         let any = IpAddr::from([0, 0, 0, 0]);
-        let key = match self.mapping {
+        match self.mapping {
             Depends::Nothing => (local, any, 0),
             Depends::Address => (local, to.ip(), 0),
             Depends::AddressAndPort => (local, to.ip(), to.port()),
-        };
+        }
+    }
+
+    /// Whether there is a mapping for a packet, or room for one.
+    pub(crate) fn has_room(&self, local: SocketAddr, to: SocketAddr) -> bool {
+        let full = self
+            .capacity
+            .is_some_and(|most| self.mappings.len() >= most);
+        !full || self.mappings.contains_key(&self.key(local, to))
+    }
+
+    pub(crate) fn out(&mut self, local: SocketAddr, to: SocketAddr, now: Duration) -> SocketAddr {
+        let key = self.key(local, to);
         let mapped = match self.mappings.get(&key) {
             Some(mapped) => *mapped,
             None => {
@@ -264,6 +279,8 @@ pub(crate) struct World {
     /// So many of 100 packets are lost, in either direction.
     pub(crate) loss: u32,
     pub(crate) udp_blocked: bool,
+    /// How much longer an answer takes that comes from elsewhere than where it was asked.
+    pub(crate) changed_source_takes: Duration,
     /// How many sockets the netcheck has.
     pub(crate) sockets: usize,
     pub(crate) seed: u64,
@@ -272,6 +289,8 @@ pub(crate) struct World {
 pub(crate) struct Outcome {
     pub(crate) profile: NatProfile,
     pub(crate) took: Duration,
+    /// When enough was known, and what that was.
+    pub(crate) settled: Option<(Duration, NatProfile)>,
     /// What left, in order.
     pub(crate) sent: Vec<Transmit>,
 }
@@ -299,6 +318,7 @@ impl World {
             loses_first: 0,
             loss: 0,
             udp_blocked: false,
+            changed_source_takes: Duration::ZERO,
             sockets: Netcheck::sockets_wanted(Family::V4),
             seed: 9,
         }
@@ -320,7 +340,7 @@ impl World {
         let mut now = origin();
         let mut under_way = BTreeMap::<(Instant, usize), (SocketAddr, SocketAddr, Vec<u8>)>::new();
         let mut sends = BTreeMap::new();
-        let mut sent = Vec::new();
+        let (mut sent, mut settled) = (Vec::new(), None);
         for turn in 0.. {
             assert!(turn < 10_000, "the netcheck is in a busy loop");
             while let Some(transmit) = run.poll_transmit() {
@@ -345,6 +365,9 @@ impl World {
                 let mut answers =
                     answers.filter_map(|server| server.answer(transmit.to, seen, &transmit.bytes));
                 if let Some((from, bytes)) = answers.next() {
+                    let changed = from != transmit.to;
+                    let later = changed.then_some(self.changed_source_takes);
+                    let at = (at.0 + later.unwrap_or_default(), at.1);
                     under_way.insert(at, (from, seen, bytes));
                 }
             }
@@ -365,11 +388,15 @@ impl World {
                 }
             }
             run.handle_timeout(now);
+            if settled.is_none() && run.is_settled() {
+                settled = Some((now - origin(), run.profile()));
+            }
             assert!(now < origin() + secs(20), "the netcheck does not end");
         }
         Outcome {
             profile: run.profile(),
             took: now - origin(),
+            settled,
             sent,
         }
     }
@@ -380,7 +407,8 @@ impl World {
         let local = local(transmit.socket);
         let seen = match &mut self.nat {
             None => Some(local),
-            Some(nat) => (ttl > nat.hop).then(|| nat.out(local, transmit.to, now - origin())),
+            Some(nat) => (ttl > nat.hop && nat.has_room(local, transmit.to))
+                .then(|| nat.out(local, transmit.to, now - origin())),
         };
         seen.filter(|_| ttl > HOPS)
     }

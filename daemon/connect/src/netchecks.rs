@@ -61,11 +61,17 @@ pub(super) struct Netchecks {
     capacity: Option<u32>,
     /// Whether servers answer the long-lived socket.
     reachable: bool,
-    /// Whether a run was started and has not been reported.
+    round: Round,
+}
+
+/// The runs that were started last.
+#[derive(Debug, Default)]
+struct Round {
+    /// Whether they were started and have not been reported.
     active: bool,
     /// Whether it was told that enough is known.
     settled: bool,
-    /// How many runs since the network changed have told too little.
+    /// How many rounds since the network changed have told too little.
     partial: usize,
 }
 
@@ -97,9 +103,7 @@ impl Netchecks {
             measured: None,
             capacity: None,
             reachable: false,
-            active: false,
-            settled: false,
-            partial: 0,
+            round: Round::default(),
         }
     }
 
@@ -118,7 +122,7 @@ impl Netchecks {
         for opening in self.opening.drain(..) {
             self.closing.extend(opening.open.iter().map(|(id, _)| *id));
         }
-        (self.active, self.settled, self.partial) = (false, false, 0);
+        self.round = Round::default();
         self.next_run = Some(now + CHANGE_DELAY);
     }
 
@@ -131,7 +135,7 @@ impl Netchecks {
         if let Some(last) = self.last_run
             && !known
             && self.next_run.is_none()
-            && !self.active
+            && !self.round.active
         {
             self.next_run = Some(now.max(last + NEW_ADDRESS_INTERVAL));
         }
@@ -148,10 +152,10 @@ impl Netchecks {
 
     /// Starts over these families, unless a run is under way.
     pub(super) fn start(&mut self, families: impl Iterator<Item = Family>, sockets: &mut Sockets) {
-        if self.active {
+        if self.round.active {
             return;
         }
-        self.active = true;
+        self.round.active = true;
         self.next_run = None;
         for family in families {
             let wanted = Netcheck::sockets_wanted(family);
@@ -334,7 +338,7 @@ impl Netchecks {
     /// Whether a run over IPv4 is about to tell what is not known yet.
     pub(super) fn is_measuring(&self, now: Instant) -> bool {
         let soon = |at: Instant| at <= now + CHANGE_DELAY;
-        !self.is_measured() && (self.active || self.next_run.is_some_and(soon))
+        !self.is_measured() && (self.round.active || self.next_run.is_some_and(soon))
     }
 
     /// What is known of each family's NAT.
@@ -373,7 +377,7 @@ impl Netchecks {
             self.closing.extend(lifetime.sockets());
             self.measured = lifetime.lifetime();
         }
-        let over = self.active
+        let over = self.round.active
             && self.running.is_empty()
             && self.opening.iter().all(|opening| opening.lifetime);
         if !over {
@@ -390,9 +394,9 @@ impl Netchecks {
         } else if v4.public.is_none() {
             self.next_run.get_or_insert(now + SILENCE_RETRY);
         } else if v4.is_partial()
-            && let Some(pause) = PARTIAL_RETRIES.get(self.partial)
+            && let Some(pause) = PARTIAL_RETRIES.get(self.round.partial)
         {
-            self.partial += 1;
+            self.round.partial += 1;
             self.next_run.get_or_insert(now + *pause);
         }
         // A server answers to the asking socket's address: with several, it may not be that of the silent one.
@@ -428,16 +432,16 @@ impl Netchecks {
             events.push_back(ConnectorEvent::Socket(order));
         }
         let opening = self.opening.iter().any(|opening| !opening.lifetime);
-        let finished = self.active && !opening && self.running.is_empty();
+        let finished = self.round.active && !opening && self.running.is_empty();
         if finished {
-            self.active = false;
+            self.round.active = false;
             return Progress::Finished;
         }
         let known = |profile: &NatProfile| profile.family == Family::V4;
-        if self.settled || self.profiles.iter().any(known) || !self.has_settled() {
+        if self.round.settled || self.profiles.iter().any(known) || !self.has_settled() {
             return Progress::Same;
         }
-        self.settled = true;
+        self.round.settled = true;
         Progress::Settled
     }
 }

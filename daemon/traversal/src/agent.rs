@@ -50,7 +50,6 @@ const OPENING_PACKETS: usize = 2;
 /// The checks with one peer under one pair of credentials.
 #[derive(Debug)]
 pub struct Agent {
-    answers: bool,
     messages: Messages,
     nats: Nats,
     plan: Plan,
@@ -71,10 +70,9 @@ impl Agent {
     pub fn new(config: AgentConfig, now: Instant) -> Self {
         let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
         let search = PlannedSearch::new(&plan, &config, now);
-        let nats = Nats::new(config.mine, config.theirs, now);
-        let base = Base::new(&nats, config.answers, config.samplers);
+        let nats = Nats::new(config.mine, config.theirs, config.answers, now);
+        let base = Base::new(&nats, config.samplers);
         let mut agent = Self {
-            answers: config.answers,
             messages: Messages::new(config.local, config.remote, config.seed),
             plan,
             checklist: Checklist::new(config.role, config.lifetime),
@@ -355,13 +353,13 @@ impl Agent {
                 continue;
             };
             added = true;
-            let (first, opens) =
-                self.nats
-                    .first_check(candidate, self.answers, self.plan.checks, now);
+            let chance = self.plan.checks;
+            let (first, opens) = self.nats.first_check(candidate, chance, now);
             if opens {
                 self.open_for(path, now);
                 self.base.handle_opened();
             }
+            let first = self.base.first_check(first, opens, now);
             self.checklist.pair_mut(index).next_check = Some(first.max(first_check));
             first_check += FIRST_CHECK_SPACING;
             for address in self.nats.siblings(candidate) {
@@ -380,6 +378,9 @@ impl Agent {
     /// Tells the peer the fresh socket's public address, if its time has come.
     fn name_base(&mut self, now: Instant) {
         if let Some(address) = self.base.take_name(now) {
+            if let Some(first) = self.nats.first_after_naming(now) {
+                self.checklist.hurry_first(self.base.socket(), first);
+            }
             self.outputs.say(AgentEvent::Reflexive(address));
         }
     }
@@ -568,7 +569,7 @@ impl Agent {
         let checked = pairs.iter().all(|pair| pair.next_check.is_none());
         // Where checks alone can do little, the last of them need not be waited for.
         let tried = self.search.has_failed() && pairs.iter().all(Pair::had_its_time);
-        let idle = self.search.is_over() && !self.base.is_opening();
+        let idle = self.search.is_over() && self.base.is_settled();
         // A search waits for what only the peer could tell.
         let cannot_begin = self.base.is_settled()
             && self.search.is_waiting()

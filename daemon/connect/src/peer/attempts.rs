@@ -41,6 +41,8 @@ pub(super) struct Attempt {
     sent_candidates: Vec<Candidate>,
     /// Whether this side's NAT was still being measured when the peer was told of it.
     unmeasured: bool,
+    /// Whether checks have come from the peer, or answers to ours: there will be a path.
+    is_heard: bool,
     began: Instant,
     /// When an agent that waits for nothing but more candidates is given up.
     give_up_at: Option<Instant>,
@@ -108,7 +110,10 @@ impl Attempt {
                     let note = Note::Prediction(prediction);
                     out.envelopes.extend(self.exchange.seal(&note).ok());
                 }
-                event => return Some(event),
+                event => {
+                    self.is_heard |= event == AgentEvent::Proven;
+                    return Some(event);
+                }
             }
         }
     }
@@ -179,6 +184,7 @@ impl Attempts {
             peer_range: new.peer_range,
             sent_candidates: new.sent_candidates,
             unmeasured: new.unmeasured,
+            is_heard: false,
             began: now,
             give_up_at: None,
         });
@@ -284,9 +290,9 @@ impl Attempts {
         newest.is_some_and(|attempt| attempt.began > at)
     }
 
-    /// Whether the newest attempt began before this side's NAT was measured; each is told once.
+    /// Whether the newest attempt began before this side's NAT was measured, and nothing has come of it; each is told once.
     pub(super) fn take_unmeasured(&mut self) -> bool {
-        let newest = self.live.back_mut();
+        let newest = self.live.back_mut().filter(|attempt| !attempt.is_heard);
         newest.is_some_and(|attempt| std::mem::take(&mut attempt.unmeasured))
     }
 

@@ -17,6 +17,8 @@ use crate::socket::{Family, SocketId, Transmit};
 const SERVERS: usize = 2;
 /// How often each of these servers is asked.
 const SENDS: u32 = 3;
+/// No server's answer comes after this.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the end that answers waits for the other's fresh socket before it names its own.
 const NAMING_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -49,14 +51,14 @@ pub(super) struct Base {
 
 impl Base {
     /// `samplers` are the STUN servers that can tell the public address of a fresh socket.
-    pub(super) fn new(nats: &Nats, answers: bool, samplers: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(nats: &Nats, samplers: Vec<SocketAddr>) -> Self {
         let fresh = nats.mine().is_some_and(takes_fresh_base) && !samplers.is_empty();
         Self {
             state: if fresh { State::Opening } else { State::Main },
             samplers,
             asking: Requests::new(),
             postponed: Vec::new(),
-            opens_first: answers && nats.want_order(),
+            opens_first: nats.opens_first(),
             unnamed: None,
         }
     }
@@ -64,6 +66,13 @@ impl Base {
     /// This side's NAT was opened for an address of the peer's.
     pub(super) fn handle_opened(&mut self) {
         self.opens_first = false;
+    }
+
+    /// When a pair is checked first that would be at `first`: where the peer's checks shall come before ours, not before it knows where
+    /// ours come from.
+    pub(super) fn first_check(&self, first: Instant, ordered: bool, now: Instant) -> Instant {
+        let unknown = ordered && !self.is_settled();
+        first.max(if unknown { now + ASKING_TIMEOUT } else { now })
     }
 
     /// The public address of the fresh socket, when the peer is to be told.

@@ -236,6 +236,16 @@ impl Checklist {
         self.role == Role::Controlling && self.selected == Some(self.pairs[index].path)
     }
 
+    /// Pairs on this socket that were not checked yet are checked then, if they would be later.
+    pub(super) fn hurry_first(&mut self, socket: SocketId, first: Instant) {
+        let new = |pair: &&mut Pair| {
+            pair.path.socket == socket && pair.state == State::Probing { sent: 0 }
+        };
+        for pair in self.pairs.iter_mut().filter(new) {
+            pair.next_check = pair.next_check.map(|at| at.min(first));
+        }
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.pairs.iter().filter_map(|pair| pair.next_check).min()
     }

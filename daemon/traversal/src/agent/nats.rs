@@ -23,6 +23,8 @@ const MEASURING_DELAY: Duration = Duration::from_millis(1500);
 pub(super) struct Nats {
     mine: Option<NatSummary>,
     theirs: Option<NatSummary>,
+    /// Whether this side hears of the other's candidates first, as the one who answers does.
+    answers: bool,
     /// When the attempt began.
     began: Instant,
 }
@@ -31,11 +33,13 @@ impl Nats {
     pub(super) fn new(
         mine: Option<NatSummary>,
         theirs: Option<NatSummary>,
+        answers: bool,
         began: Instant,
     ) -> Self {
         Self {
             mine,
             theirs,
+            answers,
             began,
         }
     }
@@ -101,12 +105,11 @@ impl Nats {
         self.theirs.as_ref().is_some_and(is_hard)
     }
 
-    /// When a candidate is checked first, and whether packets that do not reach the peer's NAT open this side's before that; `answers`
-    /// says that this is the end that answers, `chance` is that of all checks together.
+    /// When a candidate is checked first, and whether packets that do not reach the peer's NAT open this side's before that; `chance`
+    /// is that of all checks together.
     pub(super) fn first_check(
         &self,
         candidate: &Candidate,
-        answers: bool,
         chance: f64,
         now: Instant,
     ) -> (Instant, bool) {
@@ -115,7 +118,7 @@ impl Nats {
             // A check that comes too early takes from some NATs the very port that it is meant for.
             return (now.max(self.began + MEASURING_DELAY), false);
         }
-        if answers && reflexive && self.want_order() {
+        if reflexive && self.opens_first() {
             return (now + ANSWERER_DELAY, true);
         }
         if chance < 0.1 && self.is_moving(candidate) {
@@ -124,9 +127,19 @@ impl Nats {
         (now, false)
     }
 
+    /// When those checks follow that have waited for the peer to hear of this side's address, at the end where any do.
+    pub(super) fn first_after_naming(&self, now: Instant) -> Option<Instant> {
+        self.opens_first().then(|| now + ANSWERER_DELAY)
+    }
+
+    /// Whether this end opens its NAT for the other's checks and lets those come first.
+    pub(super) fn opens_first(&self) -> bool {
+        self.answers && self.want_order()
+    }
+
     /// Whether checks between the two NATs arrive in the right order only if one side sends first: both make one mapping for all
     /// destinations, and filter.
-    pub(super) fn want_order(&self) -> bool {
+    fn want_order(&self) -> bool {
         let filters = |summary: &Option<NatSummary>| {
             summary.as_ref().is_some_and(|nat| {
                 nat.mapping == Some(Mapping::EndpointIndependent)

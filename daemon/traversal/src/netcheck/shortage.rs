@@ -9,6 +9,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use punch_signal_protocol::Mapping;
+
 use super::{FILTERS, Netcheck, SAMPLES, Server};
 use crate::evidence::{Probe, ProbeOutcome};
 use crate::profile::SearchBasis;
@@ -63,10 +65,8 @@ pub(super) fn look_again(run: &mut Netcheck, now: Instant) {
 
 /// Whether what was seen does not tell how ports are allotted, and other sockets may tell more of it.
 pub(super) fn wants_more(run: &Netcheck) -> bool {
-    !run.shortage.more
-        && run.is_dependent()
-        && run.behaviour(&run.samples_in_order()).1.is_none()
-        && run.servers.iter().any(|server| server.other.is_some())
+    let seen = || run.behaviour(&run.samples_in_order());
+    !run.shortage.more && run.is_dependent() && seen() == (Some(Mapping::AddressDependent), None)
 }
 
 /// The run is over: asks each server at its other address, too, from the sockets that were not used for samples. Once, and only then:

@@ -15,7 +15,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::nat::{Depends, Nat};
 use crate::network::{A, B};
-use crate::{addr, config, credentials, ms, origin, reflexive, secs};
+use crate::{addr, config, credentials, host, ms, origin, reflexive, secs};
 
 const SERVER: &str = "198.51.100.1:3478";
 /// One way, between the two, to the server, and for notes.
@@ -121,6 +121,7 @@ enum Arrival {
         bytes: Vec<u8>,
     },
     Note(usize, Prediction),
+    Candidate(usize, SocketAddr),
 }
 
 struct Duel {
@@ -134,11 +135,22 @@ struct Duel {
     failed: [bool; 2],
     /// Of 100 packets between the two, so many are lost.
     loss: u32,
+    /// One way to the server, of each side.
+    to_server: [Duration; 2],
+    /// When a side has named its fresh socket.
+    named: [Option<Duration>; 2],
+    /// Packets that came to a side's NAT before it was open for them.
+    unasked: [u32; 2],
     rng: ChaCha8Rng,
 }
 
 impl Duel {
     fn new(kinds: [Kind; 2], budget: Budget, seed: u64) -> Self {
+        Self::again(kinds, budget, 0, seed)
+    }
+
+    /// The attempt after so many that have failed. In a repeated one neither has named an address when it begins.
+    fn again(kinds: [Kind; 2], budget: Budget, attempt: u8, seed: u64) -> Self {
         let mut nats = [kinds[A].nat(A, seed), kinds[B].nat(B, seed)];
         let endpoints = [A, B].map(|side| {
             let main = local(side, SocketId::MAIN_V4);
@@ -146,17 +158,26 @@ impl Duel {
         });
         let agent = |side: usize| {
             let role = [Role::Controlling, Role::Controlled][side];
-            let named = vec![reflexive(&endpoints[1 - side].to_string())];
+            // Behind another NAT, an address of the peer's own network leads nowhere.
+            let named = match attempt {
+                0 => reflexive(&endpoints[1 - side].to_string()),
+                _ => host("10.9.9.9:2000"),
+            };
+            let summary = |side: usize| NatSummary {
+                attempt,
+                ..kinds[side].summary(side, budget)
+            };
             let (mine, theirs) = (1 + side as u8, 2 - side as u8);
             let config = AgentConfig {
-                mine: Some(kinds[side].summary(side, budget)),
-                theirs: Some(kinds[1 - side].summary(1 - side, budget)),
+                mine: Some(summary(side)),
+                theirs: Some(summary(1 - side)),
+                answers: side == B && attempt > 0,
                 samplers: vec![addr(SERVER)],
                 ..config(
                     role,
                     credentials(mine),
                     credentials(theirs),
-                    named,
+                    vec![named],
                     seed + side as u64,
                 )
             };
@@ -172,6 +193,9 @@ impl Duel {
             sent: 0,
             failed: [false; 2],
             loss: 0,
+            to_server: [DELAY; 2],
+            named: [None; 2],
+            unasked: [0; 2],
             rng: ChaCha8Rng::seed_from_u64(seed),
         }
     }
@@ -227,6 +251,10 @@ impl Duel {
                         let note = Arrival::Note(1 - side, prediction);
                         self.arrive(2 * DELAY, note);
                     }
+                    AgentEvent::Reflexive(address) => {
+                        self.named[side] = Some(self.now - origin());
+                        self.arrive(2 * DELAY, Arrival::Candidate(1 - side, address));
+                    }
                     AgentEvent::Failed => self.failed[side] = true,
                     _ => {}
                 }
@@ -256,7 +284,8 @@ impl Duel {
             let id = Message::parse(&bytes).unwrap().transaction;
             let bytes = Writer::new(Class::Success, id).xor_mapped(from).finish();
             let (to, from) = (from, to);
-            self.arrive(2 * DELAY, Arrival::Packet { to, from, bytes });
+            let there_and_back = 2 * self.to_server[side];
+            self.arrive(there_and_back, Arrival::Packet { to, from, bytes });
         } else {
             self.arrive(DELAY, Arrival::Packet { to, from, bytes });
         }
@@ -273,13 +302,20 @@ impl Duel {
                     self.agents[side].handle_prediction(prediction, self.now);
                     continue;
                 }
+                Arrival::Candidate(side, address) => {
+                    let candidates = vec![reflexive(&address.to_string())];
+                    self.agents[side].handle_candidates(candidates, self.now);
+                    continue;
+                }
             };
             let found = [A, B]
                 .into_iter()
                 .find(|side| self.nats[*side].public.contains(&to.ip()));
-            let Some(side) = found.filter(|side| self.nats[*side].lets_in(to, from)) else {
+            let Some(side) = found else { continue };
+            if !self.nats[side].lets_in(to, from) {
+                self.unasked[side] += 1;
                 continue;
-            };
+            }
             let inside = self.nats[side].inside(to, from).unwrap();
             let socket = SocketId(u32::from(inside.port() - 2000));
             let message = Message::parse(&bytes).unwrap();
@@ -324,6 +360,33 @@ fn fight(kinds: [Kind; 2], budget: Budget, seeds: u64, loss: u32) -> (u64, Durat
 
 fn either_way(one: Kind, two: Kind) -> [[Kind; 2]; 2] {
     [[one, two], [two, one]]
+}
+
+/// A router that keeps a state for what comes unasked then gives the port to that.
+#[test]
+fn in_a_repeated_attempt_nothing_comes_to_a_nat_before_it_is_open() {
+    for to_server in [[20, 20], [20, 300], [300, 20], [5, 400], [400, 5]] {
+        for seed in 0..10 {
+            let mut duel = Duel::again([EASY, EASY], Budget::Normal, 1, seed);
+            duel.to_server = to_server.map(ms);
+            let took = duel.run();
+            assert!(
+                took.is_some_and(|took| took < ms(1100)),
+                "{to_server:?} {seed}: {took:?}"
+            );
+            assert!(duel.agree());
+            assert_eq!(duel.unasked, [0, 0], "{to_server:?}");
+        }
+    }
+}
+
+#[test]
+fn whoever_answers_and_hears_of_no_fresh_socket_names_its_own_after_a_second() {
+    let mut duel = Duel::again([EASY, EASY], Budget::Normal, 1, 7);
+    // The server does not answer the other end.
+    duel.to_server = [secs(100), ms(20)];
+    duel.run();
+    assert_eq!(duel.named, [None, Some(ms(1040))]);
 }
 
 #[test]

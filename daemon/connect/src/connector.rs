@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{OwnAddress, SocketId, StepKind, Transmit};
+use punch_traversal::{OwnAddress, SocketId, StepKind, Traffic, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -251,9 +251,9 @@ impl Connector {
         taken
     }
 
-    /// Packets of the tunnel with this peer flow.
-    pub fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
-        self.peers.handle_traffic(peer, now);
+    /// Packets of the tunnel with this peer flow: so many bytes by now.
+    pub fn handle_traffic(&mut self, peer: PeerHandle, traffic: Traffic, now: Instant) {
+        self.peers.handle_traffic(peer, traffic, now);
     }
 
     // --- time, and what goes out ---

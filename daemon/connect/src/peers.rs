@@ -11,7 +11,7 @@ use std::time::Instant;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
-use punch_traversal::{SocketId, receiver_of};
+use punch_traversal::{SocketId, Traffic, receiver_of};
 
 use crate::path::RelayPath;
 use crate::peer::PeerConnection;
@@ -225,9 +225,9 @@ impl Peers {
     }
 
     /// Packets of the tunnel with this peer flow: this comes with every batch, and changes nothing but a deadline.
-    pub(crate) fn handle_traffic(&mut self, peer: PeerHandle, now: Instant) {
+    pub(crate) fn handle_traffic(&mut self, peer: PeerHandle, traffic: Traffic, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&peer) {
-            entry.connection.attempts.handle_traffic(now);
+            entry.connection.attempts.handle_traffic(traffic, now);
             self.deadlines.set(peer, entry.connection.poll_timeout());
         }
     }

@@ -347,8 +347,8 @@ impl Engine {
 
     /// Ends a batch: lets streams and the connector work, and collects what they have to say.
     pub fn flush(&mut self, now: Instant) {
-        for handle in self.roster.peers.take_busy() {
-            self.roster.connector.handle_traffic(handle, now);
+        for (handle, traffic) in self.roster.peers.take_busy() {
+            self.roster.connector.handle_traffic(handle, traffic, now);
             self.roster.work(handle, now);
         }
         self.lane.flush_streams(&mut self.roster.peers, now);

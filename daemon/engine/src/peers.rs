@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use punch_connect::{Connector, LinkState, Path};
 use punch_forward::Presence;
 use punch_packet::{PeerHandle, Rate, Reassembly, TokenBucket};
+use punch_traversal::Traffic;
 use punch_wireguard::SESSION_BITS;
 use rand_core::RngCore;
 
@@ -339,15 +340,16 @@ impl PeerTable {
         self.busy.len()
     }
 
-    /// Those with whom packets have been exchanged since the last call.
-    pub(crate) fn take_busy(&mut self) -> Vec<PeerHandle> {
-        let busy = std::mem::take(&mut self.busy);
-        for handle in &busy {
-            if let Some(peer) = self.peers.get_mut(handle) {
-                peer.busy = false;
-            }
-        }
-        busy
+    /// Those with whom packets have been exchanged since the last call, and how many bytes by now.
+    pub(crate) fn take_busy(&mut self) -> Vec<(PeerHandle, Traffic)> {
+        let (busy, peers) = (std::mem::take(&mut self.busy), &mut self.peers);
+        let traffic = |handle: PeerHandle| {
+            let peer = peers.get_mut(&handle)?;
+            peer.busy = false;
+            let (sent, received) = (peer.sent, peer.received);
+            Some((handle, Traffic { sent, received }))
+        };
+        busy.into_iter().filter_map(traffic).collect()
     }
 
     /// Whether there is any peer of which time may change something.

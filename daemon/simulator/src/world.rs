@@ -11,7 +11,7 @@ use punch_packet::PeerHandle;
 use punch_signal::hub::{Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
 use punch_stun_protocol::{Endpoint, respond};
-use punch_traversal::{Budget, NatOverrides, NatProfile, Outcome, SocketId, StepKind};
+use punch_traversal::{Budget, NatOverrides, NatProfile, Outcome, SocketId, StepKind, Traffic};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -243,10 +243,11 @@ impl World {
         self.drain();
     }
 
-    /// Packets of the tunnel flow, on one side.
-    pub fn traffic(&mut self, side: Side) {
+    /// Packets of the tunnel flow both ways, as one side sees it: so many bytes by now.
+    pub fn traffic(&mut self, side: Side, traffic: Traffic) {
         let now = self.now;
-        self.machine_mut(side).connector.handle_traffic(PEER, now);
+        let connector = &mut self.machine_mut(side).connector;
+        connector.handle_traffic(PEER, traffic, now);
         self.drain();
     }
 

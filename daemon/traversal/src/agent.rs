@@ -15,6 +15,7 @@ mod messages;
 mod nats;
 mod outputs;
 mod search;
+mod silence;
 mod sockets;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -38,6 +39,7 @@ pub use nats::takes_fresh_base;
 use outputs::Outputs;
 pub use outputs::{AgentEvent, AgentStatus};
 use search::PlannedSearch;
+pub use silence::Traffic;
 use sockets::Sockets;
 
 /// Between the first checks of two pairs (RFC 8445 §14.2 allows 5 ms).
@@ -197,14 +199,14 @@ impl Agent {
         self.select(now);
     }
 
-    /// Packets of the tunnel go over the path, in either direction.
-    pub fn handle_traffic(&mut self, now: Instant) {
-        self.checklist.handle_traffic(now);
+    /// Packets of the tunnel go over the path, in either direction: so many bytes by now.
+    pub fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+        self.checklist.handle_traffic(traffic, now);
     }
 
     /// Checks the path now instead of at the next keepalive: the peer may be gone.
     pub fn verify_path(&mut self, now: Instant) {
-        self.checklist.verify_path(now);
+        self.checklist.verify_paths(now);
     }
 
     /// Whether the last check on the path was answered.
@@ -240,6 +242,7 @@ impl Agent {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.checklist.handle_silence(now);
         for index in 0..self.checklist.pairs().len() {
             // A socket that has closed took its pairs along.
             let Some(pair) = self.checklist.pairs().get(index) else {
@@ -378,9 +381,8 @@ impl Agent {
     /// Tells the peer the fresh socket's public address, if its time has come.
     fn name_base(&mut self, now: Instant) {
         if let Some(address) = self.base.take_name(now) {
-            if let Some(first) = self.nats.first_after_naming(now) {
-                self.checklist.hurry_first(self.base.socket(), first);
-            }
+            let first = self.nats.first_after_naming(now);
+            self.checklist.check_by(self.base.socket(), first);
             self.outputs.say(AgentEvent::Reflexive(address));
         }
     }

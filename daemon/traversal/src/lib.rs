@@ -27,7 +27,9 @@ mod search;
 mod socket;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private};
-pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, takes_fresh_base};
+pub use agent::{
+    Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Traffic, takes_fresh_base,
+};
 pub use capacity::{Caps, is_hard};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 pub use gather::{AddressChange, Gatherer};

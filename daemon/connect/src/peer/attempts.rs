@@ -10,7 +10,7 @@ use punch_signal_protocol::{
     Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note, Prediction, RelayToken,
 };
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step};
+use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step, Traffic};
 
 use super::Outputs;
 use super::relayed::Relayed;
@@ -395,9 +395,10 @@ impl Attempts {
         true
     }
 
-    pub(crate) fn handle_traffic(&mut self, now: Instant) {
+    /// Packets of the tunnel flow: so many bytes by now.
+    pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         if let Some(attempt) = self.live.front_mut() {
-            attempt.agent.handle_traffic(now);
+            attempt.agent.handle_traffic(traffic, now);
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind};
 use punch_stun_protocol::TransactionId;
 
+use super::silence::{Silence, Traffic};
 use crate::pair::{Pair, PairStatus, State};
 use crate::role::Role;
 use crate::socket::{DirectPath, SocketId};
@@ -30,6 +31,7 @@ pub(super) struct Checklist {
     pairs: Vec<Pair>,
     selected: Option<DirectPath>,
     last_traffic: Option<Instant>,
+    silence: Silence,
 }
 
 impl Checklist {
@@ -44,6 +46,7 @@ impl Checklist {
             pairs: Vec::new(),
             selected: None,
             last_traffic: None,
+            silence: Silence::default(),
         }
     }
 
@@ -139,7 +142,7 @@ impl Checklist {
             .retain(|pair| !sockets.contains(&pair.path.socket));
     }
 
-    /// Gives up a pair; returns whether it was the path, which is then none.
+    /// Gives up a pair; returns whether it was the path, which is then none. See [`Self::select`].
     pub(super) fn give_up(&mut self, index: usize) -> bool {
         let pair = &mut self.pairs[index];
         pair.give_up();
@@ -163,13 +166,17 @@ impl Checklist {
         } else {
             self.keepalive
         };
+        if self.selected == Some(self.pairs[index].path) {
+            self.silence.handle_answer();
+        }
         let pair = &mut self.pairs[index];
         pair.answered(transaction, now);
         pair.next_check = Some(now + interval.mul_f64(0.9 + 0.1 * jitter));
     }
 
-    /// Packets of the tunnel go over the path, in either direction.
-    pub(super) fn handle_traffic(&mut self, now: Instant) {
+    /// Packets of the tunnel go over the path, in either direction: so many bytes by now.
+    pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+        self.silence.handle_traffic(traffic, now);
         let flowing = self.is_active(now);
         self.last_traffic = Some(now);
         if flowing {
@@ -182,13 +189,19 @@ impl Checklist {
         }
     }
 
-    /// Checks the path now instead of at the next keepalive.
-    pub(super) fn verify_path(&mut self, now: Instant) {
+    /// Checks the path now instead of at the next keepalive, and all others that could take its place.
+    pub(super) fn verify_paths(&mut self, now: Instant) {
         // Where a check is open already, a second one in haste would only count as one more without an answer.
-        if let Some(pair) = self.selected_mut()
-            && pair.state == (State::Valid { unanswered: 0 })
-        {
+        let answering = |pair: &&mut Pair| pair.state == State::Valid { unanswered: 0 };
+        for pair in self.pairs.iter_mut().filter(answering) {
             pair.next_check = Some(now);
+        }
+    }
+
+    /// Checks the path if packets go out over it and none comes in.
+    pub(super) fn handle_silence(&mut self, now: Instant) {
+        if self.silence.take_due(now) {
+            self.verify_paths(now);
         }
     }
 
@@ -204,12 +217,16 @@ impl Checklist {
     }
 
     /// Picks the path among the pairs that answer; returns it if it is another one than before. One of last resort is picked only
-    /// where no other answers, however fast it is.
+    /// where no other answers, however fast it is. One that has not answered of late is picked by nobody: what has cut one path has
+    /// often cut the others, and a relay may stand behind them all.
     pub(super) fn select(&mut self) -> Option<DirectPath> {
-        let good = |pair: &Pair| pair.is_valid() && !pair.is_last_resort();
+        let selected = self.selected;
+        let answers =
+            |pair: &Pair| pair.is_valid() && (Some(pair.path) == selected || !pair.is_doubtful());
+        let good = |pair: &Pair| answers(pair) && !pair.is_last_resort();
         let any_good = self.pairs.iter().any(good);
         let valid = || {
-            let answering = self.pairs.iter().filter(|pair| pair.is_valid());
+            let answering = self.pairs.iter().filter(|pair| answers(pair));
             answering.filter(move |pair| !any_good || !pair.is_last_resort())
         };
         let named = valid()
@@ -236,8 +253,9 @@ impl Checklist {
         self.role == Role::Controlling && self.selected == Some(self.pairs[index].path)
     }
 
-    /// Pairs on this socket that were not checked yet are checked then, if they would be later.
-    pub(super) fn hurry_first(&mut self, socket: SocketId, first: Instant) {
+    /// Pairs on this socket that were not checked yet are checked by then.
+    pub(super) fn check_by(&mut self, socket: SocketId, first: Option<Instant>) {
+        let Some(first) = first else { return };
         let new = |pair: &&mut Pair| {
             pair.path.socket == socket && pair.state == State::Probing { sent: 0 }
         };
@@ -247,7 +265,11 @@ impl Checklist {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.pairs.iter().filter_map(|pair| pair.next_check).min()
+        let checks = self.pairs.iter().filter_map(|pair| pair.next_check);
+        let silence = self.silence.next_timeout();
+        checks
+            .chain(silence.filter(|_| self.selected.is_some()))
+            .min()
     }
 
     /// All pairs as status shows them.

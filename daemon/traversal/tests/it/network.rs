@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::Candidate;
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{Agent, AgentEvent, Family, Role, SocketId, receiver_of};
+use punch_traversal::{Agent, AgentEvent, Family, Role, SocketId, Traffic, receiver_of};
 
 use crate::{addr, config, credentials, ms, origin};
 
@@ -66,6 +66,7 @@ pub(crate) struct Network {
     pub(crate) sent: Vec<Sent>,
     /// Whether tunnel packets flow all the time.
     pub(crate) traffic: bool,
+    pub(crate) counts: [Traffic; 2],
     under_way: BTreeMap<(Instant, u64), Arrival>,
     next: u64,
 }
@@ -98,6 +99,7 @@ impl Network {
             events: [Vec::new(), Vec::new()],
             sent: Vec::new(),
             traffic: false,
+            counts: [Traffic::default(); 2],
             under_way: BTreeMap::new(),
             next: 0,
         }
@@ -118,9 +120,7 @@ impl Network {
             );
             if self.traffic && next_traffic <= self.now {
                 next_traffic = self.now + ms(100);
-                for agent in &mut self.agents {
-                    agent.handle_traffic(self.now);
-                }
+                self.exchange();
             }
             self.collect();
             let due = [
@@ -142,6 +142,19 @@ impl Network {
             }
         }
         self.now = end;
+    }
+
+    /// A packet of the tunnel leaves each side, and arrives if its wire carries it.
+    fn exchange(&mut self) {
+        for side in [A, B] {
+            self.counts[side].sent += 100;
+            if self.selected(side).is_some_and(|wire| self.wires[wire].up) {
+                self.counts[1 - side].received += 100;
+            }
+        }
+        for side in [A, B] {
+            self.agents[side].handle_traffic(self.counts[side], self.now);
+        }
     }
 
     pub(crate) fn cut(&mut self, wire: usize) {

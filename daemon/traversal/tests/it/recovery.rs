@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_traversal::{Agent, AgentConfig, AgentEvent, Role};
+use punch_traversal::{Agent, AgentConfig, AgentEvent, Role, Traffic};
 
 use crate::network::{A, B, Network, Wire};
 use crate::{config, credentials, host, ms, reflexive, secs};
@@ -118,10 +118,61 @@ fn the_first_packet_after_a_pause_brings_the_close_watch_back_at_once() {
     let before = network.checks(A, 0).len();
 
     let now = network.now;
-    network.agents[A].handle_traffic(now);
+    let (sent, received) = (100, 100);
+    network.agents[A].handle_traffic(Traffic { sent, received }, now);
     network.run(ms(3_100));
 
     assert_eq!(network.checks(A, 0).len(), before + 1);
+}
+
+#[test]
+fn packets_that_go_out_while_none_comes_in_set_off_a_check_a_second() {
+    let mut network = two_wires(10);
+    network.run(secs(31));
+    let before = network.checks(A, 0).len();
+    let mut traffic = Traffic::default();
+    for _ in 0..100 {
+        traffic.sent += 100;
+        let now = network.now;
+        network.agents[A].handle_traffic(traffic, now);
+        network.run(ms(100));
+    }
+    let checks = network.checks(A, 0).len() - before;
+    assert!((10..=14).contains(&checks), "{checks} in ten seconds");
+    // The pauses of a conversation are no silence.
+    let before = network.checks(A, 0).len();
+    for _ in 0..20 {
+        (traffic.sent, traffic.received) = (traffic.sent + 100, traffic.received + 100);
+        let now = network.now;
+        network.agents[A].handle_traffic(traffic, now);
+        network.run(ms(500));
+    }
+    let checks = network.checks(A, 0).len() - before;
+    assert!(checks <= 5, "{checks} in ten seconds");
+}
+
+#[test]
+fn two_paths_that_die_at_once_are_lost_at_once() {
+    for moment in 0..30 {
+        let mut network = two_wires(25);
+        network.traffic = true;
+        network.run(secs(20) + ms(100 * moment));
+        network.cut(0);
+        network.cut(1);
+        network.run(ms(4200));
+        for side in [A, B] {
+            assert!(network.has_event(side, &AgentEvent::Lost), "{moment}");
+            assert_eq!(
+                network.selections(side),
+                1,
+                "{moment}: no dead one is tried"
+            );
+        }
+        // What answers again is the path again.
+        network.wires[1].up = true;
+        network.run(secs(2));
+        assert_eq!(network.selected(A), network.selected(B));
+    }
 }
 
 #[test]
@@ -142,7 +193,7 @@ fn when_traffic_ends_keepalives_return() {
 }
 
 #[test]
-fn a_dead_path_is_left_within_7_seconds_while_traffic_flows_and_the_reserve_takes_over() {
+fn a_dead_path_is_left_within_4_seconds_while_traffic_flows_and_the_reserve_takes_over() {
     // The worst moment is right after an answer; all moments of one interval are tried. On paths with round trips of more
     // than 300 ms the repetitions wait longer, and so does the farewell.
     for (delay, moment) in (0..30).flat_map(|moment| [(25, moment), (150, moment)]) {
@@ -155,7 +206,7 @@ fn a_dead_path_is_left_within_7_seconds_while_traffic_flows_and_the_reserve_take
         );
 
         network.cut(0);
-        network.run(secs(7));
+        network.run(ms(4_200));
 
         let now = (network.selected(A), network.selected(B));
         assert_eq!(now, (Some(1), Some(1)), "{delay} ms, {moment}");

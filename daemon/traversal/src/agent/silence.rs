@@ -1,0 +1,56 @@
+//! Whether anything comes back over a path that packets go out over.
+//!
+//! Nearly all traffic goes both ways: TCP acknowledges, pings are answered. Where packets go out and none comes in, the path may be
+//! dead, and a check tells long before the next one would be due. Traffic that goes only out costs a check a second by this.
+
+use std::time::{Duration, Instant};
+
+/// Packets that go out for so long while none comes in set off a check.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Bytes of the tunnel with one peer, as they have added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Those that have left.
+    pub sent: u64,
+    /// Those that have come in.
+    pub received: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    traffic: Traffic,
+    /// When the first packet left since one has come in.
+    since: Option<Instant>,
+}
+
+impl Silence {
+    /// So many bytes have been exchanged by now.
+    pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+        if traffic.received != self.traffic.received {
+            self.since = None;
+        } else if traffic.sent != self.traffic.sent {
+            self.since.get_or_insert(now);
+        }
+        self.traffic = traffic;
+    }
+
+    /// The path has answered.
+    pub(super) fn handle_answer(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether it has lasted too long; asked once.
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.next_timeout().is_some_and(|at| at <= now);
+        if due {
+            self.since = None;
+        }
+        due
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.since.map(|since| since + PATIENCE)
+    }
+}

@@ -204,7 +204,7 @@ impl Connector {
 
     /// A signalling server is gone.
     pub fn handle_server_down(&mut self, server: ServerId, now: Instant) {
-        self.signalling.remove_server(server, &mut self.peers);
+        self.signalling.remove_server(server, &mut self.peers, now);
         self.drain_children(now);
     }
 
@@ -248,6 +248,18 @@ impl Connector {
         if taken {
             self.drain_children(now);
         }
+        taken
+    }
+
+    /// A STUN message has come over a relay link. Returns whether it was expected.
+    pub fn handle_link(&mut self, path: RelayPath, message: &[u8], now: Instant) -> bool {
+        let owner = self.signalling.relays.owner(path);
+        let connection = owner.and_then(|peer| self.peers.get_mut(peer));
+        let (Some(connection), Ok(message)) = (connection, Message::parse(message)) else {
+            return false;
+        };
+        let taken = connection.attempts.handle_link_message(path, &message, now);
+        self.drain_children(now);
         taken
     }
 

@@ -10,7 +10,7 @@ use punch_traversal::{
 };
 
 use crate::Contact;
-use crate::path::{Path, ServerId};
+use crate::path::{Path, RelayPath, ServerId};
 
 /// A frame for a signalling server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,13 @@ pub enum ConnectorEvent {
     Socket(SocketOrder),
     /// A step in the life of a peer's session, for the owner of the sessions.
     Session(SessionEvent),
+    /// A message for the other end of a relay link: a check or an answer.
+    Link {
+        /// The link that it goes over.
+        path: RelayPath,
+        /// The bytes.
+        message: Vec<u8>,
+    },
     /// Something to tell and to remember.
     News(News),
 }
@@ -226,6 +233,8 @@ pub struct LinkStatus {
     pub contact: Contact,
     /// The checks, when there are any.
     pub agent: Option<AgentStatus>,
+    /// The smoothed round trip of the path that serves, once it is known.
+    pub round_trip: Option<Duration>,
     /// The range of the peer's overlay IPv4 address, once it has said so.
     pub peer_range: Option<Option<Ipv4Range>>,
     /// What is known of this side's NAT.

@@ -70,7 +70,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
-use punch_signal_protocol::{Capability, Description, PeerId};
+use punch_signal_protocol::{Description, PeerId};
 use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
@@ -280,7 +280,7 @@ impl PeerConnection {
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
-        let relay = config.sent.relay && theirs.capabilities.contains(Capability::Relays);
+        let relayed = config.relayed(&theirs, exchange.relay_token());
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
@@ -292,7 +292,7 @@ impl PeerConnection {
             peer_range,
             sent_candidates,
             unmeasured,
-            relay,
+            relayed,
         };
         self.attempts.begin(new, now);
     }

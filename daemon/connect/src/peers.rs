@@ -128,11 +128,16 @@ impl Peers {
     }
 
     /// The connection to a server is lost.
-    pub(crate) fn handle_server_down(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
+    pub(crate) fn handle_server_down(
+        &mut self,
+        server: ServerId,
+        online: &BTreeSet<ServerId>,
+        now: Instant,
+    ) {
         for connection in self.all_mut() {
             connection.calls.handle_server_down(server, online);
             let of_server = |path: RelayPath| path.server == server;
-            connection.attempts.handle_relay_gone(of_server);
+            connection.attempts.handle_relay_gone(of_server, now);
         }
     }
 

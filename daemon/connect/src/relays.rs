@@ -51,6 +51,11 @@ impl Relays {
         self.joined.get(&token).copied().filter(|_| was_asked)
     }
 
+    /// The peer that a link leads to.
+    pub(crate) fn owner(&self, path: RelayPath) -> Option<PeerHandle> {
+        self.links.get(&path).copied()
+    }
+
     /// Whether a link stands, or is about to be left.
     pub(crate) fn has(&self, path: RelayPath) -> bool {
         self.links.contains_key(&path)

@@ -126,11 +126,11 @@ impl Signalling {
     // --- servers ---
 
     /// The connection to a server is lost.
-    pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers) {
+    pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers, now: Instant) {
         self.servers.remove(server);
         self.offers.remove_server(server);
         self.relays.remove_server(server);
-        peers.handle_server_down(server, self.servers.online());
+        peers.handle_server_down(server, self.servers.online(), now);
     }
 
     /// A frame has come from a server.
@@ -162,14 +162,14 @@ impl Signalling {
                 }
             }
             Frame::RelayReady { token, link } => {
-                self.handle_relay_ready(token, RelayPath { server, link }, around);
+                self.handle_relay_ready(token, RelayPath { server, link }, around, now);
             }
             Frame::RelayGone(link) => {
                 let path = RelayPath { server, link };
                 let peer = self.relays.remove(path);
                 let connection = peer.and_then(|peer| around.peers.get_mut(peer));
                 let lost =
-                    connection.and_then(|c| c.attempts.handle_relay_gone(|gone| gone == path));
+                    connection.and_then(|c| c.attempts.handle_relay_gone(|gone| gone == path, now));
                 // The other end may only have lost its connection, and joins again.
                 if let Some(token) = lost {
                     self.join(server, token);
@@ -197,14 +197,20 @@ impl Signalling {
     }
 
     /// A server has made a link with whoever has joined with the same token; one that is not needed is left.
-    fn handle_relay_ready(&mut self, token: RelayToken, path: RelayPath, around: &mut Around<'_>) {
+    fn handle_relay_ready(
+        &mut self,
+        token: RelayToken,
+        path: RelayPath,
+        around: &mut Around<'_>,
+        now: Instant,
+    ) {
         if self.relays.has(path) {
             // A number in use again is a lie.
             return;
         }
         let peer = self.relays.answer(path.server, token);
         let connection = peer.and_then(|peer| around.peers.get_mut(peer));
-        let kept = connection.is_some_and(|c| c.attempts.handle_relay_ready(token, path));
+        let kept = connection.is_some_and(|c| c.attempts.handle_relay_ready(token, path, now));
         match peer.filter(|_| kept) {
             Some(peer) => self.relays.add(path, peer),
             None => self.servers.leave(path),

@@ -244,7 +244,7 @@ impl Engine {
             .take(ReplyTo { path, local }, datagrams, now);
     }
 
-    /// Packets have come over a relay link: those of a tunnel, and nothing else is taken there.
+    /// Packets have come over a relay link: those of a tunnel, and checks of the link.
     pub fn handle_relayed<'a>(
         &mut self,
         path: RelayPath,
@@ -380,6 +380,11 @@ impl Engine {
         match event {
             ConnectorEvent::Session(event) => self.roster.handle_session(&event),
             ConnectorEvent::Socket(order) => self.events.push_back(EngineEvent::Socket(order)),
+            ConnectorEvent::Link { path, message } => {
+                let path = Path::Relayed(path);
+                let to = ReplyTo { path, local: None };
+                self.lane.outbox.push_message(to, &message);
+            }
             ConnectorEvent::News(news) => {
                 self.roster.handle_news(&news, now);
                 self.events.push_back(EngineEvent::News(news));

@@ -55,7 +55,7 @@ impl Reception<'_> {
         }
     }
 
-    /// A datagram that carries no data: STUN, which comes over direct paths alone, or a handshake.
+    /// A datagram that carries no data: STUN, or a handshake.
     fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
         let connector = &mut self.roster.connector;
         let taken = match (is_stun(datagram), from.path) {
@@ -64,7 +64,10 @@ impl Reception<'_> {
                 .handle_stun(path.socket, from.local, path.remote, datagram, now)
                 .then_some(())
                 .ok_or(DropReason::NotForUs),
-            (true, Path::Relayed(_)) => Err(DropReason::NotForUs),
+            (true, Path::Relayed(link)) => connector
+                .handle_link(link, datagram, now)
+                .then_some(())
+                .ok_or(DropReason::NotForUs),
         };
         if let Err(reason) = taken {
             self.lane.drops.count(reason);

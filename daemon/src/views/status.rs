@@ -283,12 +283,14 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
 
 fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
+    let rtt = peer.link.as_ref().and_then(|link| link.round_trip);
+    let rtt_ms = rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
     if let punch_engine::Path::Relayed(by) = path {
         let server = facts.servers.iter().find(|server| server.id == by.server)?;
         return Some(PathView {
             remote: server.reached?,
             kind: PathKind::Relayed.into(),
-            rtt_ms: None,
+            rtt_ms,
             via: Some(server.address.to_string()),
         });
     }
@@ -304,7 +306,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
     Some(PathView {
         remote: selected.remote,
         kind: PathKind::from(selected.kind).into(),
-        rtt_ms: selected.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        rtt_ms,
         via: None,
     })
 }

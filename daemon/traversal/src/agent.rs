@@ -4,14 +4,13 @@
 //! choice with USE-CANDIDATE in every check on it, so that both ends send over the same path. Checks go on for as long
 //! as the agent lives: they are the keepalives, they measure the round trip, and they notice that a path has died.
 //!
-//! The agent's rooms: `checklist` has the pairs and the path, `messages` the bytes, `nats` what follows from the two NATs,
+//! The agent's rooms: `checklist` has the pairs and the path, `nats` what follows from the two NATs,
 //! `base` the socket of checks in a repeated attempt, `search` the plan's search for ports, `sockets` what was opened for both,
 //! `outputs` the queues.
 
 mod base;
 mod checklist;
 mod config;
-mod messages;
 mod nats;
 mod outputs;
 mod search;
@@ -25,6 +24,7 @@ use punch_signal_protocol::{Candidate, Prediction};
 use punch_stun_protocol::Message;
 
 use crate::address::usable;
+use crate::messages::Messages;
 use crate::pair::Pair;
 use crate::plan::{Plan, Step};
 use crate::report::{Outcome, StepReport};
@@ -33,12 +33,12 @@ use base::Base;
 use checklist::Checklist;
 pub use checklist::MAX_PAIRS;
 pub use config::AgentConfig;
-use messages::Messages;
 use nats::Nats;
 pub use nats::takes_fresh_base;
 use outputs::Outputs;
 pub use outputs::{AgentEvent, AgentStatus};
 use search::PlannedSearch;
+pub(crate) use silence::Silence;
 pub use silence::Traffic;
 use sockets::Sockets;
 

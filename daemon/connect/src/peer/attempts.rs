@@ -13,10 +13,10 @@ use punch_stun_protocol::Message;
 use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step, Traffic};
 
 use super::Outputs;
-use super::relayed::Relayed;
-use crate::SocketOrder;
+use super::relayed::{Relayed, RelayedConfig};
 use crate::path::RelayPath;
 use crate::relays::RelayOrders;
+use crate::{ConnectorEvent, SocketOrder};
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -79,8 +79,11 @@ impl Attempt {
         self.exchange.seal(&Note::Candidates(fresh)).ok()
     }
 
-    /// Carries away the agent's datagrams.
+    /// Carries away the agent's datagrams, and what goes over relay links.
     pub(super) fn drain_transmits(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        while let Some((path, message)) = self.relayed.poll_message() {
+            out.events.push_back(ConnectorEvent::Link { path, message });
+        }
         while let Some(transmit) = self.agent.poll_transmit() {
             out.transactions.note(&transmit.bytes, out.peer, now);
             out.transmits.push_back(transmit);
@@ -133,8 +136,14 @@ impl Attempt {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = [self.agent.poll_timeout(), self.give_up_at];
-        timeouts.into_iter().flatten().min()
+        [
+            self.agent.poll_timeout(),
+            self.relayed.poll_timeout(),
+            self.give_up_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 
@@ -147,8 +156,7 @@ pub(super) struct NewAttempt {
     pub(super) sent_candidates: Vec<Candidate>,
     /// Whether this side's NAT was still being measured when the peer was told of it.
     pub(super) unmeasured: bool,
-    /// Whether both ends have agreed to be reached over relays.
-    pub(super) relay: bool,
+    pub(super) relayed: RelayedConfig,
 }
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
@@ -177,7 +185,7 @@ impl Attempts {
         self.live.push_back(Attempt {
             number: self.count,
             offered: new.offered,
-            relayed: Relayed::new(new.exchange.relay_token(), new.relay),
+            relayed: Relayed::new(new.relayed),
             is_proven: false,
             exchange: new.exchange,
             agent: new.agent,
@@ -245,25 +253,42 @@ impl Attempts {
     }
 
     /// A server has made a link for the attempt with this token; returns whether it is kept.
-    pub(crate) fn handle_relay_ready(&mut self, token: RelayToken, path: RelayPath) -> bool {
+    pub(crate) fn handle_relay_ready(
+        &mut self,
+        token: RelayToken,
+        path: RelayPath,
+        now: Instant,
+    ) -> bool {
         let mut attempts = self.live.iter_mut();
         let attempt = attempts.find(|attempt| attempt.relayed.token() == token);
-        attempt.is_some_and(|attempt| attempt.relayed.handle_ready(path))
+        attempt.is_some_and(|attempt| attempt.relayed.handle_ready(path, now))
     }
 
     /// Links have ended; returns the token of an attempt that has lost one.
     pub(crate) fn handle_relay_gone(
         &mut self,
         is_gone: impl Fn(RelayPath) -> bool,
+        now: Instant,
     ) -> Option<RelayToken> {
         self.left.retain(|(_, link)| !is_gone(*link));
         let mut lost = None;
         for attempt in &mut self.live {
-            if attempt.relayed.handle_gone(&is_gone) {
+            if attempt.relayed.handle_gone(&is_gone, now) {
                 lost = Some(attempt.relayed.token());
             }
         }
         lost
+    }
+
+    /// A check or an answer has come over a relay link; returns whether that is one of these.
+    pub(crate) fn handle_link_message(
+        &mut self,
+        path: RelayPath,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut links = self.live.iter_mut().map(|attempt| &mut attempt.relayed);
+        links.any(|relayed| relayed.handle_message(path, message, now))
     }
 
     /// The tokens with which servers are to be asked for links now: those of each attempt that has nothing before it that serves.
@@ -296,9 +321,13 @@ impl Attempts {
         newest.is_some_and(|attempt| std::mem::take(&mut attempt.unmeasured))
     }
 
-    /// The round trip of the direct path.
+    /// The round trip of the path that serves.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.first()?.agent.round_trip()
+        let first = self.first()?;
+        match first.agent.path() {
+            Some(_) => first.agent.round_trip(),
+            None => first.relayed.round_trip(),
+        }
     }
 
     /// The range of the peer's overlay IPv4 address, as the newest exchange has it.
@@ -398,6 +427,9 @@ impl Attempts {
     /// Packets of the tunnel flow: so many bytes by now.
     pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         if let Some(attempt) = self.live.front_mut() {
+            if attempt.agent.path().is_none() {
+                attempt.relayed.handle_traffic(traffic, now);
+            }
             attempt.agent.handle_traffic(traffic, now);
         }
     }
@@ -413,6 +445,8 @@ impl Attempts {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for attempt in &mut self.live {
             attempt.handle_timeout(now);
+            let dead = attempt.relayed.handle_timeout(now).into_iter();
+            self.left.extend(dead.map(|link| (None, link)));
         }
     }
 
@@ -469,6 +503,8 @@ impl Attempts {
     pub(super) fn finish_drain(&mut self, out: &mut Outputs<'_>, now: Instant) {
         for attempt in &mut self.live {
             attempt.note_idle(now);
+            let direct = attempt.agent.path().is_some();
+            attempt.relayed.set_behind(direct, now);
         }
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + SOCKET_CLOSE_DELAY);

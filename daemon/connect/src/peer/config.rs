@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use punch_signal_protocol::Description;
+use punch_signal_protocol::{Capability, Description, RelayToken};
 use punch_traversal::{Agent, AgentConfig, Role, StepKind};
 
 use super::description::SentDescription;
+use super::relayed::RelayedConfig;
 use crate::network::NetworkView;
 
 /// What this machine brings to an attempt.
@@ -17,6 +18,18 @@ pub(crate) struct AttemptConfig {
 }
 
 impl AttemptConfig {
+    /// The relay links to the peer which described itself as `theirs`.
+    pub(super) fn relayed(&self, theirs: &Description, token: RelayToken) -> RelayedConfig {
+        let agreed = self.sent.relay && theirs.capabilities.contains(Capability::Relays);
+        RelayedConfig {
+            token,
+            agreed,
+            credentials: [self.sent.credentials.clone(), theirs.credentials.clone()],
+            // Another one than the agent's.
+            seed: self.network.seed.rotate_left(32),
+        }
+    }
+
     /// The agent that checks the paths to the peer which described itself as `theirs`. `remembered` has worked before.
     pub(super) fn into_agent(
         self,

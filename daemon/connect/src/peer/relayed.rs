@@ -1,68 +1,171 @@
 //! An attempt's way over relays: what stands until a direct path does, and behind it.
+//!
+//! The two ends check each link that stands, and each chooses for itself the one over which its packets go: one that answers before
+//! one that does not, the faster before the slower. What comes in over another one of them counts as well.
 
-use punch_signal_protocol::RelayToken;
+use std::time::{Duration, Instant};
 
-use crate::path::RelayPath;
+use punch_signal_protocol::{Credentials, RelayToken};
+use punch_stun_protocol::Message;
+use punch_traversal::{LinkCheck, LinkHealth, LinkUse, Traffic};
+
+use crate::path::{Path, RelayPath};
 
 /// Links of one attempt, one of each server, that are kept: the others are left.
 const MAX_LINKS: usize = 4;
+/// A link takes the place of one that answers, too, if that is slower by a fifth and by so much.
+const CLEARLY_SLOWER: Duration = Duration::from_millis(10);
+
+/// What the links of an attempt are made from.
+#[derive(Debug)]
+pub(crate) struct RelayedConfig {
+    /// Both ends know it by their exchange.
+    pub(super) token: RelayToken,
+    /// Whether both ends have agreed to be reached over relays.
+    pub(super) agreed: bool,
+    /// This end's, and the other's.
+    pub(super) credentials: [Credentials; 2],
+    pub(super) seed: u64,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Relayed {
-    token: RelayToken,
-    /// Whether both ends have agreed to be reached over relays.
-    agreed: bool,
+    config: RelayedConfig,
     joined: bool,
-    /// Links that stand; the first one serves where no direct path does.
-    links: Vec<RelayPath>,
-    /// Whether another link stands first since the last [`Self::take_changed`].
+    links: Vec<Link>,
+    /// The link that serves where no direct path does.
+    chosen: Option<RelayPath>,
+    /// Whether a direct path serves.
+    behind: bool,
+    /// Whether another link is chosen than at the last [`Self::take_changed`].
     changed: bool,
 }
 
+#[derive(Debug)]
+struct Link {
+    path: RelayPath,
+    check: LinkCheck,
+}
+
 impl Relayed {
-    /// No link yet. Both ends know the token by their exchange.
-    pub(super) fn new(token: RelayToken, agreed: bool) -> Self {
+    /// No link yet.
+    pub(super) fn new(config: RelayedConfig) -> Self {
         Self {
-            token,
-            agreed,
+            config,
             joined: false,
             links: Vec::new(),
+            chosen: None,
+            behind: false,
             changed: false,
         }
     }
 
     pub(super) fn token(&self) -> RelayToken {
-        self.token
+        self.config.token
     }
 
     /// The link that serves, or would.
     pub(super) fn path(&self) -> Option<RelayPath> {
-        self.links.first().copied()
+        self.chosen
+    }
+
+    /// The round trip of the link that serves, or would.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        let mut links = self.links.iter();
+        let chosen = links.find(|link| Some(link.path) == self.chosen)?;
+        chosen.check.round_trip()
     }
 
     /// The token, if servers are to be asked for a link and were not yet.
     pub(super) fn join(&mut self) -> Option<RelayToken> {
-        let wanted = self.agreed && !std::mem::replace(&mut self.joined, true);
-        wanted.then_some(self.token)
+        let wanted = self.config.agreed && !std::mem::replace(&mut self.joined, true);
+        wanted.then_some(self.config.token)
     }
 
+    // --- what comes in ---
+
     /// A server has made a link; returns whether it is kept.
-    pub(super) fn handle_ready(&mut self, path: RelayPath) -> bool {
+    pub(super) fn handle_ready(&mut self, path: RelayPath, now: Instant) -> bool {
         if !self.joined || self.links.len() >= MAX_LINKS {
             return false;
         }
-        self.links.push(path);
-        self.changed |= self.links.len() == 1;
+        let seed = self.config.seed.wrapping_add(u64::from(path.server.0));
+        let stand_in = Path::Relayed(path).origin();
+        let check = LinkCheck::new(self.config.credentials.clone(), stand_in, seed, now);
+        self.links.push(Link { path, check });
+        self.choose(now);
         true
     }
 
     /// Links have ended; returns whether one of these was among them.
-    pub(super) fn handle_gone(&mut self, is_gone: impl Fn(RelayPath) -> bool) -> bool {
-        let (before, first) = (self.links.len(), self.path());
-        self.links.retain(|link| !is_gone(*link));
-        self.changed |= self.path() != first;
+    pub(super) fn handle_gone(
+        &mut self,
+        is_gone: impl Fn(RelayPath) -> bool,
+        now: Instant,
+    ) -> bool {
+        let before = self.links.len();
+        self.links.retain(|link| !is_gone(link.path));
+        self.choose(now);
         self.links.len() < before
+    }
+
+    /// A check or an answer has come over a link; returns whether it is one of these.
+    pub(super) fn handle_message(
+        &mut self,
+        path: RelayPath,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut links = self.links.iter_mut();
+        let Some(link) = links.find(|link| link.path == path) else {
+            return false;
+        };
+        link.check.handle_message(message, now);
+        self.choose(now);
+        true
+    }
+
+    /// Packets of the tunnel go over the link that serves: so many bytes by now.
+    pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+        let mut links = self.links.iter_mut();
+        if let Some(link) = links.find(|link| Some(link.path) == self.chosen) {
+            link.check.handle_traffic(traffic, now);
+        }
+    }
+
+    /// Whether a direct path serves now.
+    pub(super) fn set_behind(&mut self, behind: bool, now: Instant) {
+        if self.behind != behind {
+            self.behind = behind;
+            self.assign(now);
+        }
+    }
+
+    /// Does what is due; returns the links that are dead, which are to be left.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<RelayPath> {
+        for link in &mut self.links {
+            link.check.handle_timeout(now);
+        }
+        let dead = |link: &&Link| link.check.health() == LinkHealth::Dead;
+        let dead: Vec<_> = self.links.iter().filter(dead).map(|l| l.path).collect();
+        self.links.retain(|link| !dead.contains(&link.path));
+        self.choose(now);
+        dead
+    }
+
+    // --- what goes out ---
+
+    /// The next check or answer, and the link that it goes over.
+    pub(super) fn poll_message(&mut self) -> Option<(RelayPath, Vec<u8>)> {
+        let mut links = self.links.iter_mut();
+        links.find_map(|link| Some((link.path, link.check.poll_message()?)))
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let checks = self.links.iter().map(|link| &link.check);
+        checks.filter_map(LinkCheck::poll_timeout).min()
     }
 
     /// Whether another link serves, or would, than before.
@@ -72,6 +175,259 @@ impl Relayed {
 
     /// All links, which are to be left.
     pub(super) fn into_links(self) -> Vec<RelayPath> {
-        self.links
+        self.links.into_iter().map(|link| link.path).collect()
+    }
+
+    // --- inside ---
+
+    /// Chooses the best link; the one that was chosen stays unless another one is clearly better.
+    fn choose(&mut self, now: Instant) {
+        let worth = |link: &Link| {
+            let rtt = link.check.round_trip().unwrap_or(Duration::MAX);
+            (link.check.health(), rtt)
+        };
+        let best = self.links.iter().min_by_key(|link| worth(link));
+        let current = self.links.iter().find(|l| Some(l.path) == self.chosen);
+        let stays = match (best, current) {
+            (Some(best), Some(current)) => {
+                let ((best, faster), (health, rtt)) = (worth(best), worth(current));
+                best == health && rtt <= faster.saturating_mul(6) / 5 + CLEARLY_SLOWER
+            }
+            _ => false,
+        };
+        let chosen = if stays { current } else { best };
+        let chosen = chosen.map(|link| link.path);
+        if chosen != self.chosen {
+            self.chosen = chosen;
+            self.changed = true;
+            self.assign(now);
+        } else if self.links.len() > 1 {
+            self.assign(now);
+        }
+    }
+
+    /// Tells each link what it is there for.
+    fn assign(&mut self, now: Instant) {
+        for link in &mut self.links {
+            let role = match (self.behind, Some(link.path) == self.chosen) {
+                (true, _) => LinkUse::Behind,
+                (false, true) => LinkUse::Serves,
+                (false, false) => LinkUse::Spare,
+            };
+            link.check.set_use(role, now);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use punch_signal_protocol::RelayLink;
+
+    use super::*;
+    use crate::ServerId;
+    use crate::start::start;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Two ends with a link over each of some servers, numbered alike at both.
+    struct Rig {
+        ends: [Relayed; 2],
+        /// How long each server takes from one end to the other; `None` is one that passes nothing on.
+        delays: BTreeMap<u32, Option<Duration>>,
+        under_way: BTreeMap<(Instant, u64), (usize, RelayPath, Vec<u8>)>,
+        passed: u64,
+        traffic: Option<Traffic>,
+        now: Instant,
+    }
+
+    fn link(server: u32) -> RelayPath {
+        RelayPath {
+            server: ServerId(server),
+            link: RelayLink(server),
+        }
+    }
+
+    impl Rig {
+        fn new(delays: &[(u32, Option<u64>)]) -> Self {
+            let credentials = [3, 4].map(|byte| Credentials {
+                fragment: [byte; 8],
+                password: [byte; 32],
+            });
+            let [one, two] = credentials;
+            let end = |credentials: [Credentials; 2], seed| {
+                let mut relayed = Relayed::new(RelayedConfig {
+                    token: RelayToken([7; 16]),
+                    agreed: true,
+                    credentials,
+                    seed,
+                });
+                relayed.join();
+                relayed
+            };
+            let mut rig = Self {
+                ends: [end([one.clone(), two.clone()], 1), end([two, one], 2)],
+                delays: BTreeMap::new(),
+                under_way: BTreeMap::new(),
+                passed: 0,
+                traffic: None,
+                now: start(),
+            };
+            for (server, delay) in delays {
+                rig.delays.insert(*server, delay.map(ms));
+                for end in &mut rig.ends {
+                    assert!(end.handle_ready(link(*server), rig.now));
+                }
+            }
+            rig
+        }
+
+        fn servers(&self) -> [Option<u32>; 2] {
+            let server = |end: &Relayed| end.path().map(|path| path.server.0);
+            [server(&self.ends[0]), server(&self.ends[1])]
+        }
+
+        fn run(&mut self, span: Duration) {
+            let end = self.now + span;
+            loop {
+                for index in [0, 1] {
+                    while let Some((path, message)) = self.ends[index].poll_message() {
+                        let Some(delay) = self.delays[&path.server.0] else {
+                            continue;
+                        };
+                        self.passed += 1;
+                        let at = (self.now + delay, self.passed);
+                        self.under_way.insert(at, (1 - index, path, message));
+                    }
+                }
+                let arrival = self.under_way.keys().next().map(|(at, _)| *at);
+                let due = self.ends.iter().filter_map(Relayed::poll_timeout);
+                let tick = self.traffic.map(|_| self.now + ms(20));
+                let next = due.chain(arrival).chain(tick).min().unwrap_or(end);
+                if next >= end {
+                    break;
+                }
+                self.now = next.max(self.now);
+                while let Some(entry) = self.under_way.first_entry() {
+                    if entry.key().0 > self.now {
+                        break;
+                    }
+                    let (index, path, bytes) = entry.remove();
+                    let message = Message::parse(&bytes).unwrap();
+                    assert!(self.ends[index].handle_message(path, &message, self.now));
+                }
+                if let Some(traffic) = &mut self.traffic {
+                    traffic.sent += 1;
+                    let serves = self.ends[0].path();
+                    let passes = serves.is_some_and(|path| self.delays[&path.server.0].is_some());
+                    traffic.received += u64::from(passes);
+                    for end in &mut self.ends {
+                        end.handle_traffic(*traffic, self.now);
+                    }
+                }
+                for end in &mut self.ends {
+                    end.handle_timeout(self.now);
+                }
+            }
+            self.now = end;
+        }
+    }
+
+    #[test]
+    fn the_server_with_the_best_round_trip_serves_and_one_that_is_hardly_better_does_not_take_over()
+    {
+        let mut rig = Rig::new(&[(1, Some(80)), (2, Some(20)), (3, Some(22))]);
+        assert_eq!(rig.servers(), [Some(1), Some(1)], "until more is known");
+        rig.run(ms(1000));
+        assert_eq!(rig.servers(), [Some(2), Some(2)]);
+        assert_eq!(rig.ends[0].round_trip(), Some(ms(40)));
+        // It grows slower than the third, but not by much.
+        rig.delays.insert(2, Some(ms(26)));
+        rig.run(Duration::from_secs(3600));
+        assert_eq!(rig.servers(), [Some(2), Some(2)]);
+        rig.delays.insert(2, Some(ms(60)));
+        rig.run(Duration::from_secs(3600));
+        assert_eq!(rig.servers(), [Some(3), Some(3)]);
+    }
+
+    #[test]
+    fn a_server_that_passes_nothing_on_is_left_within_two_seconds_and_nobody_goes_back_to_it() {
+        for moment in 0..30 {
+            let mut rig = Rig::new(&[(1, Some(10)), (2, Some(30))]);
+            rig.traffic = Some(Traffic::default());
+            rig.run(Duration::from_secs(20) + ms(100 * moment));
+            assert_eq!(rig.servers(), [Some(1), Some(1)]);
+            rig.delays.insert(1, None);
+            rig.run(ms(2000));
+            assert_eq!(rig.servers(), [Some(2), Some(2)], "{moment}");
+            rig.run(Duration::from_secs(60));
+            assert_eq!(rig.servers(), [Some(2), Some(2)]);
+            assert_eq!(rig.ends[0].links.len(), 1, "the dead one is left");
+        }
+    }
+
+    #[test]
+    fn a_server_that_never_passes_anything_on_does_not_serve_beside_one_that_does() {
+        let mut rig = Rig::new(&[(1, None), (2, Some(100))]);
+        rig.run(ms(500));
+        assert_eq!(rig.servers(), [Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn the_only_link_is_kept_until_nothing_has_come_for_eight_seconds() {
+        let mut rig = Rig::new(&[(1, Some(10))]);
+        rig.traffic = Some(Traffic::default());
+        rig.run(Duration::from_secs(10));
+        // The last check of those that are repeated comes 4.2 s after the first one.
+        rig.delays.insert(1, None);
+        rig.run(Duration::from_secs(4));
+        rig.delays.insert(1, Some(ms(10)));
+        rig.run(Duration::from_secs(8));
+        assert_eq!(rig.servers(), [Some(1), Some(1)]);
+        rig.delays.insert(1, None);
+        rig.run(Duration::from_secs(13));
+        assert_eq!(rig.servers(), [None, None]);
+        assert!(rig.ends.iter_mut().all(Relayed::take_changed));
+    }
+
+    #[test]
+    fn behind_a_direct_path_nothing_is_sent_and_what_takes_over_is_checked_at_once() {
+        let mut rig = Rig::new(&[(1, Some(10)), (2, Some(30))]);
+        rig.run(ms(500));
+        for end in &mut rig.ends {
+            end.set_behind(true, rig.now);
+        }
+        rig.run(Duration::from_secs(60));
+        let passed = rig.passed;
+        rig.run(Duration::from_secs(86_400));
+        assert_eq!(rig.passed, passed);
+        rig.delays.insert(1, None);
+        for end in &mut rig.ends {
+            end.set_behind(false, rig.now);
+        }
+        rig.run(ms(1500));
+        assert_eq!(rig.servers(), [Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn what_is_not_the_peers_gets_no_answer() {
+        let mut rig = Rig::new(&[(1, Some(10))]);
+        rig.run(ms(500));
+        let (sent, _) = (rig.ends[0].poll_message(), ());
+        assert!(sent.is_none());
+        let forged = punch_stun_protocol::Writer::new(
+            punch_stun_protocol::Class::Request,
+            punch_stun_protocol::TransactionId([9; 12]),
+        )
+        .username(b"nobody:nobody")
+        .finish_with_integrity(&[9; 32]);
+        let message = Message::parse(&forged).unwrap();
+        assert!(rig.ends[0].handle_message(link(1), &message, rig.now));
+        assert!(!rig.ends[0].handle_message(link(2), &message, rig.now));
+        assert!(rig.ends[0].poll_message().is_none());
     }
 }

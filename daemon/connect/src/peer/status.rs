@@ -35,6 +35,7 @@ pub(crate) fn status(
         refused: connection.calls.refusals.received(now),
         contact: contact(connection, is_in_reach, now),
         agent: connection.attempts.first().map(|a| a.agent.status(now)),
+        round_trip: connection.attempts.round_trip(),
         peer_range: connection.attempts.peer_range(),
         mine,
         theirs,

@@ -130,7 +130,9 @@ impl World {
     fn news(&self) -> Vec<&News> {
         let news = self.events.iter().filter_map(|event| match event {
             ConnectorEvent::News(news) => Some(news),
-            ConnectorEvent::Socket(_) | ConnectorEvent::Session(_) => None,
+            ConnectorEvent::Socket(_)
+            | ConnectorEvent::Session(_)
+            | ConnectorEvent::Link { .. } => None,
         });
         news.collect()
     }

@@ -213,6 +213,34 @@ fn a_link_that_one_end_has_lost_with_its_connection_is_made_again() {
 }
 
 #[test]
+fn a_relay_that_passes_nothing_on_is_no_connection_for_long_and_serves_again_when_it_does() {
+    let mut world = relayed(12);
+    block_udp(&mut world);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(1));
+    let link = |world: &World| {
+        let (engine, now) = (&world.hosts[A].engine, world.now);
+        engine.link_status(handle(B), now).unwrap()
+    };
+    assert_eq!(link(&world).round_trip, Some(2 * world.latency));
+
+    world.relay.as_mut().unwrap().swallows = true;
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let mut cut = false;
+    for _ in 0..300 {
+        world.send(A, &udp(a, b, b"there"));
+        world.run_for(millis(100));
+        cut |= path(&world, A, B).is_none();
+    }
+    assert!(cut, "a server's word is not taken for a way to the peer");
+
+    world.relay.as_mut().unwrap().swallows = false;
+    world.run_for(seconds(70));
+    assert!(is_relayed(&world, A, B) && talks(&mut world));
+}
+
+#[test]
 fn packets_over_a_link_that_nobody_has_are_dropped() {
     let mut world = relayed(11);
     world.set_up(A, B, true);

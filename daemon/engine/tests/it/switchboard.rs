@@ -11,6 +11,8 @@ pub(crate) struct Switchboard {
     /// Each end of a link, and the other one.
     ends: BTreeMap<(usize, RelayLink), (usize, RelayLink)>,
     last: u32,
+    /// Takes packets, and passes none on.
+    pub(crate) swallows: bool,
     /// Packets that were passed on.
     pub(crate) passed: u64,
 }
@@ -59,6 +61,7 @@ impl Switchboard {
     /// Where a packet over this link goes.
     pub(crate) fn pass(&mut self, index: usize, link: RelayLink) -> Option<(usize, RelayLink)> {
         let other = self.ends.get(&(index, link)).copied();
+        let other = other.filter(|_| !self.swallows);
         self.passed += u64::from(other.is_some());
         other
     }

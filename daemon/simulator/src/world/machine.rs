@@ -80,6 +80,8 @@ impl Machine {
             ConnectorEvent::Session(
                 SessionEvent::Proven { .. } | SessionEvent::Abandoned { .. },
             ) => {}
+            // There is no relay in the simulated internet.
+            ConnectorEvent::Link { .. } => {}
             ConnectorEvent::News(News::Selected { path, .. }) => self.path = Some(path),
             ConnectorEvent::News(News::Netcheck(profiles)) => self.profiles = Some(profiles),
             ConnectorEvent::News(News::Worked { network, step, .. }) => {

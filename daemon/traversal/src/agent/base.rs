@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind, MAX_CANDIDATES};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 
-use super::messages::Messages;
 use super::nats::{Nats, takes_fresh_base};
 use crate::address::usable;
+use crate::messages::Messages;
 use crate::request::Requests;
 use crate::socket::{Family, SocketId, Transmit};
 

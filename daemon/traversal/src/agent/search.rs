@@ -9,12 +9,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::config::AgentConfig;
-use super::messages::Messages;
 use super::nats::Nats;
 use super::outputs::{AgentEvent, Outputs};
 use super::sockets::Sockets;
 use crate::address::is_private;
 use crate::canary::{Canary, Verdict};
+use crate::messages::Messages;
 use crate::plan::{OPENING_TTL, Part, Plan, Step};
 use crate::report::{Outcome, StepReport};
 use crate::request::transaction;

@@ -19,7 +19,7 @@ pub struct Traffic {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Silence {
+pub(crate) struct Silence {
     traffic: Traffic,
     /// When the first packet left since one has come in.
     since: Option<Instant>,
@@ -27,7 +27,7 @@ pub(super) struct Silence {
 
 impl Silence {
     /// So many bytes have been exchanged by now.
-    pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+    pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         if traffic.received != self.traffic.received {
             self.since = None;
         } else if traffic.sent != self.traffic.sent {
@@ -37,12 +37,12 @@ impl Silence {
     }
 
     /// The path has answered.
-    pub(super) fn handle_answer(&mut self) {
+    pub(crate) fn handle_answer(&mut self) {
         self.since = None;
     }
 
     /// Whether it has lasted too long; asked once.
-    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+    pub(crate) fn take_due(&mut self, now: Instant) -> bool {
         let due = self.next_timeout().is_some_and(|at| at <= now);
         if due {
             self.since = None;
@@ -50,7 +50,7 @@ impl Silence {
         due
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.since.map(|since| since + PATIENCE)
     }
 }

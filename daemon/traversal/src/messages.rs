@@ -1,5 +1,5 @@
-//! The messages between one agent and its peer: Binding requests and their answers under the credentials that the offer and
-//! the answer have carried.
+//! The messages between one end of an attempt and the other: Binding requests and their answers under the credentials that the offer
+//! and the answer have carried.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,9 +11,9 @@ use rand_core::{RngCore, SeedableRng};
 use crate::name::{USERNAME_LENGTH, username};
 use crate::request::transaction;
 
-/// Reads and writes an agent's messages; what depends on the credentials alone is computed once.
+/// Reads and writes one end's messages; what depends on the credentials alone is computed once.
 #[derive(Debug)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     local: Credentials,
     remote: Credentials,
     /// USERNAME of the peer's checks.
@@ -24,7 +24,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(local: Credentials, remote: Credentials, seed: u64) -> Self {
+    pub(crate) fn new(local: Credentials, remote: Credentials, seed: u64) -> Self {
         Self {
             inbound: username(&local.fragment, &remote.fragment),
             outbound: username(&remote.fragment, &local.fragment),
@@ -34,44 +34,44 @@ impl Messages {
         }
     }
 
-    pub(super) fn fragment(&self) -> [u8; 8] {
+    pub(crate) fn fragment(&self) -> [u8; 8] {
         self.local.fragment
     }
 
     /// Whether a check with this USERNAME is the peer's for this agent.
-    pub(super) fn is_addressed(&self, username: &[u8]) -> bool {
+    pub(crate) fn is_addressed(&self, username: &[u8]) -> bool {
         username == self.inbound
     }
 
     /// Whether the peer has made this request.
-    pub(super) fn is_request(&self, message: &Message<'_>) -> bool {
+    pub(crate) fn is_request(&self, message: &Message<'_>) -> bool {
         message.class == Class::Request && message.verify_integrity(&self.local.password)
     }
 
     /// Whether the peer has made this answer to a request.
-    pub(super) fn is_success(&self, message: &Message<'_>) -> bool {
+    pub(crate) fn is_success(&self, message: &Message<'_>) -> bool {
         message.class == Class::Success && message.verify_integrity(&self.remote.password)
     }
 
     /// A number from 0 to 1.
-    pub(super) fn jitter(&mut self) -> f64 {
+    pub(crate) fn jitter(&mut self) -> f64 {
         f64::from(self.rng.next_u32()) / f64::from(u32::MAX)
     }
 
     /// A fresh transaction.
-    pub(super) fn transaction(&mut self) -> TransactionId {
+    pub(crate) fn transaction(&mut self) -> TransactionId {
         transaction(&mut self.rng)
     }
 
     /// The answer to a check that came from `from`.
-    pub(super) fn answer(&self, transaction: TransactionId, from: SocketAddr) -> Vec<u8> {
+    pub(crate) fn answer(&self, transaction: TransactionId, from: SocketAddr) -> Vec<u8> {
         Writer::new(Class::Success, transaction)
             .xor_mapped(from)
             .finish_with_integrity(&self.local.password)
     }
 
     /// A check, and what this end's address is worth if the peer has not heard of it (RFC 8445 §7.1.1).
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         transaction: TransactionId,
         worth: Candidate,
@@ -85,7 +85,7 @@ impl Messages {
     }
 
     /// A check that any pair over IPv4 could send; the same bytes serve a whole search.
-    pub(super) fn any_check(&self, transaction: TransactionId) -> Vec<u8> {
+    pub(crate) fn any_check(&self, transaction: TransactionId) -> Vec<u8> {
         let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         let worth = Candidate::new(CandidateKind::PeerReflexive, anywhere);
         self.check(transaction, worth, false)

@@ -1,0 +1,223 @@
+//! Checks over what is no pair of addresses: a link of a relay's. They tell how long the way takes and whether anything comes through,
+//! which the relay itself cannot be asked. The two ends know them by the credentials of their exchange, as checks of a direct path.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
+use punch_stun_protocol::{Message, TransactionId};
+
+use crate::agent::{Silence, Traffic};
+use crate::messages::Messages;
+
+/// A check that goes unanswered is repeated after these, in milliseconds; then the link is dead.
+const REPEAT_INTERVALS: [u64; 6] = [200, 400, 600, 1000, 2000, 4000];
+/// After more checks than this without an answer anything else is better.
+const SILENT: usize = 3;
+/// The same for a link that has never answered.
+const LATE: usize = 1;
+/// Between two checks while the link carries traffic.
+const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// Between two checks of an idle link that serves, and of one that could take its place.
+const IDLE_INTERVAL: Duration = Duration::from_secs(25);
+/// Traffic flows for this long after the last packet.
+const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What a link is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkUse {
+    /// The peer's packets go over it.
+    Serves,
+    /// Another link serves.
+    Spare,
+    /// A direct path serves, and nothing is asked of the link.
+    Behind,
+}
+
+/// What checks have shown of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkHealth {
+    /// The last checks were answered.
+    Answers,
+    /// No check was answered yet, and the first ones may still be.
+    New,
+    /// The last checks were not answered.
+    Silent,
+    /// Nothing has come through for eight seconds.
+    Dead,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct LinkCheck {
+    messages: Messages,
+    /// What stands for the link where messages want an address.
+    stand_in: SocketAddr,
+    role: LinkUse,
+    answered: bool,
+    /// Checks since the last answer.
+    unanswered: usize,
+    rtt: Option<Duration>,
+    sent: VecDeque<(TransactionId, Instant)>,
+    /// When the next check is due; behind a direct path none is.
+    next: Option<Instant>,
+    dead: bool,
+    last_traffic: Option<Instant>,
+    silence: Silence,
+    out: VecDeque<Vec<u8>>,
+}
+
+impl LinkCheck {
+    /// A link that has just been made, by the ends with these credentials. `stand_in` is what messages say in place of an address.
+    pub fn new(
+        [local, remote]: [Credentials; 2],
+        stand_in: SocketAddr,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            messages: Messages::new(local, remote, seed),
+            stand_in,
+            role: LinkUse::Spare,
+            answered: false,
+            unanswered: 0,
+            rtt: None,
+            sent: VecDeque::new(),
+            next: Some(now),
+            dead: false,
+            last_traffic: None,
+            silence: Silence::default(),
+            out: VecDeque::new(),
+        }
+    }
+
+    // --- what comes in ---
+
+    /// What the link is there for now.
+    pub fn set_use(&mut self, role: LinkUse, now: Instant) {
+        if self.role == role {
+            return;
+        }
+        let before = std::mem::replace(&mut self.role, role);
+        if self.unanswered > 0 || self.dead {
+            return;
+        }
+        // What takes over shows at once whether it can.
+        let woken = role == LinkUse::Serves || before == LinkUse::Behind;
+        self.next = match role {
+            LinkUse::Behind if self.answered => None,
+            _ if woken => Some(now),
+            _ => self.next,
+        };
+    }
+
+    /// A message has come over the link. What is not the peer's gets silence.
+    pub fn handle_message(&mut self, message: &Message<'_>, now: Instant) {
+        if message
+            .username
+            .is_some_and(|name| self.messages.is_addressed(name))
+            && self.messages.is_request(message)
+        {
+            let answer = self.messages.answer(message.transaction, self.stand_in);
+            self.out.push_back(answer);
+        } else if self.messages.is_success(message) {
+            self.handle_answer(message.transaction, now);
+        }
+    }
+
+    fn handle_answer(&mut self, transaction: TransactionId, now: Instant) {
+        let Some(index) = self.sent.iter().position(|(id, _)| *id == transaction) else {
+            return;
+        };
+        let (_, sent_at) = self.sent[index];
+        self.sent.drain(..=index);
+        let sample = now.saturating_duration_since(sent_at);
+        // RFC 6298 §2.3's smoothing.
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        (self.answered, self.unanswered) = (true, 0);
+        self.silence.handle_answer();
+        let pause = match self.role {
+            LinkUse::Serves if self.is_active(now) => Some(ACTIVE_INTERVAL),
+            LinkUse::Serves | LinkUse::Spare => Some(IDLE_INTERVAL),
+            LinkUse::Behind => None,
+        };
+        let jitter = self.messages.jitter();
+        self.next = pause.map(|pause| now + pause.mul_f64(0.9 + 0.1 * jitter));
+    }
+
+    /// Packets of the tunnel go over the link, in either direction: so many bytes by now.
+    pub fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+        self.silence.handle_traffic(traffic, now);
+        if !self.is_active(now) {
+            let soon = now + ACTIVE_INTERVAL;
+            self.next = self.next.map(|at| at.min(soon));
+        }
+        self.last_traffic = Some(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.silence.take_due(now) && self.unanswered == 0 && self.role == LinkUse::Serves {
+            self.next = Some(now);
+        }
+        if self.next.is_some_and(|at| at <= now) {
+            self.check(now);
+        }
+    }
+
+    fn check(&mut self, now: Instant) {
+        let Some(pause) = REPEAT_INTERVALS.get(self.unanswered) else {
+            (self.next, self.dead) = (None, true);
+            return;
+        };
+        let id = self.messages.transaction();
+        let worth = Candidate::new(CandidateKind::PeerReflexive, self.stand_in);
+        self.out.push_back(self.messages.check(id, worth, false));
+        self.sent.push_back((id, now));
+        self.unanswered += 1;
+        // An answer may still be under way on a long path, or behind what waits at the relay.
+        let rtt = self.rtt.map_or(Duration::ZERO, |rtt| 2 * rtt);
+        let pause = Duration::from_millis(*pause).max(rtt.min(Duration::from_secs(2)));
+        self.next = Some(now + pause);
+    }
+
+    // --- what goes out ---
+
+    /// The next message for the other end.
+    pub fn poll_message(&mut self) -> Option<Vec<u8>> {
+        self.out.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let silence = self.silence.next_timeout();
+        let silence = silence.filter(|_| self.role == LinkUse::Serves);
+        [self.next, silence].into_iter().flatten().min()
+    }
+
+    // --- what is known ---
+
+    /// What checks have shown.
+    pub fn health(&self) -> LinkHealth {
+        if self.dead {
+            LinkHealth::Dead
+        } else if self.unanswered > if self.answered { SILENT } else { LATE } {
+            LinkHealth::Silent
+        } else if self.answered {
+            LinkHealth::Answers
+        } else {
+            LinkHealth::New
+        }
+    }
+
+    /// The smoothed round trip between the two ends.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    fn is_active(&self, now: Instant) -> bool {
+        self.last_traffic
+            .is_some_and(|at| now.saturating_duration_since(at) < ACTIVITY_TIMEOUT)
+    }
+}

@@ -328,3 +328,25 @@ fn one_end_that_has_switched_the_relay_off_is_not_relayed() {
             .any(|(_, frame)| matches!(frame, Frame::RelayJoin(_)))
     );
 }
+
+#[test]
+fn over_a_relay_with_a_round_trip_of_three_seconds_a_session_is_made_too() {
+    for one_way in [100, 600, 1500] {
+        let mut world = relayed(13);
+        block_udp(&mut world);
+        world.latency = millis(one_way);
+        world.set_up(A, B, true);
+        world.wait_for_both(seconds(30));
+        world.run_for(seconds(30));
+        world.send(
+            A,
+            &udp(
+                at(world.hosts[A].overlay(true), 4000),
+                at(world.hosts[B].overlay(true), 4000),
+                b"there",
+            ),
+        );
+        world.run_for(seconds(3));
+        assert_eq!(world.hosts[B].take_tun().len(), 1, "{one_way} ms");
+    }
+}

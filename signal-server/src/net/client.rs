@@ -147,7 +147,7 @@ impl Reader<'_> {
         while let Some(Ok(message)) = stream.next().await {
             match message {
                 Message::Binary(bytes) if is_relay_frame(&bytes) && self.sender.is_some() => {
-                    self.handle_packets(&bytes);
+                    self.handle_packets(&bytes).await;
                 }
                 Message::Binary(bytes) => self.handle_frame(&bytes).await,
                 Message::Ping(_) | Message::Pong(_) => {
@@ -161,11 +161,17 @@ impl Reader<'_> {
         }
     }
 
-    fn handle_packets(&mut self, bytes: &[u8]) {
-        let sender = self.sender.as_ref();
-        let passed = sender.map(|sender| sender.pass(bytes, Instant::now()));
-        if passed.is_some_and(|passed| passed.is_err()) {
+    async fn handle_packets(&mut self, bytes: &[u8]) {
+        let (Some(sender), now) = (&self.sender, Instant::now()) else {
+            return;
+        };
+        let passed = sender.pass(bytes, now);
+        let pause = sender.pause(bytes.len(), now);
+        if passed.is_err() {
             self.handle_said(Said::Nonsense);
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -30,7 +31,11 @@ impl Line {
     /// Tokio remembers that the kernel once asked for more, and only a write that fails would teach it better.
     fn wants_more(&self) -> io::Result<()> {
         let mut asked = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut asked, PollTimeout::ZERO)?;
+        while let Err(error) = poll(&mut asked, PollTimeout::ZERO) {
+            if error != Errno::EINTR {
+                return Err(error.into());
+            }
+        }
         // An error or the end counts, too: the next write tells it.
         if asked.iter().any(|asked| asked.any().unwrap_or(true)) {
             Ok(())

@@ -1,12 +1,17 @@
 //! Relayed packets on their way from one client's task to another's, past the hub and its lock.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{DecodeError, RelayFrame, turn_relay_frame};
 
 use super::post::Post;
 use crate::hub::relay::{ByteRate, DropReason, RelayCounters, RelayLimits, RelayQueue};
+
+/// A client's frames are read at so many times the rate at which they are passed on: more of them only cost time.
+const EXCESS: u32 = 2;
+/// A client is heard again after this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 struct Shared {
     total: ByteRate,
@@ -43,6 +48,8 @@ impl Relay {
 pub(super) struct Sender {
     shared: Arc<Shared>,
     own: ByteRate,
+    /// What is read of the client, be it passed on or dropped.
+    offered: ByteRate,
     source: Arc<ByteRate>,
     post: Arc<Post>,
 }
@@ -53,9 +60,15 @@ impl Sender {
         Self {
             shared: relay.shared.clone(),
             own: ByteRate::new(relay.limits.rate, now),
+            offered: ByteRate::new(relay.limits.rate.saturating_mul(EXCESS), now),
             source,
             post,
         }
+    }
+
+    /// How long nothing more is to be read of this client, after a frame of this length.
+    pub(super) fn pause(&self, length: usize, now: Instant) -> Duration {
+        self.offered.charge(length, now).min(LONGEST_PAUSE)
     }
 
     /// Passes a frame on, or drops it if that would be more than may be sent.

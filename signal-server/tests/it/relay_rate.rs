@@ -104,3 +104,24 @@ fn a_source_does_not_get_its_bytes_back_by_coming_again() {
     harness.pass(seconds(20));
     assert_eq!(harness.hub.sources(), 0);
 }
+
+#[test]
+fn whoever_sends_without_end_is_read_at_the_rate() {
+    let mut now = Instant::now();
+    let rate = ByteRate::new(8, now);
+    let (mut waited, mut frames) = (Duration::ZERO, 0);
+    while waited < Duration::from_secs(10) {
+        let pause = rate.charge(10_000, now);
+        now += pause;
+        waited += pause;
+        frames += 1;
+    }
+    // A megabyte a second, the burst of 250 ms before it.
+    assert!((900..=1030).contains(&frames), "{frames}");
+    // What is within the rate never waits.
+    let rate = ByteRate::new(8, now);
+    for _ in 0..1000 {
+        now += Duration::from_millis(11);
+        assert_eq!(rate.charge(10_000, now), Duration::ZERO);
+    }
+}

@@ -1,7 +1,7 @@
 //! What waits for one client: fair between its links, whoever sends little goes first, and no queue stands (FQ-CoDel, RFC 8290, with
 //! a link for a flow).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,6 +57,9 @@ pub struct RelayQueue {
     counters: Arc<RelayCounters>,
     bytes: usize,
     flows: BTreeMap<RelayLink, Flow>,
+    /// How many bytes wait of each link that has any: a client may have a thousand, and the one that has most is asked for with each
+    /// frame that finds no room.
+    sizes: BTreeSet<(usize, RelayLink)>,
     /// Links that had nothing until just now: before those that always have something.
     fresh: VecDeque<RelayLink>,
     old: VecDeque<RelayLink>,
@@ -71,6 +74,7 @@ impl RelayQueue {
             counters,
             bytes: 0,
             flows: BTreeMap::new(),
+            sizes: BTreeSet::new(),
             fresh: VecDeque::new(),
             old: VecDeque::new(),
         }
@@ -86,7 +90,7 @@ impl RelayQueue {
         let Some(flow) = self.flows.remove(&link) else {
             return;
         };
-        self.release(flow.bytes);
+        self.resize(link, flow.bytes, 0);
         for waiting in flow.frames {
             self.counters
                 .drop_packets(DropReason::UnknownLink, waiting.packets);
@@ -118,15 +122,16 @@ impl RelayQueue {
             packets,
             since: now,
         };
+        let before = flow.bytes;
         flow.bytes += waiting.cost();
-        self.bytes += waiting.cost();
-        self.counters.queue(waiting.cost());
+        let after = flow.bytes;
         flow.frames.push_back(waiting);
         if !flow.takes_turns {
             flow.takes_turns = true;
             flow.credit = QUANTUM;
             self.fresh.push_back(link);
         }
+        self.resize(link, before, after);
         let left = self.limit_in_all.saturating_sub(self.counters.waiting());
         let limit = self.limit.min(LEAST.max(left / SHARE));
         while self.bytes > limit {
@@ -149,7 +154,7 @@ impl RelayQueue {
             }
             let before = flow.bytes;
             let taken = next(flow, now, &self.counters);
-            let released = before - flow.bytes;
+            let after = flow.bytes;
             if let Some(waiting) = &taken {
                 flow.credit -= i64::try_from(waiting.cost()).unwrap_or(QUANTUM);
             } else if !is_fresh {
@@ -157,7 +162,7 @@ impl RelayQueue {
                 flow.takes_turns = false;
                 flow.frames = VecDeque::new();
             }
-            self.release(released);
+            self.resize(link, before, after);
             if let Some(Waiting { frame, packets, .. }) = taken {
                 self.counters.pass(frame.len(), packets);
                 return Some(frame);
@@ -169,9 +174,18 @@ impl RelayQueue {
         }
     }
 
-    fn release(&mut self, bytes: usize) {
-        self.bytes -= bytes;
-        self.counters.release(bytes);
+    /// Of this link so many bytes wait now, after so many before.
+    fn resize(&mut self, link: RelayLink, before: usize, after: usize) {
+        self.sizes.remove(&(before, link));
+        if after > 0 {
+            self.sizes.insert((after, link));
+        }
+        self.bytes = self.bytes + after - before;
+        if after > before {
+            self.counters.queue(after - before);
+        } else {
+            self.counters.release(before - after);
+        }
     }
 
     fn end_turn(&mut self, is_fresh: bool) {
@@ -184,11 +198,13 @@ impl RelayQueue {
 
     /// Drops the oldest frame of the link that has the most.
     fn shorten(&mut self) {
-        let turns = self.fresh.iter().chain(&self.old);
-        let most = turns.max_by_key(|link| self.flows.get(link).map_or(0, |flow| flow.bytes));
-        let flow = most.copied().and_then(|link| self.flows.get_mut(&link));
-        if let Some(waiting) = flow.and_then(Flow::pop) {
-            self.release(waiting.cost());
+        let Some((before, link)) = self.sizes.last().copied() else {
+            return;
+        };
+        let flow = self.flows.get_mut(&link);
+        let (taken, after) = flow.map_or((None, 0), |flow| (flow.pop(), flow.bytes));
+        self.resize(link, before, after);
+        if let Some(waiting) = taken {
             self.counters
                 .drop_packets(DropReason::Queue, waiting.packets);
         }
@@ -197,7 +213,7 @@ impl RelayQueue {
 
 impl Drop for RelayQueue {
     fn drop(&mut self) {
-        self.release(self.bytes);
+        self.counters.release(self.bytes);
     }
 }
 

@@ -55,6 +55,18 @@ impl ByteRate {
             .is_ok()
     }
 
+    /// Takes the cost of a frame of this length even if that is not there; returns how long to wait until it is paid for.
+    pub fn charge(&self, length: usize, now: Instant) -> Duration {
+        let cost = nanoseconds(length + FRAME_OVERHEAD, self.mbit);
+        let now = self.since_start(now);
+        let pay = |paid: u64| Some(paid.max(now) + cost);
+        let before = self
+            .paid
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay)
+            .unwrap_or_default();
+        Duration::from_nanos((before.max(now) + cost).saturating_sub(now + self.burst))
+    }
+
     /// Whether most of the burst is used up.
     pub fn is_busy(&self, now: Instant) -> bool {
         let used = self

@@ -377,6 +377,28 @@ pub(crate) fn ping(out: &Output, peer: &PeerName, view: &PingView) {
     ));
 }
 
+/// Says that packets take another path now than those of the ping before.
+pub(crate) fn path_change(
+    out: &Output,
+    peer: &PeerName,
+    before: Option<&PathView>,
+    now: Option<&PathView>,
+) {
+    let (Some(before), Some(now)) = (before, now) else {
+        return;
+    };
+    let way = |view: &PathView| match &view.via {
+        Some(server) => format!("over the relay {server}"),
+        None => format!("directly to {}", view.remote),
+    };
+    let (before, now) = (way(before), way(now));
+    if before != now {
+        out.line(format!(
+            "packets to {peer} go {now} now, no longer {before}"
+        ));
+    }
+}
+
 pub(crate) fn event(out: &Output, data: &str) {
     if out.json {
         out.line(data);

@@ -5,7 +5,7 @@
 mod punchd;
 
 use std::process::Output;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
@@ -393,6 +393,31 @@ fn ping_of_a_peer_that_is_not_connected_asks_once() {
         assert_eq!(text(&output.stderr), "punchctl: db is connecting\n");
         assert_eq!(punchd.asked(), ["POST /v1/peers/db/ping"]);
     }
+}
+
+#[test]
+fn ping_tells_when_another_path_serves() {
+    let count = AtomicUsize::new(0);
+    let punchd = Punchd::new(move |_| {
+        let path = match count.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => {
+                r#"{"remote":"192.0.2.1:443","kind":"relayed","rtt_ms":9.0,"via":"wss://relay.example/"}"#
+            }
+            _ => r#"{"remote":"192.0.2.7:7000","kind":"server_reflexive","rtt_ms":2.0,"via":null}"#,
+        };
+        let body = format!(r#"{{"address":"100.107.94.93","rtt_ms":2.5,"path":{path}}}"#);
+        (200, body)
+    });
+    let output = punchd.run(&["ping", "db", "-c", "3"]);
+    let answer = "db (100.107.94.93) answers in 2.50 ms";
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "{answer}, relayed by wss://relay.example/\n{answer}, relayed by wss://relay.example/\n\
+             packets to db go directly to 192.0.2.7:7000 now, no longer over the relay wss://relay.example/\n\
+             {answer}, via 192.0.2.7:7000\n"
+        )
+    );
 }
 
 #[test]

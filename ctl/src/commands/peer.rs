@@ -143,7 +143,7 @@ pub(crate) async fn ping(
     count: u32,
 ) -> Result<(), Failure> {
     let mut answers = Vec::new();
-    let mut failure = None;
+    let (mut failure, mut path) = (None, None);
     let what = format!("waiting for {peer}");
     let pings = async {
         for index in 0..count {
@@ -154,8 +154,10 @@ pub(crate) async fn ping(
                 Ok(answer) => {
                     let view: PingView = parse(answer.clone())?;
                     if !out.json {
+                        render::path_change(out, peer, path.as_ref(), view.path.as_ref());
                         render::ping(out, peer, &view);
                     }
+                    path = view.path;
                     answers.push(answer);
                 }
                 // Only a peer that is connected can answer the next one.

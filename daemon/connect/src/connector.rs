@@ -263,6 +263,14 @@ impl Connector {
         taken
     }
 
+    /// A packet of the peer's has come over a relay link, opened by its session's keys. This comes with every batch, and changes
+    /// nothing but what the next check concludes.
+    pub fn handle_link_heard(&mut self, path: RelayPath, now: Instant) {
+        if let Some(peer) = self.signalling.relays.owner(path) {
+            self.peers.handle_link_heard(peer, path, now);
+        }
+    }
+
     /// Packets of the tunnel with this peer flow: so many bytes by now.
     pub fn handle_traffic(&mut self, peer: PeerHandle, traffic: Traffic, now: Instant) {
         self.peers.handle_traffic(peer, traffic, now);

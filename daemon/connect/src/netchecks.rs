@@ -69,8 +69,10 @@ pub(super) struct Netchecks {
 struct Round {
     /// Whether they were started and have not been reported.
     active: bool,
-    /// Whether it was told that enough is known.
-    settled: bool,
+    /// Whether enough is known of the IPv4 NAT for attempts: asked with each of them, and computed with each answer.
+    known: bool,
+    /// Whether that was told, or was so before.
+    told: bool,
     /// How many rounds since the network changed have told too little.
     partial: usize,
 }
@@ -321,18 +323,14 @@ impl Netchecks {
 
     /// Whether what attempts must know of the IPv4 NAT is known.
     pub(super) fn is_measured(&self) -> bool {
-        let v4 = |profile: &&NatProfile| profile.family == Family::V4;
-        let known = self.profiles.iter().find(v4);
-        known.is_some_and(|profile| profile.public.is_some()) || self.has_settled()
+        self.round.known
     }
 
-    /// Whether a run over IPv4 that is under way has found out enough.
-    fn has_settled(&self) -> bool {
-        let mut runs = self.running.iter().filter(|run| run.is_settled());
-        runs.any(|run| {
-            let profile = run.profile();
-            profile.family == Family::V4 && profile.public.is_some()
-        })
+    /// Looks whether what attempts must know is known by now.
+    fn note_known(&mut self) {
+        let is_v4 = |profile: &NatProfile| profile.family == Family::V4 && profile.public.is_some();
+        let settled = |run: &Netcheck| run.is_settled() && is_v4(&run.profile());
+        self.round.known = self.profiles.iter().any(is_v4) || self.running.iter().any(settled);
     }
 
     /// Whether a run over IPv4 is about to tell what is not known yet.
@@ -358,6 +356,11 @@ impl Netchecks {
     }
 
     fn finish(&mut self, now: Instant) {
+        self.finish_runs(now);
+        self.note_known();
+    }
+
+    fn finish_runs(&mut self, now: Instant) {
         let (closing, profiles) = (&mut self.closing, &mut self.profiles);
         let reachable = self.reachable;
         self.running.retain(|run| {
@@ -434,15 +437,13 @@ impl Netchecks {
         let opening = self.opening.iter().any(|opening| !opening.lifetime);
         let finished = self.round.active && !opening && self.running.is_empty();
         if finished {
-            self.round.active = false;
+            (self.round.active, self.round.told) = (false, self.round.known);
             return Progress::Finished;
         }
-        let known = |profile: &NatProfile| profile.family == Family::V4;
-        if self.round.settled || self.profiles.iter().any(known) || !self.has_settled() {
-            return Progress::Same;
+        if self.round.known && !std::mem::replace(&mut self.round.told, true) {
+            return Progress::Settled;
         }
-        self.round.settled = true;
-        Progress::Settled
+        Progress::Same
     }
 }
 

@@ -280,7 +280,7 @@ impl PeerConnection {
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
-        let relayed = config.relayed(&theirs, exchange.relay_token());
+        let relayed = config.relayed(&theirs, &exchange);
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();

@@ -237,6 +237,13 @@ impl Peers {
         }
     }
 
+    /// A packet of the peer's has come over a relay link.
+    pub(crate) fn handle_link_heard(&mut self, peer: PeerHandle, path: RelayPath, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.connection.attempts.handle_link_heard(path, now);
+        }
+    }
+
     // --- time and draining ---
 
     /// Does what is due; returns the peers to whom a new offer is.

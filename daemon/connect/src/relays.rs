@@ -11,8 +11,8 @@ use crate::path::RelayPath;
 /// What attempts want done about relay links.
 #[derive(Debug, Default)]
 pub(crate) struct RelayOrders {
-    /// Servers are to be asked for links with these.
-    pub(crate) joins: Vec<RelayToken>,
+    /// Servers are to be asked for links with these, but for those named with each.
+    pub(crate) joins: Vec<(RelayToken, Vec<ServerId>)>,
     /// These are no longer used.
     pub(crate) ended: Vec<RelayToken>,
     /// Servers are to be told that these are no longer needed.

@@ -222,9 +222,10 @@ impl Signalling {
         for token in orders.ended {
             self.relays.end(token);
         }
-        for token in orders.joins {
+        for (token, linked) in orders.joins {
             self.relays.join(token, peer);
-            for server in self.servers.online().clone() {
+            let online = self.servers.online().clone();
+            for server in online.into_iter().filter(|it| !linked.contains(it)) {
                 self.join(server, token);
             }
         }

@@ -50,6 +50,9 @@ impl Reception<'_> {
     ) {
         let peers = &mut self.roster.peers;
         let authentic = self.lane.open_run(peers, session, path, datagrams, now);
+        if let (Some(_), Path::Relayed(link)) = (authentic, path) {
+            self.roster.connector.handle_link_heard(link, now);
+        }
         if let Some(peer) = authentic {
             self.lane.after_handshake(peers, peer, now);
         }

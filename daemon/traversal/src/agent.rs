@@ -363,12 +363,13 @@ impl Agent {
                 self.base.handle_opened();
             }
             let first = self.base.first_check(first, opens, now);
-            self.checklist.pair_mut(index).next_check = Some(first.max(first_check));
+            let first = first.max(first_check);
+            self.checklist.pair_mut(index).next_check = Some(first);
             first_check += FIRST_CHECK_SPACING;
             for address in self.nats.siblings(candidate) {
                 let remote = SocketAddr::new(address.into(), remote.port());
                 let path = DirectPath { socket, remote };
-                let pair = Pair::new(path, kind, priority - 1, first_check);
+                let pair = Pair::new(path, kind, priority - 1, first);
                 if self.checklist.index_of(path).is_none() && self.checklist.add(pair).is_some() {
                     first_check += FIRST_CHECK_SPACING;
                 }

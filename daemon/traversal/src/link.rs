@@ -1,5 +1,6 @@
 //! Checks over what is no pair of addresses: a link of a relay's. They tell how long the way takes and whether anything comes through,
-//! which the relay itself cannot be asked. The two ends know them by the credentials of their exchange, as checks of a direct path.
+//! which the relay itself cannot be asked. The two ends know them by credentials that only their exchange gives, and that no check of a
+//! direct path has: the relay sees the checks.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ const LATE: usize = 1;
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two checks of an idle link that serves, and of one that could take its place.
 const IDLE_INTERVAL: Duration = Duration::from_secs(25);
+/// A link over which a packet has come within this is alive, be the answers to checks late.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
 /// Traffic flows for this long after the last packet.
 const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -31,7 +34,7 @@ pub enum LinkUse {
     Serves,
     /// Another link serves.
     Spare,
-    /// A direct path serves, and nothing is asked of the link.
+    /// A direct path serves, and nothing is asked of the link once it has answered.
     Behind,
 }
 
@@ -64,6 +67,8 @@ pub struct LinkCheck {
     next: Option<Instant>,
     dead: bool,
     last_traffic: Option<Instant>,
+    /// When an authentic packet has last come over the link.
+    heard: Option<Instant>,
     silence: Silence,
     out: VecDeque<Vec<u8>>,
 }
@@ -87,6 +92,7 @@ impl LinkCheck {
             next: Some(now),
             dead: false,
             last_traffic: None,
+            heard: None,
             silence: Silence::default(),
             out: VecDeque::new(),
         }
@@ -146,6 +152,11 @@ impl LinkCheck {
         self.next = pause.map(|pause| now + pause.mul_f64(0.9 + 0.1 * jitter));
     }
 
+    /// An authentic packet has come over the link: it is alive, although an answer may be late behind what waits at a bottleneck.
+    pub fn handle_heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
     /// Packets of the tunnel go over the link, in either direction: so many bytes by now.
     pub fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         self.silence.handle_traffic(traffic, now);
@@ -167,6 +178,11 @@ impl LinkCheck {
     }
 
     fn check(&mut self, now: Instant) {
+        let lately = |at: Instant| now.saturating_duration_since(at) < HEARD_LATELY;
+        if self.heard.is_some_and(lately) {
+            // The check counts as the first one that was not answered.
+            self.unanswered = self.unanswered.min(1);
+        }
         let Some(pause) = REPEAT_INTERVALS.get(self.unanswered) else {
             (self.next, self.dead) = (None, true);
             return;

@@ -215,7 +215,8 @@ impl Netcheck {
             _ => ProbeOutcome::Refused,
         };
         self.note(index, probe, outcome);
-        if let ProbeOutcome::Mapped(mapped, _) = outcome {
+        if let ProbeOutcome::Mapped(mapped, rtt) = outcome {
+            self.presumed.handle_answer(rtt);
             self.sample(index, probe, at, mapped, message.transaction);
             match probe {
                 Probe::Primary => self.start_filters(index, message, now),
@@ -225,6 +226,7 @@ impl Netcheck {
                 _ => {}
             }
         }
+        self.finish(now);
     }
 
     /// Does what is due.
@@ -247,6 +249,11 @@ impl Netcheck {
         }
         self.hairpins.handle_timeout(now);
         self.presumed.handle_timeout(now);
+        self.finish(now);
+    }
+
+    /// What seemed to be the end may be followed by more questions.
+    fn finish(&mut self, now: Instant) {
         if self.poll_timeout().is_none() {
             shortage::look_again(self, now);
             shortage::ask_more(self, now);

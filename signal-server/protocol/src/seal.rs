@@ -17,6 +17,8 @@ use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState, StatelessTransportState};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::Credentials;
+
 use crate::noise::SeededResolver;
 use crate::{DecodeError, Description, Identity, Note, OfferRefusal, PeerId, RelayToken};
 
@@ -291,11 +293,25 @@ impl OpenedOffer {
     }
 }
 
+/// Credentials of 40 random bytes.
+fn credentials(bytes: &[u8]) -> Credentials {
+    let mut credentials = Credentials {
+        fragment: [0; 8],
+        password: [0; 32],
+    };
+    let (fragment, password) = bytes.split_at(8);
+    credentials.fragment.copy_from_slice(fragment);
+    credentials.password.copy_from_slice(password);
+    credentials
+}
+
 /// A finished exchange: the preshared key, and notes in both directions.
 pub struct Exchange {
     transport: StatelessTransportState,
     preshared: PresharedKey,
     relay: RelayToken,
+    /// This end's credentials for checks of links, and the other's.
+    links: [Credentials; 2],
     next: u64,
     /// The highest nonce received, and which of the [`WINDOW`] before it.
     highest: Option<u64>,
@@ -313,16 +329,24 @@ impl Exchange {
         two.zeroize();
         let mut preshared = Zeroizing::new([0; 32]);
         let mut relay = RelayToken([0; 16]);
+        let mut links = Zeroizing::new([0; 80]);
         let keys = Hkdf::<Sha256>::new(Some(noise.get_handshake_hash()), &secrets);
         keys.expand(b"punch wireguard preshared key v1", &mut *preshared)
             .and_then(|()| keys.expand(b"punch relay token v1", &mut relay.0))
+            .and_then(|()| keys.expand(b"punch link credentials v1", &mut *links))
             .map_err(|_| SealError::Internal)?;
+        let (offerer, answerer) = links.split_at(40);
+        let mut links = [credentials(offerer), credentials(answerer)];
+        if !noise.is_initiator() {
+            links.reverse();
+        }
         Ok(Self {
             transport: noise
                 .into_stateless_transport_mode()
                 .map_err(|_| SealError::Internal)?,
             preshared: PresharedKey(preshared),
             relay,
+            links,
             next: 0,
             highest: None,
             seen: 0,
@@ -337,6 +361,12 @@ impl Exchange {
     /// What both ends join a relay link with: the server that links them learns nothing else.
     pub fn relay_token(&self) -> RelayToken {
         self.relay
+    }
+
+    /// What the two ends check links by that pass through others: this end's credentials and the other's. Those of the descriptions
+    /// would let such a server pass a check on as one of a direct path.
+    pub fn link_credentials(&self) -> [Credentials; 2] {
+        self.links.clone()
     }
 
     /// Seals a note.

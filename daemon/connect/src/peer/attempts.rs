@@ -16,7 +16,7 @@ use super::Outputs;
 use super::relayed::{Relayed, RelayedConfig};
 use crate::path::RelayPath;
 use crate::relays::RelayOrders;
-use crate::{ConnectorEvent, SocketOrder};
+use crate::{ConnectorEvent, ServerId, SocketOrder};
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -131,8 +131,12 @@ impl Attempt {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.give_up_at = self.give_up_at.filter(|at| *at > now);
-        self.agent.handle_timeout(now);
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        // An agent that waits for candidates is not to be asked before its time: it would say that it has failed.
+        if due(self.agent.poll_timeout()) || due(self.give_up_at) {
+            self.give_up_at = self.give_up_at.filter(|at| *at > now);
+            self.agent.handle_timeout(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -291,8 +295,16 @@ impl Attempts {
         links.any(|relayed| relayed.handle_message(path, message, now))
     }
 
-    /// The tokens with which servers are to be asked for links now: those of each attempt that has nothing before it that serves.
-    fn joins(&mut self) -> Vec<RelayToken> {
+    /// A packet of the peer's has come over a link, opened by its session's keys.
+    pub(crate) fn handle_link_heard(&mut self, path: RelayPath, now: Instant) {
+        for attempt in &mut self.live {
+            attempt.relayed.handle_heard(path, now);
+        }
+    }
+
+    /// The tokens with which servers are to be asked for links now, and which servers not: those of each attempt that has nothing
+    /// before it that serves.
+    fn joins(&mut self) -> Vec<(RelayToken, Vec<ServerId>)> {
         let mut tokens = Vec::new();
         for attempt in &mut self.live {
             tokens.extend(attempt.relayed.join());

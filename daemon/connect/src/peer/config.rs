@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use punch_signal_protocol::{Capability, Description, RelayToken};
+use punch_signal_protocol::seal::Exchange;
+use punch_signal_protocol::{Capability, Description};
 use punch_traversal::{Agent, AgentConfig, Role, StepKind};
 
 use super::description::SentDescription;
@@ -19,12 +20,12 @@ pub(crate) struct AttemptConfig {
 
 impl AttemptConfig {
     /// The relay links to the peer which described itself as `theirs`.
-    pub(super) fn relayed(&self, theirs: &Description, token: RelayToken) -> RelayedConfig {
+    pub(super) fn relayed(&self, theirs: &Description, exchange: &Exchange) -> RelayedConfig {
         let agreed = self.sent.relay && theirs.capabilities.contains(Capability::Relays);
         RelayedConfig {
-            token,
+            token: exchange.relay_token(),
             agreed,
-            credentials: [self.sent.credentials.clone(), theirs.credentials.clone()],
+            credentials: exchange.link_credentials(),
             // Another one than the agent's.
             seed: self.network.seed.rotate_left(32),
         }

@@ -9,12 +9,17 @@ use punch_signal_protocol::{Credentials, RelayToken};
 use punch_stun_protocol::Message;
 use punch_traversal::{LinkCheck, LinkHealth, LinkUse, Traffic};
 
+use crate::ServerId;
 use crate::path::{Path, RelayPath};
 
 /// Links of one attempt, one of each server, that are kept: the others are left.
 const MAX_LINKS: usize = 4;
 /// A link takes the place of one that answers, too, if that is slower by a fifth and by so much.
 const CLEARLY_SLOWER: Duration = Duration::from_millis(10);
+
+/// Servers are asked again for a link that was lost after this, then at doubled intervals up to [`REJOIN_MAX`].
+const REJOIN: Duration = Duration::from_secs(30);
+const REJOIN_MAX: Duration = Duration::from_secs(300);
 
 /// What the links of an attempt are made from.
 #[derive(Debug)]
@@ -34,6 +39,12 @@ pub(crate) struct Relayed {
     config: RelayedConfig,
     joined: bool,
     links: Vec<Link>,
+    /// How many links have stood at once.
+    most: usize,
+    /// When servers are asked again for links that were lost, and the pause before.
+    rejoin: Option<(Instant, Duration)>,
+    /// Whether that time has come.
+    asks_again: bool,
     /// The link that serves where no direct path does.
     chosen: Option<RelayPath>,
     /// Whether a direct path serves.
@@ -55,6 +66,9 @@ impl Relayed {
             config,
             joined: false,
             links: Vec::new(),
+            most: 0,
+            rejoin: None,
+            asks_again: false,
             chosen: None,
             behind: false,
             changed: false,
@@ -77,10 +91,13 @@ impl Relayed {
         chosen.check.round_trip()
     }
 
-    /// The token, if servers are to be asked for a link and were not yet.
-    pub(super) fn join(&mut self) -> Option<RelayToken> {
-        let wanted = self.config.agreed && !std::mem::replace(&mut self.joined, true);
-        wanted.then_some(self.config.token)
+    /// The token, and the servers that need not be asked for a link with it, if the others are to be asked now.
+    pub(super) fn join(&mut self) -> Option<(RelayToken, Vec<ServerId>)> {
+        let again = std::mem::take(&mut self.asks_again);
+        let first = !std::mem::replace(&mut self.joined, true);
+        let linked = self.links.iter().map(|link| link.path.server);
+        let wanted = self.config.agreed && (first || again);
+        wanted.then(|| (self.config.token, linked.collect()))
     }
 
     // --- what comes in ---
@@ -94,6 +111,9 @@ impl Relayed {
         let stand_in = Path::Relayed(path).origin();
         let check = LinkCheck::new(self.config.credentials.clone(), stand_in, seed, now);
         self.links.push(Link { path, check });
+        if self.links.len() >= self.most {
+            (self.most, self.rejoin) = (self.links.len(), None);
+        }
         self.choose(now);
         true
     }
@@ -106,8 +126,20 @@ impl Relayed {
     ) -> bool {
         let before = self.links.len();
         self.links.retain(|link| !is_gone(link.path));
+        let lost = self.links.len() < before;
+        if lost {
+            self.rejoin.get_or_insert((now + REJOIN, REJOIN));
+        }
         self.choose(now);
-        self.links.len() < before
+        lost
+    }
+
+    /// A packet of the peer's has come over a link, opened by its session's keys.
+    pub(super) fn handle_heard(&mut self, path: RelayPath, now: Instant) {
+        let mut links = self.links.iter_mut();
+        if let Some(link) = links.find(|link| link.path == path) {
+            link.check.handle_heard(now);
+        }
     }
 
     /// A check or an answer has come over a link; returns whether it is one of these.
@@ -147,10 +179,13 @@ impl Relayed {
         for link in &mut self.links {
             link.check.handle_timeout(now);
         }
+        if let Some((_, pause)) = self.rejoin.filter(|(at, _)| *at <= now) {
+            let pause = (2 * pause).min(REJOIN_MAX);
+            (self.asks_again, self.rejoin) = (true, Some((now + pause, pause)));
+        }
         let dead = |link: &&Link| link.check.health() == LinkHealth::Dead;
         let dead: Vec<_> = self.links.iter().filter(dead).map(|l| l.path).collect();
-        self.links.retain(|link| !dead.contains(&link.path));
-        self.choose(now);
+        self.handle_gone(|link| dead.contains(&link), now);
         dead
     }
 
@@ -165,7 +200,11 @@ impl Relayed {
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let checks = self.links.iter().map(|link| &link.check);
-        checks.filter_map(LinkCheck::poll_timeout).min()
+        let rejoin = self.rejoin.map(|(at, _)| at);
+        checks
+            .filter_map(LinkCheck::poll_timeout)
+            .chain(rejoin)
+            .min()
     }
 
     /// Whether another link serves, or would, than before.
@@ -227,7 +266,6 @@ mod tests {
     use punch_signal_protocol::RelayLink;
 
     use super::*;
-    use crate::ServerId;
     use crate::start::start;
 
     const fn ms(ms: u64) -> Duration {
@@ -318,7 +356,8 @@ mod tests {
                     }
                     let (index, path, bytes) = entry.remove();
                     let message = Message::parse(&bytes).unwrap();
-                    assert!(self.ends[index].handle_message(path, &message, self.now));
+                    // A link that has ended takes nothing.
+                    self.ends[index].handle_message(path, &message, self.now);
                 }
                 if let Some(traffic) = &mut self.traffic {
                     traffic.sent += 1;
@@ -392,6 +431,52 @@ mod tests {
         rig.run(Duration::from_secs(13));
         assert_eq!(rig.servers(), [None, None]);
         assert!(rig.ends.iter_mut().all(Relayed::take_changed));
+    }
+
+    #[test]
+    fn a_server_whose_link_is_lost_is_asked_again_less_and_less_often_and_the_others_are_not() {
+        let mut rig = Rig::new(&[(1, Some(10)), (2, Some(30))]);
+        rig.run(ms(500));
+        let lost = rig.ends[0].handle_gone(|path| path == link(1), rig.now);
+        assert!(lost && rig.ends[0].join().is_none());
+        let began = rig.now;
+        let mut asked = Vec::new();
+        for second in 0..1000 {
+            let now = began + Duration::from_secs(second);
+            rig.ends[0].handle_timeout(now);
+            // The rig does not run: the other link has no answers, and ends.
+            if let Some((_, linked)) = rig.ends[0].join() {
+                assert!(!linked.contains(&ServerId(1)));
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [30, 90, 210, 450, 750]);
+        for server in [1, 2] {
+            assert!(rig.ends[0].handle_ready(link(server), began + Duration::from_secs(1000)));
+        }
+        assert_eq!(rig.ends[0].rejoin, None);
+    }
+
+    #[test]
+    fn a_link_over_which_packets_come_is_alive_although_answers_are_late() {
+        for packets in [true, false] {
+            let mut rig = Rig::new(&[(1, Some(10)), (2, Some(30))]);
+            rig.traffic = Some(Traffic::default());
+            rig.run(Duration::from_secs(20));
+            // Five seconds of this end's own packets wait at its uplink.
+            rig.delays.insert(1, Some(ms(5000)));
+            for _ in 0..200 {
+                rig.run(ms(50));
+                if packets {
+                    for end in &mut rig.ends {
+                        end.handle_heard(link(1), rig.now);
+                    }
+                }
+                let stays = rig.servers() == [Some(1), Some(1)];
+                assert!(stays || !packets);
+            }
+            assert_eq!(rig.servers() == [Some(1), Some(1)], packets);
+        }
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl Nats {
 
     /// When those checks follow that have waited for the peer to hear of this side's address, at the end where any do.
     pub(super) fn first_after_naming(&self, now: Instant) -> Option<Instant> {
-        self.opens_first().then(|| now + ANSWERER_DELAY)
+        let ordered = self.opens_first() && !self.are_measured_now();
+        ordered.then(|| now + ANSWERER_DELAY)
     }
 
     /// Whether this end opens its NAT for the other's checks and lets those come first.

@@ -1,7 +1,8 @@
 //! Whether anything comes back over a path that packets go out over.
 //!
 //! Nearly all traffic goes both ways: TCP acknowledges, pings are answered. Where packets go out and none comes in, the path may be
-//! dead, and a check tells long before the next one would be due. Traffic that goes only out costs a check a second by this.
+//! dead, and a check tells long before the next one would be due. Traffic that goes only out costs a check a second of each path
+//! that answers by this.
 
 use std::time::{Duration, Instant};
 

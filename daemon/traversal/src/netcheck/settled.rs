@@ -20,6 +20,8 @@ const SLOWEST: Duration = Duration::from_secs(1);
 pub(super) struct Presumed {
     /// Those that may still be answered in time, and until when that is.
     expected: Vec<(Instant, usize, Probe)>,
+    /// Those to servers that have not answered anything, and when they left.
+    first: Vec<(Instant, usize, Probe)>,
     silent: Vec<(usize, Probe)>,
 }
 
@@ -32,8 +34,20 @@ impl Presumed {
         rtt: Option<Duration>,
         now: Instant,
     ) {
-        if let Some(rtt) = rtt.filter(|rtt| *rtt <= SLOWEST) {
-            self.expected.push((now + rtt + PATIENCE, server, probe));
+        match rtt {
+            Some(rtt) if rtt <= SLOWEST => {
+                self.expected.push((now + rtt + PATIENCE, server, probe));
+            }
+            Some(_) => {}
+            None => self.first.push((now, server, probe)),
+        }
+    }
+
+    /// A server has answered after this time: another one that has not, by then and a while, is presumed to be dead.
+    pub(super) fn handle_answer(&mut self, rtt: Duration) {
+        if rtt <= SLOWEST {
+            let late = |(sent, server, probe)| (sent + rtt + PATIENCE, server, probe);
+            self.expected.extend(self.first.drain(..).map(late));
         }
     }
 
@@ -41,6 +55,7 @@ impl Presumed {
     pub(super) fn forget(&mut self, server: usize, probe: Probe) {
         let other = |entry: (usize, Probe)| entry != (server, probe);
         self.expected.retain(|(_, at, asked)| other((*at, *asked)));
+        self.first.retain(|(_, at, asked)| other((*at, *asked)));
         self.silent.retain(|entry| other(*entry));
     }
 

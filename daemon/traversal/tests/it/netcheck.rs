@@ -793,3 +793,44 @@ fn a_nat_with_a_mapping_for_each_address_shows_its_block_too() {
         assert_eq!(profile.filtering, Some(Filtering::AddressAndPortDependent));
     }
 }
+
+#[test]
+fn a_dead_server_does_not_hold_up_what_another_one_tells() {
+    for dead_first in [true, false] {
+        let nat = Nat::new(Depends::Nothing, Depends::AddressAndPort);
+        let alive = Server::with_two_addresses();
+        let servers = match dead_first {
+            true => [addr("192.0.2.9:3478"), addr(ONE)],
+            false => [addr(ONE), addr("192.0.2.9:3478")],
+        };
+        let outcome = World::new(Some(nat), vec![alive]).check_with(&servers);
+        let (took, settled) = outcome.settled.unwrap();
+        assert!(took <= ms(2 * 40 + 300), "{dead_first}: {took:?}");
+        assert_eq!(
+            (settled.mapping, settled.filtering),
+            (
+                Some(Mapping::EndpointIndependent),
+                Some(Filtering::AddressAndPortDependent)
+            )
+        );
+    }
+}
+
+/// Where everything comes in, the run ends with an answer instead of a wait for one.
+#[test]
+fn a_run_that_ends_with_an_answer_asks_for_more_as_well() {
+    for filtered in ALL {
+        let mut seed = 5_u32;
+        let nat = Nat::new(Depends::Address, filtered).allotting(move |_, _| {
+            seed = seed.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+            (32_768 + (seed >> 8) % 2048) as u16
+        });
+        let server = Server::with_two_addresses().with_samples(20_000, 20_007);
+        let profile = World::new(Some(nat), vec![server]).check().profile;
+        assert!(
+            matches!(profile.allocation, Some(Allocation::Block { .. })),
+            "{filtered:?} {:?}",
+            profile.allocation
+        );
+    }
+}

@@ -5,7 +5,7 @@ use hkdf::Hkdf;
 use ml_kem::kem::{Decapsulate, Key, KeyExport};
 use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
 use punch_signal_protocol::noise::SeededResolver;
-use punch_signal_protocol::seal::{OpenedOffer, PendingOffer, SealError, UnreadOffer};
+use punch_signal_protocol::seal::{Exchange, OpenedOffer, PendingOffer, SealError, UnreadOffer};
 use punch_signal_protocol::{
     DecodeError, Description, Identity, OfferRefusal, PeerId, RefusalReason,
 };
@@ -49,16 +49,38 @@ fn read(noise: &mut HandshakeState, envelope: &[u8]) -> Description {
 }
 
 /// HKDF-SHA-256 over both transport keys and the ML-KEM secret, salted with the handshake hash.
-fn preshared_key(mut noise: HandshakeState, kem_secret: &[u8]) -> [u8; 32] {
+fn derived<const N: usize>(noise: &mut HandshakeState, kem_secret: &[u8], info: &str) -> [u8; N] {
     let (one, two) = noise.dangerously_get_raw_split();
-    let mut key = [0; 32];
+    let mut key = [0; N];
     Hkdf::<Sha256>::new(
         Some(noise.get_handshake_hash()),
         &[&one, &two, kem_secret].concat(),
     )
-    .expand(b"punch wireguard preshared key v1", &mut key)
+    .expand(info.as_bytes(), &mut key)
     .unwrap();
     key
+}
+
+/// Whether `exchange` has what the documentation derives.
+fn agrees(exchange: &Exchange, mut noise: HandshakeState, kem_secret: &[u8], offered: bool) {
+    let preshared: [u8; 32] = derived(&mut noise, kem_secret, "punch wireguard preshared key v1");
+    assert_eq!(*exchange.preshared_key().as_bytes(), preshared);
+    let token: [u8; 16] = derived(&mut noise, kem_secret, "punch relay token v1");
+    assert_eq!(exchange.relay_token().0, token);
+    let links: [u8; 80] = derived(&mut noise, kem_secret, "punch link credentials v1");
+    let [mine, theirs] = exchange.link_credentials();
+    let [offerer, answerer] = if offered {
+        [mine, theirs]
+    } else {
+        [theirs, mine]
+    };
+    let parts = [
+        &offerer.fragment[..],
+        &offerer.password,
+        &answerer.fragment,
+        &answerer.password,
+    ];
+    assert_eq!(parts.concat(), links);
 }
 
 #[test]
@@ -83,10 +105,7 @@ fn a_responder_written_from_the_documentation_reaches_the_same_preshared_key() {
 
     let (exchange, answered) = pending.open_answer(&answer).ok().unwrap();
     assert_eq!(answered.stamp, 2);
-    assert_eq!(
-        *exchange.preshared_key().as_bytes(),
-        preshared_key(noise, &secret)
-    );
+    agrees(&exchange, noise, &secret, true);
 }
 
 #[test]
@@ -110,10 +129,7 @@ fn an_initiator_written_from_the_documentation_reaches_the_same_preshared_key() 
 
     let ciphertext = read(&mut noise, &answer).kem;
     let secret = kem.decapsulate_slice(&ciphertext).unwrap();
-    assert_eq!(
-        *exchange.preshared_key().as_bytes(),
-        preshared_key(noise, &secret)
-    );
+    agrees(&exchange, noise, &secret, false);
 }
 
 #[test]

@@ -362,8 +362,7 @@ impl Agent {
                 self.open_for(path, now);
                 self.base.handle_opened();
             }
-            let first = self.base.first_check(first, opens, now);
-            let first = first.max(first_check);
+            let first = self.base.first_check(first, opens, now).max(first_check);
             self.checklist.pair_mut(index).next_check = Some(first);
             first_check += FIRST_CHECK_SPACING;
             for address in self.nats.siblings(candidate) {

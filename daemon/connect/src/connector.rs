@@ -47,7 +47,7 @@ impl Connector {
         let mut randomness = Randomness::new(ChaCha20Rng::from_seed(config.seed));
         let seeds = [randomness.open.next_u64(), randomness.open.next_u64()];
         Self {
-            network: LocalNetwork::new(seeds, config.nat.clone()),
+            network: LocalNetwork::new(seeds, config.nat.clone(), config.mtu),
             sockets: Sockets::default(),
             searches: Searches::new(config.budget),
             signalling: Signalling::new(Envelopes::new(config, randomness, now)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_traversal::{
-    AgentStatus, Budget, Family, NatOverrides, NatProfile, NatSummary, SocketId, StepKind,
-    StepReport,
+    AgentStatus, Budget, DirectPath, Family, NatOverrides, NatProfile, NatSummary, SocketId,
+    StepKind, StepReport,
 };
 
 use crate::Contact;
@@ -35,6 +35,8 @@ pub struct ConnectorConfig {
     pub budget: Budget,
     /// What the administrator says about the NAT.
     pub nat: NatOverrides,
+    /// The longest packet inside the tunnel that is ever sent, in bytes.
+    pub mtu: u16,
     /// Whether packets may go through signalling servers where no direct path is.
     pub relay: bool,
 }
@@ -133,6 +135,16 @@ pub enum News {
         peer: PeerHandle,
         /// The path that serves now.
         path: Path,
+    },
+    /// Packets inside the tunnel of up to so many bytes fit on this direct path to a peer, longer ones do not. Of a path that was
+    /// selected and of which this was not said, [`punch_traversal::first_mtu`] is known.
+    Mtu {
+        /// The peer that the path leads to.
+        peer: PeerHandle,
+        /// The path.
+        path: DirectPath,
+        /// The longest packet inside the tunnel.
+        mtu: u16,
     },
     /// The newest stamps with a peer, to be kept across restarts.
     Stamps {

@@ -23,6 +23,8 @@ pub(crate) struct NetworkView {
     pub(crate) samplers: Vec<SocketAddr>,
     /// Stands for the network that this machine is in.
     pub(crate) fingerprint: Option<u64>,
+    /// The longest packet inside the tunnel that is ever sent, in bytes.
+    pub(crate) mtu: u16,
     /// The attempt's randomness.
     pub(crate) seed: u64,
 }
@@ -38,6 +40,8 @@ pub(crate) struct LocalNetwork {
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
     overlay: HashSet<IpAddr>,
     fingerprint: Option<u64>,
+    /// The longest packet inside the tunnel that is ever sent, in bytes.
+    mtu: u16,
     /// What was learned of the networks' capacities.
     capacities: Capacities,
     /// What was learned and not yet said: the network, and the mappings it has.
@@ -47,8 +51,8 @@ pub(crate) struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    /// A network of which nothing is known. The two seeds are the gatherer's and the netchecks'.
-    pub(crate) fn new(seeds: [u64; 2], overrides: NatOverrides) -> Self {
+    /// A network of which nothing is known. The two seeds are the gatherer's and the netchecks'; `mtu` is that of the tunnel.
+    pub(crate) fn new(seeds: [u64; 2], overrides: NatOverrides, mtu: u16) -> Self {
         Self {
             gatherer: Gatherer::new(seeds[0]),
             netchecks: Netchecks::new(seeds[1], overrides),
@@ -57,6 +61,7 @@ impl LocalNetwork {
             stun_servers: Vec::new(),
             overlay: HashSet::new(),
             fingerprint: None,
+            mtu,
             capacities: Capacities::default(),
             learned: None,
             booked: 0,
@@ -317,6 +322,7 @@ impl LocalNetwork {
             lifetime: self.netchecks.lifetime(),
             samplers: self.gatherer.answering(Family::V4),
             fingerprint: self.fingerprint,
+            mtu: self.mtu,
             seed,
         }
     }

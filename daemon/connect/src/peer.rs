@@ -467,6 +467,7 @@ impl PeerConnection {
             AgentEvent::Lost
             | AgentEvent::Selected(_)
             | AgentEvent::Failed
+            | AgentEvent::Mtu(_)
             | AgentEvent::OpenSockets(_)
             | AgentEvent::CloseSocket(_)
             | AgentEvent::Reflexive(_)

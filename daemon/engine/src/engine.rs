@@ -61,6 +61,7 @@ impl Engine {
                 wall_ms,
                 budget: config.budget,
                 nat: config.nat,
+                mtu: u16::try_from(config.mtu).unwrap_or(u16::MAX),
                 relay: config.relay,
             },
             now,

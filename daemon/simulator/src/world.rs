@@ -89,6 +89,7 @@ impl World {
             let config = ConnectorConfig {
                 // Direct paths are the subject.
                 relay: false,
+                mtu: 1420,
                 identity: identity.clone(),
                 ipv4_range: None,
                 seed: bytes,

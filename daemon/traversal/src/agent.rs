@@ -6,11 +6,12 @@
 //!
 //! The agent's rooms: `checklist` has the pairs and the path, `nats` what follows from the two NATs,
 //! `base` the socket of checks in a repeated attempt, `search` the plan's search for ports, `sockets` what was opened for both,
-//! `outputs` the queues.
+//! `mtu` how long packets may be on the path, `outputs` the queues.
 
 mod base;
 mod checklist;
 mod config;
+mod mtu;
 mod nats;
 mod outputs;
 mod search;
@@ -33,6 +34,7 @@ use base::Base;
 use checklist::Checklist;
 pub use checklist::MAX_PAIRS;
 pub use config::AgentConfig;
+use mtu::Mtu;
 use nats::Nats;
 pub use nats::takes_fresh_base;
 use outputs::Outputs;
@@ -59,6 +61,7 @@ pub struct Agent {
     base: Base,
     search: PlannedSearch,
     sockets: Sockets,
+    mtu: Mtu,
     outputs: Outputs,
     began: Instant,
     /// When the first path was found.
@@ -81,6 +84,7 @@ impl Agent {
             base,
             search,
             sockets: Sockets::default(),
+            mtu: Mtu::new(config.mtu),
             outputs: Outputs::new(nats.my_caps().rate, now),
             nats,
             began: now,
@@ -88,9 +92,10 @@ impl Agent {
             proven: false,
             failed: false,
         };
-        if agent.base.is_opening() {
-            agent.outputs.say(AgentEvent::OpenSockets(1));
-        }
+        let opening = agent.base.is_opening();
+        agent
+            .outputs
+            .say(opening.then_some(AgentEvent::OpenSockets(1)));
         let mut candidates = config.candidates;
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority()));
         agent.add_candidates(&candidates, now);
@@ -124,6 +129,7 @@ impl Agent {
         self.base.is_asking(transaction)
             || self.search.is_asking(transaction)
             || self.checklist.owner_of(transaction).is_some()
+            || self.mtu.owns(transaction)
     }
 
     /// A check request for this agent. Unauthenticated ones get silence.
@@ -142,12 +148,10 @@ impl Agent {
             return;
         }
         self.prove();
+        let answer = self.messages.answer(message.transaction, remote);
         self.outputs.transmits.push_back(Transmit {
-            socket,
-            to: remote,
             source: local,
-            ttl: None,
-            bytes: self.messages.answer(message.transaction, remote),
+            ..Transmit::new(socket, remote, answer)
         });
         let path = DirectPath { socket, remote };
         let by_search = self.search.has_searched(path);
@@ -183,6 +187,10 @@ impl Agent {
             return;
         }
         let path = DirectPath { socket, remote };
+        let (mtu, messages) = (&mut self.mtu, &self.messages);
+        if mtu.handle_response(path, message, messages, &mut self.outputs, now) {
+            return;
+        }
         let owner = self.checklist.owner_of(message.transaction);
         let Some(index) = owner.or_else(|| self.found_pair(path, message, now)) else {
             return;
@@ -202,11 +210,13 @@ impl Agent {
     /// Packets of the tunnel go over the path, in either direction: so many bytes by now.
     pub fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         self.checklist.handle_traffic(traffic, now);
+        self.mtu.handle_traffic(now);
     }
 
     /// Checks the path now instead of at the next keepalive: the peer may be gone.
     pub fn verify_path(&mut self, now: Instant) {
         self.checklist.verify_paths(now);
+        self.mtu.doubt(now);
     }
 
     /// Whether the last check on the path was answered.
@@ -264,6 +274,9 @@ impl Agent {
                 self.check(index, now);
             }
         }
+        let (checklist, outputs) = (&mut self.checklist, &mut self.outputs);
+        self.mtu
+            .handle_timeout(checklist, &mut self.messages, outputs, now);
         self.advance_search(now);
         self.settle_failure();
     }
@@ -285,6 +298,7 @@ impl Agent {
             self.base.next_timeout(),
             self.search.next_timeout(),
             self.sockets.next_timeout(),
+            self.mtu.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -318,29 +332,22 @@ impl Agent {
 
     fn steps(&self, now: Instant) -> Vec<StepReport> {
         let search = self.search.report(now);
-        let by_search = search.as_ref().is_some_and(|s| s.outcome == Outcome::Found);
-        let outcome = match (self.found, self.failed) {
-            (Some(_), _) if by_search => Outcome::Exhausted,
-            (Some(_), _) => Outcome::Found,
-            (None, true) => Outcome::Exhausted,
-            (None, false) => Outcome::Running,
-        };
-        let until = self.found.unwrap_or(now);
-        let pairs = u32::try_from(self.checklist.pairs().len()).unwrap_or(u32::MAX);
-        let took = until.saturating_duration_since(self.began);
-        let (chance, sent) = (self.plan.checks, self.outputs.checks());
-        let checks = StepReport::of_checks(chance, outcome, pairs, sent, took);
+        let outcome = Outcome::of_checks(self.found.is_some(), search.as_ref(), self.failed);
+        let took = self
+            .found
+            .unwrap_or(now)
+            .saturating_duration_since(self.began);
+        let (pairs, sent) = (self.checklist.pairs().len(), self.outputs.checks());
+        let checks = StepReport::of_checks(self.plan.checks, outcome, pairs, sent, took);
         [checks].into_iter().chain(search).collect()
     }
 
     /// Returns whether there is anything new among them.
     fn add_candidates(&mut self, candidates: &[Candidate], now: Instant) -> bool {
         let (mut first_check, mut added) = (now, false);
-        for candidate in candidates {
+        let checkable = |at: &&Candidate| at.address.port() != 0 && usable(at.address.ip());
+        for candidate in candidates.iter().filter(checkable) {
             let remote = candidate.address;
-            if remote.port() == 0 || !usable(remote.ip()) {
-                continue;
-            }
             let Some(socket) = self.base.socket_for(candidate) else {
                 self.base.postpone(*candidate);
                 added = true;
@@ -425,35 +432,27 @@ impl Agent {
     }
 
     fn prove(&mut self) {
-        if !self.proven {
-            self.proven = true;
-            self.outputs.say(AgentEvent::Proven);
-        }
+        let first = !std::mem::replace(&mut self.proven, true);
+        self.outputs.say(first.then_some(AgentEvent::Proven));
     }
 
     fn check(&mut self, index: usize, now: Instant) {
         let id = self.messages.transaction();
-        let jitter = self.messages.jitter();
         let nominate = self.checklist.nominates(index);
         let pair = self.checklist.pair_mut(index);
-        pair.sent(id, now, jitter);
-        let transmit = Transmit::new(
-            pair.path.socket,
-            pair.path.remote,
-            self.messages.check(id, pair.worth(), nominate),
-        );
+        pair.sent(id, now, self.messages.jitter());
+        let (path, bytes) = (pair.path, self.messages.check(id, pair.worth(), nominate));
+        let transmit = Transmit::new(path.socket, path.remote, bytes);
         self.outputs.check(transmit, now);
     }
 
     /// Opens this side's NAT for a pair with packets that do not reach the other side's.
     fn open_for(&mut self, path: DirectPath, now: Instant) {
         let id = self.messages.transaction();
+        let bytes = self.messages.any_check(id);
         let transmit = Transmit {
-            socket: path.socket,
-            to: path.remote,
-            source: None,
             ttl: Some(self.search.opening_ttl()),
-            bytes: self.messages.any_check(id),
+            ..Transmit::new(path.socket, path.remote, bytes)
         };
         for _ in 0..OPENING_PACKETS {
             self.outputs.check(transmit.clone(), now);
@@ -474,6 +473,7 @@ impl Agent {
         if let Some(index) = self.checklist.index_of(best) {
             self.check(index, now);
         }
+        self.mtu.follow(Some(best), now);
     }
 
     /// Whether a search could begin now, if the machine's budget allows it.
@@ -532,9 +532,8 @@ impl Agent {
         let wanted = self
             .search
             .start(allowance, base, nats, &self.messages, now);
-        if wanted > 0 {
-            self.outputs.say(AgentEvent::OpenSockets(wanted));
-        }
+        let orders = (wanted > 0).then_some(AgentEvent::OpenSockets(wanted));
+        self.outputs.say(orders);
         self.advance_search(now);
     }
 
@@ -555,8 +554,8 @@ impl Agent {
     fn end_search(&mut self, path: DirectPath, now: Instant) {
         // Where checks alone cannot do it, the peer's search may have hit a port that they have opened.
         let mut pairs = self.checklist.pairs().iter();
-        let by_search =
-            self.plan.checks <= 0.0 || pairs.any(|pair| pair.path == path && pair.by_search);
+        let hit = pairs.any(|pair| pair.path == path && pair.by_search);
+        let by_search = hit || self.plan.checks <= 0.0;
         let was_active = self.search.is_active();
         self.search.finish(by_search, now);
         if was_active {

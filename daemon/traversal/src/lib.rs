@@ -21,6 +21,7 @@ mod netcheck;
 mod pace;
 mod pair;
 mod plan;
+mod pmtu;
 mod profile;
 mod report;
 mod request;
@@ -41,6 +42,7 @@ pub use name::receiver_of;
 pub use netcheck::Netcheck;
 pub use pair::{MAX_PROBES, PairStatus};
 pub use plan::{Part, Plan, Ports, Step, StepKind, Withheld};
+pub use pmtu::{first_mtu, overhead};
 pub use profile::{NatOverrides, NatProfile, SearchBasis};
 pub use punch_signal_protocol::{
     Allocation, Budget, Filtering, Mapping, NatSummary, Prediction, SearchFacts,

@@ -77,11 +77,27 @@ impl Messages {
         worth: Candidate,
         nominate: bool,
     ) -> Vec<u8> {
-        let writer = Writer::new(Class::Request, transaction)
-            .username(&self.outbound)
-            .priority(worth.priority());
+        let writer = self.request(transaction, worth);
         let writer = if nominate { writer.nominate() } else { writer };
         writer.finish_with_integrity(&self.remote.password)
+    }
+
+    /// A check of `length` bytes, a multiple of four: a datagram of that length gets through if it is answered.
+    pub(crate) fn padded_check(
+        &self,
+        transaction: TransactionId,
+        worth: Candidate,
+        length: usize,
+    ) -> Vec<u8> {
+        self.request(transaction, worth)
+            .pad_with_integrity_to(length)
+            .finish_with_integrity(&self.remote.password)
+    }
+
+    fn request(&self, transaction: TransactionId, worth: Candidate) -> Writer {
+        Writer::new(Class::Request, transaction)
+            .username(&self.outbound)
+            .priority(worth.priority())
     }
 
     /// A check that any pair over IPv4 could send; the same bytes serve a whole search.

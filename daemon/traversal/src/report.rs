@@ -36,6 +36,19 @@ pub enum Outcome {
     Unwatched,
 }
 
+impl Outcome {
+    /// The outcome of ordinary checks, where a path was found, or was found by a search instead, or all have failed.
+    pub(crate) fn of_checks(found: bool, search: Option<&StepReport>, failed: bool) -> Self {
+        let by_search = search.is_some_and(|search| search.outcome == Self::Found);
+        match (found, failed) {
+            (true, _) if by_search => Self::Exhausted,
+            (true, _) => Self::Found,
+            (false, true) => Self::Exhausted,
+            (false, false) => Self::Running,
+        }
+    }
+}
+
 impl From<Withheld> for Outcome {
     fn from(why: Withheld) -> Self {
         match why {
@@ -88,7 +101,7 @@ impl StepReport {
     pub(crate) fn of_checks(
         chance: f64,
         outcome: Outcome,
-        pairs: u32,
+        pairs: usize,
         packets: u32,
         took: Duration,
     ) -> Self {
@@ -97,7 +110,7 @@ impl StepReport {
             chance,
             typical: TYPICAL_CHECKS,
             outcome,
-            mappings: pairs,
+            mappings: u32::try_from(pairs).unwrap_or(u32::MAX),
             packets,
             peak_rate: 0,
             refused_sockets: 0,

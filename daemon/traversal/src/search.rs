@@ -518,6 +518,7 @@ impl Search {
                 to,
                 source: None,
                 ttl,
+                whole: false,
                 bytes: self.request.clone(),
             });
         }

@@ -66,6 +66,9 @@ pub struct Transmit {
     pub source: Option<IpAddr>,
     /// The hops that a packet has to live which shall open this side's NAT and die before it reaches the other's.
     pub ttl: Option<u8>,
+    /// Whether nobody may cut it into fragments, on this machine or on the way: it finds out whether a packet of its length gets
+    /// through.
+    pub whole: bool,
     /// The payload.
     pub bytes: Vec<u8>,
 }
@@ -78,6 +81,7 @@ impl Transmit {
             to,
             source: None,
             ttl: None,
+            whole: false,
             bytes,
         }
     }

@@ -13,6 +13,9 @@ pub(crate) const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
 pub(crate) const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub(crate) const PRIORITY: u16 = 0x0024;
 pub(crate) const USE_CANDIDATE: u16 = 0x0025;
+/// RFC 5780 §7.6. It stays among the attributes that [`crate::Message`] does not know: a server refuses it (no answer goes to another
+/// port with it, §7.5), and who takes connectivity checks passes over what is unknown in them.
+pub(crate) const PADDING: u16 = 0x0026;
 pub(crate) const RESPONSE_PORT: u16 = 0x0027;
 pub(crate) const FINGERPRINT: u16 = 0x8028;
 pub(crate) const RESPONSE_ORIGIN: u16 = 0x802B;

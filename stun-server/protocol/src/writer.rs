@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::attribute::{
     CHANGE_REQUEST, ERROR_CODE, FINGERPRINT, FINGERPRINT_XOR, MESSAGE_INTEGRITY, OTHER_ADDRESS,
-    PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES, USE_CANDIDATE,
-    USERNAME, XOR_MAPPED_ADDRESS, encode_address, encode_ports,
+    PADDING, PRIORITY, RESPONSE_ORIGIN, RESPONSE_PORT, SAMPLE_PORTS, UNKNOWN_ATTRIBUTES,
+    USE_CANDIDATE, USERNAME, XOR_MAPPED_ADDRESS, encode_address, encode_ports,
 };
 use crate::attribute::{ChangeRequest, ErrorCode};
 use crate::header::{Class, HEADER, MAGIC_COOKIE, TransactionId};
@@ -81,6 +81,16 @@ impl Writer {
     /// USE-CANDIDATE (RFC 8445 §7.1.2).
     pub fn nominate(self) -> Self {
         self.attribute(USE_CANDIDATE, &[])
+    }
+
+    /// PADDING (RFC 5780 §7.6) of zeros, so long that the message closed by [`Self::finish_with_integrity`] has `length` bytes, a
+    /// multiple of four; none where it has as many already.
+    pub fn pad_with_integrity_to(self, length: usize) -> Self {
+        const CLOSING: usize = 24 + 8;
+        match length.checked_sub(self.bytes.len() + 4 + CLOSING) {
+            Some(room) => self.attribute(PADDING, &vec![0; room]),
+            None => self,
+        }
     }
 
     /// ERROR-CODE (RFC 8489 §14.8).

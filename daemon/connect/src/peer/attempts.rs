@@ -16,7 +16,7 @@ use super::Outputs;
 use super::relayed::{Relayed, RelayedConfig};
 use crate::path::RelayPath;
 use crate::relays::RelayOrders;
-use crate::{ConnectorEvent, ServerId, SocketOrder};
+use crate::{ConnectorEvent, News, ServerId, SocketOrder};
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -102,6 +102,12 @@ impl Attempt {
                     }
                 }
                 AgentEvent::CloseSocket(socket) => out.close(socket),
+                AgentEvent::Mtu(mtu) => {
+                    let peer = out.peer;
+                    if let Some(path) = self.agent.path() {
+                        out.news(News::Mtu { peer, path, mtu });
+                    }
+                }
                 AgentEvent::Reflexive(address) => {
                     let kind = CandidateKind::ServerReflexive;
                     let candidate = Candidate::new(kind, address);

@@ -62,6 +62,7 @@ impl AttemptConfig {
             lifetime: network.lifetime,
             samplers: network.samplers,
             remembered,
+            mtu: network.mtu,
             seed: network.seed,
         };
         Agent::new(config, now)

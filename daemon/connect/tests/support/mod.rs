@@ -20,6 +20,7 @@ pub(crate) fn connector() -> (Connector, PeerId, Instant) {
     let own = identity.id();
     let config = ConnectorConfig {
         relay: true,
+        mtu: 0,
         identity,
         ipv4_range: None,
         seed: [1; 32],

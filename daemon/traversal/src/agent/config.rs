@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub samplers: Vec<SocketAddr>,
     /// What worked last time between these two networks.
     pub remembered: Option<StepKind>,
+    /// The longest packet inside the tunnel that is ever sent, in bytes: longer ones are not tried on the path.
+    pub mtu: u16,
     /// The seed of everything that this agent chooses at random.
     pub seed: u64,
 }

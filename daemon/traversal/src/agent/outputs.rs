@@ -21,6 +21,9 @@ pub enum AgentEvent {
     Proven,
     /// Packets take this path from now on.
     Selected(DirectPath),
+    /// The selected path carries packets inside the tunnel of up to so many bytes; before this is said, those of
+    /// [`crate::first_mtu`]. Less may have been said before: or more, and long packets vanish there now.
+    Mtu(u16),
     /// The path died and no other answers.
     Lost,
     /// Nothing that could be tried has answered.
@@ -95,8 +98,8 @@ impl Outputs {
         self.say(AgentEvent::CloseSocket(socket));
     }
 
-    pub(super) fn say(&mut self, event: AgentEvent) {
-        self.events.push_back(event);
+    pub(super) fn say(&mut self, event: impl Into<Option<AgentEvent>>) {
+        self.events.extend(event.into());
     }
 
     pub(super) fn poll_event(&mut self) -> Option<AgentEvent> {

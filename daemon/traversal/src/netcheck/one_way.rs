@@ -30,6 +30,7 @@ impl Openings {
         self.sent.push((id, ttl));
         Transmit {
             ttl: Some(ttl),
+            whole: false,
             ..Transmit::new(socket, to, Writer::new(Class::Request, id).finish())
         }
     }

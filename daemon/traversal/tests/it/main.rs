@@ -6,6 +6,7 @@ mod agent;
 mod duel;
 mod gatherer;
 mod lifetime;
+mod mtu;
 mod nat;
 mod netcheck;
 mod network;
@@ -79,6 +80,8 @@ fn config(
         lifetime: None,
         samplers: Vec::new(),
         remembered: None,
+        // The base is all that anybody wants: nothing is searched for.
+        mtu: 0,
         seed,
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Wire {
     pub(crate) loses_every: u64,
     /// A firewall lets checks through and swallows the answers to them.
     pub(crate) loses_answers: bool,
+    /// Datagrams with a longer payload vanish.
+    pub(crate) longest: usize,
     carried: u64,
 }
 
@@ -34,6 +36,7 @@ impl Wire {
             up: true,
             loses_every: 0,
             loses_answers: false,
+            longest: usize::MAX,
             carried: 0,
         }
     }
@@ -55,6 +58,7 @@ pub(crate) struct Sent {
     pub(crate) to: SocketAddr,
     pub(crate) class: Class,
     pub(crate) nominated: bool,
+    pub(crate) whole: bool,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -206,6 +210,7 @@ impl Network {
                     to: transmit.to,
                     class: message.class,
                     nominated: message.nominated,
+                    whole: transmit.whole,
                     bytes: transmit.bytes.clone(),
                 });
                 self.send(side, transmit.to, transmit.bytes);
@@ -221,7 +226,7 @@ impl Network {
         let lost = wire.loses_every > 0 && wire.carried.is_multiple_of(wire.loses_every);
         let swallowed =
             wire.loses_answers && Message::parse(&bytes).unwrap().class == Class::Success;
-        if !wire.up || lost || swallowed {
+        if !wire.up || lost || swallowed || bytes.len() > wire.longest {
             return;
         }
         self.next += 1;

@@ -1,0 +1,635 @@
+//! How long a packet may be on one path (Datagram Packetization Layer Path MTU Discovery, RFC 8899).
+//!
+//! Sizes are those of whole IP packets outside of the tunnel, in bytes, unless they are said to be inside. What is sent to find them
+//! out is padded checks that nobody may cut on their way, never data: a lost one costs nothing. An answer proves that its check fitted;
+//! what ICMP says of the path is not listened to, since anybody can say it.
+//!
+//! A path begins at [`base`] and is searched from there, the longest packet first: most paths take it, and then one check was enough.
+//! While packets flow, the proven size is confirmed now and then: if it fits no more although short checks are answered, the path has
+//! become a black hole for long packets, and the search begins again from the base. Sizes above the one found are tried again every
+//! ten minutes.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use punch_stun_protocol::TransactionId;
+
+use crate::socket::Family;
+
+/// What the tunnel's data messages add to a packet: WireGuard's header and its authentication tag.
+const SEAL: u16 = 32;
+const UDP_HEADER: u16 = 8;
+/// The longest packet that is searched for.
+const LONGEST: u16 = 9200;
+/// STUN messages are this much apart (RFC 8489 §5: their length is a multiple of four), and so are the sizes that can be tried.
+const STEP: u16 = 4;
+/// A size counts as too long after so many checks without an answer (RFC 8899 §5.1.2, MAX_PROBES).
+const MAX_PROBES: u8 = 3;
+/// How long an answer is waited for, beside three round trips (RFC 8899 §5.1.1, PROBE_TIMER, derived from the round trip).
+const SLACK: Duration = Duration::from_millis(100);
+const SHORTEST_WAIT: Duration = Duration::from_millis(300);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+/// Sizes above the one that was found are tried again after this (RFC 8899 §5.1.1, PMTU_RAISE_TIMER).
+const RAISE: Duration = Duration::from_secs(600);
+/// Between two confirmations of the proven size while packets flow.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// Packets "flow" for this long after the last one.
+const ACTIVITY: Duration = Duration::from_secs(6);
+/// Checks whose answers are recognized, late ones too.
+const REMEMBERED: usize = 8;
+/// Sizes that paths are often limited to: jumbo frames, Ethernet, PPPoE, GRE, VXLAN, and tunnels in tunnels.
+const COMMON: [u16; 18] = [
+    1280, 1300, 1340, 1360, 1380, 1400, 1420, 1440, 1448, 1452, 1460, 1472, 1480, 1492, 1500, 2000,
+    4000, 8000,
+];
+
+/// The size that every path is taken to carry: the least that IPv6 links carry (RFC 8200 §5), and for IPv4 what RFC 8899 §5.1.2
+/// recommends as BASE_PLPMTU.
+pub(crate) fn base(family: Family) -> u16 {
+    match family {
+        Family::V4 => 1200,
+        Family::V6 => 1280,
+    }
+}
+
+fn headers(family: Family) -> u16 {
+    let ip = match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    ip + UDP_HEADER
+}
+
+/// What stands around a packet of the tunnel on a path to this address, in bytes: IP, UDP and WireGuard.
+pub fn overhead(remote: IpAddr) -> u16 {
+    headers(Family::of(remote)) + SEAL
+}
+
+/// The longest packet inside the tunnel, in bytes, that is sent on a path to this address of which nothing is known yet.
+pub fn first_mtu(remote: IpAddr) -> u16 {
+    base(Family::of(remote)) - overhead(remote)
+}
+
+/// What is known of the path beside its padded checks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around {
+    /// The round trip, where it was measured.
+    pub(crate) rtt: Option<Duration>,
+    /// Whether the last short check was answered.
+    pub(crate) answering: bool,
+}
+
+/// A padded check that is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// The size of the packet.
+    pub(crate) size: u16,
+    /// The length of its UDP payload.
+    pub(crate) payload: usize,
+    /// Whether a short check is to go with it, which tells a path that is dead from one that swallows what is long.
+    pub(crate) with_short: bool,
+}
+
+/// A padded check that was sent.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    id: TransactionId,
+    size: u16,
+}
+
+/// A size that is being tried.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    size: u16,
+    /// Checks of this size that were sent.
+    sent: u8,
+    /// When the next one is due, or there have been enough.
+    next: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct PathMtu {
+    family: Family,
+    ceiling: u16,
+    /// The longest size that was proven, or the base.
+    proven: u16,
+    /// The shortest size that is too long, as far as is known.
+    too_long: u16,
+    trial: Option<Trial>,
+    /// When sizes above the one found are tried again.
+    raise_at: Option<Instant>,
+    /// When a check of the proven size, or of a longer one, was last answered.
+    confirmed: Instant,
+    /// Until when packets count as flowing.
+    active_until: Option<Instant>,
+    probes: VecDeque<Probe>,
+}
+
+impl PathMtu {
+    /// A path to `remote` of which nothing is known; `inside` is the longest packet inside the tunnel that anybody sends.
+    pub(crate) fn new(remote: IpAddr, inside: u16, now: Instant) -> Self {
+        let family = Family::of(remote);
+        let longest = inside.saturating_add(overhead(remote)).min(LONGEST);
+        let ceiling = longest.next_multiple_of(STEP).max(base(family));
+        let mut path = Self {
+            family,
+            ceiling,
+            proven: base(family),
+            too_long: ceiling + STEP,
+            trial: None,
+            raise_at: None,
+            confirmed: now,
+            active_until: None,
+            probes: VecDeque::with_capacity(REMEMBERED),
+        };
+        path.search(now);
+        path
+    }
+
+    /// The longest packet inside the tunnel that fits, in bytes.
+    pub(crate) fn inside(&self) -> u16 {
+        self.proven - headers(self.family) - SEAL
+    }
+
+    /// Whether this is the transaction of one of the padded checks.
+    pub(crate) fn owns(&self, id: TransactionId) -> bool {
+        self.probes.iter().any(|probe| probe.id == id)
+    }
+
+    /// A padded check was answered; returns whether longer packets fit than was known.
+    pub(crate) fn handle_answer(&mut self, id: TransactionId, now: Instant) -> bool {
+        let Some(at) = self.probes.iter().position(|probe| probe.id == id) else {
+            return false;
+        };
+        let size = self.probes.remove(at).map_or(0, |probe| probe.size);
+        if size < self.proven {
+            return false;
+        }
+        self.confirmed = now;
+        let longer = size > self.proven;
+        self.proven = size;
+        if size >= self.too_long {
+            // It was only late, or those before it were lost for another reason.
+            self.too_long = self.ceiling + STEP;
+        }
+        if self.trial.is_some_and(|trial| trial.size <= size) {
+            self.trial = None;
+            self.search(now);
+        }
+        longer
+    }
+
+    /// Packets flow.
+    pub(crate) fn handle_traffic(&mut self, now: Instant) {
+        self.active_until = Some(now + ACTIVITY);
+    }
+
+    /// The path may be another one than it was: what is known of it is confirmed at once, and what was too long is tried again.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        self.handle_traffic(now);
+        if self.trial.is_some() {
+            return;
+        }
+        if self.proven < self.ceiling {
+            self.raise_at = Some(now);
+        }
+        if self.is_confirmable() {
+            self.try_size(self.proven, now);
+        }
+    }
+
+    /// Does what is due. Returns whether less fits than was thought, and what is to be sent; a check that is sent is told with
+    /// [`Self::sent`].
+    pub(crate) fn handle_timeout(&mut self, around: Around, now: Instant) -> (bool, Option<Due>) {
+        if self.trial.is_none() {
+            if self.due_raise().is_some_and(|at| at <= now) {
+                self.raise_at = None;
+                self.too_long = self.ceiling + STEP;
+                self.search(now);
+            } else if self.due_confirmation().is_some_and(|at| at <= now) {
+                self.try_size(self.proven, now);
+            }
+        }
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.next <= now) else {
+            return (false, None);
+        };
+        let confirms = trial.size == self.proven;
+        if trial.sent < MAX_PROBES {
+            return (false, self.due(now));
+        }
+        if !confirms {
+            self.too_long = trial.size;
+            self.trial = None;
+            self.search(now);
+            return (false, self.due(now));
+        }
+        if !around.answering {
+            // The path itself is in doubt, and whoever watches it decides. If it comes back, so does this question.
+            trial.sent = 0;
+            trial.next = now + LONGEST_WAIT;
+            return (false, None);
+        }
+        self.too_long = self.proven;
+        self.proven = base(self.family);
+        self.probes.clear();
+        (self.trial, self.raise_at) = (None, None);
+        self.search(now);
+        (true, self.due(now))
+    }
+
+    /// A check of this size leaves now.
+    pub(crate) fn sent(&mut self, id: TransactionId, size: u16, around: Around, now: Instant) {
+        if self.probes.len() == REMEMBERED {
+            self.probes.pop_front();
+        }
+        self.probes.push_back(Probe { id, size });
+        let wait = around.rtt.map_or(SHORTEST_WAIT, |rtt| 3 * rtt + SLACK);
+        if let Some(trial) = &mut self.trial {
+            trial.sent += 1;
+            trial.next = now + wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.trial {
+            Some(trial) => Some(trial.next),
+            None => [self.due_raise(), self.due_confirmation()]
+                .into_iter()
+                .flatten()
+                .min(),
+        }
+    }
+
+    /// Whether packets flow at that time, as far as is known; an idle path is left in peace.
+    fn is_active(&self, at: Instant) -> bool {
+        self.active_until.is_some_and(|until| at < until)
+    }
+
+    /// Whether more than the base is proven: that is taken to fit always.
+    fn is_confirmable(&self) -> bool {
+        self.proven > base(self.family)
+    }
+
+    fn due_raise(&self) -> Option<Instant> {
+        self.raise_at.filter(|at| self.is_active(*at))
+    }
+
+    fn due_confirmation(&self) -> Option<Instant> {
+        let at = self.confirmed + CONFIRM;
+        (self.is_confirmable() && self.is_active(at)).then_some(at)
+    }
+
+    fn try_size(&mut self, size: u16, now: Instant) {
+        self.trial = Some(Trial {
+            size,
+            sent: 0,
+            next: now,
+        });
+    }
+
+    /// Tries the next size, or ends the search.
+    fn search(&mut self, now: Instant) {
+        match self.next_size() {
+            Some(size) => self.try_size(size, now),
+            None if self.proven < self.ceiling => {
+                self.raise_at.get_or_insert(now + RAISE);
+            }
+            None => self.raise_at = None,
+        }
+    }
+
+    /// The next size between what fits and what does not: the longest, then those that are common, then the middle.
+    fn next_size(&self) -> Option<u16> {
+        if self.proven >= self.ceiling || self.too_long <= self.proven + STEP {
+            return None;
+        }
+        if self.too_long > self.ceiling {
+            return Some(self.ceiling);
+        }
+        let common: Vec<_> = COMMON
+            .into_iter()
+            .filter(|size| (self.proven + 1..self.too_long).contains(size))
+            .collect();
+        let middle = || {
+            let half = (self.too_long - self.proven) / 2;
+            self.proven + (half / STEP * STEP).max(STEP)
+        };
+        Some(common.get(common.len() / 2).copied().unwrap_or_else(middle))
+    }
+
+    fn due(&self, now: Instant) -> Option<Due> {
+        let trial = self.trial.filter(|trial| trial.next <= now)?;
+        Some(Due {
+            size: trial.size,
+            payload: usize::from(trial.size - headers(self.family)),
+            with_short: trial.size == self.proven && trial.sent == 1,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::OnceLock;
+
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(40);
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "virtual time begins at some instant"
+    )]
+    fn origin() -> Instant {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        *ORIGIN.get_or_init(Instant::now)
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A path that carries packets of up to `limit` bytes, and loses every so manyth check (0: none).
+    struct Line {
+        now: Instant,
+        path: PathMtu,
+        limit: u16,
+        loses_every: u32,
+        /// Whether nothing at all gets through.
+        dead: bool,
+        traffic: bool,
+        sent: Vec<(Duration, u16)>,
+        changes: Vec<(Duration, u16)>,
+        under_way: BTreeMap<Instant, TransactionId>,
+    }
+
+    impl Line {
+        fn new(remote: &str, inside: u16, limit: u16) -> Self {
+            Self {
+                now: origin(),
+                path: PathMtu::new(remote.parse().unwrap(), inside, origin()),
+                limit,
+                loses_every: 0,
+                dead: false,
+                traffic: false,
+                sent: Vec::new(),
+                changes: Vec::new(),
+                under_way: BTreeMap::new(),
+            }
+        }
+
+        fn elapsed(&self) -> Duration {
+            self.now - origin()
+        }
+
+        fn run(&mut self, span: Duration) {
+            let end = self.now + span;
+            let around = Around {
+                rtt: Some(RTT),
+                answering: !self.dead,
+            };
+            for turn in 0.. {
+                assert!(turn < 1_000_000, "a busy loop at {:?}", self.elapsed());
+                if self.traffic {
+                    self.path.handle_traffic(self.now);
+                }
+                if self.path.poll_timeout().is_some_and(|at| at <= self.now) {
+                    let (shrunk, due) = self.path.handle_timeout(around, self.now);
+                    if shrunk {
+                        self.changes.push((self.elapsed(), self.path.proven));
+                    }
+                    due.inspect(|due| self.send(*due, around));
+                }
+                while let Some(entry) = self.under_way.first_entry() {
+                    if *entry.key() > self.now {
+                        break;
+                    }
+                    let id = entry.remove();
+                    if self.path.handle_answer(id, self.now) {
+                        self.changes.push((self.elapsed(), self.path.proven));
+                    }
+                }
+                let next = [
+                    self.path.poll_timeout(),
+                    self.under_way.keys().next().copied(),
+                    self.traffic.then(|| self.now + secs(1)),
+                ];
+                let next = next.into_iter().flatten().min().unwrap_or(end);
+                if next >= end {
+                    break;
+                }
+                self.now = self.now.max(next);
+            }
+            self.now = end;
+        }
+
+        fn send(&mut self, due: Due, around: Around) {
+            let mut id = [0; 12];
+            id[..8].copy_from_slice(&(self.sent.len() as u64).to_be_bytes());
+            let id = TransactionId(id);
+            let header = usize::from(due.size) - due.payload;
+            assert_eq!(header, usize::from(headers(self.path.family)));
+            self.sent.push((self.elapsed(), due.size));
+            self.path.sent(id, due.size, around, self.now);
+            let count = self.sent.len() as u32;
+            let lost = self.loses_every > 0 && count.is_multiple_of(self.loses_every);
+            if due.size <= self.limit && !lost && !self.dead {
+                self.under_way.insert(self.now + RTT, id);
+            }
+        }
+    }
+
+    #[test]
+    fn every_size_is_found_with_few_checks() {
+        for remote in ["192.0.2.1", "2001:db8::1"] {
+            for limit in 1200..=9100 {
+                let mut line = Line::new(remote, 9000, limit);
+                line.run(secs(30));
+                let found = line.path.proven;
+                let least = base(line.path.family);
+                let most = (9000 + overhead(remote.parse().unwrap())).min(LONGEST);
+                let right = (limit / STEP * STEP).clamp(least, most);
+                assert_eq!(found, right, "{remote} {limit}");
+                assert!(line.sent.len() <= 45, "{limit}: {}", line.sent.len());
+                assert!(line.trial_is_over(), "{limit}");
+            }
+        }
+    }
+
+    impl Line {
+        fn trial_is_over(&self) -> bool {
+            self.path.trial.is_none()
+        }
+    }
+
+    #[test]
+    fn where_the_tunnel_s_own_packets_fit_one_check_is_enough() {
+        for (remote, limit) in [("192.0.2.1", 1492), ("2001:db8::1", 1500)] {
+            let mut line = Line::new(remote, 1420, limit);
+            line.run(secs(60));
+            assert_eq!(line.path.inside(), 1420);
+            assert_eq!(line.sent.len(), 1);
+            assert_eq!(line.changes[0].0, RTT);
+        }
+    }
+
+    #[test]
+    fn what_the_tunnel_never_sends_is_not_tried() {
+        for inside in [0, 576, 1140] {
+            let mut line = Line::new("192.0.2.1", inside, 1500);
+            line.traffic = true;
+            line.run(secs(1300));
+            assert_eq!((line.path.inside(), line.sent.len()), (1140, 0));
+        }
+        assert_eq!(first_mtu("192.0.2.1".parse().unwrap()), 1140);
+        assert_eq!(first_mtu("2001:db8::1".parse().unwrap()), 1200);
+    }
+
+    #[test]
+    fn usual_paths_are_found_fast() {
+        for limit in [1492, 1480, 1460, 1420, 1400, 1280] {
+            let mut line = Line::new("2001:db8::1", 1420, limit);
+            line.run(secs(10));
+            assert_eq!(line.path.proven, limit);
+            let found = line.changes.last().map_or(Duration::ZERO, |(at, _)| *at);
+            assert!(found < secs(4), "{limit}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn checks_that_are_lost_by_chance_change_nothing() {
+        for loses_every in 2..6 {
+            for limit in [1300, 1480, 1500, 4000] {
+                let mut line = Line::new("192.0.2.1", 4000, limit);
+                line.loses_every = loses_every;
+                line.traffic = true;
+                line.run(secs(300));
+                let found = line.path.proven;
+                assert_eq!(found, limit.min(4060), "{loses_every} {limit}");
+                let shrunk = line.changes.windows(2).any(|pair| pair[1].1 < pair[0].1);
+                assert!(!shrunk, "{loses_every} {limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_black_hole_is_noticed_while_packets_flow_and_left_for_what_fits() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        line.traffic = true;
+        line.run(secs(20));
+        assert_eq!(line.path.proven, 1480);
+        line.limit = 1300;
+        line.run(secs(7));
+        let noticed = line.changes.iter().find(|(_, size)| *size == 1200);
+        assert!(noticed.unwrap().0 < secs(27), "{:?}", line.changes);
+        line.run(secs(10));
+        assert_eq!(line.path.proven, 1300);
+        // It is over, which is noticed ten minutes after that.
+        line.limit = 1500;
+        line.run(secs(500));
+        assert_eq!(line.path.proven, 1300);
+        line.run(secs(120));
+        assert_eq!(line.path.proven, 1480);
+    }
+
+    #[test]
+    fn an_idle_path_is_left_in_peace() {
+        let mut line = Line::new("192.0.2.1", 1420, 1400);
+        line.run(secs(30));
+        let sent = line.sent.len();
+        line.run(secs(7200));
+        assert_eq!(line.sent.len(), sent);
+        // What has been due since then is done when packets flow again.
+        line.limit = 1500;
+        line.traffic = true;
+        line.run(secs(5));
+        assert_eq!(line.path.proven, 1480);
+    }
+
+    #[test]
+    fn a_dead_path_is_no_black_hole() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        line.traffic = true;
+        line.run(secs(10));
+        line.dead = true;
+        line.run(secs(60));
+        assert_eq!(line.path.proven, 1480);
+        line.dead = false;
+        line.run(secs(60));
+        assert_eq!(line.path.proven, 1480);
+        assert_eq!(line.changes.len(), 1, "{:?}", line.changes);
+    }
+
+    #[test]
+    fn a_flapping_path_makes_no_flapping_size() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        line.traffic = true;
+        for turn in 0..240 {
+            line.limit = if turn % 2 == 0 { 1500 } else { 1300 };
+            line.run(secs(30));
+        }
+        let falls = line.changes.iter().filter(|(_, size)| *size == 1200);
+        assert!(falls.count() <= 12, "{:?}", line.changes);
+    }
+
+    #[test]
+    fn after_a_change_of_the_network_the_size_is_confirmed_and_more_is_tried() {
+        let mut line = Line::new("192.0.2.1", 1420, 1400);
+        line.run(secs(30));
+        line.limit = 1500;
+        line.path.doubt(line.now);
+        line.run(secs(3));
+        assert_eq!(line.path.proven, 1480);
+        line.limit = 1320;
+        line.path.doubt(line.now);
+        line.run(secs(10));
+        assert_eq!(line.path.proven, 1320);
+    }
+
+    #[test]
+    fn answers_to_what_was_not_asked_prove_nothing() {
+        let mut path = PathMtu::new("192.0.2.1".parse().unwrap(), 1420, origin());
+        let around = Around {
+            rtt: Some(RTT),
+            answering: true,
+        };
+        let (_, due) = path.handle_timeout(around, origin());
+        let id = TransactionId([1; 12]);
+        path.sent(id, due.unwrap().size, around, origin());
+        for n in 2..=255 {
+            assert!(!path.owns(TransactionId([n; 12])));
+            assert!(!path.handle_answer(TransactionId([n; 12]), origin()));
+        }
+        assert_eq!(path.inside(), 1140);
+        assert!(path.handle_answer(id, origin() + RTT));
+        assert_eq!(path.inside(), 1420);
+        // Each proves something once.
+        assert!(!path.owns(id));
+        assert!(!path.handle_answer(id, origin() + RTT));
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_counts() {
+        let mut path = PathMtu::new("192.0.2.1".parse().unwrap(), 1420, origin());
+        let around = Around {
+            rtt: Some(RTT),
+            answering: true,
+        };
+        let first = TransactionId([1; 12]);
+        let (mut now, mut sent) = (origin(), 0_u8);
+        // All checks of the longest size are out and given up, and shorter ones are tried.
+        while path.trial.is_some_and(|trial| trial.size == 1480) {
+            let (_, due) = path.handle_timeout(around, now);
+            sent += 1;
+            path.sent(TransactionId([sent; 12]), due.unwrap().size, around, now);
+            now = path.poll_timeout().unwrap();
+        }
+        assert_eq!(path.too_long, 1480);
+        assert!(path.handle_answer(first, now));
+        assert_eq!((path.inside(), path.poll_timeout()), (1420, None));
+    }
+}

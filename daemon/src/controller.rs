@@ -67,20 +67,11 @@ pub(crate) struct Controller {
 impl Controller {
     /// Starts what the state says.
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
-        let Parts {
-            config,
-            kept,
-            desk,
-            identity,
-            interface,
-            ports,
-            driver,
-            broadcast,
-            spawner,
-        } = parts;
-        let (saving, state) = Saving::new(desk, kept);
+        let (saving, state) = Saving::new(parts.desk, parts.kept);
+        let (config, ports, spawner) = (parts.config, parts.ports, parts.spawner);
+        let (driver, identity) = (parts.driver, parts.identity);
         let machine = config.machine(identity.id());
-        let addresses = Addresses::new(interface, machine.addresses());
+        let addresses = Addresses::new(parts.interface, machine.addresses());
         let mut controller = Self {
             machine,
             ports,
@@ -94,7 +85,7 @@ impl Controller {
             endpoints: Endpoints::new(spawner.clone()),
             config,
             driver,
-            announcer: Announcer::new(broadcast),
+            announcer: Announcer::new(parts.broadcast),
             spawner,
         };
         controller.network_changed().await;
@@ -128,7 +119,7 @@ impl Controller {
                     Some(request) => self.handle_request(request).await,
                     None => break,
                 },
-                Some(event) = inlets.events.recv() => self.handle_event(event),
+                Some(event) = inlets.events.recv() => self.handle_event(event).await,
                 _ = &mut inlets.stop => break,
                 said = self.servers.changed() => {
                     self.announcer.say(said);
@@ -147,7 +138,7 @@ impl Controller {
             }
         }
         while let Ok(event) = inlets.events.try_recv() {
-            self.handle_event(event);
+            self.handle_event(event).await;
         }
         self.saving.stop(&self.state).await;
         self.port_mapping.stop().await;
@@ -299,7 +290,7 @@ impl Controller {
 
     // --- events ---
 
-    fn handle_event(&mut self, event: EngineEvent) {
+    async fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
             EngineEvent::State { peer, state } => {
                 let connected = state == LinkState::Connected;
@@ -310,6 +301,7 @@ impl Controller {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::Roamed { peer, to } => self.roamed(peer, to),
+            EngineEvent::Mtu { peer, mtu } => self.resized(peer, mtu).await,
             EngineEvent::News(news) => self.handle_news(news),
             EngineEvent::Crowded(crowded) => {
                 let peer = self.name_of(crowded.peer);
@@ -329,6 +321,14 @@ impl Controller {
         let key = &self.state.peers.get(&name)?.key;
         self.saving.history.record_seen(key, to, clock::now());
         Some(events::selected(name, to))
+    }
+
+    /// Packets to a peer may be so long from now on.
+    async fn resized(&mut self, peer: PeerHandle, mtu: usize) -> Option<(EventKind, String)> {
+        let stored = self.state.peers.get(self.handles.name(peer)?)?;
+        let addresses = stored.addresses(self.config.ipv4);
+        self.addresses.resize(&addresses, mtu).await;
+        None
     }
 
     /// Calls those elsewhere that do not answer where they are called.
@@ -373,7 +373,7 @@ impl Controller {
                 Some(events::network_changed())
             }
             News::Capacity { mappings, .. } => history::tell_capacity(mappings),
-            News::Netcheck(_) => None,
+            News::Netcheck(_) | News::Mtu { .. } => None,
         }
     }
 

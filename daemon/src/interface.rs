@@ -46,6 +46,8 @@ pub(crate) struct Interface {
     own: Vec<IpAddr>,
     /// The addresses of peers that should lead into the tunnel.
     wanted: BTreeSet<IpAddr>,
+    /// How long packets for them may be, where that was found out.
+    mtus: BTreeMap<IpAddr, u16>,
     /// What was there of all that when it was last looked at, and has been set since.
     there: OwnRoutes,
     found: Option<(Link, Vec<IpAddr>)>,
@@ -121,6 +123,7 @@ impl Interface {
             range: wanted.range,
             own: Vec::new(),
             wanted: BTreeSet::new(),
+            mtus: BTreeMap::new(),
             there: OwnRoutes::default(),
             found: None,
             settled: false,
@@ -314,11 +317,27 @@ impl Interface {
     pub(crate) async fn change_routes(&mut self, removed: &[IpAddr], added: &[IpAddr]) {
         for to in removed.iter().filter(|to| !added.contains(to)) {
             self.wanted.remove(to);
+            self.mtus.remove(to);
             self.remove(*to).await;
         }
         for to in added {
             self.wanted.insert(*to);
             self.set(*to).await;
+        }
+    }
+
+    /// Packets for these addresses may be so long from now on.
+    pub(crate) async fn resize(&mut self, addresses: &[IpAddr], mtu: u16) {
+        for to in addresses {
+            if self.mtus.insert(*to, mtu) == Some(mtu) || !self.there.leading.contains(to) {
+                continue;
+            }
+            let Some(from) = self.source(*to) else {
+                continue;
+            };
+            if let Err(error) = self.device.resize(*to, from, mtu).await {
+                tracing::warn!(%to, mtu, %error, "the route's MTU was not set");
+            }
         }
     }
 
@@ -356,7 +375,8 @@ impl Interface {
             }
         }
         if !self.there.leading.contains(&to) {
-            let lead = self.device.lead(to, from).await;
+            let mtu = self.mtus.get(&to).copied();
+            let lead = self.device.lead(to, from, mtu).await;
             if lead.is_ok() {
                 self.there.leading.insert(to);
             }

@@ -403,7 +403,10 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
-            let (mut network, now) = (LocalNetwork::new([1, 2], NatOverrides::default()), start());
+            let (mut network, now) = (
+                LocalNetwork::new([1, 2], NatOverrides::default(), 0),
+                start(),
+            );
             network.handle_main_socket(SocketId::MAIN_V4, 4000, now);
             let own: IpAddr = [192, 168, 1, 2].into();
             network.handle_addresses(vec![own.into()], now);

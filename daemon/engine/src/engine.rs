@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, Path,
+    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, News, Path,
     RelayPath, ServerId, Signal, Stranger,
 };
 use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
@@ -368,6 +368,9 @@ impl Engine {
         for (peer, to) in self.roster.peers.take_roamed() {
             self.events.push_back(EngineEvent::Roamed { peer, to });
         }
+        for (peer, mtu) in self.roster.peers.take_resized() {
+            self.events.push_back(EngineEvent::Mtu { peer, mtu });
+        }
         for (peer, state) in self.roster.peers.take_changed(&self.roster.connector) {
             self.events.push_back(EngineEvent::State { peer, state });
         }
@@ -388,7 +391,10 @@ impl Engine {
             }
             ConnectorEvent::News(news) => {
                 self.roster.handle_news(&news, now);
-                self.events.push_back(EngineEvent::News(news));
+                // What fits is told with what the tunnel's interface has, too: [`EngineEvent::Mtu`].
+                if !matches!(news, News::Mtu { .. }) {
+                    self.events.push_back(EngineEvent::News(news));
+                }
             }
         }
     }
@@ -476,6 +482,7 @@ impl Engine {
         let peer = self.roster.peers.get(handle)?;
         Some(PeerReport {
             path: peer.path,
+            mtu: peer.path.map(|_| peer.mtu()),
             established: peer.tunnel.is_established(),
             last_handshake: peer.tunnel.last_handshake(),
             received: peer.received,

@@ -25,6 +25,13 @@ pub enum EngineEvent {
         /// Where it is now.
         to: std::net::SocketAddr,
     },
+    /// Packets to a peer may be so long from now on: where the path changed, or more of it is known.
+    Mtu {
+        /// The peer.
+        peer: PeerHandle,
+        /// The longest packet inside the tunnel, in bytes.
+        mtu: usize,
+    },
     /// What the connector has found out.
     News(News),
     /// A peer answered a ping.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use punch_connect::Path;
 use punch_forward::{Presence, Refused, Rules, Stack};
 use punch_packet::{
-    Batch, Buffer, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply, echo_request,
-    refuse, segments, split, tcp_reset, unreachable,
+    Batch, Buffer, Fit, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply,
+    echo_request, fit, refuse, segments, tcp_reset, too_long, unreachable,
 };
 use punch_wireguard::{Opened, data_index};
 use rand_chacha::ChaCha20Rng;
@@ -41,7 +41,8 @@ pub(crate) struct Lane {
     segment: Buffer,
     /// A packet that is not simply the host's.
     scratch: Buffer,
-    rng: ChaCha20Rng,
+    /// The identification of the next packet of punchd's own that is cut into fragments.
+    next_fragmented: u32,
 }
 
 /// A whole packet that neither begins nor ends anything, and is no echo: the verdict on it is that on others of its conversation.
@@ -67,7 +68,7 @@ impl Lane {
             drops: Drops::default(),
             segment: Buffer::default(),
             scratch: Buffer::default(),
-            rng,
+            next_fragmented: rng.next_u32(),
         }
     }
 
@@ -105,15 +106,19 @@ impl Lane {
             let (flags, granted) = (packet.tcp_flags(), peer.config.host);
             peer.flows.outbound(flow, flags, granted, now);
         }
-        let was_busy = peer.is_busy();
-        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+        let (was_busy, mtu) = (peer.is_busy(), peer.mtu());
+        let Fit::Passes(offload) = fit(&packet, offload, mtu) else {
+            self.drops.count(DropReason::TooLong);
+            self.tell_host(too_long(&packet, packet.destination(), mtu));
+            return;
+        };
+        let Some((mut way, sent)) = peer.way(&mut self.outbox) else {
             self.drops.count(DropReason::NoPath);
             return;
         };
-        let (outbox, sent) = (&mut self.outbox, &mut peer.sent);
         let cut = segments(&packet, offload, &mut self.segment, |segment| {
             *sent += segment.len() as u64;
-            outbox.push_with(path, |out| session.seal(segment, now, out));
+            way.push(segment, now);
         });
         if cut.is_err() {
             self.drops.count(DropReason::Malformed);
@@ -122,7 +127,7 @@ impl Lane {
         }
     }
 
-    /// Seals a packet for a peer.
+    /// Seals a packet of punchd's own for a peer.
     pub(crate) fn send(
         &mut self,
         peers: &mut PeerTable,
@@ -134,13 +139,13 @@ impl Lane {
             return;
         };
         let was_busy = peer.is_busy();
-        let (Some(path), Some(session)) = (peer.path, peer.tunnel.sealer()) else {
+        let Some((mut way, sent)) = peer.way(&mut self.outbox) else {
             self.drops.count(DropReason::NoPath);
             return;
         };
-        peer.sent += packet.len() as u64;
-        self.outbox
-            .push_with(path, |out| session.seal(packet, now, out));
+        *sent += packet.len() as u64;
+        self.next_fragmented = self.next_fragmented.wrapping_add(1);
+        way.push_own(packet, self.next_fragmented, &mut self.segment, now);
         if !was_busy {
             peers.note_traffic(handle);
         }
@@ -342,10 +347,7 @@ impl Lane {
             Verdict::Host => self.to_tun.push(packet.bytes()),
             Verdict::Echo => {
                 if let Some(reply) = echo_reply(packet) {
-                    let id = self.rng.next_u32();
-                    for part in split(reply, self.host.mtu, id) {
-                        self.send(peers, handle, &part, now);
-                    }
+                    self.send(peers, handle, &reply, now);
                 }
             }
             Verdict::Forward => {
@@ -410,8 +412,13 @@ impl Lane {
 
     /// Tells this host at once that its packet goes nowhere.
     fn refuse_host(&mut self, packet: &Packet<'_>, reason: Unreachable) {
-        // In the name of the destination: the kernel takes a packet from outside with its own address for a forgery.
-        if let Some(error) = unreachable(packet, packet.destination(), reason) {
+        self.tell_host(unreachable(packet, packet.destination(), reason));
+    }
+
+    /// Gives this host an ICMP error about its own packet, in the name of the destination: the kernel takes a packet from outside with
+    /// its own address for a forgery.
+    fn tell_host(&mut self, error: Option<Vec<u8>>) {
+        if let Some(error) = error {
             self.to_tun.push(&error);
         }
     }

@@ -11,6 +11,7 @@ mod handshakes;
 mod host;
 mod inbound;
 mod lane;
+mod mtu;
 mod outbox;
 mod peers;
 mod pings;
@@ -21,13 +22,14 @@ mod roster;
 #[cfg(test)]
 #[path = "../../connect/tests/support/start.rs"]
 mod start;
+mod way;
 
 pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
 pub use engine::Engine;
 pub use event::EngineEvent;
 pub use handshakes::{Job, JobDone};
 pub use inbound::{Refusal, Verdict};
-pub use outbox::Train;
+pub use outbox::{Cut, Train};
 pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState, LinkStatus,

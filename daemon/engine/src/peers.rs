@@ -13,8 +13,11 @@ use rand_core::RngCore;
 
 use crate::config::{PeerConfig, PeerKind};
 use crate::flows::FlowTable;
+use crate::mtu::PeerMtu;
+use crate::outbox::Outbox;
 use crate::reply_to::ReplyTo;
 use crate::report::TableSizes;
+use crate::way::Way;
 
 /// Keys that have expired are renewed by the next keepalive; this long a plain WireGuard peer still counts as connected.
 const RENEWAL: Duration = Duration::from_secs(60);
@@ -31,6 +34,14 @@ const REFUSALS: Rate = Rate {
 pub(crate) type Tunnel = punch_wireguard::Tunnel<ReplyTo>;
 pub(crate) type Session = punch_wireguard::Session<ReplyTo>;
 
+/// When there have been keys with a peer.
+#[derive(Default)]
+struct KeysSeen {
+    last: Option<Instant>,
+    /// Of a plain WireGuard peer: within the last [`RENEWAL`].
+    lately: bool,
+}
+
 /// One peer.
 pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
@@ -38,6 +49,7 @@ pub(crate) struct Peer {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) tunnel: Tunnel,
     pub(crate) path: Option<Path>,
+    mtu: PeerMtu,
     pub(crate) flows: FlowTable,
     pub(crate) reassembly: Reassembly,
     /// Bytes inside the tunnel.
@@ -50,19 +62,19 @@ pub(crate) struct Peer {
     busy: bool,
     /// Of a plain WireGuard peer: where it has come from of late, which nobody has been told.
     roamed: Option<SocketAddr>,
-    /// Of a plain WireGuard peer: there have been keys within the last [`RENEWAL`].
-    lately_established: bool,
-    last_established: Option<Instant>,
+    keys: KeysSeen,
     announced: LinkState,
 }
 
 impl Peer {
-    fn new(config: PeerConfig) -> Self {
+    /// `mtu` is that of the tunnel's interface.
+    fn new(config: PeerConfig, mtu: usize) -> Self {
         Self {
             config,
             addresses: Vec::new(),
             tunnel: Tunnel::default(),
             path: None,
+            mtu: PeerMtu::new(mtu),
             flows: FlowTable::default(),
             reassembly: Reassembly::default(),
             received: 0,
@@ -71,8 +83,7 @@ impl Peer {
             refusals: TokenBucket::new(REFUSALS),
             busy: false,
             roamed: None,
-            lately_established: false,
-            last_established: None,
+            keys: KeysSeen::default(),
             announced: LinkState::Down,
         }
     }
@@ -88,9 +99,46 @@ impl Peer {
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
             self.roamed = path.endpoint();
         }
-        if self.path.is_none() || roams {
-            self.path = Some(path);
+        if self.path.is_none() || (roams && self.path != Some(path)) {
+            self.take_path(path);
         }
+    }
+
+    /// Packets take this path from now on; how much fits there is to be seen.
+    fn take_path(&mut self, path: Path) {
+        self.path = Some(path);
+        let checks = matches!(self.config.kind, PeerKind::Punch { .. });
+        self.mtu.begin(path, checks);
+        self.size_sessions();
+    }
+
+    /// So long a packet fits on the path, in bytes.
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        self.mtu.set(mtu);
+        self.size_sessions();
+    }
+
+    /// The longest packet that fits on the path, in bytes.
+    pub(crate) fn mtu(&self) -> usize {
+        self.mtu.get()
+    }
+
+    fn size_sessions(&mut self) {
+        let mtu = self.mtu.get();
+        self.tunnel
+            .sessions()
+            .for_each(|session| session.set_mtu(mtu));
+    }
+
+    /// The way of its packets, in which they are counted, if it has a path and a session.
+    pub(crate) fn way<'a>(&'a mut self, outbox: &'a mut Outbox) -> Option<(Way<'a>, &'a mut u64)> {
+        let way = Way {
+            path: self.path?,
+            mtu: self.mtu.get(),
+            session: self.tunnel.sealer()?,
+            outbox,
+        };
+        Some((way, &mut self.sent))
     }
 
     /// Whether the peer's machine is there.
@@ -105,11 +153,11 @@ impl Peer {
     /// Takes note of keys that are there, or have been lately; returns whether that is different from before.
     pub(crate) fn note_keys(&mut self, now: Instant) -> bool {
         if self.tunnel.is_established() {
-            self.last_established = Some(now);
+            self.keys.last = Some(now);
         }
         let lately = |at: Instant| now.saturating_duration_since(at) < RENEWAL;
-        let established = self.last_established.is_some_and(lately);
-        std::mem::replace(&mut self.lately_established, established) != established
+        let established = self.keys.last.is_some_and(lately);
+        std::mem::replace(&mut self.keys.lately, established) != established
     }
 
     /// Whether packets have been exchanged since the last [`PeerTable::take_busy`].
@@ -146,7 +194,7 @@ impl Peer {
                 LinkState::Connected if !self.tunnel.is_ready() => LinkState::Connecting,
                 state => state,
             },
-            PeerKind::Wireguard { .. } if self.lately_established => LinkState::Connected,
+            PeerKind::Wireguard { .. } if self.keys.lately => LinkState::Connected,
             PeerKind::Wireguard { .. } if self.config.up => LinkState::Connecting,
             PeerKind::Wireguard { .. } => LinkState::Down,
         }
@@ -155,13 +203,15 @@ impl Peer {
     /// Whether time may change anything about it.
     fn is_active(&self) -> bool {
         let idle = self.path.is_none() && self.tunnel.numbers().is_empty();
-        !idle || !self.is_announced_down() || self.lately_established
+        !idle || !self.is_announced_down() || self.keys.lately
     }
 }
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct PeerTable {
+    /// That of the tunnel's interface.
+    mtu: usize,
     peers: HashMap<PeerHandle, Peer>,
     by_key: HashMap<[u8; 32], PeerHandle>,
     by_session: HashMap<u32, PeerHandle>,
@@ -177,6 +227,14 @@ pub(crate) struct PeerTable {
 }
 
 impl PeerTable {
+    /// No peers; `mtu` is that of the tunnel's interface.
+    pub(crate) fn new(mtu: usize) -> Self {
+        Self {
+            mtu,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn get(&self, handle: PeerHandle) -> Option<&Peer> {
         self.peers.get(&handle)
     }
@@ -223,7 +281,7 @@ impl PeerTable {
             return Some(std::mem::replace(&mut peer.config, config));
         }
         self.by_key.insert(config.public(), handle);
-        self.peers.insert(handle, Peer::new(config));
+        self.peers.insert(handle, Peer::new(config, self.mtu));
         None
     }
 
@@ -285,7 +343,7 @@ impl PeerTable {
     /// The peer's packets take this path now.
     pub(crate) fn set_path(&mut self, handle: PeerHandle, path: Path) {
         if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.path = Some(path);
+            peer.take_path(path);
             self.endpoints.insert(path.origin());
             self.mark(handle);
         }
@@ -295,8 +353,7 @@ impl PeerTable {
     pub(crate) fn disconnect(&mut self, handle: PeerHandle) {
         if let Some(peer) = self.peers.get_mut(&handle) {
             let numbers = peer.disconnect();
-            peer.last_established = None;
-            peer.lately_established = false;
+            peer.keys = KeysSeen::default();
             self.forget_sessions(numbers);
         }
     }
@@ -383,6 +440,18 @@ impl PeerTable {
         roamed
     }
 
+    /// What fits on the paths of those that something has happened to, where it is more or less than was told.
+    pub(crate) fn take_resized(&mut self) -> Vec<(PeerHandle, usize)> {
+        let mut resized = Vec::new();
+        for handle in &self.changed {
+            let peer = self.peers.get_mut(handle);
+            let with_path = peer.filter(|peer| peer.path.is_some());
+            let mtu = with_path.and_then(|peer| peer.mtu.untold());
+            resized.extend(mtu.map(|mtu| (*handle, mtu)));
+        }
+        resized
+    }
+
     /// The peers whose state is another one than was announced; it is announced from now on.
     pub(crate) fn take_changed(&mut self, connector: &Connector) -> Vec<(PeerHandle, LinkState)> {
         let mut news = Vec::new();
@@ -410,7 +479,7 @@ mod tests {
     use super::*;
 
     fn peer(kind: PeerKind) -> Peer {
-        Peer::new(PeerConfig {
+        let config = PeerConfig {
             handle: PeerHandle(1),
             kind,
             up: true,
@@ -418,7 +487,8 @@ mod tests {
             host: false,
             stamps: (0, 0),
             memory: Vec::new(),
-        })
+        };
+        Peer::new(config, 1420)
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum DropReason {
     NoPeer,
     /// From this machine: the peer is not connected.
     NoPath,
+    /// From this machine: it does not fit on the path to the peer, and its sender, who was told, has forbidden fragments.
+    TooLong,
     /// From this machine: a queue of packets for a peer stood for too long.
     QueueOut,
     /// From outside: the queue of a socket stood for too long.
@@ -42,7 +44,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NotForUs,
         Self::UnderLoad,
         Self::Malformed,
@@ -53,6 +55,7 @@ impl DropReason {
         Self::Full,
         Self::NoPeer,
         Self::NoPath,
+        Self::TooLong,
         Self::QueueOut,
         Self::QueueIn,
         Self::HostRefused,
@@ -74,6 +77,7 @@ impl fmt::Display for DropReason {
             Self::Full => "full",
             Self::NoPeer => "no_peer",
             Self::NoPath => "no_path",
+            Self::TooLong => "too_long",
             Self::QueueOut => "queue_out",
             Self::QueueIn => "queue_in",
             Self::HostRefused => "host_refused",
@@ -109,6 +113,8 @@ impl Drops {
 pub struct PeerReport {
     /// The path that the peer's packets take.
     pub path: Option<Path>,
+    /// The longest packet inside the tunnel that fits on the path, in bytes; of IPv6 one of 1,280 bytes passes always.
+    pub mtu: Option<usize>,
     /// Whether keys are established.
     pub established: bool,
     /// When the keys in use were agreed on.

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha20Rng;
 use crate::config::{PeerConfig, PeerKind};
 use crate::handshakes::{Handshakes, JobDone, Performed};
 use crate::host::Host;
-use crate::peers::{PeerTable, Session, Tunnel};
+use crate::peers::{Peer, PeerTable, Session, Tunnel};
 use crate::reply_to::ReplyTo;
 use crate::report::DropReason;
 
@@ -40,10 +40,10 @@ impl Roster {
             connector.set_overlay(*ip, true);
         }
         Self {
+            peers: PeerTable::new(host.mtu),
             host,
             rng,
             connector,
-            peers: PeerTable::default(),
             handshakes,
         }
     }
@@ -136,7 +136,8 @@ impl Roster {
         let number = self.peers.reserve_session(peer, &mut self.rng);
         let id = SessionId { peer, number };
         let own = self.handshakes.own();
-        Session::new(own, id, public, preshared, keepalive, self.host.mtu)
+        let mtu = self.peers.get(peer).map_or(self.host.mtu, Peer::mtu);
+        Session::new(own, id, public, preshared, keepalive, mtu)
     }
 
     /// Leads packets for the peer's addresses to it. Where the two ends take their IPv4 addresses from different ranges, the pair uses
@@ -259,6 +260,13 @@ impl Roster {
                     entry.tunnel.start(now);
                 }
                 self.work(*peer, now);
+            }
+            News::Mtu { peer, path, mtu } => {
+                let entry = self.peers.get_mut(*peer);
+                if let Some(entry) = entry.filter(|peer| peer.path == Some((*path).into())) {
+                    entry.set_mtu((*mtu).into());
+                    self.peers.mark(*peer);
+                }
             }
             News::Stamps { peer, .. } => self.peers.mark(*peer),
             News::Stale { .. }

@@ -18,7 +18,7 @@ use crate::rules::{Rule, Rules};
 use crate::shares::Room;
 use crate::table::{Kind, Stream, Table};
 use crate::tcp::{BUFFER, Connection};
-use crate::udp::{IDLE, UdpFlow, refusal};
+use crate::udp::{IDLE, UdpFlow, refusal, reply};
 use crate::unreachable::Unreachables;
 
 /// All forwarded streams and flows.
@@ -35,7 +35,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// An empty stack for packets of up to `mtu` bytes. `seed` must be secret and random: initial sequence numbers come
+    /// An empty stack with TCP segments of up to `mtu` bytes, and UDP datagrams as long as they are: whoever sends them knows what fits
+    /// on the way, and may cut both. `seed` must be secret and random: initial sequence numbers come
     /// from it (RFC 6528).
     pub fn new(mtu: usize, seed: u64) -> Self {
         Self {
@@ -104,10 +105,8 @@ impl Stack {
                             .find(Protocol::Udp, flow.destination.port(), peer)
                             .ok_or(Refused::NoForward)?;
                         let target = self.admit(peer, packet, rule, flow, now)?;
-                        let next = self.table.next() as u32;
-                        let first_id = self.seed as u32 ^ next.wrapping_mul(0x9E37_79B9);
                         let kind = Kind::Udp {
-                            flow: UdpFlow::new(first_id),
+                            flow: UdpFlow::default(),
                             timer: now + IDLE,
                         };
                         self.open(peer, flow, rule.key, (target, BUFFER), kind, now)
@@ -312,14 +311,12 @@ impl Stack {
 
     /// Gives the target's datagram to the client of a UDP flow.
     pub fn write_datagram(&mut self, id: StreamId, payload: &[u8], now: Instant) {
-        let mtu = self.mtu;
         if let Some(stream) = self.table.get_mut(id)
-            && let Kind::Udp { flow, .. } = &mut stream.kind
+            && matches!(stream.kind, Kind::Udp { .. })
         {
-            let packets = flow.reply(stream.flow, payload, mtu);
+            let packet = reply(stream.flow, payload);
             let (peer, forward) = (stream.peer, stream.forward);
-            self.packets
-                .extend(packets.into_iter().map(|packet| (peer, packet)));
+            self.packets.extend(packet.map(|packet| (peer, packet)));
             self.table.touch(id, now);
             self.table.note_success(forward);
         }

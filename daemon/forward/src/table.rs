@@ -135,11 +135,6 @@ impl Table {
         }
     }
 
-    /// The number that the next stream gets.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
     pub(crate) fn insert(
         &mut self,
         peer: PeerHandle,

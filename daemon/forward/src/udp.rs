@@ -9,38 +9,29 @@ use punch_packet::{Flow, Packet, UdpReply, Unreachable, udp_packets, unreachable
 /// How long a flow without traffic lasts (RFC 4787 REQ-5 asks NATs for at least two minutes).
 pub const IDLE: Duration = Duration::from_secs(180);
 
-/// A flow's answers: the number of the next packet, and whether its target has failed.
-#[derive(Debug)]
+/// A flow: whether its target has failed.
+#[derive(Debug, Default)]
 pub(crate) struct UdpFlow {
-    next_id: u32,
     /// The target has failed it: counted once.
     failed: bool,
 }
 
 impl UdpFlow {
-    pub(crate) fn new(first_id: u32) -> Self {
-        Self {
-            next_id: first_id,
-            failed: false,
-        }
-    }
-
     /// The target has failed it; returns whether for the first time.
     pub(crate) fn fail(&mut self) -> bool {
         !std::mem::replace(&mut self.failed, true)
     }
+}
 
-    /// The target's datagram as packets for the client.
-    pub(crate) fn reply(&mut self, flow: Flow, payload: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-        self.next_id = self.next_id.wrapping_add(1);
-        let reply = UdpReply {
-            source: flow.destination,
-            destination: flow.source,
-            payload,
-            id: self.next_id,
-        };
-        udp_packets(reply, mtu)
-    }
+/// The target's datagram as a packet for the client, however long; `None` where no packet can be so long.
+pub(crate) fn reply(flow: Flow, payload: &[u8]) -> Option<Vec<u8>> {
+    let reply = UdpReply {
+        source: flow.destination,
+        destination: flow.source,
+        payload,
+        id: 0,
+    };
+    udp_packets(reply, usize::MAX).pop()
 }
 
 /// What the client sees when the target's port is closed: an ICMP error that quotes its datagram's header.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Checksum, Packet, Transport, transport_checksum};
+use crate::{Checksum, IPV6_MINIMUM, Packet, Transport, transport_checksum};
 
 /// The hop limit of packets that are made here (RFC 1700's recommended default).
 pub(crate) const TTL: u8 = 64;
@@ -41,9 +41,13 @@ pub fn udp_packets(reply: UdpReply<'_>, mtu: usize) -> Vec<Vec<u8>> {
         sum => sum,
     };
     segment[6..8].copy_from_slice(&checksum.to_be_bytes());
-    fragments(source, destination, 17, &segment, mtu.max(1280), reply.id)
+    fragments(source, destination, 17, &segment, mtu, reply.id)
 }
 
+/// What every host takes in one piece (RFC 791 §3.1).
+const IPV4_MINIMUM: usize = 576;
+
+/// `mtu` is raised to what every link of the family carries, or every host takes.
 fn fragments(
     source: IpAddr,
     destination: IpAddr,
@@ -52,7 +56,12 @@ fn fragments(
     mtu: usize,
     id: u32,
 ) -> Vec<Vec<u8>> {
-    let header = if source.is_ipv4() { 20 } else { 40 };
+    let (header, least) = if source.is_ipv4() {
+        (20, IPV4_MINIMUM)
+    } else {
+        (40, IPV6_MINIMUM)
+    };
+    let mtu = mtu.max(least);
     if header + segment.len() <= mtu {
         return vec![ip_packet(source, destination, protocol, segment)];
     }
@@ -83,7 +92,8 @@ fn fragments(
         .collect()
 }
 
-/// Cuts a whole packet that is longer than `mtu` into fragments with this identification; any other comes back as it is.
+/// Cuts a whole packet that is longer than `mtu` into fragments with this identification; any other comes back as it is. IPv4's
+/// fragments have the type of service and the time to live of the packet, and none of its options.
 pub fn split(packet: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
     let parts = Packet::parse(&packet)
         .ok()
@@ -91,16 +101,18 @@ pub fn split(packet: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
         .map(|whole| {
             let number = whole.protocol().number(whole.source().is_ipv4());
             let (source, destination) = (whole.source(), whole.destination());
-            fragments(
-                source,
-                destination,
-                number,
-                whole.segment(),
-                mtu.max(1280),
-                id,
-            )
+            fragments(source, destination, number, whole.segment(), mtu, id)
         });
-    parts.unwrap_or_else(|| vec![packet])
+    let Some(mut parts) = parts else {
+        return vec![packet];
+    };
+    if packet[0] >> 4 == 4 {
+        for part in &mut parts {
+            (part[1], part[8]) = (packet[1], packet[8]);
+            set_ipv4_checksum(part);
+        }
+    }
+    parts
 }
 
 /// What the echo requests that punchd itself sends carry, so that their replies are told from the host's.

@@ -64,6 +64,37 @@ pub fn tcp_reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
 
 /// An ICMP error about `packet`, sent by `from` (which must be of the packet's family).
 pub fn unreachable(packet: &Packet<'_>, from: IpAddr, reason: Unreachable) -> Option<Vec<u8>> {
+    let (kind, code) = match (from, reason) {
+        (IpAddr::V4(_), Unreachable::Port) => (3, 3),
+        (IpAddr::V4(_), Unreachable::Prohibited) => (3, 13),
+        (IpAddr::V4(_), Unreachable::Address) => (3, 1),
+        (IpAddr::V6(_), Unreachable::Port) => (1, 4),
+        (IpAddr::V6(_), Unreachable::Prohibited) => (1, 1),
+        (IpAddr::V6(_), Unreachable::Address) => (1, 3),
+    };
+    icmp_error(packet, from, (kind, code), 0)
+}
+
+/// The ICMP error which says that `packet` is too long and that one of `mtu` bytes would fit (RFC 1191 §4, RFC 4443 §3.2), sent by
+/// `from`, which must be of the packet's family.
+pub fn too_long(packet: &Packet<'_>, from: IpAddr, mtu: usize) -> Option<Vec<u8>> {
+    let kind = if from.is_ipv4() { (3, 4) } else { (2, 0) };
+    let most = if from.is_ipv4() {
+        u16::MAX.into()
+    } else {
+        u32::MAX
+    };
+    let mtu = u32::try_from(mtu).unwrap_or(most).min(most);
+    icmp_error(packet, from, kind, mtu)
+}
+
+/// An ICMP error of this type and code, with a word behind the checksum.
+fn icmp_error(
+    packet: &Packet<'_>,
+    from: IpAddr,
+    (kind, code): (u8, u8),
+    word: u32,
+) -> Option<Vec<u8>> {
     let to = packet.source();
     let silent = to.is_multicast()
         || to.is_unspecified()
@@ -80,16 +111,10 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, reason: Unreachable) -> Op
         return None;
     }
     // RFC 792 quotes the header and eight bytes, RFC 1812 §4.3.2.3 as much as fits 576; RFC 4443 as much as fits 1,280.
-    let (kind, code, quote) = match (from, reason) {
-        (IpAddr::V4(_), Unreachable::Port) => (3, 3, 548),
-        (IpAddr::V4(_), Unreachable::Prohibited) => (3, 13, 548),
-        (IpAddr::V4(_), Unreachable::Address) => (3, 1, 548),
-        (IpAddr::V6(_), Unreachable::Port) => (1, 4, 1232),
-        (IpAddr::V6(_), Unreachable::Prohibited) => (1, 1, 1232),
-        (IpAddr::V6(_), Unreachable::Address) => (1, 3, 1232),
-    };
+    let quote = if from.is_ipv4() { 548 } else { 1232 };
     let quoted = &packet.bytes()[..packet.bytes().len().min(quote)];
-    let mut segment = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    let mut segment = vec![kind, code, 0, 0];
+    segment.extend_from_slice(&word.to_be_bytes());
     segment.extend_from_slice(quoted);
     Some(icmp_packet(from, to, segment))
 }

@@ -56,7 +56,7 @@ pub fn segments(
 }
 
 /// The length of all headers together.
-fn headers(packet: &Packet<'_>, kind: GsoKind) -> Result<usize, Malformed> {
+pub(crate) fn headers(packet: &Packet<'_>, kind: GsoKind) -> Result<usize, Malformed> {
     let segment = packet.segment();
     let (expected, length) = match kind {
         GsoKind::Udp => (Protocol::Udp, 8),

@@ -308,6 +308,13 @@ impl<'a> Packet<'a> {
         self.fragment
     }
 
+    /// Whether nobody on its way may cut it into fragments: IPv6 forbids it always, IPv4 where the sender has (RFC 791 §3.1).
+    pub fn forbids_fragments(&self) -> bool {
+        const DONT_FRAGMENT: u8 = 0x40;
+        let flags = self.bytes.get(6).copied().unwrap_or_default();
+        self.source.is_ipv6() || flags & DONT_FRAGMENT != 0
+    }
+
     /// Everything before the transport header.
     pub fn ip_header(&self) -> &'a [u8] {
         self.bytes.get(..self.transport_at).unwrap_or_default()

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use punch_platform::Udp;
+use punch_platform::{Manner, Udp};
 
 const SOCKETS: usize = 4;
 /// Each socket walks all of these: 12,000 mappings, as behind a NAT, though the sink needs but 3,000 sockets.
@@ -146,6 +146,10 @@ async fn round(
     ttl: Option<u8>,
 ) -> Result<Round, Box<dyn Error>> {
     let payload = [0x5A; LENGTH];
+    let manner = Manner {
+        ttl,
+        ..Manner::default()
+    };
     let portion = PER_SECOND / SOCKETS * tick.as_millis() as usize / 1000;
     let (began, cpu) = (Instant::now(), thread_cpu()?);
     let ports: Vec<u16> = (FIRST..FIRST + PORTS).collect();
@@ -154,7 +158,7 @@ async fn round(
         for port in ports {
             for socket in sockets {
                 let to = SocketAddr::new(ip, *port);
-                let sent = socket.send(to, None, LENGTH, &payload, ttl).await;
+                let sent = socket.send(to, None, LENGTH, &payload, manner).await;
                 taken += usize::from(sent.is_ok());
             }
         }

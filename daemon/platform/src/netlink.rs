@@ -14,7 +14,9 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 pub use link::{Address, Link, LinkKind, LocalAddress};
-pub use route::{Hop, MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route};
+pub use route::{
+    Hop, MAIN_TABLE, OwnRoute, PROTOCOL, PolicyRule, REFUSAL_METRIC, Route, RouteSizes,
+};
 
 /// Lets an interface of our own have IPv6 where the system's default is that new interfaces have none.
 ///
@@ -220,6 +222,16 @@ impl Netlink {
     pub async fn add_route(&self, to: IpAddr, route: OwnRoute) -> io::Result<()> {
         let message = route::own_message(to, route)?;
         let request = self.handle.route().add(message);
+        request.execute().await.map_err(error)
+    }
+
+    /// Sets a route of ours in place of the one that we have set to the same address and interface.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn replace_route(&self, to: IpAddr, route: OwnRoute) -> io::Result<()> {
+        let message = route::own_message(to, route)?;
+        let request = self.handle.route().add(message).replace();
         request.execute().await.map_err(error)
     }
 

@@ -116,6 +116,28 @@ impl<'a> Train<'a> {
     }
 }
 
+/// Who may cut a datagram into fragments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fragments {
+    /// This machine, where it is longer than the interface takes, and routers of IPv4.
+    #[default]
+    Allowed,
+    /// Nobody: it gets there in one piece or not at all.
+    Forbidden,
+    /// This machine, so that no IPv6 packet is longer than this, but for 1,280 bytes, which every link takes. Over IPv4 it is the same as
+    /// [`Self::Allowed`].
+    Within(u16),
+}
+
+/// How datagrams leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// How many routers may pass them on; `None` is the system's default.
+    pub ttl: Option<u8>,
+    /// Who may cut them.
+    pub fragments: Fragments,
+}
+
 /// One UDP socket.
 pub struct Udp {
     socket: UdpSocket,
@@ -169,7 +191,9 @@ impl Udp {
         socket.bind(&SocketAddr::new(any, port).into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new((&socket).into())?;
-        allow_fragments(&socket, v6);
+        if set_discovery(socket.as_fd(), v6, false).is_err() {
+            tracing::debug!("the socket does not allow fragments");
+        }
         let port = socket.local_addr()?.port();
         Ok(Self {
             socket,
@@ -224,8 +248,7 @@ impl Udp {
         into.filled > 0
     }
 
-    /// Sends datagrams of `segment` bytes (the last may be shorter) to one place; with a `ttl`, no more than so many routers get
-    /// them. Waits for room at most 10 ms.
+    /// Sends datagrams of `segment` bytes (the last may be shorter) to one place. Waits for room at most 10 ms.
     ///
     /// # Errors
     /// What the kernel says about this destination: no route, too long, refused earlier. The datagrams are lost.
@@ -235,7 +258,7 @@ impl Udp {
         source: Option<IpAddr>,
         segment: usize,
         bytes: &[u8],
-        ttl: Option<u8>,
+        manner: Manner,
     ) -> io::Result<()> {
         let segments = if self.gso {
             self.state.max_gso_segments().max(1)
@@ -251,15 +274,15 @@ impl Udp {
                 segment_size: (train.len() > segment).then_some(segment),
                 src_ip: source,
             };
-            self.send_train(&transmit, ttl).await?;
+            self.send_train(&transmit, manner).await?;
         }
         Ok(())
     }
 
-    async fn send_train(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
+    async fn send_train(&self, transmit: &Transmit<'_>, manner: Manner) -> io::Result<()> {
         let mut deadline = None;
         loop {
-            let result = self.attempt(transmit, ttl);
+            let result = self.attempt(transmit, manner);
             let Err(error) = &result else {
                 return result;
             };
@@ -283,14 +306,15 @@ impl Udp {
             // that this route takes no segments and has switched them off. One by one, then.
             let segments_refused =
                 transmit.segment_size.is_some() && self.state.max_gso_segments() == 1;
-            if segments_refused || quinn_udp::is_msg_size_err(error) {
-                return self.send_singly(transmit, ttl);
+            let too_long = quinn_udp::is_msg_size_err(error) && transmit.segment_size.is_some();
+            if segments_refused || too_long {
+                return self.send_singly(transmit, manner);
             }
             return result;
         }
     }
 
-    fn send_singly(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
+    fn send_singly(&self, transmit: &Transmit<'_>, manner: Manner) -> io::Result<()> {
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
         let mut result = Ok(());
         for datagram in transmit.contents.chunks(segment.max(1)) {
@@ -301,24 +325,44 @@ impl Udp {
                 segment_size: None,
                 src_ip: transmit.src_ip,
             };
-            result = self.attempt(&single, ttl);
+            result = self.attempt(&single, manner);
         }
         result
     }
 
-    /// One system call; with a TTL two more around it, and nothing in between that could leave it set.
-    fn attempt(&self, transmit: &Transmit<'_>, ttl: Option<u8>) -> io::Result<()> {
+    /// One system call; in a manner of its own two more for each part of it, and nothing in between that could leave it set.
+    fn attempt(&self, transmit: &Transmit<'_>, manner: Manner) -> io::Result<()> {
         self.socket.try_io(Interest::WRITABLE, || {
-            let send = || self.state.try_send((&self.socket).into(), transmit);
-            let Some(ttl) = ttl else {
-                return send();
+            let to = transmit.destination;
+            // The kernel refuses a TTL of 0.
+            if let Some(ttl) = manner.ttl {
+                self.set_ttl(to, u32::from(ttl.max(1)))?;
+            }
+            let result = match manner.fragments {
+                Fragments::Allowed => self.state.try_send((&self.socket).into(), transmit),
+                manner => self.send_cut(transmit, manner),
             };
-            // The kernel refuses 0.
-            self.set_ttl(transmit.destination, u32::from(ttl.max(1)))?;
-            let result = send();
-            self.set_ttl(transmit.destination, self.ttl)?;
+            if manner.ttl.is_some() {
+                self.set_ttl(to, self.ttl)?;
+            }
             result
         })
+    }
+
+    fn send_cut(&self, transmit: &Transmit<'_>, fragments: Fragments) -> io::Result<()> {
+        let (socket, v6) = (self.socket.as_fd(), transmit.destination.is_ipv6());
+        match fragments {
+            Fragments::Forbidden => set_discovery(socket, v6, true)?,
+            Fragments::Within(size) if v6 => limit_fragments(socket, size.max(1280))?,
+            Fragments::Allowed | Fragments::Within(_) => {}
+        }
+        let result = self.state.try_send((&self.socket).into(), transmit);
+        match fragments {
+            Fragments::Forbidden => set_discovery(socket, v6, false)?,
+            Fragments::Within(_) if v6 => limit_fragments(socket, 0)?,
+            Fragments::Allowed | Fragments::Within(_) => {}
+        }
+        result
     }
 
     fn set_ttl(&self, to: SocketAddr, ttl: u32) -> io::Result<()> {
@@ -331,25 +375,42 @@ impl Udp {
     }
 }
 
-/// quinn-udp forbids fragments, as QUIC demands. As long as the path's MTU is not measured, a full packet shall rather be cut
-/// than lost on a path that takes less than 1,500 bytes; stock WireGuard does the same.
-fn allow_fragments(socket: &UdpSocket, v6: bool) {
-    let (level, option, value) = if v6 {
-        (
+/// Sets what becomes of datagrams that are longer than the path takes (IP_MTU_DISCOVER, ip(7), ipv6(7)). quinn-udp forbids fragments
+/// always, as QUIC demands.
+///
+/// What finds out how much fits may not be cut, and what ICMP has said of the path does not count (PROBE). Data rather arrives in
+/// fragments than not at all. Over IPv4 routers cut it, so nobody's ICMP errors are listened to, which anybody can forge (OMIT). Over
+/// IPv6 nobody but this machine may cut, and for peers that answer no padded checks ICMP alone says when (DONT): the kernel takes
+/// nothing below 1,280 for an answer.
+fn set_discovery(socket: BorrowedFd<'_>, v6: bool, probing: bool) -> io::Result<()> {
+    let (level, option, value) = match (v6, probing) {
+        (false, false) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_OMIT,
+        ),
+        (false, true) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        ),
+        (true, false) => (
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
             libc::IPV6_PMTUDISC_DONT,
-        )
-    } else {
-        (
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        )
+        ),
+        (true, true) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        ),
     };
-    if set_option(socket.as_fd(), level, option, value).is_err() {
-        tracing::debug!("the socket does not allow fragments");
-    }
+    set_option(socket, level, option, value)
+}
+
+/// Lets no IPv6 packet of this socket be longer than `size` bytes (IPV6_MTU, ipv6(7)); 0 takes the limit away.
+fn limit_fragments(socket: BorrowedFd<'_>, size: u16) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, size.into())
 }
 
 /// Buffers of this size where it is granted: SO_*BUFFORCE needs CAP_NET_ADMIN, which punchd has; else the system's limit counts.
@@ -442,7 +503,11 @@ mod tests {
             let to = listener.local_addr().unwrap();
             for (ttl, expected) in [(None, 64), (Some(3), 3), (None, 64), (Some(0), 1)] {
                 // Three segments: a train, where the kernel takes trains.
-                sender.send(to, None, 100, &[7; 250], ttl).await.unwrap();
+                let manner = Manner {
+                    ttl,
+                    ..Manner::default()
+                };
+                sender.send(to, None, 100, &[7; 250], manner).await.unwrap();
 
                 for length in [100, 100, 50] {
                     assert_eq!(arrival(&listener), (length, expected));
@@ -457,10 +522,15 @@ mod tests {
         let to = listener.local_addr().unwrap();
 
         let too_long = vec![0; 65_530];
+        let manner = Manner {
+            ttl: Some(3),
+            ..Manner::default()
+        };
         let failed = sender
-            .send(to, None, too_long.len(), &too_long, Some(3))
+            .send(to, None, too_long.len(), &too_long, manner)
             .await;
-        sender.send(to, None, 10, &[7; 10], None).await.unwrap();
+        let manner = Manner::default();
+        sender.send(to, None, 10, &[7; 10], manner).await.unwrap();
 
         assert!(failed.is_err());
         assert_eq!(arrival(&listener), (10, 64));

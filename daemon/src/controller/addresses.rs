@@ -155,6 +155,12 @@ impl Addresses {
         self.interface.change_routes(&removed, &added).await;
     }
 
+    /// Packets for these addresses may be so long from now on.
+    pub(super) async fn resize(&mut self, addresses: &[IpAddr], mtu: usize) {
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        self.interface.resize(addresses, mtu).await;
+    }
+
     // --- what this machine needs ---
 
     /// Servers are at these addresses now.

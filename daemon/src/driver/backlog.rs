@@ -22,6 +22,7 @@ enum Subject {
     Refusal(PeerHandle),
     Search(PeerHandle),
     Endpoint(PeerHandle),
+    Mtu(PeerHandle),
     Crowd(PeerHandle),
     /// What one network's NAT has, by the network's fingerprint.
     Capacity(u64),
@@ -36,6 +37,7 @@ impl Subject {
         Some(match event {
             EngineEvent::State { peer, .. } => Self::State(*peer),
             EngineEvent::Roamed { peer, .. } => Self::Endpoint(*peer),
+            EngineEvent::Mtu { peer, .. } => Self::Mtu(*peer),
             EngineEvent::Crowded(crowded) => Self::Crowd(crowded.peer),
             EngineEvent::News(news) => match news {
                 News::Selected { peer, .. } => Self::Path(*peer),
@@ -47,7 +49,7 @@ impl Subject {
                 News::Capacity { network, .. } => Self::Capacity(*network),
                 News::Stranger { .. } => Self::Stranger,
                 News::NetworkChanged => Self::Network,
-                News::Netcheck(_) => return None,
+                News::Mtu { .. } | News::Netcheck(_) => return None,
             },
             EngineEvent::Socket(_) | EngineEvent::Pong(_) => return None,
         })

@@ -5,8 +5,10 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
-use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
-use punch_platform::{Datagrams, Offloads, SocketSet, Tun, Udp, clock};
+use punch_engine::{
+    Batch, Codel, Cut, DropReason, Engine, FairQueue, Family, Path, SocketId, Train,
+};
+use punch_platform::{Datagrams, Fragments, Manner, Offloads, SocketSet, Tun, Udp, clock};
 use punch_service::Repeats;
 
 use super::servers::Servers;
@@ -237,8 +239,16 @@ impl Lane {
         let (Some(socket), Some(to)) = (self.sockets.get(train.socket), train.to) else {
             return;
         };
+        let manner = Manner {
+            ttl: train.ttl,
+            fragments: match train.cut {
+                Cut::Anybody => Fragments::Allowed,
+                Cut::Nobody => Fragments::Forbidden,
+                Cut::Here(size) => Fragments::Within(size),
+            },
+        };
         let sent = socket
-            .send(to, train.source, train.segment, &train.bytes, train.ttl)
+            .send(to, train.source, train.segment, &train.bytes, manner)
             .await;
         if let Err(error) = sent {
             tracing::trace!(%to, %error, "a datagram was not sent");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use punch_platform::netlink::{self, Link, Netlink, OwnRoute, REFUSAL_METRIC, Route};
+use punch_platform::netlink::{self, Link, Netlink, OwnRoute, REFUSAL_METRIC, Route, RouteSizes};
 
 /// The transmit queue, in packets: a millisecond or two at full speed.
 const QUEUE: u32 = 1000;
@@ -46,13 +46,27 @@ impl Device {
         self.netlink.remove_address(self.index, address).await
     }
 
-    /// Leads packets for `to` into the tunnel, from the source address `from`.
-    pub(super) async fn lead(&self, to: IpAddr, from: IpAddr) -> io::Result<()> {
-        let route = OwnRoute::Into {
+    /// Leads packets for `to` into the tunnel, from the source address `from`; `mtu` is what the path takes, if that is known.
+    pub(super) async fn lead(&self, to: IpAddr, from: IpAddr, mtu: Option<u16>) -> io::Result<()> {
+        self.netlink.add_route(to, self.route(to, from, mtu)).await
+    }
+
+    /// Packets for `to`, which are led into the tunnel already, may be so long from now on.
+    pub(super) async fn resize(&self, to: IpAddr, from: IpAddr, mtu: u16) -> io::Result<()> {
+        let route = self.route(to, from, Some(mtu));
+        self.netlink.replace_route(to, route).await
+    }
+
+    fn route(&self, to: IpAddr, from: IpAddr, mtu: Option<u16>) -> OwnRoute {
+        OwnRoute::Into {
             index: self.index,
             from,
-        };
-        self.netlink.add_route(to, route).await
+            sizes: mtu.map(|mtu| RouteSizes {
+                // IPv6 sends nothing over a link that takes less.
+                mtu: u32::from(mtu).max(if to.is_ipv6() { 1280 } else { 0 }),
+                receives: self.mtu,
+            }),
+        }
     }
 
     /// Takes such a route back.

@@ -292,6 +292,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             kind: PathKind::Relayed.into(),
             rtt_ms,
             via: Some(server.address.to_string()),
+            mtu: peer.report.mtu,
         });
     }
     let Some(link) = &peer.link else {
@@ -300,6 +301,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             kind: PathKind::Fixed.into(),
             rtt_ms: None,
             via: None,
+            mtu: peer.report.mtu,
         });
     };
     let selected = link.agent.as_ref()?.selected.as_ref()?;
@@ -308,5 +310,6 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
         kind: PathKind::from(selected.kind).into(),
         rtt_ms,
         via: None,
+        mtu: peer.report.mtu,
     })
 }

@@ -113,6 +113,11 @@ impl<R: Copy> Session<R> {
         }
     }
 
+    /// Packets are padded up to so many bytes from now on.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.mtu = mtu;
+    }
+
     /// The session's number.
     pub fn number(&self) -> u32 {
         self.id.number

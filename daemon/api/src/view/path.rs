@@ -19,6 +19,9 @@ pub struct PathView {
     pub rtt_ms: Option<f64>,
     /// The signalling server that relays; `None` on a direct path.
     pub via: Option<String>,
+    /// The longest packet inside the tunnel that fits on the path, in bytes, as far as it was found out; IPv6 packets of 1,280 bytes pass
+    /// always.
+    pub mtu: Option<usize>,
 }
 
 /// How a path's remote address was found (RFC 8445 §4).

@@ -104,13 +104,13 @@ fn a_fragment_over_ipv6_has_these_bytes_behind_its_header() {
 }
 
 #[test]
-fn an_mtu_below_1280_is_taken_as_1280() {
-    for v6 in [false, true] {
+fn an_mtu_that_no_link_may_have_is_taken_as_the_least_that_it_may() {
+    for (v6, least) in [(false, 576), (true, 1280)] {
         assert_eq!(
             udp_packets(reply(v6, &[7; 3000]), 0),
-            udp_packets(reply(v6, &[7; 3000]), 1280)
+            udp_packets(reply(v6, &[7; 3000]), least)
         );
-        let data = vec![7; 1280 - if v6 { 48 } else { 28 } + 1];
+        let data = vec![7; least - if v6 { 48 } else { 28 } + 1];
         assert_eq!(udp_packets(reply(v6, &data[1..]), 0).len(), 1);
         assert_eq!(udp_packets(reply(v6, &data), 0).len(), 2);
     }

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::RouteMessageBuilder;
@@ -173,6 +173,25 @@ impl PolicyRule {
     }
 }
 
+/// How long packets of a route may be, in bytes (RTA_METRICS, rtnetlink(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteSizes {
+    /// The longest packet that is sent.
+    pub mtu: u32,
+    /// The longest packet that may come: what TCP tells the other end follows from it (RFC 6691 §2).
+    pub receives: u32,
+}
+
+impl RouteSizes {
+    fn metrics(self, to: IpAddr) -> RouteAttribute {
+        let headers = if to.is_ipv4() { 40 } else { 60 };
+        RouteAttribute::Metrics(vec![
+            RouteMetric::Mtu(self.mtu),
+            RouteMetric::Advmss(self.receives.saturating_sub(headers)),
+        ])
+    }
+}
+
 /// What is to be done about a route of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnRoute {
@@ -182,6 +201,8 @@ pub enum OwnRoute {
         index: u32,
         /// The source address.
         from: IpAddr,
+        /// How long packets may be; `None` leaves it to the interface.
+        sizes: Option<RouteSizes>,
     },
     /// Packets are refused, if no better route is there.
     Refusal,
@@ -230,11 +251,13 @@ pub(super) fn own_message(to: IpAddr, route: OwnRoute) -> io::Result<RouteMessag
     let mut message = plain_message(to);
     match route {
         OwnRoute::Refusal => refuse(&mut message),
-        OwnRoute::Into { index, from } if from.is_ipv4() == to.is_ipv4() => {
+        OwnRoute::Into { index, from, sizes } if from.is_ipv4() == to.is_ipv4() => {
             let source = RouteAttribute::PrefSource(from.into());
+            let metrics = sizes.map(|sizes| sizes.metrics(to));
             message
                 .attributes
                 .extend([source, RouteAttribute::Oif(index)]);
+            message.attributes.extend(metrics);
         }
         OwnRoute::Into { .. } => return Err(io::ErrorKind::InvalidInput.into()),
     }
@@ -287,7 +310,18 @@ mod tests {
     fn our_routes_bear_our_mark_and_lead_where_they_should() {
         let to: IpAddr = "100.64.0.9".parse().unwrap();
         let from: IpAddr = "100.64.0.1".parse().unwrap();
-        let into = OwnRoute::Into { index: 7, from };
+        let into = OwnRoute::Into {
+            index: 7,
+            from,
+            sizes: Some(RouteSizes {
+                mtu: 1240,
+                receives: 1420,
+            }),
+        };
+        let message = own_message(to, into).unwrap();
+        let metrics =
+            RouteAttribute::Metrics(vec![RouteMetric::Mtu(1240), RouteMetric::Advmss(1380)]);
+        assert!(message.attributes.contains(&metrics));
         let route = Route::of(&own_message(to, into).unwrap()).unwrap();
         assert!(route.is_ours() && route.is_whole() && route.carries);
         assert_eq!((route.to, route.source), (to, Some(from)));

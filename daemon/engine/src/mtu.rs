@@ -1,0 +1,55 @@
+//! How long the packets are that a peer gets.
+
+use punch_connect::Path;
+use punch_signal_protocol::MAX_RELAY_PACKET;
+use punch_traversal::first_mtu;
+use punch_wireguard::OVERHEAD;
+
+/// For a peer that answers no checks: what fits behind IPv6 and WireGuard on Ethernet.
+const PLAIN: usize = 1420;
+
+/// The longest packet inside the tunnel that goes to one peer as it is, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerMtu {
+    /// What the tunnel's interface has.
+    host: usize,
+    now: usize,
+    told: Option<usize>,
+}
+
+impl PeerMtu {
+    /// Of a peer without a path.
+    pub(crate) fn new(host: usize) -> Self {
+        Self {
+            host,
+            now: host,
+            told: None,
+        }
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.now
+    }
+
+    /// Packets take this path from now on, of which nothing is known; over the relay's frames it is known what fits.
+    pub(crate) fn begin(&mut self, path: Path, checks: bool) {
+        let mtu = match path {
+            Path::Relayed(_) => MAX_RELAY_PACKET - OVERHEAD,
+            Path::Direct(direct) if checks => first_mtu(direct.remote.ip()).into(),
+            Path::Direct(_) => PLAIN,
+        };
+        self.set(mtu);
+    }
+
+    /// So long a packet fits on the path.
+    pub(crate) fn set(&mut self, mtu: usize) {
+        self.now = mtu.min(self.host);
+    }
+
+    /// What fits, if that was not told yet.
+    pub(crate) fn untold(&mut self) -> Option<usize> {
+        let changed = self.told != Some(self.now);
+        self.told = Some(self.now);
+        changed.then_some(self.now)
+    }
+}

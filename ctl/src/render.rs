@@ -431,10 +431,10 @@ pub(crate) fn path(view: &PathView) -> String {
     if let Some(server) = &view.via {
         return format!("relayed by {server}");
     }
-    match view.rtt_ms {
-        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(&view.kind)),
-        None => format!("{} ({})", view.remote, kind(&view.kind)),
-    }
+    let rtt = view.rtt_ms.map(|rtt| format!(", {rtt:.1} ms"));
+    let mtu = view.mtu.map(|mtu| format!(", MTU {mtu}"));
+    let (rtt, mtu) = (rtt.unwrap_or_default(), mtu.unwrap_or_default());
+    format!("{} ({}{rtt}{mtu})", view.remote, kind(&view.kind))
 }
 
 fn kind(kind: &OpenEnum<PathKind>) -> &str {

@@ -5,9 +5,6 @@ use punch_signal_protocol::MAX_RELAY_PACKET;
 use punch_traversal::first_mtu;
 use punch_wireguard::OVERHEAD;
 
-/// For a peer that answers no checks: what fits behind IPv6 and WireGuard on Ethernet.
-const PLAIN: usize = 1420;
-
 /// The longest packet inside the tunnel that goes to one peer as it is, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PeerMtu {
@@ -36,7 +33,8 @@ impl PeerMtu {
         let mtu = match path {
             Path::Relayed(_) => MAX_RELAY_PACKET - OVERHEAD,
             Path::Direct(direct) if checks => first_mtu(direct.remote.ip()).into(),
-            Path::Direct(_) => PLAIN,
+            // Nothing can be found out with it: the administrator's choice for the interface counts.
+            Path::Direct(_) => self.host,
         };
         self.set(mtu);
     }

@@ -114,7 +114,7 @@ pub struct PeerReport {
     /// The path that the peer's packets take.
     pub path: Option<Path>,
     /// The longest packet inside the tunnel that fits on the path, in bytes; of IPv6 one of 1,280 bytes passes always.
-    pub mtu: Option<usize>,
+    pub mtu: Option<u16>,
     /// Whether keys are established.
     pub established: bool,
     /// When the keys in use were agreed on.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::build::{icmp_packet, ip_packet};
-use crate::{Packet, Protocol, Transport, transport_checksum};
+use crate::{IPV6_MINIMUM, Packet, Protocol, Transport, transport_checksum};
 
 /// What an ICMP "destination unreachable" says (RFC 792, RFC 4443 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +78,14 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, reason: Unreachable) -> Op
 /// The ICMP error which says that `packet` is too long and that one of `mtu` bytes would fit (RFC 1191 §4, RFC 4443 §3.2), sent by
 /// `from`, which must be of the packet's family.
 pub fn too_long(packet: &Packet<'_>, from: IpAddr, mtu: usize) -> Option<Vec<u8>> {
-    let kind = if from.is_ipv4() { (3, 4) } else { (2, 0) };
-    let most = if from.is_ipv4() {
-        u16::MAX.into()
+    let (kind, mtu) = if from.is_ipv4() {
+        ((3, 4), mtu)
     } else {
-        u32::MAX
+        // A packet of that length is never too long for IPv6.
+        ((2, 0), mtu.max(IPV6_MINIMUM))
     };
-    let mtu = u32::try_from(mtu).unwrap_or(most).min(most);
-    icmp_error(packet, from, kind, mtu)
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    icmp_error(packet, from, kind, mtu.into())
 }
 
 /// An ICMP error of this type and code, with a word behind the checksum.

@@ -21,7 +21,7 @@ pub struct PathView {
     pub via: Option<String>,
     /// The longest packet inside the tunnel that fits on the path, in bytes, as far as it was found out; IPv6 packets of 1,280 bytes pass
     /// always.
-    pub mtu: Option<usize>,
+    pub mtu: Option<u16>,
 }
 
 /// How a path's remote address was found (RFC 8445 §4).

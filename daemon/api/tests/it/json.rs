@@ -40,6 +40,7 @@ fn id_view() -> IdView {
 fn path() -> PathView {
     PathView {
         via: None,
+        mtu: Some(1420),
         remote: "192.0.2.7:51820".parse().unwrap(),
         kind: PathKind::ServerReflexive.into(),
         rtt_ms: Some(12.5),
@@ -47,7 +48,7 @@ fn path() -> PathView {
 }
 
 const PATH: &str =
-    r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null}"#;
+    r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"mtu":1420}"#;
 
 // --- requests ---
 

@@ -18,6 +18,7 @@ mod fragment;
 mod hostile;
 mod inbound;
 mod load;
+mod mtu;
 mod offer;
 mod outbox;
 mod packets;

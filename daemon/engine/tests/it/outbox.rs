@@ -75,7 +75,7 @@ fn open(bench: &mut Bench, trains: &[Sent]) -> Vec<Vec<u32>> {
 }
 
 fn bench() -> Bench {
-    let mut bench = Bench::new(true);
+    let mut bench = Bench::with_mtu(true, 65_535);
     bench.add(true, None);
     bench.connect(1);
     bench

@@ -59,12 +59,16 @@ pub(crate) fn tunn(secret: &StaticSecret, preshared: Option<[u8; 32]>, index: u3
 impl Bench {
     /// An engine without peers.
     pub(crate) fn empty() -> Self {
+        Self::empty_with(1400)
+    }
+
+    fn empty_with(mtu: usize) -> Self {
         let now = Instant::now();
         let config = EngineConfig {
             relay: true,
             identity: server_identity(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
-            mtu: 1400,
+            mtu,
             seed: [3; 32],
             budget: Budget::Normal,
             nat: NatOverrides::default(),
@@ -85,7 +89,12 @@ impl Bench {
 
     /// An engine with one connected peer, past the minute in which unknown connections get the benefit of the doubt.
     pub(crate) fn new(v6: bool) -> Self {
-        let mut bench = Self::empty();
+        Self::with_mtu(v6, 1400)
+    }
+
+    /// The same behind an interface that takes packets of this length.
+    pub(crate) fn with_mtu(v6: bool, mtu: usize) -> Self {
+        let mut bench = Self::empty_with(mtu);
         bench.add(v6, None);
         bench.connect(0);
         bench.pass(Duration::from_secs(61));

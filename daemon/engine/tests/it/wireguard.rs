@@ -433,7 +433,7 @@ fn a_changed_configuration_leaves_the_session_alone() {
 #[test]
 fn the_largest_packets_pass() {
     both(|v6| {
-        let mut bench = Bench::new(v6);
+        let mut bench = Bench::with_mtu(v6, 65_535);
         bench.grant(0, true);
         let (own, peer) = (bench.own(v6), bench.peers[0].address);
         for length in [1300, 9000, 65_000] {

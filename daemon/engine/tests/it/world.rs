@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
-    LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig, PeerHandle,
-    PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
+    Allocation, Batch, Budget, Cut, DropReason, Engine, EngineConfig, EngineEvent, Family,
+    Filtering, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig,
+    PeerHandle, PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
 };
 use punch_signal_protocol::{
     Capabilities, Frame, Identity, Ipv4Range, PeerId, RelayLink, Unreachable,
@@ -46,6 +46,8 @@ pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
     pub(crate) bytes: Vec<u8>,
+    /// Who may cut it on its way.
+    pub(crate) cut: Cut,
 }
 
 impl Datagram {
@@ -193,6 +195,8 @@ pub(crate) struct World {
     /// The relay of the signalling server, if it has one.
     pub(crate) relay: Option<Switchboard>,
     /// Whether engines that start from now on may be reached over relays.
+    /// Of the interfaces of machines that start from now on.
+    pub(crate) mtu: usize,
     pub(crate) relay_allowed: bool,
     online: BTreeMap<PeerId, usize>,
     watches: BTreeSet<(PeerId, usize)>,
@@ -254,6 +258,7 @@ impl World {
             frames: Vec::new(),
             elsewhere: Vec::new(),
             relay: None,
+            mtu: 1400,
             relay_allowed: true,
             online: BTreeMap::new(),
             watches: BTreeSet::new(),
@@ -328,7 +333,7 @@ impl World {
         let config = EngineConfig {
             identity: identity.clone(),
             ipv4_range,
-            mtu: 1400,
+            mtu: self.mtu,
             seed,
             budget: Budget::Normal,
             nat: nat.map(Nat::known).unwrap_or_default(),
@@ -550,7 +555,9 @@ impl World {
     }
 
     fn arrive(&mut self, datagram: Datagram) {
-        let Datagram { from, to, bytes } = &datagram;
+        let Datagram {
+            from, to, bytes, ..
+        } = &datagram;
         if STUN.iter().any(|server| server.parse() == Ok(*to)) {
             let endpoint = Endpoint {
                 local: *to,
@@ -562,6 +569,7 @@ impl World {
                     from: answer.from,
                     to: answer.to,
                     bytes: answer.bytes,
+                    cut: Cut::Anybody,
                 });
             }
             return;
@@ -670,6 +678,7 @@ impl World {
                         from,
                         to,
                         bytes: bytes.to_vec(),
+                        cut: train.cut,
                     });
                 }
             }

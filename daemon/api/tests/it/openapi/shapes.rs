@@ -62,6 +62,7 @@ pub(super) fn db() -> PeerName {
 fn path(rtt_ms: Option<f64>) -> PathView {
     PathView {
         via: rtt_ms.is_none().then(|| "wss://a:443/".to_owned()),
+        mtu: rtt_ms.map(|_| 1420),
         remote: "[2001:db8::7]:51820".parse().unwrap(),
         kind: PathKind::Host.into(),
         rtt_ms,

@@ -1,0 +1,296 @@
+//! Packets fit the path: its size is found out, and what is longer is cut, or its sender is told.
+
+use punch_engine::{Cut, DropReason, EngineEvent, Offload};
+use punch_packet::{Checksum, GsoKind, Packet, Transport, echo_request, split, transport_checksum};
+
+use crate::packets::{ACK, at, ip, tcp, udp, udp_fragments};
+use crate::switchboard::Switchboard;
+use crate::world::{A, B, Datagram, World, handle, seconds};
+
+/// The longest packet of the path in most tests here, which is over IPv6.
+const LIMIT: usize = 1280;
+/// What is left of that inside the tunnel.
+const INSIDE: usize = LIMIT - 80;
+
+/// Lets packets pass that are no longer than `limit`, and what comes in fragments as short.
+fn limit(world: &mut World, limit: usize) {
+    world.filter = Box::new(move |datagram: &Datagram| {
+        let headers = if datagram.to.is_ipv6() { 48 } else { 28 };
+        datagram.bytes.len() + headers <= limit
+            || matches!(datagram.cut, Cut::Here(size) if usize::from(size) <= limit)
+    });
+}
+
+/// Two hosts that let each other in, with a path that carries so much.
+fn pair(longest: usize) -> World {
+    let mut world = World::pair(1);
+    limit(&mut world, longest);
+    world.grant(A, B, true);
+    world.grant(B, A, true);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(20));
+    world.hosts.iter_mut().for_each(|host| host.tun.clear());
+    world
+}
+
+fn mtu(world: &World, index: usize) -> Option<u16> {
+    let report = world.hosts[index].engine.peer_report(handle(1 - index));
+    report.unwrap().mtu
+}
+
+fn told(world: &World, index: usize) -> Vec<usize> {
+    let events = world.hosts[index].events.iter();
+    let sizes = events.filter_map(|event| match event {
+        EngineEvent::Mtu { peer, mtu } => (*peer == handle(1 - index)).then_some(*mtu),
+        _ => None,
+    });
+    sizes.collect()
+}
+
+fn drops(world: &World, index: usize) -> u64 {
+    let drops = world.hosts[index].engine.drops();
+    let found = drops.iter().find(|(why, _)| *why == DropReason::TooLong);
+    found.unwrap().1
+}
+
+/// A UDP packet from A to B of this length in all.
+fn packet(world: &World, v6: bool, length: usize) -> Vec<u8> {
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(v6), 4000));
+    udp(a, b, &vec![7; length - if v6 { 48 } else { 28 }])
+}
+
+fn forbid_fragments(packet: &mut [u8]) {
+    packet[6] |= 0x40;
+    packet[10..12].fill(0);
+    let sum = Checksum::default().with(&packet[..20]).finish();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn a_path_begins_small_and_a_round_trip_later_takes_what_the_interface_has() {
+    let world = pair(1500);
+    for index in [A, B] {
+        assert_eq!(told(&world, index), [1200, 1400]);
+        assert_eq!(mtu(&world, index), Some(1400));
+    }
+}
+
+#[test]
+fn what_fits_is_found_out_and_told() {
+    for limit in [1280, 1300, 1400, 1452, 1472] {
+        let world = pair(limit);
+        for index in [A, B] {
+            assert_eq!(mtu(&world, index).map(usize::from), Some(limit - 80));
+            assert_eq!(told(&world, index).last(), Some(&(limit - 80)));
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_may_not_be_cut_and_does_not_fit_is_answered_with_what_would() {
+    let mut world = pair(LIMIT);
+    for (v6, fits) in [(false, INSIDE), (true, 1280)] {
+        let mut long = packet(&world, v6, fits + 1);
+        if !v6 {
+            forbid_fragments(&mut long);
+        }
+        let before = drops(&world, A);
+        world.send(A, &long);
+        assert_eq!(drops(&world, A), before + 1);
+        let [error] = &world.hosts[A].take_tun()[..] else {
+            panic!("one answer")
+        };
+        let error = Packet::parse(error).unwrap();
+        assert_eq!(error.transport(), Transport::IcmpError);
+        // In the name of the destination, to the sender.
+        assert_eq!(error.source(), world.hosts[B].overlay(v6));
+        assert_eq!(error.destination(), world.hosts[A].overlay(v6));
+        let segment = error.segment();
+        assert_eq!(segment[..2], if v6 { [2, 0] } else { [3, 4] });
+        let word = u32::from_be_bytes(segment[4..8].try_into().unwrap());
+        assert_eq!(word as usize, fits);
+        assert!(long.starts_with(&segment[8..]), "it quotes the packet");
+        world.run_for(seconds(1));
+        assert!(world.hosts[B].take_tun().is_empty());
+    }
+}
+
+#[test]
+fn a_packet_of_ipv4_that_may_be_cut_arrives_in_fragments() {
+    let mut world = pair(LIMIT);
+    let long = packet(&world, false, 1400);
+    world.send(A, &long);
+    world.run_for(seconds(1));
+    // B's engine puts them together.
+    let arrived = world.hosts[B].take_tun();
+    assert_eq!(arrived.len(), 1);
+    let [was, is] = [&long, &arrived[0]].map(|packet| Packet::parse(packet).unwrap());
+    assert_eq!((was.flow(), was.segment()), (is.flow(), is.segment()));
+    assert_eq!(drops(&world, A), 0);
+}
+
+#[test]
+fn ipv6_s_shortest_long_packet_passes_where_the_path_carries_less() {
+    let mut world = pair(LIMIT);
+    world.tap = Some(Vec::new());
+    let long = packet(&world, true, 1280);
+    world.send(A, &long);
+    world.run_for(seconds(1));
+    assert_eq!(world.hosts[B].take_tun(), [long]);
+    let sent = world.tap.take().unwrap();
+    let cut: Vec<_> = sent.iter().filter(|d| d.cut != Cut::Anybody).collect();
+    assert_eq!(cut.len(), 1);
+    assert_eq!(cut[0].cut, Cut::Here(LIMIT as u16));
+}
+
+#[test]
+fn tcp_is_cut_to_what_fits_whatever_the_kernel_took_it_for() {
+    let mut world = pair(LIMIT);
+    for v6 in [false, true] {
+        let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(v6), 4000));
+        let (headers, kind) = if v6 {
+            (60, GsoKind::Tcp6)
+        } else {
+            (40, GsoKind::Tcp4)
+        };
+        let data: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
+        let size = 1400 - headers;
+        for (data, gso) in [
+            (&data[..], Some((kind, size as u16))),
+            // Without segmentation offload, and from before the route's MTU was known.
+            (&data[..size], None),
+        ] {
+            world.tap = Some(Vec::new());
+            let joined = tcp(a, b, ACK, 1000, 1, data);
+            let offload = Offload {
+                checksum: None,
+                gso,
+            };
+            let engine = &mut world.hosts[A].engine;
+            engine.handle_tun(&joined, offload, world.now);
+            engine.flush(world.now);
+            world.drain(A);
+            world.run_for(seconds(1));
+            let sent = world.tap.take().unwrap();
+            assert!(sent.iter().all(|d| d.bytes.len() + 48 <= LIMIT));
+            assert!(sent.iter().all(|d| d.cut == Cut::Anybody));
+            let mut arrived: Vec<u8> = Vec::new();
+            for packet in world.hosts[B].take_tun() {
+                let packet = Packet::parse(&packet).unwrap();
+                let number = u32::from_be_bytes(packet.segment()[4..8].try_into().unwrap());
+                assert_eq!(number as usize, 1000 + arrived.len());
+                arrived.extend(packet.tcp_payload().unwrap());
+            }
+            assert!(arrived == data, "{} of {}", arrived.len(), data.len());
+        }
+    }
+    assert_eq!(drops(&world, A), 0);
+}
+
+/// An echo request of A's to B with 3,000 bytes, as `ping -s` makes it.
+fn long_echo(world: &World, v6: bool) -> Vec<u8> {
+    let [a, b] = [A, B].map(|index| world.hosts[index].overlay(v6));
+    let header = if v6 { 40 } else { 20 };
+    let mut segment = echo_request(a, b, 7).unwrap()[header..].to_vec();
+    segment.resize(3000, 7);
+    segment[2..4].fill(0);
+    let protocol = if v6 { 58 } else { 1 };
+    let sum = if v6 {
+        transport_checksum(a, b, protocol, &segment)
+    } else {
+        Checksum::default().with(&segment).finish()
+    };
+    segment[2..4].copy_from_slice(&sum.to_be_bytes());
+    ip(a, b, protocol, &segment)
+}
+
+#[test]
+fn the_answers_of_this_machine_itself_fit_too() {
+    let mut world = pair(LIMIT);
+    world.grant(B, A, false);
+    for v6 in [false, true] {
+        let whole = long_echo(&world, v6);
+        world.tap = Some(Vec::new());
+        for part in split(whole, if v6 { 1280 } else { INSIDE }, 1) {
+            world.send(A, &part);
+        }
+        world.run_for(seconds(1));
+        let sent = world.tap.take().unwrap();
+        let fits = |d: &Datagram| d.bytes.len() + 48 <= LIMIT || d.cut == Cut::Here(LIMIT as u16);
+        assert!(sent.iter().all(fits), "{v6}");
+        // The reply is A's host's, whole.
+        let replies = world.hosts[A].take_tun();
+        assert_eq!(replies.len(), 1, "{v6}");
+        assert_eq!(Packet::parse(&replies[0]).unwrap().segment().len(), 3000);
+    }
+}
+
+#[test]
+fn a_black_hole_is_left_within_seconds_while_packets_flow() {
+    let mut world = pair(1500);
+    assert_eq!(mtu(&world, A), Some(1400));
+    limit(&mut world, 1360);
+    let short = packet(&world, false, 100);
+    let mut seen = Vec::new();
+    for _ in 0..400 {
+        world.send(A, &short);
+        world.run_for(seconds(1) / 20);
+        seen.push(mtu(&world, A).unwrap());
+    }
+    assert_eq!(seen.last(), Some(&1280));
+    let noticed = seen.iter().position(|size| *size == 1200).unwrap();
+    assert!(noticed < 160, "{noticed} twentieths of a second");
+}
+
+#[test]
+fn another_path_begins_small_again() {
+    let mut world = pair(1500);
+    for index in [A, B] {
+        world.hosts[index].events.clear();
+    }
+    world.renumber(A);
+    world.run_for(seconds(30));
+    let said = told(&world, A);
+    assert_eq!(said.last(), Some(&1400), "{said:?}");
+    assert!(said.contains(&1200), "{said:?}");
+}
+
+#[test]
+fn what_a_relay_s_frames_do_not_hold_is_not_sent_over_a_relay() {
+    let mut world = World::pair(1);
+    world.mtu = 9000;
+    for index in [A, B] {
+        world.restart(index);
+        world.sign_out(index);
+    }
+    world.relay = Some(Switchboard::default());
+    for index in [A, B] {
+        world.sign_in(index);
+    }
+    world.grant(A, B, true);
+    world.grant(B, A, true);
+    world.filter = Box::new(Datagram::is_with_server);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    assert_eq!(mtu(&world, A), Some(2016));
+    let (fits, long) = (packet(&world, true, 2016), packet(&world, true, 2017));
+    world.send(A, &long);
+    world.send(A, &fits);
+    world.run_for(seconds(1));
+    assert_eq!(world.hosts[B].take_tun(), [fits]);
+    assert_eq!(drops(&world, A), 1);
+}
+
+#[test]
+fn fragments_of_the_host_s_own_pass_as_they_are() {
+    let mut world = pair(1500);
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(false), 4000));
+    for part in udp_fragments(a, b, &[7; 3000], 1400, 9) {
+        world.send(A, &part);
+    }
+    world.run_for(seconds(1));
+    let arrived = world.hosts[B].take_tun();
+    assert_eq!(arrived.len(), 1);
+    assert_eq!(Packet::parse(&arrived[0]).unwrap().segment().len(), 3008);
+}

@@ -41,8 +41,8 @@ pub(crate) struct Lane {
     segment: Buffer,
     /// A packet that is not simply the host's.
     scratch: Buffer,
-    /// The identification of the next packet of punchd's own that is cut into fragments.
-    next_fragmented: u32,
+    /// The identification of the next packet that is cut into fragments and has none.
+    next_id: u32,
 }
 
 /// A whole packet that neither begins nor ends anything, and is no echo: the verdict on it is that on others of its conversation.
@@ -68,7 +68,7 @@ impl Lane {
             drops: Drops::default(),
             segment: Buffer::default(),
             scratch: Buffer::default(),
-            next_fragmented: rng.next_u32(),
+            next_id: rng.next_u32(),
         }
     }
 
@@ -112,7 +112,7 @@ impl Lane {
             self.tell_host(too_long(&packet, packet.destination(), mtu));
             return;
         };
-        let Some((mut way, sent)) = peer.way(&mut self.outbox) else {
+        let Some((mut way, sent)) = peer.way(&mut self.outbox, &mut self.next_id) else {
             self.drops.count(DropReason::NoPath);
             return;
         };
@@ -139,13 +139,12 @@ impl Lane {
             return;
         };
         let was_busy = peer.is_busy();
-        let Some((mut way, sent)) = peer.way(&mut self.outbox) else {
+        let Some((mut way, sent)) = peer.way(&mut self.outbox, &mut self.next_id) else {
             self.drops.count(DropReason::NoPath);
             return;
         };
         *sent += packet.len() as u64;
-        self.next_fragmented = self.next_fragmented.wrapping_add(1);
-        way.push_own(packet, self.next_fragmented, &mut self.segment, now);
+        way.push_own(packet, &mut self.segment, now);
         if !was_busy {
             peers.note_traffic(handle);
         }

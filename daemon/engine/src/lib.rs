@@ -29,7 +29,7 @@ pub use engine::Engine;
 pub use event::EngineEvent;
 pub use handshakes::{Job, JobDone};
 pub use inbound::{Refusal, Verdict};
-pub use outbox::{Cut, Train};
+pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState, LinkStatus,

@@ -14,18 +14,6 @@ use crate::reply_to::ReplyTo;
 const MAX_SEGMENTS: usize = 44;
 const MAX_BYTES: usize = 65_000;
 
-/// Who may cut a datagram into fragments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Cut {
-    /// This machine, where it is longer than the interface takes, and routers of IPv4.
-    #[default]
-    Anybody,
-    /// Nobody: it finds out whether a packet of its length gets through.
-    Nobody,
-    /// This machine, so that no packet is longer than this; over IPv4 it is left to the routers.
-    Here(u16),
-}
-
 /// Datagrams for one destination, or packets for one relay link, back to back: all of `segment` bytes, the last one possibly shorter.
 #[derive(Debug, Default)]
 pub struct Train {
@@ -39,8 +27,9 @@ pub struct Train {
     pub source: Option<IpAddr>,
     /// How many routers may pass them on; `None` is the system's default.
     pub ttl: Option<u8>,
-    /// Who may cut them.
-    pub cut: Cut,
+    /// Whether nobody may cut them into fragments, on this machine or on the way: they find out whether a packet of their length gets
+    /// through.
+    pub whole: bool,
     /// The length of each datagram but the last.
     pub segment: usize,
     /// The datagrams.
@@ -108,30 +97,11 @@ impl Outbox {
         }
     }
 
-    /// The same for a datagram that the path takes only in fragments: it leaves on its own.
-    pub(crate) fn push_cut(
-        &mut self,
-        path: Path,
-        cut: Cut,
-        fill: impl FnOnce(&mut Buffer) -> usize,
-    ) {
-        self.start(path, None);
-        if let Some(last) = self.trains.back_mut() {
-            last.segment = fill(&mut last.bytes);
-            (last.cut, last.closed) = (cut, true);
-            if last.bytes.is_empty() {
-                self.spare.extend(self.trains.pop_back());
-            }
-        }
-    }
-
     pub(crate) fn push(&mut self, transmit: Transmit) {
         self.start(Path::direct(transmit.socket, transmit.to), transmit.source);
         if let Some(last) = self.trains.back_mut() {
             last.ttl = transmit.ttl;
-            if transmit.whole {
-                last.cut = Cut::Nobody;
-            }
+            last.whole = transmit.whole;
             last.segment = transmit.bytes.len();
             last.bytes.extend(&transmit.bytes);
             last.closed = true;
@@ -184,7 +154,7 @@ impl Outbox {
         }
         train.source = source;
         train.ttl = None;
-        train.cut = Cut::Anybody;
+        train.whole = false;
         train.segment = 0;
         train.closed = false;
         self.trains.push_back(train);

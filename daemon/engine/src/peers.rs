@@ -131,12 +131,17 @@ impl Peer {
     }
 
     /// The way of its packets, in which they are counted, if it has a path and a session.
-    pub(crate) fn way<'a>(&'a mut self, outbox: &'a mut Outbox) -> Option<(Way<'a>, &'a mut u64)> {
+    pub(crate) fn way<'a>(
+        &'a mut self,
+        outbox: &'a mut Outbox,
+        next_id: &'a mut u32,
+    ) -> Option<(Way<'a>, &'a mut u64)> {
         let way = Way {
             path: self.path?,
             mtu: self.mtu.get(),
             session: self.tunnel.sealer()?,
             outbox,
+            next_id,
         };
         Some((way, &mut self.sent))
     }

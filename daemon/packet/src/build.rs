@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Checksum, IPV6_MINIMUM, Packet, Transport, transport_checksum};
+use crate::{Checksum, Fragment, IPV6_MINIMUM, Packet, Transport, transport_checksum};
 
 /// The hop limit of packets that are made here (RFC 1700's recommended default).
 pub(crate) const TTL: u8 = 64;
@@ -41,42 +41,47 @@ pub fn udp_packets(reply: UdpReply<'_>, mtu: usize) -> Vec<Vec<u8>> {
         sum => sum,
     };
     segment[6..8].copy_from_slice(&checksum.to_be_bytes());
-    fragments(source, destination, 17, &segment, mtu, reply.id)
+    let least = if source.is_ipv4() {
+        SHORTEST_MTU
+    } else {
+        IPV6_MINIMUM
+    };
+    let whole = Fragment {
+        id: reply.id,
+        offset: 0,
+        more: false,
+    };
+    fragments(source, destination, 17, &segment, mtu.max(least), whole)
 }
 
 /// What every host takes in one piece (RFC 791 §3.1).
-const IPV4_MINIMUM: usize = 576;
+const SHORTEST_MTU: usize = 576;
 
-/// `mtu` is raised to what every link of the family carries, or every host takes.
+/// `place` is where the whole of `segment` stands in what it is a part of.
 fn fragments(
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
     segment: &[u8],
     mtu: usize,
-    id: u32,
+    place: Fragment,
 ) -> Vec<Vec<u8>> {
-    let (header, least) = if source.is_ipv4() {
-        (20, IPV4_MINIMUM)
-    } else {
-        (40, IPV6_MINIMUM)
-    };
-    let mtu = mtu.max(least);
-    if header + segment.len() <= mtu {
+    let (header, extra) = if source.is_ipv4() { (20, 0) } else { (40, 8) };
+    let is_part = place.offset > 0 || place.more;
+    if !is_part && header + segment.len() <= mtu {
         return vec![ip_packet(source, destination, protocol, segment)];
     }
-    let extra = if source.is_ipv4() { 0 } else { 8 };
     let step = (mtu - header - extra) & !7;
     let count = segment.len().div_ceil(step);
     segment
         .chunks(step)
         .enumerate()
         .map(|(index, chunk)| {
-            let offset = u16::try_from(index * step).unwrap_or(u16::MAX);
-            let more = index + 1 < count;
+            let offset = u16::try_from(place.offset + index * step).unwrap_or(u16::MAX);
+            let more = place.more || index + 1 < count;
             if source.is_ipv4() {
                 let mut packet = ip_packet(source, destination, protocol, chunk);
-                packet[4..6].copy_from_slice(&id.to_be_bytes()[2..]);
+                packet[4..6].copy_from_slice(&place.id.to_be_bytes()[2..]);
                 let word = (offset >> 3) | u16::from(more) << 13;
                 packet[6..8].copy_from_slice(&word.to_be_bytes());
                 set_ipv4_checksum(&mut packet);
@@ -84,7 +89,7 @@ fn fragments(
             } else {
                 let mut payload = vec![protocol, 0];
                 payload.extend_from_slice(&(offset | u16::from(more)).to_be_bytes());
-                payload.extend_from_slice(&id.to_be_bytes());
+                payload.extend_from_slice(&place.id.to_be_bytes());
                 payload.extend_from_slice(chunk);
                 ip_packet(source, destination, 44, &payload)
             }
@@ -92,24 +97,38 @@ fn fragments(
         .collect()
 }
 
-/// Cuts a whole packet that is longer than `mtu` into fragments with this identification; any other comes back as it is. IPv4's
-/// fragments have the type of service and the time to live of the packet, and none of its options.
+/// Cuts a packet that is longer than `mtu` into fragments with this identification, and a fragment into smaller ones with its own. They
+/// have the class and the hop limit of the packet. Any other comes back as it is, and one with options or extension headers, too.
 pub fn split(packet: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
-    let parts = Packet::parse(&packet)
-        .ok()
-        .filter(|whole| packet.len() > mtu && whole.fragment().is_none())
-        .map(|whole| {
-            let number = whole.protocol().number(whole.source().is_ipv4());
-            let (source, destination) = (whole.source(), whole.destination());
-            fragments(source, destination, number, whole.segment(), mtu, id)
-        });
+    let parts = Packet::parse(&packet).ok().and_then(|view| {
+        let v4 = view.source().is_ipv4();
+        let place = view.fragment();
+        let plain = match (v4, place) {
+            (true, _) => 20,
+            (false, None) => 40,
+            (false, Some(_)) => 48,
+        };
+        let may = packet.len() > mtu && view.ip_header().len() == plain;
+        let whole = Fragment {
+            id,
+            offset: 0,
+            more: false,
+        };
+        let number = view.protocol().number(v4);
+        let (source, destination) = (view.source(), view.destination());
+        let (mtu, place) = (mtu.max(SHORTEST_MTU), place.unwrap_or(whole));
+        may.then(|| fragments(source, destination, number, view.segment(), mtu, place))
+    });
     let Some(mut parts) = parts else {
         return vec![packet];
     };
-    if packet[0] >> 4 == 4 {
-        for part in &mut parts {
+    for part in &mut parts {
+        if packet[0] >> 4 == 4 {
             (part[1], part[8]) = (packet[1], packet[8]);
             set_ipv4_checksum(part);
+        } else {
+            part[..4].copy_from_slice(&packet[..4]);
+            part[7] = packet[7];
         }
     }
     parts

@@ -14,7 +14,7 @@ mod udp;
 pub use offloads::Offloads;
 pub use socket_set::SocketSet;
 pub use tun::{Tun, TunDevice, TunError};
-pub use udp::{Datagrams, Fragments, Manner, Train, Udp};
+pub use udp::{Datagrams, Manner, Train, Udp};
 
 /// Fresh randomness from the operating system.
 ///

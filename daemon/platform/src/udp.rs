@@ -116,26 +116,13 @@ impl<'a> Train<'a> {
     }
 }
 
-/// Who may cut a datagram into fragments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fragments {
-    /// This machine, where it is longer than the interface takes, and routers of IPv4.
-    #[default]
-    Allowed,
-    /// Nobody: it gets there in one piece or not at all.
-    Forbidden,
-    /// This machine, so that no IPv6 packet is longer than this, but for 1,280 bytes, which every link takes. Over IPv4 it is the same as
-    /// [`Self::Allowed`].
-    Within(u16),
-}
-
 /// How datagrams leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Manner {
     /// How many routers may pass them on; `None` is the system's default.
     pub ttl: Option<u8>,
-    /// Who may cut them.
-    pub fragments: Fragments,
+    /// Whether nobody may cut them into fragments: they get there in one piece or not at all.
+    pub whole: bool,
 }
 
 /// One UDP socket.
@@ -338,9 +325,10 @@ impl Udp {
             if let Some(ttl) = manner.ttl {
                 self.set_ttl(to, u32::from(ttl.max(1)))?;
             }
-            let result = match manner.fragments {
-                Fragments::Allowed => self.state.try_send((&self.socket).into(), transmit),
-                manner => self.send_cut(transmit, manner),
+            let result = if manner.whole {
+                self.send_whole(transmit)
+            } else {
+                self.state.try_send((&self.socket).into(), transmit)
             };
             if manner.ttl.is_some() {
                 self.set_ttl(to, self.ttl)?;
@@ -349,19 +337,11 @@ impl Udp {
         })
     }
 
-    fn send_cut(&self, transmit: &Transmit<'_>, fragments: Fragments) -> io::Result<()> {
+    fn send_whole(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let (socket, v6) = (self.socket.as_fd(), transmit.destination.is_ipv6());
-        match fragments {
-            Fragments::Forbidden => set_discovery(socket, v6, true)?,
-            Fragments::Within(size) if v6 => limit_fragments(socket, size.max(1280))?,
-            Fragments::Allowed | Fragments::Within(_) => {}
-        }
+        set_discovery(socket, v6, true)?;
         let result = self.state.try_send((&self.socket).into(), transmit);
-        match fragments {
-            Fragments::Forbidden => set_discovery(socket, v6, false)?,
-            Fragments::Within(_) if v6 => limit_fragments(socket, 0)?,
-            Fragments::Allowed | Fragments::Within(_) => {}
-        }
+        set_discovery(socket, v6, false)?;
         result
     }
 
@@ -406,11 +386,6 @@ fn set_discovery(socket: BorrowedFd<'_>, v6: bool, probing: bool) -> io::Result<
         ),
     };
     set_option(socket, level, option, value)
-}
-
-/// Lets no IPv6 packet of this socket be longer than `size` bytes (IPV6_MTU, ipv6(7)); 0 takes the limit away.
-fn limit_fragments(socket: BorrowedFd<'_>, size: u16) -> io::Result<()> {
-    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, size.into())
 }
 
 /// Buffers of this size where it is granted: SO_*BUFFORCE needs CAP_NET_ADMIN, which punchd has; else the system's limit counts.

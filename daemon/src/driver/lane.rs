@@ -5,10 +5,8 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
-use punch_engine::{
-    Batch, Codel, Cut, DropReason, Engine, FairQueue, Family, Path, SocketId, Train,
-};
-use punch_platform::{Datagrams, Fragments, Manner, Offloads, SocketSet, Tun, Udp, clock};
+use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
+use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock};
 use punch_service::Repeats;
 
 use super::servers::Servers;
@@ -241,11 +239,7 @@ impl Lane {
         };
         let manner = Manner {
             ttl: train.ttl,
-            fragments: match train.cut {
-                Cut::Anybody => Fragments::Allowed,
-                Cut::Nobody => Fragments::Forbidden,
-                Cut::Here(size) => Fragments::Within(size),
-            },
+            whole: train.whole,
         };
         let sent = socket
             .send(to, train.source, train.segment, &train.bytes, manner)

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_engine::{
-    Allocation, Batch, Budget, Cut, DropReason, Engine, EngineConfig, EngineEvent, Family,
-    Filtering, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig,
-    PeerHandle, PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
+    Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
+    LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig, PeerHandle,
+    PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
 };
 use punch_signal_protocol::{
     Capabilities, Frame, Identity, Ipv4Range, PeerId, RelayLink, Unreachable,
@@ -46,8 +46,8 @@ pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
     pub(crate) bytes: Vec<u8>,
-    /// Who may cut it on its way.
-    pub(crate) cut: Cut,
+    /// Whether nobody may cut it on its way.
+    pub(crate) whole: bool,
 }
 
 impl Datagram {
@@ -569,7 +569,7 @@ impl World {
                     from: answer.from,
                     to: answer.to,
                     bytes: answer.bytes,
-                    cut: Cut::Anybody,
+                    whole: false,
                 });
             }
             return;
@@ -678,7 +678,7 @@ impl World {
                         from,
                         to,
                         bytes: bytes.to_vec(),
-                        cut: train.cut,
+                        whole: train.whole,
                     });
                 }
             }

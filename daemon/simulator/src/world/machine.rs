@@ -88,7 +88,8 @@ impl Machine {
                 self.worked.push((network, step));
             }
             ConnectorEvent::News(
-                News::Stamps { .. }
+                News::Mtu { .. }
+                | News::Stamps { .. }
                 | News::Stale { .. }
                 | News::Refused { .. }
                 | News::Stranger { .. }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use punch_platform::{Datagrams, SocketSet, Udp};
+use punch_platform::{Datagrams, Manner, SocketSet, Udp};
 
 const TURNS: u32 = 20_000;
 const ROUNDS: usize = 5;
@@ -47,7 +47,7 @@ fn open(idle: usize) -> std::io::Result<(Udp, Vec<Udp>, Udp)> {
 async fn send(sender: &Udp, port: u16, payload: usize) -> std::io::Result<()> {
     let to = ([127, 0, 0, 1], port).into();
     sender
-        .send(to, None, payload, &vec![0; payload], None)
+        .send(to, None, payload, &vec![0; payload], Manner::default())
         .await
 }
 

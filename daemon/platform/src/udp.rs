@@ -511,6 +511,56 @@ mod tests {
         assert_eq!(arrival(&listener), (10, 64));
     }
 
+    #[expect(unsafe_code, reason = "these options have no safe wrapper")]
+    fn discovery(socket: &Udp, v6: bool) -> libc::c_int {
+        let (level, option) = if v6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+        };
+        let (mut value, mut length) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the descriptor is open, and the kernel writes a c_int of the length given.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.socket.as_raw_fd(),
+                level,
+                option,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0);
+        value
+    }
+
+    #[tokio::test]
+    async fn what_leaves_whole_changes_nothing_for_what_follows() {
+        for v6 in [false, true] {
+            let (sender, listener) = (Udp::open_probe(v6, 0).unwrap(), listener(v6));
+            let to = listener.local_addr().unwrap();
+            let usual = if v6 {
+                libc::IPV6_PMTUDISC_DONT
+            } else {
+                libc::IP_PMTUDISC_OMIT
+            };
+            assert_eq!(discovery(&sender, v6), usual);
+            let whole = Manner {
+                ttl: Some(3),
+                whole: true,
+            };
+            sender.send(to, None, 900, &[7; 900], whole).await.unwrap();
+            assert_eq!(arrival(&listener), (900, 3));
+            assert_eq!(discovery(&sender, v6), usual);
+            // Also where the kernel refuses it.
+            let long = vec![0; 65_530];
+            assert!(sender.send(to, None, 65_530, &long, whole).await.is_err());
+            assert_eq!(discovery(&sender, v6), usual);
+            let manner = Manner::default();
+            sender.send(to, None, 9, &[7; 9], manner).await.unwrap();
+            assert_eq!(arrival(&listener), (9, 64));
+        }
+    }
+
     #[tokio::test]
     async fn a_probing_socket_has_little_memory_until_it_is_enlarged() {
         let socket = Udp::open_probe(false, 0).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use punch_packet::{
-    Fragment, MAX_REASSEMBLED, Packet, Reassembly, ReassemblyFull, UdpReply, udp_packets,
+    Fragment, MAX_REASSEMBLED, Packet, Reassembly, ReassemblyFull, UdpReply, split, udp_packets,
 };
 
 use crate::{ACK, alice, assert_sound, bob, fragment, ip, ping, tcp, udp};
@@ -374,6 +374,44 @@ proptest! {
 
             if let Some(whole) = whole {
                 prop_assert_eq!(&whole[20..], &bytes[..whole.len() - 20]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packet_and_its_fragments_can_be_cut_into_smaller_ones() {
+    for v6 in [false, true] {
+        let payload: Vec<u8> = (0..5000_u32).map(|n| n as u8).collect();
+        for first in [1280, 1400, usize::MAX] {
+            for second in [576, 1200, 1276] {
+                let mut parts = Vec::new();
+                for mut part in datagram(v6, &payload, first) {
+                    // Class and hop limit stay those of the packet.
+                    if v6 {
+                        part[7] = 9;
+                    } else {
+                        part[8] = 9;
+                        part[10..12].fill(0);
+                        let sum = punch_packet::Checksum::default().with(&part[..20]).finish();
+                        part[10..12].copy_from_slice(&sum.to_be_bytes());
+                    }
+                    parts.extend(split(part, second, 77));
+                }
+                assert!(parts.iter().all(|part| part.len() <= second));
+                assert!(parts.iter().all(|part| part[if v6 { 7 } else { 8 }] == 9));
+                let (mut table, now) = (Reassembly::default(), Instant::now());
+                let mut whole = None;
+                for part in &parts {
+                    whole = whole.or(add(&mut table, part, now).unwrap());
+                }
+                let whole = whole.unwrap();
+                let packet = Packet::parse(&whole).unwrap();
+                assert_eq!(
+                    packet.udp_payload(),
+                    Some(&payload[..]),
+                    "{v6} {first} {second}"
+                );
             }
         }
     }

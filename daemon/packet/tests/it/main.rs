@@ -9,6 +9,7 @@
 mod batch;
 mod build;
 mod checksum;
+mod fit;
 mod fragment;
 mod hostile;
 mod offload;

@@ -1,6 +1,6 @@
 //! Refusing a packet so that its sender knows at once.
 
-use punch_packet::{Packet, Unreachable, refuse, tcp_reset, unreachable};
+use punch_packet::{Packet, Unreachable, refuse, tcp_reset, too_long, unreachable};
 
 use crate::{
     ACK, FIN, GROUP, PSH, RST, SYN, alice, assert_sound, bob, fragment, icmp, ip, ping, sealed,
@@ -338,5 +338,41 @@ fn what_is_no_error_quotes_nothing() {
                 "{bytes:02x?}"
             );
         }
+    }
+}
+
+#[test]
+fn who_sends_too_long_a_packet_is_told_what_would_fit() {
+    for v6 in [false, true] {
+        let long = udp(v6, &[7; 3000]);
+        let packet = Packet::parse(&long).unwrap();
+        for (mtu, v4_word, v6_word) in [
+            (1400, 1400, 1400),
+            // IPv6 is never told less than it may send always.
+            (1140, 1140, 1280),
+            (usize::MAX, 65_535, 65_535),
+        ] {
+            let error = too_long(&packet, bob(v6), mtu).unwrap();
+
+            assert_sound(&error);
+            let error = Packet::parse(&error).unwrap();
+            assert_eq!(
+                (error.source(), error.destination()),
+                (bob(v6), packet.source())
+            );
+            let segment = error.segment();
+            let (kind, word) = if v6 {
+                ([2, 0], v6_word)
+            } else {
+                ([3, 4], v4_word)
+            };
+            assert_eq!(segment[..2], kind);
+            assert_eq!(segment[4..8], u32::to_be_bytes(word));
+            assert!(long.starts_with(&segment[8..]));
+        }
+        // No error about an error.
+        let error = too_long(&packet, bob(v6), 1400).unwrap();
+        let error = Packet::parse(&error).unwrap();
+        assert_eq!(too_long(&error, bob(v6), 576), None);
     }
 }

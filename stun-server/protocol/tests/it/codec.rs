@@ -422,3 +422,32 @@ proptest! {
         prop_assert_eq!(Message::parse(&bytes).unwrap().error, Some(ErrorCode(code)));
     }
 }
+
+#[test]
+fn padding_makes_a_message_as_long_as_is_asked_for_and_is_no_part_of_what_is_read() {
+    let shortest = 20 + 4 + 24 + 8;
+    for length in [shortest, shortest + 4, 1172, 1452, 8972] {
+        let bytes = writer(Class::Request)
+            .pad_with_integrity_to(length)
+            .finish_with_integrity(b"key");
+        assert_eq!(bytes.len(), length);
+        // 0x0026 (RFC 5780 §7.6), its length, and zeros.
+        assert_eq!(bytes[20..22], [0, 0x26]);
+        let padding = length - shortest;
+        assert_eq!(
+            usize::from(u16::from_be_bytes([bytes[22], bytes[23]])),
+            padding
+        );
+        assert!(bytes[24..24 + padding].iter().all(|byte| *byte == 0));
+        let message = Message::parse(&bytes).unwrap();
+        assert!(message.verify_integrity(b"key"));
+        // It must be understood by a server, and by nobody else.
+        assert_eq!(message.unknown, [0x26]);
+    }
+    // What is as long already stays as it is.
+    let plain = writer(Class::Request).finish_with_integrity(b"key");
+    for length in [0, plain.len(), plain.len() + 3] {
+        let padded = writer(Class::Request).pad_with_integrity_to(length);
+        assert_eq!(padded.finish_with_integrity(b"key"), plain);
+    }
+}

@@ -136,8 +136,8 @@ pub enum News {
         /// The path that serves now.
         path: Path,
     },
-    /// Packets inside the tunnel of up to so many bytes fit on this direct path to a peer, longer ones do not. Of a path that was
-    /// selected and of which this was not said, [`punch_traversal::first_mtu`] is known.
+    /// It was found out that packets inside the tunnel of up to so many bytes fit on this direct path to a peer. Until this is said of a
+    /// path that is selected, [`punch_traversal::first_mtu`] is assumed.
     Mtu {
         /// The peer that the path leads to.
         peer: PeerHandle,

@@ -107,10 +107,14 @@ impl Lane {
             peer.flows.outbound(flow, flags, granted, now);
         }
         let (was_busy, mtu) = (peer.is_busy(), peer.mtu());
-        let Fit::Passes(offload) = fit(&packet, offload, mtu) else {
-            self.drops.count(DropReason::TooLong);
-            self.tell_host(too_long(&packet, packet.destination(), mtu));
-            return;
+        let offload = match fit(&packet, offload, mtu) {
+            Fit::Passes(offload) => offload,
+            Fit::TooLong if peer.is_mtu_assumed() => offload,
+            Fit::TooLong => {
+                self.drops.count(DropReason::TooLong);
+                self.tell_host(too_long(&packet, packet.destination(), mtu));
+                return;
+            }
         };
         let Some((mut way, sent)) = peer.way(&mut self.outbox, &mut self.next_id) else {
             self.drops.count(DropReason::NoPath);

@@ -11,6 +11,8 @@ pub(crate) struct PeerMtu {
     /// What the tunnel's interface has.
     host: usize,
     now: usize,
+    /// Whether it was found out, and not only assumed.
+    is_known: bool,
     told: Option<usize>,
 }
 
@@ -20,12 +22,18 @@ impl PeerMtu {
         Self {
             host,
             now: host,
+            is_known: true,
             told: None,
         }
     }
 
     pub(crate) fn get(&self) -> usize {
         self.now
+    }
+
+    /// Whether a longer packet fits is not known yet: until it is, one that nobody may cut takes its chance.
+    pub(crate) fn is_assumed(&self) -> bool {
+        !self.is_known
     }
 
     /// Packets take this path from now on, of which nothing is known; over the relay's frames it is known what fits.
@@ -37,11 +45,13 @@ impl PeerMtu {
             Path::Direct(_) => self.host,
         };
         self.set(mtu);
+        self.is_known = !(checks && matches!(path, Path::Direct(_)));
     }
 
     /// So long a packet fits on the path.
     pub(crate) fn set(&mut self, mtu: usize) {
         self.now = mtu.min(self.host);
+        self.is_known = true;
     }
 
     /// What fits, if that was not told yet.

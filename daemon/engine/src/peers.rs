@@ -123,6 +123,11 @@ impl Peer {
         self.mtu.get()
     }
 
+    /// Whether a longer packet fits is not known yet.
+    pub(crate) fn is_mtu_assumed(&self) -> bool {
+        self.mtu.is_assumed()
+    }
+
     fn size_sessions(&mut self) {
         let mtu = self.mtu.get();
         self.tunnel
@@ -138,7 +143,7 @@ impl Peer {
     ) -> Option<(Way<'a>, &'a mut u64)> {
         let way = Way {
             path: self.path?,
-            mtu: self.mtu.get(),
+            mtu: self.mtu,
             session: self.tunnel.sealer()?,
             outbox,
             next_id,

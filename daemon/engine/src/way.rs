@@ -4,16 +4,18 @@ use std::time::Instant;
 
 use punch_connect::Path;
 use punch_packet::{Buffer, Fit, Offload, Packet, Protocol, fit, segments, split};
+use punch_wireguard::Session;
 
+use crate::mtu::PeerMtu;
 use crate::outbox::Outbox;
-use crate::peers::Session;
+use crate::reply_to::ReplyTo;
 
 /// See the module.
 pub(crate) struct Way<'a> {
     pub(crate) path: Path,
-    /// The longest packet that fits, in bytes.
-    pub(crate) mtu: usize,
-    pub(crate) session: &'a mut Session,
+    /// The longest packet that fits.
+    pub(crate) mtu: PeerMtu,
+    pub(crate) session: &'a mut Session<ReplyTo>,
     pub(crate) outbox: &'a mut Outbox,
     /// The identification of the next packet that is cut into fragments and has none.
     pub(crate) next_id: &'a mut u32,
@@ -23,7 +25,8 @@ impl Way<'_> {
     /// Seals a packet; one that is too long leaves in fragments. That is IPv4's right where the sender has not forbidden it, and the duty
     /// of a link below IPv6 that carries less than 1,280 bytes (RFC 8200 §5): this machine is the source of what it sends.
     pub(crate) fn push(&mut self, packet: &[u8], now: Instant) {
-        if packet.len() <= self.mtu {
+        let mtu = self.mtu.get();
+        if packet.len() <= mtu || (self.mtu.is_assumed() && may_not_be_cut(packet)) {
             return self.seal(packet, now);
         }
         let id = match *packet {
@@ -31,24 +34,26 @@ impl Way<'_> {
             _ => 0,
         };
         let id = if id == 0 { self.fresh_id() } else { id };
-        for part in split(packet.to_vec(), self.mtu, id) {
+        for part in split(packet.to_vec(), mtu, id) {
             self.seal(&part, now);
         }
     }
 
     /// A packet of punchd's own that may be too long: TCP's is cut into segments, any other into fragments.
     pub(crate) fn push_own(&mut self, bytes: &[u8], scratch: &mut Buffer, now: Instant) {
-        let packet = Packet::parse(bytes).ok();
-        let Some(packet) = packet.filter(|packet| packet.bytes().len() > self.mtu) else {
+        let (packet, mtu) = (Packet::parse(bytes).ok(), self.mtu.get());
+        let Some(packet) = packet.filter(|packet| packet.bytes().len() > mtu) else {
             return self.seal(bytes, now);
         };
         if packet.protocol() == Protocol::Tcp
-            && let Fit::Passes(offload) = fit(&packet, Offload::default(), self.mtu)
+            && let Fit::Passes(offload) = fit(&packet, Offload::default(), mtu)
             && segments(&packet, offload, scratch, |segment| self.push(segment, now)).is_ok()
         {
             return;
         }
-        self.push(bytes, now);
+        for part in split(bytes.to_vec(), mtu, self.fresh_id()) {
+            self.seal(&part, now);
+        }
     }
 
     fn seal(&mut self, packet: &[u8], now: Instant) {
@@ -61,4 +66,8 @@ impl Way<'_> {
         *self.next_id = self.next_id.wrapping_add(1);
         *self.next_id
     }
+}
+
+fn may_not_be_cut(packet: &[u8]) -> bool {
+    Packet::parse(packet).is_ok_and(|packet| packet.forbids_fragments())
 }

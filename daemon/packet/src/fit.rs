@@ -1,10 +1,7 @@
 //! Whether a packet fits the tunnel, and what may be done with one that does not.
 
 use crate::segment::headers;
-use crate::{GsoKind, Offload, Packet, Protocol};
-
-/// What a link that carries IPv6 carries at least (RFC 8200 §5): a longer packet may be refused, a shorter one may not.
-pub const IPV6_MINIMUM: usize = 1280;
+use crate::{GsoKind, IPV6_MINIMUM, Offload, Packet, Protocol};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

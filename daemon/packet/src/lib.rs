@@ -26,7 +26,7 @@ pub use build::{UdpReply, echo_reply, echo_request, is_our_echo, split, udp_pack
 pub use checksum::{Checksum, pseudo_header, transport_checksum};
 pub use coalesce::{Coalescer, Group};
 pub use codel::Codel;
-pub use fit::{Fit, IPV6_MINIMUM, fit};
+pub use fit::{Fit, fit};
 pub use fragment::{MAX_REASSEMBLED, Reassembly, ReassemblyFull};
 pub use offload::{GsoKind, Offload, PartialChecksum};
 pub use peer::PeerHandle;
@@ -34,4 +34,4 @@ pub use queue::{FairQueue, Queued};
 pub use rate::{Rate, TokenBucket};
 pub use refuse::{Unreachable, refuse, tcp_reset, too_long, unreachable};
 pub use segment::segments;
-pub use view::{Flow, Fragment, Malformed, Packet, Protocol, TcpFlags, Transport};
+pub use view::{Flow, Fragment, IPV6_MINIMUM, Malformed, Packet, Protocol, TcpFlags, Transport};

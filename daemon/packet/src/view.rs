@@ -71,6 +71,9 @@ impl TcpFlags {
     }
 }
 
+/// What a link that carries IPv6 carries at least (RFC 8200 §5): a longer packet may be refused, a shorter one may not.
+pub const IPV6_MINIMUM: usize = 1280;
+
 /// Where a fragment belongs (RFC 791 §3.2, RFC 8200 §4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {

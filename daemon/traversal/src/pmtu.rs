@@ -120,6 +120,8 @@ pub(crate) struct PathMtu {
     trial: Option<Trial>,
     /// When sizes above the one found are tried again.
     raise_at: Option<Instant>,
+    /// Whether something was found out about the path, and not only assumed.
+    is_known: bool,
     /// When a check of the proven size, or of a longer one, was last answered.
     confirmed: Instant,
     /// Until when packets count as flowing.
@@ -140,6 +142,7 @@ impl PathMtu {
             too_long: ceiling + STEP,
             trial: None,
             raise_at: None,
+            is_known: false,
             confirmed: now,
             active_until: None,
             probes: VecDeque::with_capacity(REMEMBERED),
@@ -158,7 +161,7 @@ impl PathMtu {
         self.probes.iter().any(|probe| probe.id == id)
     }
 
-    /// A padded check was answered; returns whether longer packets fit than was known.
+    /// A padded check was answered; returns whether longer packets fit than was said.
     pub(crate) fn handle_answer(&mut self, id: TransactionId, now: Instant) -> bool {
         let Some(at) = self.probes.iter().position(|probe| probe.id == id) else {
             return false;
@@ -170,6 +173,7 @@ impl PathMtu {
         self.confirmed = now;
         let longer = size > self.proven;
         self.proven = size;
+        self.is_known |= longer;
         if size >= self.too_long {
             // It was only late, or those before it were lost for another reason.
             self.too_long = self.ceiling + STEP;
@@ -200,8 +204,8 @@ impl PathMtu {
         }
     }
 
-    /// Does what is due. Returns whether less fits than was thought, and what is to be sent; a check that is sent is told with
-    /// [`Self::sent`].
+    /// Does what is due. Returns whether there is something to say: less fits than was thought, or the base is the first that is known;
+    /// and what is to be sent. A check that is sent is told with [`Self::sent`].
     pub(crate) fn handle_timeout(&mut self, around: Around, now: Instant) -> (bool, Option<Due>) {
         if self.trial.is_none() {
             if self.due_raise().is_some_and(|at| at <= now) {
@@ -223,7 +227,8 @@ impl PathMtu {
             self.too_long = trial.size;
             self.trial = None;
             self.search(now);
-            return (false, self.due(now));
+            let is_news = !std::mem::replace(&mut self.is_known, true);
+            return (is_news, self.due(now));
         }
         if !around.answering {
             // The path itself is in doubt, and whoever watches it decides. If it comes back, so does this question.
@@ -398,8 +403,8 @@ mod tests {
                     self.path.handle_traffic(self.now);
                 }
                 if self.path.poll_timeout().is_some_and(|at| at <= self.now) {
-                    let (shrunk, due) = self.path.handle_timeout(around, self.now);
-                    if shrunk {
+                    let (news, due) = self.path.handle_timeout(around, self.now);
+                    if news {
                         self.changes.push((self.elapsed(), self.path.proven));
                     }
                     due.inspect(|due| self.send(*due, around));

@@ -76,6 +76,21 @@ fn a_path_begins_small_and_a_round_trip_later_takes_what_the_interface_has() {
 }
 
 #[test]
+fn until_a_path_is_known_what_nobody_may_cut_takes_its_chance() {
+    let mut world = World::pair(1);
+    limit(&mut world, 1500);
+    world.grant(B, A, true);
+    world.set_up(A, B, true);
+    world.wait_for(seconds(10), |world| mtu(world, A) == Some(1200));
+    let mut long = [packet(&world, false, 1400), packet(&world, true, 1400)];
+    forbid_fragments(&mut long[0]);
+    long.iter().for_each(|packet| world.send(A, packet));
+    world.run_for(seconds(1));
+    assert_eq!(world.hosts[B].take_tun(), long);
+    assert_eq!((drops(&world, A), mtu(&world, A)), (0, Some(1400)));
+}
+
+#[test]
 fn what_fits_is_found_out_and_told() {
     for limit in [1280, 1300, 1400, 1452, 1472] {
         let world = pair(limit);

@@ -91,8 +91,8 @@ impl Mtu {
             rtt: checklist.selected().and_then(|pair| pair.rtt),
             answering: checklist.is_answering(),
         };
-        let (shrunk, due) = mtu.handle_timeout(around, now);
-        if shrunk {
+        let (is_news, due) = mtu.handle_timeout(around, now);
+        if is_news {
             outputs.say(AgentEvent::Mtu(mtu.inside()));
         }
         let (Some(due), Some(pair)) = (due, checklist.selected()) else {

@@ -21,8 +21,8 @@ pub enum AgentEvent {
     Proven,
     /// Packets take this path from now on.
     Selected(DirectPath),
-    /// The selected path carries packets inside the tunnel of up to so many bytes; before this is said, those of
-    /// [`crate::first_mtu`]. Less may have been said before: or more, and long packets vanish there now.
+    /// It was found out that the selected path carries packets inside the tunnel of up to so many bytes. Until this is said of a path,
+    /// [`crate::first_mtu`] is assumed; a smaller number than before says that longer packets vanish there now.
     Mtu(u16),
     /// The path died and no other answers.
     Lost,

@@ -11,7 +11,7 @@ use harness::{
     Echo, Host, Kinds, Lab, PATIENCE, Server, receive_hashed, send_hashed, tool, wait_until,
 };
 
-const LENGTH: u64 = 5 * 1024 * 1024;
+const LENGTH: u64 = 2 * 1024 * 1024;
 
 /// Two connected hosts that let each other in; the link between a's router and the internet carries packets of `longest` bytes.
 fn lab(hint: &str, kinds: (&str, &str), longest: u32, config: &str) -> Lab {

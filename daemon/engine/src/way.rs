@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use punch_connect::Path;
-use punch_packet::{Buffer, Fit, Offload, Packet, Protocol, fit, segments, split};
+use punch_packet::{Buffer, Fit, IPV6_MINIMUM, Offload, Packet, Protocol, fit, segments, split};
 use punch_wireguard::Session;
 
 use crate::mtu::PeerMtu;
@@ -26,7 +26,7 @@ impl Way<'_> {
     /// of a link below IPv6 that carries less than 1,280 bytes (RFC 8200 §5): this machine is the source of what it sends.
     pub(crate) fn push(&mut self, packet: &[u8], now: Instant) {
         let mtu = self.mtu.get();
-        if packet.len() <= mtu || (self.mtu.is_assumed() && may_not_be_cut(packet)) {
+        if packet.len() <= mtu || (self.mtu.is_assumed() && would_be_refused(packet)) {
             return self.seal(packet, now);
         }
         let id = match *packet {
@@ -68,6 +68,10 @@ impl Way<'_> {
     }
 }
 
-fn may_not_be_cut(packet: &[u8]) -> bool {
-    Packet::parse(packet).is_ok_and(|packet| packet.forbids_fragments())
+/// Whether the sender would be told that the packet does not fit, so that nothing else is left to it than to take its chance.
+fn would_be_refused(packet: &[u8]) -> bool {
+    let view = Packet::parse(packet);
+    view.is_ok_and(|view| {
+        view.forbids_fragments() && (view.source().is_ipv4() || packet.len() > IPV6_MINIMUM)
+    })
 }

@@ -91,6 +91,19 @@ fn until_a_path_is_known_what_nobody_may_cut_takes_its_chance() {
 }
 
 #[test]
+fn ipv6_s_shortest_long_packet_passes_from_the_beginning() {
+    let mut world = World::pair(1);
+    limit(&mut world, LIMIT);
+    world.grant(B, A, true);
+    world.set_up(A, B, true);
+    world.wait_for(seconds(10), |world| mtu(world, A) == Some(1200));
+    let long = packet(&world, true, 1280);
+    world.send(A, &long);
+    world.run_for(seconds(1));
+    assert_eq!(world.hosts[B].take_tun().len(), 1);
+}
+
+#[test]
 fn what_fits_is_found_out_and_told() {
     for limit in [1280, 1300, 1400, 1452, 1472] {
         let world = pair(limit);

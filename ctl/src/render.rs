@@ -216,7 +216,7 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
                 Cell::coloured(state(&view.state), state_colour(&view.state)),
                 address.into(),
                 view.path.as_ref().map_or("-".into(), |view| {
-                    Cell::from(path(view)).or_briefly(view.remote.to_string())
+                    Cell::from(path_and_mtu(view)).or_briefly(view.remote.to_string())
                 }),
                 bytes(view.received_bytes).into(),
                 bytes(view.sent_bytes).into(),
@@ -431,10 +431,16 @@ pub(crate) fn path(view: &PathView) -> String {
     if let Some(server) = &view.via {
         return format!("relayed by {server}");
     }
-    let rtt = view.rtt_ms.map(|rtt| format!(", {rtt:.1} ms"));
+    match view.rtt_ms {
+        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(&view.kind)),
+        None => format!("{} ({})", view.remote, kind(&view.kind)),
+    }
+}
+
+/// The same with the longest packet that fits.
+fn path_and_mtu(view: &PathView) -> String {
     let mtu = view.mtu.map(|mtu| format!(", MTU {mtu}"));
-    let (rtt, mtu) = (rtt.unwrap_or_default(), mtu.unwrap_or_default());
-    format!("{} ({}{rtt}{mtu})", view.remote, kind(&view.kind))
+    format!("{}{}", path(view), mtu.unwrap_or_default())
 }
 
 fn kind(kind: &OpenEnum<PathKind>) -> &str {

@@ -482,7 +482,7 @@ impl Engine {
         let peer = self.roster.peers.get(handle)?;
         Some(PeerReport {
             path: peer.path,
-            mtu: peer.path.and_then(|_| u16::try_from(peer.mtu()).ok()),
+            mtu: peer.known_mtu(),
             established: peer.tunnel.is_established(),
             last_handshake: peer.tunnel.last_handshake(),
             received: peer.received,

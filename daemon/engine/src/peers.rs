@@ -128,6 +128,12 @@ impl Peer {
         self.mtu.is_assumed()
     }
 
+    /// The longest packet that fits on the path, in bytes, where there is one of which that is known.
+    pub(crate) fn known_mtu(&self) -> Option<u16> {
+        let is_known = self.path.is_some() && !self.mtu.is_assumed();
+        is_known.then(|| u16::try_from(self.mtu.get()).ok())?
+    }
+
     fn size_sessions(&mut self) {
         let mtu = self.mtu.get();
         self.tunnel

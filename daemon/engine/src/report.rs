@@ -113,7 +113,7 @@ impl Drops {
 pub struct PeerReport {
     /// The path that the peer's packets take.
     pub path: Option<Path>,
-    /// The longest packet inside the tunnel that fits on the path, in bytes; of IPv6 one of 1,280 bytes passes always.
+    /// The longest packet inside the tunnel that fits on the path, in bytes, where that is known; of IPv6 one of 1,280 bytes passes always.
     pub mtu: Option<u16>,
     /// Whether keys are established.
     pub established: bool,

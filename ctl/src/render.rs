@@ -161,7 +161,10 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
             let is_stun = view.kind == ServerKind::Stun;
             let state = match (&view.state, &view.trouble) {
                 (OpenEnum::Known(ServerState::Connected), _) if is_stun => "answers".to_owned(),
-                (OpenEnum::Known(ServerState::Connected), _) => "connected".to_owned(),
+                (OpenEnum::Known(ServerState::Connected), _) => match &view.proxy {
+                    Some(proxy) => format!("connected, through the proxy {proxy}"),
+                    None => "connected".to_owned(),
+                },
                 (OpenEnum::Known(ServerState::Connecting), Some(trouble)) if is_stun => {
                     format!("does not answer: {trouble}")
                 }

@@ -1,6 +1,8 @@
 //! punchd.toml: what the administrator sets. Everything is optional; what is unknown or wrong stops the start.
 
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,10 +13,15 @@ use punch_platform::Offloads;
 use punch_state::Machine;
 use punchd_arguments::DEFAULT_CONFIG;
 use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::proxy::ProxySetting;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) servers: Vec<ServerAddress>,
+    /// What leads to signalling servers.
+    pub(crate) proxy: ProxySetting,
     /// The UDP port on the underlay; 0 takes any.
     pub(crate) port: u16,
     pub(crate) interface: String,
@@ -38,6 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            proxy: ProxySetting::default(),
             port: 0,
             interface: "punch0".to_owned(),
             mtu: 1420,
@@ -52,10 +60,10 @@ impl Default for Config {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    signal: Servers,
+    signal: Signal,
     stun: Servers,
     underlay: Underlay,
     tun: Tun,
@@ -71,6 +79,13 @@ struct File {
 #[serde(deny_unknown_fields, default)]
 struct Metrics {
     listen: Option<SocketAddr>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Signal {
+    servers: Vec<toml::Spanned<String>>,
+    proxy: Option<toml::Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -228,6 +243,31 @@ impl Nat {
     }
 }
 
+/// The text of a file, and who may do what with it.
+fn read(path: &Path) -> std::io::Result<(Zeroizing<String>, u32)> {
+    let mut file = std::fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text)?;
+    Ok((text, mode))
+}
+
+/// The error as it is, or without the line that it shows if that may have a proxy's password.
+fn without_secrets(text: &str, error: toml::de::Error) -> anyhow::Error {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text.lines().nth(text[..start].matches('\n').count());
+    let line = line.unwrap_or_default().to_ascii_lowercase();
+    if !line.contains("prox") && !line.contains('@') {
+        return error.into();
+    }
+    let number = text[..start].matches('\n').count() + 1;
+    let message = match error.message().split_once('"') {
+        Some((said, _)) => said,
+        None => error.message(),
+    };
+    anyhow::anyhow!("line {number}: {}", message.trim_end())
+}
+
 /// One of some names.
 fn choose<T: Copy>(
     text: Option<toml::Spanned<String>>,
@@ -288,8 +328,8 @@ impl Config {
             None => (Path::new(DEFAULT_CONFIG), false),
         };
         let place = path.display();
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let (text, mode) = match read(path) {
+            Ok(read) => read,
             Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok((
                     Self::default(),
@@ -304,11 +344,16 @@ impl Config {
                 env!("CARGO_PKG_VERSION")
             )
         })?;
+        if config.proxy.is_secret() && mode & 0o007 != 0 {
+            bail!(
+                "{place} has a proxy's password, and everybody on this machine may read it: chown root:punch {place} && chmod 640 {place}"
+            );
+        }
         Ok((config, format!("{place}: fine")))
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let file: File = toml::from_str(text)?;
+        let file: File = toml::from_str(text).map_err(|error| without_secrets(text, error))?;
         let at = |start: usize| text[..start].matches('\n').count() + 1;
         let mut config = Self::default();
         for (kind, servers) in [
@@ -322,6 +367,12 @@ impl Config {
                     config.servers.push(address);
                 }
             }
+        }
+        if let Some(proxy) = file.signal.proxy {
+            let line = at(proxy.span().start);
+            let proxy = Zeroizing::new(proxy.into_inner());
+            config.proxy = ProxySetting::parse(&proxy)
+                .with_context(|| format!("line {line}: [signal] proxy"))?;
         }
         if let Some(port) = file.underlay.port {
             config.port = port;
@@ -392,6 +443,7 @@ mod tests {
         let text = r#"
             [signal]
             servers = ["wss://signal.example", "wss://signal.example:443"]
+            proxy = "http://user:secret@proxy.example:3128"
             [stun]
             servers = ["stun.example", "[2001:db8::1]:3479"]
             [underlay]
@@ -433,6 +485,10 @@ mod tests {
                 "[2001:db8::1]:3479"
             ]
         );
+        let ProxySetting::Proxy(proxy) = &config.proxy else {
+            panic!("{:?}", config.proxy);
+        };
+        assert_eq!(proxy.place(), "proxy.example:3128");
         assert_eq!((config.port, config.mtu), (41820, 1380));
         assert_eq!((config.interface.as_str(), config.ipv4), ("vpn0", None));
         assert_eq!(config.budget, Budget::Aggressive);
@@ -485,6 +541,13 @@ mod tests {
                 "line 3",
                 "http://x",
             ),
+            (
+                "[signal]\nproxy = \"https://p:1\"\n",
+                "line 2",
+                "http://HOST:PORT",
+            ),
+            ("[signal]\n\nproxy = \"p q\"\n", "line 3", "USER:PASSWORD"),
+            ("[signal]\nproxy = true\n", "line 2", "boolean"),
             ("[underlay]\nport = 70000\n", "line 2", "70000"),
             ("[punch]\nbudget = \"lavish\"\n", "line 2", "aggressive"),
             (
@@ -507,6 +570,52 @@ mod tests {
                 "{refusal}"
             );
         }
+    }
+
+    #[test]
+    fn a_refusal_never_shows_a_proxys_password() {
+        for (text, line) in [
+            ("[signal]\nproxy = \"http://u:secret@p q\"\n", "line 2"),
+            ("[signal]\nproxy = \"http://u:secret@p:1\n", "line 2"),
+            ("[signal]\nproxy = http://u:secret@p:1\n", "line 2"),
+            ("[signal]\nproxi = \"http://u:secret@p:1\"\n", "line 2"),
+            ("[signal]\nservers = \"http://u:secret@p:1\"\n", "line 2"),
+            ("[signal]\nproxy = [\"http://u:secret@p:1\"]\n", "line 2"),
+            ("[relay]\nenabled = \"http://u:secret@p:1\"\n", "line 2"),
+            (
+                "[signal]\nproxy = \"\"\"\nhttp://u:secret@p:1\"\"\"\nx = 1\n",
+                "line",
+            ),
+        ] {
+            let refusal = refusal(text);
+            assert!(
+                refusal.contains(line) && !refusal.contains("secret"),
+                "{refusal}"
+            );
+        }
+        let shown = refusal("[tun]\nmtu = many\n");
+        assert!(shown.contains("mtu = many"), "{shown}");
+    }
+
+    #[test]
+    fn a_file_with_a_password_is_not_for_everybody() {
+        let path = std::env::temp_dir().join(format!("punchd-{}.toml", std::process::id()));
+        let load = |text: &str, mode: u32| {
+            std::fs::write(&path, text).expect("it can be written");
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, mode).expect("it is ours");
+            let loaded = Config::load(Some(&path));
+            loaded.map(drop).map_err(|error| format!("{error:#}"))
+        };
+        let secret = "[signal]\nproxy = \"http://u:secret@p:1\"\n";
+        let refused = load(secret, 0o644).expect_err("everybody may read it");
+        assert!(
+            refused.contains("chmod 640") && !refused.contains("secret"),
+            "{refused}"
+        );
+        assert_eq!(load(secret, 0o640), Ok(()));
+        assert_eq!(load("[signal]\nproxy = \"p:1\"\n", 0o644), Ok(()));
+        std::fs::remove_file(&path).expect("it is there");
     }
 
     #[test]

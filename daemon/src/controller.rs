@@ -80,7 +80,7 @@ impl Controller {
             saving,
             handles: Handles::default(),
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
-            servers: Servers::new(identity, driver.clone(), spawner.clone())?,
+            servers: Servers::new(identity, &config.proxy, driver.clone(), spawner.clone())?,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
             config,

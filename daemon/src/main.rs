@@ -10,6 +10,7 @@ mod interface;
 mod metrics;
 mod overlay;
 mod portmap;
+mod proxy;
 mod refusal;
 mod resolver;
 mod run;

@@ -2,3 +2,4 @@
 
 pub(crate) mod server;
 mod trouble;
+mod tunnel;

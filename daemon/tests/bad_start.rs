@@ -130,6 +130,20 @@ fn a_wrong_configuration_is_named_with_file_line_and_reason() {
         &["ftp://x", "wss://"],
     );
     refuses_config(a, "[signal]\nservers = \"wss://x\"\n", 2, &["servers"]);
+    refuses_config(
+        a,
+        "[signal]\n\nproxy = \"https://u:secret@p:3128\"\n",
+        3,
+        &["[signal] proxy", "http://HOST:PORT"],
+    );
+    refuses_config(
+        a,
+        "[signal]\nproxy = \"http://p:port\"\n",
+        2,
+        &["not the address of a proxy", "USER:PASSWORD"],
+    );
+    a.configure("[signal]\nproxy = \"http://u:secret@p:3128\"\n");
+    refuses_to_read(a, &["everybody", "chmod 640"]);
     refuses_config(a, "[tun]\nname = \"a\"\nname = \"b\"\n", 3, &["duplicate"]);
     refuses_config(a, "[tun\n", 1, &[]);
     fs::write(&a.config, b"[tun]\nname = \"\xff\"\n").unwrap();

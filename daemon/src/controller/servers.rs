@@ -1,6 +1,7 @@
 //! Signalling and STUN servers: clients started and restarted, names looked up, reports taken.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use super::announcer::Said;
 use crate::driver::command::Command;
 use crate::interface::reach::is_overlay;
 use crate::overlay::Places;
+use crate::proxy::{Proxies, Proxy, ProxySetting};
 use crate::resolver::Resolver;
 use crate::signalling::server::{self, Access, Report};
 use crate::tasks::{Spawner, Task};
@@ -54,6 +56,7 @@ impl Servers {
     /// No servers yet.
     pub(super) fn new(
         identity: Identity,
+        proxy: &ProxySetting,
         driver: mpsc::Sender<Command>,
         spawner: Spawner,
     ) -> Result<Self> {
@@ -64,6 +67,7 @@ impl Servers {
             access: Access {
                 identity,
                 tls: server::tls()?,
+                proxies: Arc::new(Proxies::new(proxy, |name| std::env::var(name).ok())),
                 driver,
                 reports: report_sender,
             },
@@ -190,6 +194,14 @@ impl Servers {
         places
     }
 
+    /// The proxy that leads to a signalling server, if one does.
+    fn proxy(&self, address: &ServerAddress) -> Option<&Proxy> {
+        let ServerAddress::Signal(url) = address else {
+            return None;
+        };
+        self.access.proxies.of(url).ok().flatten()
+    }
+
     /// Whether there is a STUN server.
     pub(super) fn has_stun(&self) -> bool {
         let mut list = self.list.iter();
@@ -205,6 +217,7 @@ impl Servers {
                 id: server.id,
                 reached: server.reached,
                 address: &server.address,
+                proxy: self.proxy(&server.address),
                 fixed: server.fixed,
                 connected: server.connected,
                 trouble: trouble.or_else(|| self.resolver.trouble(server.address.as_str())),
@@ -249,7 +262,13 @@ mod tests {
     async fn a_server_is_needed_where_it_is_reached() {
         let identity = Identity::from_seed(&[1; 32]);
         let (driver, _commands) = mpsc::channel(1);
-        let mut servers = Servers::new(identity, driver, Spawner::new(Handle::current())).unwrap();
+        let mut servers = Servers::new(
+            identity,
+            &ProxySetting::None,
+            driver,
+            Spawner::new(Handle::current()),
+        )
+        .unwrap();
         for (kind, text) in [
             (ServerKind::Signal, "ws://[2001:db8::7]:8080"),
             (ServerKind::Signal, "wss://signal.invalid"),

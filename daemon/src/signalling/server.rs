@@ -1,11 +1,12 @@
 //! A connection to one signalling server, kept for as long as the server is configured: WebSocket, a signed challenge, then
 //! frames both ways. A lost connection comes back by itself, after growing, jittered pauses.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use punch_engine::ServerId;
@@ -20,9 +21,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-use super::trouble;
+use super::{trouble, tunnel};
 use crate::dial::{self, look_up};
 use crate::driver::command::{Command, ToServer};
+use crate::proxy::{Proxies, Proxy};
 
 /// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -66,6 +68,7 @@ pub(crate) struct Report {
 pub(crate) struct Access {
     pub(crate) identity: Identity,
     pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) proxies: Arc<Proxies>,
     pub(crate) driver: mpsc::Sender<Command>,
     pub(crate) reports: mpsc::Sender<Report>,
 }
@@ -97,7 +100,7 @@ pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access
         let _ = access.driver.send(Command::ServerDown(server)).await;
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
-            Err(error) => trouble::explain(&error, &url),
+            Err(error) => trouble::explain(&error, &url, access.proxies.of(&url)),
         };
         let report = Report {
             server,
@@ -131,7 +134,10 @@ struct Greeted {
 /// Of the addresses that the server's name has, the first that brings the server's challenge is used (RFC 8305): only then it is
 /// known that packets of every size pass there. No address hears this machine's proof but that one, since a second login would
 /// end the first.
+///
+/// Where a proxy leads to the server, the addresses are the proxy's, and it is the proxy who looks up the server's name.
 async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
+    let proxy = access.proxies.of(url).map_err(Error::msg)?;
     let request = url
         .into_client_request()
         .context("the address is not usable")?;
@@ -149,11 +155,20 @@ async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
 
     let deadline = Instant::now() + LOGIN_TIMEOUT;
-    let addresses = tokio::time::timeout_at(deadline, look_up((host, port), MAX_ADDRESSES))
-        .await
-        .context("its name is not found: no answer")?
-        .context("its name is not found")?;
-    let connect = |address| connect(address, request.clone(), access.tls.clone());
+    let addresses = match proxy {
+        None => tokio::time::timeout_at(deadline, look_up((host, port), MAX_ADDRESSES))
+            .await
+            .context("its name is not found: no answer")?
+            .context("its name is not found")?,
+        Some(proxy) => tokio::time::timeout_at(deadline, look_up(proxy.place(), MAX_ADDRESSES))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| tunnel::not_found(proxy, error))?,
+    };
+    let connect = |address| {
+        let way = Way { address, proxy };
+        connect(way, request.clone(), access.tls.clone())
+    };
     let (address, greeted) = dial::race(&addresses, ADDRESS_TIMEOUT, connect).await?;
     tracing::debug!(%url, %address, "the signalling server answers");
 
@@ -172,15 +187,29 @@ async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
     }
 }
 
-/// Connects to one of the server's addresses and waits for the challenge there.
-async fn connect(
+/// Where a connection to a server begins: at an address of the server, or of the proxy that leads there.
+struct Way<'a> {
     address: SocketAddr,
+    proxy: Option<&'a Proxy>,
+}
+
+/// Connects to the server at one address and waits for its challenge.
+async fn connect(
+    way: Way<'_>,
     request: Request,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<Greeted> {
-    let stream = TcpStream::connect(address)
-        .await
-        .context("cannot connect")?;
+    let stream = match way.proxy {
+        None => TcpStream::connect(way.address)
+            .await
+            .context("cannot connect")?,
+        Some(proxy) => {
+            // It stands in every address of a server, with the port.
+            let target = request.uri().authority();
+            let target = target.context("the address has no host")?.as_str();
+            tunnel::connect(way.address, proxy, target).await?
+        }
+    };
     stream.set_nodelay(true)?;
     // What is relayed waits where packets are lost in time, and not in the kernel.
     let unsent = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);

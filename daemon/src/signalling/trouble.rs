@@ -5,14 +5,31 @@ use std::io;
 
 use tokio_tungstenite::tungstenite;
 
+use super::tunnel::ProxyTrouble;
 use crate::dial;
+use crate::proxy::Proxy;
 
-/// The error and its causes, without what a cause repeats; the commonest mistakes in an address have words of their own.
-pub(super) fn explain(error: &anyhow::Error, url: &str) -> String {
-    if let Some(text) = error.chain().find_map(|cause| known(cause, url)) {
-        return text;
+/// The error and its causes, without what a cause repeats; the commonest mistakes in an address have words of their own. The proxy is
+/// named, if one is on the way.
+pub(super) fn explain(
+    error: &anyhow::Error,
+    url: &str,
+    proxy: Result<Option<&Proxy>, String>,
+) -> String {
+    if let Some(trouble) = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<ProxyTrouble>())
+    {
+        return trouble.to_string();
     }
-    dial::explain(error)
+    let known = error.chain().find_map(|cause| known(cause, url));
+    let text = known.unwrap_or_else(|| dial::explain(error));
+    match proxy {
+        Ok(Some(proxy)) if !text.contains(proxy.place()) => {
+            format!("{text} (through the proxy {proxy})")
+        }
+        _ => text,
+    }
 }
 
 fn known(cause: &(dyn Error + 'static), url: &str) -> Option<String> {
@@ -68,7 +85,7 @@ mod tests {
 
     fn explain_io(error: io::Error, url: &str) -> String {
         let error = Err::<(), _>(tungstenite::Error::Io(error)).context("cannot connect");
-        explain(&error.expect_err("it is one"), url)
+        explain(&error.expect_err("it is one"), url, Ok(None))
     }
 
     /// What a server with TLS says to a client without: an alert (RFC 8446 §6).
@@ -114,7 +131,11 @@ mod tests {
         };
         let error = Err::<(), _>(error).context("cannot connect");
         assert_eq!(
-            explain(&error.expect_err("it is one"), "ws://[2001:db8::1]:443/"),
+            explain(
+                &error.expect_err("it is one"),
+                "ws://[2001:db8::1]:443/",
+                Ok(None)
+            ),
             "the server does not speak WebSocket there; if it has TLS, try wss://[2001:db8::1]:443"
         );
     }
@@ -123,8 +144,13 @@ mod tests {
     fn other_errors_are_told_with_their_causes_once() {
         let error = anyhow::anyhow!("no route to host").context("cannot connect");
         assert_eq!(
-            explain(&error, "ws://a:80/"),
+            explain(&error, "ws://a:80/", Ok(None)),
             "cannot connect: no route to host"
+        );
+        let proxy = Proxy::parse("u:secret@p:3128").expect("it is one");
+        assert_eq!(
+            explain(&error, "ws://a:80/", Ok(Some(&proxy))),
+            "cannot connect: no route to host (through the proxy http://p:3128)"
         );
     }
 }

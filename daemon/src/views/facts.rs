@@ -11,6 +11,7 @@ use punch_state::State;
 use crate::config::Config;
 use crate::interface::Interface;
 use crate::overlay::Overlay;
+use crate::proxy::Proxy;
 
 /// What the controller knows at one moment.
 pub(crate) struct Facts<'a> {
@@ -39,6 +40,8 @@ pub(crate) struct ServerFacts<'a> {
     /// Where the signalling connection leads, or led last.
     pub(crate) reached: Option<SocketAddr>,
     pub(crate) address: &'a ServerAddress,
+    /// What leads to a signalling server, if not the network alone.
+    pub(crate) proxy: Option<&'a Proxy>,
     /// Whether punchd.toml names the server.
     pub(crate) fixed: bool,
     /// Whether a signalling connection stands.

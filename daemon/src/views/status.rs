@@ -132,6 +132,7 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot, now: Instant) -> S
     ServerView {
         kind: server.address.kind().into(),
         address: server.address.to_string(),
+        proxy: server.proxy.map(ToString::to_string),
         fixed: server.fixed,
         state: if connected {
             ServerState::Connected.into()

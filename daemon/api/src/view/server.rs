@@ -12,6 +12,8 @@ pub struct ServerView {
     pub kind: OpenEnum<ServerKind>,
     /// The address of the server, with its port.
     pub address: String,
+    /// The HTTP proxy that leads to a signalling server, as `http://HOST:PORT`, without user and password.
+    pub proxy: Option<String>,
     /// Whether punchd.toml names the server, so that only the administrator can remove it.
     pub fixed: bool,
     /// Whether the server is in use.

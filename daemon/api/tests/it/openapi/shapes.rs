@@ -362,6 +362,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     let server = || ServerView {
         kind: ServerKind::Signal.into(),
         address: text(),
+        proxy: some_text(),
         fixed: full,
         state: ServerState::Connecting.into(),
         trouble: some_text(),

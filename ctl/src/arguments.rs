@@ -163,7 +163,7 @@ pub enum Command {
     Peer(PeerCommand),
     /// Connect to a peer, now and after every restart
     #[command(
-        after_help = "Examples:\n  punchctl up db\n  punchctl up db --timeout 60\n  punchctl up db --no-wait"
+        after_help = "Examples:\n  punchctl up db\n  punchctl up db --timeout 60\n  punchctl up db --no-wait\n  punchctl up db --direct-only           never over a relay, until --direct-only=false"
     )]
     Up {
         /// The peer to connect to
@@ -175,6 +175,9 @@ pub enum Command {
         /// Seconds to wait for the connection, 1 to 60
         #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
         timeout: u64,
+        /// Never let packets go over a relay between the two machines; kept until it is said otherwise with --direct-only=false
+        #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        direct_only: Option<bool>,
     },
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
     #[command(after_help = "Examples:\n  punchctl down db")]

@@ -7,7 +7,7 @@ mod server;
 mod share;
 mod up;
 
-use punch_api::{AddForward, ForwardKey};
+use punch_api::{AddForward, ForwardKey, Up};
 
 use crate::arguments::{Arguments, Command, KeyCommand};
 use crate::client::{Client, Failure};
@@ -32,7 +32,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             peer,
             no_wait,
             timeout,
-        } => up::up(client, out, &peer, if no_wait { 0 } else { timeout }).await,
+            direct_only,
+        } => {
+            let wait_ms = if no_wait { 0 } else { timeout * 1000 };
+            let ask = Up {
+                wait_ms,
+                direct_only,
+            };
+            up::up(client, out, &peer, ask).await
+        }
         Command::Down { peer } => peer::down(client, out, &peer).await,
         Command::Ping { peer, count } => peer::ping(client, out, &peer, count).await,
         Command::Forward {

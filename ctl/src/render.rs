@@ -213,6 +213,9 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
             if view.host {
                 extra.push("may reach this host".to_owned());
             }
+            if view.direct_only {
+                extra.push("direct only".to_owned());
+            }
             extra.extend(view.note.clone());
             vec![
                 view.name.to_string().into(),
@@ -361,6 +364,7 @@ pub(crate) fn connected(out: &Output, peer: &PeerView) {
                     let why = format!("punchctl why {}", peer.name);
                     format!(", relayed by {server}; why not directly: {why}")
                 }
+                None if peer.direct_only => format!(", via {}, never relayed", path(view)),
                 None => format!(", via {}", path(view)),
             })
     ));

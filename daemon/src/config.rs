@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) ipv4: Option<Ipv4Range>,
     /// What an attempt at a direct path may ask of the routers.
     pub(crate) budget: Budget,
+    /// Whether packets never go over a relay, whichever it is.
+    pub(crate) direct_only: bool,
     /// What is known of the NAT and need not be measured.
     pub(crate) nat: NatOverrides,
     /// Whether the router is asked for a port.
@@ -51,6 +53,7 @@ impl Default for Config {
             mtu: 1420,
             ipv4: Some(Ipv4Range::DEFAULT),
             budget: Budget::default(),
+            direct_only: false,
             nat: NatOverrides::default(),
             port_mapping: true,
             relay: true,
@@ -117,6 +120,7 @@ struct Overlay {
 #[serde(deny_unknown_fields, default)]
 struct Punch {
     budget: Option<toml::Spanned<String>>,
+    direct_only: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -402,6 +406,7 @@ impl Config {
         )? {
             config.budget = budget;
         }
+        config.direct_only = file.punch.direct_only.unwrap_or(false);
         if let Some(range) = file.overlay.ipv4 {
             config.ipv4 = match range.get_ref().as_str() {
                 "off" => None,
@@ -455,6 +460,7 @@ mod tests {
             ipv4 = "off"
             [punch]
             budget = "aggressive"
+            direct_only = true
             [nat]
             mapping = "address-and-port-dependent"
             filtering = "address-dependent"
@@ -492,6 +498,7 @@ mod tests {
         assert_eq!((config.port, config.mtu), (41820, 1380));
         assert_eq!((config.interface.as_str(), config.ipv4), ("vpn0", None));
         assert_eq!(config.budget, Budget::Aggressive);
+        assert!(config.direct_only);
         let nat = NatOverrides {
             mapping: Some(Mapping::AddressAndPortDependent),
             filtering: Some(Filtering::AddressDependent),
@@ -561,6 +568,7 @@ mod tests {
             ("[nat]\nlifetime = 1\n", "line 2", "86400"),
             ("[nat]\nopening_ttl = 0\n", "line 2", "TTL"),
             ("[nat]\ncapacity = 0\n", "line 2", "capacity"),
+            ("[punch]\ndirect_only = \"no\"\n", "line 2", "boolean"),
             ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
             ("[metrics]\nlisten = \"9586\"\n", "line 2", "socket address"),
         ] {

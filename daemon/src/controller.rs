@@ -419,8 +419,8 @@ impl Controller {
                 };
                 drop(answer.send(result));
             }
-            Request::SetUp(name, up, answer) => {
-                let changed = peer::set_up(&self.state, &name, up);
+            Request::SetUp(name, up, direct_only, answer) => {
+                let changed = peer::set_up(&self.state, &name, up, direct_only);
                 let result = self.change_peer(changed, &name).await;
                 if let (true, Some(handle)) = (up, self.handles.get(&name)) {
                     self.order(Command::Retry(handle)).await;

@@ -197,7 +197,7 @@ impl DriverThread {
             seed: punch_platform::random()?,
             budget: config.budget,
             nat: config.nat.clone(),
-            relay: config.relay,
+            relay: config.relay && !config.direct_only,
         };
         let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
         let (commands, commands_out) = mpsc::channel(COMMANDS);

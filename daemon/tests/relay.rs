@@ -151,11 +151,52 @@ fn a_daemon_that_crashes_is_back_over_the_relay() {
 fn whoever_has_switched_the_relay_off_is_not_relayed() {
     need_lab!();
     let off = "[relay]\nenabled = false\n";
-    for configs in [[off, ""], ["", off]] {
+    let direct = "[punch]\ndirect_only = true\n";
+    for configs in [[direct, ""], ["", off]] {
         let lab = lab_with("off", "udp-blocked", "udp-blocked", configs);
         let refused = lab.a.ctl(&["up", "b", "--timeout", "5"]);
         assert!(!refused.success(), "{refused:?}");
         std::thread::sleep(Duration::from_secs(2));
         assert!(!is_relayed(&lab.a, "b") && !is_relayed(&lab.b, "a"));
     }
+}
+
+#[test]
+fn a_peer_that_is_to_be_direct_only_is_not_relayed_until_it_is_said_otherwise() {
+    need_lab!();
+    let mut lab = lab("only", "udp-blocked", "udp-blocked");
+    lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(is_relayed(&lab.a, "b"));
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    lab.b.ctl_ok(&["forward", "tcp", "7000"]);
+    let to = SocketAddr::new(lab.b.ipv4(), 7000);
+    lab.a.expect_echo(to);
+
+    let refused = lab
+        .a
+        .ctl_refused(&["up", "b", "--direct-only", "--timeout", "3"]);
+    assert!(refused.contains("not connected to b"), "{refused}");
+    let why = lab.a.ctl_ok(&["why", "b"]);
+    assert!(
+        why.contains("not relayed: direct_only is set for this peer")
+            && why.contains("punchctl up b --direct-only=false"),
+        "{why}"
+    );
+    for command in ["peers", "status"] {
+        let text = lab.a.ctl_ok(&[command]);
+        assert!(text.contains("direct only; not relayed"), "{text}");
+    }
+    // It is remembered, and `up` alone says nothing of it; the other end cannot undo it.
+    lab.a.restart();
+    lab.a.ctl_refused(&["up", "b", "--timeout", "2"]);
+    lab.b.ctl_refused(&["up", "a", "--timeout", "2"]);
+    assert_eq!(lab.a.peer("b")["direct_only"], true);
+    assert_eq!(lab.b.peer("a")["direct_only"], false);
+    assert!(!is_relayed(&lab.a, "b") && !is_relayed(&lab.b, "a"));
+
+    let said = lab
+        .a
+        .ctl_ok(&["up", "b", "--direct-only=false", "--timeout", "30"]);
+    assert!(said.contains("relayed by ws://"), "{said}");
+    lab.a.expect_echo(to);
 }

@@ -24,12 +24,10 @@ pub(crate) async fn up(
     client: &Client,
     out: &Output,
     peer: &PeerName,
-    seconds: u64,
+    ask: Up,
 ) -> Result<(), Failure> {
     let path = format!("/v1/peers/{peer}/up");
-    let ask = Up {
-        wait_ms: seconds * 1000,
-    };
+    let seconds = ask.wait_ms / 1000;
     // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
     let connecting = client.call(Method::POST, &path, &ask);
     let answer = tokio::select! {

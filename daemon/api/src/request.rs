@@ -59,6 +59,9 @@ pub struct Up {
     /// The milliseconds to wait for the connection before the answer, at most 60,000; with 0 the answer comes at once.
     #[serde(default)]
     pub wait_ms: u64,
+    /// Whether packets never go over a relay between the two machines; without it, that stays as it was said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_only: Option<bool>,
 }
 
 /// The body of `POST /v1/forwards`.

@@ -111,6 +111,19 @@ impl Connector {
         self.drain_children(now);
     }
 
+    /// Whether packets never go over relays between this machine and a peer. Where they may again, the peer hears of it at once, unless
+    /// there is a direct path.
+    pub fn set_direct_only(&mut self, peer: PeerHandle, direct_only: bool, now: Instant) {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return;
+        };
+        let is_new = connection.attempts.set_direct_only(direct_only, now);
+        if is_new && !direct_only && connection.is_wanted() && connection.path().is_none() {
+            self.offer(peer, Cause::User, now);
+        }
+        self.drain_children(now);
+    }
+
     /// Whether an address is one inside a tunnel, this machine's or a peer's: never a candidate, and never where a check comes from.
     pub fn set_overlay(&mut self, address: IpAddr, inside: bool) {
         self.network.set_overlay(address, inside);

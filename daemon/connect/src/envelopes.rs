@@ -271,7 +271,7 @@ impl Envelopes {
             ipv4_range: self.ipv4_range,
             nat: profile.map(|profile| profile.summary(self.budget, attempt)),
             fresh_base: network.has_samplers(),
-            relay: self.relay,
+            relay: self.relay && !connection.attempts.is_direct_only(),
         };
         connection.calls.describe(parts, &mut self.randomness.open)
     }

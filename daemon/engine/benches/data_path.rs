@@ -468,6 +468,7 @@ fn peer_config(identity: &Identity, address: IpAddr, endpoint: SocketAddr) -> Pe
         },
         up: true,
         blocked: false,
+        direct_only: false,
         host: true,
         stamps: (0, 0),
         memory: Vec::new(),

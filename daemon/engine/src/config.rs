@@ -52,6 +52,8 @@ pub struct PeerConfig {
     pub blocked: bool,
     /// Whether the peer may reach this whole machine.
     pub host: bool,
+    /// Whether packets never go over a relay between this machine and the peer.
+    pub direct_only: bool,
     /// The newest stamps of offers that were exchanged with it, from before the last restart.
     pub stamps: (u64, u64),
     /// What has worked with it from which network, from before the last restart.

@@ -500,6 +500,7 @@ mod tests {
             kind,
             up: true,
             blocked: false,
+            direct_only: false,
             host: false,
             stamps: (0, 0),
             memory: Vec::new(),

@@ -56,7 +56,7 @@ impl Roster {
             (false, true) => UserWish::Down,
             (false, false) => UserWish::Unsaid,
         };
-        let stamps = config.stamps;
+        let (stamps, direct_only) = (config.stamps, config.direct_only);
         let memory = config.memory.clone();
         let before = self.peers.insert(config);
         if before.is_none()
@@ -66,6 +66,7 @@ impl Roster {
             self.connector.remember(handle, memory);
         }
         self.route_peer(handle);
+        self.connector.set_direct_only(handle, direct_only, now);
         self.connector.set_wish(handle, wish, now);
         if before.as_ref().is_some_and(|before| before.up) == up {
             if up && let Some(before) = before {

@@ -77,7 +77,7 @@ pub(super) async fn rename_peer(context: State<Control>, name: Name, Body(body):
 
 pub(super) async fn down(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, |name, answer| {
-        Request::SetUp(name, false, answer)
+        Request::SetUp(name, false, None, answer)
     })
     .await
 }

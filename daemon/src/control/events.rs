@@ -33,7 +33,7 @@ pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Respo
     // Listening begins before anything can happen.
     let mut events = context.events.subscribe();
     let mut result = call(&context, |answer| {
-        Request::SetUp(name.clone(), true, answer)
+        Request::SetUp(name.clone(), true, ask.direct_only, answer)
     })
     .await;
     let wait = Duration::from_millis(ask.wait_ms).min(MAX_WAIT);

@@ -93,6 +93,7 @@ fn peer_config(
         up: peer.up,
         blocked: peer.blocked,
         host: peer.host,
+        direct_only: peer.direct_only,
         stamps: id.map(|id| ground.history.stamps(&id)).unwrap_or_default(),
         memory: id.map(|id| ground.history.memory(&id)).unwrap_or_default(),
     })

@@ -21,7 +21,8 @@ pub(crate) enum Request {
     AddPeer(AddPeer, Answer<Changed<PeerView>>),
     RemovePeer(PeerName, Answer<Changed<()>>),
     RenamePeer(PeerName, Rename, Answer<Changed<PeerView>>),
-    SetUp(PeerName, bool, Answer<Changed<PeerView>>),
+    /// Whether the peer is wanted, and whether it is never to be relayed, if something is said of that.
+    SetUp(PeerName, bool, Option<bool>, Answer<Changed<PeerView>>),
     SetHost(PeerName, bool, Answer<Changed<PeerView>>),
     Ping(PeerName, Answer<PingView>),
     AddForward(AddForward, Answer<Changed<ForwardView>>),

@@ -61,6 +61,14 @@ struct StoredPeer {
     up: bool,
     barred: bool,
     host: bool,
+    /// Written only where it is so: older versions read all others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    direct_only: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +123,7 @@ impl From<Peer> for StoredPeer {
             up: peer.up,
             barred: peer.blocked,
             host: peer.host,
+            direct_only: peer.direct_only,
         }
     }
 }
@@ -139,6 +148,7 @@ impl From<StoredPeer> for Peer {
             up: peer.up,
             blocked: peer.barred,
             host: peer.host,
+            direct_only: peer.direct_only,
         }
     }
 }
@@ -294,6 +304,20 @@ mod tests {
         let written = serde_json::to_value(StateFile::from(state)).unwrap();
         let golden: serde_json::Value = serde_json::from_str(FORMAT_1).unwrap();
         assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn a_peer_that_is_never_relayed_is_written_and_read_as_such() {
+        let mut state =
+            State::try_from(serde_json::from_str::<StateFile>(FORMAT_1).unwrap()).unwrap();
+        let db = state.peers.get_mut(&"db".parse().unwrap()).unwrap();
+        assert!(!db.direct_only);
+        db.direct_only = true;
+        let text = state_text(&state).unwrap();
+        let Ok(read) = parse_state(std::str::from_utf8(&text).unwrap()) else {
+            panic!("it is what was written");
+        };
+        assert_eq!(read, state);
     }
 
     #[test]

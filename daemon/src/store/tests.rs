@@ -60,7 +60,7 @@ fn changed(state: &State, random: &mut Random) -> State {
     let key = forward::key_of(&ask);
     let changed = match random.below(4) {
         0 => peer::set_host(state, &who, random.one_in(2)),
-        1 => peer::set_up(state, &who, random.one_in(2)),
+        1 => peer::set_up(state, &who, random.one_in(2), Some(random.one_in(2))),
         _ => forward::remove(state, key).or_else(|_| forward::add(state, ask)),
     };
     changed.unwrap()

@@ -49,7 +49,17 @@ pub(crate) fn why(
         .into_iter()
         .chain(advice(name, state, link, mapped))
         .collect();
-    advice.extend(view.note.clone());
+    if apart && let Some(why) = status::not_relayed(facts, name) {
+        let lift = match stored_direct_only(facts, name) {
+            true => format!("punchctl up {name} --direct-only=false"),
+            false => "[punch] direct_only and [relay] enabled in /etc/punch/punchd.toml, then: sudo systemctl restart punchd".to_owned(),
+        };
+        advice.push(format!(
+            "Packets are {why}. A relay would carry them until there is a direct path: {lift}"
+        ));
+    } else {
+        advice.extend(view.note.clone());
+    }
     advice.extend(status::warnings(facts));
     Ok(WhyView {
         peer: name.clone(),
@@ -86,6 +96,12 @@ pub(crate) fn why(
         budget: budget::budget(link.budget, link.mine.as_ref()),
         advice,
     })
+}
+
+/// Whether the user has said of this peer that it is never relayed.
+fn stored_direct_only(facts: &Facts<'_>, name: &PeerName) -> bool {
+    let peer = facts.state.peers.get(name);
+    peer.is_some_and(|peer| peer.direct_only)
 }
 
 fn step(report: &StepReport) -> StepView {

@@ -34,6 +34,8 @@ pub struct Peer {
     pub blocked: bool,
     /// Whether the peer may reach this whole machine.
     pub host: bool,
+    /// Whether packets never go over a relay between this machine and the peer.
+    pub direct_only: bool,
 }
 
 impl Peer {
@@ -44,6 +46,7 @@ impl Peer {
             up: false,
             blocked: false,
             host: false,
+            direct_only: false,
         }
     }
 

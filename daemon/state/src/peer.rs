@@ -153,14 +153,21 @@ pub fn rename(state: &State, name: &PeerName, to: &PeerName) -> Result<State, Re
     Ok(state)
 }
 
-/// Asks for a connection to a peer, or ends it and refuses the peer's own offers from then on.
+/// Asks for a connection to a peer, or ends it and refuses the peer's own offers from then on. Whether it may be relayed stays as it
+/// is unless something is said of it.
 ///
 /// # Errors
 /// No peer has that name.
-pub fn set_up(state: &State, name: &PeerName, up: bool) -> Result<State, Refusal> {
+pub fn set_up(
+    state: &State,
+    name: &PeerName,
+    up: bool,
+    direct_only: Option<bool>,
+) -> Result<State, Refusal> {
     change(state, name, |peer| {
         peer.up = up;
         peer.blocked = !up;
+        peer.direct_only = direct_only.unwrap_or(peer.direct_only);
     })
 }
 

@@ -24,8 +24,13 @@ fn peer_gains(then: &Peer, now: &Peer) -> bool {
         up,
         blocked,
         host,
+        direct_only,
     } = now;
-    *key != then.key || (*up && !then.up) || (!blocked && then.blocked) || (*host && !then.host)
+    *key != then.key
+        || (*up && !then.up)
+        || (!blocked && then.blocked)
+        || (*host && !then.host)
+        || (!direct_only && then.direct_only)
 }
 
 /// Whether everybody who may use `now` reaches the same by `then`.

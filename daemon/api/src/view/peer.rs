@@ -27,6 +27,9 @@ pub struct PeerView {
     pub up: bool,
     /// Whether the peer may reach this whole machine (`punchctl allow --host`).
     pub host: bool,
+    /// Whether packets never go over a relay between the two machines (`punchctl up --direct-only`).
+    #[serde(default)]
+    pub direct_only: bool,
     /// The state of the connection.
     pub state: OpenEnum<PeerState>,
     /// The path that packets take.

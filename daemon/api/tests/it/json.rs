@@ -131,8 +131,21 @@ fn the_small_requests_keep_their_form() {
         },
         r#"{"to":"db2"}"#,
     );
-    golden(Up { wait_ms: 5000 }, r#"{"wait_ms":5000}"#);
-    assert_eq!(serde_json::from_str::<Up>("{}").unwrap(), Up { wait_ms: 0 });
+    golden(
+        Up {
+            wait_ms: 5000,
+            direct_only: None,
+        },
+        r#"{"wait_ms":5000}"#,
+    );
+    golden(
+        Up {
+            wait_ms: 0,
+            direct_only: Some(true),
+        },
+        r#"{"wait_ms":0,"direct_only":true}"#,
+    );
+    assert_eq!(serde_json::from_str::<Up>("{}").unwrap(), Up::default());
     golden(
         AddServer {
             kind: ServerKind::Stun,
@@ -248,6 +261,7 @@ fn a_peer_shows_how_it_is_reached() {
         ipv6: Some("fd70:756e:6368::2".parse().unwrap()),
         up: true,
         host: false,
+        direct_only: true,
         state: PeerState::Connected.into(),
         path: Some(path()),
         refused: None,
@@ -259,7 +273,7 @@ fn a_peer_shows_how_it_is_reached() {
     golden(
         view,
         &format!(
-            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"state":"connected","path":{PATH},"refused":null,"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
+            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"direct_only":true,"state":"connected","path":{PATH},"refused":null,"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
         ),
     );
 }

@@ -183,9 +183,34 @@ pub(crate) struct Attempts {
     ended: Vec<RelayToken>,
     /// Mappings of searches that ended with their attempts and were not reported.
     unreported_mappings: u32,
+    /// Whether no relay may carry anything of this peer's.
+    direct_only: bool,
 }
 
 impl Attempts {
+    /// Whether the peer is never to be reached over relays.
+    pub(crate) fn is_direct_only(&self) -> bool {
+        self.direct_only
+    }
+
+    /// From now on relays may carry the peer's packets, or not. Links that stand are left at once then; where relays are allowed again,
+    /// the next exchange agrees on them. Returns whether that is another answer than before.
+    pub(crate) fn set_direct_only(&mut self, direct_only: bool, now: Instant) -> bool {
+        if self.direct_only == direct_only {
+            return false;
+        }
+        self.direct_only = direct_only;
+        for attempt in self.live.iter_mut().filter(|_| direct_only) {
+            self.ended.push(attempt.relayed.token());
+            let links = attempt.relayed.forbid(now).into_iter();
+            self.left.extend(links.map(|link| (Some(now), link)));
+        }
+        for (at, _) in self.left.iter_mut().filter(|_| direct_only) {
+            *at = Some(now);
+        }
+        true
+    }
+
     /// Begins an attempt beside the one that serves; all others end.
     pub(super) fn begin(&mut self, new: NewAttempt, now: Instant) {
         let serves = self.direct_path().is_some() || self.relay_path().is_some();
@@ -195,7 +220,10 @@ impl Attempts {
         self.live.push_back(Attempt {
             number: self.count,
             offered: new.offered,
-            relayed: Relayed::new(new.relayed),
+            relayed: Relayed::new(RelayedConfig {
+                agreed: new.relayed.agreed && !self.direct_only,
+                ..new.relayed
+            }),
             is_proven: false,
             exchange: new.exchange,
             agent: new.agent,

@@ -104,7 +104,7 @@ impl Relayed {
 
     /// A server has made a link; returns whether it is kept.
     pub(super) fn handle_ready(&mut self, path: RelayPath, now: Instant) -> bool {
-        if !self.joined || self.links.len() >= MAX_LINKS {
+        if !self.config.agreed || !self.joined || self.links.len() >= MAX_LINKS {
             return false;
         }
         let seed = self.config.seed.wrapping_add(u64::from(path.server.0));
@@ -140,6 +140,14 @@ impl Relayed {
         if let Some(link) = links.find(|link| link.path == path) {
             link.check.handle_heard(now);
         }
+    }
+
+    /// No relay is used any more; returns the links that are to be left.
+    pub(super) fn forbid(&mut self, now: Instant) -> Vec<RelayPath> {
+        self.config.agreed = false;
+        let links = self.links.drain(..).map(|link| link.path).collect();
+        self.choose(now);
+        links
     }
 
     /// A check or an answer has come over a link; returns whether it is one of these.

@@ -130,6 +130,7 @@ impl Bench {
             },
             up: false,
             blocked: false,
+            direct_only: false,
             host: false,
             stamps: (0, 0),
             memory: Vec::new(),

@@ -350,3 +350,64 @@ fn over_a_relay_with_a_round_trip_of_three_seconds_a_session_is_made_too() {
         assert_eq!(world.hosts[B].take_tun().len(), 1, "{one_way} ms");
     }
 }
+
+#[test]
+fn one_end_that_wants_direct_paths_only_is_not_relayed() {
+    for wants in [A, B] {
+        let mut world = relayed(12);
+        block_udp(&mut world);
+        world.edit_peer(wants, A + B - wants, |entry| entry.direct_only = true);
+        world.set_up(A, B, true);
+        world.run_for(seconds(60));
+        assert_ne!(world.state(A, B), LinkState::Connected);
+        assert_ne!(world.state(B, A), LinkState::Connected);
+        let mut frames = world.frames.iter();
+        assert!(!frames.any(|(_, frame)| matches!(frame, Frame::RelayJoin(_))));
+    }
+}
+
+#[test]
+fn a_relay_that_serves_is_left_when_it_is_forbidden_and_serves_again_when_it_is_allowed() {
+    for wants in [A, B] {
+        let peer = A + B - wants;
+        let mut world = relayed(13);
+        block_udp(&mut world);
+        world.set_up(A, B, true);
+        world.wait_for_both(seconds(10));
+        world.edit_peer(wants, peer, |entry| entry.direct_only = true);
+        world.run_for(millis(100));
+        assert!(!is_relayed(&world, A, B) && !is_relayed(&world, B, A));
+        assert_eq!(switchboard(&world).links(), 0);
+        let passed = switchboard(&world).passed;
+        for _ in 0..5 {
+            assert!(!talks(&mut world));
+            world.run_for(seconds(60));
+        }
+        assert_eq!(switchboard(&world).passed, passed);
+        let sizes = world.hosts[wants].engine.table_sizes().connector;
+        assert_eq!(sizes.relay_links, 0);
+
+        world.edit_peer(wants, peer, |entry| entry.direct_only = false);
+        world.run_for(seconds(30));
+        assert!(talks(&mut world), "{wants}");
+        assert!(is_relayed(&world, A, B) && is_relayed(&world, B, A));
+    }
+}
+
+#[test]
+fn a_direct_path_stays_when_the_relay_behind_it_is_forbidden() {
+    let mut world = relayed(14);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(5));
+    assert!(is_direct(&world));
+    world.edit_peer(A, B, |entry| entry.direct_only = true);
+    world.run_for(seconds(5));
+    assert!(is_direct(&world) && talks(&mut world));
+    assert_eq!(switchboard(&world).links(), 0);
+    let passed = switchboard(&world).passed;
+    block_udp(&mut world);
+    world.run_for(seconds(120));
+    assert_eq!(switchboard(&world).passed, passed);
+    assert_ne!(world.state(A, B), LinkState::Connected);
+}

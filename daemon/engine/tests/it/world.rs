@@ -291,6 +291,7 @@ impl World {
                         },
                         up: false,
                         blocked: false,
+                        direct_only: false,
                         host: false,
                         stamps: (0, 0),
                         memory: Vec::new(),

@@ -265,6 +265,7 @@ fn unknown(victim: [u8; 32], now: Instant) -> Vec<u8> {
         },
         up: true,
         blocked: false,
+        direct_only: false,
         host: false,
         stamps: (0, 0),
         memory: Vec::new(),

@@ -119,6 +119,7 @@ fn knows(identity: &Identity, index: usize, up: bool, host: bool) -> PeerConfig 
         },
         up,
         blocked: false,
+        direct_only: false,
         host,
         stamps: (0, 0),
         memory: Vec::new(),

@@ -31,7 +31,7 @@ fn only_the_peer_that_changes_is_named() {
     let before = with_peers(&["db", "printer", "web"]);
     let between = |after: &State| Difference::between(&before, after);
 
-    let up = between(&peer::set_up(&before, &name("printer"), true).unwrap());
+    let up = between(&peer::set_up(&before, &name("printer"), true, None).unwrap());
     let expected = Difference {
         changed: vec![name("printer")],
         ..Difference::default()

@@ -76,7 +76,7 @@ fn a_change_leaves_the_state_before_it_as_it_was() {
 #[test]
 fn the_same_peer_again_changes_nothing() {
     let state = with_peers(&["db"]);
-    let up = peer::set_up(&state, &name("db"), true).unwrap();
+    let up = peer::set_up(&state, &name("db"), true, None).unwrap();
     assert_eq!(add(&up, punch("db", 1)).unwrap(), up);
     // It must be the same in everything that is asked for.
     let mut ask = punch("db", 1);
@@ -251,7 +251,7 @@ fn a_peer_that_does_not_exist_is_told_with_what_there_is() {
             message,
         );
         refused(
-            peer::set_up(state, &asked, true),
+            peer::set_up(state, &asked, true, None),
             ErrorCode::NotFound,
             message,
         );
@@ -330,10 +330,10 @@ fn down_blocks_a_peer_until_up() {
     let state = with_peers(&["db"]);
     let db = name("db");
 
-    let down = peer::set_up(&state, &db, false).unwrap();
+    let down = peer::set_up(&state, &db, false, None).unwrap();
     assert_eq!((down.peers[&db].up, down.peers[&db].blocked), (false, true));
 
-    let up = peer::set_up(&down, &db, true).unwrap();
+    let up = peer::set_up(&down, &db, true, None).unwrap();
     assert_eq!((up.peers[&db].up, up.peers[&db].blocked), (true, false));
 }
 

@@ -14,8 +14,8 @@ fn both(before: &State, after: &State) -> (bool, bool) {
 fn what_a_peer_may_do_is_given_and_taken() {
     let state = with_peers(&["db", "web"]);
     let db = name("db");
-    let up = peer::set_up(&state, &db, true).unwrap();
-    let down = peer::set_up(&state, &db, false).unwrap();
+    let up = peer::set_up(&state, &db, true, None).unwrap();
+    let down = peer::set_up(&state, &db, false, None).unwrap();
     let host = peer::set_host(&state, &db, true).unwrap();
     let gone = peer::remove(&state, &db).unwrap();
     assert_eq!(both(&state, &state), (false, false));
@@ -79,4 +79,20 @@ fn a_server_is_given_and_taken() {
     };
     let (with, _) = server::add(&state, &machine(), &ask).unwrap();
     assert_eq!(both(&state, &with), (true, false));
+}
+
+#[test]
+fn a_relay_that_is_allowed_again_is_given() {
+    let state = with_peers(&["db"]);
+    let db = name("db");
+    let up = peer::set_up(&state, &db, true, None).unwrap();
+    let direct = peer::set_up(&up, &db, true, Some(true)).unwrap();
+    assert!(direct.peers[&db].direct_only);
+    assert_eq!(both(&up, &direct), (false, true));
+    // Nothing is said of it, so nothing changes.
+    assert_eq!(peer::set_up(&direct, &db, true, None).unwrap(), direct);
+    let down = peer::set_up(&direct, &db, false, None).unwrap();
+    assert!(down.peers[&db].direct_only);
+    let relayed = peer::set_up(&direct, &db, true, Some(false)).unwrap();
+    assert_eq!(relayed, up);
 }

@@ -291,7 +291,13 @@ pub(super) fn requests() -> Vec<Shape> {
     };
     let mut shapes = vec![
         shape("Rename", vec![Rename { to: db() }]),
-        shape("Up", vec![Up { wait_ms: u64::MAX }]),
+        shape(
+            "Up",
+            vec![Up {
+                wait_ms: u64::MAX,
+                direct_only: Some(true),
+            }],
+        ),
         shape("AddForward", vec![forward(true), forward(false)]),
         shape(
             "AddServer",
@@ -381,6 +387,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         ipv6: full.then(|| "fd70::2".parse().unwrap()),
         up: full,
         host: full,
+        direct_only: full,
         state: PeerState::Connected.into(),
         path: some_path(),
         refused: full.then(refused),

@@ -172,8 +172,9 @@ class Stage:
 
     def part(self):
         """The two routers do not reach each other."""
-        nets = " ".join(f"ip saddr 203.0.113.{x}0/28 ip daddr 203.0.113.{y}0/28 drop;" for x, y in ((1, 2), (2, 1)))
-        self.exec("inet", ["nft", f"table ip apart {{ chain here {{ type filter hook forward priority 0; {nets} }}; }}"])
+        nets = {"a": "203.0.113.10-203.0.113.19", "b": "203.0.113.20-203.0.113.29"}
+        rules = " ".join(f"ip saddr {nets[x]} ip daddr {nets[y]} drop;" for x, y in ("ab", "ba"))
+        self.exec("inet", ["nft", f"table ip apart {{ chain here {{ type filter hook forward priority 0; {rules} }}; }}"])
 
     def heal(self):
         self.exec("inet", ["nft", "delete", "table", "ip", "apart"], check=False)

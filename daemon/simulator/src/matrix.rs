@@ -110,6 +110,21 @@ pub struct Cell {
     pub mappings_p50: u64,
     /// Datagrams that both machines sent from `up` to the end of the run: the median run.
     pub packets_p50: u64,
+    /// How soon packets flowed over any path, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_reply: Option<FirstReply>,
+}
+
+/// How soon the other machine answered over any path, a relay included: all runs of one pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstReply {
+    /// In how many runs it did.
+    pub runs: u32,
+    /// From `up` to the first answered ping: half of these runs were as fast.
+    pub p50_ms: Option<u64>,
+    /// The time within which 95 % of them were.
+    pub p95_ms: Option<u64>,
 }
 
 /// What one run gave.
@@ -148,6 +163,7 @@ impl Cell {
             p95_ms: percentile(&times, 95),
             mappings_p50: percentile(&mappings, 50).unwrap_or(0),
             packets_p50: percentile(&packets, 50).unwrap_or(0),
+            first_reply: None,
         }
     }
 
@@ -416,7 +432,12 @@ pub(crate) mod tests {
 
     #[test]
     fn cells_survive_json() {
-        let cells = vec![cell("open", "symmetric", 10), cell("same-lan", "open", 0)];
+        let mut cells = vec![cell("open", "symmetric", 10), cell("same-lan", "open", 0)];
+        cells[0].first_reply = Some(FirstReply {
+            runs: 20,
+            p50_ms: Some(1),
+            p95_ms: None,
+        });
         let text = to_json(&cells).unwrap();
         assert_eq!(from_json(&text).unwrap(), cells);
         assert!(matches!(from_json("{}"), Err(Unreadable::Json(_))));

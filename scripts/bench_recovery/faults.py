@@ -35,8 +35,8 @@ class Fault:
     # Whether packets are counted instead: so many may be lost.
     lost: Optional[int] = None
     limit: float = LIMIT
-    # Whether the TCP connection is to outlive it.
-    tcp: bool = True
+    # Seconds of rest before it: clients of a server that comes and goes pause longer and longer until a connection has held for 30 s.
+    rest: float = 0
 
 
 def nat_forgets(stage, number):
@@ -88,8 +88,8 @@ FAULTS = [
     Fault("offline", "10 s without network, counted after it", ten_seconds_without, 1),
     Fault("cut", "direct path cut, relay reachable", direct_path_is_cut, 3, 7, after="relayed"),
     Fault("promotion", "relay to direct: packets lost", direct_path_comes, path="relayed", after="direct", lost=0, limit=150),
-    Fault("signal-direct", "punch-signal killed and restarted, direct", signal_restarts, 0.1),
-    Fault("signal-relayed", "punch-signal killed and restarted, relayed", signal_restarts, 2, path="relayed", after="relayed"),
+    Fault("signal-direct", "punch-signal killed and restarted, direct", signal_restarts, 0.1, rest=31),
+    Fault("signal-relayed", "punch-signal killed and restarted, relayed", signal_restarts, 2, path="relayed", after="relayed", rest=31),
     Fault("punchd-restarted", "punchd restarted (SIGTERM), either end in turns", punchd_restarts(signal.SIGTERM), 0.5),
     Fault("punchd-killed", "punchd killed (SIGKILL) and started, either end in turns", punchd_restarts(signal.SIGKILL), 0.5),
 ]
@@ -103,6 +103,8 @@ def rest(stage, fault):
         stage.heal()
         stage.part()
     stage.wait_for("rest before the fault", lambda: stage.is_at_rest(fault.path), 150)
+    time.sleep(max(0, stage.struck + fault.rest - time.monotonic()))
+    stage.wait_for("rest before the fault", lambda: stage.is_at_rest(fault.path), 150)
     stage.record.trim(time.monotonic() - 5)
 
 
@@ -110,7 +112,7 @@ def measure(stage, fault, number):
     """One run: its figures."""
     rest(stage, fault)
     ended = stage.record.ended
-    struck = time.monotonic()
+    struck = stage.struck = time.monotonic()
     counted = fault.strike(stage, number)
     end = (counted or struck) + fault.limit
 

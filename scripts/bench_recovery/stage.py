@@ -45,6 +45,8 @@ class Stage:
         self.dir = Path(tempfile.mkdtemp(prefix=f"punch-recovery-{os.getpid()}-"))
         self.dir.chmod(0o755)
         self.record, self.read, self.probed = Record(), 0, None
+        # When the last fault came, or the servers were reached first.
+        self.struck = time.monotonic()
         # Of the ten addresses that each router may have, those that were its last.
         self.addresses = {"ra": 0, "rb": 0}
         Stage.alive.append(self)

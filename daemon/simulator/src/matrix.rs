@@ -144,7 +144,7 @@ pub enum Unreadable {
     /// No JSON, or other fields.
     Json(serde_json::Error),
     /// More successes than runs, or no runs.
-    Runs(Cell),
+    Runs(Box<Cell>),
 }
 
 impl Cell {
@@ -211,7 +211,7 @@ pub fn from_json(text: &str) -> Result<Vec<Cell>, Unreadable> {
     let cells: Vec<Cell> = serde_json::from_str(text).map_err(Unreadable::Json)?;
     let is_wrong = |cell: &&Cell| cell.runs == 0 || cell.success > cell.runs;
     match cells.iter().find(is_wrong) {
-        Some(wrong) => Err(Unreadable::Runs(wrong.clone())),
+        Some(wrong) => Err(Unreadable::Runs(Box::new(wrong.clone()))),
         None => Ok(cells),
     }
 }
@@ -369,15 +369,10 @@ impl std::fmt::Display for Unreadable {
                 f,
                 "{error}; expected an array of cells as --json writes them"
             ),
-            Self::Runs(Cell {
-                a,
-                b,
-                runs,
-                success,
-                ..
-            }) => write!(
+            Self::Runs(cell) => write!(
                 f,
-                "{a} and {b}: {success} successes in {runs} runs; correct or remove that cell"
+                "{} and {}: {} successes in {} runs; correct or remove that cell",
+                cell.a, cell.b, cell.success, cell.runs
             ),
         }
     }

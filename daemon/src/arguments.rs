@@ -24,7 +24,7 @@ pub const REFUSED: u8 = 78;
 #[command(
     name = "punchd",
     version,
-    after_help = "Examples:\n  punchd                                        as the service runs it\n  punchd --check                                is the configuration right?\n  punchd --config a.toml --state-dir a --socket a.sock\n\nExit status: 0 told to end, 1 failed, 2 wrong usage, 78 configuration or state refused."
+    after_help = "Examples:\n  punchd                                        as the service runs it\n  punchd --check                                is the configuration right?\n  punchd --config a.toml --state-dir a --socket a.sock\n  punchd --take-over                            a new version goes on where the running one is\n\nExit status: 0 told to end, 1 failed, 2 wrong usage, 78 configuration or state refused."
 )]
 pub struct Arguments {
     /// The configuration file; without this option /etc/punch/punchd.toml, if it exists
@@ -42,6 +42,10 @@ pub struct Arguments {
     /// Read configuration and state as a start would, say what is wrong with them, and end; a running punchd is not disturbed
     #[arg(long)]
     pub check: bool,
+    /// Take over from the punchd that answers on the control socket: its interface, sockets and tunnels go on, and it ends once
+    /// this one serves; with a service manager, restart the service instead
+    #[arg(long, conflicts_with_all = ["check", "store_tun"])]
+    pub take_over: bool,
     /// Open /dev/net/tun, leave it with the service manager for the punchd that it starts next, and end: the unit's step as root
     #[arg(long, hide_short_help = true, conflicts_with = "check")]
     pub store_tun: bool,

@@ -5,3 +5,4 @@ mod calls;
 mod events;
 pub(crate) mod http;
 pub(crate) mod socket;
+mod succession;

@@ -30,7 +30,7 @@ use self::addresses::Addresses;
 use self::announcer::Announcer;
 use self::endpoints::Endpoints;
 use self::handles::Handles;
-pub(crate) use self::parts::{Inlets, Parts};
+pub(crate) use self::parts::{Ending, Inlets, Parts};
 use self::request::{Answer, Request};
 use self::saving::Saving;
 use self::servers::Servers;
@@ -111,16 +111,16 @@ impl Controller {
 
     /// Works until it is told to stop, or nobody can ask it anything any more.
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
-        loop {
+        let ending = loop {
             let (write_at, turn_at) = (self.saving.due(), self.endpoints.due());
             let outage_at = self.announcer.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
-                    None => break,
+                    None => break Ending::Goodbye,
                 },
                 Some(event) = inlets.events.recv() => self.handle_event(event).await,
-                _ = &mut inlets.stop => break,
+                told = &mut inlets.stop => break told.unwrap_or(Ending::Goodbye),
                 said = self.servers.changed() => {
                     self.announcer.say(said);
                     self.tell_stun_servers().await;
@@ -136,12 +136,12 @@ impl Controller {
                 () = sleep_until(write_at) => self.saving.write(&self.state),
                 () = self.saving.finished() => {}
             }
-        }
+        };
         while let Ok(event) = inlets.events.try_recv() {
             self.handle_event(event).await;
         }
         self.saving.stop(&self.state).await;
-        self.port_mapping.stop().await;
+        self.port_mapping.stop(ending == Ending::Replaced).await;
     }
 
     // --- applying ---

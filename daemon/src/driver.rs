@@ -183,10 +183,29 @@ impl Driver {
     }
 
     fn handle_command(&mut self, command: Command, now: Instant) {
-        if let Command::Addresses(addresses) = &command {
-            let addresses = addresses.iter().map(|own| own.ip).collect();
-            self.streams.handle_addresses(addresses);
-        }
+        let command = match command {
+            Command::Addresses(addresses) => {
+                let own = addresses.iter().map(|own| own.ip).collect();
+                self.streams.handle_addresses(own);
+                Command::Addresses(addresses)
+            }
+            Command::Inherit(inherited) => {
+                return self.lane.inherit(&mut self.engine, inherited, now);
+            }
+            Command::Bequeath { flows, answer } => {
+                let mut heritage = self.engine.bequeath(now);
+                if !flows {
+                    heritage.flows.clear();
+                }
+                return drop(answer.send(self.lane.leave(heritage)));
+            }
+            Command::HandOver(answer) => {
+                self.stopping = true;
+                let left = self.lane.leave(self.engine.bequeath(now));
+                return drop(answer.send(left));
+            }
+            command => command,
+        };
         let (engine, servers) = (&mut self.engine, &mut self.servers);
         let next = self.control.handle_command(engine, servers, command, now);
         self.stopping |= next == Next::Stop;

@@ -345,6 +345,7 @@ impl Interface {
     pub(crate) async fn settle(&mut self) {
         self.settled = true;
         self.remove_leftovers().await;
+        self.remove_strays().await;
     }
 
     async fn remove_leftovers(&mut self) {
@@ -355,6 +356,23 @@ impl Interface {
             .collect();
         for to in leftovers {
             self.remove(to).await;
+        }
+    }
+
+    /// An interface that an earlier process has made may have that one's addresses; the kernel's own stay.
+    async fn remove_strays(&self) {
+        let Ok(there) = self.device.netlink.addresses().await else {
+            return;
+        };
+        for address in there.iter().filter(|there| there.link == self.device.index) {
+            let ip = address.ip;
+            let is_kernels = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if !is_kernels
+                && !self.own.contains(&ip)
+                && let Err(error) = self.device.remove_address(ip).await
+            {
+                tracing::warn!(%ip, %error, "an overlay address was not removed");
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod controller;
 mod descriptors;
 mod dial;
 mod driver;
+mod handover;
 mod interface;
 mod metrics;
 mod overlay;
@@ -33,6 +34,7 @@ use punch_service::{fail, log};
 use punchd_arguments::{Arguments, REFUSED};
 
 use crate::config::Config;
+use crate::handover::Inheritance;
 use crate::startup::Places;
 use crate::store::Store;
 
@@ -68,7 +70,18 @@ fn main() -> ExitCode {
         state_dir: arguments.state_dir,
         socket: arguments.socket,
     };
-    match run::run(config, places) {
+    run::raise_file_limit();
+    let inheritance = if arguments.take_over {
+        handover::takeover::ask(&places.socket, &places.state_dir)
+            .map(|(inheritance, predecessor)| (inheritance, Some(predecessor)))
+    } else {
+        Ok((Inheritance::from_manager(), None))
+    };
+    let (inheritance, predecessor) = match inheritance {
+        Ok(found) => found,
+        Err(error) => return fail(PROGRAM, &error, ExitCode::FAILURE),
+    };
+    match run::run(config, places, inheritance, predecessor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(PROGRAM, &error, ExitCode::FAILURE),
     }

@@ -119,8 +119,11 @@ impl PortMapping {
         self.views.clone()
     }
 
-    /// Removes the mapping at the router; takes a second at most.
-    pub(crate) async fn stop(&mut self) {
+    /// Removes the mapping at the router, or leaves it to the next process, which asks for the same; takes a second at most.
+    pub(crate) async fn stop(&mut self, leave: bool) {
+        if leave {
+            return self.task = None;
+        }
         self.stop = None;
         if let Some(task) = self.task.take() {
             let _ = tokio::time::timeout(FAREWELL, task.join()).await;

@@ -9,24 +9,29 @@ use anyhow::{Context, Result, anyhow};
 use futures_util::StreamExt;
 use punch_api::Event;
 use punch_engine::{Engine, EngineConfig, EngineEvent, SocketId};
+use punch_platform::handover::{self, Named};
 use punch_platform::{clock, netlink};
 use punch_service::manager;
 use punch_signal_protocol::Identity;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::control::http;
 use crate::controller::request::Request;
 use crate::controller::saving::Kept;
-use crate::controller::{Controller, Inlets, Parts};
+use crate::controller::{Controller, Ending, Inlets, Parts};
 use crate::driver::Driver;
 use crate::driver::command::Command;
 use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
+use crate::handover::keeper::{Keeper, Last};
+use crate::handover::takeover::{Asked, Predecessor, Successor};
+use crate::handover::{Inheritance, Kept as Stored, Left};
 use crate::interface::{Interface, Wanted};
-use crate::startup::{DataPath, Ground, Listeners, Places};
+use crate::startup::{DataPath, Ground, Listeners, Places, RemoveOnDrop};
 use crate::store::Store;
 use crate::store::writer::{Desk, Writer};
 use crate::tasks::{Spawner, Task};
@@ -36,6 +41,9 @@ use crate::{metrics, watchdog};
 const FAREWELL: Duration = Duration::from_millis(100);
 /// The controller has this long to write what it knows and to give back the router's port.
 const CONTROLLER_STOP: Duration = Duration::from_secs(2);
+
+/// Peers wait so many seconds for a punchd that is started again.
+const AWAY: u8 = 10;
 
 /// Commands that may wait for the driver.
 const COMMANDS: usize = 256;
@@ -54,23 +62,61 @@ fn runtime() -> Result<Runtime> {
         .context("cannot start")
 }
 
-/// Runs punchd until it is told to stop.
-pub(crate) fn run(config: Config, places: Places) -> Result<()> {
-    // The packet path has a thread and a runtime of its own; control and targets share this one.
-    raise_file_limit();
+/// Runs punchd until it is told to stop, or another process has taken over from it.
+pub(crate) fn run(
+    config: Config,
+    places: Places,
+    inheritance: Inheritance,
+    mut predecessor: Option<Predecessor>,
+) -> Result<()> {
+    let state_dir = places.state_dir.clone();
     // Before any thread is started.
-    let ground = Ground::prepare(&config, places)?;
-    let control = runtime()?;
-    // A start that fails gives its share up inside the other runtime, where this one must not end.
-    let data = Arc::new(runtime()?);
-    let result = control.block_on(serve(config, ground, data.clone()));
-    // A name that is still being looked up must not hold up the end.
-    control.shutdown_background();
-    result
+    let mut ground = Ground::prepare(&config, places, inheritance)?;
+    loop {
+        // The packet path has a thread and a runtime of its own; control and targets share this one.
+        let control = runtime()?;
+        // A start that fails gives its share up inside the other runtime, where this one must not end.
+        let data = Arc::new(runtime()?);
+        let serve = serve(config.clone(), ground, data.clone(), predecessor.take());
+        let result = control.block_on(serve);
+        // A name that is still being looked up must not hold up the end.
+        control.shutdown_background();
+        let Some(succession) = result? else {
+            return Ok(());
+        };
+        let Succession {
+            successor,
+            named,
+            socket_file,
+        } = succession;
+        match successor.instate(&named) {
+            Ok(()) => {
+                tracing::info!("another process has taken over");
+                socket_file.leave();
+                return Ok(());
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    error,
+                    "the process that was to take over does not serve: this one goes on"
+                );
+                let inheritance = Inheritance::of(named);
+                ground = Ground::again(&config, &state_dir, socket_file, inheritance)?;
+            }
+        }
+    }
+}
+
+/// Everything is ready to be passed on: this process has stopped.
+struct Succession {
+    successor: Successor,
+    named: Vec<Named>,
+    socket_file: RemoveOnDrop,
 }
 
 /// Every forwarded connection is a descriptor, and the soft limit is often 1,024.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(65_536) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -80,55 +126,212 @@ fn file_limit() -> u64 {
     rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-async fn serve(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<()> {
-    let spawner = Spawner::new(Handle::current());
+async fn serve(
+    config: Config,
+    ground: Ground,
+    data: Arc<Runtime>,
+    predecessor: Option<Predecessor>,
+) -> Result<Option<Succession>> {
     // From here on a signal is waited for; what is under way is not torn apart by it.
     let mut end = Signals::new()?;
-    let Ground {
-        mut store,
-        tun,
-        listeners,
-        socket_file: _socket_file,
-    } = ground;
-    let identity = store.identity()?;
-    let kept = Kept::read(&mut store)?;
-    let desk = start_writer(store)?;
-    let data_path = {
-        let _data = data.enter();
-        DataPath::open(tun, &config)?
-    };
-    let ports = data_path.ports();
-    let (interface, _netlink_tasks) = open_interface(&spawner, &config).await?;
-    let driver = DriverThread::start(&config, &identity, data_path, spawner.clone(), data)?;
-    let (broadcast, _) = broadcast::channel(EVENTS);
-    let controller = Controller::open(Parts {
-        config,
-        kept,
-        desk,
-        identity,
-        interface,
-        ports,
-        driver: driver.commands.clone(),
-        broadcast: broadcast.clone(),
-        spawner: spawner.clone(),
-    })
-    .await?;
-    let services = Services::start(&spawner, controller, driver.events, listeners, broadcast)?;
+    let (mut running, ports) = Running::start(config, ground, data).await?;
+    if let Some(predecessor) = predecessor {
+        predecessor.dismiss()?;
+        running.socket_file.arm();
+    }
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
     manager::ready("started");
-
-    let outcome = tokio::select! {
-        () = end.wait() => Ok(()),
-        _ = driver.stopped => Err(anyhow!("the packet path has ended: the interface was deleted, or see the log")),
-    };
+    let why = running.wait(&mut end).await;
     tracing::info!("stopping");
     manager::stopping();
-    services.stop(&driver.commands).await;
-    if outcome.is_ok() {
-        drop(driver.commands);
-        let _ = driver.thread.join();
+    running.stop(why).await
+}
+
+/// Why punchd stops.
+enum Why {
+    /// By a signal.
+    Told,
+    /// Another process goes on.
+    Successor(Successor),
+    /// The packet path has ended.
+    Broken,
+}
+
+/// Everything that runs, and what is passed on when another process takes over.
+struct Running {
+    driver: DriverThread,
+    services: Services,
+    keeper: Option<Keeping>,
+    writer: JoinHandle<()>,
+    asked: mpsc::Receiver<Asked>,
+    identity: [u8; 32],
+    listeners: Vec<Named>,
+    socket_file: RemoveOnDrop,
+    _netlink: [Task; 2],
+}
+
+impl Running {
+    /// Starts everything; also tells the main UDP ports.
+    async fn start(
+        config: Config,
+        ground: Ground,
+        data: Arc<Runtime>,
+    ) -> Result<(Self, (Option<u16>, Option<u16>))> {
+        let spawner = Spawner::new(Handle::current());
+        let Ground {
+            mut store,
+            device,
+            listeners,
+            socket_file,
+            inheritance,
+        } = ground;
+        let identity = store.identity()?;
+        let id = identity.id();
+        let kept = Kept::read(&mut store)?;
+        let (desk, writer) = start_writer(store)?;
+        let mut data_path = {
+            let _data = data.enter();
+            DataPath::open(device, &config, &id, inheritance)?
+        };
+        let inherited = std::mem::take(&mut data_path.inherited);
+        let stored = std::mem::take(&mut data_path.kept);
+        let ports = data_path.ports();
+        let (interface, netlink) = open_interface(&spawner, &config).await?;
+        let mut driver = DriverThread::start(&config, &identity, data_path, spawner.clone(), data)?;
+        let (broadcast, _) = broadcast::channel(EVENTS);
+        let controller = Controller::open(Parts {
+            config,
+            kept,
+            desk,
+            identity,
+            interface,
+            ports,
+            driver: driver.commands.clone(),
+            broadcast: broadcast.clone(),
+            spawner: spawner.clone(),
+        })
+        .await?;
+        // The peers are known, and no server has been reached: who goes on with a path makes no offer first. Packets flow from here on.
+        let _ = driver.commands.send(Command::Inherit(inherited)).await;
+        let copies = listeners.copies()?;
+        let events = std::mem::replace(&mut driver.events, mpsc::channel(1).1);
+        let (asks, asked) = mpsc::channel(1);
+        let services = Services::start(&spawner, controller, events, listeners, broadcast, asks)?;
+        let keeper = Keeping::start(&spawner, *id.as_bytes(), stored, &driver.commands);
+        let running = Self {
+            driver,
+            services,
+            keeper,
+            writer,
+            asked,
+            identity: *id.as_bytes(),
+            listeners: copies,
+            socket_file,
+            _netlink: netlink,
+        };
+        Ok((running, ports))
     }
-    outcome
+
+    /// Waits until there is a reason to stop.
+    async fn wait(&mut self, end: &mut Signals) -> Why {
+        loop {
+            tokio::select! {
+                () = end.wait() => return Why::Told,
+                Some(asked) = self.asked.recv() => match asked.successor().await {
+                    Ok(successor) => return Why::Successor(successor),
+                    Err(error) => {
+                        tracing::warn!(%error, "a process that was to take over is gone");
+                    }
+                },
+                _ = &mut self.driver.stopped => return Why::Broken,
+            }
+        }
+    }
+
+    /// Stops everything; what is to be passed on is in the answer.
+    async fn stop(self, why: Why) -> Result<Option<Succession>> {
+        let (services, commands) = (self.services, self.driver.commands);
+        let succession = match (why, self.keeper) {
+            (Why::Broken, _) => {
+                services.stop(&commands).await;
+                return Err(anyhow!(
+                    "the packet path has ended: the interface was deleted, or see the log"
+                ));
+            }
+            (Why::Told, None) => {
+                services.stop(&commands).await;
+                None
+            }
+            (Why::Told, Some(keeper)) => {
+                // Nobody says whether it is started again: if not, the manager lets go of what it keeps, and the peers of us.
+                let left = services.step_aside(&commands, Some(AWAY)).await?;
+                keeper.keep(left).await;
+                None
+            }
+            (Why::Successor(successor), _) => {
+                let left = services.step_aside(&commands, None).await?;
+                let mut named = left.into_named(self.identity);
+                named.extend(self.listeners);
+                Some(Succession {
+                    successor,
+                    named,
+                    socket_file: self.socket_file,
+                })
+            }
+        };
+        drop(commands);
+        let _ = self.driver.thread.join();
+        // The state directory is free when the thread that writes has ended.
+        let until = clock::now() + CONTROLLER_STOP;
+        while !self.writer.is_finished() && clock::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(succession)
+    }
+}
+
+/// The task that leaves things with the service manager, if there is one.
+struct Keeping {
+    task: Task,
+    last: oneshot::Sender<Last>,
+}
+
+impl Keeping {
+    fn start(
+        spawner: &Spawner,
+        identity: [u8; 32],
+        stored: Stored,
+        driver: &mpsc::Sender<Command>,
+    ) -> Option<Self> {
+        if !handover::is_kept() {
+            return None;
+        }
+        let keeper = Keeper::new(identity, stored)
+            .inspect_err(|error| tracing::warn!(%error, "a restart will end the tunnels"))
+            .ok()?;
+        let (last, last_out) = oneshot::channel();
+        let driver = driver.clone();
+        let ask = move |flows| {
+            let driver = driver.clone();
+            async move {
+                let (answer, left) = oneshot::channel();
+                let order = Command::Bequeath { flows, answer };
+                driver.send(order).await.ok()?;
+                left.await.ok()?.ok()
+            }
+        };
+        let task = spawner.spawn("keeper", keeper.run(ask, last_out));
+        Some(Self { task, last })
+    }
+
+    /// Leaves this last.
+    async fn keep(self, left: Left) {
+        let (done, kept) = oneshot::channel();
+        if self.last.send((left, done)).is_ok() {
+            let _ = timeout(FAREWELL, kept).await;
+        }
+        drop(self.task);
+    }
 }
 
 /// The signals that ask punchd to stop.
@@ -207,7 +410,7 @@ impl DriverThread {
             offloads: config.offloads,
             seed: u64::from_ne_bytes(punch_platform::random()?),
         };
-        let DataPath { tun, v4, v6 } = data_path;
+        let DataPath { tun, v4, v6, .. } = data_path;
         let workers = start_workers()?;
         let mut driver = Driver::new(
             engine,
@@ -242,13 +445,13 @@ impl DriverThread {
 }
 
 /// The thread that waits for the disk; it ends when nobody has anything to write any more.
-fn start_writer(store: Store) -> Result<Desk> {
+fn start_writer(store: Store) -> Result<(Desk, JoinHandle<()>)> {
     let (desk, writer) = Writer::new(store);
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("disk".to_owned())
         .spawn(move || writer.run())
         .context("cannot start the thread that writes")?;
-    Ok(desk)
+    Ok((desk, thread))
 }
 
 /// The threads for handshakes; each ends when the driver does.
@@ -266,7 +469,7 @@ fn start_workers() -> Result<Workers> {
 /// What serves the outside: the controller, and the tasks that ask it.
 struct Services {
     controller: Task,
-    stop_controller: oneshot::Sender<()>,
+    stop_controller: oneshot::Sender<Ending>,
     /// Without it the controller would end with the last task that asks it; it is needed until the goodbyes are said.
     requests: mpsc::Sender<Request>,
     /// Control and metrics.
@@ -282,6 +485,7 @@ impl Services {
         events: mpsc::Receiver<EngineEvent>,
         listeners: Listeners,
         broadcast: broadcast::Sender<Event>,
+        successors: mpsc::Sender<Asked>,
     ) -> Result<Self> {
         let (control, metrics) = listeners.into_async()?;
         let (requests, requests_out) = mpsc::channel(REQUESTS);
@@ -298,7 +502,7 @@ impl Services {
         if let Some(listener) = metrics {
             askers.push(spawner.spawn("metrics", metrics::serve(listener, requests.clone())));
         }
-        let control = http::serve(control, requests.clone(), broadcast);
+        let control = http::serve(control, requests.clone(), broadcast, successors);
         askers.push(spawner.spawn("control", control));
         Ok(Self {
             controller,
@@ -315,9 +519,27 @@ impl Services {
         drop(self.askers);
         let _ = driver.send(Command::ShutDown).await;
         tokio::time::sleep(FAREWELL).await;
-        let _ = self.stop_controller.send(());
-        drop(self.requests);
-        let _ = tokio::time::timeout(CONTROLLER_STOP, self.controller.join()).await;
-        drop(self.watchdog);
+        end(self.controller, self.stop_controller, Ending::Goodbye).await;
+        drop((self.requests, self.watchdog));
     }
+
+    /// Another process goes on; peers are told to wait so many seconds for it, if any. Packets flow until all else has ended.
+    async fn step_aside(self, driver: &mpsc::Sender<Command>, away: Option<u8>) -> Result<Left> {
+        drop(self.askers);
+        if let Some(seconds) = away {
+            let _ = driver.send(Command::GoAway(seconds)).await;
+            tokio::time::sleep(FAREWELL).await;
+        }
+        end(self.controller, self.stop_controller, Ending::Replaced).await;
+        drop((self.requests, self.watchdog));
+        let (answer, left) = oneshot::channel();
+        let _ = driver.send(Command::HandOver(answer)).await;
+        let left = left.await.context("the packet path has ended")?;
+        left.context("cannot leave anything to the next process")
+    }
+}
+
+async fn end(controller: Task, stop: oneshot::Sender<Ending>, ending: Ending) {
+    let _ = stop.send(ending);
+    let _ = timeout(CONTROLLER_STOP, controller.join()).await;
 }

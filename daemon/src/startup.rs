@@ -6,15 +6,23 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use punch_engine::Family;
+use punch_platform::handover::{Named, copy};
 use punch_platform::sandbox::{self, Owner};
-use punch_platform::{Offloads, Tun, TunDevice, Udp};
+use punch_platform::{Offloads, Tun, TunDevice, Udp, clock};
+use punch_signal_protocol::PeerId;
 use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
 use crate::control::socket;
+use crate::handover::{self, Inheritance, Inherited, Kept};
 use crate::store::Store;
+
+/// A state directory that another process is about to leave is free by then.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where things are.
 pub(crate) struct Places {
@@ -25,9 +33,12 @@ pub(crate) struct Places {
 /// What is opened before any right is given up.
 pub(crate) struct Ground {
     pub(crate) store: Store,
-    pub(crate) tun: TunDevice,
+    /// There is none where the interface is inherited and the node cannot be opened.
+    pub(crate) device: Option<TunDevice>,
     pub(crate) listeners: Listeners,
     pub(crate) socket_file: RemoveOnDrop,
+    /// What an earlier process has left.
+    pub(crate) inheritance: Inheritance,
 }
 
 /// Where requests come in.
@@ -37,6 +48,28 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
+    /// Opens them, or goes on with those of an earlier process.
+    fn open(
+        socket_path: &Path,
+        metrics: Option<TcpListener>,
+        inheritance: &mut Inheritance,
+    ) -> Result<Self> {
+        let control = match inheritance.take_control(socket_path) {
+            Some(control) => control,
+            None => socket::bind(socket_path)?,
+        };
+        Ok(Self { control, metrics })
+    }
+
+    /// Copies for the next process, by name.
+    pub(crate) fn copies(&self) -> std::io::Result<Vec<Named>> {
+        let mut copies = vec![(handover::CONTROL.to_owned(), copy(&self.control)?)];
+        if let Some(metrics) = &self.metrics {
+            copies.push((handover::METRICS.to_owned(), copy(metrics)?));
+        }
+        Ok(copies)
+    }
+
     /// The same listeners on the runtime that this is called in: for the control API, and for metrics.
     pub(crate) fn into_async(
         self,
@@ -53,17 +86,39 @@ impl Listeners {
 }
 
 /// A file that is removed when this value is dropped.
-pub(crate) struct RemoveOnDrop(PathBuf);
+pub(crate) struct RemoveOnDrop {
+    path: PathBuf,
+    /// Whether the file is this process's to remove.
+    armed: bool,
+}
+
+impl RemoveOnDrop {
+    /// The file stays: it is another process's now.
+    pub(crate) fn leave(mut self) {
+        self.armed = false;
+    }
+
+    /// The file is this process's from now on.
+    pub(crate) fn arm(&mut self) {
+        self.armed = true;
+    }
+}
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if self.armed {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Ground {
     /// Opens everything, and gives up what is not needed. No other thread may run yet: rights are a thread's.
-    pub(crate) fn prepare(config: &Config, places: Places) -> Result<Self> {
+    pub(crate) fn prepare(
+        config: &Config,
+        places: Places,
+        mut inheritance: Inheritance,
+    ) -> Result<Self> {
         let Places {
             state_dir,
             socket: socket_path,
@@ -72,9 +127,9 @@ impl Ground {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let metrics = config.metrics.map(listen).transpose()?;
+        let metrics = metrics(config, &mut inheritance)?;
         // Nobody but root may open the device where no udev has changed its mode. Whatever else is wrong is said first.
-        let tun = TunDevice::acquire();
+        let device = TunDevice::acquire(inheritance.take_device());
         let owner = other_owner(&state_dir);
         make_socket_directory(&sockets, owner)
             .with_context(|| format!("cannot make {}", sockets.display()))?;
@@ -90,8 +145,13 @@ impl Ground {
             })?;
         }
         let store = Store::open(&state_dir)?;
-        let control = socket::bind(&socket_path)?;
-        let socket_file = RemoveOnDrop(socket_path);
+        // Until this process serves in its place, the other one needs the file.
+        let armed = !inheritance.has_control();
+        let listeners = Listeners::open(&socket_path, metrics, &mut inheritance)?;
+        let socket_file = RemoveOnDrop {
+            path: socket_path,
+            armed,
+        };
         let kept = sandbox::enter(&sandbox::Needs {
             low_port: (1..1024).contains(&config.port),
             state: &state_dir,
@@ -111,13 +171,53 @@ impl Ground {
             landlock = kept.landlock,
             "confined"
         );
+        let device = match device {
+            Err(_) if inheritance.has_interface() => None,
+            device => Some(device?),
+        };
         Ok(Self {
             store,
-            tun: tun?,
-            listeners: Listeners { control, metrics },
+            device,
+            listeners,
             socket_file,
+            inheritance,
         })
     }
+
+    /// Opens again what this process has passed on to one that did not come to serve. Rights are given up already.
+    pub(crate) fn again(
+        config: &Config,
+        state_dir: &Path,
+        socket_file: RemoveOnDrop,
+        mut inheritance: Inheritance,
+    ) -> Result<Self> {
+        let metrics = metrics(config, &mut inheritance)?;
+        let until = clock::now() + PATIENCE;
+        let store = loop {
+            // The other process may not be gone yet.
+            match Store::open(state_dir) {
+                Err(_) if clock::now() < until => std::thread::sleep(PATIENCE / 50),
+                opened => break opened?,
+            }
+        };
+        let listeners = Listeners::open(&socket_file.path, metrics, &mut inheritance)?;
+        Ok(Self {
+            store,
+            device: None,
+            listeners,
+            socket_file,
+            inheritance,
+        })
+    }
+}
+
+/// The socket for metrics, if one is wanted.
+fn metrics(config: &Config, inheritance: &mut Inheritance) -> Result<Option<TcpListener>> {
+    let listen = |address| match inheritance.take_metrics(address) {
+        Some(listener) => Ok(listener),
+        None => listen(address),
+    };
+    config.metrics.map(listen).transpose()
 }
 
 /// What packets pass through: the TUN interface and the main UDP sockets.
@@ -125,14 +225,36 @@ pub(crate) struct DataPath {
     pub(crate) tun: Tun,
     pub(crate) v4: Option<Udp>,
     pub(crate) v6: Option<Udp>,
+    /// What they go on with.
+    pub(crate) inherited: Inherited,
+    /// What the service manager keeps of all that.
+    pub(crate) kept: Kept,
 }
 
 impl DataPath {
     /// Opens all of them on the runtime that this is called in. One of the two address families may be missing.
-    pub(crate) fn open(tun: TunDevice, config: &Config) -> Result<Self> {
-        let tun = Tun::create(tun, &config.interface, config.offloads)?;
-        let v4 = Udp::open(false, config.port);
-        let v6 = Udp::open(true, config.port);
+    pub(crate) fn open(
+        device: Option<TunDevice>,
+        config: &Config,
+        identity: &PeerId,
+        mut inheritance: Inheritance,
+    ) -> Result<Self> {
+        let tun = match inheritance.take_interface(&config.interface, config.offloads) {
+            Some(tun) => tun,
+            None => {
+                inheritance.wait_for_name(&config.interface);
+                let device = device.map_or_else(TunDevice::open, Ok)?;
+                Tun::create(device, &config.interface, config.offloads)?
+            }
+        };
+        let mut socket = |family, is_v6| match inheritance.take_udp(family, config.port) {
+            Some(socket) => (Ok(socket), true),
+            None => (Udp::open(is_v6, config.port), false),
+        };
+        let (v4, is_v4_inherited) = socket(Family::V4, false);
+        let (v6, is_v6_inherited) = socket(Family::V6, true);
+        let main = [is_v4_inherited, is_v6_inherited];
+        let (inherited, kept) = inheritance.take_rest(identity.as_bytes(), main);
         let Offloads {
             tun_tso,
             tun_uso,
@@ -160,6 +282,8 @@ impl DataPath {
             tun,
             v4: v4.ok(),
             v6: v6.ok(),
+            inherited,
+            kept,
         })
     }
 

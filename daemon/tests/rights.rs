@@ -294,6 +294,28 @@ impl Manager {
         });
         (String::from_utf8(bytes[..length].to_vec()).unwrap(), passed)
     }
+
+    /// Keeps nothing of what the service leaves, until it has ended.
+    fn keep_nothing_until(&self, ended: impl FnOnce()) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut bytes, mut numbers) = ([0; 4096], [0; 4]);
+                loop {
+                    let received = self.socket.recv_with_fd(&mut bytes, &mut numbers);
+                    let (length, passed) = received.unwrap();
+                    for number in &numbers[..passed] {
+                        nix::unistd::close(*number).unwrap();
+                    }
+                    if &bytes[..length] == b"END" {
+                        return;
+                    }
+                }
+            });
+            ended();
+            let end = UnixDatagram::unbound().unwrap();
+            end.send_to(b"END", &self.path).unwrap();
+        });
+    }
 }
 
 #[test]
@@ -358,9 +380,11 @@ fn the_service_gets_a_device_that_only_root_may_open_and_the_manager_forgets_it(
         .find(|text| text.contains("READY=1"));
     assert!(ready.is_some(), "punchd is ready");
     lab.a.exec_ok(&["ip", "link", "show", "dev", "punch0"]);
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    manager.keep_nothing_until(|| {
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(child.wait().unwrap().success());
+    });
     wait_until(PATIENCE, "the interface is gone with punchd", || {
         !lab.a
             .exec(&["ip", "link", "show", "dev", "punch0"])

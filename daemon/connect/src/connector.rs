@@ -21,13 +21,19 @@ use crate::events::{
 use crate::network::{AddressNews, LocalNetwork};
 use crate::offers::Cause;
 use crate::path::RelayPath;
-use crate::peer::{Outputs, PeerConnection, searching, status};
+use crate::peer::{
+    Bequest, Outputs, PathBequest, PeerConnection, farewell, inherited, searching, status,
+};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
 use crate::signalling::{Around, Signalling};
 use crate::sockets::Sockets;
 use crate::strangers::Stranger;
+
+/// A path of an earlier process is not gone on with: the peer is not known, not wanted, or has been reached anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotInherited;
 
 /// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
 /// until nothing is left, then sleep until [`Connector::poll_timeout`].
@@ -148,7 +154,7 @@ impl Connector {
 
     /// A main socket is open, or one that was asked for with [`SocketOrder::Open`].
     pub fn handle_socket(&mut self, socket: SocketId, port: u16, now: Instant) {
-        if socket == SocketId::MAIN_V4 || socket == SocketId::MAIN_V6 {
+        if socket.is_main() {
             self.network.handle_main_socket(socket, port, now);
         } else {
             self.handle_opened(socket, Some(port), now);
@@ -300,6 +306,70 @@ impl Connector {
         let (signalling, mut around) = self.signalling();
         signalling.send_offers(&mut around, now);
         self.drain_children(now);
+    }
+
+    // --- the next process ---
+
+    /// What the next process needs to go on with the connections.
+    pub fn bequeath(&self) -> Vec<Bequest> {
+        let connections = self.peers.handles().into_iter();
+        connections
+            .filter_map(|peer| self.peers.get(peer).map(inherited::bequest))
+            .collect()
+    }
+
+    /// Stamps that an earlier process has exchanged with a peer: what is older is no news, and what is sent will be newer.
+    pub fn inherit_stamps(&mut self, peer: PeerHandle, (sent, seen): (u64, u64)) {
+        if let Some(connection) = self.peers.get_mut(peer) {
+            let stamps = &mut connection.calls.stamps;
+            stamps.sent = stamps.sent.max(sent);
+            stamps.seen = stamps.seen.max(seen);
+        }
+    }
+
+    /// Goes on with the path of an earlier process. A path from another socket than the main ones gets a new number for it, which is
+    /// returned: the socket must be there before the next datagram leaves.
+    ///
+    /// # Errors
+    /// [`NotInherited`], and nothing has changed.
+    pub fn inherit(
+        &mut self,
+        peer: PeerHandle,
+        mut path: PathBequest,
+        now: Instant,
+    ) -> Result<SocketId, NotInherited> {
+        let connection = self.peers.get_mut(peer).ok_or(NotInherited)?;
+        if !path.proven.path.socket.is_main() {
+            let attempt = connection.attempts.next_number();
+            path.proven.path.socket = self.sockets.number_for(peer, attempt);
+        }
+        let socket = path.proven.path.socket;
+        let envelopes = &mut self.signalling.envelopes;
+        let fresh = (envelopes.wall_ms(now), envelopes.seed());
+        let agent = (self.network.mtu(), envelopes.seed());
+        let goes_on = inherited::go_on(connection, path, agent, fresh, now);
+        if !goes_on {
+            self.sockets.forget(socket);
+            return Err(NotInherited);
+        }
+        self.drain_children(now);
+        Ok(socket)
+    }
+
+    /// This process ends and another one goes on, within so many seconds: peers that wait are told, and others hear a goodbye.
+    pub fn go_away(&mut self, seconds: u8) {
+        for peer in self.peers.handles() {
+            let away = self.peers.get_mut(peer);
+            let away = away.and_then(|c| Some((c.id, farewell::seal_away(c, seconds)?)));
+            let Some((to, notes)) = away else {
+                self.close(peer);
+                continue;
+            };
+            for note in notes {
+                self.signalling.servers.send(to, &note);
+            }
+        }
+        self.signalling.servers.finish();
     }
 
     /// Says goodbye to every peer: punchd stops.

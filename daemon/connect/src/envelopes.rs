@@ -77,6 +77,11 @@ impl Envelopes {
         }
     }
 
+    /// The seed of an attempt.
+    pub(crate) fn seed(&mut self) -> u64 {
+        self.randomness.open.next_u64()
+    }
+
     /// It is `ms` milliseconds after the beginning of 1970 now; returns whether the clock was set, by more than it may drift.
     pub(crate) fn set_clock(&mut self, ms: u64, now: Instant) -> bool {
         let expected = self.clock.ms(now);
@@ -228,7 +233,7 @@ impl Envelopes {
         let config = AttemptConfig {
             offered: false,
             sent,
-            network: network.view(self.randomness.open.next_u64()),
+            network: network.view(self.seed()),
         };
         connection.begin(exchange, config, theirs, now);
         Some(answer)
@@ -242,7 +247,7 @@ impl Envelopes {
         envelope: &[u8],
         now: Instant,
     ) -> bool {
-        let view = network.view(self.randomness.open.next_u64());
+        let view = network.view(self.seed());
         let Some((exchange, mut theirs, sent)) = connection.calls.open_answer(envelope, now) else {
             return false;
         };

@@ -49,14 +49,14 @@ mod strangers;
 mod transactions;
 
 pub use clock::WallClock;
-pub use connector::Connector;
+pub use connector::{Connector, NotInherited};
 pub use contact::Contact;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
     SessionEvent, Signal, SocketOrder, UserWish,
 };
 pub use path::{Path, RelayPath, ServerId};
-pub use peer::MAX_STALE;
+pub use peer::{Bequest, MAX_STALE, PathBequest};
 pub use secrets::draw;
 pub use sizes::ConnectorSizes;
 pub use strangers::Stranger;

@@ -315,6 +315,11 @@ impl LocalNetwork {
         self.fingerprint
     }
 
+    /// The MTU of the tunnel.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
     /// What an attempt with this seed needs to know.
     pub(crate) fn view(&self, seed: u64) -> NetworkView {
         NetworkView {

@@ -51,12 +51,15 @@
 //! one reset. [`Attempts`] holds at most two: while the first serves, a successor is checked beside it, and takes its place when it
 //! has a path.
 
+mod attempt;
 mod attempts;
 mod calls;
 mod config;
 mod demand;
 mod description;
+pub(crate) mod farewell;
 mod history;
+pub(crate) mod inherited;
 mod offer;
 mod outputs;
 mod refusals;
@@ -70,13 +73,14 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
-use punch_signal_protocol::{Description, PeerId};
+use punch_signal_protocol::{Capability, Description, Note, PeerId};
 use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
 use crate::relays::RelayOrders;
 use crate::{LinkState, News, Path, ServerId, SessionEvent, UserWish};
-use attempts::{Attempts, NewAttempt};
+use attempt::NewAttempt;
+use attempts::Attempts;
 use calls::Calls;
 use demand::Demand;
 use history::History;
@@ -84,6 +88,7 @@ use retry::RETRY_MIN;
 
 pub(crate) use config::AttemptConfig;
 pub(crate) use description::{DescriptionParts, SentDescription};
+pub use inherited::{Bequest, PathBequest};
 pub(crate) use offer::OutstandingOffer;
 pub(crate) use outputs::Outputs;
 pub use stamps::MAX_STALE;
@@ -281,6 +286,7 @@ impl PeerConnection {
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
         let relayed = config.relayed(&theirs, &exchange);
+        let waits = theirs.capabilities.contains(Capability::WaitsForReturn);
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
@@ -293,6 +299,7 @@ impl PeerConnection {
             sent_candidates,
             unmeasured,
             relayed,
+            waits,
         };
         self.attempts.begin(new, now);
     }
@@ -308,7 +315,8 @@ impl PeerConnection {
 
     /// Ends everything; the envelopes say goodbye.
     pub(crate) fn close(&mut self) -> Vec<Vec<u8>> {
-        let goodbyes = self.attempts.seal_goodbyes();
+        // Under every exchange: the peer may know only one of them yet.
+        let goodbyes = self.attempts.seal_all(&Note::Bye);
         self.attempts.retire_all();
         self.history.failures = 0;
         self.demand.hang_up();
@@ -321,23 +329,6 @@ impl PeerConnection {
     pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, RelayOrders, u32) {
         let (sockets, relay) = self.attempts.dissolve();
         (sockets, relay, self.attempts.take_unreported_mappings())
-    }
-
-    /// The peer has said goodbye, to this attempt and those before it. Returns whether nothing is left; then, if the user
-    /// wants the peer, it is looked for again.
-    pub(crate) fn handle_bye(&mut self, attempt: usize, now: Instant) -> bool {
-        if self.path().is_none()
-            && let Some(newest) = self.attempts.newest_first().next()
-        {
-            self.history.handle_over(newest.agent.status(now));
-        }
-        self.attempts.retire_until(attempt + 1);
-        if !self.attempts.is_empty() {
-            return false;
-        }
-        self.demand.hang_up();
-        self.calls.handle_bye(self.demand == Demand::User, now);
-        true
     }
 
     // --- time ---
@@ -372,6 +363,9 @@ impl PeerConnection {
     /// Takes out what the agents have to send and to say; returns whether a new offer is due at once.
     pub(crate) fn drain(&mut self, out: &mut Outputs<'_>, now: Instant) -> bool {
         let mut exhausted = self.demand.expire(now);
+        if farewell::expire(self, now) {
+            out.session(SessionEvent::Closed { peer: out.peer });
+        }
         let mut again = false;
         let mut index = 0;
         while let Some(attempt) = self.attempts.get_mut(index) {

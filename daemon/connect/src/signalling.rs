@@ -12,7 +12,7 @@ use crate::events::{ConnectorEvent, DroppedEnvelopes, News, SessionEvent};
 use crate::network::LocalNetwork;
 use crate::offers::{Cause, OfferQueue};
 use crate::path::RelayPath;
-use crate::peer::{Appeared, Stamps};
+use crate::peer::{Appeared, Stamps, farewell};
 use crate::peers::Peers;
 use crate::relays::{RelayOrders, Relays};
 use crate::servers::Servers;
@@ -61,9 +61,13 @@ impl Around<'_> {
                 true
             }
             Some((attempt, Note::Bye)) => {
-                if connection.handle_bye(attempt, now) {
+                if farewell::bye(connection, attempt, now) {
                     self.session(SessionEvent::Closed { peer });
                 }
+                true
+            }
+            Some((attempt, Note::Away { seconds })) => {
+                connection.attempts.handle_away(attempt, seconds, now);
                 true
             }
             None => false,

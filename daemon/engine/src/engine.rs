@@ -25,6 +25,7 @@ use rand_core::{RngCore, SeedableRng};
 use crate::config::{Change, EngineConfig};
 use crate::event::EngineEvent;
 use crate::handshakes::{Handshakes, Job, JobDone};
+use crate::heritage::{self, Heritage, Renumbered};
 use crate::host::Host;
 use crate::lane::Lane;
 use crate::outbox::Train;
@@ -180,6 +181,27 @@ impl Engine {
     /// Says goodbye to every peer; poll once more and then stop.
     pub fn shut_down(&mut self, now: Instant) {
         self.roster.connector.shut_down();
+        self.flush(now);
+    }
+
+    // --- the next process ---
+
+    /// What the next process needs to go on with the tunnels.
+    pub fn bequeath(&self, now: Instant) -> Heritage {
+        heritage::bequeath(&self.roster, now)
+    }
+
+    /// Goes on with the tunnels of an earlier process: their sessions are made anew at once. Returns the numbers that sockets
+    /// have from now on; each must be there before the next datagram leaves.
+    pub fn inherit(&mut self, heritage: Heritage, now: Instant) -> Vec<Renumbered> {
+        let sockets = heritage::inherit(&mut self.roster, heritage, now);
+        self.flush(now);
+        sockets
+    }
+
+    /// Tells peers that this process ends and another one goes on within so many seconds; those that do not wait hear a goodbye.
+    pub fn go_away(&mut self, seconds: u8, now: Instant) {
+        self.roster.connector.go_away(seconds);
         self.flush(now);
     }
 

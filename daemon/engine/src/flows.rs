@@ -275,6 +275,41 @@ impl FlowTable {
         self.host.alive(flow.reversed(), now)
     }
 
+    /// The conversations that this host has begun and that are open: each flow, and how long ago the last packet of this host and the
+    /// last of either were.
+    pub(crate) fn bequeath(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (Flow, Duration, Duration)> {
+        let open = self.host.flows.iter().filter(move |(flow, entry)| {
+            let lasts = matches!(flow.protocol, Protocol::Tcp | Protocol::Udp);
+            lasts && entry.stage == Stage::Open && self.host.alive(**flow, now)
+        });
+        open.map(move |(flow, entry)| {
+            let ago = |at| now.saturating_duration_since(at);
+            (*flow, ago(entry.since), ago(entry.used))
+        })
+    }
+
+    /// An earlier process has seen this host begin a conversation: its last packet, and the last of either, were so long ago.
+    pub(crate) fn inherit(
+        &mut self,
+        flow: Flow,
+        (since, used): (Duration, Duration),
+        now: Instant,
+    ) {
+        if self.is_known(flow) || self.host.flows.len() >= MAX_FLOWS {
+            return;
+        }
+        let at = |ago| now.checked_sub(ago).unwrap_or(now);
+        let entry = Entry {
+            since: at(since),
+            used: at(used),
+            ..Entry::new(None, now)
+        };
+        self.host.flows.insert(flow, entry);
+    }
+
     /// How many flows there are that this host began, and of a grant.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.host.flows.len(), self.peer.flows.len())

@@ -8,6 +8,7 @@ mod engine;
 mod event;
 mod flows;
 mod handshakes;
+mod heritage;
 mod host;
 mod inbound;
 mod lane;
@@ -28,20 +29,22 @@ pub use config::{Change, EngineConfig, PeerConfig, PeerKind};
 pub use engine::Engine;
 pub use event::EngineEvent;
 pub use handshakes::{Job, JobDone};
+pub use heritage::{FlowBequest, Heritage, MAX_FLOWS_LEFT, PlainBequest, Renumbered};
 pub use inbound::{Refusal, Verdict};
 pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
-    Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState, LinkStatus,
-    MAX_STALE, News, Path, PeerRefusal, RelayPath, ServerId, Signal, SocketOrder, Stranger,
+    Bequest, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState,
+    LinkStatus, MAX_STALE, News, Path, PathBequest, PeerRefusal, RelayPath, ServerId, Signal,
+    SocketOrder, Stranger,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
 };
-pub use punch_packet::{Batch, Codel, FairQueue, Offload, PeerHandle};
+pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{
     AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping,
     NatOverrides, NatProfile, NatSummary, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome,
-    Sample, SocketId, StepKind, StepReport, is_hard, is_private,
+    ProvenPath, Role, Sample, SocketId, StepKind, StepReport, is_hard, is_private,
 };
 pub use report::{DropReason, Drops, PeerReport, TableSizes};

@@ -1,6 +1,6 @@
 //! The peers and what leads to them: the connector that finds paths, and the handshakes that agree on keys.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,12 +113,19 @@ impl Roster {
         let Some(to) = endpoint(now_kind).filter(|to| endpoint(before) != Some(*to)) else {
             return;
         };
+        let Some(peer) = self.peers.get(handle) else {
+            return;
+        };
+        if peer.path.and_then(|path| path.endpoint()) != Some(to) {
+            self.call_at(handle, to, now);
+        }
+    }
+
+    /// Begins a handshake with a plain WireGuard peer at this address.
+    pub(crate) fn call_at(&mut self, handle: PeerHandle, to: SocketAddr, now: Instant) {
         let Some(peer) = self.peers.get_mut(handle) else {
             return;
         };
-        if peer.path.and_then(|path| path.endpoint()) == Some(to) {
-            return;
-        }
         for session in peer.tunnel.responders() {
             session.initiate(now);
         }

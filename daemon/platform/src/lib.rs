@@ -2,8 +2,7 @@
 //! making or has `unsafe`.
 
 pub mod clock;
-mod handover;
-
+pub mod handover;
 pub mod netlink;
 mod offloads;
 pub mod sandbox;
@@ -13,7 +12,7 @@ mod udp;
 
 pub use offloads::Offloads;
 pub use socket_set::SocketSet;
-pub use tun::{Tun, TunDevice, TunError};
+pub use tun::{Tun, TunDevice, TunError, interface_exists};
 pub use udp::{Datagrams, Manner, Train, Udp};
 
 /// Fresh randomness from the operating system.

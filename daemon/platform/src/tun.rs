@@ -4,10 +4,11 @@ use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use punch_packet::{Batch, Coalescer, Offload};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
 
 use crate::{Offloads, handover, sandbox};
@@ -21,8 +22,6 @@ const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
 const NODE: &str = "/dev/net/tun";
 /// The numbers of that node, whatever it is called.
 const NUMBERS: (libc::c_uint, libc::c_uint) = (10, 200);
-/// What the descriptor is called in the service manager's store.
-const STORED_AS: &str = "tun";
 
 /// Why there is no TUN device; the texts say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -99,21 +98,20 @@ fn how_to_open(user: u32) -> &'static str {
 pub struct TunDevice(File);
 
 impl TunDevice {
-    /// Takes the device that the service manager has kept for this process, or else opens the node.
+    /// What the descriptor is called in the service manager's store.
+    pub const STORED_AS: &str = "tun";
+
+    /// Takes what was passed to this process as the device, or else opens the node.
     ///
     /// # Errors
     /// [`TunError`], of opening the node.
-    pub fn acquire() -> Result<Self, TunError> {
-        match handover::take(STORED_AS) {
-            Ok(Some(descriptor)) => {
-                let file = File::from(descriptor);
-                if file.metadata().is_ok_and(|metadata| is_tun(&metadata)) {
-                    return Ok(Self(file));
-                }
-                tracing::warn!("what the service manager has stored as `tun` is not the device");
+    pub fn acquire(passed: Option<OwnedFd>) -> Result<Self, TunError> {
+        if let Some(descriptor) = passed {
+            let file = File::from(descriptor);
+            if file.metadata().is_ok_and(|metadata| is_tun(&metadata)) {
+                return Ok(Self(file));
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "nothing is taken from the service manager"),
+            tracing::warn!("what the service manager has stored as `tun` is not the device");
         }
         Self::open()
     }
@@ -136,7 +134,7 @@ impl TunDevice {
     /// # Errors
     /// Where no service manager listens.
     pub fn store(&self) -> io::Result<()> {
-        handover::store(STORED_AS, self.as_fd())
+        handover::keep(Self::STORED_AS, self.as_fd())
     }
 }
 
@@ -203,14 +201,50 @@ impl Tun {
         }
         let headers = wanted.tun_tso || wanted.tun_uso || wanted.tun_gro;
         let file = attach(device, name, headers).map_err(|error| explain(name, error))?;
+        Self::of(file, name, headers, wanted)
+            .map_err(|error| TunError::Other(name.to_owned(), error))
+    }
+
+    /// Goes on with an interface that an earlier process has made, and has left or passed on. Its addresses and routes are still there;
+    /// offloads are asked for anew.
+    ///
+    /// # Errors
+    /// `InvalidData` where the descriptor is no interface, or another one than is wanted: it is closed.
+    pub fn adopt(descriptor: OwnedFd, name: &str, wanted: Offloads) -> io::Result<Self> {
+        let foreign = |text| Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        let file = File::from(descriptor);
+        if !file.metadata().is_ok_and(|metadata| is_tun(&metadata)) {
+            return foreign("not a TUN device".to_owned());
+        }
+        let Ok((its_name, flags)) = interface_of(&file) else {
+            return foreign("a TUN device without an interface".to_owned());
+        };
+        let headers = wanted.tun_tso || wanted.tun_uso || wanted.tun_gro;
+        if its_name != name {
+            return foreign(format!("the interface {its_name} instead of {name}"));
+        }
+        let kind = libc::IFF_TUN | libc::IFF_NO_PI;
+        let told = kind | libc::IFF_TAP | libc::IFF_VNET_HDR;
+        let expected = kind | if headers { libc::IFF_VNET_HDR } else { 0 };
+        if flags & told != expected {
+            return foreign(format!("{name} with other headers"));
+        }
+        if !interface_exists(name) {
+            return foreign(format!("{name} of another network namespace"));
+        }
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
+        Self::of(file, name, headers, wanted)
+    }
+
+    /// Takes an interface into use.
+    fn of(file: File, name: &str, headers: bool, wanted: Offloads) -> io::Result<Self> {
         let mut in_effect = wanted;
         if headers {
             (in_effect.tun_tso, in_effect.tun_uso) =
                 enable(wanted, |flags| set_offload(&file, flags));
         }
-        let other = |error| TunError::Other(name.to_owned(), error);
         Ok(Self {
-            fd: register(file).map_err(other)?,
+            fd: register(file)?,
             name: name.to_owned(),
             headers,
             in_effect,
@@ -310,8 +344,34 @@ impl Tun {
     }
 }
 
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+/// The name and the flags of the interface that an open device is (TUNGETIFF).
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+fn interface_of(device: &File) -> io::Result<(String, libc::c_int)> {
+    // SAFETY: a structure of numbers, for which zeros are values.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the request lives longer than the call, which writes only into it.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNGETIFF as _, &mut request) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+    let name: Vec<u8> = name.map(|byte| *byte as u8).collect();
+    // SAFETY: the call has written this member of the union, which is a number anyway.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok((
+        String::from_utf8_lossy(&name).into_owned(),
+        libc::c_int::from(flags),
+    ))
+}
+
 /// Whether this network namespace has an interface of that name; /sys may be another one's.
-fn interface_exists(name: &str) -> bool {
+pub fn interface_exists(name: &str) -> bool {
     let Ok(name) = CString::new(name) else {
         return false;
     };

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -26,6 +26,10 @@ const CALL: usize = 128 * 1024;
 const PATIENCE: Duration = Duration::from_millis(10);
 /// A kernel that has no memory for packets is asked again after this.
 const BREATH: Duration = Duration::from_millis(1);
+
+/// The system's defaults (ip-sysctl): a process that was killed may have left another value at its socket.
+const DEFAULT_TTL_V4: &str = "/proc/sys/net/ipv4/ip_default_ttl";
+const DEFAULT_HOPS_V6: &str = "/proc/sys/net/ipv6/conf/default/hop_limit";
 
 /// No socket keeps a datagram for so long while it is read.
 const NONSENSE: Duration = Duration::from_secs(1);
@@ -176,6 +180,47 @@ impl Udp {
             socket.ttl_v4()?
         };
         socket.bind(&SocketAddr::new(any, port).into())?;
+        Self::of(socket, v6, ttl)
+    }
+
+    /// Goes on with a socket that an earlier process has opened, and has left or passed on: what has come for it meanwhile waits in it.
+    ///
+    /// # Errors
+    /// `InvalidData` where the descriptor is no such socket of that family, on all addresses and some port: it is closed.
+    pub fn adopt(descriptor: OwnedFd, v6: bool) -> io::Result<Self> {
+        let foreign = |text| io::Error::new(io::ErrorKind::InvalidData, text);
+        let socket = Socket::from(descriptor);
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let is_udp = socket.domain().is_ok_and(|its| its == domain)
+            && socket.r#type().is_ok_and(|its| its == Type::DGRAM)
+            && socket
+                .protocol()
+                .is_ok_and(|its| its == Some(Protocol::UDP));
+        if !is_udp {
+            return Err(foreign("not a UDP socket of this address family"));
+        }
+        let local = socket.local_addr()?.as_socket();
+        if !local.is_some_and(|local| local.ip().is_unspecified() && local.port() != 0) {
+            return Err(foreign("a UDP socket that is not on all addresses"));
+        }
+        if socket.peer_addr().is_ok() {
+            return Err(foreign("a UDP socket that is connected"));
+        }
+        socket.set_nonblocking(true)?;
+        let any = if v6 { DEFAULT_HOPS_V6 } else { DEFAULT_TTL_V4 };
+        let ttl = std::fs::read_to_string(any)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(64);
+        if v6 {
+            socket.set_unicast_hops_v6(ttl)?;
+        } else {
+            socket.set_ttl_v4(ttl)?;
+        }
+        Self::of(socket, v6, ttl)
+    }
+
+    fn of(socket: Socket, v6: bool, ttl: u32) -> io::Result<Self> {
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new((&socket).into())?;
         if set_discovery(socket.as_fd(), v6, false).is_err() {
@@ -198,6 +243,11 @@ impl Udp {
             // Where there is no such option it is off.
             let _ = set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
         }
+    }
+
+    /// Whether it is of IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.socket.local_addr().is_ok_and(|local| local.is_ipv6())
     }
 
     /// The local port.
@@ -352,6 +402,12 @@ impl Udp {
         } else {
             socket.set_unicast_hops_v6(ttl)
         }
+    }
+}
+
+impl AsFd for Udp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::controller::request::{self, Answer, Request};
+use crate::handover::takeover::Asked;
 use crate::metrics;
 use crate::refusal::refuse;
 
@@ -17,6 +18,8 @@ use crate::refusal::refuse;
 pub(super) struct Control {
     pub(super) controller: mpsc::Sender<Request>,
     pub(super) events: broadcast::Sender<Event>,
+    /// Who is to take over from this process.
+    pub(super) successors: mpsc::Sender<Asked>,
 }
 
 /// A body of at most 64 KiB; a longer one is refused like everything else, in JSON.

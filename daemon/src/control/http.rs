@@ -13,7 +13,9 @@ use super::calls::{
     ping, remove_forward, remove_peer, remove_server, rename_peer, why,
 };
 use super::events::{listen, up};
+use super::succession::take_over;
 use crate::controller::request::Request;
+use crate::handover::takeover::Asked;
 use crate::refusal::refuse;
 
 /// The longest body of a request, in bytes.
@@ -24,6 +26,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     controller: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
+    successors: mpsc::Sender<Asked>,
 ) {
     let router = Router::new()
         .route("/v1/id", get(|c| ask(c, Request::Id)))
@@ -50,6 +53,7 @@ pub(crate) async fn serve(
         )
         .route("/v1/netcheck", post(|c| ask(c, Request::Netcheck)))
         .route("/v1/events", get(listen))
+        .route("/v1/take-over", post(take_over))
         .route("/metrics", get(metrics))
         .fallback(|| async { refuse(ApiError::not_found("no such call")) })
         .method_not_allowed_fallback(|| async {
@@ -57,7 +61,11 @@ pub(crate) async fn serve(
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(caller::note))
-        .with_state(Control { controller, events })
+        .with_state(Control {
+            controller,
+            events,
+            successors,
+        })
         .into_make_service_with_connect_info::<Caller>();
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the control socket broke");

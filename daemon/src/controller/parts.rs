@@ -32,5 +32,14 @@ pub(crate) struct Parts {
 pub(crate) struct Inlets {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) events: mpsc::Receiver<EngineEvent>,
-    pub(crate) stop: oneshot::Receiver<()>,
+    pub(crate) stop: oneshot::Receiver<Ending>,
+}
+
+/// How punchd ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// For good, as far as it knows.
+    Goodbye,
+    /// Another process goes on: what routers and peers hold for this machine stays.
+    Replaced,
 }

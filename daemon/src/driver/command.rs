@@ -1,5 +1,6 @@
 //! What the rest of punchd asks of the driver.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use punch_engine::{Change, NatProfile, OwnAddress, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::handover::{Inherited, Left};
 use crate::snapshot::{Scope, Snapshot};
 
 /// One order or question.
@@ -35,6 +37,17 @@ pub(crate) enum Command {
     InterfaceGone,
     /// Say goodbye and stop.
     ShutDown,
+    /// Tell the peers that another process goes on within so many seconds.
+    GoAway(u8),
+    /// Tell what the next process needs, with the conversations of this host or without.
+    Bequeath {
+        flows: bool,
+        answer: oneshot::Sender<io::Result<Left>>,
+    },
+    /// The same with everything, and stop without a word.
+    HandOver(oneshot::Sender<io::Result<Left>>),
+    /// The peers are known: begin, with what an earlier process has left.
+    Inherit(Inherited),
 }
 
 /// The ways to a signalling server.

@@ -128,6 +128,9 @@ impl Control {
                 engine.shut_down(now);
                 return Next::Stop;
             }
+            Command::GoAway(seconds) => engine.go_away(seconds, now),
+            // These concern the sockets, too, and the driver has carried them out.
+            Command::Bequeath { .. } | Command::HandOver(_) | Command::Inherit(_) => {}
         }
         Next::GoOn
     }

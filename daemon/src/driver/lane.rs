@@ -1,16 +1,20 @@
 //! What packets pass through: the TUN interface, the UDP sockets, and the queues between them and the engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
-use punch_engine::{Batch, Codel, DropReason, Engine, FairQueue, Family, Path, SocketId, Train};
-use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock};
+use punch_engine::{
+    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Path, Renumbered, SocketId,
+    Train,
+};
+use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock, handover};
 use punch_service::Repeats;
 
 use super::servers::Servers;
 use crate::descriptors::{Descriptor, Descriptors};
+use crate::handover::{Inherited, Left, LeftSocket};
 
 /// Calls of the kernel for datagrams per turn.
 const TURN: usize = 64;
@@ -58,6 +62,8 @@ pub(super) struct Lane {
     queue: FairQueue,
     /// Packets that go to the host together.
     to_tun: Batch,
+    /// Whether the engine knows its peers: until then everything waits in the kernel, where an earlier process may have left packets.
+    has_begun: bool,
 }
 
 impl Lane {
@@ -75,6 +81,7 @@ impl Lane {
             behind: false,
             queue: FairQueue::new(settings.seed),
             to_tun: Batch::with_capacity(64, 1500),
+            has_begun: false,
         }
     }
 
@@ -117,6 +124,52 @@ impl Lane {
         }
     }
 
+    /// Begins: goes on with paths of an earlier process if there are any, and with their sockets; closes those that are no longer needed.
+    pub(super) fn inherit(&mut self, engine: &mut Engine, inherited: Inherited, now: Instant) {
+        self.has_begun = true;
+        let Inherited { heritage, sockets } = inherited;
+        let mut sockets: HashMap<_, _> = sockets.into_iter().collect();
+        for Renumbered { was, is } in engine.inherit(heritage, now) {
+            if let Some(mut socket) = sockets.remove(&was) {
+                socket.limit(self.offloads);
+                let descriptor = self.descriptors.for_path();
+                self.held
+                    .extend(descriptor.map(|descriptor| (is, descriptor)));
+                self.sockets.insert(is, socket);
+            }
+        }
+    }
+
+    /// Copies of the descriptors that go with what is left to the next process.
+    pub(super) fn leave(&self, heritage: Heritage) -> io::Result<Left> {
+        let paths = heritage.peers.iter().filter_map(|peer| peer.path.as_ref());
+        let paths = paths.map(|path| path.proven.path.socket);
+        let ids: BTreeSet<_> = [SocketId::MAIN_V4, SocketId::MAIN_V6]
+            .into_iter()
+            .chain(paths)
+            .collect();
+        let sockets = ids
+            .into_iter()
+            .filter_map(|id| Some((id, self.sockets.get(id)?)))
+            .map(|(id, socket)| {
+                Ok(LeftSocket {
+                    id,
+                    family: if socket.is_v6() {
+                        Family::V6
+                    } else {
+                        Family::V4
+                    },
+                    port: socket.port(),
+                    descriptor: handover::copy(socket)?,
+                })
+            });
+        Ok(Left {
+            interface: handover::copy(&self.tun)?,
+            sockets: sockets.collect::<io::Result<_>>()?,
+            heritage,
+        })
+    }
+
     /// Closes a socket.
     pub(super) fn close_socket(&mut self, id: SocketId) {
         drop(self.sockets.remove(id));
@@ -134,6 +187,9 @@ impl Lane {
 
     /// Waits until a datagram or a packet of the host can be read.
     pub(super) async fn readable(&self) {
+        if !self.has_begun {
+            return std::future::pending().await;
+        }
         let any_socket = poll_fn(|context| self.sockets.poll_readable(context));
         tokio::select! {
             () = any_socket => {}
@@ -143,6 +199,9 @@ impl Lane {
 
     /// Takes datagrams; the more, the more peers they come from, so that each one's can be joined.
     pub(super) fn take_datagrams(&mut self, engine: &mut Engine, now: Instant) -> bool {
+        if !self.has_begun {
+            return false;
+        }
         let (mut calls, mut taken, mut share) = (0, 0, RECEIVE_BYTES);
         while calls < TURN && taken < share {
             let Some(id) = self.sockets.receive(&mut self.received) else {
@@ -185,6 +244,9 @@ impl Lane {
         servers: &Servers,
         now: Instant,
     ) -> io::Result<bool> {
+        if !self.has_begun {
+            return Ok(false);
+        }
         self.read_packets(now)?;
         let mut taken = 0;
         let dropped = self.queue.dropped();

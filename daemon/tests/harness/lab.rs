@@ -82,13 +82,27 @@ impl Lab {
         lab
     }
 
-    fn started(mut lab: Self) -> Self {
-        lab.start_servers();
-        lab.a.start();
-        lab.b.start();
-        lab.add_servers();
-        lab.introduce();
-        lab
+    fn started(lab: Self) -> Self {
+        lab.start_all()
+    }
+
+    /// Starts everything in a bare lab; the hosts know each other as `a` and `b`.
+    #[track_caller]
+    pub fn start_all(mut self) -> Self {
+        self.start_servers();
+        self.a.start();
+        self.b.start();
+        self.add_servers();
+        self.introduce();
+        self
+    }
+
+    /// Another program on host a, with a log of its own.
+    pub fn program_on_a(&self, argv: Vec<String>) -> Program {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = self.dir.join(format!("a-{number}.log"));
+        Program::new(&self.a.namespace, argv, log)
     }
 
     /// Namespaces only: nothing runs yet. `env` is for scripts/lab (LAB_UDP_TIMEOUT).

@@ -6,11 +6,12 @@
 //!
 //! The agent's rooms: `checklist` has the pairs and the path, `nats` what follows from the two NATs,
 //! `base` the socket of checks in a repeated attempt, `search` the plan's search for ports, `sockets` what was opened for both,
-//! `mtu` how long packets may be on the path, `outputs` the queues.
+//! `mtu` how long packets may be on the path, `outputs` the queues, `inherited` what outlives the process.
 
 mod base;
-mod checklist;
+pub(crate) mod checklist;
 mod config;
+pub(crate) mod inherited;
 mod mtu;
 mod nats;
 mod outputs;
@@ -32,7 +33,6 @@ use crate::report::{Outcome, StepReport};
 use crate::socket::{DirectPath, Family, SocketId, Transmit};
 use base::Base;
 use checklist::Checklist;
-pub use checklist::MAX_PAIRS;
 pub use config::AgentConfig;
 use mtu::Mtu;
 use nats::Nats;

@@ -30,9 +30,9 @@ mod search;
 mod socket;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private};
-pub use agent::{
-    Agent, AgentConfig, AgentEvent, AgentStatus, MAX_PAIRS, Traffic, takes_fresh_base,
-};
+pub use agent::checklist::MAX_PAIRS;
+pub use agent::inherited::{ProvenPath, bequeath, inherit};
+pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, Traffic, takes_fresh_base};
 pub use capacity::{Caps, is_hard};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 pub use gather::{AddressChange, Gatherer};

@@ -34,6 +34,11 @@ impl Messages {
         }
     }
 
+    /// The credentials of this side, and those of the peer.
+    pub(crate) fn credentials(&self) -> (&Credentials, &Credentials) {
+        (&self.local, &self.remote)
+    }
+
     pub(crate) fn fragment(&self) -> [u8; 8] {
         self.local.fragment
     }

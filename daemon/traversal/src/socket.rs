@@ -30,6 +30,11 @@ impl SocketId {
     /// The long-lived IPv6 socket.
     pub const MAIN_V6: Self = Self(1);
 
+    /// Whether it is one of the two long-lived ones.
+    pub fn is_main(self) -> bool {
+        self == Self::MAIN_V4 || self == Self::MAIN_V6
+    }
+
     /// The long-lived socket of a family.
     pub fn main(family: Family) -> Self {
         match family {

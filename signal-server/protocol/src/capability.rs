@@ -16,6 +16,8 @@ pub enum Capability {
     ReadsRefusals = 1,
     /// A peer joins the relay links of its exchanges; a server makes links, and a client may join them.
     Relays = 2,
+    /// A peer understands that another one is away for a moment ([`crate::Note::Away`]) and keeps its path meanwhile.
+    WaitsForReturn = 3,
 }
 
 /// A set of [`Capability`]. Numbers that this version does not know are left out when a set is read.
@@ -30,8 +32,11 @@ impl Capabilities {
     /// The same of a server that relays.
     pub const RELAYING: Self = Self(Self::OURS.0 | 1 << Capability::Relays as u8);
     /// What this version can do as a peer.
-    pub const PEER: Self =
-        Self(1 << Capability::PassesOver as u8 | 1 << Capability::ReadsRefusals as u8);
+    pub const PEER: Self = Self(
+        1 << Capability::PassesOver as u8
+            | 1 << Capability::ReadsRefusals as u8
+            | 1 << Capability::WaitsForReturn as u8,
+    );
     /// The same of a peer that may be reached over a relay.
     pub const RELAYED_PEER: Self = Self(Self::PEER.0 | 1 << Capability::Relays as u8);
 

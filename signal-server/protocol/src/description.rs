@@ -169,7 +169,16 @@ pub enum Note {
     Prediction(Prediction),
     /// The sender has closed the connection (`punchctl down`, or it is stopping).
     Bye,
+    /// The sender's program is being replaced: it is back on the same path within so many seconds, or it has said goodbye. Only for
+    /// a peer with [`Capability::WaitsForReturn`](crate::Capability::WaitsForReturn).
+    Away {
+        /// 1 to [`MAX_AWAY`].
+        seconds: u8,
+    },
 }
+
+/// The longest time, in seconds, that a peer may ask to be waited for ([`Note::Away`]).
+pub const MAX_AWAY: u8 = 60;
 
 impl Note {
     /// The bytes to seal.
@@ -185,6 +194,7 @@ impl Note {
                 let [high, low] = port.to_be_bytes();
                 vec![3, *round, high, low]
             }
+            Self::Away { seconds } => vec![4, *seconds],
         }
     }
 
@@ -201,6 +211,10 @@ impl Note {
                 round: reader.u8()?,
                 port: reader.u16()?,
             }),
+            4 => match reader.u8()? {
+                seconds @ 1..=MAX_AWAY => Self::Away { seconds },
+                _ => return Err(DecodeError::BadValue("time away")),
+            },
             other => return Err(DecodeError::UnknownMessage(other)),
         };
         reader.finish()?;

@@ -25,7 +25,7 @@ pub mod seal;
 pub use candidate::{Candidate, CandidateKind};
 pub use capability::{Capabilities, Capability, MAX_CAPABILITIES};
 pub use codec::DecodeError;
-pub use description::{Credentials, Description, MAX_CANDIDATES, Note};
+pub use description::{Credentials, Description, MAX_AWAY, MAX_CANDIDATES, Note};
 pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };

@@ -13,8 +13,10 @@ use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use sha2::Sha256;
-use snow::params::NoiseParams;
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::params::{CipherChoice, NoiseParams};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::Cipher;
+use snow::{Builder, HandshakeState};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::Credentials;
@@ -25,6 +27,8 @@ use crate::{DecodeError, Description, Identity, Note, OfferRefusal, PeerId, Rela
 const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"punch envelope v1";
 const TAG: usize = 16;
+/// The longest message of Noise (§3).
+const MAX_MESSAGE: usize = 65_535;
 /// How far back a note may come late, in nonces.
 const WINDOW: u64 = 64;
 
@@ -33,6 +37,11 @@ const WINDOW: u64 = 64;
 pub struct PresharedKey(Zeroizing<[u8; 32]>);
 
 impl PresharedKey {
+    /// A key that an earlier process of this machine had.
+    pub fn inherited(key: Zeroizing<[u8; 32]>) -> Self {
+        Self(key)
+    }
+
     /// The key itself.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -307,16 +316,32 @@ fn credentials(bytes: &[u8]) -> Credentials {
 
 /// A finished exchange: the preshared key, and notes in both directions.
 pub struct Exchange {
-    transport: StatelessTransportState,
-    preshared: PresharedKey,
-    relay: RelayToken,
-    /// This end's credentials for checks of links, and the other's.
-    links: [Credentials; 2],
-    next: u64,
-    /// The highest nonce received, and which of the [`WINDOW`] before it.
-    highest: Option<u64>,
-    seen: u64,
+    keys: ExchangeKeys,
 }
+
+/// All that an exchange has agreed on, and where its notes stand: enough for another process of this machine to go on with it. Secret.
+#[derive(Clone)]
+pub struct ExchangeKeys {
+    /// The preshared key of the WireGuard session.
+    pub preshared: PresharedKey,
+    /// What both ends join a relay link with.
+    pub relay: RelayToken,
+    /// This end's credentials for checks of links, and the other's.
+    pub links: [Credentials; 2],
+    /// The keys of notes from this end, and of those to it (Noise §5.2, Split).
+    pub notes: [Zeroizing<[u8; 32]>; 2],
+    /// The nonce of the next note from this end.
+    pub next: u64,
+    /// The highest nonce received, and which of the 64 before it.
+    pub highest: Option<u64>,
+    /// Bit n: the nonce that is n less than the highest was received.
+    pub seen: u64,
+}
+
+/// An exchange that is gone on with leaves out so many nonces at least.
+const LEAP: u64 = 1 << 32;
+/// Nonces for each millisecond, of which one is chosen at random.
+const LEAP_PER_MS: u64 = 1 << 12;
 
 impl Exchange {
     fn new(mut noise: HandshakeState, kem_secret: &[u8]) -> Result<Self, SealError> {
@@ -325,8 +350,12 @@ impl Exchange {
         secrets.extend_from_slice(&one);
         secrets.extend_from_slice(&two);
         secrets.extend_from_slice(kem_secret);
+        let mut notes = [Zeroizing::new(one), Zeroizing::new(two)];
         one.zeroize();
         two.zeroize();
+        if !noise.is_initiator() {
+            notes.swap(0, 1);
+        }
         let mut preshared = Zeroizing::new([0; 32]);
         let mut relay = RelayToken([0; 16]);
         let mut links = Zeroizing::new([0; 80]);
@@ -341,49 +370,67 @@ impl Exchange {
             links.reverse();
         }
         Ok(Self {
-            transport: noise
-                .into_stateless_transport_mode()
-                .map_err(|_| SealError::Internal)?,
-            preshared: PresharedKey(preshared),
-            relay,
-            links,
-            next: 0,
-            highest: None,
-            seen: 0,
+            keys: ExchangeKeys {
+                preshared: PresharedKey(preshared),
+                relay,
+                links,
+                notes,
+                next: 0,
+                highest: None,
+                seen: 0,
+            },
         })
+    }
+
+    /// What another process needs to go on with the exchange.
+    pub fn bequeath(&self) -> ExchangeKeys {
+        self.keys.clone()
+    }
+
+    /// Goes on with an exchange of an earlier process. What that one has left may be older than its last note, and may be gone on with
+    /// twice: a nonce used twice would give the key of the notes away (NIST SP 800-38D §8), and one below the other's would not be
+    /// taken. So the sequence leaps, the further the later it is, by milliseconds since 1970 and by `random`.
+    pub fn inherit(mut keys: ExchangeKeys, wall_ms: u64, random: u64) -> Self {
+        let by_time = wall_ms.saturating_mul(LEAP_PER_MS);
+        let leap = by_time.saturating_add(LEAP + random % LEAP_PER_MS);
+        keys.next = keys.next.saturating_add(leap);
+        Self { keys }
     }
 
     /// The preshared key of the WireGuard session that this exchange starts.
     pub fn preshared_key(&self) -> &PresharedKey {
-        &self.preshared
+        &self.keys.preshared
     }
 
     /// What both ends join a relay link with: the server that links them learns nothing else.
     pub fn relay_token(&self) -> RelayToken {
-        self.relay
+        self.keys.relay
     }
 
     /// What the two ends check links by that pass through others: this end's credentials and the other's. Those of the descriptions
     /// would let such a server pass a check on as one of a direct path.
     pub fn link_credentials(&self) -> [Credentials; 2] {
-        self.links.clone()
+        self.keys.links.clone()
     }
 
     /// Seals a note.
     ///
     /// # Errors
-    /// [`SealError::Internal`] when it is too large.
+    /// [`SealError::Internal`] when it is too large, or the nonces are used up.
     pub fn seal(&mut self, note: &Note) -> Result<Vec<u8>, SealError> {
+        let nonce = self.keys.next;
         let plain = note.encode();
+        // Noise §5.1 keeps the last nonce for itself, and bounds a message.
+        if nonce == u64::MAX || plain.len() + TAG > MAX_MESSAGE {
+            return Err(SealError::Internal);
+        }
         let mut sealed = vec![0; plain.len() + TAG];
-        self.transport
-            .write_message(self.next, &plain, &mut sealed)
-            .map_err(|_| SealError::Internal)?;
+        cipher(&self.keys.notes[0])?.encrypt(nonce, &[], &plain, &mut sealed);
         let mut envelope = Vec::with_capacity(9 + sealed.len());
         envelope.push(Kind::Note.number());
-        envelope.extend_from_slice(&self.next.to_be_bytes());
+        envelope.extend_from_slice(&nonce.to_be_bytes());
         envelope.append(&mut sealed);
-        self.next += 1;
+        self.keys.next += 1;
         Ok(envelope)
     }
 
@@ -399,10 +446,12 @@ impl Exchange {
         if self.was_seen(nonce) {
             return Err(SealError::Replayed);
         }
+        if !(TAG..=MAX_MESSAGE).contains(&sealed.len()) {
+            return Err(SealError::NotAuthentic);
+        }
         let mut plain = vec![0; sealed.len()];
-        let length = self
-            .transport
-            .read_message(nonce, sealed, &mut plain)
+        let length = cipher(&self.keys.notes[1])?
+            .decrypt(nonce, &[], sealed, &mut plain)
             .map_err(|_| SealError::NotAuthentic)?;
         self.mark_seen(nonce);
         let plain = plain.get(..length).ok_or(SealError::Internal)?;
@@ -410,31 +459,40 @@ impl Exchange {
     }
 
     fn was_seen(&self, nonce: u64) -> bool {
-        match self.highest {
+        match self.keys.highest {
             None => false,
             Some(highest) if nonce > highest => false,
             Some(highest) => {
                 let back = highest - nonce;
-                back >= WINDOW || self.seen & (1 << back) != 0
+                back >= WINDOW || self.keys.seen & (1 << back) != 0
             }
         }
     }
 
     fn mark_seen(&mut self, nonce: u64) {
-        let highest = self.highest.unwrap_or(nonce);
+        let highest = self.keys.highest.unwrap_or(nonce);
         if nonce >= highest {
             let ahead = nonce - highest;
-            self.seen = if ahead >= WINDOW {
+            self.keys.seen = if ahead >= WINDOW {
                 0
             } else {
-                self.seen << ahead
+                self.keys.seen << ahead
             };
-            self.seen |= 1;
-            self.highest = Some(nonce);
+            self.keys.seen |= 1;
+            self.keys.highest = Some(nonce);
         } else {
-            self.seen |= 1 << (highest - nonce);
+            self.keys.seen |= 1 << (highest - nonce);
         }
     }
+}
+
+/// The cipher of notes, as Noise's transport messages have it: AES-GCM, the nonce as 64 bits in big-endian order behind 32 zeros.
+fn cipher(key: &[u8; 32]) -> Result<Box<dyn Cipher>, SealError> {
+    let mut cipher = DefaultResolver
+        .resolve_cipher(&CipherChoice::AESGCM)
+        .ok_or(SealError::Internal)?;
+    cipher.set(key);
+    Ok(cipher)
 }
 
 fn write(noise: &mut HandshakeState, kind: Kind, plain: &[u8]) -> Result<Vec<u8>, SealError> {

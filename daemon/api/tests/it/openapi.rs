@@ -249,7 +249,7 @@ fn every_error_has_its_response_and_its_status() {
     let mut used = BTreeSet::new();
     for call in document.calls() {
         for status in document.statuses(&call) {
-            if status == 200 {
+            if status < 400 {
                 continue;
             }
             let response = &document.operation(&call)["responses"][status.to_string()];
@@ -409,8 +409,11 @@ fn every_call_is_named_explained_and_has_its_parameters() {
             })
             .collect();
         assert_eq!(described, in_path, "{call}");
-        let (_, schema) = document.answer(&call, 200).unwrap();
-        assert!(schema.is_object(), "{call} answers something");
+        let answers = document
+            .answer(&call, 200)
+            .is_some_and(|(_, schema)| schema.is_object());
+        let switches = operation["responses"].get("101").is_some();
+        assert!(answers != switches, "{call} answers something");
         for (status, response) in operation["responses"].as_object().unwrap() {
             assert!(
                 !response["description"].as_str().unwrap().is_empty(),

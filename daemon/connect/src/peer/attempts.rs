@@ -5,169 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::seal::{Exchange, PresharedKey};
-use punch_signal_protocol::{
-    Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note, Prediction, RelayToken,
-};
+use punch_signal_protocol::{Candidate, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, AgentEvent, DirectPath, Family, SocketId, Step, Traffic};
+use punch_traversal::{Agent, DirectPath, SocketId, Step, Traffic};
 
 use super::Outputs;
+use super::attempt::{Attempt, NewAttempt};
+use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
+use crate::ServerId;
 use crate::path::RelayPath;
 use crate::relays::RelayOrders;
-use crate::{ConnectorEvent, News, ServerId, SocketOrder};
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
-/// An attempt in which nothing is due is given up after this.
-const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sockets of an attempt whose successor serves close after this: the peer may still send to them.
 const SOCKET_CLOSE_DELAY: Duration = Duration::from_secs(2);
-
-/// One exchange and its checks.
-pub(super) struct Attempt {
-    /// Tells this attempt from those before.
-    number: u64,
-    /// Whether the offer was this machine's.
-    pub(super) offered: bool,
-    exchange: Exchange,
-    pub(super) agent: Agent,
-    pub(super) relayed: Relayed,
-    /// Whether the session of this exchange was announced.
-    pub(super) is_proven: bool,
-    peer_range: Option<Ipv4Range>,
-    /// Candidates that the peer has heard of.
-    sent_candidates: Vec<Candidate>,
-    /// Whether this side's NAT was still being measured when the peer was told of it.
-    unmeasured: bool,
-    /// Whether checks have come from the peer, or answers to ours: there will be a path.
-    is_heard: bool,
-    began: Instant,
-    /// When an agent that waits for nothing but more candidates is given up.
-    give_up_at: Option<Instant>,
-}
-
-impl Attempt {
-    /// The key that the exchange has agreed on.
-    pub(super) fn preshared_key(&self) -> &PresharedKey {
-        self.exchange.preshared_key()
-    }
-
-    /// Opens a note of the peer that belongs to this exchange.
-    fn open(&mut self, envelope: &[u8]) -> Option<Note> {
-        self.exchange.open(envelope).ok()
-    }
-
-    /// A note about candidates that the peer has not heard of.
-    fn seal_candidates(&mut self, candidates: &[Candidate]) -> Option<Vec<u8>> {
-        let fresh: Vec<_> = candidates
-            .iter()
-            .filter(|candidate| !self.sent_candidates.contains(candidate))
-            .copied()
-            .take(MAX_CANDIDATES)
-            .collect();
-        if fresh.is_empty() {
-            return None;
-        }
-        self.sent_candidates.extend_from_slice(&fresh);
-        let excess = self
-            .sent_candidates
-            .len()
-            .saturating_sub(4 * MAX_CANDIDATES);
-        self.sent_candidates.drain(..excess);
-        self.exchange.seal(&Note::Candidates(fresh)).ok()
-    }
-
-    /// Carries away the agent's datagrams, and what goes over relay links.
-    pub(super) fn drain_transmits(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        while let Some((path, message)) = self.relayed.poll_message() {
-            out.events.push_back(ConnectorEvent::Link { path, message });
-        }
-        while let Some(transmit) = self.agent.poll_transmit() {
-            out.transactions.note(&transmit.bytes, out.peer, now);
-            out.transmits.push_back(transmit);
-        }
-    }
-
-    /// The agent's next event that concerns more than this attempt's own sockets and notes.
-    pub(super) fn poll_event(&mut self, out: &mut Outputs<'_>) -> Option<AgentEvent> {
-        loop {
-            match self.agent.poll_event()? {
-                AgentEvent::OpenSockets(count) => {
-                    for _ in 0..count {
-                        let socket = out.sockets.number_for(out.peer, self.number);
-                        let family = Family::V4;
-                        out.order(SocketOrder::Open { socket, family });
-                    }
-                }
-                AgentEvent::CloseSocket(socket) => out.close(socket),
-                AgentEvent::Mtu(mtu) => {
-                    let peer = out.peer;
-                    if let Some(path) = self.agent.path() {
-                        out.news(News::Mtu { peer, path, mtu });
-                    }
-                }
-                AgentEvent::Reflexive(address) => {
-                    let kind = CandidateKind::ServerReflexive;
-                    let candidate = Candidate::new(kind, address);
-                    self.sent_candidates.push(candidate);
-                    let note = Note::Candidates(vec![candidate]);
-                    out.envelopes.extend(self.exchange.seal(&note).ok());
-                }
-                AgentEvent::Predicted(prediction) => {
-                    let note = Note::Prediction(prediction);
-                    out.envelopes.extend(self.exchange.seal(&note).ok());
-                }
-                event => {
-                    self.is_heard |= event == AgentEvent::Proven;
-                    return Some(event);
-                }
-            }
-        }
-    }
-
-    /// Gives an agent in which nothing is due some time, since the peer may still name candidates; without this deadline such an
-    /// agent would never say that it has failed.
-    fn note_idle(&mut self, now: Instant) {
-        let busy = self.agent.poll_timeout().is_some() || self.agent.path().is_some();
-        let idle = !busy && !self.agent.has_failed();
-        let give_up_at = self.give_up_at.unwrap_or(now + CANDIDATE_TIMEOUT);
-        self.give_up_at = idle.then_some(give_up_at);
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        // An agent that waits for candidates is not to be asked before its time: it would say that it has failed.
-        if due(self.agent.poll_timeout()) || due(self.give_up_at) {
-            self.give_up_at = self.give_up_at.filter(|at| *at > now);
-            self.agent.handle_timeout(now);
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        [
-            self.agent.poll_timeout(),
-            self.relayed.poll_timeout(),
-            self.give_up_at,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-}
-
-/// What an attempt begins with.
-pub(super) struct NewAttempt {
-    pub(super) offered: bool,
-    pub(super) exchange: Exchange,
-    pub(super) agent: Agent,
-    pub(super) peer_range: Option<Ipv4Range>,
-    pub(super) sent_candidates: Vec<Candidate>,
-    /// Whether this side's NAT was still being measured when the peer was told of it.
-    pub(super) unmeasured: bool,
-    pub(super) relayed: RelayedConfig,
-}
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
 #[derive(Default)]
@@ -233,6 +86,8 @@ impl Attempts {
             is_heard: false,
             began: now,
             give_up_at: None,
+            waits: new.waits,
+            away: None,
         });
     }
 
@@ -394,12 +249,37 @@ impl Attempts {
         self.live.back_mut()?.seal_candidates(candidates)
     }
 
-    /// A goodbye under every exchange: the peer may know only one of them yet.
-    pub(super) fn seal_goodbyes(&mut self) -> Vec<Vec<u8>> {
+    /// The note under every exchange.
+    pub(super) fn seal_all(&mut self, note: &Note) -> Vec<Vec<u8>> {
         let attempts = self.live.iter_mut();
         attempts
-            .filter_map(|attempt| attempt.exchange.seal(&Note::Bye).ok())
+            .filter_map(|attempt| attempt.exchange.seal(note).ok())
             .collect()
+    }
+
+    /// The peer is away for so many seconds.
+    pub(crate) fn handle_away(&mut self, attempt: usize, seconds: u8, now: Instant) {
+        if let Some(attempt) = self.live.get_mut(attempt) {
+            attempt.away = Some(Away::new(seconds, now));
+        }
+    }
+
+    /// The attempt whose peer was away and is not back in time, if there is one. Of the others nothing is awaited any more.
+    pub(super) fn take_gone(&mut self, now: Instant) -> Option<usize> {
+        let mut gone = None;
+        for (index, attempt) in self.live.iter_mut().enumerate() {
+            if attempt.away.take_if(|away| away.is_over(now)).is_some()
+                && !attempt.agent.is_answering()
+            {
+                gone = Some(index);
+            }
+        }
+        gone
+    }
+
+    /// The number of the next attempt.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.count + 1
     }
 
     /// The peer has named more candidates to this attempt.

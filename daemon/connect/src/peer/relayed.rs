@@ -75,6 +75,10 @@ impl Relayed {
         }
     }
 
+    pub(super) fn is_agreed(&self) -> bool {
+        self.config.agreed
+    }
+
     pub(super) fn token(&self) -> RelayToken {
         self.config.token
     }

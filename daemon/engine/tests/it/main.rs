@@ -15,6 +15,7 @@ mod contact;
 mod flow;
 mod forward;
 mod fragment;
+mod handover;
 mod hostile;
 mod inbound;
 mod load;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
-    LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig, PeerHandle,
-    PeerKind, RelayPath, ServerId, Signal, SocketId, SocketOrder,
+    Heritage, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig,
+    PeerHandle, PeerKind, RelayPath, Renumbered, ServerId, Signal, SocketId, SocketOrder,
 };
 use punch_signal_protocol::{
     Capabilities, Frame, Identity, Ipv4Range, PeerId, RelayLink, Unreachable,
@@ -392,6 +392,28 @@ impl World {
 
     pub(crate) fn grant(&mut self, index: usize, peer: usize, host: bool) {
         self.edit_peer(index, peer, |entry| entry.host = host);
+    }
+
+    /// The process is gone, and the next one has not begun; returns the sockets that were open.
+    pub(crate) fn vanish(&mut self, index: usize) -> BTreeMap<SocketId, u16> {
+        self.sign_out(index);
+        let (identity, range) = (self.hosts[index].identity.clone(), self.hosts[index].range);
+        let nat = self.hosts[index].nat.clone();
+        self.hosts[index].engine = self.new_engine(&identity, range, nat.as_ref());
+        std::mem::take(&mut self.hosts[index].sockets)
+    }
+
+    /// Another process goes on with what this one leaves, after a gap in which nobody is there.
+    pub(crate) fn hand_over(&mut self, index: usize, gap: Duration, heritage: Heritage) {
+        let open = self.vanish(index);
+        self.run_for(gap);
+        self.boot(index);
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        for Renumbered { was, is } in host.engine.inherit(heritage, now) {
+            host.sockets.insert(is, open[&was]);
+        }
+        self.drain(index);
     }
 
     /// The machine starts anew, with what the store has kept.

@@ -50,6 +50,23 @@ impl Checklist {
         }
     }
 
+    /// A path that an earlier process has proven is the path from the start; `keepalive` is its interval.
+    pub(super) fn inherit(&mut self, pair: Pair, keepalive: Duration) {
+        self.keepalive = keepalive.clamp(SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE);
+        self.selected = Some(pair.path);
+        self.pairs.push(pair);
+    }
+
+    /// Whether this end picks the path.
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The interval of keepalives on the idle path.
+    pub(super) fn keepalive(&self) -> Duration {
+        self.keepalive
+    }
+
     /// Whether a pair whose checks go on is checked from this socket.
     pub(super) fn has_checks_from(&self, socket: SocketId) -> bool {
         let checked = |pair: &Pair| pair.path.socket == socket && pair.next_check.is_some();

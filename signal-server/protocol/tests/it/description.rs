@@ -64,8 +64,14 @@ fn each_note_has_its_bytes_for_ever() {
     assert_eq!(candidates.encode(), hex("01 01 7fff 04 c0a80102 ca6c"));
     assert_eq!(Note::Candidates(Vec::new()).encode(), hex("01"));
     assert_eq!(Note::Bye.encode(), hex("02"));
-    for note in [candidates, Note::Candidates(Vec::new()), Note::Bye] {
+    let away = |seconds| Note::Away { seconds };
+    assert_eq!(away(10).encode(), hex("04 0a"));
+    let none = Note::Candidates(Vec::new());
+    for note in [candidates, none, Note::Bye, away(1), away(60)] {
         assert_eq!(Note::decode(&note.encode()), Ok(note));
+    }
+    for absurd in ["04", "04 00", "04 3d", "04 ff", "04 0a 00"] {
+        assert!(Note::decode(&hex(absurd)).is_err(), "{absurd}");
     }
 }
 
@@ -260,19 +266,22 @@ fn capabilities_have_their_bytes_for_ever_and_unknown_ones_are_left_out() {
     assert!(ours.capabilities.contains(Capability::PassesOver));
     for set in [
         "07 0001 01",
-        "07 0001 f9",
+        "07 0001 f1",
         "07 0003 010000",
         "07 0004 81ffff01",
     ] {
         assert_eq!(with(set), Ok(ours.clone()), "{set}");
     }
-    for set in ["", "07 0000", "07 0001 00", "07 0001 f8", "07 0002 0001"] {
+    for set in ["", "07 0000", "07 0001 00", "07 0001 f0", "07 0002 0001"] {
         assert_eq!(with(set), Ok(golden()), "{set}");
     }
-    let as_peer = with("07 0001 03").unwrap();
+    let as_peer = with("07 0001 0b").unwrap();
     assert_eq!(as_peer.capabilities, Capabilities::PEER);
     assert!(as_peer.capabilities.contains(Capability::ReadsRefusals));
-    let relayed = with("07 0001 07").unwrap();
+    assert!(as_peer.capabilities.contains(Capability::WaitsForReturn));
+    let earlier = with("07 0001 03").unwrap();
+    assert!(!earlier.capabilities.contains(Capability::WaitsForReturn));
+    let relayed = with("07 0001 0f").unwrap();
     assert_eq!(relayed.capabilities, Capabilities::RELAYED_PEER);
     assert!(relayed.capabilities.contains(Capability::Relays));
     assert_eq!(with("07 0002 ffff"), Ok(relayed));
@@ -327,7 +336,7 @@ fn more_candidates_than_allowed_are_never_sent_and_never_read() {
 fn a_note_that_is_none_is_refused() {
     assert_eq!(Note::decode(&[]), Err(DecodeError::Truncated));
     assert_eq!(Note::decode(&[0]), Err(DecodeError::UnknownMessage(0)));
-    assert_eq!(Note::decode(&[4]), Err(DecodeError::UnknownMessage(4)));
+    assert_eq!(Note::decode(&[5]), Err(DecodeError::UnknownMessage(5)));
     assert_eq!(Note::decode(&[2, 0]), Err(DecodeError::Trailing(1)));
 }
 

@@ -324,12 +324,12 @@ fn capabilities_that_only_a_newer_version_knows_are_left_out_and_their_number_is
             matches!(frame, Ok(Frame::ClientCapabilities(set) | Frame::ServerCapabilities(set))
                 if set == expected)
         };
-        assert!(is(read(&[0xF9]), Capabilities::OURS));
+        assert!(is(read(&[0xF1]), Capabilities::OURS));
         assert!(is(
             read(&[0xFF; MAX_CAPABILITIES]),
             Capabilities::RELAYED_PEER
         ));
-        assert!(is(read(&[0xF8, 0xFF]), Capabilities::NONE));
+        assert!(is(read(&[0xF0, 0xFF]), Capabilities::NONE));
         assert!(is(read(&[0; 5]), Capabilities::NONE));
         assert_eq!(
             read(&[1; MAX_CAPABILITIES + 1]),

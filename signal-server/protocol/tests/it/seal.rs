@@ -109,6 +109,45 @@ fn notes_pass_both_ways_in_any_order() {
 }
 
 #[test]
+fn a_note_has_its_bytes_for_ever() {
+    let (mut a, mut b) = exchange();
+    let sealed = [a.seal(&Note::Bye).unwrap(), b.seal(&Note::Bye).unwrap()];
+    let hex =
+        sealed.map(|note| -> String { note.iter().map(|byte| format!("{byte:02x}")).collect() });
+    let golden: [String; 2] = [
+        "030000000000000000946dae7a27fd03227d92d1e8e6c23c3bd8".into(),
+        "030000000000000000c00fb98891c7dfd751253559b5b419a4e2".into(),
+    ];
+    assert_eq!(hex, golden);
+}
+
+#[test]
+fn another_process_goes_on_with_notes_and_uses_no_nonce_again() {
+    let (mut a, mut b) = exchange();
+    let first = a.seal(&note(1)).unwrap();
+    assert_eq!(b.open(&first), Ok(note(1)));
+    let left = a.bequeath();
+    // What is sealed after that the next process does not know of.
+    let lost = a.seal(&note(2)).unwrap();
+    let mut seen: HashSet<_> = [&first, &lost].map(|note| note[1..9].to_vec()).into();
+    for wall_ms in [1_800_000_000_000, 1_800_000_000_001, 1_800_000_100_000] {
+        let mut next = Exchange::inherit(left.clone(), wall_ms, u64::MAX);
+        for port in 3..6 {
+            let sealed = next.seal(&note(port)).unwrap();
+            assert!(seen.insert(sealed[1..9].to_vec()));
+            assert_eq!(b.open(&sealed), Ok(note(port)));
+        }
+        let answer = b.seal(&Note::Bye).unwrap();
+        assert_eq!(next.open(&answer), Ok(Note::Bye));
+        assert_eq!(next.open(&answer), Err(SealError::Replayed));
+    }
+    // Far too often is an error, not a nonce again.
+    let mut last = left;
+    last.next = u64::MAX - 1;
+    assert!(Exchange::inherit(last, u64::MAX, 0).seal(&note(1)).is_err());
+}
+
+#[test]
 fn a_duplicated_note_is_refused() {
     let (mut a, mut b) = exchange();
     let bye = a.seal(&Note::Bye).unwrap();

@@ -1,0 +1,179 @@
+//! One attempt: an exchange and its checks.
+
+use std::time::{Duration, Instant};
+
+use punch_signal_protocol::seal::{Exchange, ExchangeKeys, PresharedKey};
+use punch_signal_protocol::{Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note};
+use punch_traversal::{Agent, AgentEvent, Family};
+
+use super::Outputs;
+use super::farewell::Away;
+use super::relayed::{Relayed, RelayedConfig};
+use crate::{ConnectorEvent, News, SocketOrder};
+
+/// An attempt in which nothing is due is given up after this.
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One exchange and its checks.
+pub(super) struct Attempt {
+    /// Tells this attempt from those before.
+    pub(super) number: u64,
+    /// Whether the offer was this machine's.
+    pub(super) offered: bool,
+    pub(super) exchange: Exchange,
+    pub(super) agent: Agent,
+    pub(super) relayed: Relayed,
+    /// Whether the session of this exchange was announced.
+    pub(super) is_proven: bool,
+    pub(super) peer_range: Option<Ipv4Range>,
+    /// Candidates that the peer has heard of.
+    pub(super) sent_candidates: Vec<Candidate>,
+    /// Whether this side's NAT was still being measured when the peer was told of it.
+    pub(super) unmeasured: bool,
+    /// Whether checks have come from the peer, or answers to ours: there will be a path.
+    pub(super) is_heard: bool,
+    pub(super) began: Instant,
+    /// When an agent that waits for nothing but more candidates is given up.
+    pub(super) give_up_at: Option<Instant>,
+    /// Whether the peer waits for who is away.
+    pub(super) waits: bool,
+    /// The peer is away, or was.
+    pub(super) away: Option<Away>,
+}
+
+impl Attempt {
+    /// The key that the exchange has agreed on.
+    pub(super) fn preshared_key(&self) -> &PresharedKey {
+        self.exchange.preshared_key()
+    }
+
+    /// What another process needs to go on with the exchange.
+    pub(super) fn bequeath(&self) -> ExchangeKeys {
+        self.exchange.bequeath()
+    }
+
+    /// The range of the peer's overlay IPv4 address.
+    pub(super) fn peer_range(&self) -> Option<Ipv4Range> {
+        self.peer_range
+    }
+
+    /// Opens a note of the peer that belongs to this exchange.
+    pub(super) fn open(&mut self, envelope: &[u8]) -> Option<Note> {
+        self.exchange.open(envelope).ok()
+    }
+
+    /// A note about candidates that the peer has not heard of.
+    pub(super) fn seal_candidates(&mut self, candidates: &[Candidate]) -> Option<Vec<u8>> {
+        let fresh: Vec<_> = candidates
+            .iter()
+            .filter(|candidate| !self.sent_candidates.contains(candidate))
+            .copied()
+            .take(MAX_CANDIDATES)
+            .collect();
+        if fresh.is_empty() {
+            return None;
+        }
+        self.sent_candidates.extend_from_slice(&fresh);
+        let excess = self
+            .sent_candidates
+            .len()
+            .saturating_sub(4 * MAX_CANDIDATES);
+        self.sent_candidates.drain(..excess);
+        self.exchange.seal(&Note::Candidates(fresh)).ok()
+    }
+
+    /// Carries away the agent's datagrams, and what goes over relay links.
+    pub(super) fn drain_transmits(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        while let Some((path, message)) = self.relayed.poll_message() {
+            out.events.push_back(ConnectorEvent::Link { path, message });
+        }
+        while let Some(transmit) = self.agent.poll_transmit() {
+            out.transactions.note(&transmit.bytes, out.peer, now);
+            out.transmits.push_back(transmit);
+        }
+    }
+
+    /// The agent's next event that concerns more than this attempt's own sockets and notes.
+    pub(super) fn poll_event(&mut self, out: &mut Outputs<'_>) -> Option<AgentEvent> {
+        loop {
+            match self.agent.poll_event()? {
+                AgentEvent::OpenSockets(count) => {
+                    for _ in 0..count {
+                        let socket = out.sockets.number_for(out.peer, self.number);
+                        let family = Family::V4;
+                        out.order(SocketOrder::Open { socket, family });
+                    }
+                }
+                AgentEvent::CloseSocket(socket) => out.close(socket),
+                AgentEvent::Mtu(mtu) => {
+                    let peer = out.peer;
+                    if let Some(path) = self.agent.path() {
+                        out.news(News::Mtu { peer, path, mtu });
+                    }
+                }
+                AgentEvent::Reflexive(address) => {
+                    let kind = CandidateKind::ServerReflexive;
+                    let candidate = Candidate::new(kind, address);
+                    self.sent_candidates.push(candidate);
+                    let note = Note::Candidates(vec![candidate]);
+                    out.envelopes.extend(self.exchange.seal(&note).ok());
+                }
+                AgentEvent::Predicted(prediction) => {
+                    let note = Note::Prediction(prediction);
+                    out.envelopes.extend(self.exchange.seal(&note).ok());
+                }
+                event => {
+                    self.is_heard |= event == AgentEvent::Proven;
+                    return Some(event);
+                }
+            }
+        }
+    }
+
+    /// Gives an agent in which nothing is due some time, since the peer may still name candidates; without this deadline such an
+    /// agent would never say that it has failed.
+    pub(super) fn note_idle(&mut self, now: Instant) {
+        let busy = self.agent.poll_timeout().is_some() || self.agent.path().is_some();
+        let idle = !busy && !self.agent.has_failed();
+        let give_up_at = self.give_up_at.unwrap_or(now + CANDIDATE_TIMEOUT);
+        self.give_up_at = idle.then_some(give_up_at);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.away.as_mut().is_some_and(|away| away.take_ask(now)) {
+            self.agent.verify_path(now);
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        // An agent that waits for candidates is not to be asked before its time: it would say that it has failed.
+        if due(self.agent.poll_timeout()) || due(self.give_up_at) {
+            self.give_up_at = self.give_up_at.filter(|at| *at > now);
+            self.agent.handle_timeout(now);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.agent.poll_timeout(),
+            self.relayed.poll_timeout(),
+            self.give_up_at,
+            self.away.as_ref().map(Away::poll_timeout),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// What an attempt begins with.
+pub(super) struct NewAttempt {
+    pub(super) offered: bool,
+    pub(super) exchange: Exchange,
+    pub(super) agent: Agent,
+    pub(super) peer_range: Option<Ipv4Range>,
+    pub(super) sent_candidates: Vec<Candidate>,
+    /// Whether this side's NAT was still being measured when the peer was told of it.
+    pub(super) unmeasured: bool,
+    pub(super) relayed: RelayedConfig,
+    /// Whether the peer waits for who is away.
+    pub(super) waits: bool,
+}

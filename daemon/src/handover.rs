@@ -1,0 +1,99 @@
+//! How one process of punchd goes on with what another one has opened, so that no tunnel ends with a process: the TUN interface with
+//! its addresses and routes, the UDP sockets whose ports NATs know, and in memory what it takes to make the sessions anew.
+//!
+//! With a service manager that keeps descriptors (systemd), they are left there as they are opened ([`keeper`]), so that the next
+//! process has them after a restart, and after a crash, too. Without one, `punchd --take-over` asks the running punchd for them
+//! ([`takeover`]). Either way they come with names, and nothing is believed of them that the kernel does not say ([`heir`]).
+
+mod format;
+mod heir;
+pub(crate) mod keeper;
+pub(crate) mod takeover;
+
+use std::os::fd::OwnedFd;
+
+use punch_engine::{Family, Heritage, SocketId};
+use punch_platform::handover::Named;
+
+pub(crate) use heir::{Inheritance, Inherited, Kept};
+pub(crate) use names::{CONTROL, METRICS};
+
+/// What the packet path leaves.
+pub(crate) struct Left {
+    pub(crate) heritage: Heritage,
+    /// The TUN interface.
+    pub(crate) interface: OwnedFd,
+    /// The main sockets, and those of paths that are left.
+    pub(crate) sockets: Vec<LeftSocket>,
+}
+
+/// A socket that is left, and what its path knows it by.
+pub(crate) struct LeftSocket {
+    pub(crate) id: SocketId,
+    pub(crate) family: Family,
+    pub(crate) port: u16,
+    pub(crate) descriptor: OwnedFd,
+}
+
+/// What descriptors are called, here and in the service manager's store.
+mod names {
+    use punch_engine::{Family, SocketId};
+
+    pub(super) const INTERFACE: &str = "interface";
+    pub(super) const UDP: [&str; 2] = ["udp4", "udp6"];
+    pub(super) const PATHS: [&str; 2] = ["path4-", "path6-"];
+    pub(super) const STATE: &str = "state";
+    pub(crate) const CONTROL: &str = "control";
+    pub(crate) const METRICS: &str = "metrics";
+
+    pub(super) fn index(family: Family) -> usize {
+        match family {
+            Family::V4 => 0,
+            Family::V6 => 1,
+        }
+    }
+
+    /// What a socket is called.
+    pub(super) fn of(id: SocketId, family: Family, port: u16) -> String {
+        if id.is_main() {
+            UDP[index(family)].to_owned()
+        } else {
+            format!("{}{port}", PATHS[index(family)])
+        }
+    }
+}
+
+impl Left {
+    /// The state that goes with the descriptors.
+    fn state(&self, identity: [u8; 32]) -> format::State {
+        let paths = self.sockets.iter().filter(|socket| !socket.id.is_main());
+        format::State {
+            identity,
+            heritage: self.heritage.clone(),
+            sockets: paths
+                .map(|socket| format::PathSocket {
+                    id: socket.id,
+                    family: socket.family,
+                    port: socket.port,
+                })
+                .collect(),
+        }
+    }
+
+    /// All descriptors by name, and the state as one more.
+    pub(crate) fn into_named(self, identity: [u8; 32]) -> Vec<Named> {
+        let page = format::page(&self.state(identity), 1);
+        let mut named = vec![(names::INTERFACE.to_owned(), self.interface)];
+        match punch_platform::handover::sealed(&page) {
+            Ok(state) => named.push((names::STATE.to_owned(), state.into())),
+            Err(error) => {
+                tracing::warn!(%error, "there is no memory for the state: tunnels are made anew")
+            }
+        }
+        named.extend(self.sockets.into_iter().map(|socket| {
+            let name = names::of(socket.id, socket.family, socket.port);
+            (name, socket.descriptor)
+        }));
+        named
+    }
+}

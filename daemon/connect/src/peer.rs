@@ -557,6 +557,8 @@ impl PeerConnection {
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
         let peer = out.peer;
         match self.attempts.relay_path() {
+            // It carries the packets already.
+            Some(relayed) if self.attempts.stands_in() == Some(relayed) => {}
             Some(relayed) => {
                 let path = Path::Relayed(relayed);
                 out.news(News::Selected { peer, path });

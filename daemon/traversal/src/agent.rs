@@ -11,6 +11,7 @@
 mod base;
 pub(crate) mod checklist;
 mod config;
+pub(crate) mod doubt;
 pub(crate) mod inherited;
 mod mtu;
 mod nats;

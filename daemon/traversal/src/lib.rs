@@ -31,6 +31,7 @@ mod socket;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private};
 pub use agent::checklist::MAX_PAIRS;
+pub use agent::doubt::{is_doubtful, known_mtu};
 pub use agent::inherited::{ProvenPath, bequeath, inherit};
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, Traffic, takes_fresh_base};
 pub use capacity::{Caps, is_hard};

@@ -156,6 +156,11 @@ impl PathMtu {
         self.proven - headers(self.family) - SEAL
     }
 
+    /// Whether something was found out about the path.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// Whether this is the transaction of one of the padded checks.
     pub(crate) fn owns(&self, id: TransactionId) -> bool {
         self.probes.iter().any(|probe| probe.id == id)

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, ExchangeKeys, PresharedKey};
 use punch_signal_protocol::{Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note};
-use punch_traversal::{Agent, AgentEvent, Family};
+use punch_traversal::{Agent, AgentEvent, Family, is_doubtful, known_mtu};
 
 use super::Outputs;
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
+use crate::path::{Path, RelayPath};
 use crate::{ConnectorEvent, News, SocketOrder};
 
 /// An attempt in which nothing is due is given up after this.
@@ -23,6 +24,8 @@ pub(super) struct Attempt {
     pub(super) exchange: Exchange,
     pub(super) agent: Agent,
     pub(super) relayed: Relayed,
+    /// The relay link that carries the packets of a direct path that is in doubt.
+    pub(super) stands_in: Option<RelayPath>,
     /// Whether the session of this exchange was announced.
     pub(super) is_proven: bool,
     pub(super) peer_range: Option<Ipv4Range>,
@@ -45,6 +48,33 @@ impl Attempt {
     /// The key that the exchange has agreed on.
     pub(super) fn preshared_key(&self) -> &PresharedKey {
         self.exchange.preshared_key()
+    }
+
+    /// Lets the relay carry the packets while the checks of the direct path go unanswered, and the path itself as soon as one is
+    /// answered: tells of each change.
+    pub(super) fn mind_doubt(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        let (direct, relay) = (self.agent.path(), self.relayed.path());
+        let doubtful = relay.filter(|_| direct.is_some() && is_doubtful(&self.agent));
+        let stood_in = std::mem::replace(&mut self.stands_in, doubtful);
+        self.relayed
+            .set_behind(direct.is_some() && doubtful.is_none(), now);
+        let peer = out.peer;
+        match (direct, doubtful) {
+            (Some(_), Some(relay)) if stood_in != doubtful => {
+                let path = Path::Relayed(relay);
+                out.news(News::Selected { peer, path });
+            }
+            (Some(path), None) if stood_in.is_some() => {
+                out.news(News::Selected {
+                    peer,
+                    path: path.into(),
+                });
+                if let Some(mtu) = known_mtu(&self.agent) {
+                    out.news(News::Mtu { peer, path, mtu });
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What another process needs to go on with the exchange.

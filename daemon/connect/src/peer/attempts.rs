@@ -73,6 +73,7 @@ impl Attempts {
         self.live.push_back(Attempt {
             number: self.count,
             offered: new.offered,
+            stands_in: None,
             relayed: Relayed::new(RelayedConfig {
                 agreed: new.relayed.agreed && !self.direct_only,
                 ..new.relayed
@@ -138,6 +139,11 @@ impl Attempts {
     /// The direct path that the checks have selected.
     pub(super) fn direct_path(&self) -> Option<DirectPath> {
         self.first().and_then(|attempt| attempt.agent.path())
+    }
+
+    /// The relay link that carries the packets of a direct path in doubt.
+    pub(super) fn stands_in(&self) -> Option<RelayPath> {
+        self.first()?.stands_in
     }
 
     /// The relay link that serves where no direct path does.
@@ -429,8 +435,7 @@ impl Attempts {
     pub(super) fn finish_drain(&mut self, out: &mut Outputs<'_>, now: Instant) {
         for attempt in &mut self.live {
             attempt.note_idle(now);
-            let direct = attempt.agent.path().is_some();
-            attempt.relayed.set_behind(direct, now);
+            attempt.mind_doubt(out, now);
         }
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + SOCKET_CLOSE_DELAY);

@@ -152,8 +152,8 @@ fn a_direct_path_that_dies_leaves_the_relay() {
         }
     }
     let back = back.unwrap();
-    // Two paths have died at once, IPv6 and IPv4: each is given up by itself.
-    assert!(back < seconds(12), "{back:?}");
+    // Two paths have died at once, IPv6 and IPv4: the relay carries the packets as soon as the path is in doubt.
+    assert!(back < millis(1500), "{back:?}");
     assert_eq!(world.state(A, B), LinkState::Connected);
     let lost = world.hosts[A].events.iter().any(
         |event| matches!(event, EngineEvent::State { state, .. } if *state != LinkState::Connected),
@@ -410,4 +410,37 @@ fn a_direct_path_stays_when_the_relay_behind_it_is_forbidden() {
     world.run_for(seconds(120));
     assert_eq!(switchboard(&world).passed, passed);
     assert_ne!(world.state(A, B), LinkState::Connected);
+}
+
+/// The path comes back before it is given up.
+#[test]
+fn while_a_direct_path_is_in_doubt_the_relay_carries_and_then_the_path_does_again() {
+    let mut world = relayed(14);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(5));
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let mtu = |world: &World| {
+        let engine = &world.hosts[A].engine;
+        engine.peer_report(handle(B)).unwrap().mtu
+    };
+    let before = mtu(&world);
+    assert!(before.is_some());
+    let (mut was_relayed, mut was_lost) = (false, false);
+    for tick in 0..300 {
+        match tick {
+            50 => block_udp(&mut world),
+            // 1.4 seconds later: two checks are lost, and the fourth will be answered.
+            120 => world.filter = Box::new(|_| true),
+            _ => {}
+        }
+        world.send(A, &udp(a, b, b"there"));
+        world.send(B, &udp(b, a, b"back"));
+        world.run_for(millis(20));
+        was_relayed |= is_relayed(&world, A, B);
+        was_lost |= path(&world, A, B).is_none();
+    }
+    assert!(was_relayed && !was_lost);
+    assert!(is_direct(&world));
+    assert_eq!(mtu(&world), before, "it is not searched for again");
 }

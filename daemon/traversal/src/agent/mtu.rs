@@ -53,6 +53,12 @@ impl Mtu {
         true
     }
 
+    /// The longest packet inside the tunnel that fits on the path, if that was found out.
+    pub(super) fn known(&self) -> Option<u16> {
+        let (_, mtu) = self.current.as_ref()?;
+        mtu.is_known().then(|| mtu.inside())
+    }
+
     /// Packets of the tunnel go over the path.
     pub(super) fn handle_traffic(&mut self, now: Instant) {
         if let Some((_, mtu)) = &mut self.current {

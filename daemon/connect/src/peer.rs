@@ -376,7 +376,7 @@ impl PeerConnection {
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
                         self.handle_lost(out, now);
-                        again = !self.calls.has_offer();
+                        again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     }
                     AgentEvent::Failed => {
                         failed |= index > 0;
@@ -398,7 +398,7 @@ impl PeerConnection {
                     exhausted = false;
                 }
                 RelayChange::Lost => {
-                    again = !self.calls.has_offer();
+                    again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     let first = self.attempts.first();
                     exhausted |= first.is_some_and(|attempt| attempt.agent.has_failed());
                 }

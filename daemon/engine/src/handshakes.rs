@@ -259,8 +259,9 @@ impl Handshakes {
                 });
             }
         };
+        let resting = peer.tunnel.resting();
         for session in peer.tunnel.responders() {
-            jobs(session, can_begin);
+            jobs(session, can_begin && resting != Some(session.number()));
         }
         // The session that is being left begins no handshakes.
         if let Some(session) = peer.tunnel.left() {

@@ -7,15 +7,14 @@
 //!
 //! * `program`: what is done and when; [`program::draw`] makes it from a seed,
 //! * `deeds`: how it is done, `mallory`: what the peer needs for that, `packets`: what it sends through its tunnel,
-//! * `cast`: who plays, `scene`: what stands between them, `arena`: the network, the servers and the time, `machine`: an engine in it,
+//! * `cast`: who plays, `scene`: what stands between them, `arena`: the network, the servers and the time,
 //! * `tally`: what is counted.
 
 mod arena;
 mod cast;
 mod deeds;
-mod machine;
 mod mallory;
-mod packets;
+pub(crate) mod packets;
 pub mod program;
 mod scene;
 mod tally;
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::TableSizes;
 
-pub use machine::Steps;
+pub use crate::machine::Steps;
 use program::Move;
 
 /// What came of a run.

@@ -6,13 +6,16 @@
 //! * [`fresh`]: other programs of those machines, whose flows a search must not harm,
 //! * [`scenario`]: the pairs of NAT kinds that tests and figures run over,
 //! * [`adversary`]: a machine among peers and servers that do the worst they may,
+//! * [`day`]: a day of faults, after each of which two machines must be connected again,
 //! * [`matrix`]: all of them measured, as a table, as JSON and as a picture.
 //!
 //! The same seed gives the same run, to the last datagram.
 
 pub mod adversary;
+pub mod day;
 pub mod fresh;
 mod hash;
+mod machine;
 pub mod matrix;
 pub mod nat;
 pub mod network;

@@ -12,8 +12,9 @@ use punch_stun_protocol::{Message, TransactionId};
 use crate::agent::{Silence, Traffic};
 use crate::messages::Messages;
 
-/// A check that goes unanswered is repeated after these, in milliseconds; then the link is dead.
-const REPEAT_INTERVALS: [u64; 6] = [200, 400, 600, 1000, 2000, 4000];
+/// A check that goes unanswered is repeated after these, in milliseconds; then the link is dead. None is longer than a second: a link
+/// that passes packets again must not be given up because nobody has asked it since.
+const REPEAT_INTERVALS: [u64; 10] = [200, 400, 600, 1000, 1000, 1000, 1000, 1000, 1000, 1000];
 /// After more checks than this without an answer anything else is better.
 const SILENT: usize = 3;
 /// The same for a link that has never answered.

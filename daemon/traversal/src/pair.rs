@@ -55,6 +55,8 @@ pub(crate) struct Pair {
     checks: VecDeque<(TransactionId, Instant)>,
     /// Whether a search for ports has found the pair.
     pub(crate) by_search: bool,
+    /// Whether it was checked once more than [`REPEAT_INTERVALS`] says, since the last answer.
+    reprieved: bool,
 }
 
 /// A pair as status shows it.
@@ -91,6 +93,7 @@ impl Pair {
             triggers: 0,
             checks: VecDeque::new(),
             by_search: false,
+            reprieved: false,
         }
     }
 
@@ -162,6 +165,18 @@ impl Pair {
         }
     }
 
+    /// Packets of the peer come in while the last check is out: the path may have been dead for as long as it was checked, and no
+    /// longer. It is checked once more.
+    pub(crate) fn reprieve(&mut self, now: Instant) {
+        if let State::Valid { unanswered } = &mut self.state
+            && *unanswered as usize >= REPEAT_INTERVALS.len()
+            && !std::mem::replace(&mut self.reprieved, true)
+        {
+            *unanswered -= 1;
+            self.next_check = Some(now);
+        }
+    }
+
     /// Whether it has been probed for as long as an answer takes around the world.
     pub(crate) fn had_its_time(&self) -> bool {
         match self.state {
@@ -221,6 +236,7 @@ impl Pair {
         let fresh = !self.is_valid();
         self.state = State::Valid { unanswered: 0 };
         self.triggers = 0;
+        self.reprieved = false;
         fresh
     }
 

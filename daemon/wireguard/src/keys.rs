@@ -98,6 +98,8 @@ pub(crate) struct KeyRing {
     pub(crate) previous: Option<Keys>,
     /// The peer has been sent the response that makes them, and has not used them.
     pub(crate) next: Option<Keys>,
+    /// This end's index of the keys that something authentic has come in with last: the peer seals with them.
+    pub(crate) heard: Option<u32>,
 }
 
 impl KeyRing {

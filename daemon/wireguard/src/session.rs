@@ -217,6 +217,7 @@ impl<R: Copy> Session<R> {
             self.calling.want(now);
         }
         self.has_received = true;
+        self.keys.heard = Some(local);
         self.timers.handle_received(opened == Opened::Packet, now);
         opened
     }
@@ -237,8 +238,17 @@ impl<R: Copy> Session<R> {
     }
 
     fn establish(&mut self, keys: Keys, now: Instant) {
-        self.drop_keys(self.keys.previous);
-        self.keys.previous = self.keys.current.replace(keys);
+        let previous = self.keys.previous;
+        let replaced = self.keys.current.replace(keys);
+        // Where both have begun at once, the peer seals with the keys that it has asked for itself, and goes on with them until it hears
+        // of these. (Keys that the peer has asked for and uses show by that that it has left the others.)
+        let is_in_use = previous.is_some_and(|previous| self.keys.heard == Some(previous.local));
+        if keys.initiator && is_in_use {
+            self.drop_keys(replaced);
+        } else {
+            self.drop_keys(previous);
+            self.keys.previous = replaced;
+        }
         let slot = slot_of(keys.local);
         if slot == self.slots.answerer() {
             // The tunnel that answers from now on has not seen the initiation that these keys came of.

@@ -109,6 +109,15 @@ impl<R: Copy> Tunnel<R> {
         self.previous.as_mut().map(|(session, _)| session)
     }
 
+    /// The number of the session in use, while the handshake of the one that shall replace it is under way: it begins none of its own
+    /// then. The peer would answer with both sessions, since an initiation does not say which one it is for, and the new one would
+    /// forget the keys that it has just agreed on for those that this end cannot use.
+    pub fn resting(&self) -> Option<u32> {
+        let is_begun = |next: &&Next<R>| next.retry_at.is_some();
+        self.next.as_ref().filter(is_begun)?;
+        self.current.as_ref().map(Session::number)
+    }
+
     /// Whether a session may have a step of a handshake to be done.
     pub fn wants_job(&mut self, now: Instant) -> bool {
         self.sessions().any(|session| session.wants_job(now))

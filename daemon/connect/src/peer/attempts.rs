@@ -13,6 +13,7 @@ use super::Outputs;
 use super::attempt::{Attempt, NewAttempt};
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
+use super::retry::RETRY_MIN;
 use crate::ServerId;
 use crate::path::RelayPath;
 use crate::relays::RelayOrders;
@@ -214,6 +215,12 @@ impl Attempts {
     pub(super) fn are_younger_than(&self, age: Duration, now: Instant) -> bool {
         let newest = self.live.back();
         newest.is_some_and(|attempt| now.saturating_duration_since(attempt.began) < age)
+    }
+
+    /// Whether an exchange has just come about behind the first one, and takes its place if that is lost. Another offer would end it at
+    /// the peer while its relay links are being made, and so on from one to the next.
+    pub(super) fn have_young_successor(&self, now: Instant) -> bool {
+        self.live.len() > 1 && self.are_younger_than(RETRY_MIN, now)
     }
 
     /// Whether the newest attempt began after `at`.

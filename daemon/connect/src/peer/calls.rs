@@ -137,8 +137,13 @@ impl Calls {
 
     /// The offer that is out, if `server` is to get it once more.
     pub(super) fn repeat(&mut self, server: ServerId, now: Instant) -> Option<Vec<u8>> {
-        let envelope = self.offer.as_ref()?.to_repeat(now)?;
-        self.presence.repeat(server, now).then_some(envelope)
+        let offer = self.offer.as_mut()?;
+        let envelope = offer.to_repeat(now)?;
+        if !self.presence.repeat(server, now) {
+            return None;
+        }
+        offer.handle_repeated(now);
+        Some(envelope)
     }
 
     // --- what is known ---

@@ -33,6 +33,8 @@ pub(crate) struct OutstandingOffer {
     /// As it has gone out.
     envelope: Vec<u8>,
     sent_at: Instant,
+    /// When it went out last, to any server.
+    repeated_at: Instant,
 }
 
 impl OutstandingOffer {
@@ -47,6 +49,7 @@ impl OutstandingOffer {
             sent,
             envelope,
             sent_at: now,
+            repeated_at: now,
         }
     }
 
@@ -56,7 +59,12 @@ impl OutstandingOffer {
 
     /// Whether the offer went out so lately that its answer may still come.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.sent_at) < RETRY_MIN
+        now.saturating_duration_since(self.repeated_at) < RETRY_MIN
+    }
+
+    /// It goes out once more.
+    pub(super) fn handle_repeated(&mut self, now: Instant) {
+        self.repeated_at = now;
     }
 
     /// The offer, if it can be sent once more: a server that could not deliver it may be able to now.
@@ -84,7 +92,7 @@ impl OutstandingOffer {
                 None
             }
             Err((None, _)) => {
-                self.sent_at = now;
+                (self.sent_at, self.repeated_at) = (now, now);
                 None
             }
         }

@@ -608,3 +608,24 @@ fn frames_that_only_a_server_or_a_client_says_are_passed_over() {
         silence(&mut world, |world| world.hear(A, frame));
     }
 }
+
+/// The end with the larger key makes the offer that counts, also when it was only sent once more.
+#[test]
+fn an_offer_that_is_repeated_and_one_of_the_peer_that_crosses_it_lead_to_one_exchange() {
+    let mut world = World::pair(21);
+    let [larger, other] = if world.hosts[A].id() > world.hosts[B].id() {
+        [A, B]
+    } else {
+        [B, A]
+    };
+    world.sign_out(other);
+    world.set_up(larger, other, true);
+    world.set_up(other, larger, true);
+    // The offer that is out is older than one whose answer may still come.
+    world.run_for(seconds(8));
+
+    world.sign_in(other);
+
+    let took = world.wait_for_both(seconds(30));
+    assert!(took < seconds(1), "{took:?}");
+}

@@ -127,6 +127,32 @@ fn second_exchanges_from_both_sides_at_once_lose_no_packet() {
     }
 }
 
+/// Both sessions want new keys at the same time.
+#[test]
+fn a_second_exchange_beside_a_renewal_of_keys_costs_a_packet_or_two() {
+    for (wakes, offset) in [A, B]
+        .into_iter()
+        .flat_map(|index| (0..12).map(move |offset| (index, offset)))
+    {
+        let mut world = granted(8);
+        numbered(&mut world, &[(A, B), (B, A)], 200, |world, number| {
+            if number == 50 {
+                new_address(world, A);
+            }
+            if number == 50 + offset {
+                let now = world.now;
+                world.hosts[wakes].engine.handle_resume(now);
+            }
+        });
+
+        // Those that are sealed with the keys before, and come when two renewals are over, may be lost.
+        for index in [A, B] {
+            let count = numbers(&mut world, index).len();
+            assert!(count >= 196, "{wakes} {offset}: {count}");
+        }
+    }
+}
+
 #[test]
 fn one_exchange_after_the_other_loses_no_packet() {
     let mut world = granted(7);

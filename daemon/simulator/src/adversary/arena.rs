@@ -14,11 +14,11 @@ use super::Outcome;
 use super::cast::{
     ALICE, BOB, EVIL, GOOD, HANDLES, MALLORY, STUN_IPS, STUN_PORT, TRAFFIC_PORT, WALL, shares,
 };
-use super::machine::Machine;
 use super::mallory::{MALLORY as HAND, Mallory, stranger};
 use super::packets::udp;
 use super::program::{BEGIN, Mail, Move, Stun};
 use super::tally::Tally;
+use crate::machine::{Machine, Turn};
 use crate::network::{Datagram, Delivery, HostId, Network};
 
 const SAMPLE_PORTS: (u16, u16) = (40_000, 40_031);
@@ -232,7 +232,9 @@ impl Arena {
 
     /// Ends a machine's turn: sends what it has to send.
     pub(super) fn drain(&mut self, index: usize) {
-        let (datagrams, signals) = self.machines[index].drain(self.now);
+        let Turn {
+            datagrams, signals, ..
+        } = self.machines[index].drain(self.now);
         for datagram in datagrams {
             if index == ALICE {
                 self.note(&datagram);

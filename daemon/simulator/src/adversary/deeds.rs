@@ -248,7 +248,7 @@ fn unknown(victim: [u8; 32], now: Instant) -> Vec<u8> {
         relay: true,
         identity: Identity::from_seed(&[77; 32]),
         ipv4_range: None,
-        mtu: super::machine::MTU,
+        mtu: crate::machine::MTU,
         seed: [77; 32],
         budget: Budget::Normal,
         nat: NatOverrides::default(),

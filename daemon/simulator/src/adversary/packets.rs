@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use punch_packet::{UdpReply, transport_checksum, udp_packets};
 
-use super::machine::MTU;
+use crate::machine::MTU;
 
 /// A datagram inside the tunnel.
-pub(super) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let reply = UdpReply {
         source: from,
         destination: to,

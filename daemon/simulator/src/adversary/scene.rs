@@ -10,9 +10,9 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::arena::Arena;
 use super::cast::{ALICE, BOB, HANDLES, MALLORY, MALLORY_IP, STUN_IPS, STUN_PORT, WALL, shares};
-use super::machine::{Machine, Setup};
 use super::mallory::Mallory;
 use super::program::Dice;
+use crate::machine::{Machine, Setup};
 use crate::nat::{Allocation, NatSpec};
 use crate::network::{Gateway, HostId, INTERNET, LinkSpec, Network};
 

@@ -8,8 +8,8 @@ use punch_engine::TableSizes;
 use punch_signal_protocol::PeerId;
 use punch_traversal::{Budget, Caps};
 
-use super::machine::Steps;
 use super::program::BEGIN;
+use crate::machine::Steps;
 
 /// Checks that a peer can have sent in a second by offers and candidates alone.
 const CHECKS_A_SECOND: u64 = 400;

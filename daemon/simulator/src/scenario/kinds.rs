@@ -260,7 +260,7 @@ impl Kind {
     }
 
     /// The NAT at `public`, with its pool at the next addresses; `None` where there is none.
-    pub(super) fn nat(self, public: Ipv4Addr, rng: &mut ChaCha8Rng) -> Option<NatSpec> {
+    pub(crate) fn nat(self, public: Ipv4Addr, rng: &mut ChaCha8Rng) -> Option<NatSpec> {
         let ip = IpAddr::V4(public);
         let easy = NatSpec::port_restricted(ip);
         let pool = || (0..4).map(|n| Ipv4Addr::from_bits(public.to_bits() + n).into());

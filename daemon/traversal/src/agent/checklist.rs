@@ -193,7 +193,10 @@ impl Checklist {
 
     /// Packets of the tunnel go over the path, in either direction: so many bytes by now.
     pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
-        self.silence.handle_traffic(traffic, now);
+        let has_received = self.silence.handle_traffic(traffic, now);
+        if let Some(pair) = self.selected_mut().filter(|_| has_received) {
+            pair.reprieve(now);
+        }
         let flowing = self.is_active(now);
         self.last_traffic = Some(now);
         if flowing {

@@ -27,14 +27,16 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// So many bytes have been exchanged by now.
-    pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
-        if traffic.received != self.traffic.received {
+    /// So many bytes have been exchanged by now; returns whether some have come in.
+    pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) -> bool {
+        let has_received = traffic.received != self.traffic.received;
+        if has_received {
             self.since = None;
         } else if traffic.sent != self.traffic.sent {
             self.since.get_or_insert(now);
         }
         self.traffic = traffic;
+        has_received
     }
 
     /// The path has answered.

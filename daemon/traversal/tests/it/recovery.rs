@@ -377,3 +377,28 @@ fn a_path_that_comes_back_is_taken_again_when_the_peer_is_heard_on_it() {
         (Some(1), Some(1))
     );
 }
+
+#[test]
+fn a_path_that_passes_packets_again_while_its_last_check_is_out_is_kept() {
+    for outage in [2300, 2400, 2500] {
+        let wires = [Wire::new("198.51.100.1:1001", "203.0.113.1:2001", 10)];
+        let of_b = vec![reflexive("203.0.113.1:2001")];
+        let of_a = vec![reflexive("198.51.100.1:1001")];
+        let mut network = Network::new(&wires, of_b, of_a);
+        network.traffic = true;
+        network.run(secs(20));
+
+        network.wires[0].up = false;
+        network.run(ms(outage));
+        network.wires[0].up = true;
+        network.run(secs(10));
+
+        for side in [A, B] {
+            let mut events = network.events[side].iter();
+            assert!(
+                !events.any(|(_, event)| *event == AgentEvent::Lost),
+                "{side} {outage}"
+            );
+        }
+    }
+}

@@ -44,6 +44,14 @@ fn both_begin_at_once_and_keys_are_renewed_without_loss() {
 }
 
 #[test]
+fn both_begin_at_once_and_what_is_under_way_when_keys_are_renewed_arrives() {
+    for offset in [0, 20, 40] {
+        let mut world = begun_at_once(offset);
+        exchange(&mut world, 60_000, millis(7));
+    }
+}
+
+#[test]
 fn both_begin_at_once_and_data_that_goes_only_one_way_arrives() {
     for from in [A, B] {
         let mut world = World::new();

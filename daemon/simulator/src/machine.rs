@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Batch, Change, Engine, EngineConfig, EngineEvent, News, Offload, Order, PeerConfig, PeerHandle,
-    Rules, Signal, SocketId, SocketOrder, TargetEvent,
+    RelayPath, Rules, Signal, SocketId, SocketOrder, TargetEvent,
 };
 use punch_packet::Packet;
 use punch_signal_protocol::{Identity, Ipv4Range};
@@ -15,7 +15,7 @@ use punch_traversal::{Budget, NatOverrides};
 use crate::network::{Datagram, HostId};
 
 /// The longest packet inside the tunnels.
-pub(super) const MTU: usize = 1280;
+pub(crate) const MTU: usize = 1280;
 const HOPS: u8 = 64;
 const FIRST_PORT: u16 = 41_000;
 /// The ports of the main sockets.
@@ -50,34 +50,46 @@ impl Steps {
     }
 }
 
-/// What a machine is made from.
-pub(super) struct Setup {
-    pub(super) identity: Identity,
-    pub(super) seed: [u8; 32],
-    pub(super) peers: Vec<PeerConfig>,
-    pub(super) rules: Rules,
-    pub(super) stun: Vec<SocketAddr>,
+/// What is to be sent at the end of a turn, and whether the signalling clients start anew.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) datagrams: Vec<Datagram>,
+    pub(crate) signals: Vec<Signal>,
+    /// Packets for relay links.
+    pub(crate) relayed: Vec<(RelayPath, Vec<u8>)>,
+    /// The engine has seen that the machine is in another network.
+    pub(crate) network_changed: bool,
 }
 
-pub(super) struct Machine {
-    pub(super) engine: Engine,
-    pub(super) identity: Identity,
-    pub(super) host: HostId,
-    pub(super) peers: Vec<PeerConfig>,
+/// What a machine is made from.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) identity: Identity,
+    pub(crate) seed: [u8; 32],
+    pub(crate) peers: Vec<PeerConfig>,
+    pub(crate) rules: Rules,
+    pub(crate) stun: Vec<SocketAddr>,
+}
+
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
+    pub(crate) identity: Identity,
+    pub(crate) host: HostId,
+    pub(crate) peers: Vec<PeerConfig>,
     sockets: BTreeMap<SocketId, u16>,
     by_port: BTreeMap<u16, SocketId>,
     next_port: u16,
     batch: Batch,
-    /// Payloads of datagrams to [`super::cast::TRAFFIC_PORT`] that have come out of the tunnels; each counts once.
-    pub(super) heard: HashSet<u64>,
+    /// Numbers at the beginning of datagrams that have come out of the tunnels; each counts once.
+    pub(crate) heard: HashSet<u64>,
     /// The searches that have begun, by peer.
-    pub(super) searches: Vec<(PeerHandle, Instant)>,
+    pub(crate) searches: Vec<(PeerHandle, Instant)>,
     /// The most that one turn has made it do.
-    pub(super) most: Steps,
+    pub(crate) most: Steps,
 }
 
 impl Machine {
-    pub(super) fn new(setup: Setup, host: HostId, wall_ms: u64, now: Instant) -> Self {
+    pub(crate) fn new(setup: Setup, host: HostId, wall_ms: u64, now: Instant) -> Self {
         let config = EngineConfig {
             relay: true,
             identity: setup.identity.clone(),
@@ -116,7 +128,7 @@ impl Machine {
     }
 
     /// The user wants a peer, or not any longer.
-    pub(super) fn set_up(&mut self, peer: PeerHandle, up: bool, now: Instant) {
+    pub(crate) fn set_up(&mut self, peer: PeerHandle, up: bool, now: Instant) {
         let configured = self.peers.iter_mut().find(|config| config.handle == peer);
         if let Some(config) = configured {
             config.up = up;
@@ -129,7 +141,7 @@ impl Machine {
     }
 
     /// The most searches for one peer that have begun within a minute.
-    pub(super) fn searches_in_a_minute(&self) -> usize {
+    pub(crate) fn searches_in_a_minute(&self) -> usize {
         let within = |(peer, from): &(PeerHandle, Instant)| {
             let span = *from..*from + Duration::from_secs(60);
             let all = self.searches.iter();
@@ -140,17 +152,22 @@ impl Machine {
     }
 
     /// This machine's overlay address.
-    pub(super) fn overlay(&self) -> IpAddr {
+    pub(crate) fn overlay(&self) -> IpAddr {
         self.identity.id().overlay_ipv6().into()
     }
 
+    /// How many sockets are open.
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
     /// The socket at a port.
-    pub(super) fn socket_at(&self, port: u16) -> Option<SocketId> {
+    pub(crate) fn socket_at(&self, port: u16) -> Option<SocketId> {
         self.by_port.get(&port).copied()
     }
 
     /// A datagram of the network.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         socket: SocketId,
         local: Option<IpAddr>,
@@ -164,7 +181,7 @@ impl Machine {
     }
 
     /// A packet of the machine's kernel.
-    pub(super) fn send(&mut self, packet: &[u8], now: Instant) {
+    pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
         self.engine.handle_tun(packet, Offload::default(), now);
         self.engine.flush(now);
     }
@@ -175,8 +192,9 @@ impl Machine {
     }
 
     /// Ends a turn: carries out what the engine wants, and returns what is to be sent.
-    pub(super) fn drain(&mut self, now: Instant) -> (Vec<Datagram>, Vec<Signal>) {
+    pub(crate) fn drain(&mut self, now: Instant) -> Turn {
         let mut steps = Steps::default();
+        let mut turn = Turn::default();
         loop {
             let before = steps;
             while let Some(job) = self.engine.poll_job() {
@@ -194,6 +212,10 @@ impl Machine {
                     EngineEvent::News(News::Searching { peer, .. }) => {
                         self.searches.push((peer, now));
                     }
+                    EngineEvent::News(News::Stamps { peer, sent, seen }) => {
+                        self.keep_stamps(peer, (sent, seen));
+                    }
+                    EngineEvent::News(News::NetworkChanged) => turn.network_changed = true,
                     _ => {}
                 }
             }
@@ -202,16 +224,23 @@ impl Machine {
             }
             self.engine.flush(now);
         }
-        let mut signals = Vec::new();
         while let Some(signal) = self.engine.poll_signal() {
-            signals.push(signal);
+            turn.signals.push(signal);
         }
-        steps.frames = signals.len() as u64;
+        steps.frames = turn.signals.len() as u64;
         steps.packets = self.take_packets();
-        let datagrams = self.take_datagrams();
-        steps.datagrams = datagrams.len() as u64;
+        self.take_trains(&mut turn);
+        steps.datagrams = turn.datagrams.len() as u64;
         self.most = self.most.max(steps);
-        (datagrams, signals)
+        turn
+    }
+
+    /// What the store keeps for the next start.
+    fn keep_stamps(&mut self, peer: PeerHandle, stamps: (u64, u64)) {
+        let configured = self.peers.iter_mut().find(|config| config.handle == peer);
+        if let Some(config) = configured {
+            config.stamps = stamps;
+        }
     }
 
     /// A target that is there for TCP, takes everything, and says nothing.
@@ -261,18 +290,20 @@ impl Machine {
         count
     }
 
-    fn take_datagrams(&mut self) -> Vec<Datagram> {
-        let mut datagrams = Vec::new();
+    fn take_trains(&mut self, turn: &mut Turn) {
         while let Some(train) = self.engine.poll_train() {
-            if let (Some(to), Some(port)) = (train.to, self.sockets.get(&train.socket)) {
+            let parts = train.bytes.chunks(train.segment.max(1));
+            if let Some(path) = train.relay {
+                turn.relayed
+                    .extend(parts.map(|bytes| (path, bytes.to_vec())));
+            } else if let (Some(to), Some(port)) = (train.to, self.sockets.get(&train.socket)) {
                 let any = if to.is_ipv4() {
                     IpAddr::from([0; 4])
                 } else {
                     IpAddr::from([0; 16])
                 };
                 let src = SocketAddr::new(train.source.unwrap_or(any), *port);
-                let parts = train.bytes.chunks(train.segment.max(1));
-                datagrams.extend(parts.map(|bytes| Datagram {
+                turn.datagrams.extend(parts.map(|bytes| Datagram {
                     src,
                     dst: to,
                     ttl: train.ttl.unwrap_or(HOPS),
@@ -281,6 +312,5 @@ impl Machine {
             }
             self.engine.recycle(train);
         }
-        datagrams
     }
 }

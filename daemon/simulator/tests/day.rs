@@ -102,7 +102,7 @@ fn play_seeds(first: u64, step: usize) {
     print_recoveries(&all);
     println!("{promotions} promotions, {sent} packets, {must} that had to arrive");
     // The days get somewhere.
-    assert!(all.is_empty() || (promotions > 0 && must * 2 > sent));
+    assert!(all.is_empty() || must * 2 > sent);
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 

@@ -26,6 +26,9 @@ const LONGEST: u16 = 9200;
 const STEP: u16 = 4;
 /// A size counts as too long after so many checks without an answer (RFC 8899 §5.1.2, MAX_PROBES).
 const MAX_PROBES: u8 = 3;
+/// A size that was proven fits no more after so many; those beyond [`MAX_PROBES`] leave when short checks are known to be answered, so
+/// that neither an outage that has just ended nor chance is taken for a black hole.
+const MAX_CONFIRMATIONS: u8 = MAX_PROBES + 2;
 /// How long an answer is waited for, beside three round trips (RFC 8899 §5.1.1, PROBE_TIMER, derived from the round trip).
 const SLACK: Duration = Duration::from_millis(100);
 const SHORTEST_WAIT: Duration = Duration::from_millis(300);
@@ -104,8 +107,16 @@ struct Trial {
     size: u16,
     /// Checks of this size that were sent.
     sent: u8,
+    /// Whether the short check beside them was not answered when the last of them left.
+    is_doubtful: bool,
     /// When the next one is due, or there have been enough.
     next: Instant,
+}
+
+impl Trial {
+    fn restart(&mut self, at: Instant) {
+        (self.sent, self.is_doubtful, self.next) = (0, false, at);
+    }
 }
 
 /// See the module.
@@ -224,27 +235,35 @@ impl PathMtu {
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.next <= now) else {
             return (false, None);
         };
-        let confirms = trial.size == self.proven;
+        let (size, confirms) = (trial.size, trial.size == self.proven);
         if trial.sent < MAX_PROBES {
+            trial.is_doubtful = trial.sent + 1 == MAX_PROBES && !around.answering;
             return (false, self.due(now));
         }
+        if !around.answering {
+            // The path itself is in doubt, and whoever watches it decides. If it comes back, so does this question.
+            trial.restart(now + LONGEST_WAIT);
+            return (false, None);
+        }
+        if confirms && trial.sent < MAX_CONFIRMATIONS {
+            return (false, self.due(now));
+        }
+        if !confirms && trial.is_doubtful {
+            // The path was silent altogether, and is back.
+            trial.restart(now);
+            return (false, self.due(now));
+        }
+        self.trial = None;
         if !confirms {
-            self.too_long = trial.size;
-            self.trial = None;
+            self.too_long = size;
             self.search(now);
             let is_news = !std::mem::replace(&mut self.is_known, true);
             return (is_news, self.due(now));
         }
-        if !around.answering {
-            // The path itself is in doubt, and whoever watches it decides. If it comes back, so does this question.
-            trial.sent = 0;
-            trial.next = now + LONGEST_WAIT;
-            return (false, None);
-        }
+        // An answer that is only late still proves the size again.
         self.too_long = self.proven;
         self.proven = base(self.family);
-        self.probes.clear();
-        (self.trial, self.raise_at) = (None, None);
+        self.raise_at = None;
         self.search(now);
         (true, self.due(now))
     }
@@ -296,6 +315,7 @@ impl PathMtu {
         self.trial = Some(Trial {
             size,
             sent: 0,
+            is_doubtful: false,
             next: now,
         });
     }
@@ -335,7 +355,7 @@ impl PathMtu {
         Some(Due {
             size: trial.size,
             payload: usize::from(trial.size - headers(self.family)),
-            with_short: trial.size == self.proven && trial.sent == 1,
+            with_short: trial.sent == 1 || trial.sent == MAX_PROBES,
         })
     }
 }
@@ -363,12 +383,22 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// A number that looks like chance (the finalizer of SplitMix64).
+    fn mixed(n: u64) -> u64 {
+        let n = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let n = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let n = (n ^ (n >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        n ^ (n >> 31)
+    }
+
     /// A path that carries packets of up to `limit` bytes, and loses every so manyth check (0: none).
     struct Line {
         now: Instant,
         path: PathMtu,
         limit: u16,
         loses_every: u32,
+        /// One of so many checks is lost by chance (0: none).
+        loses_one_in: u64,
         /// Whether nothing at all gets through.
         dead: bool,
         traffic: bool,
@@ -384,6 +414,7 @@ mod tests {
                 path: PathMtu::new(remote.parse().unwrap(), inside, origin()),
                 limit,
                 loses_every: 0,
+                loses_one_in: 0,
                 dead: false,
                 traffic: false,
                 sent: Vec::new(),
@@ -446,7 +477,8 @@ mod tests {
             self.sent.push((self.elapsed(), due.size));
             self.path.sent(id, due.size, around, self.now);
             let count = self.sent.len() as u32;
-            let lost = self.loses_every > 0 && count.is_multiple_of(self.loses_every);
+            let chance = mixed(u64::from(count)).checked_rem(self.loses_one_in) == Some(0);
+            let lost = chance || self.loses_every > 0 && count.is_multiple_of(self.loses_every);
             if due.size <= self.limit && !lost && !self.dead {
                 self.under_way.insert(self.now + RTT, id);
             }
@@ -572,6 +604,58 @@ mod tests {
         line.run(secs(60));
         assert_eq!(line.path.proven, 1480);
         assert_eq!(line.changes.len(), 1, "{:?}", line.changes);
+    }
+
+    #[test]
+    fn an_outage_during_the_first_search_makes_nothing_too_long() {
+        // The second one ends when three checks are out, and before they are judged.
+        for outage in [secs(5), Duration::from_millis(800)] {
+            for limit in [1500, 1400] {
+                let mut line = Line::new("192.0.2.1", 1420, limit);
+                line.dead = true;
+                line.run(outage);
+                line.dead = false;
+                line.run(secs(10));
+                assert_eq!(line.path.proven, limit.min(1480), "{outage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_outage_that_ends_before_it_is_judged_is_no_black_hole() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        line.traffic = true;
+        line.run(RTT + CONFIRM - Duration::from_millis(10));
+        line.dead = true;
+        line.run(Duration::from_millis(800));
+        line.dead = false;
+        line.run(secs(60));
+        assert_eq!(line.changes.len(), 1, "{:?}", line.changes);
+    }
+
+    #[test]
+    fn chance_is_hardly_ever_taken_for_a_black_hole() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        (line.traffic, line.loses_one_in) = (true, 5);
+        line.run(secs(4 * 3600));
+        let falls = line.changes.iter().filter(|(_, size)| *size == 1200);
+        assert!(falls.count() <= 2, "{:?}", line.changes);
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_fall_takes_it_back() {
+        let mut line = Line::new("192.0.2.1", 1420, 1500);
+        line.traffic = true;
+        line.run(secs(20));
+        line.limit = 1000;
+        while line.path.proven != 1200 {
+            line.run(Duration::from_millis(100));
+        }
+        let late = line.sent.iter().rposition(|(_, size)| *size == 1480);
+        let mut id = [0; 12];
+        id[..8].copy_from_slice(&(late.unwrap() as u64).to_be_bytes());
+        assert!(line.path.handle_answer(TransactionId(id), line.now));
+        assert_eq!(line.path.proven, 1480);
     }
 
     #[test]

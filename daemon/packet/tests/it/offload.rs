@@ -11,6 +11,8 @@ use punch_packet::{
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 
 fn addresses(v6: bool) -> (IpAddr, IpAddr) {
@@ -244,6 +246,65 @@ fn a_large_tcp_packet_is_cut_as_a_card_would() {
                 assert_eq!(cut(&packet, offload).unwrap(), large.cut(1000));
             }
         }
+    }
+}
+
+/// Sequence number, flags, urgent pointer and length of the data of each piece; their headers are of 32 bytes.
+fn pieces(packet: &[u8], v6: bool, size: u16) -> Vec<(u32, u8, u16, usize)> {
+    let (_, offload) = Tcp {
+        v6,
+        ..Tcp::new(b"")
+    }
+    .large(size);
+    let at = if v6 { 40 } else { 20 };
+    let pieces = cut(packet, offload).unwrap().into_iter().map(|piece| {
+        let (source, destination) = addresses(v6);
+        let segment = &piece[at..];
+        assert_eq!(transport_checksum(source, destination, 6, segment), 0);
+        let sequence = u32::from_be_bytes(segment[4..8].try_into().unwrap());
+        let urgent = u16::from_be_bytes(segment[18..20].try_into().unwrap());
+        (sequence, segment[13], urgent, segment.len() - 32)
+    });
+    pieces.collect()
+}
+
+#[test]
+fn urgent_data_ends_where_it_did() {
+    for v6 in [false, true] {
+        for urgent in [1, 1000, 1001, 2500_u16] {
+            let large = Tcp {
+                v6,
+                flags: ACK | URG,
+                ..Tcp::new(&bytes(2500))
+            };
+            let (mut packet, _) = large.large(1000);
+            let pointer = if v6 { 58 } else { 38 };
+            packet[pointer..pointer + 2].copy_from_slice(&urgent.to_be_bytes());
+
+            for (index, piece) in pieces(&packet, v6, 1000).into_iter().enumerate() {
+                let start = index as u16 * 1000;
+                let left = urgent.saturating_sub(start);
+                let flags = if left > 0 { ACK | URG } else { ACK };
+                let sequence = large.sequence.wrapping_add(start.into());
+                let length = 1000.min(2500 - usize::from(start));
+                assert_eq!(piece, (sequence, flags, left, length), "{urgent}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_begins_with_data_begins_once() {
+    for v6 in [false, true] {
+        let large = Tcp {
+            v6,
+            flags: SYN,
+            sequence: u32::MAX - 500,
+            ..Tcp::new(&bytes(1500))
+        };
+        let (packet, _) = large.large(1000);
+        let right = [(u32::MAX - 500, SYN, 0, 1000), (500, 0, 0, 500)];
+        assert_eq!(pieces(&packet, v6, 1000), right);
     }
 }
 

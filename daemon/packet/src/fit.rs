@@ -34,7 +34,7 @@ pub fn fit(packet: &Packet<'_>, offload: Offload, mtu: usize) -> Fit {
     let passes = if v6 {
         longest <= mtu.max(IPV6_MINIMUM)
     } else {
-        longest <= mtu || (offload.gso.is_none() && !packet.forbids_fragments())
+        longest <= mtu || !packet.forbids_fragments()
     };
     if passes {
         Fit::Passes(offload)

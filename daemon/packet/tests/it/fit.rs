@@ -79,11 +79,24 @@ fn ipv6_of_1280_bytes_passes_always_and_no_more() {
 #[test]
 fn datagrams_that_the_kernel_has_joined_are_too_long_when_one_of_them_is() {
     for v6 in [false, true] {
-        let joined = udp(v6, &[7; 9000]);
+        let mut joined = udp(v6, &[7; 9000]);
+        if !v6 {
+            joined[6] |= 0x40;
+        }
         let short = cut(GsoKind::Udp, 1000);
         assert_eq!(ask(&joined, short, 1200), Fit::Passes(short));
         assert_eq!(ask(&joined, cut(GsoKind::Udp, 1300), 1200), Fit::TooLong);
     }
+}
+
+#[test]
+fn datagrams_that_the_kernel_has_joined_may_be_cut_where_one_alone_may() {
+    let mut joined = udp(false, &[7; 9000]);
+    let long = cut(GsoKind::Udp, 1300);
+    joined[6] |= 0x40;
+    assert_eq!(ask(&joined, long, 1200), Fit::TooLong);
+    joined[6] &= !0x40;
+    assert_eq!(ask(&joined, long, 1200), Fit::Passes(long));
 }
 
 #[test]

@@ -429,6 +429,11 @@ impl Connector {
         self.signalling.relays.has(path)
     }
 
+    /// The peer that a relay link leads to.
+    pub fn link_owner(&self, path: RelayPath) -> Option<PeerHandle> {
+        self.signalling.relays.owner(path)
+    }
+
     /// The range of a peer's overlay IPv4 address, once it has said so.
     pub fn peer_range(&self, peer: PeerHandle) -> Option<Option<Ipv4Range>> {
         self.peers.get(peer)?.attempts.peer_range()

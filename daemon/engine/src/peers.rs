@@ -92,8 +92,8 @@ impl Peer {
     /// it has made one.
     pub(crate) fn settle_path(&mut self, path: Path) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
-        if roams && matches!(path, Path::Relayed(_)) {
-            // It knows of no relay: somebody on its way has led its packets there.
+        if (roams || self.config.direct_only) && matches!(path, Path::Relayed(_)) {
+            // It knows of no relay, or may use none: somebody on its way has led its packets there.
             return;
         }
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
@@ -533,5 +533,20 @@ mod tests {
         let mut punch = peer(PeerKind::Punch { id, ipv4: None });
         punch.settle_path(relayed);
         assert_eq!(punch.path, Some(relayed));
+    }
+
+    #[test]
+    fn what_comes_over_a_relay_moves_no_peer_there_that_is_to_be_reached_directly() {
+        let id = Identity::from_seed(&[9; 32]).id();
+        let mut punch = peer(PeerKind::Punch { id, ipv4: None });
+        punch.config.direct_only = true;
+        punch.settle_path(Path::Relayed(RelayPath {
+            server: ServerId(1),
+            link: RelayLink(1),
+        }));
+        assert_eq!(punch.path, None);
+        let direct = Path::direct(SocketId::MAIN_V4, SocketAddr::from(([192, 0, 2, 7], 1)));
+        punch.settle_path(direct);
+        assert_eq!(punch.path, Some(direct));
     }
 }

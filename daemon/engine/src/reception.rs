@@ -49,6 +49,17 @@ impl Reception<'_> {
         now: Instant,
     ) {
         let peers = &mut self.roster.peers;
+        if let Path::Relayed(link) = path
+            && let Some(owner) = self.roster.connector.link_owner(link)
+            && peers.by_session(session) != Some(owner)
+        {
+            // Whoever holds the other end of a link is let in there as itself alone.
+            let is_of_run = |datagram: &&[u8]| data_index(datagram) == Some(session);
+            while datagrams.next_if(is_of_run).is_some() {
+                self.lane.drops.count(DropReason::NotForUs);
+            }
+            return;
+        }
         let authentic = self.lane.open_run(peers, session, path, datagrams, now);
         if let (Some(_), Path::Relayed(link)) = (authentic, path) {
             self.roster.connector.handle_link_heard(link, now);

@@ -25,7 +25,7 @@ pub enum EngineEvent {
         /// Where it is now.
         to: std::net::SocketAddr,
     },
-    /// Packets to a peer may be so long from now on: where the path changed, or more of it is known.
+    /// Packets to a peer that answers checks may be so long from now on: where the path changed, or more of it is known.
     Mtu {
         /// The peer.
         peer: PeerHandle,

@@ -107,9 +107,13 @@ impl Peer {
     /// Packets take this path from now on; how much fits there is to be seen.
     fn take_path(&mut self, path: Path) {
         self.path = Some(path);
-        let checks = matches!(self.config.kind, PeerKind::Punch { .. });
-        self.mtu.begin(path, checks);
+        self.mtu.begin(path, self.is_checked());
         self.size_sessions();
+    }
+
+    /// Whether it answers checks, so that something can be found out about its path.
+    fn is_checked(&self) -> bool {
+        matches!(self.config.kind, PeerKind::Punch { .. })
     }
 
     /// So long a packet fits on the path, in bytes.
@@ -456,12 +460,13 @@ impl PeerTable {
         roamed
     }
 
-    /// What fits on the paths of those that something has happened to, where it is more or less than was told.
+    /// What fits on the paths of those that something has happened to, where it is more or less than was told. Of a plain WireGuard peer
+    /// nothing is found out: its routes have no size of their own, and follow what the interface is given.
     pub(crate) fn take_resized(&mut self) -> Vec<(PeerHandle, usize)> {
         let mut resized = Vec::new();
         for handle in &self.changed {
             let peer = self.peers.get_mut(handle);
-            let with_path = peer.filter(|peer| peer.path.is_some());
+            let with_path = peer.filter(|peer| peer.path.is_some() && peer.is_checked());
             let mtu = with_path.and_then(|peer| peer.mtu.untold());
             resized.extend(mtu.map(|mtu| (*handle, mtu)));
         }

@@ -1,6 +1,7 @@
 //! An unmodified WireGuard machine as a peer.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use boringtun::noise::{Tunn, TunnResult};
 use punch_engine::{DropReason, EngineEvent, LinkState, SocketId};
@@ -289,6 +290,18 @@ fn a_peer_without_an_endpoint_is_served_where_it_calls_from() {
     let sent = bench.sent.len();
     bench.set_endpoint(0, Some(there));
     assert_eq!(bench.sent.len(), sent);
+}
+
+#[test]
+fn a_plain_peers_routes_follow_the_interface() {
+    let mut bench = Bench::new(false);
+    let to = "198.51.100.9:7".parse().unwrap();
+    bench.set_endpoint(0, Some(to));
+    bench.pass(Duration::from_secs(5));
+    let is_mtu = |event: &EngineEvent| matches!(event, EngineEvent::Mtu { .. });
+    assert!(!bench.events.iter().any(is_mtu), "{:?}", bench.events);
+    let report = bench.engine.peer_report(bench.peers[0].handle).unwrap();
+    assert_eq!(report.mtu, Some(1400));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The HTTP proxy that leads to a signalling server: from punchd.toml, or from the environment as curl reads it. What a proxy is
 //! told as its user and password is in no text that this file makes.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -185,8 +186,8 @@ enum Choice {
 }
 
 impl Proxies {
-    /// What the setting says; `variable` reads a variable of the environment.
-    pub(crate) fn new(setting: &ProxySetting, variable: impl Fn(&str) -> Option<String>) -> Self {
+    /// What the setting says; `variable` reads a variable of the environment. One that is not UTF-8 is a wrong one, and not missing.
+    pub(crate) fn new(setting: &ProxySetting, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         match setting {
             ProxySetting::None => Self::default(),
             ProxySetting::Proxy(proxy) => Self {
@@ -195,6 +196,10 @@ impl Proxies {
                 except: Exceptions::default(),
             },
             ProxySetting::Environment => {
+                let variable = |name: &str| {
+                    let value = variable(name)?.into_string();
+                    Some(value.unwrap_or_else(|wrong| wrong.to_string_lossy().into_owned()))
+                };
                 let read = |names: &[&'static str]| {
                     let found = names.iter().find_map(|name| {
                         let value = Zeroizing::new(variable(name)?);
@@ -350,13 +355,15 @@ fn is_inside(ip: IpAddr, network: IpAddr, length: u8) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     /// The proxy that an environment of these variables names for a server, or why there is none.
     fn choose(environment: &[(&str, &str)], url: &str) -> Result<Option<String>, String> {
         let variable = |name: &str| {
             let mut all = environment.iter();
-            all.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
+            all.find_map(|(key, value)| (*key == name).then(|| (*value).into()))
         };
         let proxies = Proxies::new(&ProxySetting::Environment, variable);
         let chosen = proxies.of(url)?;
@@ -475,6 +482,24 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_not_utf_8_is_no_missing_one() {
+        for (value, why) in [
+            (&b"http://p\xff:3128"[..], ProxyError::Place),
+            (b"http://u:\xffsecret@p:1", ProxyError::Credentials),
+        ] {
+            let variable =
+                |name: &str| (name == "https_proxy").then(|| OsString::from_vec(value.to_vec()));
+            let proxies = Proxies::new(&ProxySetting::Environment, variable);
+            let text = proxies.of("wss://s.example:443/").unwrap_err();
+            assert!(
+                text.contains("https_proxy") && text.contains(&why.to_string()),
+                "{text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
     fn no_proxy_lists_domains_addresses_and_networks() {
         for (list, url, excepted) in [
             ("*", "wss://s.example:443/", true),
@@ -508,7 +533,7 @@ mod tests {
 
     #[test]
     fn the_setting_wins_over_the_environment() {
-        let variable = |name: &str| (name == "https_proxy").then(|| "http://env:1".to_owned());
+        let variable = |name: &str| (name == "https_proxy").then(|| "http://env:1".into());
         for (text, place) in [("", None), ("none", None), ("http://set:2", Some("set:2"))] {
             let setting = ProxySetting::parse(text).unwrap();
             let proxies = Proxies::new(&setting, variable);

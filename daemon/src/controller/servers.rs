@@ -67,7 +67,7 @@ impl Servers {
             access: Access {
                 identity,
                 tls: server::tls()?,
-                proxies: Arc::new(Proxies::new(proxy, |name| std::env::var(name).ok())),
+                proxies: Arc::new(Proxies::new(proxy, |name| std::env::var_os(name))),
                 driver,
                 reports: report_sender,
             },

@@ -256,19 +256,29 @@ fn read(path: &Path) -> std::io::Result<(Zeroizing<String>, u32)> {
     Ok((text, mode))
 }
 
-/// The error as it is, or without the line that it shows if that may have a proxy's password.
+/// The error as it is, or without what it shows of the file if that may have a proxy's password: the lines of its span, or a value.
 fn without_secrets(text: &str, error: toml::de::Error) -> anyhow::Error {
-    let start = error.span().map_or(0, |span| span.start.min(text.len()));
-    let line = text.lines().nth(text[..start].matches('\n').count());
-    let line = line.unwrap_or_default().to_ascii_lowercase();
-    if !line.contains("prox") && !line.contains('@') {
+    let span = error.span().unwrap_or(0..0);
+    let (start, end) = (span.start.min(text.len()), span.end.min(text.len()));
+    let (before, behind) = (&text[..start], &text[end.max(start)..]);
+    let begin = before.rfind('\n').map_or(0, |at| at + 1);
+    let rest = behind.find('\n').unwrap_or(behind.len());
+    let shown = &text[begin..text.len() - behind.len() + rest];
+    let is_secret = |text: &str| text.contains('@') || text.to_ascii_lowercase().contains("prox");
+    // Of a string of several lines, one alone does not tell what it is.
+    let is_part = |mark| text[..begin + shown.len()].contains(mark);
+    let several = is_part("\"\"\"") || is_part("'''");
+    if !several && !is_secret(shown) && !is_secret(error.message()) {
         return error.into();
     }
-    let number = text[..start].matches('\n').count() + 1;
-    let message = match error.message().split_once('"') {
-        Some((said, _)) => said,
-        None => error.message(),
-    };
+    let number = before.matches('\n').count() + 1;
+    let mut message = error.message().split('"').next().unwrap_or_default();
+    if message.contains('@') {
+        message = message.split('`').next().unwrap_or_default();
+    }
+    if message.contains('@') {
+        message = "not understood";
+    }
     anyhow::anyhow!("line {number}: {}", message.trim_end())
 }
 
@@ -594,6 +604,19 @@ mod tests {
                 "[signal]\nproxy = \"\"\"\nhttp://u:secret@p:1\"\"\"\nx = 1\n",
                 "line",
             ),
+            (
+                "[relay]\nenabled = \"\"\"\nhttp://u:secret@p:1\"\"\"\n",
+                "line 2",
+            ),
+            (
+                "[relay]\nenabled = \"http://u:secret\\u0040p:1\"\n",
+                "line 2",
+            ),
+            (
+                "[signal]\nproxy = \"\"\"http://u:\\\nsecret\\q\\\n@p:1\"\"\"\n",
+                "line 3",
+            ),
+            ("[relay]\n\"http://u:secret@p:1\" = true\n", "line 2"),
         ] {
             let refusal = refusal(text);
             assert!(

@@ -122,6 +122,8 @@ async fn ask(
         .await
         .map_err(Why::Broke)?;
     let mut head = Vec::with_capacity(512);
+    // Bytes of interim answers, which count as the rest.
+    let mut passed = 0;
     loop {
         let mut part = [0; 512];
         let length = match stream.read(&mut part).await {
@@ -133,8 +135,11 @@ async fn ask(
             Err(error) => return Err(Why::Broke(error)),
         };
         head.extend_from_slice(&part[..length]);
-        if let Some(answer) = Answer::parse(&head)? {
-            return answer.judge(proxy, target, head.len());
+        while let Some(answer) = Answer::parse(&head[passed..])? {
+            if !answer.is_interim() {
+                return answer.judge(proxy, target, head.len() - passed);
+            }
+            passed += answer.length;
         }
         if head.len() > MAX_HEAD {
             return Err(Why::Endless);
@@ -185,6 +190,11 @@ impl Answer {
                 .take(4)
                 .collect(),
         }))
+    }
+
+    /// Whether the answer itself is still to come (RFC 9110 §15.2). Nobody has asked for another protocol (101).
+    fn is_interim(&self) -> bool {
+        (100..200).contains(&self.code) && self.code != 101
     }
 
     /// What the answer to a request of `total` bytes so far means.
@@ -262,6 +272,24 @@ mod tests {
         let basic = "Proxy-Authorization: Basic dTpzZWNyZXQ=\r\n";
         assert_eq!(asked, format!("{plain}{basic}\r\n"));
         assert_eq!(hear("p:1", b"HTTP/1.0 201 ok\r\n\r\n").0, Ok(()));
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
+        let yes = format!("{interim}HTTP/1.1 200 ok\r\n\r\n");
+        assert_eq!(hear("p:1", yes.as_bytes()).0, Ok(()));
+        let endless = interim.repeat(2 * MAX_HEAD / interim.len());
+        for (answer, words) in [
+            (format!("{interim}HTTP/1.1 403 no\r\n\r\n"), "(403)"),
+            (format!("{yes}<html>"), "with a page"),
+            (interim.to_owned(), "closed the connection"),
+            (endless, "answers without an end"),
+            ("HTTP/1.1 101 other\r\n\r\n".to_owned(), "answered 101"),
+        ] {
+            let text = refusal("p:1", answer.as_bytes());
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 
     #[test]

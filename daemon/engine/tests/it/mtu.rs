@@ -92,6 +92,22 @@ fn until_a_path_is_known_what_nobody_may_cut_takes_its_chance() {
 }
 
 #[test]
+fn an_outage_while_a_path_is_measured_makes_it_no_shorter() {
+    for outage in [1, 2, 3] {
+        let mut world = World::pair(1);
+        limit(&mut world, 1500);
+        world.grant(B, A, true);
+        world.set_up(A, B, true);
+        world.wait_for(seconds(10), |world| told(world, A) == [1200]);
+        world.cut = true;
+        world.run_for(seconds(outage));
+        world.cut = false;
+        world.run_for(seconds(20));
+        assert_eq!(mtu(&world, A), Some(1400), "{outage} s");
+    }
+}
+
+#[test]
 fn ipv6_s_shortest_long_packet_passes_from_the_beginning() {
     let mut world = World::pair(1);
     limit(&mut world, LIMIT);

@@ -458,6 +458,7 @@ fn kind(kind: &OpenEnum<PathKind>) -> &str {
         OpenEnum::Known(PathKind::PortMapped) => "port mapped",
         OpenEnum::Known(PathKind::Fixed) => "fixed",
         OpenEnum::Known(PathKind::Relayed) => "relayed",
+        OpenEnum::Known(PathKind::Tcp) => "direct over TCP",
         OpenEnum::Unknown(word) => word,
     }
 }

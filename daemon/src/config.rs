@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) port_mapping: bool,
     /// Whether packets may go through signalling servers where no direct path is.
     pub(crate) relay: bool,
+    /// Whether TCP connections to peers are made and taken, for where UDP does not pass.
+    pub(crate) tcp: bool,
     /// What the kernel may do for many packets at once.
     pub(crate) offloads: Offloads,
     /// Where metrics are served over TCP, too.
@@ -57,6 +59,7 @@ impl Default for Config {
             nat: NatOverrides::default(),
             port_mapping: true,
             relay: true,
+            tcp: true,
             offloads: Offloads::default(),
             metrics: None,
         }
@@ -121,6 +124,7 @@ struct Overlay {
 struct Punch {
     budget: Option<toml::Spanned<String>>,
     direct_only: Option<bool>,
+    tcp: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -429,6 +433,9 @@ impl Config {
         if let Some(wanted) = file.nat.port_mapping {
             config.port_mapping = wanted;
         }
+        if let Some(wanted) = file.punch.tcp {
+            config.tcp = wanted;
+        }
         if let Some(wanted) = file.relay.enabled {
             config.relay = wanted;
         }
@@ -471,6 +478,7 @@ mod tests {
             [punch]
             budget = "aggressive"
             direct_only = true
+            tcp = false
             [nat]
             mapping = "address-and-port-dependent"
             filtering = "address-dependent"
@@ -523,7 +531,7 @@ mod tests {
             capacity: Some(1000),
         };
         assert_eq!(config.nat, nat);
-        assert!(!config.port_mapping);
+        assert!(!config.port_mapping && !config.tcp);
         let offloads = Offloads {
             tun_tso: false,
             tun_uso: false,
@@ -580,6 +588,7 @@ mod tests {
             ("[nat]\ncapacity = 0\n", "line 2", "capacity"),
             ("[punch]\ndirect_only = \"no\"\n", "line 2", "boolean"),
             ("[nat]\nport_mapping = \"no\"\n", "line 2", "boolean"),
+            ("[punch]\ntcp = \"no\"\n", "line 2", "boolean"),
             ("[metrics]\nlisten = \"9586\"\n", "line 2", "socket address"),
         ] {
             let refusal = refusal(text);

@@ -308,7 +308,7 @@ impl Controller {
                 self.announcer.warn_crowded(peer, &crowded);
                 None
             }
-            EngineEvent::Socket(_) | EngineEvent::Pong(_) => None, // the driver's business
+            EngineEvent::Socket(_) | EngineEvent::Tcp(_) | EngineEvent::Pong(_) => None,
         };
         self.announcer.announce(event);
     }

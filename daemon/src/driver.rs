@@ -9,19 +9,22 @@ mod control;
 pub(crate) mod lane;
 mod servers;
 mod streams;
+mod tcp;
 pub(crate) mod workers;
 
+use std::net::TcpListener;
 use std::time::Instant;
 
-use punch_engine::{Engine, EngineEvent, SocketId};
+use punch_engine::{Engine, EngineEvent, Family, SocketId};
 use punch_platform::{Tun, Udp, clock};
 use tokio::sync::mpsc;
 
 use self::command::Command;
 use self::control::{Control, Next};
-use self::lane::{Lane, Settings};
+use self::lane::{Lane, Settings, Ways};
 use self::servers::Servers;
 use self::streams::Streams;
+use self::tcp::Tcp;
 use self::workers::Workers;
 use crate::descriptors::Descriptors;
 use crate::tasks::Spawner;
@@ -37,6 +40,8 @@ pub(crate) struct Driver {
     /// The signalling servers that are reached.
     servers: Servers,
     streams: Streams,
+    /// TCP connections with peers.
+    tcp: Tcp,
     /// The threads for handshakes.
     workers: Workers,
     stopping: bool,
@@ -59,7 +64,8 @@ impl Driver {
             lane: Lane::new(tun, settings, descriptors.clone()),
             control: Control::new(commands, events),
             servers: Servers::default(),
-            streams: Streams::new(spawner, descriptors),
+            streams: Streams::new(spawner.clone(), descriptors.clone()),
+            tcp: Tcp::new(spawner, descriptors),
             workers,
             stopping: false,
         }
@@ -68,6 +74,11 @@ impl Driver {
     /// Hands over a main socket.
     pub(crate) fn add_socket(&mut self, id: SocketId, socket: Udp) {
         self.lane.add_socket(&mut self.engine, id, socket);
+    }
+
+    /// Hands over sockets at which peers connect.
+    pub(crate) fn add_listeners(&mut self, listeners: Vec<(Family, TcpListener)>) {
+        self.tcp.listen(&mut self.engine, listeners);
     }
 
     /// Works until it is told to stop.
@@ -93,7 +104,11 @@ impl Driver {
     async fn take_all(&mut self) -> bool {
         let now = clock::now();
         let mut worked = self.lane.take_datagrams(&mut self.engine, now);
-        let taken = self.lane.take_packets(&mut self.engine, &self.servers, now);
+        let ways = Ways {
+            servers: &self.servers,
+            tcp: &self.tcp,
+        };
+        let taken = self.lane.take_packets(&mut self.engine, ways, now);
         match taken.await {
             Ok(taken) => worked |= taken,
             Err(error) => {
@@ -108,6 +123,13 @@ impl Driver {
             };
             worked = true;
             self.streams.handle_report(&mut self.engine, report, now);
+        }
+        for _ in 0..TURN {
+            let Some(report) = self.tcp.try_recv() else {
+                break;
+            };
+            worked = true;
+            self.tcp.handle_report(&mut self.engine, report, now);
         }
         while let Some(done) = self.workers.try_recv() {
             worked = true;
@@ -142,8 +164,11 @@ impl Driver {
             }
             while let Some(event) = self.engine.poll_event() {
                 quiet = false;
-                let (engine, lane) = (&mut self.engine, &mut self.lane);
-                self.control.handle_event(engine, lane, event);
+                let engine = &mut self.engine;
+                match event {
+                    EngineEvent::Tcp(order) => self.tcp.handle_order(engine, order),
+                    event => self.control.handle_event(engine, &mut self.lane, event),
+                }
             }
             if quiet {
                 break;
@@ -156,7 +181,11 @@ impl Driver {
             self.shut_down(clock::now());
         }
         self.control.give(&mut self.engine, &self.servers);
-        self.lane.give(&mut self.engine, &self.servers).await;
+        let ways = Ways {
+            servers: &self.servers,
+            tcp: &self.tcp,
+        };
+        self.lane.give(&mut self.engine, ways).await;
     }
 
     async fn wait(&mut self) {
@@ -167,6 +196,10 @@ impl Driver {
             () = self.lane.readable() => {}
             Some(report) = self.streams.recv() => {
                 self.streams.handle_report(&mut self.engine, report, clock::now());
+                self.engine.flush(clock::now());
+            }
+            Some(report) = self.tcp.recv() => {
+                self.tcp.handle_report(&mut self.engine, report, clock::now());
                 self.engine.flush(clock::now());
             }
             Some(done) = self.workers.recv() => {

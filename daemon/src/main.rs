@@ -21,6 +21,7 @@ mod startup;
 mod store;
 mod streams;
 mod tasks;
+mod tcp;
 mod views;
 mod watchdog;
 

@@ -401,6 +401,7 @@ impl DriverThread {
             budget: config.budget,
             nat: config.nat.clone(),
             relay: config.relay && !config.direct_only,
+            tcp: config.tcp,
         };
         let engine = Engine::new(engine_config, clock::wall_ms(), clock::now());
         let (commands, commands_out) = mpsc::channel(COMMANDS);
@@ -410,7 +411,13 @@ impl DriverThread {
             offloads: config.offloads,
             seed: u64::from_ne_bytes(punch_platform::random()?),
         };
-        let DataPath { tun, v4, v6, .. } = data_path;
+        let DataPath {
+            tun,
+            v4,
+            v6,
+            listeners,
+            ..
+        } = data_path;
         let workers = start_workers()?;
         let mut driver = Driver::new(
             engine,
@@ -425,6 +432,9 @@ impl DriverThread {
             if let Some(socket) = socket {
                 driver.add_socket(id, socket);
             }
+        }
+        if !listeners.is_empty() {
+            driver.add_listeners(listeners);
         }
         let (stopped_in, stopped) = oneshot::channel();
         let thread = thread::Builder::new()

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::control::socket;
 use crate::handover::{self, Inheritance, Inherited, Kept};
 use crate::store::Store;
+use crate::tcp::listener;
 
 /// A state directory that another process is about to leave is free by then.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -229,6 +230,8 @@ pub(crate) struct DataPath {
     pub(crate) inherited: Inherited,
     /// What the service manager keeps of all that.
     pub(crate) kept: Kept,
+    /// Where peers may connect by TCP.
+    pub(crate) listeners: Vec<(Family, TcpListener)>,
 }
 
 impl DataPath {
@@ -278,10 +281,18 @@ impl DataPath {
                 tracing::warn!(%error, family, "this address family is not used");
             }
         }
+        let (v4, v6) = (v4.ok(), v6.ok());
+        let wanted = [(Family::V4, &v4), (Family::V6, &v6)];
+        let wanted = wanted.into_iter().filter(|_| config.tcp);
+        let listeners = wanted.filter_map(|(family, udp)| {
+            let port = udp.as_ref()?.port();
+            Some((family, listen_beside(family, port)?))
+        });
         Ok(Self {
+            listeners: listeners.collect(),
             tun,
-            v4: v4.ok(),
-            v6: v6.ok(),
+            v4,
+            v6,
             inherited,
             kept,
         })
@@ -319,6 +330,20 @@ fn make_socket_directory(directory: &Path, owner: Option<Owner>) -> std::io::Res
         Some(owner) => chown(directory, Some(owner.user), Some(owner.group)),
         None => Ok(()),
     }
+}
+
+/// Where peers may connect by TCP: on the port of the UDP socket if it is free, so that there is one number to let through a firewall.
+fn listen_beside(family: Family, port: u16) -> Option<TcpListener> {
+    let opened = listener::open(family, port).or_else(|error| {
+        tracing::warn!(port, ?family, %error, "TCP connections of peers are taken on another port than packets");
+        listener::open(family, 0)
+    });
+    let error = match opened {
+        Ok(listener) => return Some(listener),
+        Err(error) => error,
+    };
+    tracing::warn!(?family, %error, "no TCP connections of peers are taken");
+    None
 }
 
 /// A socket for metrics, on an address that may come later: the tunnel's own one, or one of a network that is not up yet.

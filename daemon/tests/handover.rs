@@ -244,6 +244,12 @@ fn successor(lab: &Lab, more: &[&str]) -> Program {
     lab.program_on_a(argv)
 }
 
+/// The port on which peers may connect was free when it was opened again.
+fn assert_has_tcp_port(punchd: &Program) {
+    let text = punchd.log_text();
+    assert!(!text.contains("taken on another port"), "{text}");
+}
+
 #[test]
 fn connections_live_on_when_a_new_process_takes_over() {
     need_lab!();
@@ -257,6 +263,7 @@ fn connections_live_on_when_a_new_process_takes_over() {
         new.wait_for_log("INFO ready");
         assert_eq!(lab.a.punchd.wait(), 0, "the earlier one has ended");
         assert!(lab.a.socket.exists());
+        assert_has_tcp_port(&new);
         talks.go_on(&format!("take-over {round}"));
         lab.a.punchd = new;
         assert_eq!(ground(&lab.a), before);
@@ -344,6 +351,7 @@ fn a_take_over_that_fails_or_is_not_allowed_costs_nothing() {
         lab.a.punchd.log_text().matches("INFO ready").count() == 3 && lab.a.ctl(&["id"]).success()
     });
     talks.go_on("after a process that took everything and was gone");
+    assert_has_tcp_port(&lab.a.punchd);
     assert_eq!(lab.a.peer_state("b"), "connected");
 
     // Where nobody runs there is nothing to take over.

@@ -16,31 +16,28 @@ use crate::clock::WallClock;
 use crate::envelopes::Envelopes;
 use crate::events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, SessionEvent,
-    Signal, SocketOrder, UserWish,
+    Signal, SocketOrder, TcpOrder, UserWish,
 };
 use crate::network::{AddressNews, LocalNetwork};
 use crate::offers::Cause;
-use crate::path::RelayPath;
-use crate::peer::{
-    Bequest, Outputs, PathBequest, PeerConnection, farewell, inherited, searching, status,
-};
+use crate::path::{RelayPath, TcpPath};
+use crate::peer::{Outputs, PeerConnection, farewell, searching, status};
 use crate::peers::Peers;
 use crate::searches::Searches;
 use crate::secrets::Randomness;
 use crate::signalling::{Around, Signalling};
 use crate::sockets::Sockets;
 use crate::strangers::Stranger;
-
-/// A path of an earlier process is not gone on with: the peer is not known, not wanted, or has been reached anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotInherited;
+use crate::tcp::Connections;
 
 /// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
 /// until nothing is left, then sleep until [`Connector::poll_timeout`].
 pub struct Connector {
     pub(crate) signalling: Signalling,
-    network: LocalNetwork,
+    pub(crate) network: LocalNetwork,
     pub(crate) sockets: Sockets,
+    /// TCP connections with peers.
+    pub(crate) connections: Connections,
     searches: Searches,
     pub(crate) peers: Peers,
     transmits: VecDeque<Transmit>,
@@ -53,7 +50,8 @@ impl Connector {
         let mut randomness = Randomness::new(ChaCha20Rng::from_seed(config.seed));
         let seeds = [randomness.open.next_u64(), randomness.open.next_u64()];
         Self {
-            network: LocalNetwork::new(seeds, config.nat.clone(), config.mtu),
+            network: LocalNetwork::new(seeds, config.nat.clone(), config.mtu, config.tcp),
+            connections: Connections::default(),
             sockets: Sockets::default(),
             searches: Searches::new(config.budget),
             signalling: Signalling::new(Envelopes::new(config, randomness, now)),
@@ -85,7 +83,10 @@ impl Connector {
             if connection.calls.is_watched() {
                 self.signalling.servers.unwatch(connection.id);
             }
-            let (sockets, relayed, mappings) = connection.dissolve();
+            let (sockets, tcp, relayed, mappings) = connection.dissolve();
+            for path in tcp {
+                self.hang_up(path);
+            }
             self.signalling.handle_relayed(peer, relayed);
             self.searches.book(mappings, now);
             for socket in sockets {
@@ -310,52 +311,6 @@ impl Connector {
 
     // --- the next process ---
 
-    /// What the next process needs to go on with the connections.
-    pub fn bequeath(&self) -> Vec<Bequest> {
-        let connections = self.peers.handles().into_iter();
-        connections
-            .filter_map(|peer| self.peers.get(peer).map(inherited::bequest))
-            .collect()
-    }
-
-    /// Stamps that an earlier process has exchanged with a peer: what is older is no news, and what is sent will be newer.
-    pub fn inherit_stamps(&mut self, peer: PeerHandle, (sent, seen): (u64, u64)) {
-        if let Some(connection) = self.peers.get_mut(peer) {
-            let stamps = &mut connection.calls.stamps;
-            stamps.sent = stamps.sent.max(sent);
-            stamps.seen = stamps.seen.max(seen);
-        }
-    }
-
-    /// Goes on with the path of an earlier process. A path from another socket than the main ones gets a new number for it, which is
-    /// returned: the socket must be there before the next datagram leaves.
-    ///
-    /// # Errors
-    /// [`NotInherited`], and nothing has changed.
-    pub fn inherit(
-        &mut self,
-        peer: PeerHandle,
-        mut path: PathBequest,
-        now: Instant,
-    ) -> Result<SocketId, NotInherited> {
-        let connection = self.peers.get_mut(peer).ok_or(NotInherited)?;
-        if !path.proven.path.socket.is_main() {
-            let attempt = connection.attempts.next_number();
-            path.proven.path.socket = self.sockets.number_for(peer, attempt);
-        }
-        let socket = path.proven.path.socket;
-        let envelopes = &mut self.signalling.envelopes;
-        let fresh = (envelopes.wall_ms(now), envelopes.seed());
-        let agent = (self.network.mtu(), envelopes.seed());
-        let goes_on = inherited::go_on(connection, path, agent, fresh, now);
-        if !goes_on {
-            self.sockets.forget(socket);
-            return Err(NotInherited);
-        }
-        self.drain_children(now);
-        Ok(socket)
-    }
-
     /// This process ends and another one goes on, within so many seconds: peers that wait are told, and others hear a goodbye.
     pub fn go_away(&mut self, seconds: u8) {
         for peer in self.peers.handles() {
@@ -506,6 +461,12 @@ impl Connector {
             .push_back(ConnectorEvent::Socket(SocketOrder::Close { socket }));
     }
 
+    pub(crate) fn hang_up(&mut self, path: TcpPath) {
+        self.connections.remove(path.connection);
+        let order = TcpOrder::Close(path.connection);
+        self.events.push_back(ConnectorEvent::Tcp(order));
+    }
+
     /// A socket that was asked for is open on a port, or could not be opened.
     fn handle_opened(&mut self, socket: SocketId, port: Option<u16>, now: Instant) {
         if self.network.handle_socket(socket, port, now) {
@@ -536,7 +497,7 @@ impl Connector {
     }
 
     /// Carries away what the children have to send and to say; of the connections, those that something has happened to.
-    fn drain_children(&mut self, now: Instant) {
+    pub(crate) fn drain_children(&mut self, now: Instant) {
         if self.network.poll_changed(now) {
             // Peers with whom checks are under way hear of new candidates (RFC 8838).
             let candidates = self.network.candidates();
@@ -572,7 +533,8 @@ impl Connector {
         };
         let queues = (&mut self.transmits, &mut self.events);
         let sockets = &mut self.sockets;
-        let mut out = Outputs::new(peer, &self.network, queues, sockets, transactions);
+        let tables = (&mut self.connections, transactions);
+        let mut out = Outputs::new(peer, &self.network, queues, sockets, tables);
         let again = connection.drain(&mut out, now);
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));
         let relayed = out.relay;

@@ -10,7 +10,7 @@ use punch_traversal::{
 };
 
 use crate::Contact;
-use crate::path::{Path, RelayPath, ServerId};
+use crate::path::{Path, ServerId, TcpId, TcpPath};
 
 /// A frame for a signalling server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct ConnectorConfig {
     pub mtu: u16,
     /// Whether packets may go through signalling servers where no direct path is.
     pub relay: bool,
+    /// Whether TCP connections to peers are made where UDP does not pass.
+    pub tcp: bool,
 }
 
 /// What the user wants of a peer.
@@ -69,10 +71,12 @@ pub enum ConnectorEvent {
     Socket(SocketOrder),
     /// A step in the life of a peer's session, for the owner of the sessions.
     Session(SessionEvent),
-    /// A message for the other end of a relay link: a check or an answer.
+    /// An order for the owner of TCP connections.
+    Tcp(TcpOrder),
+    /// A message for the other end of a relay link or a TCP connection: a check or an answer.
     Link {
-        /// The link that it goes over.
-        path: RelayPath,
+        /// The link or connection that it goes over.
+        path: Path,
         /// The bytes.
         message: Vec<u8>,
     },
@@ -95,6 +99,15 @@ pub enum SocketOrder {
         /// The number of the socket.
         socket: SocketId,
     },
+}
+
+/// An order for the owner of TCP connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpOrder {
+    /// Connect, and report with [`crate::Connector::handle_tcp_state`].
+    Dial(TcpPath),
+    /// Close a connection, or stop making it; nothing more is heard of it.
+    Close(TcpId),
 }
 
 /// A step in the life of a peer's session. That a path is selected is [`News::Selected`], which others need, too.

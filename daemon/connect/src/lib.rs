@@ -17,6 +17,8 @@
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
+//! * `over_tcp`, `tcp`: what happens on TCP connections, and which attempt each belongs to,
+//! * `legacy`: what one process leaves to the next,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
 mod capacities;
@@ -27,9 +29,11 @@ mod contact;
 mod envelopes;
 mod events;
 mod ledger;
+mod legacy;
 mod netchecks;
 mod network;
 mod offers;
+pub mod over_tcp;
 mod pace;
 mod path;
 mod peer;
@@ -46,16 +50,18 @@ mod sockets;
 #[path = "../tests/support/start.rs"]
 mod start;
 mod strangers;
+mod tcp;
 mod transactions;
 
 pub use clock::WallClock;
-pub use connector::{Connector, NotInherited};
+pub use connector::Connector;
 pub use contact::Contact;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
-    SessionEvent, Signal, SocketOrder, UserWish,
+    SessionEvent, Signal, SocketOrder, TcpOrder, UserWish,
 };
-pub use path::{Path, RelayPath, ServerId};
+pub use legacy::{NotInherited, bequeath, inherit, inherit_stamps};
+pub use path::{Path, RelayPath, ServerId, TcpId, TcpPath};
 pub use peer::{Bequest, MAX_STALE, PathBequest};
 pub use secrets::draw;
 pub use sizes::ConnectorSizes;

@@ -1,10 +1,10 @@
 //! This machine's end of every path: its addresses, its candidates, and what is known of its NAT.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, Description};
+use punch_signal_protocol::{Candidate, CandidateKind, Description};
 use punch_stun_protocol::Message;
 use punch_traversal::{
     AddressChange, Family, Gatherer, NatOverrides, NatProfile, OwnAddress, SocketId, Transmit,
@@ -14,6 +14,9 @@ use crate::capacities::Capacities;
 use crate::netchecks::{Netchecks, Progress};
 use crate::sockets::Sockets;
 use crate::{ConnectorEvent, News};
+
+/// Candidates over TCP that a peer is told.
+const MAX_TCP_CANDIDATES: usize = 8;
 
 /// What an attempt needs to know of this machine's network.
 pub(crate) struct NetworkView {
@@ -25,6 +28,8 @@ pub(crate) struct NetworkView {
     pub(crate) fingerprint: Option<u64>,
     /// The longest packet inside the tunnel that is ever sent, in bytes.
     pub(crate) mtu: u16,
+    /// Whether TCP connections to peers are made.
+    pub(crate) tcp: bool,
     /// The attempt's randomness.
     pub(crate) seed: u64,
 }
@@ -48,11 +53,15 @@ pub(crate) struct LocalNetwork {
     learned: Option<(u64, u32)>,
     /// How many mappings of a run that is under way were said.
     booked: u32,
+    /// Whether TCP connections to peers are made.
+    tcp: bool,
+    /// Where they are taken.
+    tcp_ports: BTreeMap<Family, u16>,
 }
 
 impl LocalNetwork {
     /// A network of which nothing is known. The two seeds are the gatherer's and the netchecks'; `mtu` is that of the tunnel.
-    pub(crate) fn new(seeds: [u64; 2], overrides: NatOverrides, mtu: u16) -> Self {
+    pub(crate) fn new(seeds: [u64; 2], overrides: NatOverrides, mtu: u16, tcp: bool) -> Self {
         Self {
             gatherer: Gatherer::new(seeds[0]),
             netchecks: Netchecks::new(seeds[1], overrides),
@@ -65,6 +74,8 @@ impl LocalNetwork {
             capacities: Capacities::default(),
             learned: None,
             booked: 0,
+            tcp,
+            tcp_ports: BTreeMap::new(),
         }
     }
 
@@ -86,6 +97,11 @@ impl LocalNetwork {
         }
         self.stun_servers.clone_from(&servers);
         self.gatherer.handle_servers(servers, now);
+    }
+
+    /// TCP connections of this family are taken on this port.
+    pub(crate) fn set_tcp_port(&mut self, family: Family, port: u16) {
+        self.tcp_ports.insert(family, port);
     }
 
     /// A main socket is open on this port.
@@ -262,6 +278,40 @@ impl LocalNetwork {
         self.outside(self.gatherer.candidates())
     }
 
+    /// Where this machine takes TCP connections: at its own addresses, and at the public one of each family, to whose port it may be
+    /// that of a static mapping of a router's, as virtual machines have.
+    pub(crate) fn tcp_candidates(&self) -> Vec<Candidate> {
+        let is_told = |candidate: &&Candidate| match candidate.kind {
+            CandidateKind::Host => !candidate.is_in_tunnel(),
+            CandidateKind::ServerReflexive => true,
+            _ => false,
+        };
+        let udp = self.candidates();
+        let mut told: Vec<(usize, Candidate)> = Vec::new();
+        for candidate in udp.iter().filter(is_told) {
+            let ip = candidate.address.ip();
+            let alike =
+                |(_, other): &&(usize, Candidate)| Family::of(other.address.ip()) == Family::of(ip);
+            let before = told.iter().filter(alike).count();
+            let before = match candidate.kind {
+                // Of many addresses of its own, a peer elsewhere may reach none.
+                CandidateKind::ServerReflexive => before.min(1),
+                _ => before,
+            };
+            let Some(port) = self.tcp_ports.get(&Family::of(ip)) else {
+                continue;
+            };
+            let address = SocketAddr::new(ip, *port);
+            if !told.iter().any(|(_, other)| other.address == address) {
+                told.push((before, Candidate::new(CandidateKind::TcpPassive, address)));
+            }
+        }
+        // The best of both families come first.
+        told.sort_by_key(|(before, _)| *before);
+        told.truncate(MAX_TCP_CANDIDATES);
+        told.into_iter().map(|(_, candidate)| candidate).collect()
+    }
+
     /// Whether an address lies inside a tunnel.
     pub(crate) fn is_inside(&self, ip: IpAddr) -> bool {
         self.overlay.contains(&ip)
@@ -320,6 +370,11 @@ impl LocalNetwork {
         self.mtu
     }
 
+    /// Whether TCP connections to peers are made.
+    pub(crate) fn has_tcp(&self) -> bool {
+        self.tcp
+    }
+
     /// What an attempt with this seed needs to know.
     pub(crate) fn view(&self, seed: u64) -> NetworkView {
         NetworkView {
@@ -328,6 +383,7 @@ impl LocalNetwork {
             samplers: self.gatherer.answering(Family::V4),
             fingerprint: self.fingerprint,
             mtu: self.mtu,
+            tcp: self.tcp,
             seed,
         }
     }
@@ -409,7 +465,7 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let (mut network, now) = (
-                LocalNetwork::new([1, 2], NatOverrides::default(), 0),
+                LocalNetwork::new([1, 2], NatOverrides::default(), 0, false),
                 start(),
             );
             network.handle_main_socket(SocketId::MAIN_V4, 4000, now);

@@ -17,6 +17,21 @@ pub enum Path {
     Direct(DirectPath),
     /// Packets go through a signalling server, which passes them on to the peer.
     Relayed(RelayPath),
+    /// Packets go over a TCP connection straight to the peer.
+    Tcp(TcpPath),
+}
+
+/// A TCP connection of this machine's, made or taken for a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TcpId(pub u32);
+
+/// A TCP connection to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TcpPath {
+    /// The connection's number.
+    pub connection: TcpId,
+    /// The other end's address.
+    pub remote: SocketAddr,
 }
 
 /// A link of a signalling server's to a peer.
@@ -47,6 +62,7 @@ impl Path {
     pub fn endpoint(&self) -> Option<SocketAddr> {
         match self {
             Self::Direct(direct) => Some(direct.remote),
+            Self::Tcp(tcp) => Some(tcp.remote),
             Self::Relayed(_) => None,
         }
     }
@@ -55,6 +71,7 @@ impl Path {
     pub fn origin(&self) -> SocketAddr {
         match self {
             Self::Direct(direct) => direct.remote,
+            Self::Tcp(tcp) => tcp.remote,
             Self::Relayed(relayed) => relayed.stand_in(),
         }
     }
@@ -70,6 +87,7 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct(direct) => direct.fmt(f),
+            Self::Tcp(tcp) => write!(f, "{} over TCP", tcp.remote),
             Self::Relayed(RelayPath { server, link }) => {
                 write!(f, "link {} of server {}", link.0, server.0)
             }

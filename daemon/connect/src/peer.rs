@@ -68,6 +68,7 @@ mod retry;
 pub(crate) mod searching;
 mod stamps;
 mod status;
+mod tcp;
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -78,7 +79,7 @@ use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
 use crate::relays::RelayOrders;
-use crate::{LinkState, News, Path, ServerId, SessionEvent, UserWish};
+use crate::{LinkState, News, Path, ServerId, SessionEvent, TcpPath, UserWish};
 use attempt::NewAttempt;
 use attempts::Attempts;
 use calls::Calls;
@@ -110,8 +111,8 @@ pub(crate) enum Appeared {
     Offer,
 }
 
-/// What has become of the relay links of an attempt.
-enum RelayChange {
+/// What has become of an attempt's relay links and TCP connections.
+enum LinkChange {
     /// Nothing that matters.
     None,
     /// One of them serves: the attempt stands first now.
@@ -170,15 +171,14 @@ impl PeerConnection {
 
     // --- what is known ---
 
-    /// The direct path, if there is one.
+    /// The direct path over UDP, if there is one.
     pub(crate) fn path(&self) -> Option<Path> {
         self.attempts.direct_path().map(Path::Direct)
     }
 
-    /// What serves the peer's packets: the direct path, or else a relay.
+    /// What serves the peer's packets: the direct path over UDP, or else a TCP connection, or a relay.
     pub(crate) fn serving(&self) -> Option<Path> {
-        let relayed = || self.attempts.relay_path().map(Path::Relayed);
-        self.path().or_else(relayed)
+        self.path().or_else(|| self.attempts.link_path())
     }
 
     /// The state of the connection.
@@ -278,14 +278,14 @@ impl PeerConnection {
         &mut self,
         exchange: Exchange,
         config: AttemptConfig,
-        theirs: Description,
+        mut theirs: Description,
         now: Instant,
     ) {
         self.history.handle_met();
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
-        let relayed = config.relayed(&theirs, &exchange);
+        let (relayed, tcp) = (config.relayed(&theirs, &exchange), config.tcp(&mut theirs));
         let waits = theirs.capabilities.contains(Capability::WaitsForReturn);
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
@@ -299,6 +299,7 @@ impl PeerConnection {
             sent_candidates,
             unmeasured,
             relayed,
+            tcp,
             waits,
         };
         self.attempts.begin(new, now);
@@ -324,11 +325,15 @@ impl PeerConnection {
         goodbyes
     }
 
-    /// The peer is removed: returns the sockets that are still open, what is to be done about relay links, and the mappings that were
-    /// not reported.
-    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, RelayOrders, u32) {
-        let (sockets, relay) = self.attempts.dissolve();
-        (sockets, relay, self.attempts.take_unreported_mappings())
+    /// The peer is removed: returns the sockets and TCP connections to close, what is due at relays, and mappings not reported.
+    pub(crate) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<TcpPath>, RelayOrders, u32) {
+        let (sockets, tcp, relay) = self.attempts.dissolve();
+        (
+            sockets,
+            tcp,
+            relay,
+            self.attempts.take_unreported_mappings(),
+        )
     }
 
     // --- time ---
@@ -391,13 +396,13 @@ impl PeerConnection {
                 index = 0;
                 exhausted = false;
             }
-            match self.handle_relay(index, out, now) {
-                RelayChange::None => {}
-                RelayChange::Serves => {
+            match self.handle_link(index, out, now) {
+                LinkChange::None => {}
+                LinkChange::Serves => {
                     index = 0;
                     exhausted = false;
                 }
-                RelayChange::Lost => {
+                LinkChange::Lost => {
                     again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     let first = self.attempts.first();
                     exhausted |= first.is_some_and(|attempt| attempt.agent.has_failed());
@@ -457,7 +462,7 @@ impl PeerConnection {
                     out.found_at = Some(at);
                 }
             }
-            // A successor had no path that could be lost; the others are dealt with before.
+            // A successor had no path to lose; the others are dealt with before.
             AgentEvent::Lost
             | AgentEvent::Selected(_)
             | AgentEvent::Failed
@@ -478,8 +483,8 @@ impl PeerConnection {
         if std::mem::replace(&mut attempt.is_proven, true) {
             return;
         }
-        let (peer, initiator) = (out.peer, attempt.offered);
-        let preshared = attempt.preshared_key().clone();
+        let (peer, initiator, preshared) =
+            (out.peer, attempt.offered, attempt.preshared_key().clone());
         if !initiator {
             self.demand.handle_call(has_path, now);
         }
@@ -490,36 +495,33 @@ impl PeerConnection {
         });
     }
 
-    /// Relay links of the attempt may have come or gone. Where there is no direct path, the link of the newest attempt that has one
-    /// serves.
-    fn handle_relay(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> RelayChange {
+    /// Links of the attempt may have come or gone. Where there is no path over UDP, that of the newest attempt that has one serves.
+    fn handle_link(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> LinkChange {
         let Some(attempt) = self.attempts.get_mut(index) else {
-            return RelayChange::None;
+            return LinkChange::None;
         };
-        if !attempt.relayed.take_changed() {
-            return RelayChange::None;
-        }
-        let relayed = attempt.relayed.path();
-        if relayed.is_some() {
+        let Some(link) = attempt.links.take_change() else {
+            return LinkChange::None;
+        };
+        if link.is_some() {
             self.prove(index, out, now);
         }
         if self.path().is_some() {
-            return RelayChange::None;
+            return LinkChange::None;
         }
         let peer = out.peer;
-        match relayed {
-            Some(relayed) => {
+        match link {
+            Some(path) => {
                 self.attempts.retire(0..index);
                 self.demand.handle_path();
-                let path = Path::Relayed(relayed);
                 out.news(News::Selected { peer, path });
-                RelayChange::Serves
+                LinkChange::Serves
             }
             None if index == 0 => {
                 self.handle_lost(out, now);
-                RelayChange::Lost
+                LinkChange::Lost
             }
-            None => RelayChange::None,
+            None => LinkChange::None,
         }
     }
 
@@ -553,14 +555,13 @@ impl PeerConnection {
         out.news(News::Selected { peer, path });
     }
 
-    /// The path of the first attempt is lost; a relay may stand behind it.
+    /// The path of the first attempt is lost; a TCP connection or a relay may stand behind it.
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
         let peer = out.peer;
-        match self.attempts.relay_path() {
+        match self.attempts.link_path() {
             // It carries the packets already.
-            Some(relayed) if self.attempts.stands_in() == Some(relayed) => {}
-            Some(relayed) => {
-                let path = Path::Relayed(relayed);
+            Some(path) if self.attempts.stands_in() == Some(path) => {}
+            Some(path) => {
                 out.news(News::Selected { peer, path });
             }
             None => {

@@ -13,10 +13,11 @@ use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
 use punch_traversal::{SocketId, Traffic, receiver_of};
 
-use crate::path::RelayPath;
+use crate::path::{RelayPath, TcpPath};
 use crate::peer::PeerConnection;
 use crate::schedule::Schedule;
 use crate::searches::Searches;
+use crate::tcp::Connections;
 use crate::transactions::Transactions;
 use crate::{ServerId, UserWish};
 
@@ -192,6 +193,12 @@ impl Peers {
 
     // --- the network ---
 
+    /// The connection that is addressed by this user name, to change it.
+    pub(crate) fn by_username(&mut self, name: &[u8]) -> Option<(PeerHandle, &mut PeerConnection)> {
+        let peer = *self.by_fragment.get(&receiver_of(name)?)?;
+        Some((peer, self.get_mut(peer)?))
+    }
+
     /// A check request with this user name; returns whether it is for one of the connections.
     pub(crate) fn handle_request(
         &mut self,
@@ -202,9 +209,7 @@ impl Peers {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let receiver =
-            receiver_of(name).and_then(|fragment| self.by_fragment.get(&fragment).copied());
-        let Some(connection) = receiver.and_then(|peer| self.get_mut(peer)) else {
+        let Some((_, connection)) = self.by_username(name) else {
             return false;
         };
         connection
@@ -242,6 +247,92 @@ impl Peers {
         if let Some(entry) = self.entries.get_mut(&peer) {
             entry.connection.attempts.handle_link_heard(path, now);
         }
+    }
+
+    // --- TCP ---
+
+    /// Somebody has connected from `remote`, and this is the first message: the connection's number, if it is a peer's.
+    pub(crate) fn handle_tcp_call(
+        &mut self,
+        connections: &mut Connections,
+        remote: SocketAddr,
+        message: &[u8],
+        now: Instant,
+    ) -> Option<TcpPath> {
+        let message = Message::parse(message).ok()?;
+        let name = message.username?;
+        let (peer, connection) = self.by_username(name)?;
+        let path = connections.number(remote);
+        let attempts = &mut connection.attempts;
+        let attempt = attempts.handle_call(path, name, &message, now)?;
+        connections.add(path.connection, (peer, attempt));
+        Some(path)
+    }
+
+    /// A connection that was to be made stands; returns whether it is still wanted.
+    pub(crate) fn handle_tcp_connected(
+        &mut self,
+        connections: &Connections,
+        path: TcpPath,
+        now: Instant,
+    ) -> bool {
+        let owner = connections.owner(path.connection);
+        owner.is_some_and(|(peer, attempt)| {
+            let connection = self.get_mut(peer);
+            connection.is_some_and(|c| c.attempts.handle_connected(attempt, path, now))
+        })
+    }
+
+    /// A connection has ended, or could not be made.
+    pub(crate) fn handle_tcp_closed(
+        &mut self,
+        connections: &mut Connections,
+        path: TcpPath,
+        now: Instant,
+    ) {
+        if let Some((peer, attempt)) = connections.remove(path.connection)
+            && let Some(connection) = self.get_mut(peer)
+        {
+            connection.attempts.handle_closed(attempt, path, now);
+        }
+    }
+
+    /// A STUN message has come over a TCP connection. Returns whether it was expected.
+    pub(crate) fn handle_tcp_message(
+        &mut self,
+        connections: &Connections,
+        path: TcpPath,
+        message: &[u8],
+        now: Instant,
+    ) -> bool {
+        let owner = connections.owner(path.connection);
+        let connection = owner.and_then(|(peer, _)| self.get_mut(peer));
+        let (Some(connection), Ok(message)) = (connection, Message::parse(message)) else {
+            return false;
+        };
+        connection.attempts.handle_tcp_message(path, &message, now)
+    }
+
+    /// A packet of the peer's has come over a TCP connection, opened by its session's keys. This comes with every batch, and changes
+    /// nothing but what the next check concludes.
+    pub(crate) fn handle_tcp_heard(
+        &mut self,
+        connections: &Connections,
+        path: TcpPath,
+        now: Instant,
+    ) {
+        if let Some((peer, _)) = connections.owner(path.connection)
+            && let Some(entry) = self.entries.get_mut(&peer)
+        {
+            entry.connection.attempts.handle_tcp_heard(path, now);
+        }
+    }
+
+    /// Whether the other end of a TCP connection has shown that it is the peer.
+    pub(crate) fn is_authentic(&self, connections: &Connections, path: TcpPath) -> bool {
+        let owner = connections.owner(path.connection);
+        let connection = owner.and_then(|(peer, _)| self.get(peer));
+        connection.is_some_and(|connection| connection.attempts.is_authentic(path))
     }
 
     // --- time and draining ---

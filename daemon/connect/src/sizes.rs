@@ -21,6 +21,8 @@ pub struct ConnectorSizes {
     pub relay_tokens: usize,
     /// Relay links that stand, or are about to be left.
     pub relay_links: usize,
+    /// TCP connections that stand, are being made, or are about to be closed.
+    pub tcp_connections: usize,
 }
 
 impl ConnectorSizes {
@@ -37,6 +39,7 @@ impl ConnectorSizes {
             relay_frames,
             relay_tokens,
             relay_links,
+            tcp_connections: connector.connections.count(),
         }
     }
 }

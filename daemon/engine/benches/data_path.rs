@@ -373,6 +373,7 @@ impl Pair {
 fn new_engine(own: u8, now: Instant) -> Engine {
     let config = EngineConfig {
         relay: true,
+        tcp: true,
         identity: identity(own),
         ipv4_range: Some(Ipv4Range::DEFAULT),
         mtu: MTU,

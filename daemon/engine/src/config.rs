@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub nat: NatOverrides,
     /// Whether packets may go through signalling servers where no direct path is.
     pub relay: bool,
+    /// Whether TCP connections to peers are made where UDP does not pass.
+    pub tcp: bool,
 }
 
 /// What changes while the engine runs: only what differs from before is named, so that a change costs what it changes.

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use punch_api::ForwardKey;
 use punch_connect::{
     Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, LinkState, LinkStatus, News, Path,
-    RelayPath, ServerId, Signal, Stranger,
+    RelayPath, ServerId, Signal, Stranger, TcpPath, over_tcp,
 };
 use punch_forward::{ForwardCounts, Order, Rules, StreamId, TargetEvent};
 use punch_packet::{Batch, Buffer, Offload, PeerHandle};
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range};
-use punch_traversal::{OwnAddress, SocketId};
+use punch_traversal::{Family, OwnAddress, SocketId};
 use punch_wireguard::LocalKeys;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -64,6 +64,7 @@ impl Engine {
                 nat: config.nat,
                 mtu: u16::try_from(config.mtu).unwrap_or(u16::MAX),
                 relay: config.relay,
+                tcp: config.tcp,
             },
             now,
         );
@@ -283,6 +284,42 @@ impl Engine {
             .take(ReplyTo { path, local: None }, packets, now);
     }
 
+    /// This machine takes TCP connections of this family on this port.
+    pub fn handle_tcp_port(&mut self, family: Family, port: u16) {
+        over_tcp::handle_port(&mut self.roster.connector, family, port);
+    }
+
+    /// Somebody has connected from `remote`, and this is the first message: the connection's number, if it is a peer's.
+    pub fn handle_tcp_call(
+        &mut self,
+        remote: SocketAddr,
+        message: &[u8],
+        now: Instant,
+    ) -> Option<TcpPath> {
+        if self.is_inside(remote.ip()) {
+            return None;
+        }
+        let path = over_tcp::handle_call(&mut self.roster.connector, remote, message, now);
+        self.flush(now);
+        path
+    }
+
+    /// A connection that was to be made ([`crate::TcpOrder::Dial`]) stands (`open`), could not be made, or has ended, as any other may.
+    pub fn handle_tcp_state(&mut self, path: TcpPath, open: bool, now: Instant) {
+        over_tcp::handle_state(&mut self.roster.connector, path, open, now);
+        self.flush(now);
+    }
+
+    /// Datagrams have come over a TCP connection: packets of a tunnel, once the peer has been heard, and checks.
+    pub fn handle_tcp<'a>(
+        &mut self,
+        path: TcpPath,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        now: Instant,
+    ) {
+        self.reception().take_tcp(path, datagrams, now);
+    }
+
     /// Whether an address is one that is reached through a tunnel.
     fn is_inside(&self, ip: IpAddr) -> bool {
         self.roster.peers.route(ip).is_some() || self.lane.host.addresses.contains(&ip)
@@ -329,12 +366,8 @@ impl Engine {
             self.next_tick = None;
             self.tick(now);
         }
-        if self
-            .roster
-            .connector
-            .poll_timeout()
-            .is_some_and(|at| at <= now)
-        {
+        let due = self.roster.connector.poll_timeout();
+        if due.is_some_and(|at| at <= now) {
             self.roster.connector.handle_timeout(now);
         }
         self.lane.handle_streams_timeout(&self.roster.peers, now);
@@ -406,8 +439,8 @@ impl Engine {
         match event {
             ConnectorEvent::Session(event) => self.roster.handle_session(&event),
             ConnectorEvent::Socket(order) => self.events.push_back(EngineEvent::Socket(order)),
+            ConnectorEvent::Tcp(order) => self.events.push_back(EngineEvent::Tcp(order)),
             ConnectorEvent::Link { path, message } => {
-                let path = Path::Relayed(path);
                 let to = ReplyTo { path, local: None };
                 self.lane.outbox.push_message(to, &message);
             }
@@ -561,16 +594,6 @@ impl Engine {
     /// How many packets, datagrams and envelopes were not let through.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
         let envelopes = self.roster.connector.dropped_envelopes();
-        DropReason::ALL
-            .into_iter()
-            .map(|reason| {
-                let count = match reason {
-                    DropReason::Stranger => envelopes.strangers,
-                    DropReason::BadEnvelope => envelopes.unusable,
-                    packets => self.lane.drops.get(packets),
-                };
-                (reason, count)
-            })
-            .collect()
+        self.lane.drops.list(envelopes)
     }
 }

@@ -1,6 +1,6 @@
 //! What the engine has to say.
 
-use punch_connect::{LinkState, News, SocketOrder};
+use punch_connect::{LinkState, News, SocketOrder, TcpOrder};
 use punch_forward::Crowded;
 use punch_packet::PeerHandle;
 
@@ -18,6 +18,8 @@ pub enum EngineEvent {
     },
     /// An order for the owner of the sockets.
     Socket(SocketOrder),
+    /// An order for the owner of TCP connections.
+    Tcp(TcpOrder),
     /// Something authentic of a plain WireGuard peer has come from another address than before.
     Roamed {
         /// The peer.

@@ -60,7 +60,7 @@ pub struct Renumbered {
 /// What there is to leave.
 pub(crate) fn bequeath(roster: &Roster, now: Instant) -> Heritage {
     let mut heritage = Heritage {
-        peers: roster.connector.bequeath(),
+        peers: punch_connect::bequeath(&roster.connector),
         ..Heritage::default()
     };
     for peer in roster.peers.handles().filter_map(|h| roster.peers.get(h)) {
@@ -92,10 +92,10 @@ pub(crate) fn inherit(roster: &mut Roster, heritage: Heritage, now: Instant) -> 
         let Some(handle) = roster.peers.by_key(&bequest.id.x25519()) else {
             continue;
         };
-        roster.connector.inherit_stamps(handle, bequest.stamps);
+        punch_connect::inherit_stamps(&mut roster.connector, handle, bequest.stamps);
         let Some(path) = bequest.path else { continue };
         let was = path.proven.path.socket;
-        if let Ok(is) = roster.connector.inherit(handle, path, now)
+        if let Ok(is) = punch_connect::inherit(&mut roster.connector, handle, path, now)
             && !is.is_main()
         {
             sockets.push(Renumbered { was, is });

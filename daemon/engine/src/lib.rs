@@ -36,15 +36,17 @@ pub use pings::Pong;
 pub use punch_connect::{
     Bequest, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState,
     LinkStatus, MAX_STALE, News, Path, PathBequest, PeerRefusal, RelayPath, ServerId, Signal,
-    SocketOrder, Stranger,
+    SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
 };
 pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{
-    AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering, Mapping,
-    NatOverrides, NatProfile, NatSummary, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome,
-    ProvenPath, Role, Sample, SocketId, StepKind, StepReport, is_hard, is_private,
+    AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering,
+    MAX_STREAM_DATAGRAM, Mapping, NatOverrides, NatProfile, NatSummary, NoDatagram, Outcome,
+    OwnAddress, PairStatus, Probe, ProbeOutcome, ProvenPath, Role, STREAM_PREFIX, Sample, SocketId,
+    StepKind, StepReport, is_hard, is_private, put_stream_datagram, stream_datagrams,
+    stream_length, whole_datagrams,
 };
 pub use report::{DropReason, Drops, PeerReport, TableSizes};

@@ -2,7 +2,7 @@
 
 use punch_connect::Path;
 use punch_signal_protocol::MAX_RELAY_PACKET;
-use punch_traversal::first_mtu;
+use punch_traversal::{MAX_STREAM_DATAGRAM, first_mtu};
 use punch_wireguard::OVERHEAD;
 
 /// The longest packet inside the tunnel that goes to one peer as it is, in bytes.
@@ -36,10 +36,11 @@ impl PeerMtu {
         !self.is_known
     }
 
-    /// Packets take this path from now on, of which nothing is known; over the relay's frames it is known what fits.
+    /// Packets take this path from now on, of which nothing is known; over the relay's frames and TCP it is known what fits.
     pub(crate) fn begin(&mut self, path: Path, checks: bool) {
         let mtu = match path {
             Path::Relayed(_) => MAX_RELAY_PACKET - OVERHEAD,
+            Path::Tcp(_) => MAX_STREAM_DATAGRAM - OVERHEAD,
             Path::Direct(direct) if checks => first_mtu(direct.remote.ip()).into(),
             // Nothing can be found out with it: the administrator's choice for the interface counts.
             Path::Direct(_) => self.host,

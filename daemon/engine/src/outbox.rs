@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use punch_connect::{Path, RelayPath};
+use punch_connect::{Path, RelayPath, TcpPath};
 use punch_packet::Buffer;
 use punch_traversal::{SocketId, Transmit};
 
@@ -14,7 +14,7 @@ use crate::reply_to::ReplyTo;
 const MAX_SEGMENTS: usize = 44;
 const MAX_BYTES: usize = 65_000;
 
-/// Datagrams for one destination, or packets for one relay link, back to back: all of `segment` bytes, the last one possibly shorter.
+/// Datagrams for one destination, or packets for one relay link or TCP connection, back to back: all of `segment` bytes, the last one possibly shorter.
 #[derive(Debug, Default)]
 pub struct Train {
     /// The socket that sends them.
@@ -23,6 +23,8 @@ pub struct Train {
     pub to: Option<SocketAddr>,
     /// The link that they go over instead.
     pub relay: Option<RelayPath>,
+    /// The TCP connection that they go over instead.
+    pub tcp: Option<TcpPath>,
     /// The address of this machine that they come from, if it matters.
     pub source: Option<IpAddr>,
     /// How many routers may pass them on; `None` is the system's default.
@@ -43,10 +45,12 @@ impl Train {
         match path {
             Path::Direct(direct) => {
                 self.relay.is_none()
+                    && self.tcp.is_none()
                     && self.socket == direct.socket
                     && self.to == Some(direct.remote)
             }
             Path::Relayed(relayed) => self.relay == Some(relayed),
+            Path::Tcp(tcp) => self.tcp == Some(tcp),
         }
     }
 
@@ -144,13 +148,14 @@ impl Outbox {
 
     fn start(&mut self, path: Path, source: Option<IpAddr>) {
         let mut train = self.spare.pop().unwrap_or_default();
-        (train.to, train.relay) = (None, None);
+        (train.to, train.relay, train.tcp) = (None, None, None);
         match path {
             Path::Direct(direct) => {
                 train.socket = direct.socket;
                 train.to = Some(direct.remote);
             }
             Path::Relayed(relayed) => train.relay = Some(relayed),
+            Path::Tcp(tcp) => train.tcp = Some(tcp),
         }
         train.source = source;
         train.ttl = None;

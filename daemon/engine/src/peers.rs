@@ -92,8 +92,9 @@ impl Peer {
     /// it has made one.
     pub(crate) fn settle_path(&mut self, path: Path) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
-        if (roams || self.config.direct_only) && matches!(path, Path::Relayed(_)) {
-            // It knows of no relay, or may use none: somebody on its way has led its packets there.
+        let relayed = matches!(path, Path::Relayed(_));
+        if (roams && !matches!(path, Path::Direct(_))) || (self.config.direct_only && relayed) {
+            // It knows of no relay and of no TCP, or may use none: somebody on its way has led its packets there.
             return;
         }
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {

@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 use std::time::Instant;
 
-use punch_connect::Path;
+use punch_connect::{Path, TcpPath, over_tcp};
 use punch_packet::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_wireguard::data_index;
@@ -40,6 +40,23 @@ impl Reception<'_> {
         }
     }
 
+    /// Datagrams have come over a TCP connection: whoever is at its other end says nothing but checks until it has been heard.
+    pub(crate) fn take_tcp<'b>(
+        &mut self,
+        path: TcpPath,
+        datagrams: impl Iterator<Item = &'b [u8]>,
+        now: Instant,
+    ) {
+        let authentic = over_tcp::is_authentic(&self.roster.connector, path);
+        let expected = |datagram: &&[u8]| authentic || is_stun(datagram);
+        let path = Path::Tcp(path);
+        self.take(
+            ReplyTo { path, local: None },
+            datagrams.filter(expected),
+            now,
+        );
+    }
+
     /// Opens the data messages of this session at the head of `datagrams`.
     fn open_run<'b>(
         &mut self,
@@ -61,8 +78,14 @@ impl Reception<'_> {
             return;
         }
         let authentic = self.lane.open_run(peers, session, path, datagrams, now);
-        if let (Some(_), Path::Relayed(link)) = (authentic, path) {
-            self.roster.connector.handle_link_heard(link, now);
+        match path {
+            Path::Relayed(link) if authentic.is_some() => {
+                self.roster.connector.handle_link_heard(link, now);
+            }
+            Path::Tcp(path) if authentic.is_some() => {
+                over_tcp::handle_heard(&mut self.roster.connector, path, now);
+            }
+            _ => {}
         }
         if let Some(peer) = authentic {
             self.lane.after_handshake(peers, peer, now);
@@ -76,6 +99,9 @@ impl Reception<'_> {
             (false, _) => self.roster.handle_handshake(from, datagram, now),
             (true, Path::Direct(path)) => connector
                 .handle_stun(path.socket, from.local, path.remote, datagram, now)
+                .then_some(())
+                .ok_or(DropReason::NotForUs),
+            (true, Path::Tcp(path)) => over_tcp::handle_message(connector, path, datagram, now)
                 .then_some(())
                 .ok_or(DropReason::NotForUs),
             (true, Path::Relayed(link)) => connector

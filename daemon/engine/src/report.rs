@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use punch_connect::{ConnectorSizes, Path};
+use punch_connect::{ConnectorSizes, DroppedEnvelopes, Path};
 
 /// Why a packet was not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,6 +105,17 @@ impl Drops {
     /// How many there were.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
+    }
+
+    /// All of them, together with those of envelopes.
+    pub(crate) fn list(&self, envelopes: DroppedEnvelopes) -> Vec<(DropReason, u64)> {
+        let count = |reason| match reason {
+            DropReason::Stranger => envelopes.strangers,
+            DropReason::BadEnvelope => envelopes.unusable,
+            packets => self.get(packets),
+        };
+        let all = DropReason::ALL.into_iter();
+        all.map(|reason| (reason, count(reason))).collect()
     }
 }
 

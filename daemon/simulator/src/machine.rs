@@ -92,6 +92,7 @@ impl Machine {
     pub(crate) fn new(setup: Setup, host: HostId, wall_ms: u64, now: Instant) -> Self {
         let config = EngineConfig {
             relay: true,
+            tcp: true,
             identity: setup.identity.clone(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             mtu: MTU,

@@ -90,6 +90,7 @@ impl World {
                 // Direct paths are the subject.
                 relay: false,
                 mtu: 1420,
+                tcp: false,
                 identity: identity.clone(),
                 ipv4_range: None,
                 seed: bytes,

@@ -51,7 +51,7 @@ impl Subject {
                 News::NetworkChanged => Self::Network,
                 News::Mtu { .. } | News::Netcheck(_) => return None,
             },
-            EngineEvent::Socket(_) | EngineEvent::Pong(_) => return None,
+            EngineEvent::Socket(_) | EngineEvent::Tcp(_) | EngineEvent::Pong(_) => return None,
         })
     }
 }

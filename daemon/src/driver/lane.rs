@@ -13,6 +13,7 @@ use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock, ha
 use punch_service::Repeats;
 
 use super::servers::Servers;
+use super::tcp::Tcp;
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::handover::{Inherited, Left, LeftSocket};
 
@@ -40,6 +41,13 @@ pub(crate) struct Settings {
     pub(crate) offloads: Offloads,
     /// Random: which flows share a queue follows from it.
     pub(crate) seed: u64,
+}
+
+/// What carries packets beside the UDP sockets.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    pub(super) servers: &'a Servers,
+    pub(super) tcp: &'a Tcp,
 }
 
 /// The interface and the sockets of the packet path.
@@ -241,7 +249,7 @@ impl Lane {
     pub(super) async fn take_packets(
         &mut self,
         engine: &mut Engine,
-        servers: &Servers,
+        ways: Ways<'_>,
         now: Instant,
     ) -> io::Result<bool> {
         if !self.has_begun {
@@ -258,7 +266,7 @@ impl Lane {
             engine.handle_tun(packet.bytes(), packet.offload, now);
             self.queue.recycle(packet);
             while let Some(train) = engine.poll_full_train() {
-                self.send(engine, servers, &train).await;
+                self.send(engine, ways, &train).await;
                 engine.recycle(train);
             }
         }
@@ -283,17 +291,21 @@ impl Lane {
     }
 
     /// Gives packets to the host, and sends the trains that the engine has.
-    pub(super) async fn give(&mut self, engine: &mut Engine, servers: &Servers) {
+    pub(super) async fn give(&mut self, engine: &mut Engine, ways: Ways<'_>) {
         write_packets(engine, &mut self.tun, &mut self.to_tun);
         while let Some(train) = engine.poll_train() {
-            self.send(engine, servers, &train).await;
+            self.send(engine, ways, &train).await;
             engine.recycle(train);
         }
     }
 
-    async fn send(&self, engine: &mut Engine, servers: &Servers, train: &Train) {
+    async fn send(&self, engine: &mut Engine, ways: Ways<'_>, train: &Train) {
         if let Some(path) = train.relay {
-            let lost = servers.relay(path, train);
+            let lost = ways.servers.relay(path, train);
+            return engine.count_drops(DropReason::QueueOut, lost);
+        }
+        if let Some(path) = train.tcp {
+            let lost = ways.tcp.send(path, train, clock::now());
             return engine.count_drops(DropReason::QueueOut, lost);
         }
         let (Some(socket), Some(to)) = (self.sockets.get(train.socket), train.to) else {

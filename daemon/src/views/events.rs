@@ -31,6 +31,7 @@ pub(crate) fn path(
 ) -> Option<(EventKind, String)> {
     match path {
         Path::Direct(direct) => Some(selected(peer, direct.remote)),
+        Path::Tcp(tcp) => Some(over_tcp(peer, tcp.remote)),
         Path::Relayed(_) => Some(relayed(peer, server?.to_string())),
     }
 }
@@ -38,6 +39,12 @@ pub(crate) fn path(
 /// Packets to a peer go to another address.
 pub(crate) fn selected(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
     let message = format!("packets to {peer} go to {remote}");
+    (EventKind::Path { peer, remote }, message)
+}
+
+/// Packets to a peer go over a TCP connection with this address.
+fn over_tcp(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
+    let message = format!("packets to {peer} go directly over TCP, with {remote}");
     (EventKind::Path { peer, remote }, message)
 }
 

@@ -319,6 +319,15 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             mtu: peer.report.mtu,
         });
     }
+    if let punch_engine::Path::Tcp(tcp) = path {
+        return Some(PathView {
+            remote: tcp.remote,
+            kind: PathKind::Tcp.into(),
+            rtt_ms,
+            via: None,
+            mtu: peer.report.mtu,
+        });
+    }
     let Some(link) = &peer.link else {
         return Some(PathView {
             remote: path.endpoint()?,

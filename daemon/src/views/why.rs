@@ -1,8 +1,11 @@
 //! Why the path to a peer is as it is: both NATs, each step with its chance and its outcome, and what would help.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use punch_api::{ApiError, ErrorCode, PeerName, PeerState, Step, StepOutcome, StepView, WhyView};
+use punch_api::{
+    ApiError, ErrorCode, PathKind, PeerName, PeerState, Step, StepOutcome, StepView, WhyView,
+};
 use punch_engine::{Budget, LinkStatus, NatSummary, Outcome, StepKind, StepReport, is_hard};
 use punch_signal_protocol::CandidateKind;
 
@@ -33,10 +36,12 @@ pub(crate) fn why(
     let Some(link) = handle.and_then(|handle| snapshot.peers.get(handle)?.link.as_ref()) else {
         return Ok(plain::why(facts, view, state));
     };
-    // A direct path is looked for beside the relay: what is in its way is told as if there were none.
-    let state = match relay {
-        Some(_) => PeerState::Connecting,
-        None => state,
+    let over_tcp = view.path.as_ref().filter(|path| path.kind == PathKind::Tcp);
+    let over_tcp = over_tcp.map(|path| path.remote);
+    // A path over UDP is looked for beside the relay or the TCP connection: what is in its way is told as if there were none.
+    let state = match (&relay, over_tcp) {
+        (None, None) => state,
+        _ => PeerState::Connecting,
     };
     let told = obstacle::obstacle(facts, name, state, link);
     let mapped = snapshot.candidates.iter().any(|candidate| {
@@ -49,7 +54,10 @@ pub(crate) fn why(
         .into_iter()
         .chain(advice(name, state, link, mapped))
         .collect();
-    if apart && let Some(why) = status::not_relayed(facts, name) {
+    if apart
+        && over_tcp.is_none()
+        && let Some(why) = status::not_relayed(facts, name)
+    {
         let lift = match stored_direct_only(facts, name) {
             true => format!("punchctl up {name} --direct-only=false"),
             false => "[punch] direct_only and [relay] enabled in /etc/punch/punchd.toml, then: sudo systemctl restart punchd".to_owned(),
@@ -74,10 +82,7 @@ pub(crate) fn why(
                 (None, Some(why)) => format!("No direct path to {name}: {}", why.reason()),
                 (None, None) => summary(name, state, link),
             };
-            match relay {
-                Some(server) => format!("Packets to {name} are relayed by {server}. {direct}"),
-                None => direct,
-            }
+            over(name, relay, over_tcp, direct)
         },
         mine: link.mine.as_ref().map(nat::mine),
         theirs: link.theirs.as_ref().map(nat::theirs),
@@ -102,6 +107,17 @@ pub(crate) fn why(
 fn stored_direct_only(facts: &Facts<'_>, name: &PeerName) -> bool {
     let peer = facts.state.peers.get(name);
     peer.is_some_and(|peer| peer.direct_only)
+}
+
+/// What carries packets where no path over UDP does, before what is said of that.
+fn over(name: &PeerName, relay: Option<String>, tcp: Option<SocketAddr>, direct: String) -> String {
+    match (relay, tcp) {
+        (Some(server), _) => format!("Packets to {name} are relayed by {server}. {direct}"),
+        (None, Some(remote)) => format!(
+            "Packets to {name} go directly over TCP, with {remote}: no path over UDP has been found. punchd goes on looking for one."
+        ),
+        (None, None) => direct,
+    }
 }
 
 fn step(report: &StepReport) -> StepView {

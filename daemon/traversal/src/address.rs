@@ -50,7 +50,7 @@ impl From<Ipv6Addr> for OwnAddress {
 pub const FIRST_PORT: u16 = 1024;
 
 /// Whether a peer could send to this address at all (RFC 8445 §5.1.1.1).
-pub(crate) fn usable(ip: IpAddr) -> bool {
+pub fn usable(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => {

@@ -28,8 +28,9 @@ mod request;
 mod role;
 mod search;
 mod socket;
+mod stream;
 
-pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private};
+pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private, usable};
 pub use agent::checklist::MAX_PAIRS;
 pub use agent::doubt::{is_doubtful, known_mtu};
 pub use agent::inherited::{ProvenPath, bequeath, inherit};
@@ -51,3 +52,7 @@ pub use punch_signal_protocol::{
 pub use report::{Outcome, StepReport};
 pub use role::Role;
 pub use socket::{DirectPath, Family, SocketId, Transmit};
+pub use stream::{
+    MAX_STREAM_DATAGRAM, NoDatagram, STREAM_PREFIX, put_stream_datagram, stream_datagrams,
+    stream_length, whole_datagrams,
+};

@@ -1,6 +1,6 @@
-//! Checks over what is no pair of addresses: a link of a relay's. They tell how long the way takes and whether anything comes through,
-//! which the relay itself cannot be asked. The two ends know them by credentials that only their exchange gives, and that no check of a
-//! direct path has: the relay sees the checks.
+//! Checks over what is no pair of addresses: a link of a relay's, or a TCP connection. They tell how long the way takes and whether
+//! anything comes through, which the relay itself cannot be asked. The two ends of a link know them by credentials that only their
+//! exchange gives, and that no check of a direct path has: the relay sees the checks. A TCP connection has those of direct paths.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,6 +19,9 @@ const REPEAT_INTERVALS: [u64; 10] = [200, 400, 600, 1000, 1000, 1000, 1000, 1000
 const SILENT: usize = 3;
 /// The same for a link that has never answered.
 const LATE: usize = 1;
+/// A TCP connection loses nothing, and may lead to a program that is not the peer's: its first check is sent once, and its answer
+/// awaited for so long, in milliseconds.
+const FIRST_ON_STREAM: [u64; 1] = [5000];
 /// Between two checks while the link carries traffic.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two checks of an idle link that serves, and of one that could take its place.
@@ -59,6 +62,10 @@ pub struct LinkCheck {
     /// What stands for the link where messages want an address.
     stand_in: SocketAddr,
     role: LinkUse,
+    /// Whether the link is a TCP connection.
+    stream: bool,
+    /// Whether anything of the peer's has come.
+    authentic: bool,
     answered: bool,
     /// Checks since the last answer.
     unanswered: usize,
@@ -86,6 +93,8 @@ impl LinkCheck {
             messages: Messages::new(local, remote, seed),
             stand_in,
             role: LinkUse::Spare,
+            stream: false,
+            authentic: false,
             answered: false,
             unanswered: 0,
             rtt: None,
@@ -96,6 +105,19 @@ impl LinkCheck {
             heard: None,
             silence: Silence::default(),
             out: VecDeque::new(),
+        }
+    }
+
+    /// The same of a TCP connection, over which one check is sent and no more until it is answered.
+    pub fn over_stream(
+        credentials: [Credentials; 2],
+        remote: SocketAddr,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream: true,
+            ..Self::new(credentials, remote, seed, now)
         }
     }
 
@@ -128,6 +150,7 @@ impl LinkCheck {
         {
             let answer = self.messages.answer(message.transaction, self.stand_in);
             self.out.push_back(answer);
+            self.authentic = true;
         } else if self.messages.is_success(message) {
             self.handle_answer(message.transaction, now);
         }
@@ -142,7 +165,7 @@ impl LinkCheck {
         let sample = now.saturating_duration_since(sent_at);
         // RFC 6298 §2.3's smoothing.
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-        (self.answered, self.unanswered) = (true, 0);
+        (self.authentic, self.answered, self.unanswered) = (true, true, 0);
         self.silence.handle_answer();
         let pause = match self.role {
             LinkUse::Serves if self.is_active(now) => Some(ACTIVE_INTERVAL),
@@ -184,7 +207,11 @@ impl LinkCheck {
             // The check counts as the first one that was not answered.
             self.unanswered = self.unanswered.min(1);
         }
-        let Some(pause) = REPEAT_INTERVALS.get(self.unanswered) else {
+        let pauses = match self.stream && !self.answered {
+            true => &FIRST_ON_STREAM[..],
+            false => &REPEAT_INTERVALS,
+        };
+        let Some(pause) = pauses.get(self.unanswered) else {
             (self.next, self.dead) = (None, true);
             return;
         };
@@ -226,6 +253,16 @@ impl LinkCheck {
         } else {
             LinkHealth::New
         }
+    }
+
+    /// Whether a check or an answer of the peer's has come: nothing else may be taken from the link, or sent over it, before that.
+    pub fn is_heard(&self) -> bool {
+        self.authentic
+    }
+
+    /// Whether a check was ever answered.
+    pub fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// The smoothed round trip between the two ends.

@@ -16,6 +16,8 @@ pub enum CandidateKind {
     PeerReflexive = 3,
     /// A port of the router's that leads here because this machine has asked for it (PCP, NAT-PMP, UPnP IGD).
     PortMapped = 4,
+    /// A port on which the machine takes TCP connections (the passive candidates of RFC 6544 §4.5), wherever its address comes from.
+    TcpPassive = 5,
 }
 
 impl CandidateKind {
@@ -26,11 +28,13 @@ impl CandidateKind {
             Self::PeerReflexive => 110,
             Self::PortMapped => 108,
             Self::ServerReflexive => 100,
+            // Behind all UDP candidates (RFC 6544 §4.2).
+            Self::TcpPassive => 90,
         }
     }
 }
 
-/// One address at which a machine may be reached over UDP.
+/// One address at which a machine may be reached, over UDP unless its kind says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Candidate {
     /// Where it comes from.
@@ -94,6 +98,7 @@ impl Candidate {
             2 => Some(CandidateKind::ServerReflexive),
             3 => Some(CandidateKind::PeerReflexive),
             4 => Some(CandidateKind::PortMapped),
+            5 => Some(CandidateKind::TcpPassive),
             _ => None,
         };
         let preference = reader.u16()?;

@@ -40,6 +40,8 @@ pub enum PathKind {
     Fixed,
     /// None: packets go through a signalling server.
     Relayed,
+    /// The path is a TCP connection, which this machine or the peer has made.
+    Tcp,
 }
 
 impl From<CandidateKind> for PathKind {
@@ -49,6 +51,7 @@ impl From<CandidateKind> for PathKind {
             CandidateKind::ServerReflexive => Self::ServerReflexive,
             CandidateKind::PeerReflexive => Self::PeerReflexive,
             CandidateKind::PortMapped => Self::PortMapped,
+            CandidateKind::TcpPassive => Self::Tcp,
         }
     }
 }
@@ -69,6 +72,7 @@ impl PathKind {
             Self::PortMapped => "port_mapped",
             Self::Fixed => "fixed",
             Self::Relayed => "relayed",
+            Self::Tcp => "tcp",
         }
     }
 }

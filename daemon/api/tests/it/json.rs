@@ -296,10 +296,12 @@ fn the_states_and_kinds_keep_their_words() {
         PathKind::PeerReflexive,
         PathKind::PortMapped,
         PathKind::Fixed,
+        PathKind::Relayed,
+        PathKind::Tcp,
     ];
     assert_eq!(
         serde_json::to_string(&kinds).unwrap(),
-        r#"["host","server_reflexive","peer_reflexive","port_mapped","fixed"]"#
+        r#"["host","server_reflexive","peer_reflexive","port_mapped","fixed","relayed","tcp"]"#
     );
     let states = [ServerState::Connecting, ServerState::Connected];
     assert_eq!(

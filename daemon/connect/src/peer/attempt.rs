@@ -1,4 +1,4 @@
-//! One attempt: an exchange and its checks.
+//! One attempt: an exchange and its checks, over UDP, over relay links and over TCP.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,58 @@ use punch_traversal::{Agent, AgentEvent, Family, is_doubtful, known_mtu};
 use super::Outputs;
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
-use crate::path::{Path, RelayPath};
-use crate::{ConnectorEvent, News, SocketOrder};
+use super::tcp::{Due, Tcp, TcpConfig};
+use crate::path::Path;
+use crate::{ConnectorEvent, News, SocketOrder, TcpOrder};
 
 /// An attempt in which nothing is due is given up after this.
 const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What can serve where no path over UDP does.
+pub(super) struct Links {
+    pub(super) relayed: Relayed,
+    pub(super) tcp: Tcp,
+    /// What serves, or would, as it was told last.
+    pub(super) told: Option<Path>,
+    /// What carries the packets of a direct path that is in doubt.
+    pub(super) stands_in: Option<Path>,
+}
+
+impl Links {
+    /// None yet.
+    pub(super) fn new(relayed: Relayed, tcp: Tcp) -> Self {
+        Self {
+            relayed,
+            tcp,
+            told: None,
+            stands_in: None,
+        }
+    }
+
+    /// What serves where no path over UDP does: a TCP connection, which leads straight to the peer, or a relay link.
+    pub(super) fn path(&self) -> Option<Path> {
+        let tcp = self.tcp.path().map(Path::Tcp);
+        let relayed = self.relayed.path().map(Path::Relayed);
+        match self.tcp.answers() {
+            true => tcp,
+            false => relayed.or(tcp),
+        }
+    }
+
+    /// What serves where no path over UDP does, if that is something else than before.
+    pub(super) fn take_change(&mut self) -> Option<Option<Path>> {
+        let link = self.path();
+        let before = std::mem::replace(&mut self.told, link);
+        (self.relayed.take_changed() | (link != before)).then_some(link)
+    }
+
+    /// `direct` is whether a path over UDP serves undisturbed, `straight` whether something else leads straight to the peer: what is
+    /// not needed is not checked, and nothing is connected to.
+    fn set_behind(&mut self, direct: bool, straight: bool, now: Instant) {
+        self.tcp.set_behind(direct || straight, now);
+        self.relayed.set_behind(direct || self.tcp.answers(), now);
+    }
+}
 
 /// One exchange and its checks.
 pub(super) struct Attempt {
@@ -23,9 +70,7 @@ pub(super) struct Attempt {
     pub(super) offered: bool,
     pub(super) exchange: Exchange,
     pub(super) agent: Agent,
-    pub(super) relayed: Relayed,
-    /// The relay link that carries the packets of a direct path that is in doubt.
-    pub(super) stands_in: Option<RelayPath>,
+    pub(super) links: Links,
     /// Whether the session of this exchange was announced.
     pub(super) is_proven: bool,
     pub(super) peer_range: Option<Ipv4Range>,
@@ -50,18 +95,24 @@ impl Attempt {
         self.exchange.preshared_key()
     }
 
-    /// Lets the relay carry the packets while the checks of the direct path go unanswered, and the path itself as soon as one is
-    /// answered: tells of each change.
-    pub(super) fn mind_doubt(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        let (direct, relay) = (self.agent.path(), self.relayed.path());
-        let doubtful = relay.filter(|_| direct.is_some() && is_doubtful(&self.agent));
-        let stood_in = std::mem::replace(&mut self.stands_in, doubtful);
-        self.relayed
-            .set_behind(direct.is_some() && doubtful.is_none(), now);
+    /// Lets a link carry the packets while the checks of the direct path go unanswered, and the path itself as soon as one is answered:
+    /// tells of each change. `straight` is whether an attempt before this one leads straight to the peer; returns whether this one does.
+    pub(super) fn mind_links(
+        &mut self,
+        straight: bool,
+        out: &mut Outputs<'_>,
+        now: Instant,
+    ) -> bool {
+        let (direct, link) = (self.agent.path(), self.links.path());
+        let doubtful = link.filter(|_| direct.is_some() && is_doubtful(&self.agent));
+        let stood_in = std::mem::replace(&mut self.links.stands_in, doubtful);
+        // Nothing is connected to because of a doubt: only a connection that stands in is checked.
+        let spare = direct.is_some() && !matches!(doubtful, Some(Path::Tcp(_)));
+        let serves = direct.is_some() && doubtful.is_none();
+        self.links.set_behind(serves, straight || spare, now);
         let peer = out.peer;
         match (direct, doubtful) {
-            (Some(_), Some(relay)) if stood_in != doubtful => {
-                let path = Path::Relayed(relay);
+            (Some(_), Some(path)) if stood_in != doubtful => {
                 out.news(News::Selected { peer, path });
             }
             (Some(path), None) if stood_in.is_some() => {
@@ -74,6 +125,27 @@ impl Attempt {
                 }
             }
             _ => {}
+        }
+        direct.is_some() || self.links.tcp.answers()
+    }
+
+    /// Tells the peer where this machine takes TCP connections, and connects to it, as far as that is due.
+    pub(super) fn advance_tcp(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        while let Some(due) = self.links.tcp.poll_due(now) {
+            match due {
+                Due::Tell => {
+                    let note = self.seal_candidates(&out.local.tcp_candidates());
+                    out.envelopes.extend(note);
+                }
+                Due::Dial(remote) => {
+                    let path = out.connections.number(remote);
+                    let owner = (out.peer, self.number);
+                    out.connections.add(path.connection, owner);
+                    self.links.tcp.handle_dial(path);
+                    let order = TcpOrder::Dial(path);
+                    out.events.push_back(ConnectorEvent::Tcp(order));
+                }
+            }
         }
     }
 
@@ -112,10 +184,18 @@ impl Attempt {
         self.exchange.seal(&Note::Candidates(fresh)).ok()
     }
 
-    /// Carries away the agent's datagrams, and what goes over relay links.
+    /// Carries away the agent's datagrams, and what goes over links.
     pub(super) fn drain_transmits(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        while let Some((path, message)) = self.relayed.poll_message() {
+        while let Some((path, message)) = self.links.relayed.poll_message() {
+            let path = Path::Relayed(path);
             out.events.push_back(ConnectorEvent::Link { path, message });
+        }
+        while let Some((path, message)) = self.links.tcp.poll_message() {
+            let path = Path::Tcp(path);
+            out.events.push_back(ConnectorEvent::Link { path, message });
+        }
+        while let Some(path) = self.links.tcp.poll_closing() {
+            out.hang_up(path);
         }
         while let Some(transmit) = self.agent.poll_transmit() {
             out.transactions.note(&transmit.bytes, out.peer, now);
@@ -184,7 +264,8 @@ impl Attempt {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         [
             self.agent.poll_timeout(),
-            self.relayed.poll_timeout(),
+            self.links.relayed.poll_timeout(),
+            self.links.tcp.poll_timeout(),
             self.give_up_at,
             self.away.as_ref().map(Away::poll_timeout),
         ]
@@ -204,6 +285,7 @@ pub(super) struct NewAttempt {
     /// Whether this side's NAT was still being measured when the peer was told of it.
     pub(super) unmeasured: bool,
     pub(super) relayed: RelayedConfig,
+    pub(super) tcp: TcpConfig,
     /// Whether the peer waits for who is away.
     pub(super) waits: bool,
 }

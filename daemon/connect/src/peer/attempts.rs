@@ -10,18 +10,28 @@ use punch_stun_protocol::Message;
 use punch_traversal::{Agent, DirectPath, SocketId, Step, Traffic};
 
 use super::Outputs;
-use super::attempt::{Attempt, NewAttempt};
+use super::attempt::{Attempt, Links, NewAttempt};
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
 use super::retry::RETRY_MIN;
+use super::tcp::{Tcp, take_tcp};
 use crate::ServerId;
-use crate::path::RelayPath;
+use crate::path::{Path, RelayPath, TcpPath};
 use crate::relays::RelayOrders;
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
 /// Sockets of an attempt whose successor serves close after this: the peer may still send to them.
 const SOCKET_CLOSE_DELAY: Duration = Duration::from_secs(2);
+
+/// A TCP connection of an attempt that is over.
+struct Hanging {
+    path: TcpPath,
+    /// Whether the peer has been heard over it.
+    heard: bool,
+    /// When it is closed.
+    at: Option<Instant>,
+}
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
 #[derive(Default)]
@@ -33,6 +43,8 @@ pub(crate) struct Attempts {
     retired: Vec<(Option<Instant>, SocketId)>,
     /// Relay links of attempts that are over, and when they are left.
     left: Vec<(Option<Instant>, RelayPath)>,
+    /// TCP connections of attempts that are over, and when they are closed.
+    hanging: Vec<Hanging>,
     /// The tokens of attempts that are over.
     ended: Vec<RelayToken>,
     /// Mappings of searches that ended with their attempts and were not reported.
@@ -55,8 +67,8 @@ impl Attempts {
         }
         self.direct_only = direct_only;
         for attempt in self.live.iter_mut().filter(|_| direct_only) {
-            self.ended.push(attempt.relayed.token());
-            let links = attempt.relayed.forbid(now).into_iter();
+            self.ended.push(attempt.links.relayed.token());
+            let links = attempt.links.relayed.forbid(now).into_iter();
             self.left.extend(links.map(|link| (Some(now), link)));
         }
         for (at, _) in self.left.iter_mut().filter(|_| direct_only) {
@@ -67,18 +79,18 @@ impl Attempts {
 
     /// Begins an attempt beside the one that serves; all others end.
     pub(super) fn begin(&mut self, new: NewAttempt, now: Instant) {
-        let serves = self.direct_path().is_some() || self.relay_path().is_some();
+        let serves = self.direct_path().is_some() || self.link_path().is_some();
         let serving = usize::from(serves);
         self.retire(serving.min(MAX_ATTEMPTS - 1)..self.live.len());
         self.count += 1;
+        let relayed = RelayedConfig {
+            agreed: new.relayed.agreed && !self.direct_only,
+            ..new.relayed
+        };
         self.live.push_back(Attempt {
             number: self.count,
             offered: new.offered,
-            stands_in: None,
-            relayed: Relayed::new(RelayedConfig {
-                agreed: new.relayed.agreed && !self.direct_only,
-                ..new.relayed
-            }),
+            links: Links::new(Relayed::new(relayed), Tcp::new(new.tcp, now)),
             is_proven: false,
             exchange: new.exchange,
             agent: new.agent,
@@ -99,9 +111,16 @@ impl Attempts {
             self.unreported_mappings += attempt.agent.untold_mappings();
             let sockets = attempt.agent.sockets();
             self.retired.extend(sockets.map(|socket| (None, socket)));
-            self.ended.push(attempt.relayed.token());
-            let links = attempt.relayed.into_links().into_iter();
+            self.ended.push(attempt.links.relayed.token());
+            let links = attempt.links.relayed.into_links().into_iter();
             self.left.extend(links.map(|link| (None, link)));
+            let connections = attempt.links.tcp.into_connections().into_iter();
+            self.hanging
+                .extend(connections.map(|(path, heard)| Hanging {
+                    path,
+                    heard,
+                    at: None,
+                }));
         }
     }
 
@@ -142,14 +161,14 @@ impl Attempts {
         self.first().and_then(|attempt| attempt.agent.path())
     }
 
-    /// The relay link that carries the packets of a direct path in doubt.
-    pub(super) fn stands_in(&self) -> Option<RelayPath> {
-        self.first()?.stands_in
+    /// The link that carries the packets of a direct path in doubt.
+    pub(super) fn stands_in(&self) -> Option<Path> {
+        self.first()?.links.stands_in
     }
 
-    /// The relay link that serves where no direct path does.
-    pub(super) fn relay_path(&self) -> Option<RelayPath> {
-        self.first().and_then(|attempt| attempt.relayed.path())
+    /// What serves where no direct path over UDP does.
+    pub(super) fn link_path(&self) -> Option<Path> {
+        self.first().and_then(|attempt| attempt.links.path())
     }
 
     /// A server has made a link for the attempt with this token; returns whether it is kept.
@@ -160,8 +179,8 @@ impl Attempts {
         now: Instant,
     ) -> bool {
         let mut attempts = self.live.iter_mut();
-        let attempt = attempts.find(|attempt| attempt.relayed.token() == token);
-        attempt.is_some_and(|attempt| attempt.relayed.handle_ready(path, now))
+        let attempt = attempts.find(|attempt| attempt.links.relayed.token() == token);
+        attempt.is_some_and(|attempt| attempt.links.relayed.handle_ready(path, now))
     }
 
     /// Links have ended; returns the token of an attempt that has lost one.
@@ -173,8 +192,8 @@ impl Attempts {
         self.left.retain(|(_, link)| !is_gone(*link));
         let mut lost = None;
         for attempt in &mut self.live {
-            if attempt.relayed.handle_gone(&is_gone, now) {
-                lost = Some(attempt.relayed.token());
+            if attempt.links.relayed.handle_gone(&is_gone, now) {
+                lost = Some(attempt.links.relayed.token());
             }
         }
         lost
@@ -187,15 +206,83 @@ impl Attempts {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let mut links = self.live.iter_mut().map(|attempt| &mut attempt.relayed);
+        let mut links = self
+            .live
+            .iter_mut()
+            .map(|attempt| &mut attempt.links.relayed);
         links.any(|relayed| relayed.handle_message(path, message, now))
     }
 
     /// A packet of the peer's has come over a link, opened by its session's keys.
     pub(crate) fn handle_link_heard(&mut self, path: RelayPath, now: Instant) {
         for attempt in &mut self.live {
-            attempt.relayed.handle_heard(path, now);
+            attempt.links.relayed.handle_heard(path, now);
         }
+    }
+
+    // --- TCP connections ---
+
+    /// Somebody has connected and sent a check: returns the number of the attempt whose peer that is.
+    pub(crate) fn handle_call(
+        &mut self,
+        path: TcpPath,
+        name: &[u8],
+        message: &Message<'_>,
+        now: Instant,
+    ) -> Option<u64> {
+        let mut attempts = self.live.iter_mut();
+        let attempt = attempts.find(|attempt| attempt.agent.is_addressed(name))?;
+        let kept = attempt.links.tcp.handle_call(path, message, now);
+        kept.then_some(attempt.number)
+    }
+
+    fn tcp_of(&mut self, number: u64) -> Option<&mut Tcp> {
+        let mut attempts = self.live.iter_mut();
+        let attempt = attempts.find(|attempt| attempt.number == number)?;
+        Some(&mut attempt.links.tcp)
+    }
+
+    /// A connection that was to be made stands; returns whether it is still wanted.
+    pub(crate) fn handle_connected(&mut self, number: u64, path: TcpPath, now: Instant) -> bool {
+        let tcp = self.tcp_of(number);
+        tcp.is_some_and(|tcp| tcp.handle_connected(path, now))
+    }
+
+    /// A connection has ended, or could not be made.
+    pub(crate) fn handle_closed(&mut self, number: u64, path: TcpPath, now: Instant) {
+        self.hanging.retain(|left| left.path != path);
+        if let Some(tcp) = self.tcp_of(number) {
+            tcp.handle_closed(path, now);
+        }
+    }
+
+    /// A check or an answer has come over a TCP connection; returns whether that is one of these.
+    pub(crate) fn handle_tcp_message(
+        &mut self,
+        path: TcpPath,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut attempts = self.live.iter_mut().map(|attempt| &mut attempt.links.tcp);
+        attempts.any(|tcp| tcp.handle_message(path, message, now))
+    }
+
+    /// A packet of the peer's has come over a TCP connection, opened by its session's keys.
+    pub(crate) fn handle_tcp_heard(&mut self, path: TcpPath, now: Instant) {
+        for attempt in &mut self.live {
+            attempt.links.tcp.handle_heard(path, now);
+        }
+    }
+
+    /// Whether the other end of a connection has shown that it is the peer.
+    pub(crate) fn is_authentic(&self, path: TcpPath) -> bool {
+        // What an attempt that is over has left may still bring packets.
+        let mut left = self.hanging.iter();
+        left.any(|left| left.path == path && left.heard)
+            || self
+                .live
+                .iter()
+                .any(|attempt| attempt.links.tcp.is_authentic(path))
     }
 
     /// The tokens with which servers are to be asked for links now, and which servers not: those of each attempt that has nothing
@@ -203,8 +290,8 @@ impl Attempts {
     fn joins(&mut self) -> Vec<(RelayToken, Vec<ServerId>)> {
         let mut tokens = Vec::new();
         for attempt in &mut self.live {
-            tokens.extend(attempt.relayed.join());
-            if attempt.agent.path().is_some() || attempt.relayed.path().is_some() {
+            tokens.extend(attempt.links.relayed.join());
+            if attempt.agent.path().is_some() || attempt.links.relayed.path().is_some() {
                 break;
             }
         }
@@ -240,7 +327,10 @@ impl Attempts {
         let first = self.first()?;
         match first.agent.path() {
             Some(_) => first.agent.round_trip(),
-            None => first.relayed.round_trip(),
+            None => match first.links.path()? {
+                Path::Tcp(_) => first.links.tcp.round_trip(),
+                _ => first.links.relayed.round_trip(),
+            },
         }
     }
 
@@ -299,10 +389,14 @@ impl Attempts {
     pub(crate) fn handle_candidates(
         &mut self,
         attempt: usize,
-        candidates: Vec<Candidate>,
+        mut candidates: Vec<Candidate>,
         now: Instant,
     ) {
         if let Some(attempt) = self.live.get_mut(attempt) {
+            attempt
+                .links
+                .tcp
+                .handle_candidates(&take_tcp(&mut candidates));
             attempt.agent.handle_candidates(candidates, now);
         }
     }
@@ -366,8 +460,10 @@ impl Attempts {
     /// Packets of the tunnel flow: so many bytes by now.
     pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         if let Some(attempt) = self.live.front_mut() {
-            if attempt.agent.path().is_none() {
-                attempt.relayed.handle_traffic(traffic, now);
+            match attempt.links.path() {
+                _ if attempt.agent.path().is_some() => {}
+                Some(Path::Tcp(_)) => attempt.links.tcp.handle_traffic(traffic, now),
+                _ => attempt.links.relayed.handle_traffic(traffic, now),
             }
             attempt.agent.handle_traffic(traffic, now);
         }
@@ -384,7 +480,8 @@ impl Attempts {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for attempt in &mut self.live {
             attempt.handle_timeout(now);
-            let dead = attempt.relayed.handle_timeout(now).into_iter();
+            attempt.links.tcp.handle_timeout(now);
+            let dead = attempt.links.relayed.handle_timeout(now).into_iter();
             self.left.extend(dead.map(|link| (None, link)));
         }
     }
@@ -394,7 +491,9 @@ impl Attempts {
         let attempts = self.live.iter().filter_map(Attempt::poll_timeout);
         let closing = self.retired.iter().filter_map(|(at, _)| *at);
         let leaving = self.left.iter().filter_map(|(at, _)| *at);
-        attempts.chain(closing).chain(leaving).min()
+        let hanging = self.hanging.iter().filter_map(|left| left.at);
+        let left = closing.chain(leaving).chain(hanging);
+        attempts.chain(left).min()
     }
 
     // --- searches ---
@@ -440,9 +539,12 @@ impl Attempts {
 
     /// Sets the deadlines of what is idle or over, and closes the sockets of attempts that have been over for long enough.
     pub(super) fn finish_drain(&mut self, out: &mut Outputs<'_>, now: Instant) {
+        // Nothing is connected to for the successor of what leads straight to the peer.
+        let mut serves = false;
         for attempt in &mut self.live {
             attempt.note_idle(now);
-            attempt.mind_doubt(out, now);
+            serves |= attempt.mind_links(serves, out, now);
+            attempt.advance_tcp(out, now);
         }
         for (at, _) in &mut self.retired {
             at.get_or_insert(now + SOCKET_CLOSE_DELAY);
@@ -456,6 +558,13 @@ impl Attempts {
         for (at, _) in &mut self.left {
             at.get_or_insert(now + SOCKET_CLOSE_DELAY);
         }
+        for left in &mut self.hanging {
+            left.at.get_or_insert(now + SOCKET_CLOSE_DELAY);
+        }
+        let is_due = |left: &mut Hanging| left.at.is_some_and(|at| at <= now);
+        for left in self.hanging.extract_if(.., is_due) {
+            out.hang_up(left.path);
+        }
         let is_due = |(at, _): &mut (Option<Instant>, _)| at.is_some_and(|at| at <= now);
         let due = self.left.extract_if(.., is_due);
         out.relay.leaves.extend(due.map(|(_, path)| path));
@@ -468,8 +577,8 @@ impl Attempts {
         std::mem::take(&mut self.unreported_mappings)
     }
 
-    /// Ends everything at once; returns the sockets that are still open, and what is to be done about relay links.
-    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, RelayOrders) {
+    /// Ends everything at once; returns the sockets and connections that are still open, and what is to be done about relay links.
+    pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<TcpPath>, RelayOrders) {
         self.retire_all();
         let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
         let relay = RelayOrders {
@@ -477,6 +586,7 @@ impl Attempts {
             ended: std::mem::take(&mut self.ended),
             leaves: self.left.drain(..).map(|(_, link)| link).collect(),
         };
-        (sockets, relay)
+        let hanging = self.hanging.drain(..).map(|left| left.path).collect();
+        (sockets, hanging, relay)
     }
 }

@@ -8,6 +8,7 @@ use punch_traversal::{Agent, AgentConfig, Role, StepKind};
 
 use super::description::SentDescription;
 use super::relayed::RelayedConfig;
+use super::tcp::{TcpConfig, take_tcp};
 use crate::network::NetworkView;
 
 /// What this machine brings to an attempt.
@@ -28,6 +29,20 @@ impl AttemptConfig {
             credentials: exchange.link_credentials(),
             // Another one than the agent's.
             seed: self.network.seed.rotate_left(32),
+        }
+    }
+
+    /// The TCP connections to the peer which described itself as `theirs`; what it has said of TCP is taken out.
+    pub(super) fn tcp(&self, theirs: &mut Description) -> TcpConfig {
+        let profile = self.network.profile.as_ref();
+        TcpConfig {
+            // Older versions would refuse a note with a kind of candidate that they do not know.
+            enabled: self.network.tcp && theirs.capabilities.contains(Capability::PassesOver),
+            offered: self.offered,
+            heard: take_tcp(&mut theirs.candidates),
+            udp_blocked: profile.is_some_and(|profile| profile.udp_blocked),
+            credentials: [self.sent.credentials.clone(), theirs.credentials.clone()],
+            seed: self.network.seed.rotate_left(16),
         }
     }
 

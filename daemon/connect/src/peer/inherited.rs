@@ -9,6 +9,7 @@ use punch_traversal::{ProvenPath, bequeath, inherit};
 use super::PeerConnection;
 use super::attempt::NewAttempt;
 use super::relayed::RelayedConfig;
+use super::tcp::TcpConfig;
 use crate::UserWish;
 
 /// What one process leaves to the next of the connection with one peer. It has secrets.
@@ -44,7 +45,7 @@ pub(crate) fn bequest(connection: &PeerConnection) -> Bequest {
         Some(PathBequest {
             proven: bequeath(&attempt.agent)?,
             exchange: attempt.bequeath(),
-            relay: attempt.relayed.is_agreed(),
+            relay: attempt.links.relayed.is_agreed(),
             waits: attempt.waits,
             peer_range: attempt.peer_range(),
         })
@@ -57,11 +58,11 @@ pub(crate) fn bequest(connection: &PeerConnection) -> Bequest {
 }
 
 /// Goes on with the path of an earlier process, unless the user has said `down` since or there is an attempt already. Whoever
-/// wanted the connection then wants it still. `mtu` is the tunnel's. The `seed` of the agent, and the clock and the random number for the notes must be fresh. Returns whether it goes on.
+/// wanted the connection then wants it still. `mtu` is the tunnel's, `tcp` whether TCP connections are made. The `seed` of the agent, and the clock and the random number for the notes must be fresh. Returns whether it goes on.
 pub(crate) fn go_on(
     connection: &mut PeerConnection,
     path: PathBequest,
-    (mtu, seed): (u16, u64),
+    (mtu, tcp, seed): (u16, bool, u64),
     (wall_ms, random): (u64, u64),
     now: Instant,
 ) -> bool {
@@ -78,6 +79,15 @@ pub(crate) fn go_on(
         credentials: path.exchange.links.clone(),
         seed: seed.rotate_left(32),
     };
+    let tcp = TcpConfig {
+        // Whoever waits is new enough to pass over kinds of candidates.
+        enabled: tcp && path.waits,
+        offered: true,
+        heard: Vec::new(),
+        udp_blocked: false,
+        credentials: [path.proven.local.clone(), path.proven.remote.clone()],
+        seed: seed.rotate_left(16),
+    };
     let new = NewAttempt {
         // This end makes the session anew.
         offered: true,
@@ -87,6 +97,7 @@ pub(crate) fn go_on(
         sent_candidates: Vec::new(),
         unmeasured: false,
         relayed,
+        tcp,
         waits: path.waits,
     };
     connection.attempts.begin(new, now);

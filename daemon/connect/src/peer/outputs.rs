@@ -7,19 +7,24 @@ use punch_packet::PeerHandle;
 use punch_traversal::{SocketId, Transmit};
 
 use crate::network::LocalNetwork;
+use crate::path::TcpPath;
 use crate::relays::RelayOrders;
 use crate::sockets::Sockets;
+use crate::tcp::Connections;
 use crate::transactions::Transactions;
-use crate::{ConnectorEvent, News, SessionEvent, SocketOrder};
+use crate::{ConnectorEvent, News, SessionEvent, SocketOrder, TcpOrder};
 
 /// Where a connection puts its outputs.
 pub(crate) struct Outputs<'a> {
     pub(crate) peer: PeerHandle,
     /// Stands for the network that this machine is in.
     pub(crate) network: Option<u64>,
+    /// This machine's end of every path.
+    pub(crate) local: &'a LocalNetwork,
     pub(crate) transmits: &'a mut VecDeque<Transmit>,
     pub(crate) events: &'a mut VecDeque<ConnectorEvent>,
     pub(crate) sockets: &'a mut Sockets,
+    pub(crate) connections: &'a mut Connections,
     pub(crate) transactions: &'a mut Transactions,
     /// Notes for the peer.
     pub(crate) envelopes: Vec<Vec<u8>>,
@@ -38,17 +43,19 @@ impl<'a> Outputs<'a> {
     /// The outputs of one connection, which is in this network.
     pub(crate) fn new(
         peer: PeerHandle,
-        network: &LocalNetwork,
+        network: &'a LocalNetwork,
         (transmits, events): (&'a mut VecDeque<Transmit>, &'a mut VecDeque<ConnectorEvent>),
         sockets: &'a mut Sockets,
-        transactions: &'a mut Transactions,
+        (connections, transactions): (&'a mut Connections, &'a mut Transactions),
     ) -> Self {
         Self {
             peer,
             network: network.fingerprint(),
+            local: network,
             transmits,
             events,
             sockets,
+            connections,
             transactions,
             envelopes: Vec::new(),
             relay: RelayOrders::default(),
@@ -66,6 +73,13 @@ impl<'a> Outputs<'a> {
     pub(super) fn close(&mut self, socket: SocketId) {
         self.sockets.forget(socket);
         self.order(SocketOrder::Close { socket });
+    }
+
+    /// Closes a TCP connection, or stops making it.
+    pub(super) fn hang_up(&mut self, path: TcpPath) {
+        self.connections.remove(path.connection);
+        let order = TcpOrder::Close(path.connection);
+        self.events.push_back(ConnectorEvent::Tcp(order));
     }
 
     pub(super) fn session(&mut self, event: SessionEvent) {

@@ -131,6 +131,7 @@ impl World {
         let news = self.events.iter().filter_map(|event| match event {
             ConnectorEvent::News(news) => Some(news),
             ConnectorEvent::Socket(_)
+            | ConnectorEvent::Tcp(_)
             | ConnectorEvent::Session(_)
             | ConnectorEvent::Link { .. } => None,
         });

@@ -21,6 +21,7 @@ pub(crate) fn connector() -> (Connector, PeerId, Instant) {
     let config = ConnectorConfig {
         relay: true,
         mtu: 0,
+        tcp: true,
         identity,
         ipv4_range: None,
         seed: [1; 32],

@@ -33,5 +33,7 @@ mod replace;
 mod search;
 mod servers;
 mod switchboard;
+mod tcp;
 mod wireguard;
+mod wires;
 mod world;

@@ -66,6 +66,7 @@ impl Bench {
         let now = Instant::now();
         let config = EngineConfig {
             relay: true,
+            tcp: true,
             identity: server_identity(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             mtu,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
     Heritage, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig,
-    PeerHandle, PeerKind, RelayPath, Renumbered, ServerId, Signal, SocketId, SocketOrder,
+    PeerHandle, PeerKind, RelayPath, Renumbered, ServerId, Signal, SocketId, SocketOrder, TcpOrder,
+    TcpPath,
 };
 use punch_signal_protocol::{
     Capabilities, Frame, Identity, Ipv4Range, PeerId, RelayLink, Unreachable,
@@ -19,6 +20,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::configuration::Configuration;
 use crate::switchboard::Switchboard;
+use crate::wires::Wires;
 
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
@@ -169,6 +171,11 @@ enum Arrival {
     Datagram(Datagram),
     Frame(usize, Frame),
     Relayed(usize, RelayLink, Vec<u8>),
+    /// A host's own TCP connection stands.
+    TcpConnected(usize, TcpPath),
+    TcpClosed(usize, TcpPath),
+    /// What this host has sent over a TCP connection.
+    Tcp(usize, TcpPath, Vec<u8>),
 }
 
 pub(crate) struct World {
@@ -198,6 +205,8 @@ pub(crate) struct World {
     /// Of the interfaces of machines that start from now on.
     pub(crate) mtu: usize,
     pub(crate) relay_allowed: bool,
+    /// TCP connections.
+    pub(crate) wires: Wires,
     online: BTreeMap<PeerId, usize>,
     watches: BTreeSet<(PeerId, usize)>,
     arrivals: BTreeMap<(Instant, u64), Arrival>,
@@ -260,6 +269,7 @@ impl World {
             relay: None,
             mtu: 1400,
             relay_allowed: true,
+            wires: Wires::default(),
             online: BTreeMap::new(),
             watches: BTreeSet::new(),
             arrivals: BTreeMap::new(),
@@ -339,6 +349,7 @@ impl World {
             budget: Budget::Normal,
             nat: nat.map(Nat::known).unwrap_or_default(),
             relay: self.relay_allowed,
+            tcp: true,
         };
         Engine::new(config, self.wall(), self.now)
     }
@@ -439,6 +450,55 @@ impl World {
         host.global = segments.into();
         host.engine.handle_addresses(host.addresses(), self.now);
         self.drain(index);
+    }
+
+    /// From now on hosts take TCP connections.
+    pub(crate) fn open_tcp(&mut self) {
+        self.wires.open = true;
+        for host in &mut self.hosts {
+            for family in [Family::V4, Family::V6] {
+                host.engine.handle_tcp_port(family, PORT);
+            }
+        }
+    }
+
+    fn order_tcp(&mut self, index: usize, order: TcpOrder) {
+        match order {
+            TcpOrder::Dial(path) => {
+                let to = self.hosts.iter().position(|host| {
+                    let ip = path.remote.ip();
+                    ip == host.public || ip == host.global
+                });
+                if let Some(to) = to.filter(|_| self.wires.open && !self.wires.cut) {
+                    self.wires.dial((index, path), to);
+                    self.schedule(Arrival::TcpConnected(index, path));
+                }
+            }
+            TcpOrder::Close(connection) => {
+                if let Some((to, path)) = self.wires.close(index, connection) {
+                    self.schedule(Arrival::TcpClosed(to, path));
+                }
+            }
+        }
+    }
+
+    /// A host has sent this over a TCP connection, and it is there.
+    fn arrive_tcp(&mut self, index: usize, path: TcpPath, bytes: &[u8]) {
+        let now = self.now;
+        let Some((to, known)) = self.wires.other((index, path)) else {
+            return;
+        };
+        let from = SocketAddr::new(self.hosts[index].public.into(), 50_000);
+        let engine = &mut self.hosts[to].engine;
+        match known {
+            Some(path) => engine.handle_tcp(path, [bytes].into_iter(), now),
+            None => {
+                if let Some(taken) = engine.handle_tcp_call(from, bytes, now) {
+                    self.wires.join((index, path), (to, taken));
+                }
+            }
+        }
+        self.hosts[to].engine.flush(now);
     }
 
     /// A packet of the host's kernel.
@@ -631,7 +691,7 @@ impl World {
     pub(crate) fn drain(&mut self, index: usize) {
         loop {
             let host = &mut self.hosts[index];
-            let mut quiet = true;
+            let (mut quiet, mut tcp) = (true, Vec::new());
             while let Some(job) = host.engine.poll_job() {
                 quiet = false;
                 host.engine.handle_job(job.perform(), self.now);
@@ -651,6 +711,7 @@ impl World {
                     EngineEvent::Socket(SocketOrder::Close { socket }) => {
                         host.sockets.remove(socket);
                     }
+                    EngineEvent::Tcp(order) => tcp.push(*order),
                     EngineEvent::News(News::Stamps { peer, sent, seen }) => {
                         let peers = &mut host.configuration.peers;
                         if let Some(entry) = peers.iter_mut().find(|entry| entry.handle == *peer) {
@@ -665,6 +726,9 @@ impl World {
                 break;
             }
             host.engine.flush(self.now);
+            for order in tcp {
+                self.order_tcp(index, order);
+            }
         }
         while let Some(signal) = self.hosts[index].engine.poll_signal() {
             if signal.server == SERVER {
@@ -676,11 +740,23 @@ impl World {
         let host = &mut self.hosts[index];
         host.engine.swap_tun(&mut host.batch);
         host.tun.extend(host.batch.iter().map(<[u8]>::to_vec));
+        self.send_trains(index);
+    }
+
+    /// Sends what an engine has to send.
+    fn send_trains(&mut self, index: usize) {
         while let Some(train) = self.hosts[index].engine.poll_train() {
             assert!(train.segment > 0 && train.bytes.len() <= 44 * train.segment);
             if let Some(path) = train.relay {
                 for bytes in train.bytes.chunks(train.segment) {
                     self.pass(index, path, bytes);
+                }
+                self.hosts[index].engine.recycle(train);
+                continue;
+            }
+            if let Some(path) = train.tcp {
+                for bytes in train.bytes.chunks(train.segment) {
+                    self.schedule(Arrival::Tcp(index, path, bytes.to_vec()));
                 }
                 self.hosts[index].engine.recycle(train);
                 continue;
@@ -729,6 +805,15 @@ impl World {
             }
             match entry.remove() {
                 Arrival::Datagram(datagram) => self.arrive(datagram),
+                Arrival::Tcp(index, path, bytes) => self.arrive_tcp(index, path, &bytes),
+                Arrival::TcpConnected(index, path) => {
+                    let engine = &mut self.hosts[index].engine;
+                    engine.handle_tcp_state(path, true, self.now);
+                }
+                Arrival::TcpClosed(index, path) => {
+                    let engine = &mut self.hosts[index].engine;
+                    engine.handle_tcp_state(path, false, self.now);
+                }
                 Arrival::Relayed(index, link, bytes) => {
                     if self.is_online(index) {
                         let path = RelayPath {

@@ -246,6 +246,7 @@ fn send_inside(arena: &mut Arena, inside: Inside, number: u32) {
 fn unknown(victim: [u8; 32], now: Instant) -> Vec<u8> {
     let config = EngineConfig {
         relay: true,
+        tcp: true,
         identity: Identity::from_seed(&[77; 32]),
         ipv4_range: None,
         mtu: crate::machine::MTU,

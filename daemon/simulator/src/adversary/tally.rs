@@ -85,6 +85,7 @@ impl Tally {
             ("relay tokens", connector.relay_tokens, 2 * 2),
             ("relay frames that wait", connector.relay_frames, 2 * 256),
             ("relay links", connector.relay_links, 2 * 2 * 4 + 32),
+            ("TCP connections", connector.tcp_connections, 2 * 2 * 8 + 64),
             ("candidate pairs of an exchange", pairs, 48),
             ("sessions of two peers", sizes.sessions, 2 * 3),
             ("flows of this host", sizes.flows, 8192),

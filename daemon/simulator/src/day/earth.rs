@@ -351,7 +351,7 @@ impl Earth {
             paths: paths.map(|path| match path {
                 None => Way::None,
                 Some(Path::Relayed(_)) => Way::Relay,
-                Some(Path::Direct(_)) => Way::Direct,
+                Some(Path::Direct(_) | Path::Tcp(_)) => Way::Direct,
             }),
         }
     }
@@ -387,7 +387,7 @@ impl Earth {
         let direct = |path: &Option<Path>| matches!(path, Some(Path::Direct(_)));
         let over = |number: usize, path: &Option<Path>| match path {
             Some(Path::Relayed(path)) => path.server == id(number),
-            Some(Path::Direct(_)) => false,
+            Some(Path::Direct(_) | Path::Tcp(_)) => false,
             None => true,
         };
         let mut matters = match fault {

@@ -81,7 +81,7 @@ impl Machine {
                 SessionEvent::Proven { .. } | SessionEvent::Abandoned { .. },
             ) => {}
             // There is no relay in the simulated internet.
-            ConnectorEvent::Link { .. } => {}
+            ConnectorEvent::Tcp(_) | ConnectorEvent::Link { .. } => {}
             ConnectorEvent::News(News::Selected { path, .. }) => self.path = Some(path),
             ConnectorEvent::News(News::Netcheck(profiles)) => self.profiles = Some(profiles),
             ConnectorEvent::News(News::Worked { network, step, .. }) => {

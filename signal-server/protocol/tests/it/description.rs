@@ -177,9 +177,18 @@ fn impossible_values_are_named() {
     );
 }
 
+#[test]
+fn a_candidate_over_tcp_has_these_bytes() {
+    let address = "192.168.1.2:51820".parse().unwrap();
+    let candidate = Candidate::new(CandidateKind::TcpPassive, address);
+    let bytes = hex("01 05 7fff 04 c0a80102 ca6c");
+    assert_eq!(Note::decode(&bytes), Ok(Note::Candidates(vec![candidate])));
+    assert_eq!(Note::Candidates(vec![candidate]).encode(), bytes);
+}
+
 /// Candidates that only a newer version knows: kinds with the addresses of today, and addresses of other families.
 const NEWER: [&str; 5] = [
-    "05 7fff 04 c0a80102 ca6c",
+    "63 7fff 04 c0a80102 ca6c",
     "ff ffff 06 20010db8000000000000000000000002 1092",
     "01 7fff 05 03 aabbcc ca6c",
     "02 7fff 07 00 0000",

@@ -136,7 +136,8 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 PeerReflexive,
                 PortMapped,
                 Fixed,
-                Relayed
+                Relayed,
+                Tcp
             })),
         ),
         (

@@ -1,0 +1,161 @@
+//! TCP connections where no UDP passes: before and after a path over UDP, and beside the relay.
+
+use punch_engine::{LinkState, Path, PeerReport};
+
+use crate::packets::{at, udp};
+use crate::switchboard::Switchboard;
+use crate::world::{A, B, Datagram, World, handle, millis, seconds};
+
+/// Two hosts that take TCP connections and let each other in; no datagram passes but those with STUN servers.
+fn blocked(seed: u64, relay: bool) -> World {
+    let mut world = World::pair(seed);
+    if relay {
+        [A, B].into_iter().for_each(|index| world.sign_out(index));
+        world.relay = Some(Switchboard::default());
+        [A, B].into_iter().for_each(|index| world.sign_in(index));
+    }
+    world.open_tcp();
+    world.grant(A, B, true);
+    world.grant(B, A, true);
+    world.filter = Box::new(Datagram::is_with_server);
+    world.run_for(seconds(1));
+    world
+}
+
+fn path(world: &World, index: usize, peer: usize) -> Option<Path> {
+    let report: PeerReport = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
+    report.path
+}
+
+fn both(world: &World, is: impl Fn(Path) -> bool) -> bool {
+    let mut ends = [(A, B), (B, A)].into_iter();
+    ends.all(|(index, peer)| path(world, index, peer).is_some_and(&is))
+}
+
+fn is_tcp(path: Path) -> bool {
+    matches!(path, Path::Tcp(_))
+}
+
+/// Sends one packet each way; returns whether both arrive within a second.
+fn talks(world: &mut World) -> bool {
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    world.hosts[A].tun.clear();
+    world.hosts[B].tun.clear();
+    world.send(A, &udp(a, b, b"there"));
+    world.send(B, &udp(b, a, b"back"));
+    world.run_for(seconds(1));
+    let mut hosts = world.hosts.iter_mut();
+    hosts.all(|host| !host.take_tun().is_empty())
+}
+
+fn connections(world: &World) -> [usize; 2] {
+    [A, B].map(|index| {
+        let sizes = world.hosts[index].engine.table_sizes();
+        sizes.connector.tcp_connections
+    })
+}
+
+#[test]
+fn where_no_datagram_passes_a_connection_serves_until_a_path_over_udp_is_found() {
+    let mut world = blocked(1, false);
+    world.set_up(A, B, true);
+    let took = world.wait_for_both(seconds(10));
+    assert!(took < millis(1500), "{took:?}");
+    world.run_for(seconds(1));
+    assert!(both(&world, is_tcp));
+    let made = world.wires.made;
+    // For an hour, although no attempt at a path over UDP succeeds, without a packet lost to them and without a further connection.
+    for _ in 0..12 {
+        assert!(talks(&mut world));
+        world.run_for(seconds(300));
+    }
+    assert_eq!(world.wires.made, made);
+    world.filter = Box::new(|_| true);
+    world.run_for(seconds(600));
+    assert!(both(&world, |path| matches!(path, Path::Direct(_))));
+    assert!(talks(&mut world));
+    assert_eq!(connections(&world), [0, 0]);
+}
+
+#[test]
+fn a_connection_takes_the_place_of_the_relay_and_the_relay_that_of_one_that_dies() {
+    let mut world = blocked(2, true);
+    world.set_up(A, B, true);
+    let took = world.wait_for_both(seconds(10));
+    assert!(took < millis(500), "{took:?}");
+    assert!(both(&world, |path| matches!(path, Path::Relayed(_))));
+    for _ in 0..50 {
+        assert!(talks(&mut world));
+    }
+    assert!(both(&world, is_tcp));
+    world.wires.cut = true;
+    for _ in 0..40 {
+        talks(&mut world);
+    }
+    assert!(talks(&mut world));
+    assert!(!both(&world, is_tcp));
+}
+
+#[test]
+fn a_connection_that_dies_is_made_anew() {
+    let mut world = blocked(3, false);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.wires.cut = true;
+    for _ in 0..60 {
+        talks(&mut world);
+    }
+    assert_ne!(world.state(A, B), LinkState::Connected);
+    world.wires.cut = false;
+    world.run_for(seconds(60));
+    assert!(both(&world, is_tcp) && talks(&mut world));
+    world.set_up(A, B, false);
+    world.run_for(seconds(10));
+    assert_eq!(connections(&world), [0, 0]);
+}
+
+#[test]
+fn a_stranger_who_connects_gets_nothing() {
+    let mut world = blocked(4, false);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    let now = world.now;
+    let engine = &mut world.hosts[A].engine;
+    for said in [&b"GET / HTTP/1.1"[..], &[], &[0; 20]] {
+        let from = "198.51.100.77:1234".parse().unwrap();
+        assert_eq!(engine.handle_tcp_call(from, said, now), None);
+    }
+    assert!(engine.poll_train().is_none());
+}
+
+/// A path over UDP is found while the connection serves already, and is in doubt later.
+#[test]
+fn while_a_path_over_udp_is_in_doubt_the_connection_carries_and_then_the_path_does_again() {
+    let mut world = blocked(5, false);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    assert!(both(&world, is_tcp));
+    world.filter = Box::new(|_| true);
+    world.run_for(seconds(8));
+    assert!(both(&world, |path| matches!(path, Path::Direct(_))));
+    assert_ne!(connections(&world), [0, 0]);
+    let made = world.wires.made;
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let (mut was_tcp, mut was_lost) = (false, false);
+    for tick in 0..300 {
+        match tick {
+            50 => world.filter = Box::new(Datagram::is_with_server),
+            // 1.4 seconds later: two checks are lost, and the fourth will be answered.
+            120 => world.filter = Box::new(|_| true),
+            _ => {}
+        }
+        world.send(A, &udp(a, b, b"there"));
+        world.send(B, &udp(b, a, b"back"));
+        world.run_for(millis(20));
+        was_tcp |= path(&world, A, B).is_some_and(is_tcp);
+        was_lost |= path(&world, A, B).is_none();
+    }
+    assert!(was_tcp && !was_lost);
+    assert!(both(&world, |path| matches!(path, Path::Direct(_))));
+    assert_eq!(world.wires.made, made);
+}

@@ -1,0 +1,183 @@
+//! The driver's part in TCP connections with peers: each has a task, a bounded queue out, and a share in one bounded queue in.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use punch_engine::{
+    Engine, Family, TcpId, TcpOrder, TcpPath, Train, put_stream_datagram, stream_datagrams,
+};
+use punch_platform::clock;
+use punch_service::Repeats;
+use tokio::sync::mpsc;
+
+use crate::descriptors::{Descriptor, Descriptors};
+use crate::tasks::{Spawner, Task};
+use crate::tcp::{Call, Chunk, FromTcp, connection, listener};
+
+/// What connections tell and nobody has looked at yet, each up to 32 KiB.
+const REPORTS: usize = 64;
+/// Chunks that may wait for one connection.
+const QUEUE: usize = 32;
+/// A chunk takes no more datagrams when it is so long.
+const CHUNK: usize = 16 * 1024;
+
+/// See the module.
+pub(super) struct Tcp {
+    open: HashMap<TcpId, Connection>,
+    sender: mpsc::Sender<FromTcp>,
+    reports: mpsc::Receiver<FromTcp>,
+    /// What the log has been told of connections that got no descriptor.
+    repeats: Repeats,
+    descriptors: Descriptors,
+    spawner: Spawner,
+    listening: Option<Task>,
+}
+
+struct Connection {
+    path: TcpPath,
+    chunks: mpsc::Sender<Chunk>,
+    _task: Task,
+    _descriptor: Descriptor,
+}
+
+impl Tcp {
+    /// No connections yet.
+    pub(super) fn new(spawner: Spawner, descriptors: Descriptors) -> Self {
+        let (sender, reports) = mpsc::channel(REPORTS);
+        Self {
+            open: HashMap::new(),
+            sender,
+            reports,
+            repeats: Repeats::default(),
+            descriptors,
+            spawner,
+            listening: None,
+        }
+    }
+
+    /// Takes connections of peers, and tells the engine where.
+    pub(super) fn listen(&mut self, engine: &mut Engine, listeners: Vec<(Family, TcpListener)>) {
+        for (family, listener) in &listeners {
+            if let Ok(address) = listener.local_addr() {
+                engine.handle_tcp_port(*family, address.port());
+            }
+        }
+        let listeners = listeners.into_iter().map(|(_, listener)| listener);
+        let (descriptors, sender) = (self.descriptors.clone(), self.sender.clone());
+        let serve = listener::serve(listeners.collect(), descriptors, sender);
+        self.listening = Some(self.spawner.spawn("TCP listeners", serve));
+    }
+
+    /// The next report of a connection, if there is one.
+    pub(super) fn try_recv(&mut self) -> Option<FromTcp> {
+        self.reports.try_recv().ok()
+    }
+
+    /// Waits for the next report of a connection.
+    pub(super) async fn recv(&mut self) -> Option<FromTcp> {
+        self.reports.recv().await
+    }
+
+    /// Carries out what the engine wants of a connection.
+    pub(super) fn handle_order(&mut self, engine: &mut Engine, order: TcpOrder) {
+        match order {
+            TcpOrder::Dial(path) => {
+                let Some(descriptor) = self.descriptors.for_path() else {
+                    let text = "the limit of open files leaves no more for TCP connections to peers: raise LimitNOFILE of punchd.service";
+                    if let Some(unsaid) = self.repeats.note(text, clock::now()) {
+                        tracing::warn!(unsaid, "{text}");
+                    }
+                    return engine.handle_tcp_state(path, false, clock::now());
+                };
+                let sender = self.sender.clone();
+                self.add(path, descriptor, |chunks| {
+                    connection::dial(path, chunks, sender)
+                });
+            }
+            TcpOrder::Close(connection) => {
+                self.open.remove(&connection);
+            }
+        }
+    }
+
+    /// Tells the engine what a connection tells.
+    pub(super) fn handle_report(&mut self, engine: &mut Engine, report: FromTcp, now: Instant) {
+        match report {
+            FromTcp::Call(call) => self.handle_call(engine, call, now),
+            FromTcp::Connected(path) if self.has(path) => engine.handle_tcp_state(path, true, now),
+            FromTcp::Closed(path) if self.has(path) => {
+                self.open.remove(&path.connection);
+                engine.handle_tcp_state(path, false, now);
+            }
+            FromTcp::Received(path, bytes) if self.has(path) => {
+                engine.handle_tcp(path, stream_datagrams(&bytes), now);
+            }
+            // The connection was closed meanwhile.
+            FromTcp::Connected(_) | FromTcp::Closed(_) | FromTcp::Received(..) => {}
+        }
+    }
+
+    /// Hands datagrams to a connection; returns how many were lost: it does not keep up, or is gone.
+    pub(super) fn send(&self, path: TcpPath, train: &Train, now: Instant) -> u64 {
+        let datagrams = train.bytes.chunks(train.segment.max(1));
+        let Some(connection) = self.open.get(&path.connection) else {
+            return datagrams.count() as u64;
+        };
+        let mut lost = 0;
+        let mut send = |bytes: Vec<u8>, count: u64| {
+            let chunk = Chunk { since: now, bytes };
+            if count > 0 && connection.chunks.try_send(chunk).is_err() {
+                lost += count;
+            }
+        };
+        let (mut bytes, mut count, mut too_long) = (Vec::new(), 0, 0);
+        for datagram in datagrams {
+            if bytes.len() >= CHUNK {
+                send(std::mem::take(&mut bytes), count);
+                count = 0;
+            }
+            match put_stream_datagram(&mut bytes, datagram) {
+                true => count += 1,
+                false => too_long += 1,
+            }
+        }
+        send(bytes, count);
+        lost + too_long
+    }
+
+    fn handle_call(&mut self, engine: &mut Engine, call: Call, now: Instant) {
+        let Some(path) = engine.handle_tcp_call(call.remote, &call.first, now) else {
+            // Whoever has waited for it has given it up if this fails.
+            let _ = call.back.send(call.line);
+            return;
+        };
+        let (stream, sender) = (call.line.stream, self.sender.clone());
+        self.add(path, call.line.descriptor, |chunks| {
+            connection::carry(path, stream, chunks, sender)
+        });
+    }
+
+    fn add<T>(
+        &mut self,
+        path: TcpPath,
+        descriptor: Descriptor,
+        task: impl FnOnce(mpsc::Receiver<Chunk>) -> T,
+    ) where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let (chunks, chunks_out) = mpsc::channel(QUEUE);
+        let connection = Connection {
+            path,
+            chunks,
+            _task: self.spawner.spawn("TCP connection", task(chunks_out)),
+            _descriptor: descriptor,
+        };
+        self.open.insert(path.connection, connection);
+    }
+
+    fn has(&self, path: TcpPath) -> bool {
+        let open = self.open.get(&path.connection);
+        open.is_some_and(|connection| connection.path == path)
+    }
+}

@@ -225,17 +225,18 @@ impl Driver {
             Command::Inherit(inherited) => {
                 return self.lane.inherit(&mut self.engine, inherited, now);
             }
-            Command::Bequeath { flows, answer } => {
-                let mut heritage = self.engine.bequeath(now);
-                if !flows {
-                    heritage.flows.clear();
-                }
-                return drop(answer.send(self.lane.leave(heritage)));
+            Command::Bequeath {
+                flows,
+                copied,
+                answer,
+            } => {
+                let heritage = self.engine.bequeath(flows, now);
+                return drop(answer.send(self.lane.leave(heritage, &copied)));
             }
-            Command::HandOver(answer) => {
+            Command::HandOver { copied, answer } => {
                 self.stopping = true;
-                let left = self.lane.leave(self.engine.bequeath(now));
-                return drop(answer.send(left));
+                let heritage = self.engine.bequeath(true, now);
+                return drop(answer.send(self.lane.leave(heritage, &copied)));
             }
             command => command,
         };

@@ -10,6 +10,7 @@ mod heir;
 pub(crate) mod keeper;
 pub(crate) mod takeover;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use punch_engine::{Family, Heritage, SocketId};
@@ -18,11 +19,14 @@ use punch_platform::handover::Named;
 pub(crate) use heir::{Inheritance, Inherited, Kept};
 pub(crate) use names::{CONTROL, METRICS};
 
+/// What there are copies of already, by name.
+pub(crate) type Copies = BTreeMap<String, OwnedFd>;
+
 /// What the packet path leaves.
 pub(crate) struct Left {
     pub(crate) heritage: Heritage,
-    /// The TUN interface.
-    pub(crate) interface: OwnedFd,
+    /// The TUN interface, unless whoever asked has a copy.
+    pub(crate) interface: Option<OwnedFd>,
     /// The main sockets, and those of paths that are left.
     pub(crate) sockets: Vec<LeftSocket>,
 }
@@ -32,14 +36,15 @@ pub(crate) struct LeftSocket {
     pub(crate) id: SocketId,
     pub(crate) family: Family,
     pub(crate) port: u16,
-    pub(crate) descriptor: OwnedFd,
+    /// `None` if whoever asked has a copy.
+    pub(crate) descriptor: Option<OwnedFd>,
 }
 
 /// What descriptors are called, here and in the service manager's store.
-mod names {
+pub(crate) mod names {
     use punch_engine::{Family, SocketId};
 
-    pub(super) const INTERFACE: &str = "interface";
+    pub(crate) const INTERFACE: &str = "interface";
     pub(super) const UDP: [&str; 2] = ["udp4", "udp6"];
     pub(super) const PATHS: [&str; 2] = ["path4-", "path6-"];
     pub(super) const STATE: &str = "state";
@@ -54,7 +59,7 @@ mod names {
     }
 
     /// What a socket is called.
-    pub(super) fn of(id: SocketId, family: Family, port: u16) -> String {
+    pub(crate) fn of(id: SocketId, family: Family, port: u16) -> String {
         if id.is_main() {
             UDP[index(family)].to_owned()
         } else {
@@ -80,19 +85,34 @@ impl Left {
         }
     }
 
-    /// All descriptors by name, and the state as one more.
-    pub(crate) fn into_named(self, identity: [u8; 32]) -> Vec<Named> {
+    /// The descriptors alone.
+    pub(crate) fn into_copies(self) -> Copies {
+        let sockets = self.sockets.into_iter().filter_map(|socket| {
+            let name = names::of(socket.id, socket.family, socket.port);
+            Some((name, socket.descriptor?))
+        });
+        let interface = self
+            .interface
+            .map(|interface| (names::INTERFACE.to_owned(), interface));
+        interface.into_iter().chain(sockets).collect()
+    }
+
+    /// All descriptors by name, and the state as one more. `copies` are those that were made before.
+    pub(crate) fn into_named(self, identity: [u8; 32], mut copies: Copies) -> Vec<Named> {
         let page = format::page(&self.state(identity), 1);
-        let mut named = vec![(names::INTERFACE.to_owned(), self.interface)];
+        let mut named = Vec::new();
+        let interface = self.interface.or_else(|| copies.remove(names::INTERFACE));
+        named.extend(interface.map(|interface| (names::INTERFACE.to_owned(), interface)));
         match punch_platform::handover::sealed(&page) {
             Ok(state) => named.push((names::STATE.to_owned(), state.into())),
             Err(error) => {
                 tracing::warn!(%error, "there is no memory for the state: tunnels are made anew")
             }
         }
-        named.extend(self.sockets.into_iter().map(|socket| {
+        named.extend(self.sockets.into_iter().filter_map(|socket| {
             let name = names::of(socket.id, socket.family, socket.port);
-            (name, socket.descriptor)
+            let descriptor = socket.descriptor.or_else(|| copies.remove(&name))?;
+            Some((name, descriptor))
         }));
         named
     }

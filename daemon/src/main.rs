@@ -15,6 +15,7 @@ mod proxy;
 mod refusal;
 mod resolver;
 mod run;
+mod services;
 mod signalling;
 mod snapshot;
 mod startup;

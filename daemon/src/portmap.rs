@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_MAX: Duration = Duration::from_secs(1800);
 /// The router is not asked more often because of what is heard, from itself or from the kernel.
 const HEARSAY: Duration = Duration::from_secs(10);
+/// What is left to a process that may not come is kept so long, in seconds: no router has to take less (RFC 6887 §15).
+const LEFT: u32 = 120;
 /// Removing the mapping may take this long.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Where routers say that they have restarted (RFC 6886 §3.2.1, RFC 6887 §14.1.1), and how long at most a client waits then,
@@ -119,12 +121,11 @@ impl PortMapping {
         self.views.clone()
     }
 
-    /// Removes the mapping at the router, or leaves it to the next process, which asks for the same; takes a second at most.
+    /// Removes the mapping at the router, or leaves it there for the next process for two minutes; takes a second at most.
     pub(crate) async fn stop(&mut self, leave: bool) {
-        if leave {
-            return self.task = None;
+        if let Some(stop) = self.stop.take().filter(|_| leave) {
+            let _ = stop.send(());
         }
-        self.stop = None;
         if let Some(task) = self.task.take() {
             let _ = tokio::time::timeout(FAREWELL, task.join()).await;
         }
@@ -153,14 +154,14 @@ impl Keeper {
         let announcements = listen()
             .inspect_err(|error| tracing::debug!(%error, "routers that restart are not heard"))
             .ok();
-        loop {
+        let is_left = loop {
             let gateway = self.network.gateway.map(|gateway| gateway.address);
             let next = self.next;
             tokio::select! {
-                _ = &mut stop => break,
+                left = &mut stop => break left.is_ok(),
                 changed = networks.changed() => {
                     if changed.is_err() {
-                        break;
+                        break false;
                     }
                     let network = *networks.borrow_and_update();
                     self.handle_network(network).await;
@@ -173,18 +174,21 @@ impl Keeper {
                 () = sleep_until(next) => {
                     let mut asking = std::pin::pin!(self.ask());
                     let stopped = tokio::select! {
-                        () = &mut asking => false,
-                        _ = &mut stop => true,
+                        () = &mut asking => None,
+                        left = &mut stop => Some(left.is_ok()),
                     };
-                    if stopped {
+                    if let Some(is_left) = stopped {
                         // A router that has just agreed would keep a mapping that nobody knows of.
                         let _ = tokio::time::timeout(FAREWELL / 2, asking).await;
-                        break;
+                        break is_left;
                     }
                 }
             }
+        };
+        match is_left {
+            true => self.lend().await,
+            false => self.release().await,
         }
-        self.release().await;
     }
 
     async fn handle_network(&mut self, network: Network) {
@@ -263,6 +267,18 @@ impl Keeper {
             gateway,
             port: self.port,
             nonce: self.nonce,
+            lifetime: router::LIFETIME,
+        }
+    }
+
+    /// Leaves the mapping to the next process, which asks for the same; if there is none the router forgets it soon.
+    async fn lend(&mut self) {
+        if let (Some((held, _)), Some(gateway)) = (self.held.take(), self.network.gateway) {
+            let client = Client {
+                lifetime: LEFT,
+                ..self.client(gateway)
+            };
+            let _ = tokio::time::timeout(FAREWELL, router::renew(&client, &held)).await;
         }
     }
 

@@ -1,13 +1,13 @@
 //! Starts, connects and stops everything. No thread is started anywhere else: a task is either held by its owner and ends with
 //! it, or detached because it ends by itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::StreamExt;
-use punch_api::Event;
 use punch_engine::{Engine, EngineConfig, EngineEvent, SocketId};
 use punch_platform::handover::{self, Named};
 use punch_platform::{clock, netlink};
@@ -19,28 +19,22 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::control::http;
-use crate::controller::request::Request;
+use crate::control::socket;
 use crate::controller::saving::Kept;
-use crate::controller::{Controller, Ending, Inlets, Parts};
+use crate::controller::{Controller, Parts};
 use crate::driver::Driver;
 use crate::driver::command::Command;
 use crate::driver::lane::Settings;
 use crate::driver::workers::Workers;
 use crate::handover::keeper::{Keeper, Last};
-use crate::handover::takeover::{Asked, Predecessor, Successor};
-use crate::handover::{Inheritance, Kept as Stored, Left};
+use crate::handover::takeover::{Asked, Ended, Predecessor, Successor};
+use crate::handover::{CONTROL, Copies, Inheritance, Kept as Stored, Left};
 use crate::interface::{Interface, Wanted};
-use crate::startup::{DataPath, Ground, Listeners, Places, RemoveOnDrop};
+use crate::services::{CONTROLLER_STOP, FAREWELL, Services};
+use crate::startup::{DataPath, Ground, Places, RemoveOnDrop};
 use crate::store::Store;
 use crate::store::writer::{Desk, Writer};
 use crate::tasks::{Spawner, Task};
-use crate::{metrics, watchdog};
-
-/// Frames that say goodbye take this long to leave.
-const FAREWELL: Duration = Duration::from_millis(100);
-/// The controller has this long to write what it knows and to give back the router's port.
-const CONTROLLER_STOP: Duration = Duration::from_secs(2);
 
 /// Peers wait so many seconds for a punchd that is started again.
 const AWAY: u8 = 10;
@@ -51,8 +45,6 @@ const COMMANDS: usize = 256;
 const ENGINE_EVENTS: usize = 4096;
 /// Events that a listener at the control socket may be behind.
 const EVENTS: usize = 256;
-/// Requests that may wait for the controller.
-const REQUESTS: usize = 64;
 
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread()
@@ -102,9 +94,24 @@ pub(crate) fn run(
                     "the process that was to take over does not serve: this one goes on"
                 );
                 let inheritance = Inheritance::of(named);
-                ground = Ground::again(&config, &state_dir, socket_file, inheritance)?;
+                let again = Ground::again(&config, &state_dir, socket_file, inheritance);
+                match runtime()?.block_on(unless_told(again))? {
+                    Some(again) => ground = again,
+                    None => return Ok(()),
+                }
             }
         }
+    }
+}
+
+/// What comes of this, or nothing if a signal asks punchd to stop first.
+async fn unless_told<T>(what: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    let mut end = Signals::new()?;
+    tokio::select! {
+        // What a signal has said while nobody waited for one counts.
+        biased;
+        () = end.wait() => Ok(None),
+        done = what => done.map(Some),
     }
 }
 
@@ -136,8 +143,11 @@ async fn serve(
     let mut end = Signals::new()?;
     let (mut running, ports) = Running::start(config, ground, data).await?;
     if let Some(predecessor) = predecessor {
-        predecessor.dismiss()?;
+        let ended = predecessor.dismiss()?;
         running.socket_file.arm();
+        if ended == Ended::ByItself {
+            running.answer_anew()?;
+        }
     }
     tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
     manager::ready("started");
@@ -151,8 +161,8 @@ async fn serve(
 enum Why {
     /// By a signal.
     Told,
-    /// Another process goes on.
-    Successor(Successor),
+    /// Another process goes on, with these copies and what is not among them.
+    Successor(Successor, Copies),
     /// The packet path has ended.
     Broken,
 }
@@ -232,13 +242,34 @@ impl Running {
         Ok((running, ports))
     }
 
+    /// The process that was taken over from has ended by itself, and may have removed the control socket's file: then there is another.
+    fn answer_anew(&mut self) -> Result<()> {
+        let place = self.socket_file.place();
+        if place.exists() {
+            return Ok(());
+        }
+        let listener = socket::bind(place)?;
+        self.listeners.retain(|(name, _)| name != CONTROL);
+        let copy = handover::copy(&listener)?;
+        self.listeners.push((CONTROL.to_owned(), copy));
+        self.services.answer_at(listener)
+    }
+
     /// Waits until there is a reason to stop.
     async fn wait(&mut self, end: &mut Signals) -> Why {
         loop {
             tokio::select! {
                 () = end.wait() => return Why::Told,
                 Some(asked) = self.asked.recv() => match asked.successor().await {
-                    Ok(successor) => return Why::Successor(successor),
+                    // There may be no room for copies: that must show while this process can still go on.
+                    Ok(successor) => match copies(&self.driver.commands).await {
+                        Ok(copies) => return Why::Successor(successor, copies),
+                        Err(error) => {
+                            let error = format!("{error:#}");
+                            tracing::warn!(error, "a process that was to take over is refused");
+                            successor.refuse();
+                        }
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "a process that was to take over is gone");
                     }
@@ -264,13 +295,15 @@ impl Running {
             }
             (Why::Told, Some(keeper)) => {
                 // Nobody says whether it is started again: if not, the manager lets go of what it keeps, and the peers of us.
-                let left = services.step_aside(&commands, Some(AWAY)).await?;
+                let left = services
+                    .step_aside(&commands, Some(AWAY), &Copies::new())
+                    .await?;
                 keeper.keep(left).await;
                 None
             }
-            (Why::Successor(successor), _) => {
-                let left = services.step_aside(&commands, None).await?;
-                let mut named = left.into_named(self.identity);
+            (Why::Successor(successor, copies), _) => {
+                let left = services.step_aside(&commands, None, &copies).await?;
+                let mut named = left.into_named(self.identity, copies);
                 named.extend(self.listeners);
                 Some(Succession {
                     successor,
@@ -288,6 +321,20 @@ impl Running {
         }
         Ok(succession)
     }
+}
+
+/// Copies of all that the packet path has open.
+async fn copies(driver: &mpsc::Sender<Command>) -> Result<Copies> {
+    let (answer, left) = oneshot::channel();
+    let order = Command::Bequeath {
+        flows: false,
+        copied: BTreeSet::new(),
+        answer,
+    };
+    let _ = driver.send(order).await;
+    let left = left.await.context("the packet path has ended")?;
+    let left = left.context("no descriptor can be copied (LimitNOFILE, ulimit -n)")?;
+    Ok(left.into_copies())
 }
 
 /// The task that leaves things with the service manager, if there is one.
@@ -311,11 +358,15 @@ impl Keeping {
             .ok()?;
         let (last, last_out) = oneshot::channel();
         let driver = driver.clone();
-        let ask = move |flows| {
+        let ask = move |flows, copied| {
             let driver = driver.clone();
             async move {
                 let (answer, left) = oneshot::channel();
-                let order = Command::Bequeath { flows, answer };
+                let order = Command::Bequeath {
+                    flows,
+                    copied,
+                    answer,
+                };
                 driver.send(order).await.ok()?;
                 left.await.ok()?.ok()
             }
@@ -474,82 +525,4 @@ fn start_workers() -> Result<Workers> {
             .context("cannot start a thread for handshakes")?;
     }
     Ok(workers)
-}
-
-/// What serves the outside: the controller, and the tasks that ask it.
-struct Services {
-    controller: Task,
-    stop_controller: oneshot::Sender<Ending>,
-    /// Without it the controller would end with the last task that asks it; it is needed until the goodbyes are said.
-    requests: mpsc::Sender<Request>,
-    /// Control and metrics.
-    askers: Vec<Task>,
-    /// Gives a sign of life until the end.
-    watchdog: Task,
-}
-
-impl Services {
-    fn start(
-        spawner: &Spawner,
-        controller: Controller,
-        events: mpsc::Receiver<EngineEvent>,
-        listeners: Listeners,
-        broadcast: broadcast::Sender<Event>,
-        successors: mpsc::Sender<Asked>,
-    ) -> Result<Self> {
-        let (control, metrics) = listeners.into_async()?;
-        let (requests, requests_out) = mpsc::channel(REQUESTS);
-        let (stop_controller, stop) = oneshot::channel();
-        let inlets = Inlets {
-            requests: requests_out,
-            events,
-            stop,
-        };
-        let controller = spawner.spawn("controller", controller.run(inlets));
-        let watch = watchdog::beat(requests.clone(), broadcast.subscribe());
-        let watchdog = spawner.spawn("watchdog", watch);
-        let mut askers = Vec::new();
-        if let Some(listener) = metrics {
-            askers.push(spawner.spawn("metrics", metrics::serve(listener, requests.clone())));
-        }
-        let control = http::serve(control, requests.clone(), broadcast, successors);
-        askers.push(spawner.spawn("control", control));
-        Ok(Self {
-            controller,
-            stop_controller,
-            requests,
-            askers,
-            watchdog,
-        })
-    }
-
-    /// First no more requests, then goodbye to the peers, for which the controller holds the signalling clients; the controller
-    /// goes last.
-    async fn stop(self, driver: &mpsc::Sender<Command>) {
-        drop(self.askers);
-        let _ = driver.send(Command::ShutDown).await;
-        tokio::time::sleep(FAREWELL).await;
-        end(self.controller, self.stop_controller, Ending::Goodbye).await;
-        drop((self.requests, self.watchdog));
-    }
-
-    /// Another process goes on; peers are told to wait so many seconds for it, if any. Packets flow until all else has ended.
-    async fn step_aside(self, driver: &mpsc::Sender<Command>, away: Option<u8>) -> Result<Left> {
-        drop(self.askers);
-        if let Some(seconds) = away {
-            let _ = driver.send(Command::GoAway(seconds)).await;
-            tokio::time::sleep(FAREWELL).await;
-        }
-        end(self.controller, self.stop_controller, Ending::Replaced).await;
-        drop((self.requests, self.watchdog));
-        let (answer, left) = oneshot::channel();
-        let _ = driver.send(Command::HandOver(answer)).await;
-        let left = left.await.context("the packet path has ended")?;
-        left.context("cannot leave anything to the next process")
-    }
-}
-
-async fn end(controller: Task, stop: oneshot::Sender<Ending>, ending: Ending) {
-    let _ = stop.send(ending);
-    let _ = timeout(CONTROLLER_STOP, controller.join()).await;
 }

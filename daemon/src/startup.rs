@@ -22,8 +22,10 @@ use crate::handover::{self, Inheritance, Inherited, Kept};
 use crate::store::Store;
 use crate::tcp::listener;
 
-/// A state directory that another process is about to leave is free by then.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A state directory that the process before this one is about to leave is free by then: its disk may stall.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// It is looked at so often.
+const LOOK: Duration = Duration::from_millis(40);
 
 /// Where things are.
 pub(crate) struct Places {
@@ -94,6 +96,11 @@ pub(crate) struct RemoveOnDrop {
 }
 
 impl RemoveOnDrop {
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Path {
+        &self.path
+    }
+
     /// The file stays: it is another process's now.
     pub(crate) fn leave(mut self) {
         self.armed = false;
@@ -145,9 +152,18 @@ impl Ground {
                 )
             })?;
         }
-        let store = Store::open(&state_dir)?;
         // Until this process serves in its place, the other one needs the file.
         let armed = !inheritance.has_control();
+        let patience = if armed { Duration::ZERO } else { PATIENCE };
+        let until = clock::now() + patience;
+        let store = loop {
+            match Store::open(&state_dir) {
+                Err(error) if Store::is_in_use(&error) && clock::now() < until => {
+                    std::thread::sleep(LOOK);
+                }
+                opened => break opened?,
+            }
+        };
         let listeners = Listeners::open(&socket_path, metrics, &mut inheritance)?;
         let socket_file = RemoveOnDrop {
             path: socket_path,
@@ -185,21 +201,31 @@ impl Ground {
         })
     }
 
-    /// Opens again what this process has passed on to one that did not come to serve. Rights are given up already.
-    pub(crate) fn again(
+    /// Opens again what this process has passed on to one that did not come to serve, as soon as that one has left the state directory,
+    /// however long that takes: there is nobody else to serve. Rights are given up already.
+    pub(crate) async fn again(
         config: &Config,
         state_dir: &Path,
         socket_file: RemoveOnDrop,
         mut inheritance: Inheritance,
     ) -> Result<Self> {
         let metrics = metrics(config, &mut inheritance)?;
-        let until = clock::now() + PATIENCE;
+        let (mut is_said, mut tries) = (false, PATIENCE.div_duration_f64(LOOK) as u32);
         let store = loop {
-            // The other process may not be gone yet.
             match Store::open(state_dir) {
-                Err(_) if clock::now() < until => std::thread::sleep(PATIENCE / 50),
+                Err(error) if Store::is_in_use(&error) => {
+                    if !is_said {
+                        tracing::warn!(
+                            "the process that was to take over is still there and has the state directory: this one goes on when it has ended"
+                        );
+                        is_said = true;
+                    }
+                }
+                // What that one has opened may have left no room for an open file.
+                Err(_) if tries > 0 => tries -= 1,
                 opened => break opened?,
             }
+            tokio::time::sleep(LOOK).await;
         };
         let listeners = Listeners::open(&socket_file.path, metrics, &mut inheritance)?;
         Ok(Self {

@@ -68,6 +68,11 @@ impl Store {
         Ok(Self::of(folder, trouble))
     }
 
+    /// Whether that was refused because another punchd has the directory.
+    pub(crate) fn is_in_use(error: &anyhow::Error) -> bool {
+        error.is::<disk::InUse>()
+    }
+
     /// Reads what is there, as a start would, and says in a line what that is. Nothing is written, and no lock is taken.
     pub(crate) fn inspect(directory: &Path, config: &Config) -> Result<String> {
         let place = directory.display();

@@ -8,10 +8,13 @@ mod harness;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use punch_platform::handover;
 
 use harness::{Echo, Host, Kinds, Lab, PATIENCE, Program, Server, program, tool, wait_until};
 
@@ -355,10 +358,128 @@ fn a_take_over_that_fails_or_is_not_allowed_costs_nothing() {
     assert_eq!(lab.a.peer_state("b"), "connected");
 
     // Where nobody runs there is nothing to take over.
-    lab.a.stop();
+    assert_eq!(lab.a.stop(), 0);
     let (status, text) = ends(&lab);
     assert_eq!(status, 1);
     assert!(text.contains("start without --take-over"), "{text}");
+}
+
+/// The running one has ended by itself on the way, and taken the file of the control socket along.
+#[test]
+fn the_control_socket_is_there_when_the_earlier_process_has_removed_it() {
+    need_lab!();
+    let mut lab = Lab::bare("tkrm", Kinds::Apart("open", "open"), &[]);
+    let place = lab.a.socket.clone();
+    let old = UnixListener::bind(&place).unwrap();
+    lab.a.punchd.argv.push("--take-over".to_owned());
+    lab.a.punchd.start();
+    let (mut stream, _) = old.accept().unwrap();
+    let mut asked = [0; 4096];
+    assert!(stream.read(&mut asked).unwrap() > 0);
+    stream
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        .unwrap();
+    let names = handover::sealed(b"control\n").unwrap();
+    handover::send(&stream, &[names.as_fd(), old.as_fd()]).unwrap();
+    std::fs::remove_file(&place).unwrap();
+    drop((stream, old));
+    lab.a.punchd.wait_for_log("INFO ready");
+    assert!(lab.a.ctl(&["id"]).success());
+    assert_eq!(lab.a.stop(), 0);
+    assert!(!place.exists());
+}
+
+/// The process that did not come to serve is still there, and has the state directory.
+#[test]
+fn a_process_that_was_not_taken_over_from_waits_until_the_other_one_has_ended() {
+    need_lab!();
+    let mut lab = Lab::connected("tkhg", "open", "open");
+    let mut talks = Talks::begin(&lab);
+    without_servers(&mut lab);
+    let hold = || {
+        let (_, stream) = begin(&lab);
+        let file = std::fs::File::open(lab.a.state_dir.join("lock")).unwrap();
+        file.try_lock().unwrap();
+        drop(stream);
+        file
+    };
+    let waits = "and has the state directory";
+    let holding = hold();
+    lab.a.punchd.wait_for_log(waits);
+    std::thread::sleep(Duration::from_secs(3));
+    drop(holding);
+    wait_until(PATIENCE, "it answers again", || {
+        lab.a.ctl(&["id"]).success()
+    });
+    talks.go_on("after a process that held the state directory for long");
+
+    // A signal is heard meanwhile.
+    let _holding = hold();
+    wait_until(PATIENCE, "it waits again", || {
+        lab.a.punchd.log_text().matches(waits).count() == 2
+    });
+    assert_eq!(lab.a.stop(), 0);
+}
+
+/// Without room for copies of what is to be passed on it says so while it can still go on.
+#[test]
+fn a_punchd_that_can_open_no_more_files_goes_on_and_says_so() {
+    need_lab!();
+    let lab = Lab::connected("tkfd", "open", "open");
+    let mut talks = Talks::begin(&lab);
+    let process = lab.a.punchd.pid().to_string();
+    let limit = |soft: &str| {
+        let limit = format!("--nofile={soft}:");
+        lab.a
+            .exec_ok(&[&tool("prlimit", "util-linux"), "--pid", &process, &limit]);
+    };
+    // Room for the connection and one file more.
+    let open: Vec<u64> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    let free = (0..)
+        .filter(|number| !open.contains(number))
+        .nth(2)
+        .unwrap();
+    limit(&free.to_string());
+    let mut new = successor(&lab, &[]);
+    new.start();
+    assert_eq!(new.wait(), 1);
+    let text = new.log_text();
+    assert!(text.contains("has passed on nothing and goes on"), "{text}");
+    lab.a.punchd.wait_for_log("no descriptor can be copied");
+    limit("1024");
+    talks.go_on("after a take-over for which there was no room");
+    assert_eq!(lab.a.punchd.log_text().matches("INFO ready").count(), 1);
+    assert_eq!(lab.a.peer_state("b"), "connected");
+}
+
+/// The end of process 1 is the end of its container.
+#[test]
+fn process_1_is_not_taken_over_from() {
+    need_lab!();
+    let mut lab = Lab::bare("tkp1", Kinds::Apart("open", "open"), &[]);
+    let plain = lab.a.punchd.argv.clone();
+    let unshare = tool("unshare", "util-linux");
+    let prefix = [&*unshare, "--pid", "--fork", "--kill-child"].map(str::to_owned);
+    lab.a.punchd.argv = [prefix.to_vec(), plain.clone()].concat();
+    lab.a.punchd.start();
+    lab.a.punchd.wait_for_log("INFO ready");
+    let mut new = lab.program_on_a([plain, vec!["--take-over".to_owned()]].concat());
+    new.start();
+    assert_eq!(new.wait(), 1);
+    let text = new.log_text();
+    assert!(text.contains("first process of its container"), "{text}");
+    assert!(lab.a.ctl(&["id"]).success());
 }
 
 #[test]
@@ -377,11 +498,19 @@ fn a_service_is_not_taken_over_from() {
 
 /// Asks for a take-over without being a punchd, takes what is sent and goes; returns the answer.
 fn raw_request(lab: &Lab) -> String {
+    begin(lab).0
+}
+
+/// Asks for a take-over without being a punchd; returns the answer, once there is more, and the connection.
+fn begin(lab: &Lab) -> (String, UnixStream) {
     let request = "POST /v1/take-over HTTP/1.1\r\nHost: punchd\r\nConnection: upgrade\r\nUpgrade: punch-take-over\r\nContent-Length: 0\r\n\r\n";
     let mut stream = UnixStream::connect(&lab.a.socket).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = [0; 4096];
     let length = stream.read(&mut answer).unwrap();
     let _ = stream.read(&mut [0]);
-    String::from_utf8_lossy(&answer[..length]).into_owned()
+    (
+        String::from_utf8_lossy(&answer[..length]).into_owned(),
+        stream,
+    )
 }

@@ -433,3 +433,25 @@ fn most_memory(host: &Host) -> u64 {
         .parse()
         .unwrap()
 }
+
+/// Nobody tells a service whether it is stopped or restarted.
+#[test]
+fn a_service_that_may_come_back_leaves_its_mapping_for_two_minutes() {
+    need_lab!();
+    let mut lab = symmetric("pmpl");
+    let router = Router::fake(&lab, &["nat-pmp", "100.64.7.7"]);
+    let place = lab.dir.join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&place).unwrap();
+    std::thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
+    let service = [
+        harness::tool("env", "coreutils"),
+        format!("NOTIFY_SOCKET={}", place.display()),
+        "FDSTORE=512".to_owned(),
+    ];
+    lab.a.punchd.argv.splice(0..0, service);
+    lab.a.start();
+    wait_for_mapping(&lab.a, &format!("100.64.7.7:{PORT}"));
+    lab.a.stop();
+    assert!(router.was_asked(&format!("NAT-PMP MAP {PORT} lifetime 120")));
+    assert!(!router.was_asked(&format!("NAT-PMP MAP {PORT} lifetime 0")));
+}

@@ -46,7 +46,7 @@ def start():
     for number, copy in enumerate(high, 3):
         os.dup2(copy, number, inheritable=True)
     os.closerange(3 + len(high), 2000)
-    environment = dict(os.environ, NOTIFY_SOCKET=path)
+    environment = dict(os.environ, NOTIFY_SOCKET=path, FDSTORE="512")
     if kept:
         environment["LISTEN_PID"] = str(os.getpid())
         environment["LISTEN_FDS"] = str(len(kept))

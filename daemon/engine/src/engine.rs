@@ -187,9 +187,9 @@ impl Engine {
 
     // --- the next process ---
 
-    /// What the next process needs to go on with the tunnels.
-    pub fn bequeath(&self, now: Instant) -> Heritage {
-        heritage::bequeath(&self.roster, now)
+    /// What the next process needs to go on with the tunnels; the conversations only with `flows`: there may be tens of thousands.
+    pub fn bequeath(&self, flows: bool, now: Instant) -> Heritage {
+        heritage::bequeath(&self.roster, flows, now)
     }
 
     /// Goes on with the tunnels of an earlier process: their sessions are made anew at once. Returns the numbers that sockets

@@ -58,7 +58,7 @@ pub struct Renumbered {
 }
 
 /// What there is to leave.
-pub(crate) fn bequeath(roster: &Roster, now: Instant) -> Heritage {
+pub(crate) fn bequeath(roster: &Roster, flows: bool, now: Instant) -> Heritage {
     let mut heritage = Heritage {
         peers: punch_connect::bequeath(&roster.connector),
         ..Heritage::default()
@@ -70,6 +70,9 @@ pub(crate) fn bequeath(roster: &Roster, now: Instant) -> Heritage {
             && let Some(endpoint) = peer.path.and_then(|path| path.endpoint())
         {
             heritage.plain.push(PlainBequest { public, endpoint });
+        }
+        if !flows {
+            continue;
         }
         let room = MAX_FLOWS_LEFT - heritage.flows.len();
         let flows = peer.flows.bequeath(now).take(room);

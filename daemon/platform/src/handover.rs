@@ -32,9 +32,22 @@ pub type Named = (String, OwnedFd);
 
 // --- the service manager's store ---
 
-/// Whether there is a service manager that may keep descriptors.
-pub fn is_kept() -> bool {
+/// Whether there is a service manager that listens.
+pub fn is_managed() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Whether there is a service manager that keeps descriptors: systemd says so itself from version 254 on (`FDSTORE`, the number that it
+/// keeps), and for older ones punchd's own unit does (`PUNCHD_FDSTORE`). A service without FileDescriptorStoreMax= loses them, and
+/// nothing tells it.
+pub fn is_kept() -> bool {
+    is_managed() && promises_store(|name| std::env::var(name).ok())
+}
+
+fn promises_store(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let said = variable("FDSTORE").or_else(|| variable("PUNCHD_FDSTORE"));
+    said.and_then(|text| text.trim().parse::<u32>().ok())
+        .is_some_and(|most| most > 0)
 }
 
 /// Leaves a copy of a descriptor with the service manager, which passes it on to the service's next process. One that it has already
@@ -43,7 +56,7 @@ pub fn is_kept() -> bool {
 /// # Errors
 /// Where no service manager listens, or where it cannot be reached.
 pub fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    if !is_kept() {
+    if !is_managed() {
         return Err(io::Error::new(
             ErrorKind::NotConnected,
             "no service manager listens (NOTIFY_SOCKET is not set)",
@@ -58,7 +71,7 @@ pub fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// Where it cannot be told.
 pub fn keep_no_longer(name: &str) -> io::Result<()> {
-    if !is_kept() {
+    if !is_managed() {
         return Ok(());
     }
     sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
@@ -90,14 +103,12 @@ fn adopt(number: std::os::fd::RawFd) -> OwnedFd {
 
 // --- from process to process ---
 
-/// The user and the number of the process at the other end, as it was when it connected or began to listen.
+/// The user of the process at the other end, as it was when it connected or began to listen.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn peer(stream: &UnixStream) -> io::Result<(u32, Option<i32>)> {
-    let credentials = sockopt::socket_peercred(stream)?;
-    let process = credentials.pid.as_raw_nonzero().get();
-    Ok((credentials.uid.as_raw(), (process > 0).then_some(process)))
+pub fn peer(stream: &UnixStream) -> io::Result<u32> {
+    Ok(sockopt::socket_peercred(stream)?.uid.as_raw())
 }
 
 /// The user that this process runs as.
@@ -235,6 +246,23 @@ mod tests {
                     assert_eq!(*contents, number.to_be_bytes());
                 }
             });
+        }
+    }
+
+    #[test]
+    fn a_manager_keeps_descriptors_only_if_something_says_so() {
+        for (system, unit, kept) in [
+            (None, None, false),
+            (None, Some("512"), true),
+            (Some("512"), None, true),
+            (Some("0"), Some("512"), false),
+            (Some("many"), None, false),
+        ] {
+            let variable = |name: &str| {
+                let value = if name == "FDSTORE" { system } else { unit };
+                value.map(str::to_owned)
+            };
+            assert_eq!(promises_store(variable), kept, "{system:?} {unit:?}");
         }
     }
 

@@ -132,7 +132,7 @@ const READ: [&str; 13] = [
 ];
 
 fn restrict_files(needs: &Needs<'_>) -> io::Result<&'static str> {
-    use AccessFs::{MakeReg, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
+    use AccessFs::{MakeReg, MakeSock, ReadDir, ReadFile, RemoveFile, Truncate, WriteFile};
     let read: BitFlags<AccessFs> = ReadFile | ReadDir;
     let write = read | WriteFile | Truncate;
     // Where OpenSSL's users keep their certificates (rustls-native-certs honours both).
@@ -161,7 +161,7 @@ fn restrict_files(needs: &Needs<'_>) -> io::Result<&'static str> {
     // Without these two nothing works, so that they must be there.
     for (path, access) in [
         (needs.state, write | MakeReg | RemoveFile),
-        (needs.sockets, RemoveFile.into()),
+        (needs.sockets, MakeSock | RemoveFile),
     ] {
         let directory = PathFd::new(path)
             .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;

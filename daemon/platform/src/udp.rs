@@ -27,9 +27,8 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// A kernel that has no memory for packets is asked again after this.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// The system's defaults (ip-sysctl): a process that was killed may have left another value at its socket.
-const DEFAULT_TTL_V4: &str = "/proc/sys/net/ipv4/ip_default_ttl";
-const DEFAULT_HOPS_V6: &str = "/proc/sys/net/ipv6/conf/default/hop_limit";
+/// -1, by which the kernel goes back to the system's default (ip(7), RFC 3542 §6.3).
+const DEFAULT_TTL: u32 = u32::MAX;
 
 /// No socket keeps a datagram for so long while it is read.
 const NONSENSE: Duration = Duration::from_secs(1);
@@ -207,16 +206,14 @@ impl Udp {
             return Err(foreign("a UDP socket that is connected"));
         }
         socket.set_nonblocking(true)?;
-        let any = if v6 { DEFAULT_HOPS_V6 } else { DEFAULT_TTL_V4 };
-        let ttl = std::fs::read_to_string(any)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(64);
-        if v6 {
-            socket.set_unicast_hops_v6(ttl)?;
+        // A process that was killed may have left another value.
+        let ttl = if v6 {
+            socket.set_unicast_hops_v6(DEFAULT_TTL)?;
+            socket.unicast_hops_v6()?
         } else {
-            socket.set_ttl_v4(ttl)?;
-        }
+            socket.set_ttl_v4(DEFAULT_TTL)?;
+            socket.ttl_v4()?
+        };
         Self::of(socket, v6, ttl)
     }
 

@@ -43,9 +43,14 @@ fn admit(
             format!("only root and user {own}, as whom punchd runs, may take over from it"),
         ));
     }
-    if handover::is_kept() {
+    if handover::is_managed() {
         return Err(ApiError::conflict(
             "this punchd runs as a service, which would lose sight of the new one; restart it there, and the tunnels go on: systemctl restart punchd",
+        ));
+    }
+    if std::process::id() == 1 {
+        return Err(ApiError::conflict(
+            "this punchd is the first process of its container, which would end with it; restart the container instead",
         ));
     }
     let upgrade = headers.get(UPGRADE).map(|value| value.as_bytes());

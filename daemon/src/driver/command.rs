@@ -1,5 +1,6 @@
 //! What the rest of punchd asks of the driver.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -39,13 +40,18 @@ pub(crate) enum Command {
     ShutDown,
     /// Tell the peers that another process goes on within so many seconds.
     GoAway(u8),
-    /// Tell what the next process needs, with the conversations of this host or without.
+    /// Tell what the next process needs, with the conversations of this host or without. Of the descriptors with the names in
+    /// `copied` no copies are needed.
     Bequeath {
         flows: bool,
+        copied: BTreeSet<String>,
         answer: oneshot::Sender<io::Result<Left>>,
     },
     /// The same with everything, and stop without a word.
-    HandOver(oneshot::Sender<io::Result<Left>>),
+    HandOver {
+        copied: BTreeSet<String>,
+        answer: oneshot::Sender<io::Result<Left>>,
+    },
     /// The peers are known: begin, with what an earlier process has left.
     Inherit(Inherited),
 }

@@ -130,7 +130,7 @@ impl Control {
             }
             Command::GoAway(seconds) => engine.go_away(seconds, now),
             // These concern the sockets, too, and the driver has carried them out.
-            Command::Bequeath { .. } | Command::HandOver(_) | Command::Inherit(_) => {}
+            Command::Bequeath { .. } | Command::HandOver { .. } | Command::Inherit(_) => {}
         }
         Next::GoOn
     }

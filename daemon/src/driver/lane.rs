@@ -15,7 +15,7 @@ use punch_service::Repeats;
 use super::servers::Servers;
 use super::tcp::Tcp;
 use crate::descriptors::{Descriptor, Descriptors};
-use crate::handover::{Inherited, Left, LeftSocket};
+use crate::handover::{Inherited, Left, LeftSocket, names};
 
 /// Calls of the kernel for datagrams per turn.
 const TURN: usize = 64;
@@ -148,32 +148,47 @@ impl Lane {
         }
     }
 
-    /// Copies of the descriptors that go with what is left to the next process.
-    pub(super) fn leave(&self, heritage: Heritage) -> io::Result<Left> {
+    /// What is left to the next process, with copies of the descriptors that are not `copied` yet. A path of whose socket there can be
+    /// no copy is not left.
+    pub(super) fn leave(&self, heritage: Heritage, copied: &BTreeSet<String>) -> io::Result<Left> {
         let paths = heritage.peers.iter().filter_map(|peer| peer.path.as_ref());
         let paths = paths.map(|path| path.proven.path.socket);
         let ids: BTreeSet<_> = [SocketId::MAIN_V4, SocketId::MAIN_V6]
             .into_iter()
             .chain(paths)
             .collect();
-        let sockets = ids
-            .into_iter()
-            .filter_map(|id| Some((id, self.sockets.get(id)?)))
-            .map(|(id, socket)| {
-                Ok(LeftSocket {
-                    id,
-                    family: if socket.is_v6() {
-                        Family::V6
-                    } else {
-                        Family::V4
-                    },
-                    port: socket.port(),
-                    descriptor: handover::copy(socket)?,
-                })
+        let mut sockets = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            let family = if socket.is_v6() {
+                Family::V6
+            } else {
+                Family::V4
+            };
+            let port = socket.port();
+            let descriptor = match copied.contains(&names::of(id, family, port)) {
+                true => None,
+                false => match handover::copy(socket) {
+                    Err(_) if !id.is_main() => continue,
+                    copy => Some(copy?),
+                },
+            };
+            sockets.push(LeftSocket {
+                id,
+                family,
+                port,
+                descriptor,
             });
+        }
+        let interface = match copied.contains(names::INTERFACE) {
+            true => None,
+            false => Some(handover::copy(&self.tun)?),
+        };
         Ok(Left {
-            interface: handover::copy(&self.tun)?,
-            sockets: sockets.collect::<io::Result<_>>()?,
+            interface,
+            sockets,
             heritage,
         })
     }

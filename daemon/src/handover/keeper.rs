@@ -30,6 +30,8 @@ pub(crate) struct Keeper {
     names: BTreeSet<String>,
     memory: File,
     generation: u64,
+    /// What stands in the two pages, in bytes.
+    lengths: [usize; 2],
     /// The conversations of the last round that asked for them.
     flows: Vec<FlowBequest>,
 }
@@ -54,21 +56,23 @@ impl Keeper {
             names,
             memory,
             generation,
+            lengths: [0; 2],
             flows: Vec::new(),
         })
     }
 
-    /// Keeps what `ask` gets from the packet path, again and again, until the last comes. It is told whether conversations are asked for.
+    /// Keeps what `ask` gets from the packet path, again and again, until the last comes. It is told whether
+    /// conversations are asked for, and what is kept already.
     pub(crate) async fn run<Asked: Future<Output = Option<Left>> + Send>(
         mut self,
-        ask: impl Fn(bool) -> Asked + Send,
+        ask: impl Fn(bool, BTreeSet<String>) -> Asked + Send,
         mut last: oneshot::Receiver<Last>,
     ) {
         let mut round = 0_u32;
         loop {
             let flows = round.is_multiple_of(FLOWS_EVERY);
             round += 1;
-            if let Some(left) = ask(flows).await {
+            if let Some(left) = ask(flows, self.names.clone()).await {
                 self.keep(left, flows);
             }
             tokio::select! {
@@ -90,15 +94,18 @@ impl Keeper {
             true => self.flows.clone_from(&left.heritage.flows),
             false => left.heritage.flows.clone_from(&self.flows),
         }
-        let mut wanted: Vec<(String, BorrowedFd<'_>)> =
-            vec![(names::INTERFACE.to_owned(), left.interface.as_fd())];
+        let interface = left.interface.as_ref().map(AsFd::as_fd);
+        let mut wanted: Vec<(String, Option<BorrowedFd<'_>>)> =
+            vec![(names::INTERFACE.to_owned(), interface)];
         // The main ones come first.
         wanted.extend(left.sockets.iter().take(2 + MAX_PATHS).map(|socket| {
             let name = names::of(socket.id, socket.family, socket.port);
-            (name, socket.descriptor.as_fd())
+            (name, socket.descriptor.as_ref().map(AsFd::as_fd))
         }));
         for (name, descriptor) in &wanted {
-            if !self.names.contains(name) {
+            if let Some(descriptor) = descriptor
+                && !self.names.contains(name)
+            {
                 match handover::keep(name, *descriptor) {
                     Ok(()) => drop(self.names.insert(name.clone())),
                     Err(error) => tracing::warn!(name, %error, "a descriptor was not kept"),
@@ -125,12 +132,16 @@ impl Keeper {
     fn write(&mut self, left: &Left) {
         let state = left.state(self.identity);
         let page = format::page(&state, self.generation + 1);
-        let place = if self.generation.is_multiple_of(2) {
-            0
-        } else {
-            format::PAGE
-        };
-        if let Err(error) = self.memory.write_all_at(&page, place as u64) {
+        let index = usize::from(!self.generation.is_multiple_of(2));
+        let place = index * format::PAGE;
+        // Keys of an earlier, longer state that nobody needs any more are nowhere then.
+        let before = std::mem::replace(&mut self.lengths[index], page.len());
+        let rest = vec![0; before.saturating_sub(page.len())];
+        let written = self
+            .memory
+            .write_all_at(&page, place as u64)
+            .and_then(|()| self.memory.write_all_at(&rest, (place + page.len()) as u64));
+        if let Err(error) = written {
             return tracing::warn!(%error, "the state for the next punchd was not written");
         }
         self.generation += 1;

@@ -5,8 +5,10 @@
 //! serves. If the new one goes before it has said so, the running one goes on with copies of the same descriptors: nothing is lost but
 //! the time between.
 //!
-//! On the wire, after `POST /v1/take-over` and 101: how many descriptors, two bytes; the descriptors, of which the first is memory with
-//! the names of the others, a line each; then `serving`, a line from the new process, and `bye`, a line in answer.
+//! On the wire, after `POST /v1/take-over` and 101: how many descriptors, two bytes, and 0 if the running one cannot pass anything on;
+//! the descriptors, of which the first is memory with the names of the others, a line each; then `serving`, a line from the new process,
+//! and in answer `bye`, or `own` from one that has given up waiting and goes on. Whoever ends without either is gone: no process is
+//! looked for by its number, which is that of whoever began to listen, and may have been reused.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -36,13 +38,21 @@ const READY: Duration = Duration::from_secs(20);
 const UPGRADED: Duration = Duration::from_secs(5);
 const SERVING: &[u8; 8] = b"serving\n";
 const BYE: &[u8; 4] = b"bye\n";
+/// The running process has waited for long enough, and serves itself.
+const OWN: &[u8; 4] = b"own\n";
 /// The longest answer that is not a hand-over.
 const MAX_ANSWER: u64 = 16 * 1024;
 
 /// The process that is taken over from: it waits to hear that this one serves.
-pub(crate) struct Predecessor {
-    stream: UnixStream,
-    process: Option<i32>,
+pub(crate) struct Predecessor(UnixStream);
+
+/// How the process that was taken over from has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// When it heard that this one serves.
+    ByWord,
+    /// Before that: it may have removed the control socket's file.
+    ByItself,
 }
 
 /// A connection over which everything is to be passed on.
@@ -59,7 +69,7 @@ pub(crate) fn ask(socket: &Path, state_dir: &Path) -> Result<(Inheritance, Prede
     let stream = UnixStream::connect(socket).with_context(|| {
         format!("no punchd answers on {place} to take over from: start without --take-over")
     })?;
-    let (user, process) =
+    let user =
         handover::peer(&stream).with_context(|| format!("cannot tell who answers on {place}"))?;
     let owner = std::fs::metadata(state_dir).map(|directory| directory.uid());
     if user != 0 && user != handover::own_user() && owner.ok() != Some(user) {
@@ -70,7 +80,7 @@ pub(crate) fn ask(socket: &Path, state_dir: &Path) -> Result<(Inheritance, Prede
     }
     let inheritance = receive(&stream)
         .with_context(|| format!("the punchd that answers on {place} was not taken over from"))?;
-    Ok((inheritance, Predecessor { stream, process }))
+    Ok((inheritance, Predecessor(stream)))
 }
 
 fn receive(stream: &UnixStream) -> Result<Inheritance> {
@@ -86,7 +96,9 @@ fn receive(stream: &UnixStream) -> Result<Inheritance> {
         bail!("{}", refusal(stream, &head));
     }
     let mut descriptors = handover::receive(stream, MAX_DESCRIPTORS)?.into_iter();
-    let manifest = descriptors.next().context("it has passed on nothing")?;
+    let manifest = descriptors
+        .next()
+        .context("it has passed on nothing and goes on (its log says why)")?;
     let manifest = handover::read_memory(&File::from(manifest))?;
     let names = str::from_utf8(&manifest).context("its list of names is no text")?;
     let named: Vec<Named> = names.lines().map(str::to_owned).zip(descriptors).collect();
@@ -132,31 +144,30 @@ impl Predecessor {
     ///
     /// # Errors
     /// When the other one has gone on itself.
-    pub(crate) fn dismiss(mut self) -> Result<()> {
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+    pub(crate) fn dismiss(self) -> Result<Ended> {
+        let Self(mut stream) = self;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // What the other one has said last can be read even if it hears nothing any more.
+        let _ = stream.write_all(SERVING);
         let mut answer = [0; BYE.len()];
-        let said = self
-            .stream
-            .write_all(SERVING)
-            .and_then(|()| self.stream.read_exact(&mut answer));
-        if said.is_ok() && answer == *BYE {
-            return Ok(());
+        match stream.read_exact(&mut answer) {
+            Ok(()) if answer == *BYE => Ok(Ended::ByWord),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+                ) =>
+            {
+                tracing::warn!(
+                    "the punchd that was taken over from has ended before it was told to"
+                );
+                Ok(Ended::ByItself)
+            }
+            Ok(()) | Err(_) => {
+                bail!("the punchd that was to be taken over from goes on itself; this one ends")
+            }
         }
-        if self.process.is_some_and(is_gone) {
-            tracing::warn!("the punchd that was taken over from has ended before it was told to");
-            return Ok(());
-        }
-        bail!("the punchd that was to be taken over from goes on itself; this one ends")
     }
-}
-
-/// Whether a process has ended, reaped or not.
-fn is_gone(process: i32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else {
-        return true;
-    };
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|rest| rest.starts_with(['Z', 'X']))
 }
 
 // --- the running process ---
@@ -188,6 +199,20 @@ impl Successor {
     /// # Errors
     /// When it does not come to that: this process is to go on.
     pub(crate) fn instate(self, named: &[Named]) -> Result<()> {
+        let outcome = self.wait(named);
+        if outcome.is_err() {
+            // Without this it would take this process for gone.
+            let _ = (&self.0).write_all(OWN);
+        }
+        outcome
+    }
+
+    /// Tells it that nothing can be passed on.
+    pub(crate) fn refuse(self) {
+        let _ = handover::send(&self.0, &[]);
+    }
+
+    fn wait(&self, named: &[Named]) -> Result<()> {
         let Self(stream) = self;
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -200,17 +225,16 @@ impl Successor {
         let manifest = handover::sealed(manifest.as_bytes())?;
         let mut descriptors = vec![manifest.as_fd()];
         descriptors.extend(named.iter().map(|(_, descriptor)| descriptor.as_fd()));
-        handover::send(&stream, &descriptors).context("it does not take the descriptors")?;
+        handover::send(stream, &descriptors).context("it does not take the descriptors")?;
         let mut said = Vec::new();
-        let line =
-            BufReader::new((&stream).take(SERVING.len() as u64)).read_until(b'\n', &mut said);
+        let line = BufReader::new(stream.take(SERVING.len() as u64)).read_until(b'\n', &mut said);
         match line {
             Ok(_) if said == SERVING => {}
             Ok(_) => bail!("it has ended, or says something else than that it serves"),
             Err(error) => return Err(error).context("it does not say that it serves"),
         }
         // Whether or not it hears it, there must be one that serves.
-        (&stream)
+        (&mut &*stream)
             .write_all(BYE)
             .context("it has ended as soon as it served")
     }
@@ -263,6 +287,28 @@ mod tests {
                 running.join().unwrap()
             });
             assert_eq!(outcome.is_ok(), word == SERVING, "{word:?}");
+            let mut last = Vec::new();
+            other.read_to_end(&mut last).unwrap();
+            let expected = if outcome.is_ok() { BYE } else { OWN };
+            assert_eq!(last, expected, "{word:?}");
         }
+    }
+
+    #[test]
+    fn a_predecessor_is_gone_only_if_it_has_ended_without_a_word() {
+        let dismissed = |word: &[u8], ends: bool| {
+            let (one, mut other) = UnixStream::pair().unwrap();
+            other.write_all(word).unwrap();
+            let kept = (!ends).then_some(other);
+            let outcome = Predecessor(one).dismiss().ok();
+            drop(kept);
+            outcome
+        };
+        assert_eq!(dismissed(BYE, false), Some(Ended::ByWord));
+        assert_eq!(dismissed(BYE, true), Some(Ended::ByWord));
+        assert_eq!(dismissed(b"", true), Some(Ended::ByItself));
+        // It lives, whether or not it listens still.
+        assert_eq!(dismissed(OWN, false), None);
+        assert_eq!(dismissed(OWN, true), None);
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 pub(super) use crab_nat::pcp::Nonce;
 
 /// Asked for, in seconds (RFC 6886 §3.3).
-const LIFETIME: u32 = 7200;
+pub(super) const LIFETIME: u32 = 7200;
 /// A request of PCP or NAT-PMP is sent three times, and takes 1.25 s at most.
 const TIMING: TimeoutConfig = TimeoutConfig {
     initial_timeout: Duration::from_millis(250),
@@ -42,6 +42,8 @@ type Igd = igd_next::aio::Gateway<Tokio>;
 /// What every request for a mapped port is made from: the router, the port of this machine, and the nonce.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client {
+    /// How long it is asked to keep a mapping, in seconds.
+    pub(super) lifetime: u32,
     pub(super) gateway: Gateway,
     pub(super) port: NonZeroU16,
     pub(super) nonce: Nonce,
@@ -183,10 +185,10 @@ pub(super) async fn release(client: &Client, held: &Held) {
     }
 }
 
-fn options(external: NonZeroU16) -> PortMappingOptions {
+fn options(client: &Client, external: NonZeroU16) -> PortMappingOptions {
     PortMappingOptions {
         external_port: Some(external),
-        lifetime_seconds: Some(LIFETIME),
+        lifetime_seconds: Some(client.lifetime),
         timeout_config: Some(TIMING),
     }
 }
@@ -199,7 +201,7 @@ async fn by_pcp(client: &Client, before: Option<SocketAddrV4>) -> Result<Held, T
         client.port,
     );
     let port = before.and_then(|before| NonZeroU16::new(before.port()));
-    let options = options(port.unwrap_or(client.port));
+    let options = options(client, port.unwrap_or(client.port));
     let suggested = before.map(|before| IpAddr::V4(*before.ip()));
     let mapping = pcp::port_mapping(base, Some(client.nonce), suggested, options)
         .await
@@ -242,11 +244,11 @@ async fn by_nat_pmp(client: &Client, external: NonZeroU16) -> Result<Held, Troub
         "NAT-PMP",
         address.into(),
         external.get(),
-        LIFETIME,
+        client.lifetime,
         Way::NatPmp,
     )?;
     let protocol = InternetProtocol::Udp;
-    let mapping = natpmp::port_mapping(gateway, protocol, client.port, options(external))
+    let mapping = natpmp::port_mapping(gateway, protocol, client.port, options(client, external))
         .await
         .map_err(explain)?;
     let port = mapping.external_port().get();
@@ -295,10 +297,10 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
         .await
         .map_err(|error| Trouble::refused("UPnP", error))?;
     // Before anything is mapped: is it of use?
-    held("UPnP", address, external, LIFETIME, way.clone())?;
+    held("UPnP", address, external, client.lifetime, way.clone())?;
     let local = SocketAddr::new(client.gateway.local.into(), client.port.get());
     let add = |lease| igd.add_port(PortMappingProtocol::UDP, external, local, lease, NAME);
-    let result = match add(LIFETIME).await {
+    let result = match add(client.lifetime).await {
         // It stays until it is removed, at exit; it is looked after as if it had been lent.
         Err(AddPortError::OnlyPermanentLeasesSupported) => add(0).await,
         result => result,
@@ -307,7 +309,7 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
         Ok(()) => external,
         Err(AddPortError::PortInUse) => {
             let add = |lease| igd.add_any_port(PortMappingProtocol::UDP, local, lease, NAME);
-            match add(LIFETIME).await {
+            match add(client.lifetime).await {
                 Err(AddAnyPortError::OnlyPermanentLeasesSupported) => add(0).await,
                 result => result,
             }
@@ -315,7 +317,7 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
         }
         Err(error) => return Err(Trouble::refused("UPnP", error)),
     };
-    held("UPnP", address, port, LIFETIME, way)
+    held("UPnP", address, port, client.lifetime, way)
 }
 
 /// A mapping, if what the router says can be true.

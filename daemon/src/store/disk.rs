@@ -46,6 +46,22 @@ pub(crate) struct Folder {
     _lock: Option<File>,
 }
 
+/// The state directory that another process has locked.
+#[derive(Debug)]
+pub(crate) struct InUse(String);
+
+impl std::fmt::Display for InUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(place) = self;
+        write!(
+            f,
+            "another punchd uses the state directory {place}: stop it, or give this one another (--state-dir)"
+        )
+    }
+}
+
+impl std::error::Error for InUse {}
+
 impl Folder {
     /// Opens the state directory, which is created when it does not exist, and keeps every other punchd out. Also tells why nothing can
     /// be written there, if that shows already.
@@ -71,9 +87,7 @@ impl Folder {
             .with_context(|| format!("cannot write in the state directory {shown}"))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => bail!(
-                "another punchd uses the state directory {shown}: stop it, or give this one another (--state-dir)"
-            ),
+            Err(fs::TryLockError::WouldBlock) => bail!(InUse(shown.to_string())),
             Err(fs::TryLockError::Error(error)) => {
                 return Err(error).context("cannot lock the state directory");
             }

@@ -342,6 +342,8 @@ pub struct ExchangeKeys {
 const LEAP: u64 = 1 << 32;
 /// Nonces for each millisecond, of which one is chosen at random.
 const LEAP_PER_MS: u64 = 1 << 12;
+/// Milliseconds that are counted, 49 days: an exchange can be gone on with a million times before its nonces are used up.
+const LEAP_TIME: u64 = 1 << 32;
 
 impl Exchange {
     fn new(mut noise: HandshakeState, kem_secret: &[u8]) -> Result<Self, SealError> {
@@ -389,9 +391,9 @@ impl Exchange {
 
     /// Goes on with an exchange of an earlier process. What that one has left may be older than its last note, and may be gone on with
     /// twice: a nonce used twice would give the key of the notes away (NIST SP 800-38D §8), and one below the other's would not be
-    /// taken. So the sequence leaps, the further the later it is, by milliseconds since 1970 and by `random`.
+    /// taken. So the sequence leaps, the further the later it is, by milliseconds since 1970, of 49 days at the most, and by `random`.
     pub fn inherit(mut keys: ExchangeKeys, wall_ms: u64, random: u64) -> Self {
-        let by_time = wall_ms.saturating_mul(LEAP_PER_MS);
+        let by_time = (wall_ms % LEAP_TIME) * LEAP_PER_MS;
         let leap = by_time.saturating_add(LEAP + random % LEAP_PER_MS);
         keys.next = keys.next.saturating_add(leap);
         Self { keys }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, DirectPath, SocketId, Step, Traffic};
+use punch_traversal::{Agent, DirectPath, SocketId, Step, Traffic, heard};
 
 use super::Outputs;
 use super::attempt::{Attempt, Links, NewAttempt};
@@ -371,9 +371,11 @@ impl Attempts {
     pub(super) fn take_gone(&mut self, now: Instant) -> Option<usize> {
         let mut gone = None;
         for (index, attempt) in self.live.iter_mut().enumerate() {
-            if attempt.away.take_if(|away| away.is_over(now)).is_some()
-                && !attempt.agent.is_answering()
-            {
+            let heard = heard(&attempt.agent);
+            if attempt.away.take_if(|away| away.is_back(heard)).is_some() {
+                continue;
+            }
+            if attempt.away.take_if(|away| away.is_over(now)).is_some() {
                 gone = Some(index);
             }
         }

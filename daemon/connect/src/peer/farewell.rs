@@ -10,9 +10,14 @@ use super::demand::Demand;
 /// So long before a peer that is away has to be back it is asked whether it is.
 const ASK_BEFORE: Duration = Duration::from_secs(2);
 
+/// The process that has said that it goes answers for so long at the most: what comes later comes from the next one.
+const LEAVING: Duration = Duration::from_secs(3);
+
 /// A peer that has said that it is away for a moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Away {
+    /// Whatever comes from then on shows that it is back.
+    from: Instant,
     until: Instant,
     asked: bool,
 }
@@ -20,8 +25,10 @@ pub(super) struct Away {
 impl Away {
     /// It is back after `seconds`, or it has said goodbye.
     pub(super) fn new(seconds: u8, now: Instant) -> Self {
+        let time = Duration::from_secs(seconds.into());
         Self {
-            until: now + Duration::from_secs(seconds.into()),
+            from: now + LEAVING.min(time / 2),
+            until: now + time,
             asked: false,
         }
     }
@@ -31,6 +38,11 @@ impl Away {
         let due = !self.asked && now + ASK_BEFORE >= self.until;
         self.asked |= due;
         due
+    }
+
+    /// Whether it is back, by when it has last been heard. A check that is still open at the deadline says nothing against it.
+    pub(super) fn is_back(&self, heard: Option<Instant>) -> bool {
+        heard.is_some_and(|at| at >= self.from)
     }
 
     pub(super) fn is_over(&self, now: Instant) -> bool {

@@ -50,7 +50,7 @@ fn the_next_process_goes_on_at_once_and_the_peer_notices_nothing() {
             // No server: nothing but what is inherited leads to the peer.
             world.sign_out(other);
             for _ in 0..3 {
-                let heritage = world.hosts[index].engine.bequeath(world.now);
+                let heritage = world.hosts[index].engine.bequeath(true, world.now);
                 world.hand_over(index, millis(300), heritage);
                 world.run_for(millis(200));
             }
@@ -70,7 +70,7 @@ fn the_exchange_goes_on_and_with_it_what_the_two_ends_say_to_each_other() {
         let mut world = granted(World::connected(3));
         let before = world.envelopes.len();
         // What is left may be gone on with twice.
-        let heritage = world.hosts[A].engine.bequeath(world.now);
+        let heritage = world.hosts[A].engine.bequeath(true, world.now);
         for port in [4001, 4002] {
             world.hand_over(A, millis(100), heritage.clone());
             world.sign_in(A);
@@ -113,7 +113,7 @@ fn a_peer_waits_for_who_is_away_and_not_for_longer_than_was_said() {
     for returns in [true, false] {
         let mut world = granted(World::connected(5));
         world.hosts[B].events.clear();
-        let heritage = world.hosts[A].engine.bequeath(world.now);
+        let heritage = world.hosts[A].engine.bequeath(true, world.now);
         world.hosts[A].engine.go_away(GO_ON, world.now);
         world.drain(A);
         world.run_for(millis(100));
@@ -134,9 +134,29 @@ fn a_peer_waits_for_who_is_away_and_not_for_longer_than_was_said() {
 }
 
 #[test]
+fn a_peer_that_was_back_in_time_is_not_given_up_for_a_check_that_is_open_then() {
+    let mut world = granted(World::connected(5));
+    let heritage = world.hosts[A].engine.bequeath(true, world.now);
+    world.hosts[A].engine.go_away(GO_ON, world.now);
+    world.drain(A);
+    world.run_for(millis(100));
+    world.hand_over(A, millis(900), heritage);
+    world.run_for(seconds(1));
+    for _ in 0..14 {
+        assert!(passes(&mut world, B, A));
+    }
+    // From 9 s on nothing gets through, and the check that notices it is open at 10 s.
+    world.vanish(A);
+    for _ in 0..3 {
+        passes(&mut world, B, A);
+    }
+    assert_eq!(world.state(B, A), LinkState::Connected);
+}
+
+#[test]
 fn what_the_user_has_said_since_counts() {
     let mut world = granted(World::connected(11));
-    let heritage = world.hosts[A].engine.bequeath(world.now);
+    let heritage = world.hosts[A].engine.bequeath(true, world.now);
     world.edit_peer(A, B, |entry| (entry.up, entry.blocked) = (false, true));
     world.hand_over(A, millis(100), heritage);
     assert!(!passes(&mut world, A, B));
@@ -146,7 +166,7 @@ fn what_the_user_has_said_since_counts() {
 #[test]
 fn a_path_that_leads_nowhere_any_more_is_left_like_any_other() {
     let mut world = granted(World::connected(13));
-    let heritage = world.hosts[A].engine.bequeath(world.now);
+    let heritage = world.hosts[A].engine.bequeath(true, world.now);
     world.restart(B);
     world.hand_over(A, millis(100), heritage);
     world.sign_in(A);
@@ -165,13 +185,10 @@ fn replies_of_a_conversation_that_the_earlier_process_has_seen_begin_may_come_in
     world.run_for(millis(200));
     world.send(A, &tcp(ends[0], ends[1], 0x10, 1001, 2001, &[]));
     world.run_for(millis(200));
-    let heritage = world.hosts[A].engine.bequeath(world.now);
+    let heritage = world.hosts[A].engine.bequeath(true, world.now);
     assert_eq!(heritage.flows.len(), 1);
     for flows in [true, false] {
-        let mut heritage = world.hosts[A].engine.bequeath(world.now);
-        if !flows {
-            heritage.flows.clear();
-        }
+        let heritage = world.hosts[A].engine.bequeath(flows, world.now);
         world.hand_over(A, millis(100), heritage);
         world.run_for(millis(500));
         world.hosts[A].take_tun();

@@ -32,6 +32,8 @@ pub(super) struct Checklist {
     selected: Option<DirectPath>,
     last_traffic: Option<Instant>,
     silence: Silence,
+    /// When the peer has last shown that it is there.
+    heard: Option<Instant>,
 }
 
 impl Checklist {
@@ -46,6 +48,7 @@ impl Checklist {
             pairs: Vec::new(),
             selected: None,
             last_traffic: None,
+            heard: None,
             silence: Silence::default(),
         }
     }
@@ -121,6 +124,7 @@ impl Checklist {
         by_search: bool,
         now: Instant,
     ) -> Option<usize> {
+        self.heard = Some(now);
         self.index_of(path).or_else(|| {
             let kind = CandidateKind::PeerReflexive;
             let usual = Candidate::new(kind, path.remote).priority();
@@ -178,6 +182,7 @@ impl Checklist {
         jitter: f64,
         now: Instant,
     ) {
+        self.heard = Some(now);
         let interval = if self.selected == Some(self.pairs[index].path) && self.is_active(now) {
             ACTIVE_CHECK_INTERVAL
         } else {
@@ -223,6 +228,11 @@ impl Checklist {
         if self.silence.take_due(now) {
             self.verify_paths(now);
         }
+    }
+
+    /// When a check of the peer's or an answer has last come.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     /// Whether the last check on the path was answered.

@@ -30,6 +30,11 @@ pub struct ProvenPath {
     pub keepalive: Duration,
 }
 
+/// When the peer has last shown that it is there: by a check of its own, or by an answer to one of the agent's.
+pub fn heard(agent: &Agent) -> Option<Instant> {
+    agent.checklist.heard()
+}
+
 /// What an agent that has a path leaves to the next process.
 pub fn bequeath(agent: &Agent) -> Option<ProvenPath> {
     let pair = agent.checklist.selected().filter(|pair| pair.is_valid())?;

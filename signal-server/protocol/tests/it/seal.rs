@@ -141,6 +141,12 @@ fn another_process_goes_on_with_notes_and_uses_no_nonce_again() {
         assert_eq!(next.open(&answer), Ok(Note::Bye));
         assert_eq!(next.open(&answer), Err(SealError::Replayed));
     }
+    // A machine that is started again and again has notes left.
+    let mut often = Exchange::inherit(left.clone(), 1_800_000_100_000, 0);
+    for _ in 0..10_000 {
+        often = Exchange::inherit(often.bequeath(), 1_800_000_200_000, u64::MAX);
+    }
+    assert_eq!(b.open(&often.seal(&note(9)).unwrap()), Ok(note(9)));
     // Far too often is an error, not a nonce again.
     let mut last = left;
     last.next = u64::MAX - 1;

@@ -314,6 +314,17 @@ fn credentials(bytes: &[u8]) -> Credentials {
     credentials
 }
 
+/// The credentials of checks over TCP that belong to those of a description: of the same name, and with a password that is made from
+/// theirs (HKDF-SHA-256, RFC 5869). A check that somebody has seen go over UDP opens no connection, and one over TCP is no check of a
+/// path over UDP.
+pub fn stream_credentials(of: &Credentials) -> Credentials {
+    let mut credentials = of.clone();
+    let keys = Hkdf::<Sha256>::new(None, &of.password);
+    // 32 bytes are never too many for SHA-256.
+    let _ = keys.expand(b"punch stream credentials v1", &mut credentials.password);
+    credentials
+}
+
 /// A finished exchange: the preshared key, and notes in both directions.
 pub struct Exchange {
     keys: ExchangeKeys,

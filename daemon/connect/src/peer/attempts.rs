@@ -285,13 +285,19 @@ impl Attempts {
                 .any(|attempt| attempt.links.tcp.is_authentic(path))
     }
 
+    /// Whether the relay link of a later attempt waits, because the first one leads straight to the peer over TCP.
+    pub(super) fn waits_for_tcp(&self, index: usize) -> bool {
+        let pair = self.first().zip(self.live.get(index));
+        index > 0 && pair.is_some_and(|(first, later)| later.links.waits_for(&first.links))
+    }
+
     /// The tokens with which servers are to be asked for links now, and which servers not: those of each attempt that has nothing
     /// before it that serves.
     fn joins(&mut self) -> Vec<(RelayToken, Vec<ServerId>)> {
         let mut tokens = Vec::new();
         for attempt in &mut self.live {
             tokens.extend(attempt.links.relayed.join());
-            if attempt.agent.path().is_some() || attempt.links.relayed.path().is_some() {
+            if attempt.agent.path().is_some() || attempt.links.path().is_some() {
                 break;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use punch_signal_protocol::seal::Exchange;
+use punch_signal_protocol::seal::{Exchange, stream_credentials};
 use punch_signal_protocol::{Capability, Description};
 use punch_traversal::{Agent, AgentConfig, Role, StepKind};
 
@@ -41,7 +41,7 @@ impl AttemptConfig {
             offered: self.offered,
             heard: take_tcp(&mut theirs.candidates),
             udp_blocked: profile.is_some_and(|profile| profile.udp_blocked),
-            credentials: [self.sent.credentials.clone(), theirs.credentials.clone()],
+            credentials: [&self.sent.credentials, &theirs.credentials].map(stream_credentials),
             seed: self.network.seed.rotate_left(16),
         }
     }

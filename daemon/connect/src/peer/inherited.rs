@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use punch_signal_protocol::seal::{Exchange, ExchangeKeys};
+use punch_signal_protocol::seal::{Exchange, ExchangeKeys, stream_credentials};
 use punch_signal_protocol::{Ipv4Range, PeerId};
 use punch_traversal::{ProvenPath, bequeath, inherit};
 
@@ -85,7 +85,7 @@ pub(crate) fn go_on(
         offered: true,
         heard: Vec::new(),
         udp_blocked: false,
-        credentials: [path.proven.local.clone(), path.proven.remote.clone()],
+        credentials: [&path.proven.local, &path.proven.remote].map(stream_credentials),
         seed: seed.rotate_left(16),
     };
     let new = NewAttempt {

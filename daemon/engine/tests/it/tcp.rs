@@ -159,3 +159,27 @@ fn while_a_path_over_udp_is_in_doubt_the_connection_carries_and_then_the_path_do
     assert!(both(&world, |path| matches!(path, Path::Direct(_))));
     assert_eq!(world.wires.made, made);
 }
+
+/// Attempts at a path over UDP go on beside the connection, and each could join the relay.
+#[test]
+fn a_relay_that_is_there_again_does_not_take_over_from_a_connection_that_answers() {
+    let mut world = blocked(6, true);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    for _ in 0..10 {
+        assert!(talks(&mut world));
+    }
+    assert!(both(&world, is_tcp));
+    let made = world.wires.made;
+    for _ in 0..3 {
+        // The server starts anew, and knows no link.
+        [A, B].into_iter().for_each(|index| world.sign_out(index));
+        world.relay = Some(Switchboard::default());
+        [A, B].into_iter().for_each(|index| world.sign_in(index));
+        for _ in 0..200 {
+            assert!(talks(&mut world));
+            assert!(both(&world, is_tcp));
+        }
+    }
+    assert_eq!(world.wires.made, made);
+}

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use punch_signal_protocol::seal::{
-    AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError,
+    AnswerRefused, Exchange, Kind, OpenedOffer, PendingOffer, SealError, stream_credentials,
 };
 use punch_signal_protocol::{
-    Candidate, CandidateKind, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE,
+    Candidate, CandidateKind, Credentials, Description, Identity, MAX_CANDIDATES, MAX_ENVELOPE,
     MAX_NAT_ADDRESSES, NatSummary, Note,
 };
 
@@ -539,4 +539,22 @@ proptest! {
         prop_assert!(pending.unwrap().open_refusal(&envelope).is_err());
         prop_assert!(at_a.open(&envelope).is_err());
     }
+}
+
+#[test]
+fn the_credentials_of_streams_have_the_name_and_another_password() {
+    let one = Credentials {
+        fragment: [7; 8],
+        password: [9; 32],
+    };
+    let derived = stream_credentials(&one);
+    assert_eq!(derived.fragment, one.fragment);
+    assert_ne!(derived.password, one.password);
+    assert!(derived == stream_credentials(&one));
+    // HKDF-SHA-256 without a salt, as RFC 5869 §2 has it.
+    let keys = hkdf::Hkdf::<sha2::Sha256>::new(None, &[9; 32]);
+    let mut password = [0; 32];
+    keys.expand(b"punch stream credentials v1", &mut password)
+        .unwrap();
+    assert_eq!(derived.password, password);
 }

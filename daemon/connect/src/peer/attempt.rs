@@ -152,6 +152,10 @@ impl Attempt {
                 }
             }
         }
+        // What the drain itself has made superfluous is among them.
+        while let Some(path) = self.links.tcp.poll_closing() {
+            out.hang_up(path);
+        }
     }
 
     /// What another process needs to go on with the exchange.
@@ -198,9 +202,6 @@ impl Attempt {
         while let Some((path, message)) = self.links.tcp.poll_message() {
             let path = Path::Tcp(path);
             out.events.push_back(ConnectorEvent::Link { path, message });
-        }
-        while let Some(path) = self.links.tcp.poll_closing() {
-            out.hang_up(path);
         }
         while let Some(transmit) = self.agent.poll_transmit() {
             out.transactions.note(&transmit.bytes, out.peer, now);

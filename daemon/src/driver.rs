@@ -124,13 +124,7 @@ impl Driver {
             worked = true;
             self.streams.handle_report(&mut self.engine, report, now);
         }
-        for _ in 0..TURN {
-            let Some(report) = self.tcp.try_recv() else {
-                break;
-            };
-            worked = true;
-            self.tcp.handle_report(&mut self.engine, report, now);
-        }
+        worked |= self.tcp.take_reports(&mut self.engine, now);
         while let Some(done) = self.workers.try_recv() {
             worked = true;
             self.engine.handle_job(done, now);

@@ -26,6 +26,17 @@ pub(crate) enum FromTcp {
     Received(TcpPath, Bytes),
 }
 
+impl FromTcp {
+    /// Bytes that the engine has to look at.
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Call(call) => call.first.len(),
+            Self::Received(_, bytes) => bytes.len(),
+            Self::Connected(_) | Self::Closed(_) => 0,
+        }
+    }
+}
+
 /// A connection of somebody's who may be a peer.
 pub(crate) struct Call {
     pub(crate) remote: SocketAddr,

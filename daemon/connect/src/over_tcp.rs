@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use punch_packet::PeerHandle;
 use punch_traversal::Family;
 
 use crate::Connector;
@@ -44,7 +45,8 @@ pub fn handle_state(connector: &mut Connector, path: TcpPath, open: bool, now: I
     connector.drain_children(now);
 }
 
-/// A STUN message has come over a TCP connection. Returns whether it was expected.
+/// A STUN message has come over a TCP connection. Returns whether it was expected. [`finish`] does what follows, once for all that has
+/// come together: whoever sends many messages must not make each of them cost as much as that.
 pub fn handle_message(
     connector: &mut Connector,
     path: TcpPath,
@@ -52,9 +54,24 @@ pub fn handle_message(
     now: Instant,
 ) -> bool {
     let peers = &mut connector.peers;
-    let taken = peers.handle_tcp_message(&connector.connections, path, message, now);
-    connector.drain_children(now);
-    taken
+    peers.handle_tcp_message(&connector.connections, path, message, now)
+}
+
+/// What has come together over a connection was told.
+pub fn finish(connector: &mut Connector, now: Instant) {
+    if connector.peers.is_any_dirty() {
+        connector.drain_children(now);
+    }
+}
+
+/// The other end of a connection has said what no peer says: it is closed, unless it is already.
+pub fn refuse(connector: &mut Connector, path: TcpPath, now: Instant) {
+    if connector.connections.owner(path.connection).is_some() {
+        let (peers, connections) = (&mut connector.peers, &mut connector.connections);
+        peers.handle_tcp_closed(connections, path, now);
+        connector.hang_up(path);
+        connector.drain_children(now);
+    }
 }
 
 /// A packet of the peer's has come over a TCP connection, opened by its session's keys.
@@ -62,6 +79,12 @@ pub fn handle_heard(connector: &mut Connector, path: TcpPath, now: Instant) {
     connector
         .peers
         .handle_tcp_heard(&connector.connections, path, now);
+}
+
+/// The peer that a TCP connection leads to, as far as is known.
+pub fn owner(connector: &Connector, path: TcpPath) -> Option<PeerHandle> {
+    let owner = connector.connections.owner(path.connection);
+    owner.map(|(peer, _)| peer)
 }
 
 /// Whether the other end of a TCP connection has shown that it is the peer: before that, nothing but checks is taken from it.

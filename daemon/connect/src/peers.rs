@@ -305,12 +305,21 @@ impl Peers {
         message: &[u8],
         now: Instant,
     ) -> bool {
-        let owner = connections.owner(path.connection);
-        let connection = owner.and_then(|(peer, _)| self.get_mut(peer));
-        let (Some(connection), Ok(message)) = (connection, Message::parse(message)) else {
+        let (Some((peer, _)), Ok(message)) =
+            (connections.owner(path.connection), Message::parse(message))
+        else {
             return false;
         };
-        connection.attempts.handle_tcp_message(path, &message, now)
+        let Some(entry) = self.entries.get_mut(&peer) else {
+            return false;
+        };
+        let attempts = &mut entry.connection.attempts;
+        let taken = attempts.handle_tcp_message(path, &message, now);
+        // What is not the peer's has changed nothing.
+        if taken {
+            self.dirty.insert(peer);
+        }
+        taken
     }
 
     /// A packet of the peer's has come over a TCP connection, opened by its session's keys. This comes with every batch, and changes
@@ -350,6 +359,11 @@ impl Peers {
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| at)
+    }
+
+    /// Whether any connection may have something to say.
+    pub(crate) fn is_any_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// The next connection that may have something to say.

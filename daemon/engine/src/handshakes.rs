@@ -113,11 +113,11 @@ impl Handshakes {
         self.messages.pop_front()
     }
 
-    /// A datagram that is neither data nor STUN; returns why it comes to nothing, if it does.
+    /// A datagram that is neither data nor STUN, and whose way leads to `owner` alone, if it is a link; returns why it comes to nothing, if it does.
     pub(crate) fn handle_datagram(
         &mut self,
         peers: &mut PeerTable,
-        from: ReplyTo,
+        (from, owner): (ReplyTo, Option<PeerHandle>),
         datagram: &[u8],
         clock: WallClock,
         now: Instant,
@@ -137,9 +137,12 @@ impl Handshakes {
                 Ok(())
             }
             Checked::For(number) => {
-                let taken = peers
-                    .session(number)
-                    .is_some_and(|session| session.handle_answer(datagram, from));
+                // The keys that come of it settle a path, which is to be this peer's own.
+                let is_let_in = owner.is_none_or(|owner| peers.by_session(number) == Some(owner));
+                let taken = is_let_in
+                    && peers
+                        .session(number)
+                        .is_some_and(|session| session.handle_answer(datagram, from));
                 if !taken {
                     return Err(DropReason::NotForUs);
                 }

@@ -40,21 +40,30 @@ impl Reception<'_> {
         }
     }
 
-    /// Datagrams have come over a TCP connection: whoever is at its other end says nothing but checks until it has been heard.
+    /// Datagrams have come over a TCP connection: whoever is at its other end says nothing before a check or an
+    /// answer that shows that it is the peer.
     pub(crate) fn take_tcp<'b>(
         &mut self,
         path: TcpPath,
         datagrams: impl Iterator<Item = &'b [u8]>,
         now: Instant,
     ) {
-        let authentic = over_tcp::is_authentic(&self.roster.connector, path);
-        let expected = |datagram: &&[u8]| authentic || is_stun(datagram);
-        let path = Path::Tcp(path);
-        self.take(
-            ReplyTo { path, local: None },
-            datagrams.filter(expected),
-            now,
-        );
+        let from = ReplyTo {
+            path: Path::Tcp(path),
+            local: None,
+        };
+        let mut datagrams = datagrams.peekable();
+        let is_authentic = over_tcp::is_authentic(&self.roster.connector, path);
+        if let Some(first) = datagrams.next_if(|_| !is_authentic) {
+            let connector = &mut self.roster.connector;
+            // It has had its chance: more of the same would only cost time.
+            if !over_tcp::handle_message(connector, path, first, now) {
+                self.lane.drops.count(DropReason::NotForUs);
+                return over_tcp::refuse(connector, path, now);
+            }
+        }
+        self.take(from, datagrams, now);
+        over_tcp::finish(&mut self.roster.connector, now);
     }
 
     /// Opens the data messages of this session at the head of `datagrams`.
@@ -65,18 +74,17 @@ impl Reception<'_> {
         datagrams: &mut Peekable<impl Iterator<Item = &'b [u8]>>,
         now: Instant,
     ) {
-        let peers = &mut self.roster.peers;
-        if let Path::Relayed(link) = path
-            && let Some(owner) = self.roster.connector.link_owner(link)
-            && peers.by_session(session) != Some(owner)
+        // Whoever holds the other end of a link is let in there as itself alone.
+        if let Some(owner) = self.roster.owner(path)
+            && self.roster.peers.by_session(session) != Some(owner)
         {
-            // Whoever holds the other end of a link is let in there as itself alone.
             let is_of_run = |datagram: &&[u8]| data_index(datagram) == Some(session);
             while datagrams.next_if(is_of_run).is_some() {
                 self.lane.drops.count(DropReason::NotForUs);
             }
             return;
         }
+        let peers = &mut self.roster.peers;
         let authentic = self.lane.open_run(peers, session, path, datagrams, now);
         match path {
             Path::Relayed(link) if authentic.is_some() => {

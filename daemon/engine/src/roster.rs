@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, News, Path, SessionEvent, UserWish};
+use punch_connect::{Connector, News, Path, SessionEvent, UserWish, over_tcp};
 use punch_packet::PeerHandle;
 use punch_traversal::{Family, SocketId};
 use punch_wireguard::SessionId;
@@ -183,9 +183,19 @@ impl Roster {
         now: Instant,
     ) -> Result<(), DropReason> {
         let clock = self.connector.wall_clock();
+        let owner = self.owner(from.path);
         let peers = &mut self.peers;
         self.handshakes
-            .handle_datagram(peers, from, datagram, clock, now)
+            .handle_datagram(peers, (from, owner), datagram, clock, now)
+    }
+
+    /// The peer that a relay link or a TCP connection leads to: nobody else is let in there. Datagrams may come from anywhere.
+    pub(crate) fn owner(&self, path: Path) -> Option<PeerHandle> {
+        match path {
+            Path::Direct(_) => None,
+            Path::Relayed(link) => self.connector.link_owner(link),
+            Path::Tcp(path) => over_tcp::owner(&self.connector, path),
+        }
     }
 
     /// A step of a handshake has been performed.

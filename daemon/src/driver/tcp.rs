@@ -17,6 +17,8 @@ use crate::tcp::{Call, Chunk, FromTcp, connection, listener};
 
 /// What connections tell and nobody has looked at yet, each up to 32 KiB.
 const REPORTS: usize = 64;
+/// Bytes taken from all connections per turn: as many as the UDP sockets have for one peer.
+const TURN_BYTES: usize = 128 * 1024;
 /// Chunks that may wait for one connection.
 const QUEUE: usize = 32;
 /// A chunk takes no more datagrams when it is so long.
@@ -69,9 +71,18 @@ impl Tcp {
         self.listening = Some(self.spawner.spawn("TCP listeners", serve));
     }
 
-    /// The next report of a connection, if there is one.
-    pub(super) fn try_recv(&mut self) -> Option<FromTcp> {
-        self.reports.try_recv().ok()
+    /// Takes a turn's share of what connections tell; returns whether there was anything. The rest waits, and makes the peers wait.
+    pub(super) fn take_reports(&mut self, engine: &mut Engine, now: Instant) -> bool {
+        let (mut reports, mut bytes) = (0, 0);
+        while reports < REPORTS && bytes < TURN_BYTES {
+            let Ok(report) = self.reports.try_recv() else {
+                break;
+            };
+            reports += 1;
+            bytes += report.length();
+            self.handle_report(engine, report, now);
+        }
+        reports > 0
     }
 
     /// Waits for the next report of a connection.

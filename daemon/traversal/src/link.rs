@@ -141,8 +141,8 @@ impl LinkCheck {
         };
     }
 
-    /// A message has come over the link. What is not the peer's gets silence.
-    pub fn handle_message(&mut self, message: &Message<'_>, now: Instant) {
+    /// A message has come over the link; returns whether it is the peer's. What is not gets silence.
+    pub fn handle_message(&mut self, message: &Message<'_>, now: Instant) -> bool {
         if message
             .username
             .is_some_and(|name| self.messages.is_addressed(name))
@@ -151,14 +151,15 @@ impl LinkCheck {
             let answer = self.messages.answer(message.transaction, self.stand_in);
             self.out.push_back(answer);
             self.authentic = true;
-        } else if self.messages.is_success(message) {
-            self.handle_answer(message.transaction, now);
+            return true;
         }
+        self.messages.is_success(message) && self.handle_answer(message.transaction, now)
     }
 
-    fn handle_answer(&mut self, transaction: TransactionId, now: Instant) {
+    /// Returns whether a check is answered with it that waits for that.
+    fn handle_answer(&mut self, transaction: TransactionId, now: Instant) -> bool {
         let Some(index) = self.sent.iter().position(|(id, _)| *id == transaction) else {
-            return;
+            return false;
         };
         let (_, sent_at) = self.sent[index];
         self.sent.drain(..=index);
@@ -174,6 +175,7 @@ impl LinkCheck {
         };
         let jitter = self.messages.jitter();
         self.next = pause.map(|pause| now + pause.mul_f64(0.9 + 0.1 * jitter));
+        true
     }
 
     /// An authentic packet has come over the link: it is alive, although an answer may be late behind what waits at a bottleneck.

@@ -218,7 +218,7 @@ impl Tcp {
         self.links.len() + self.dials.len() < before
     }
 
-    /// A check or an answer has come; returns whether the connection is one of these.
+    /// A message has come; returns whether it is a check or an answer of the peer's, over one of these connections.
     pub(super) fn handle_message(
         &mut self,
         path: TcpPath,
@@ -229,9 +229,11 @@ impl Tcp {
         let Some(link) = links.find(|link| link.path == path) else {
             return false;
         };
-        link.check.handle_message(message, now);
-        self.choose(now);
-        true
+        let taken = link.check.handle_message(message, now);
+        if taken {
+            self.choose(now);
+        }
+        taken
     }
 
     /// A packet of the peer's has come over a connection, opened by its session's keys.
@@ -679,7 +681,7 @@ mod tests {
         // The one that was connected to says nothing that counts before its answer.
         rig.ends[0].handle_dial(path(2));
         assert!(rig.ends[0].handle_connected(path(2), rig.now));
-        assert!(rig.ends[0].handle_message(path(2), &message, rig.now));
+        assert!(!rig.ends[0].handle_message(path(2), &message, rig.now));
         assert!(!rig.ends[0].is_authentic(path(2)));
     }
 

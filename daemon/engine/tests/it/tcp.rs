@@ -1,6 +1,7 @@
 //! TCP connections where no UDP passes: before and after a path over UDP, and beside the relay.
 
-use punch_engine::{LinkState, Path, PeerReport};
+use punch_engine::{DropReason, EngineEvent, LinkState, Offload, Path, PeerReport, TcpOrder};
+use punch_signal_protocol::Ipv4Range;
 
 use crate::packets::{at, udp};
 use crate::switchboard::Switchboard;
@@ -182,4 +183,87 @@ fn a_relay_that_is_there_again_does_not_take_over_from_a_connection_that_answers
         }
     }
     assert_eq!(world.wires.made, made);
+}
+
+#[test]
+fn what_was_connected_to_and_is_no_peer_is_closed_at_its_first_word() {
+    // The header of a check, a handshake, a packet of data, and nothing.
+    let check = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    for said in [check, vec![1; 148], [4, 0, 0, 0].repeat(8), Vec::new()] {
+        let mut world = blocked(6, false);
+        // Nobody answers; what is said comes from here.
+        world.wires.cut = true;
+        world.set_up(A, B, true);
+        world.run_for(seconds(2));
+        let mut orders = world.hosts[A].events.iter();
+        let dial = orders.find_map(|event| match event {
+            EngineEvent::Tcp(TcpOrder::Dial(path)) => Some(*path),
+            _ => None,
+        });
+        let path = dial.unwrap();
+        let before = connections(&world)[A];
+        let dropped = world.hosts[A].drops(DropReason::NotForUs);
+        let now = world.now;
+        let engine = &mut world.hosts[A].engine;
+        engine.handle_tcp_state(path, true, now);
+        engine.flush(now);
+        for _ in 0..2 {
+            let datagrams = std::iter::repeat_n(said.as_slice(), 1000);
+            engine.handle_tcp(path, datagrams, now);
+            engine.flush(now);
+        }
+        let mut closed = 0;
+        while let Some(event) = engine.poll_event() {
+            let close = TcpOrder::Close(path.connection);
+            closed += usize::from(matches!(event, EngineEvent::Tcp(order) if order == close));
+        }
+        assert_eq!(closed, 1, "{said:?}");
+        assert_eq!(connections(&world)[A], before - 1);
+        // Once for each that the driver had read: the rest was not looked at.
+        assert_eq!(world.hosts[A].drops(DropReason::NotForUs), dropped + 2);
+    }
+}
+
+#[test]
+fn what_one_peer_sends_over_the_connection_of_another_is_dropped() {
+    let mut world = World::new(21, &[Some(Ipv4Range::DEFAULT); 3]);
+    world.open_tcp();
+    world.filter = Box::new(Datagram::is_with_server);
+    let third = 2;
+    for index in [A, B, third] {
+        world.sign_in(index);
+    }
+    for peer in [B, third] {
+        world.grant(A, peer, true);
+        world.grant(peer, A, true);
+        world.set_up(A, peer, true);
+    }
+    world.wait_for(seconds(10), |world| {
+        let ends = [(A, B), (A, third), (third, A)];
+        let mut paths = ends.iter().map(|(end, peer)| path(world, *end, *peer));
+        paths.all(|path| path.is_some_and(is_tcp))
+    });
+    world.run_for(seconds(5));
+    let path_to = |peer| match path(&world, A, peer) {
+        Some(Path::Tcp(path)) => path,
+        other => panic!("{other:?}"),
+    };
+    let paths = [(path_to(B), 0), (path_to(third), 1)];
+    let [a, c] = [A, third].map(|index| at(world.hosts[index].overlay(true), 4000));
+    let now = world.now;
+    let engine = &mut world.hosts[third].engine;
+    engine.handle_tun(&udp(c, a, b"there"), Offload::default(), now);
+    engine.flush(now);
+    let train = engine.poll_train().unwrap();
+    world.hosts[A].tun.clear();
+    for (path, arrived) in paths {
+        let before = world.hosts[A].drops(DropReason::NotForUs);
+        let engine = &mut world.hosts[A].engine;
+        engine.handle_tcp(path, train.bytes.chunks(train.segment), now);
+        engine.flush(now);
+        world.drain(A);
+        assert_eq!(world.hosts[A].take_tun().len(), arrived);
+        let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
+        assert_eq!(dropped, 1 - arrived as u64);
+    }
 }

@@ -176,7 +176,7 @@ impl Connector {
             self.news(News::NetworkChanged);
         }
         if news != AddressNews::Same {
-            for peer in self.peers.handle_new_network() {
+            for peer in self.peers.handle_new_network(now) {
                 self.offer(peer, Cause::Own, now);
             }
         }

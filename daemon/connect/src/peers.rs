@@ -159,9 +159,10 @@ impl Peers {
     }
 
     /// The network is another one, and what has failed says nothing about it; returns the peers that are wanted.
-    pub(crate) fn handle_new_network(&mut self) -> Vec<PeerHandle> {
+    pub(crate) fn handle_new_network(&mut self, now: Instant) -> Vec<PeerHandle> {
         for connection in self.all_mut() {
             connection.history.failures = 0;
+            connection.attempts.verify_tcp(now);
         }
         let wanted = self.entries.iter();
         wanted

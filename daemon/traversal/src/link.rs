@@ -47,12 +47,22 @@ pub enum LinkUse {
 pub enum LinkHealth {
     /// The last checks were answered.
     Answers,
-    /// No check was answered yet, and the first ones may still be.
+    /// No check was answered yet, or none since what was known became doubtful, and the first ones may still be.
     New,
     /// The last checks were not answered.
     Silent,
     /// Nothing has come through for eight seconds.
     Dead,
+}
+
+/// Whether checks were ever answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Never,
+    /// Last at this time, which says something.
+    At(Instant),
+    /// Before something after which that says nothing any more.
+    Before,
 }
 
 /// See the module.
@@ -66,7 +76,7 @@ pub struct LinkCheck {
     stream: bool,
     /// Whether anything of the peer's has come.
     authentic: bool,
-    answered: bool,
+    answered: Answered,
     /// Checks since the last answer.
     unanswered: usize,
     rtt: Option<Duration>,
@@ -95,7 +105,7 @@ impl LinkCheck {
             role: LinkUse::Spare,
             stream: false,
             authentic: false,
-            answered: false,
+            answered: Answered::Never,
             unanswered: 0,
             rtt: None,
             sent: VecDeque::new(),
@@ -129,16 +139,32 @@ impl LinkCheck {
             return;
         }
         let before = std::mem::replace(&mut self.role, role);
+        // Nothing was asked of it meanwhile. Relay links are compared among each other alone, and none of them was asked.
+        let is_old = |at: Instant| now.saturating_duration_since(at) > IDLE_INTERVAL;
+        if self.stream
+            && before == LinkUse::Behind
+            && matches!(self.answered, Answered::At(at) if is_old(at))
+        {
+            self.answered = Answered::Before;
+        }
         if self.unanswered > 0 || self.dead {
             return;
         }
         // What takes over shows at once whether it can.
         let woken = role == LinkUse::Serves || before == LinkUse::Behind;
         self.next = match role {
-            LinkUse::Behind if self.answered => None,
+            LinkUse::Behind if matches!(self.answered, Answered::At(_)) => None,
             _ if woken => Some(now),
             _ => self.next,
         };
+    }
+
+    /// What was known of the link may be so no longer: it is checked now, and does not count as answering until that is answered.
+    pub fn verify(&mut self, now: Instant) {
+        if self.has_answered() && !self.dead {
+            self.answered = Answered::Before;
+            self.next = Some(now);
+        }
     }
 
     /// A message has come over the link; returns whether it is the peer's. What is not gets silence.
@@ -166,7 +192,8 @@ impl LinkCheck {
         let sample = now.saturating_duration_since(sent_at);
         // RFC 6298 §2.3's smoothing.
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-        (self.authentic, self.answered, self.unanswered) = (true, true, 0);
+        (self.authentic, self.unanswered) = (true, 0);
+        self.answered = Answered::At(now);
         self.silence.handle_answer();
         let pause = match self.role {
             LinkUse::Serves if self.is_active(now) => Some(ACTIVE_INTERVAL),
@@ -209,7 +236,7 @@ impl LinkCheck {
             // The check counts as the first one that was not answered.
             self.unanswered = self.unanswered.min(1);
         }
-        let pauses = match self.stream && !self.answered {
+        let pauses = match self.stream && !self.has_answered() {
             true => &FIRST_ON_STREAM[..],
             false => &REPEAT_INTERVALS,
         };
@@ -248,9 +275,9 @@ impl LinkCheck {
     pub fn health(&self) -> LinkHealth {
         if self.dead {
             LinkHealth::Dead
-        } else if self.unanswered > if self.answered { SILENT } else { LATE } {
+        } else if self.unanswered > if self.has_answered() { SILENT } else { LATE } {
             LinkHealth::Silent
-        } else if self.answered {
+        } else if matches!(self.answered, Answered::At(_)) {
             LinkHealth::Answers
         } else {
             LinkHealth::New
@@ -264,7 +291,7 @@ impl LinkCheck {
 
     /// Whether a check was ever answered.
     pub fn has_answered(&self) -> bool {
-        self.answered
+        self.answered != Answered::Never
     }
 
     /// The smoothed round trip between the two ends.

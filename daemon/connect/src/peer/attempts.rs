@@ -206,11 +206,8 @@ impl Attempts {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let mut links = self
-            .live
-            .iter_mut()
-            .map(|attempt| &mut attempt.links.relayed);
-        links.any(|relayed| relayed.handle_message(path, message, now))
+        let mut links = self.live.iter_mut().map(|attempt| &mut attempt.links);
+        links.any(|links| links.relayed.handle_message(path, message, now))
     }
 
     /// A packet of the peer's has come over a link, opened by its session's keys.
@@ -482,6 +479,13 @@ impl Attempts {
         for attempt in &mut self.live {
             attempt.agent.verify_path(now);
         }
+        self.verify_tcp(now);
+    }
+
+    /// Checks all TCP connections at once: what was bound to an address that is gone says nothing of it.
+    pub(crate) fn verify_tcp(&mut self, now: Instant) {
+        let attempts = self.live.iter_mut();
+        attempts.for_each(|attempt| attempt.links.tcp.verify(now));
     }
 
     /// Does what is due.

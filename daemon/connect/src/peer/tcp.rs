@@ -264,6 +264,13 @@ impl Tcp {
         }
     }
 
+    /// The network or this machine's time is another: each connection is to show that it still stands.
+    pub(super) fn verify(&mut self, now: Instant) {
+        for link in &mut self.links {
+            link.check.verify(now);
+        }
+    }
+
     /// Does what is due.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for link in &mut self.links {
@@ -658,6 +665,54 @@ mod tests {
         rig.run(Duration::from_secs(60));
         assert_eq!(rig.paths(), [None, None]);
         assert!(rig.ends.iter().all(|end| end.links.is_empty()));
+    }
+
+    #[test]
+    fn a_connection_that_is_in_doubt_counts_as_answering_only_when_it_is_answered_again() {
+        for cut in [false, true] {
+            let mut rig = Rig::new(|_| {});
+            rig.listens(1, 9);
+            rig.run(Duration::from_secs(5));
+            assert!(rig.ends.iter().all(Tcp::answers));
+            if cut {
+                rig.cut.insert(TcpId(0));
+            }
+            let now = rig.now;
+            rig.ends.iter_mut().for_each(|end| end.verify(now));
+            // It still serves where there is nothing else.
+            assert_eq!(rig.paths(), [Some(0), Some(0)]);
+            assert!(!rig.ends.iter().any(Tcp::answers));
+            rig.run(ms(100));
+            assert!(rig.ends.iter().all(|end| end.answers() != cut));
+            rig.run(Duration::from_secs(60));
+            assert_eq!(rig.paths() == [None, None], cut);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_nothing_was_asked_of_for_long_is_in_doubt_when_it_is_to_serve() {
+        for (seconds, cut) in [(3600, false), (3600, true), (10, false), (10, true)] {
+            let mut rig = Rig::new(|_| {});
+            rig.listens(1, 9);
+            rig.run(Duration::from_secs(5));
+            let now = rig.now;
+            let all = |rig: &mut Rig, behind, now| {
+                let ends = rig.ends.iter_mut();
+                ends.for_each(|end| end.set_behind(behind, now));
+            };
+            all(&mut rig, true, now);
+            rig.run(Duration::from_secs(seconds));
+            if cut {
+                rig.cut.insert(TcpId(0));
+            }
+            let now = rig.now;
+            all(&mut rig, false, now);
+            // An answer of a moment ago still says something.
+            assert!(rig.ends.iter().all(|end| end.answers() == (seconds == 10)));
+            rig.run(ms(100));
+            let answers = !cut || seconds == 10;
+            assert!(rig.ends.iter().all(|end| end.answers() == answers));
+        }
     }
 
     #[test]

@@ -98,6 +98,26 @@ fn a_connection_takes_the_place_of_the_relay_and_the_relay_that_of_one_that_dies
 }
 
 #[test]
+fn after_sleep_a_relay_goes_before_a_connection_that_has_not_answered_since() {
+    for cut in [false, true] {
+        let mut world = blocked(7, true);
+        world.set_up(A, B, true);
+        world.wait_for_both(seconds(10));
+        world.run_for(seconds(10));
+        assert!(both(&world, is_tcp));
+        world.wires.cut = cut;
+        let now = world.now;
+        for index in [A, B] {
+            world.hosts[index].engine.handle_resume(now);
+            world.drain(index);
+        }
+        assert!(both(&world, |path| matches!(path, Path::Relayed(_))));
+        assert!(talks(&mut world));
+        assert_eq!(both(&world, is_tcp), !cut);
+    }
+}
+
+#[test]
 fn a_connection_that_dies_is_made_anew() {
     let mut world = blocked(3, false);
     world.set_up(A, B, true);

@@ -56,5 +56,7 @@ pub(crate) struct Line {
 /// Datagrams with their lengths, on their way out.
 pub(crate) struct Chunk {
     pub(crate) since: Instant,
+    /// Whether it is dropped when it has waited for long. Checks are not: without them a line that is full would count as dead.
+    pub(crate) ages: bool,
     pub(crate) bytes: Vec<u8>,
 }

@@ -9,6 +9,7 @@ use punch_engine::{
 };
 use punch_platform::clock;
 use punch_service::Repeats;
+use punch_stun_protocol::is_stun;
 use tokio::sync::mpsc;
 
 use crate::descriptors::{Descriptor, Descriptors};
@@ -19,10 +20,11 @@ use crate::tcp::{Call, Chunk, FromTcp, connection, listener};
 const REPORTS: usize = 64;
 /// Bytes taken from all connections per turn: as many as the UDP sockets have for one peer.
 const TURN_BYTES: usize = 128 * 1024;
-/// Chunks that may wait for one connection.
-const QUEUE: usize = 32;
-/// A chunk takes no more datagrams when it is so long.
-const CHUNK: usize = 16 * 1024;
+/// Chunks that may wait for one connection, and how many of these places are kept for checks.
+const QUEUE: usize = 128;
+const FOR_CHECKS: usize = 8;
+/// A chunk takes no more datagrams when it is so long: the shorter, the sooner a check behind it leaves on a slow line.
+const CHUNK: usize = 4 * 1024;
 
 /// See the module.
 pub(super) struct Tcp {
@@ -136,24 +138,31 @@ impl Tcp {
             return datagrams.count() as u64;
         };
         let mut lost = 0;
-        let mut send = |bytes: Vec<u8>, count: u64| {
-            let chunk = Chunk { since: now, bytes };
-            if count > 0 && connection.chunks.try_send(chunk).is_err() {
+        let mut send = |bytes: Vec<u8>, count: u64, ages| {
+            let chunk = Chunk {
+                since: now,
+                ages,
+                bytes,
+            };
+            let has_place = !ages || connection.chunks.capacity() > FOR_CHECKS;
+            if count > 0 && (!has_place || connection.chunks.try_send(chunk).is_err()) {
                 lost += count;
             }
         };
-        let (mut bytes, mut count, mut too_long) = (Vec::new(), 0, 0);
+        let (mut bytes, mut count, mut ages, mut too_long) = (Vec::new(), 0, true, 0);
         for datagram in datagrams {
-            if bytes.len() >= CHUNK {
-                send(std::mem::take(&mut bytes), count);
+            let is_data = !is_stun(datagram);
+            if bytes.len() >= CHUNK || is_data != ages {
+                send(std::mem::take(&mut bytes), count, ages);
                 count = 0;
             }
+            ages = is_data;
             match put_stream_datagram(&mut bytes, datagram) {
                 true => count += 1,
                 false => too_long += 1,
             }
         }
-        send(bytes, count);
+        send(bytes, count, ages);
         lost + too_long
     }
 

@@ -100,7 +100,7 @@ async fn receive(
 
 async fn send(mut write: OwnedWriteHalf, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
     while let Some(chunk) = chunks.recv().await {
-        if chunk.since.elapsed() > MAX_WAIT {
+        if chunk.ages && chunk.since.elapsed() > MAX_WAIT {
             continue;
         }
         timeout(STUCK, write.write_all(&chunk.bytes))
@@ -108,4 +108,34 @@ async fn send(mut write: OwnedWriteHalf, mut chunks: mpsc::Receiver<Chunk>) -> i
             .map_err(|_| io::Error::other("it takes nothing any more"))??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_waited_for_long_is_dropped_unless_it_is_a_check() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (mut far, _) = listener.accept().await.unwrap();
+        let now = std::time::Instant::now();
+        let old = now.checked_sub(2 * MAX_WAIT).unwrap();
+        let (sender, chunks) = mpsc::channel(3);
+        let fresh = now + Duration::from_secs(60);
+        for (since, ages, bytes) in [(old, true, b"1"), (old, false, b"2"), (fresh, true, b"3")] {
+            let bytes = bytes.to_vec();
+            let chunk = Chunk { since, ages, bytes };
+            sender.send(chunk).await.unwrap();
+        }
+        drop(sender);
+        let (_read, write) = near.unwrap().into_split();
+        send(write, chunks).await.unwrap();
+        let mut came = Vec::new();
+        far.read_to_end(&mut came).await.unwrap();
+        assert_eq!(came, b"23");
+    }
 }

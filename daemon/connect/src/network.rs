@@ -317,6 +317,11 @@ impl LocalNetwork {
         self.overlay.contains(&ip)
     }
 
+    /// Whether an address is this machine's own, or lies inside a tunnel.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&ip) || self.is_inside(ip)
+    }
+
     /// The candidates that do not lie inside a tunnel.
     pub(crate) fn outside(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
         candidates.retain(|candidate| !self.overlay.contains(&candidate.address.ip()));

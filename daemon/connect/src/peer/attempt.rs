@@ -142,6 +142,8 @@ impl Attempt {
                     let note = self.seal_candidates(&out.local.tcp_candidates());
                     out.envelopes.extend(note);
                 }
+                // A peer may name any address; programs of this machine are to be reached by none.
+                Due::Dial(remote) if out.local.is_own(remote.ip()) => {}
                 Due::Dial(remote) => {
                     let path = out.connections.number(remote);
                     let owner = (out.peer, self.number);

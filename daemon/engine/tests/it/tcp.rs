@@ -118,6 +118,17 @@ fn after_sleep_a_relay_goes_before_a_connection_that_has_not_answered_since() {
 }
 
 #[test]
+fn so_it_does_when_the_addresses_are_others() {
+    let mut world = blocked(9, true);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(10));
+    assert!(both(&world, is_tcp));
+    world.renumber(A);
+    assert!(matches!(path(&world, A, B), Some(Path::Relayed(_))));
+}
+
+#[test]
 fn a_connection_that_dies_is_made_anew() {
     let mut world = blocked(3, false);
     world.set_up(A, B, true);
@@ -286,4 +297,26 @@ fn what_one_peer_sends_over_the_connection_of_another_is_dropped() {
         let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
         assert_eq!(dropped, 1 - arrived as u64);
     }
+}
+
+#[test]
+fn this_machines_own_addresses_are_not_connected_to_whoever_names_them() {
+    let mut world = blocked(8, false);
+    // No connection comes about that would make others superfluous.
+    world.wires.cut = true;
+    let own: Vec<_> = world.hosts[A].addresses();
+    let named = [own.clone(), world.hosts[B].addresses()].concat();
+    let now = world.now;
+    world.hosts[B].engine.handle_addresses(named, now);
+    world.drain(B);
+    world.set_up(A, B, true);
+    world.run_for(seconds(20));
+    let events = world.hosts[A].events.iter();
+    let dials = events.filter_map(|event| match event {
+        EngineEvent::Tcp(TcpOrder::Dial(path)) => Some(path.remote.ip()),
+        _ => None,
+    });
+    let dials: Vec<_> = dials.collect();
+    assert!(!dials.is_empty());
+    assert!(own.iter().all(|own| !dials.contains(&own.ip)), "{dials:?}");
 }

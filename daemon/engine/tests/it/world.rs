@@ -159,7 +159,7 @@ impl Host {
         std::mem::take(&mut self.tun)
     }
 
-    fn addresses(&self) -> Vec<OwnAddress> {
+    pub(crate) fn addresses(&self) -> Vec<OwnAddress> {
         match self.nat {
             None => vec![self.private.into(), self.global.into()],
             Some(_) => vec![self.private.into()],

@@ -235,8 +235,8 @@ impl Attempts {
 
     fn tcp_of(&mut self, number: u64) -> Option<&mut Tcp> {
         let mut attempts = self.live.iter_mut();
-        let attempt = attempts.find(|attempt| attempt.number == number)?;
-        Some(&mut attempt.links.tcp)
+        let of = attempts.find(|attempt| attempt.number == number);
+        of.map(|attempt| &mut attempt.links.tcp)
     }
 
     /// A connection that was to be made stands; returns whether it is still wanted.
@@ -266,20 +266,16 @@ impl Attempts {
 
     /// A packet of the peer's has come over a TCP connection, opened by its session's keys.
     pub(crate) fn handle_tcp_heard(&mut self, path: TcpPath, now: Instant) {
-        for attempt in &mut self.live {
-            attempt.links.tcp.handle_heard(path, now);
-        }
+        let attempts = self.live.iter_mut();
+        attempts.for_each(|attempt| attempt.links.tcp.handle_heard(path, now));
     }
 
     /// Whether the other end of a connection has shown that it is the peer.
     pub(crate) fn is_authentic(&self, path: TcpPath) -> bool {
         // What an attempt that is over has left may still bring packets.
         let mut left = self.hanging.iter();
-        left.any(|left| left.path == path && left.heard)
-            || self
-                .live
-                .iter()
-                .any(|attempt| attempt.links.tcp.is_authentic(path))
+        let mut tcp = self.live.iter().map(|attempt| &attempt.links.tcp);
+        left.any(|left| left.path == path && left.heard) || tcp.any(|tcp| tcp.is_authentic(path))
     }
 
     /// Whether the relay link of a later attempt waits, because the first one leads straight to the peer over TCP.

@@ -176,7 +176,7 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
         timeout: u64,
         /// Never let packets go over a relay between the two machines; kept until it is said otherwise with --direct-only=false
-        #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
         direct_only: Option<bool>,
     },
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept

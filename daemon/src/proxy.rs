@@ -168,7 +168,7 @@ impl ProxySetting {
     }
 }
 
-/// Which servers are reached through which proxy.
+/// The proxies, by the servers that are reached through each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Proxies {
     wss: Choice,

@@ -60,6 +60,7 @@ mod description;
 pub(crate) mod farewell;
 mod history;
 pub(crate) mod inherited;
+mod links;
 mod offer;
 mod outputs;
 mod refusals;

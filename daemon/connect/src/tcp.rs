@@ -31,7 +31,7 @@ impl Connections {
         self.owners.insert(connection, owner);
     }
 
-    /// Whose the connection is.
+    /// The attempt that a connection belongs to.
     pub(crate) fn owner(&self, connection: TcpId) -> Option<Owner> {
         self.owners.get(&connection).copied()
     }

@@ -18,7 +18,7 @@ use crate::refusal::refuse;
 pub(super) struct Control {
     pub(super) controller: mpsc::Sender<Request>,
     pub(super) events: broadcast::Sender<Event>,
-    /// Who is to take over from this process.
+    /// Where processes that are to take over from this one are led.
     pub(super) successors: mpsc::Sender<Asked>,
 }
 

@@ -178,7 +178,7 @@ impl Asked {
         Self(upgrade)
     }
 
-    /// Who has asked, once the answer is out.
+    /// The connection of the process that takes over, once it was answered.
     ///
     /// # Errors
     /// When it has gone, or says more than it may.

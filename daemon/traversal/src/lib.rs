@@ -28,6 +28,9 @@ mod request;
 mod role;
 mod search;
 mod socket;
+#[cfg(test)]
+#[path = "../../connect/tests/support/start.rs"]
+mod start;
 mod stream;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private, usable};

@@ -1,22 +1,17 @@
 //! An attempt's way over relays: what stands until a direct path does, and behind it.
-//!
-//! The two ends check each link that stands, and each chooses for itself the one over which its packets go: one that answers before
-//! one that does not, the faster before the slower. What comes in over another one of them counts as well.
 
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Credentials, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{LinkCheck, LinkHealth, LinkUse, Traffic};
+use punch_traversal::{LinkCheck, Traffic};
 
+use super::links::CheckedLinks;
 use crate::ServerId;
 use crate::path::{Path, RelayPath};
 
 /// Links of one attempt, one of each server, that are kept: the others are left.
 const MAX_LINKS: usize = 4;
-/// A link takes the place of one that answers, too, if that is slower by a fifth and by so much.
-const CLEARLY_SLOWER: Duration = Duration::from_millis(10);
-
 /// Servers are asked again for a link that was lost after this, then at doubled intervals up to [`REJOIN_MAX`].
 const REJOIN: Duration = Duration::from_secs(30);
 const REJOIN_MAX: Duration = Duration::from_secs(300);
@@ -38,25 +33,15 @@ pub(crate) struct RelayedConfig {
 pub(crate) struct Relayed {
     config: RelayedConfig,
     joined: bool,
-    links: Vec<Link>,
+    links: CheckedLinks<RelayPath>,
     /// How many links have stood at once.
     most: usize,
     /// When servers are asked again for links that were lost, and the pause before.
     rejoin: Option<(Instant, Duration)>,
     /// Whether that time has come.
     asks_again: bool,
-    /// The link that serves where no direct path does.
-    chosen: Option<RelayPath>,
-    /// Whether a direct path serves.
-    behind: bool,
     /// Whether another link is chosen than at the last [`Self::take_changed`].
     changed: bool,
-}
-
-#[derive(Debug)]
-struct Link {
-    path: RelayPath,
-    check: LinkCheck,
 }
 
 impl Relayed {
@@ -65,12 +50,10 @@ impl Relayed {
         Self {
             config,
             joined: false,
-            links: Vec::new(),
+            links: CheckedLinks::new(),
             most: 0,
             rejoin: None,
             asks_again: false,
-            chosen: None,
-            behind: false,
             changed: false,
         }
     }
@@ -85,21 +68,19 @@ impl Relayed {
 
     /// The link that serves, or would.
     pub(super) fn path(&self) -> Option<RelayPath> {
-        self.chosen
+        self.links.chosen()
     }
 
     /// The round trip of the link that serves, or would.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        let mut links = self.links.iter();
-        let chosen = links.find(|link| Some(link.path) == self.chosen)?;
-        chosen.check.round_trip()
+        self.links.serving()?.round_trip()
     }
 
     /// The token, and the servers that need not be asked for a link with it, if the others are to be asked now.
     pub(super) fn join(&mut self) -> Option<(RelayToken, Vec<ServerId>)> {
         let again = std::mem::take(&mut self.asks_again);
         let first = !std::mem::replace(&mut self.joined, true);
-        let linked = self.links.iter().map(|link| link.path.server);
+        let linked = self.links.paths().map(|path| path.server);
         let wanted = self.config.agreed && (first || again);
         wanted.then(|| (self.config.token, linked.collect()))
     }
@@ -114,7 +95,7 @@ impl Relayed {
         let seed = self.config.seed.wrapping_add(u64::from(path.server.0));
         let stand_in = Path::Relayed(path).origin();
         let check = LinkCheck::new(self.config.credentials.clone(), stand_in, seed, now);
-        self.links.push(Link { path, check });
+        self.links.add(path, check);
         if self.links.len() >= self.most {
             (self.most, self.rejoin) = (self.links.len(), None);
         }
@@ -128,28 +109,20 @@ impl Relayed {
         is_gone: impl Fn(RelayPath) -> bool,
         now: Instant,
     ) -> bool {
-        let before = self.links.len();
-        self.links.retain(|link| !is_gone(link.path));
-        let lost = self.links.len() < before;
-        if lost {
-            self.rejoin.get_or_insert((now + REJOIN, REJOIN));
-        }
-        self.choose(now);
-        lost
+        let gone = self.links.retain(|path, _| !is_gone(path));
+        self.handle_lost(&gone, now);
+        !gone.is_empty()
     }
 
     /// A packet of the peer's has come over a link, opened by its session's keys.
     pub(super) fn handle_heard(&mut self, path: RelayPath, now: Instant) {
-        let mut links = self.links.iter_mut();
-        if let Some(link) = links.find(|link| link.path == path) {
-            link.check.handle_heard(now);
-        }
+        self.links.handle_heard(path, now);
     }
 
     /// No relay is used any more; returns the links that are to be left.
     pub(super) fn forbid(&mut self, now: Instant) -> Vec<RelayPath> {
         self.config.agreed = false;
-        let links = self.links.drain(..).map(|link| link.path).collect();
+        let links = self.links.retain(|_, _| false);
         self.choose(now);
         links
     }
@@ -161,43 +134,29 @@ impl Relayed {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let mut links = self.links.iter_mut();
-        let Some(link) = links.find(|link| link.path == path) else {
-            return false;
-        };
-        link.check.handle_message(message, now);
+        let taken = self.links.handle_message(path, message, now);
         self.choose(now);
-        true
+        taken.is_some()
     }
 
     /// Packets of the tunnel go over the link that serves: so many bytes by now.
     pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
-        let mut links = self.links.iter_mut();
-        if let Some(link) = links.find(|link| Some(link.path) == self.chosen) {
-            link.check.handle_traffic(traffic, now);
-        }
+        self.links.handle_traffic(traffic, now);
     }
 
     /// Whether a direct path serves now.
     pub(super) fn set_behind(&mut self, behind: bool, now: Instant) {
-        if self.behind != behind {
-            self.behind = behind;
-            self.assign(now);
-        }
+        self.links.set_behind(behind, now);
     }
 
     /// Does what is due; returns the links that are dead, which are to be left.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<RelayPath> {
-        for link in &mut self.links {
-            link.check.handle_timeout(now);
-        }
         if let Some((_, pause)) = self.rejoin.filter(|(at, _)| *at <= now) {
             let pause = (2 * pause).min(REJOIN_MAX);
             (self.asks_again, self.rejoin) = (true, Some((now + pause, pause)));
         }
-        let dead = |link: &&Link| link.check.health() == LinkHealth::Dead;
-        let dead: Vec<_> = self.links.iter().filter(dead).map(|l| l.path).collect();
-        self.handle_gone(|link| dead.contains(&link), now);
+        let dead = self.links.handle_timeout(now);
+        self.handle_lost(&dead, now);
         dead
     }
 
@@ -205,18 +164,14 @@ impl Relayed {
 
     /// The next check or answer, and the link that it goes over.
     pub(super) fn poll_message(&mut self) -> Option<(RelayPath, Vec<u8>)> {
-        let mut links = self.links.iter_mut();
-        links.find_map(|link| Some((link.path, link.check.poll_message()?)))
+        self.links.poll_message()
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let checks = self.links.iter().map(|link| &link.check);
         let rejoin = self.rejoin.map(|(at, _)| at);
-        checks
-            .filter_map(LinkCheck::poll_timeout)
-            .chain(rejoin)
-            .min()
+        let checks = self.links.poll_timeout();
+        checks.into_iter().chain(rejoin).min()
     }
 
     /// Whether another link serves, or would, than before.
@@ -226,47 +181,21 @@ impl Relayed {
 
     /// All links, which are to be left.
     pub(super) fn into_links(self) -> Vec<RelayPath> {
-        self.links.into_iter().map(|link| link.path).collect()
+        self.links.paths().collect()
     }
 
     // --- inside ---
 
-    /// Chooses the best link; the one that was chosen stays unless another one is clearly better.
-    fn choose(&mut self, now: Instant) {
-        let worth = |link: &Link| {
-            let rtt = link.check.round_trip().unwrap_or(Duration::MAX);
-            (link.check.health(), rtt)
-        };
-        let best = self.links.iter().min_by_key(|link| worth(link));
-        let current = self.links.iter().find(|l| Some(l.path) == self.chosen);
-        let stays = match (best, current) {
-            (Some(best), Some(current)) => {
-                let ((best, faster), (health, rtt)) = (worth(best), worth(current));
-                best == health && rtt <= faster.saturating_mul(6) / 5 + CLEARLY_SLOWER
-            }
-            _ => false,
-        };
-        let chosen = if stays { current } else { best };
-        let chosen = chosen.map(|link| link.path);
-        if chosen != self.chosen {
-            self.chosen = chosen;
-            self.changed = true;
-            self.assign(now);
-        } else if self.links.len() > 1 {
-            self.assign(now);
+    /// These links have ended: their servers are asked again after a while.
+    fn handle_lost(&mut self, links: &[RelayPath], now: Instant) {
+        if !links.is_empty() {
+            self.rejoin.get_or_insert((now + REJOIN, REJOIN));
         }
+        self.choose(now);
     }
 
-    /// Tells each link what it is there for.
-    fn assign(&mut self, now: Instant) {
-        for link in &mut self.links {
-            let role = match (self.behind, Some(link.path) == self.chosen) {
-                (true, _) => LinkUse::Behind,
-                (false, true) => LinkUse::Serves,
-                (false, false) => LinkUse::Spare,
-            };
-            link.check.set_use(role, now);
-        }
+    fn choose(&mut self, now: Instant) {
+        self.changed |= self.links.choose(|_| true, now);
     }
 }
 

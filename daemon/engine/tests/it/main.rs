@@ -34,6 +34,7 @@ mod search;
 mod servers;
 mod switchboard;
 mod tcp;
+mod trio;
 mod wireguard;
 mod wires;
 mod world;

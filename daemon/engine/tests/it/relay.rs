@@ -1,13 +1,12 @@
 //! Packets through a signalling server: before a direct path is found, where none can be, and when it dies.
 
-use punch_engine::{
-    DropReason, EngineEvent, LinkState, News, Offload, Path, PeerReport, RelayPath,
-};
-use punch_signal_protocol::{Frame, Ipv4Range, RelayLink, RelayToken};
+use punch_engine::{DropReason, EngineEvent, LinkState, News, Path, RelayPath};
+use punch_signal_protocol::{Frame, RelayLink, RelayToken};
 
 use crate::packets::{at, udp};
 use crate::switchboard::Switchboard;
-use crate::world::{A, B, Datagram, SERVER, World, handle, millis, seconds};
+use crate::trio;
+use crate::world::{A, B, Datagram, SERVER, World, handle, millis, path, seconds};
 
 /// Two hosts at a server that relays; they let each other in.
 fn relayed(seed: u64) -> World {
@@ -28,11 +27,6 @@ fn relayed(seed: u64) -> World {
 /// No datagram passes but those with STUN servers.
 fn block_udp(world: &mut World) {
     world.filter = Box::new(Datagram::is_with_server);
-}
-
-fn path(world: &World, index: usize, peer: usize) -> Option<Path> {
-    let report: PeerReport = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
-    report.path
 }
 
 fn is_relayed(world: &World, index: usize, peer: usize) -> bool {
@@ -261,44 +255,14 @@ fn packets_over_a_link_that_nobody_has_are_dropped() {
 
 #[test]
 fn what_one_peer_sends_over_the_link_of_another_is_dropped() {
-    let mut world = World::new(20, &[Some(Ipv4Range::DEFAULT); 3]);
+    let mut world = trio::trio(20);
     world.relay = Some(Switchboard::default());
     block_udp(&mut world);
-    let third = 2;
-    for index in [A, B, third] {
-        world.sign_in(index);
-    }
-    for peer in [B, third] {
-        world.grant(A, peer, true);
-        world.grant(peer, A, true);
-        world.set_up(A, peer, true);
-    }
-    world.wait_for(seconds(10), |world| {
-        is_relayed(world, A, B) && is_relayed(world, third, A)
-    });
-    world.run_for(seconds(5));
-    let link_to = |peer| match path(&world, A, peer) {
-        Some(Path::Relayed(link)) => link,
+    trio::connect(&mut world, |path| matches!(path, Path::Relayed(_)));
+    trio::lets_in_its_own_alone(&mut world, |engine, way, datagrams, now| match way {
+        Path::Relayed(link) => engine.handle_relayed(link, datagrams, now),
         other => panic!("{other:?}"),
-    };
-    let links = [(link_to(B), 0), (link_to(third), 1)];
-    let [a, c] = [A, third].map(|index| at(world.hosts[index].overlay(true), 4000));
-    let now = world.now;
-    let engine = &mut world.hosts[third].engine;
-    engine.handle_tun(&udp(c, a, b"there"), Offload::default(), now);
-    engine.flush(now);
-    let train = engine.poll_train().unwrap();
-    world.hosts[A].tun.clear();
-    for (link, arrived) in links {
-        let before = world.hosts[A].drops(DropReason::NotForUs);
-        let engine = &mut world.hosts[A].engine;
-        engine.handle_relayed(link, train.bytes.chunks(train.segment), now);
-        engine.flush(now);
-        world.drain(A);
-        assert_eq!(world.hosts[A].take_tun().len(), arrived);
-        let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
-        assert_eq!(dropped, 1 - arrived as u64);
-    }
+    });
 }
 
 #[test]

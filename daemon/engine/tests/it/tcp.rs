@@ -1,11 +1,11 @@
 //! TCP connections where no UDP passes: before and after a path over UDP, and beside the relay.
 
-use punch_engine::{DropReason, EngineEvent, LinkState, Offload, Path, PeerReport, TcpOrder};
-use punch_signal_protocol::Ipv4Range;
+use punch_engine::{DropReason, EngineEvent, LinkState, Path, TcpOrder};
 
 use crate::packets::{at, udp};
 use crate::switchboard::Switchboard;
-use crate::world::{A, B, Datagram, World, handle, millis, seconds};
+use crate::trio;
+use crate::world::{A, B, Datagram, World, millis, path, seconds};
 
 /// Two hosts that take TCP connections and let each other in; no datagram passes but those with STUN servers.
 fn blocked(seed: u64, relay: bool) -> World {
@@ -21,11 +21,6 @@ fn blocked(seed: u64, relay: bool) -> World {
     world.filter = Box::new(Datagram::is_with_server);
     world.run_for(seconds(1));
     world
-}
-
-fn path(world: &World, index: usize, peer: usize) -> Option<Path> {
-    let report: PeerReport = world.hosts[index].engine.peer_report(handle(peer)).unwrap();
-    report.path
 }
 
 fn both(world: &World, is: impl Fn(Path) -> bool) -> bool {
@@ -257,46 +252,14 @@ fn what_was_connected_to_and_is_no_peer_is_closed_at_its_first_word() {
 
 #[test]
 fn what_one_peer_sends_over_the_connection_of_another_is_dropped() {
-    let mut world = World::new(21, &[Some(Ipv4Range::DEFAULT); 3]);
+    let mut world = trio::trio(21);
     world.open_tcp();
     world.filter = Box::new(Datagram::is_with_server);
-    let third = 2;
-    for index in [A, B, third] {
-        world.sign_in(index);
-    }
-    for peer in [B, third] {
-        world.grant(A, peer, true);
-        world.grant(peer, A, true);
-        world.set_up(A, peer, true);
-    }
-    world.wait_for(seconds(10), |world| {
-        let ends = [(A, B), (A, third), (third, A)];
-        let mut paths = ends.iter().map(|(end, peer)| path(world, *end, *peer));
-        paths.all(|path| path.is_some_and(is_tcp))
-    });
-    world.run_for(seconds(5));
-    let path_to = |peer| match path(&world, A, peer) {
-        Some(Path::Tcp(path)) => path,
+    trio::connect(&mut world, is_tcp);
+    trio::lets_in_its_own_alone(&mut world, |engine, way, datagrams, now| match way {
+        Path::Tcp(path) => engine.handle_tcp(path, datagrams, now),
         other => panic!("{other:?}"),
-    };
-    let paths = [(path_to(B), 0), (path_to(third), 1)];
-    let [a, c] = [A, third].map(|index| at(world.hosts[index].overlay(true), 4000));
-    let now = world.now;
-    let engine = &mut world.hosts[third].engine;
-    engine.handle_tun(&udp(c, a, b"there"), Offload::default(), now);
-    engine.flush(now);
-    let train = engine.poll_train().unwrap();
-    world.hosts[A].tun.clear();
-    for (path, arrived) in paths {
-        let before = world.hosts[A].drops(DropReason::NotForUs);
-        let engine = &mut world.hosts[A].engine;
-        engine.handle_tcp(path, train.bytes.chunks(train.segment), now);
-        engine.flush(now);
-        world.drain(A);
-        assert_eq!(world.hosts[A].take_tun().len(), arrived);
-        let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
-        assert_eq!(dropped, 1 - arrived as u64);
-    }
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Allocation, Batch, Budget, DropReason, Engine, EngineConfig, EngineEvent, Family, Filtering,
-    Heritage, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, PeerConfig,
+    Heritage, LinkState, Mapping, NatOverrides, News, Offload, Order, OwnAddress, Path, PeerConfig,
     PeerHandle, PeerKind, RelayPath, Renumbered, ServerId, Signal, SocketId, SocketOrder, TcpOrder,
     TcpPath,
 };
@@ -201,9 +201,9 @@ pub(crate) struct World {
     pub(crate) elsewhere: Vec<Signal>,
     /// The relay of the signalling server, if it has one.
     pub(crate) relay: Option<Switchboard>,
-    /// Whether engines that start from now on may be reached over relays.
     /// Of the interfaces of machines that start from now on.
     pub(crate) mtu: usize,
+    /// Whether engines that start from now on may be reached over relays.
     pub(crate) relay_allowed: bool,
     /// TCP connections.
     pub(crate) wires: Wires,
@@ -214,6 +214,12 @@ pub(crate) struct World {
     seed: u64,
     rng: ChaCha8Rng,
     spins: u32,
+}
+
+/// The path of one host's packets to another.
+pub(crate) fn path(world: &World, index: usize, peer: usize) -> Option<Path> {
+    let report = world.hosts[index].engine.peer_report(handle(peer));
+    report.unwrap().path
 }
 
 impl World {

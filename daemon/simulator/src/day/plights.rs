@@ -50,7 +50,7 @@ impl Plights {
         }
     }
 
-    /// Whose TCP passes.
+    /// Whether TCP passes, for each of the two machines.
     pub(super) fn passes(&self) -> [bool; 2] {
         self.of.map(|plight| plight.passes())
     }

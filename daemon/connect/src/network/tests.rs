@@ -1,0 +1,181 @@
+//! Netchecks of one network, from the first question to what is told of it.
+
+use std::collections::HashSet;
+
+use punch_stun_protocol::{Class, Writer};
+
+use super::*;
+use crate::SocketOrder;
+use crate::start::start;
+
+const SERVER: &str = "198.51.100.1:3478";
+
+/// A network behind a NAT that gives every destination a mapping of its own, and so many of them.
+struct Rig {
+    network: LocalNetwork,
+    sockets: Sockets,
+    free: usize,
+    /// The port of the mapping that is made as the so manyth.
+    port: fn(usize) -> u16,
+    samples: bool,
+    now: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (mut network, now) = (
+            LocalNetwork::new([1, 2], NatOverrides::default(), 0, false),
+            start(),
+        );
+        network.handle_main_socket(SocketId::MAIN_V4, 4000, now);
+        let own: IpAddr = [192, 168, 1, 2].into();
+        network.handle_addresses(vec![own.into()], now);
+        network.set_stun_servers(vec![SERVER.parse().unwrap()], now);
+        Self {
+            network,
+            sockets: Sockets::default(),
+            free: 1000,
+            port: |made| 40_000 + 7 * made as u16,
+            samples: true,
+            now,
+        }
+    }
+
+    /// Runs a netcheck to its end beside `held` mappings; returns the capacity that is known then.
+    fn netcheck(&mut self, held: u32) -> Option<u32> {
+        self.network.start_netcheck(&mut self.sockets, self.now);
+        self.finish(held)
+    }
+
+    /// Lets the netcheck that is under way, or the next one, come to its end.
+    fn finish(&mut self, held: u32) -> Option<u32> {
+        let mut made = HashSet::new();
+        for _ in 0..10_000 {
+            self.network.handle_timeout(&mut self.sockets, self.now);
+            let (mut transmits, mut events) = (VecDeque::new(), VecDeque::new());
+            let finished = self
+                .network
+                .drain(&mut transmits, &mut events, held, self.now);
+            let over =
+                |event: &ConnectorEvent| matches!(event, ConnectorEvent::News(News::Netcheck(_)));
+            if events.iter().any(over) {
+                assert!(finished.is_some());
+                return self.network.profile().unwrap().search.capacity;
+            }
+            let idle = transmits.is_empty() && events.is_empty();
+            for event in events {
+                if let ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) = event {
+                    let port = Some(5000 + socket.0 as u16);
+                    self.network.handle_socket(socket, port, self.now);
+                }
+            }
+            for transmit in transmits {
+                self.answer(&transmit, &mut made);
+            }
+            if idle {
+                self.now = self.network.poll_timeout().unwrap().max(self.now);
+            }
+        }
+        panic!("the netcheck does not end");
+    }
+
+    fn answer(&mut self, transmit: &Transmit, made: &mut HashSet<(SocketId, SocketAddr)>) {
+        let request = Message::parse(&transmit.bytes).unwrap();
+        let flow = (transmit.socket, transmit.to);
+        let is_old = transmit.socket == SocketId::MAIN_V4;
+        let fits = is_old || made.contains(&flow) || made.len() < self.free;
+        if !fits || transmit.ttl.is_some() || request.change.is_some() {
+            return;
+        }
+        made.insert(flow);
+        let port = (self.port)(made.len());
+        let writer = Writer::new(Class::Success, request.transaction)
+            .xor_mapped(SocketAddr::from(([203, 0, 113, 5], port)))
+            .other("198.51.100.2:3479".parse().unwrap());
+        let bytes = match self.samples {
+            true => writer.sample_ports((3480, 3511)).finish(),
+            false => writer.finish(),
+        };
+        let message = Message::parse(&bytes).unwrap();
+        self.network
+            .handle_response(transmit.socket, transmit.to, &message, self.now);
+    }
+}
+
+#[test]
+fn a_netcheck_that_gets_no_more_mappings_learns_them_with_those_that_were_held_before() {
+    let mut rig = Rig::new();
+    rig.free = 40;
+    assert_eq!(rig.netcheck(0), rig.network.netchecks.found_capacity());
+    let alone = rig.network.netchecks.found_capacity().unwrap();
+    assert!((30..=50).contains(&alone), "{alone}");
+
+    let together = rig.netcheck(300).unwrap();
+    let found = rig.network.netchecks.found_capacity().unwrap();
+    assert_eq!(together, found + 300);
+    assert!((330..=350).contains(&together), "{together}");
+}
+
+#[test]
+fn a_netcheck_that_gets_all_its_mappings_drops_a_capacity_that_is_smaller_than_they_are() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.netcheck(0), None);
+    rig.network.learn_capacity(0, rig.now);
+    assert_eq!(rig.network.profile().unwrap().search.capacity, Some(0));
+    assert_eq!(rig.netcheck(0), None);
+    rig.network.learn_capacity(500, rig.now);
+    assert_eq!(rig.netcheck(0), Some(500));
+}
+/// With the four endpoints of a server that has no more, ports at random may lie as close together as those of a block.
+#[test]
+fn a_netcheck_that_cannot_tell_the_allocation_is_repeated_three_times_and_then_given_up() {
+    let mut rig = Rig::new();
+    rig.samples = false;
+    rig.port = |made| [40_000, 41_300, 40_700, 42_900][made % 4];
+    rig.finish(0);
+    for pause in [3, 30, 300] {
+        let profile = rig.network.profile().unwrap();
+        assert!(profile.is_partial() && rig.network.is_measured());
+        let ended = rig.now;
+        rig.finish(0);
+        let took = rig.now - ended;
+        let next = Duration::from_secs(pause);
+        assert!(
+            (next..next + Duration::from_secs(4)).contains(&took),
+            "{took:?}"
+        );
+    }
+    assert!(
+        !rig.network
+            .netchecks
+            .is_due(rig.now + Duration::from_secs(86_400))
+    );
+
+    // One that tells it ends this.
+    let mut rig = Rig::new();
+    rig.samples = false;
+    rig.port = |made| [40_000, 41_300, 40_700, 42_900][made % 4];
+    rig.finish(0);
+    rig.port = |made| [40_000, 1300, 60_700, 22_900][made % 4];
+    rig.finish(0);
+    assert!(!rig.network.profile().unwrap().is_partial());
+    assert!(
+        !rig.network
+            .netchecks
+            .is_due(rig.now + Duration::from_secs(86_400))
+    );
+}
+
+#[test]
+fn peers_are_told_that_the_nat_is_being_measured_from_the_first_moment() {
+    let mut rig = Rig::new();
+    let told = rig.network.told_profile(rig.now).unwrap();
+    assert!(told.search.measuring && rig.network.profile().is_none());
+    rig.finish(0);
+    assert!(!rig.network.told_profile(rig.now).unwrap().search.measuring);
+
+    // Without a server there is nothing to wait for.
+    let mut rig = Rig::new();
+    rig.network.set_stun_servers(Vec::new(), rig.now);
+    assert_eq!(rig.network.told_profile(rig.now), None);
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, Frame, Ipv4Range, PeerId};
 use punch_stun_protocol::{Class, Message};
-use punch_traversal::{OwnAddress, SocketId, StepKind, Traffic, Transmit};
+use punch_traversal::{OwnAddress, SocketId, StepKind, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -29,6 +29,7 @@ use crate::signalling::{Around, Signalling};
 use crate::sockets::Sockets;
 use crate::strangers::Stranger;
 use crate::tcp::Connections;
+use crate::traffic::PeerTraffic;
 
 /// Decides how peers are reached. The loop: `handle_*` for what came in, then `poll_transmit`, `poll_signal` and `poll_event`
 /// until nothing is left, then sleep until [`Connector::poll_timeout`].
@@ -292,7 +293,7 @@ impl Connector {
     }
 
     /// Packets of the tunnel with this peer flow: so many bytes by now.
-    pub fn handle_traffic(&mut self, peer: PeerHandle, traffic: Traffic, now: Instant) {
+    pub fn handle_traffic(&mut self, peer: PeerHandle, traffic: PeerTraffic, now: Instant) {
         self.peers.handle_traffic(peer, traffic, now);
     }
 

@@ -51,6 +51,7 @@ mod sockets;
 mod start;
 mod strangers;
 mod tcp;
+mod traffic;
 mod transactions;
 
 pub use clock::WallClock;
@@ -66,3 +67,4 @@ pub use peer::{Bequest, MAX_STALE, PathBequest};
 pub use secrets::draw;
 pub use sizes::ConnectorSizes;
 pub use strangers::Stranger;
+pub use traffic::PeerTraffic;

@@ -11,13 +11,14 @@ use std::time::Instant;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
-use punch_traversal::{SocketId, Traffic, receiver_of};
+use punch_traversal::{SocketId, receiver_of};
 
 use crate::path::{RelayPath, TcpPath};
 use crate::peer::PeerConnection;
 use crate::schedule::Schedule;
 use crate::searches::Searches;
 use crate::tcp::Connections;
+use crate::traffic::PeerTraffic;
 use crate::transactions::Transactions;
 use crate::{ServerId, UserWish};
 
@@ -236,9 +237,9 @@ impl Peers {
     }
 
     /// Packets of the tunnel with this peer flow: this comes with every batch, and changes nothing but a deadline.
-    pub(crate) fn handle_traffic(&mut self, peer: PeerHandle, traffic: Traffic, now: Instant) {
+    pub(crate) fn handle_traffic(&mut self, peer: PeerHandle, traffic: PeerTraffic, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&peer) {
-            entry.connection.attempts.handle_traffic(traffic, now);
+            entry.connection.attempts.handle_traffic(&traffic, now);
             self.deadlines.set(peer, entry.connection.poll_timeout());
         }
     }

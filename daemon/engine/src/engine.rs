@@ -540,8 +540,8 @@ impl Engine {
             mtu: peer.known_mtu(),
             established: peer.tunnel.is_established(),
             last_handshake: peer.tunnel.last_handshake(),
-            received: peer.received,
-            sent: peer.sent,
+            received: peer.traffic.received(),
+            sent: peer.traffic.sent,
         })
     }
 

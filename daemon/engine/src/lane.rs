@@ -262,7 +262,7 @@ impl Lane {
             let bytes = self.to_tun.last().unwrap_or_default();
             let packet = Packet::parse(bytes).ok();
             let length = packet.map_or(bytes.len(), |packet| packet.bytes().len());
-            peer.received += length as u64;
+            peer.traffic.receive(path, length as u64);
             let flow = packet.filter(is_plain).and_then(|packet| packet.flow());
             if let (Some(packet), Some(flow)) = (packet, flow)
                 && (ours == Some(flow) || self.verdict(peer, &packet, now) == Verdict::Host)

@@ -4,10 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, LinkState, Path};
+use punch_connect::{Connector, LinkState, Path, PeerTraffic};
 use punch_forward::Presence;
 use punch_packet::{PeerHandle, Rate, Reassembly, TokenBucket};
-use punch_traversal::Traffic;
 use punch_wireguard::SESSION_BITS;
 use rand_core::RngCore;
 
@@ -53,8 +52,7 @@ pub(crate) struct Peer {
     pub(crate) flows: FlowTable,
     pub(crate) reassembly: Reassembly,
     /// Bytes inside the tunnel.
-    pub(crate) received: u64,
-    pub(crate) sent: u64,
+    pub(crate) traffic: PeerTraffic,
     /// Data messages for keys that a handshake uses at the moment, and where they came from.
     pub(crate) held: VecDeque<(Path, Vec<u8>)>,
     /// How often it is told that its packet goes nowhere.
@@ -77,8 +75,7 @@ impl Peer {
             mtu: PeerMtu::new(mtu),
             flows: FlowTable::default(),
             reassembly: Reassembly::default(),
-            received: 0,
-            sent: 0,
+            traffic: PeerTraffic::default(),
             held: VecDeque::new(),
             refusals: TokenBucket::new(REFUSALS),
             busy: false,
@@ -159,7 +156,7 @@ impl Peer {
             outbox,
             next_id,
         };
-        Some((way, &mut self.sent))
+        Some((way, &mut self.traffic.sent))
     }
 
     /// Whether the peer's machine is there.
@@ -419,13 +416,12 @@ impl PeerTable {
     }
 
     /// Those with whom packets have been exchanged since the last call, and how many bytes by now.
-    pub(crate) fn take_busy(&mut self) -> Vec<(PeerHandle, Traffic)> {
+    pub(crate) fn take_busy(&mut self) -> Vec<(PeerHandle, PeerTraffic)> {
         let (busy, peers) = (std::mem::take(&mut self.busy), &mut self.peers);
         let traffic = |handle: PeerHandle| {
             let peer = peers.get_mut(&handle)?;
             peer.busy = false;
-            let (sent, received) = (peer.sent, peer.received);
-            Some((handle, Traffic { sent, received }))
+            Some((handle, peer.traffic))
         };
         busy.into_iter().filter_map(traffic).collect()
     }

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, ExchangeKeys, PresharedKey};
 use punch_signal_protocol::{Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note};
-use punch_traversal::{Agent, AgentEvent, Family, is_doubtful, known_mtu};
+use punch_traversal::{Agent, AgentEvent, Family, handle_detour, is_doubtful, known_mtu};
 
 use super::Outputs;
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
 use super::tcp::{Due, Tcp, TcpConfig};
 use crate::path::Path;
+use crate::traffic::PeerTraffic;
 use crate::{ConnectorEvent, News, SocketOrder, TcpOrder};
 
 /// An attempt in which nothing is due is given up after this.
@@ -24,6 +25,8 @@ pub(super) struct Links {
     pub(super) told: Option<Path>,
     /// What carries the packets of a direct path that is in doubt.
     pub(super) stands_in: Option<Path>,
+    /// Bytes that had come in over links when that was last looked at.
+    received: Option<u64>,
 }
 
 impl Links {
@@ -34,6 +37,7 @@ impl Links {
             tcp,
             told: None,
             stands_in: None,
+            received: None,
         }
     }
 
@@ -57,6 +61,18 @@ impl Links {
         let link = self.path();
         let before = std::mem::replace(&mut self.told, link);
         (self.relayed.take_changed() | (link != before)).then_some(link)
+    }
+
+    /// Packets of the tunnel go over this link of these; returns whether any have come in over links since the last call.
+    fn handle_traffic(&mut self, link: Option<Path>, traffic: &PeerTraffic, now: Instant) -> bool {
+        match link {
+            Some(Path::Tcp(_)) => self.tcp.handle_traffic(traffic.over_tcp(), now),
+            Some(_) => self.relayed.handle_traffic(traffic.over_relay(), now),
+            None => {}
+        }
+        let received = traffic.received_over_links();
+        let before = self.received.replace(received);
+        before.is_some_and(|before| before != received)
     }
 
     /// `direct` is whether a path over UDP serves undisturbed, `straight` whether something else leads straight to the peer: what is
@@ -132,6 +148,21 @@ impl Attempt {
             _ => {}
         }
         direct.is_some() || self.links.tcp.answers()
+    }
+
+    /// Packets of the tunnel flow: so many bytes by now. A peer that sends over a link while a direct path serves here has lost that path,
+    /// and from here it may be dead as well.
+    pub(super) fn handle_traffic(&mut self, traffic: &PeerTraffic, now: Instant) {
+        let direct = self.agent.path().is_some();
+        let link = match direct {
+            true => self.links.stands_in,
+            false => self.links.path(),
+        };
+        let detoured = self.links.handle_traffic(link, traffic, now);
+        self.agent.handle_traffic(traffic.over_udp(), now);
+        if direct && link.is_none() && detoured {
+            handle_detour(&mut self.agent, now);
+        }
     }
 
     /// Tells the peer where this machine takes TCP connections, and connects to it, as far as that is due.

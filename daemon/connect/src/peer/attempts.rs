@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, DirectPath, SocketId, Step, Traffic, heard};
+use punch_traversal::{Agent, DirectPath, SocketId, Step, heard};
 
 use super::Outputs;
 use super::attempt::{Attempt, Links, NewAttempt};
@@ -18,6 +18,7 @@ use super::tcp::{Tcp, take_tcp};
 use crate::ServerId;
 use crate::path::{Path, RelayPath, TcpPath};
 use crate::relays::RelayOrders;
+use crate::traffic::PeerTraffic;
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
@@ -459,14 +460,9 @@ impl Attempts {
     }
 
     /// Packets of the tunnel flow: so many bytes by now.
-    pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
+    pub(crate) fn handle_traffic(&mut self, traffic: &PeerTraffic, now: Instant) {
         if let Some(attempt) = self.live.front_mut() {
-            match attempt.links.path() {
-                _ if attempt.agent.path().is_some() => {}
-                Some(Path::Tcp(_)) => attempt.links.tcp.handle_traffic(traffic, now),
-                _ => attempt.links.relayed.handle_traffic(traffic, now),
-            }
-            attempt.agent.handle_traffic(traffic, now);
+            attempt.handle_traffic(traffic, now);
         }
     }
 

@@ -223,6 +223,11 @@ impl Checklist {
         }
     }
 
+    /// The peer's packets come over something else than a path of this list, as they would if its paths were dead for the peer.
+    pub(super) fn handle_detour(&mut self, now: Instant) {
+        self.silence.handle_detour(now);
+    }
+
     /// Checks the path if packets go out over it and none comes in.
     pub(super) fn handle_silence(&mut self, now: Instant) {
         if self.silence.take_due(now) {

@@ -22,8 +22,10 @@ pub struct Traffic {
 #[derive(Debug, Default)]
 pub(crate) struct Silence {
     traffic: Traffic,
-    /// When the first packet left since one has come in.
-    since: Option<Instant>,
+    /// When a check is due: some time after the first packet that has left since one has come in.
+    due: Option<Instant>,
+    /// When a check was last due because the peer's packets came another way.
+    detour: Option<Instant>,
 }
 
 impl Silence {
@@ -31,29 +33,37 @@ impl Silence {
     pub(crate) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) -> bool {
         let has_received = traffic.received != self.traffic.received;
         if has_received {
-            self.since = None;
+            self.due = None;
         } else if traffic.sent != self.traffic.sent {
-            self.since.get_or_insert(now);
+            self.due.get_or_insert(now + PATIENCE);
         }
         self.traffic = traffic;
         has_received
     }
 
+    /// The peer's packets come another way: a check is due at once, but not more often than by silence.
+    pub(crate) fn handle_detour(&mut self, now: Instant) {
+        let lately = |at: Instant| now.saturating_duration_since(at) < PATIENCE;
+        if !self.detour.is_some_and(lately) {
+            (self.detour, self.due) = (Some(now), Some(now));
+        }
+    }
+
     /// The path has answered.
     pub(crate) fn handle_answer(&mut self) {
-        self.since = None;
+        self.due = None;
     }
 
     /// Whether it has lasted too long; asked once.
     pub(crate) fn take_due(&mut self, now: Instant) -> bool {
-        let due = self.next_timeout().is_some_and(|at| at <= now);
+        let due = self.due.is_some_and(|at| at <= now);
         if due {
-            self.since = None;
+            self.due = None;
         }
         due
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.since.map(|since| since + PATIENCE)
+        self.due
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use punch_traversal::{Agent, AgentConfig, AgentEvent, Role, Traffic};
+use punch_traversal::{Agent, AgentConfig, AgentEvent, Role, Traffic, handle_detour};
 
 use crate::network::{A, B, Network, Wire};
 use crate::{config, credentials, host, ms, reflexive, secs};
@@ -401,4 +401,20 @@ fn a_path_that_passes_packets_again_while_its_last_check_is_out_is_kept() {
             );
         }
     }
+}
+
+#[test]
+fn a_peer_that_sends_another_way_sets_off_a_check_at_once_and_not_more_than_silence_would() {
+    let mut network = two_wires(10);
+    network.run(secs(31));
+    let before = network.checks(A, 0).len();
+    let began = secs(31);
+    for _ in 0..100 {
+        let now = network.now;
+        handle_detour(&mut network.agents[A], now);
+        network.run(ms(100));
+    }
+    let checks = network.checks(A, 0).split_off(before);
+    assert_eq!(checks[0], began, "at once");
+    assert!((12..=16).contains(&checks.len()), "{checks:?}");
 }

@@ -11,7 +11,7 @@ use punch_packet::PeerHandle;
 use punch_signal::hub::{Hub, Limits, Output};
 use punch_signal_protocol::{Frame, Identity, PeerId};
 use punch_stun_protocol::{Endpoint, respond};
-use punch_traversal::{Budget, NatOverrides, NatProfile, Outcome, SocketId, StepKind, Traffic};
+use punch_traversal::{Budget, NatOverrides, NatProfile, Outcome, SocketId, StepKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -242,14 +242,6 @@ impl World {
         self.machine_mut(side)
             .connector
             .handle_addresses(addresses, now);
-        self.drain();
-    }
-
-    /// Packets of the tunnel flow both ways, as one side sees it: so many bytes by now.
-    pub fn traffic(&mut self, side: Side, traffic: Traffic) {
-        let now = self.now;
-        let connector = &mut self.machine_mut(side).connector;
-        connector.handle_traffic(PEER, traffic, now);
         self.drain();
     }
 

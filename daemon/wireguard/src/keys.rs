@@ -15,6 +15,8 @@ const BLOCK: usize = 16;
 
 /// Keys are not used for longer (§6.1).
 pub(crate) const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// They seal for less long: what they have sealed must reach the peer, by whose clock they may be older, before it is refused there.
+const SEAL_FOR: Duration = Duration::from_secs(175);
 /// After so many messages there should be new keys, and after so many there must be (§6.1).
 const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 pub(crate) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
@@ -79,8 +81,8 @@ impl Keys {
     }
 
     /// Whether they may still seal.
-    pub(crate) fn are_valid(&self, now: Instant) -> bool {
-        self.age(now) < REJECT_AFTER && self.sent < REJECT_AFTER_MESSAGES
+    pub(crate) fn may_seal(&self, now: Instant) -> bool {
+        self.age(now) < SEAL_FOR && self.sent < REJECT_AFTER_MESSAGES
     }
 
     /// Whether they have carried so much that there should be new ones.

@@ -144,7 +144,7 @@ impl<R: Copy> Session<R> {
     /// handshake is wanted.
     pub fn seal(&mut self, packet: &[u8], now: Instant, out: &mut Buffer) -> usize {
         let keys = self.keys.current.as_mut();
-        let usable = keys.filter(|keys| keys.are_valid(now));
+        let usable = keys.filter(|keys| keys.may_seal(now));
         let (Some(keys), Some(tunnel)) = (usable, self.slots.carrier()) else {
             if !packet.is_empty() {
                 if self.waiting.len() >= MAX_WAITING {
@@ -177,7 +177,7 @@ impl<R: Copy> Session<R> {
 
     /// Whether there is something for [`Self::seal_waiting`].
     pub fn has_waiting(&self, now: Instant) -> bool {
-        let usable = |keys: &Keys| keys.are_valid(now);
+        let usable = |keys: &Keys| keys.may_seal(now);
         self.keys.current.as_ref().is_some_and(usable) && !self.waiting.is_empty()
     }
 

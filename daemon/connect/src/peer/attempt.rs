@@ -23,6 +23,8 @@ pub(super) struct Links {
     pub(super) tcp: Tcp,
     /// What serves, or would, as it was told last.
     pub(super) told: Option<Path>,
+    /// Whether the last checks of the direct path were not answered.
+    in_doubt: bool,
     /// What carries the packets of a direct path that is in doubt.
     pub(super) stands_in: Option<Path>,
     /// Bytes that had come in over links when that was last looked at.
@@ -36,6 +38,7 @@ impl Links {
             relayed,
             tcp,
             told: None,
+            in_doubt: false,
             stands_in: None,
             received: None,
         }
@@ -49,6 +52,19 @@ impl Links {
             true => tcp,
             false => relayed.or(tcp),
         }
+    }
+
+    /// What can carry the packets of a direct path that is in doubt or not: what has answered since the doubt began. Nothing was asked of
+    /// it before that, and what has cut the path may have cut it, too.
+    fn stand_in(&mut self, in_doubt: bool, now: Instant) -> Option<Path> {
+        let began = in_doubt && !self.in_doubt;
+        self.in_doubt = in_doubt;
+        if began {
+            self.relayed.verify(now);
+            self.tcp.verify(now);
+        }
+        let answers = self.tcp.answers() || self.relayed.answers();
+        self.path().filter(|_| in_doubt && answers)
     }
 
     /// Whether these are of a later attempt that has but a relay, and those `before` it have a connection that answers.
@@ -124,12 +140,13 @@ impl Attempt {
         out: &mut Outputs<'_>,
         now: Instant,
     ) -> bool {
-        let (direct, link) = (self.agent.path(), self.links.path());
-        let doubtful = link.filter(|_| direct.is_some() && is_doubtful(&self.agent));
+        let direct = self.agent.path();
+        let in_doubt = direct.is_some() && is_doubtful(&self.agent);
+        let doubtful = self.links.stand_in(in_doubt, now);
         let stood_in = std::mem::replace(&mut self.links.stands_in, doubtful);
         // Nothing is connected to because of a doubt: only a connection that stands in is checked.
         let spare = direct.is_some() && !matches!(doubtful, Some(Path::Tcp(_)));
-        let serves = direct.is_some() && doubtful.is_none();
+        let serves = direct.is_some() && !in_doubt;
         self.links.set_behind(serves, straight || spare, now);
         let peer = out.peer;
         match (direct, doubtful) {

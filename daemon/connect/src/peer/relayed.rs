@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Credentials, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{LinkCheck, Traffic};
+use punch_traversal::{LinkCheck, LinkHealth, Traffic};
 
 use super::links::CheckedLinks;
 use crate::ServerId;
@@ -142,6 +142,18 @@ impl Relayed {
     /// Packets of the tunnel go over the link that serves: so many bytes by now.
     pub(super) fn handle_traffic(&mut self, traffic: Traffic, now: Instant) {
         self.links.handle_traffic(traffic, now);
+    }
+
+    /// What was known of the links may be so no longer: they are checked now, and none counts as answering until it has.
+    pub(super) fn verify(&mut self, now: Instant) {
+        self.links.verify(now);
+        self.choose(now);
+    }
+
+    /// Whether the link that serves, or would, answers.
+    pub(super) fn answers(&self) -> bool {
+        let serving = self.links.serving();
+        serving.is_some_and(|check| check.health() == LinkHealth::Answers)
     }
 
     /// Whether a direct path serves now.

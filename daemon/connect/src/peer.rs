@@ -65,6 +65,7 @@ mod offer;
 mod outputs;
 mod refusals;
 mod relayed;
+mod remains;
 mod retry;
 pub(crate) mod searching;
 mod stamps;
@@ -274,7 +275,7 @@ impl PeerConnection {
 
     // --- attempts ---
 
-    /// An exchange is complete: its checks begin, beside those of the path that serves.
+    /// An exchange is complete: its checks begin, and those of the path that serves: one end doubts it, or looks for a better one.
     pub(crate) fn begin(
         &mut self,
         exchange: Exchange,
@@ -283,6 +284,7 @@ impl PeerConnection {
         now: Instant,
     ) {
         self.history.handle_met();
+        self.attempts.verify_direct(now);
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();

@@ -163,7 +163,7 @@ impl Peers {
     pub(crate) fn handle_new_network(&mut self, now: Instant) -> Vec<PeerHandle> {
         for connection in self.all_mut() {
             connection.history.failures = 0;
-            connection.attempts.verify_tcp(now);
+            connection.attempts.verify_paths(now);
         }
         let wanted = self.entries.iter();
         wanted

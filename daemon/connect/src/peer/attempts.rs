@@ -1,4 +1,4 @@
-//! The attempts at a direct path to one peer: the one that serves, its successor, and the sockets of those that are over.
+//! The attempts at a direct path to one peer: the one that serves, and its successor.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +13,7 @@ use super::Outputs;
 use super::attempt::{Attempt, Links, NewAttempt};
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
+use super::remains::Remains;
 use super::retry::RETRY_MIN;
 use super::tcp::{Tcp, take_tcp};
 use crate::ServerId;
@@ -22,17 +23,6 @@ use crate::traffic::PeerTraffic;
 
 /// Two exchanges under way: the one that serves and its successor.
 const MAX_ATTEMPTS: usize = 2;
-/// Sockets of an attempt whose successor serves close after this: the peer may still send to them.
-const SOCKET_CLOSE_DELAY: Duration = Duration::from_secs(2);
-
-/// A TCP connection of an attempt that is over.
-struct Hanging {
-    path: TcpPath,
-    /// Whether the peer has been heard over it.
-    heard: bool,
-    /// When it is closed.
-    at: Option<Instant>,
-}
 
 /// At most [`MAX_ATTEMPTS`], and what is left of those before.
 #[derive(Default)]
@@ -40,16 +30,8 @@ pub(crate) struct Attempts {
     /// The one that serves, if it has a path, stands first; its successor behind it.
     live: VecDeque<Attempt>,
     count: u64,
-    /// Sockets of attempts that are over, and when they close; `None` until the next [`Self::finish_drain`].
-    retired: Vec<(Option<Instant>, SocketId)>,
-    /// Relay links of attempts that are over, and when they are left.
-    left: Vec<(Option<Instant>, RelayPath)>,
-    /// TCP connections of attempts that are over, and when they are closed.
-    hanging: Vec<Hanging>,
-    /// The tokens of attempts that are over.
-    ended: Vec<RelayToken>,
-    /// Mappings of searches that ended with their attempts and were not reported.
-    unreported_mappings: u32,
+    /// What those that are over have left.
+    remains: Remains,
     /// Whether no relay may carry anything of this peer's.
     direct_only: bool,
 }
@@ -68,12 +50,9 @@ impl Attempts {
         }
         self.direct_only = direct_only;
         for attempt in self.live.iter_mut().filter(|_| direct_only) {
-            self.ended.push(attempt.links.relayed.token());
-            let links = attempt.links.relayed.forbid(now).into_iter();
-            self.left.extend(links.map(|link| (Some(now), link)));
-        }
-        for (at, _) in self.left.iter_mut().filter(|_| direct_only) {
-            *at = Some(now);
+            let token = attempt.links.relayed.token();
+            let links = attempt.links.relayed.forbid(now);
+            self.remains.forbid(token, links);
         }
         true
     }
@@ -108,21 +87,8 @@ impl Attempts {
 
     /// Ends attempts; their sockets close soon.
     pub(super) fn retire(&mut self, range: Range<usize>) {
-        for attempt in self.live.drain(range) {
-            self.unreported_mappings += attempt.agent.untold_mappings();
-            let sockets = attempt.agent.sockets();
-            self.retired.extend(sockets.map(|socket| (None, socket)));
-            self.ended.push(attempt.links.relayed.token());
-            let links = attempt.links.relayed.into_links().into_iter();
-            self.left.extend(links.map(|link| (None, link)));
-            let connections = attempt.links.tcp.into_connections().into_iter();
-            self.hanging
-                .extend(connections.map(|(path, heard)| Hanging {
-                    path,
-                    heard,
-                    at: None,
-                }));
-        }
+        let over = self.live.drain(range);
+        over.for_each(|attempt| self.remains.take(attempt));
     }
 
     /// Ends the first attempts, so many.
@@ -190,7 +156,7 @@ impl Attempts {
         is_gone: impl Fn(RelayPath) -> bool,
         now: Instant,
     ) -> Option<RelayToken> {
-        self.left.retain(|(_, link)| !is_gone(*link));
+        self.remains.handle_gone(&is_gone);
         let mut lost = None;
         for attempt in &mut self.live {
             if attempt.links.relayed.handle_gone(&is_gone, now) {
@@ -248,7 +214,7 @@ impl Attempts {
 
     /// A connection has ended, or could not be made.
     pub(crate) fn handle_closed(&mut self, number: u64, path: TcpPath, now: Instant) {
-        self.hanging.retain(|left| left.path != path);
+        self.remains.handle_closed(path);
         if let Some(tcp) = self.tcp_of(number) {
             tcp.handle_closed(path, now);
         }
@@ -273,10 +239,8 @@ impl Attempts {
 
     /// Whether the other end of a connection has shown that it is the peer.
     pub(crate) fn is_authentic(&self, path: TcpPath) -> bool {
-        // What an attempt that is over has left may still bring packets.
-        let mut left = self.hanging.iter();
         let mut tcp = self.live.iter().map(|attempt| &attempt.links.tcp);
-        left.any(|left| left.path == path && left.heard) || tcp.any(|tcp| tcp.is_authentic(path))
+        tcp.any(|tcp| tcp.is_authentic(path)) || self.remains.is_authentic(path)
     }
 
     /// Whether the relay link of a later attempt waits, because the first one leads straight to the peer over TCP.
@@ -286,12 +250,16 @@ impl Attempts {
     }
 
     /// The tokens with which servers are to be asked for links now, and which servers not: those of each attempt that has nothing
-    /// before it that serves.
+    /// before it that serves. A direct path of which a check is not answered yet may be dead.
     fn joins(&mut self) -> Vec<(RelayToken, Vec<ServerId>)> {
         let mut tokens = Vec::new();
         for attempt in &mut self.live {
             tokens.extend(attempt.links.relayed.join());
-            if attempt.agent.path().is_some() || attempt.links.path().is_some() {
+            let serves = match attempt.agent.path() {
+                Some(_) => attempt.agent.is_answering(),
+                None => attempt.links.path().is_some(),
+            };
+            if serves {
                 break;
             }
         }
@@ -466,18 +434,18 @@ impl Attempts {
         }
     }
 
-    /// Checks all paths at once instead of at the next keepalive.
-    pub(super) fn verify_paths(&mut self, now: Instant) {
-        for attempt in &mut self.live {
-            attempt.agent.verify_path(now);
-        }
-        self.verify_tcp(now);
-    }
-
-    /// Checks all TCP connections at once: what was bound to an address that is gone says nothing of it.
-    pub(crate) fn verify_tcp(&mut self, now: Instant) {
+    /// Checks all paths at once instead of at the next keepalive, and all TCP connections: what was bound to an address that is gone
+    /// says nothing of it.
+    pub(crate) fn verify_paths(&mut self, now: Instant) {
+        self.verify_direct(now);
         let attempts = self.live.iter_mut();
         attempts.for_each(|attempt| attempt.links.tcp.verify(now));
+    }
+
+    /// Checks all paths over UDP at once.
+    pub(super) fn verify_direct(&mut self, now: Instant) {
+        let attempts = self.live.iter_mut();
+        attempts.for_each(|attempt| attempt.agent.verify_path(now));
     }
 
     /// Does what is due.
@@ -485,19 +453,15 @@ impl Attempts {
         for attempt in &mut self.live {
             attempt.handle_timeout(now);
             attempt.links.tcp.handle_timeout(now);
-            let dead = attempt.links.relayed.handle_timeout(now).into_iter();
-            self.left.extend(dead.map(|link| (None, link)));
+            let dead = attempt.links.relayed.handle_timeout(now);
+            self.remains.take_links(dead);
         }
     }
 
     /// When [`Self::handle_timeout`] or [`Self::finish_drain`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let attempts = self.live.iter().filter_map(Attempt::poll_timeout);
-        let closing = self.retired.iter().filter_map(|(at, _)| *at);
-        let leaving = self.left.iter().filter_map(|(at, _)| *at);
-        let hanging = self.hanging.iter().filter_map(|left| left.at);
-        let left = closing.chain(leaving).chain(hanging);
-        attempts.chain(left).min()
+        attempts.chain(self.remains.poll_timeout()).min()
     }
 
     // --- searches ---
@@ -550,47 +514,20 @@ impl Attempts {
             serves |= attempt.mind_links(serves, out, now);
             attempt.advance_tcp(out, now);
         }
-        for (at, _) in &mut self.retired {
-            at.get_or_insert(now + SOCKET_CLOSE_DELAY);
-        }
-        let due = self
-            .retired
-            .extract_if(.., |(at, _)| at.is_some_and(|at| at <= now));
-        for (_, socket) in due {
-            out.close(socket);
-        }
-        for (at, _) in &mut self.left {
-            at.get_or_insert(now + SOCKET_CLOSE_DELAY);
-        }
-        for left in &mut self.hanging {
-            left.at.get_or_insert(now + SOCKET_CLOSE_DELAY);
-        }
-        let is_due = |left: &mut Hanging| left.at.is_some_and(|at| at <= now);
-        for left in self.hanging.extract_if(.., is_due) {
-            out.hang_up(left.path);
-        }
-        let is_due = |(at, _): &mut (Option<Instant>, _)| at.is_some_and(|at| at <= now);
-        let due = self.left.extract_if(.., is_due);
-        out.relay.leaves.extend(due.map(|(_, path)| path));
-        out.relay.ended.append(&mut self.ended);
+        let serves = self.direct_path().is_some() || self.link_path().is_some();
+        let awaits = !serves && !self.live.is_empty();
+        self.remains.finish_drain(awaits, out, now);
         out.relay.joins.extend(self.joins());
     }
 
     /// Mappings of searches that ended with their attempts; each is told once.
     pub(super) fn take_unreported_mappings(&mut self) -> u32 {
-        std::mem::take(&mut self.unreported_mappings)
+        self.remains.take_mappings()
     }
 
     /// Ends everything at once; returns the sockets and connections that are still open, and what is to be done about relay links.
     pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<TcpPath>, RelayOrders) {
         self.retire_all();
-        let sockets = self.retired.drain(..).map(|(_, socket)| socket).collect();
-        let relay = RelayOrders {
-            joins: Vec::new(),
-            ended: std::mem::take(&mut self.ended),
-            leaves: self.left.drain(..).map(|(_, link)| link).collect(),
-        };
-        let hanging = self.hanging.drain(..).map(|left| left.path).collect();
-        (sockets, hanging, relay)
+        self.remains.dissolve()
     }
 }

@@ -506,6 +506,9 @@ impl Connector {
                 self.signalling.servers.send(to, &note);
             }
         }
+        if let Some(lifetime) = self.network.take_lifetime() {
+            self.peers.set_lifetime(lifetime, now);
+        }
         let (transmits, events) = (&mut self.transmits, &mut self.events);
         let held = self.searches.held(now);
         if let Some(mappings) = self.network.drain(transmits, events, held, now) {

@@ -195,6 +195,11 @@ impl LocalNetwork {
         }
     }
 
+    /// How long an unused mapping lives, if that is known, where it is something else than at the last call.
+    pub(crate) fn take_lifetime(&mut self) -> Option<Option<Duration>> {
+        self.netchecks.take_lifetime()
+    }
+
     /// This machine has held so many mappings in this network when there were no more.
     pub(crate) fn learn_capacity(&mut self, held: u32, now: Instant) {
         if let Some(network) = self.fingerprint {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Candidate, PeerId};
@@ -170,6 +170,12 @@ impl Peers {
             .filter(|(_, entry)| entry.connection.is_wanted())
             .map(|(peer, _)| *peer)
             .collect()
+    }
+
+    /// An unused mapping lives for so long in this network, if that is known.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Option<Duration>, now: Instant) {
+        self.all_mut()
+            .for_each(|connection| connection.attempts.set_lifetime(lifetime, now));
     }
 
     /// Notes about candidates, each for a peer that has not heard of them.

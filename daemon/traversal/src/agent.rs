@@ -11,11 +11,11 @@
 mod base;
 pub(crate) mod checklist;
 mod config;
-pub(crate) mod doubt;
 pub(crate) mod inherited;
 mod mtu;
 mod nats;
 mod outputs;
+pub(crate) mod outside;
 mod search;
 mod silence;
 mod sockets;

@@ -35,8 +35,8 @@ mod stream;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private, usable};
 pub use agent::checklist::MAX_PAIRS;
-pub use agent::doubt::{handle_detour, is_doubtful, known_mtu};
 pub use agent::inherited::{ProvenPath, bequeath, heard, inherit};
+pub use agent::outside::{handle_detour, is_doubtful, known_mtu, set_lifetime};
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, Traffic, takes_fresh_base};
 pub use capacity::{Caps, is_hard};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};

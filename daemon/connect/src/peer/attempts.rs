@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, DirectPath, SocketId, Step, heard};
+use punch_traversal::{Agent, DirectPath, SocketId, Step, heard, set_lifetime};
 
 use super::Outputs;
 use super::attempt::{Attempt, Links, NewAttempt};
@@ -446,6 +446,12 @@ impl Attempts {
     pub(super) fn verify_direct(&mut self, now: Instant) {
         let attempts = self.live.iter_mut();
         attempts.for_each(|attempt| attempt.agent.verify_path(now));
+    }
+
+    /// An unused mapping lives for so long in this network, if that is known.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Option<Duration>, now: Instant) {
+        let attempts = self.live.iter_mut();
+        attempts.for_each(|attempt| set_lifetime(&mut attempt.agent, lifetime, now));
     }
 
     /// Does what is due.

@@ -23,6 +23,14 @@ const ACTIVE_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// Traffic "flows" for this long after the last packet.
 const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// The interval of keepalives where an unused mapping lives for so long.
+fn keepalive(lifetime: Option<Duration>) -> Duration {
+    lifetime.map_or(DEFAULT_KEEPALIVE, |lifetime| {
+        let safe = lifetime.mul_f64(0.6);
+        safe.clamp(SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE)
+    })
+}
+
 /// The candidate pairs of one agent.
 #[derive(Debug)]
 pub(super) struct Checklist {
@@ -41,15 +49,21 @@ impl Checklist {
     pub(super) fn new(role: Role, lifetime: Option<Duration>) -> Self {
         Self {
             role,
-            keepalive: lifetime.map_or(DEFAULT_KEEPALIVE, |lifetime| {
-                let safe = lifetime.mul_f64(0.6);
-                safe.clamp(SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE)
-            }),
+            keepalive: keepalive(lifetime),
             pairs: Vec::new(),
             selected: None,
             last_traffic: None,
             heard: None,
             silence: Silence::default(),
+        }
+    }
+
+    /// An unused mapping lives for so long from now on, if that is known.
+    pub(super) fn set_lifetime(&mut self, lifetime: Option<Duration>, now: Instant) {
+        self.keepalive = keepalive(lifetime);
+        let soon = now + self.keepalive;
+        for pair in self.pairs.iter_mut().filter(|pair| pair.is_valid()) {
+            pair.next_check = pair.next_check.map(|at| at.min(soon));
         }
     }
 

@@ -1,6 +1,6 @@
-//! What is known of an agent's path by whoever has another way meanwhile, and the other way round.
+//! What an agent's path is asked and told by those who know more than its checks do.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Agent;
 use crate::pair::Pair;
@@ -18,4 +18,9 @@ pub fn known_mtu(agent: &Agent) -> Option<u16> {
 /// The peer's packets come over something else than a path of the agent's.
 pub fn handle_detour(agent: &mut Agent, now: Instant) {
     agent.checklist.handle_detour(now);
+}
+
+/// An unused mapping lives for so long in the network that the machine is in now, if that is known: keepalives follow.
+pub fn set_lifetime(agent: &mut Agent, lifetime: Option<Duration>, now: Instant) {
+    agent.checklist.set_lifetime(lifetime, now);
 }

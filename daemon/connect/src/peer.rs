@@ -387,7 +387,7 @@ impl PeerConnection {
                         again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     }
                     AgentEvent::Failed => {
-                        failed |= index > 0;
+                        failed |= index > 0 && !self.attempts.has_links(index);
                         exhausted = true;
                         self.handle_failed(index, now);
                     }
@@ -500,7 +500,7 @@ impl PeerConnection {
 
     /// Links of the attempt may have come or gone. Where there is no path over UDP, that of the newest attempt that has one serves.
     fn handle_link(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> LinkChange {
-        if self.attempts.waits_for_tcp(index) {
+        if self.attempts.waits(index) {
             return LinkChange::None;
         }
         let Some(attempt) = self.attempts.get_mut(index) else {
@@ -564,9 +564,10 @@ impl PeerConnection {
     /// The path of the first attempt is lost; a TCP connection or a relay may stand behind it.
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
         let peer = out.peer;
-        match self.attempts.link_path() {
+        let stood_in = self.attempts.stands_in();
+        match self.attempts.handle_lost() {
             // It carries the packets already.
-            Some(path) if self.attempts.stands_in() == Some(path) => {}
+            link @ Some(_) if link == stood_in => {}
             Some(path) => {
                 out.news(News::Selected { peer, path });
             }

@@ -63,13 +63,21 @@ impl Links {
             self.relayed.verify(now);
             self.tcp.verify(now);
         }
-        let answers = self.tcp.answers() || self.relayed.answers();
-        self.path().filter(|_| in_doubt && answers)
+        self.path().filter(|_| in_doubt && self.answers())
     }
 
-    /// Whether these are of a later attempt that has but a relay, and those `before` it have a connection that answers.
+    /// Whether what serves, or would, answers.
+    pub(super) fn answers(&self) -> bool {
+        self.tcp.answers() || self.relayed.answers()
+    }
+
+    /// Whether these are of a later attempt, and those `before` it go on serving: they answer, and these do not, or have but a relay where
+    /// those have a connection.
     pub(super) fn waits_for(&self, before: &Self) -> bool {
-        before.tcp.answers() && matches!(self.path(), Some(Path::Relayed(_)))
+        match self.path() {
+            Some(Path::Relayed(_)) if before.tcp.answers() => true,
+            _ => before.answers() && !self.answers(),
+        }
     }
 
     /// What serves where no path over UDP does, if that is something else than before.

@@ -243,8 +243,23 @@ impl Attempts {
         tcp.any(|tcp| tcp.is_authentic(path)) || self.remains.is_authentic(path)
     }
 
-    /// Whether the relay link of a later attempt waits, because the first one leads straight to the peer over TCP.
-    pub(super) fn waits_for_tcp(&self, index: usize) -> bool {
+    /// The direct path of the first attempt is lost: the newest of those whose links answer stands first from now on, at both ends, and if
+    /// there is none, the first one. Returns what serves then.
+    pub(super) fn handle_lost(&mut self) -> Option<Path> {
+        let mut attempts = self.live.iter();
+        let newest = attempts.rposition(|attempt| attempt.links.answers());
+        self.retire_until(newest.unwrap_or(0));
+        self.link_path()
+    }
+
+    /// Whether an attempt has links, which may serve at the peer.
+    pub(super) fn has_links(&self, index: usize) -> bool {
+        let attempt = self.live.get(index);
+        attempt.is_some_and(|attempt| attempt.links.path().is_some())
+    }
+
+    /// Whether the links of a later attempt wait, because those of the first one serve well.
+    pub(super) fn waits(&self, index: usize) -> bool {
         let pair = self.first().zip(self.live.get(index));
         index > 0 && pair.is_some_and(|(first, later)| later.links.waits_for(&first.links))
     }

@@ -500,7 +500,7 @@ impl PeerConnection {
 
     /// Links of the attempt may have come or gone. Where there is no path over UDP, that of the newest attempt that has one serves.
     fn handle_link(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> LinkChange {
-        if self.attempts.waits(index) {
+        if self.attempts.waits_for_tcp(index) {
             return LinkChange::None;
         }
         let Some(attempt) = self.attempts.get_mut(index) else {

@@ -63,21 +63,23 @@ impl Links {
             self.relayed.verify(now);
             self.tcp.verify(now);
         }
-        self.path().filter(|_| in_doubt && self.answers())
+        let answers = self.tcp.answers() || self.relayed.answers();
+        self.path().filter(|_| in_doubt && answers)
     }
 
-    /// Whether what serves, or would, answers.
-    pub(super) fn answers(&self) -> bool {
-        self.tcp.answers() || self.relayed.answers()
+    /// Whether the last checks of the direct path were not answered.
+    pub(super) fn in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
-    /// Whether these are of a later attempt, and those `before` it go on serving: they answer, and these do not, or have but a relay where
-    /// those have a connection.
+    /// Whether the last checks of what serves, or would, were not answered.
+    pub(super) fn are_silent(&self) -> bool {
+        !self.tcp.answers() && self.relayed.is_silent()
+    }
+
+    /// Whether these are of a later attempt that has but a relay, and those `before` it have a connection that answers.
     pub(super) fn waits_for(&self, before: &Self) -> bool {
-        match self.path() {
-            Some(Path::Relayed(_)) if before.tcp.answers() => true,
-            _ => before.answers() && !self.answers(),
-        }
+        before.tcp.answers() && matches!(self.path(), Some(Path::Relayed(_)))
     }
 
     /// What serves where no path over UDP does, if that is something else than before.

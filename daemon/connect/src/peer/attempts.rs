@@ -21,10 +21,7 @@ use crate::path::{Path, RelayPath, TcpPath};
 use crate::relays::RelayOrders;
 use crate::traffic::PeerTraffic;
 
-/// Two exchanges under way: the one that serves and its successor.
-const MAX_ATTEMPTS: usize = 2;
-
-/// At most [`MAX_ATTEMPTS`], and what is left of those before.
+/// At most two, the one that serves and its successor, and what is left of those before.
 #[derive(Default)]
 pub(crate) struct Attempts {
     /// The one that serves, if it has a path, stands first; its successor behind it.
@@ -59,9 +56,12 @@ impl Attempts {
 
     /// Begins an attempt beside the one that serves; all others end.
     pub(super) fn begin(&mut self, new: NewAttempt, now: Instant) {
-        let serves = self.direct_path().is_some() || self.link_path().is_some();
-        let serving = usize::from(serves);
-        self.retire(serving.min(MAX_ATTEMPTS - 1)..self.live.len());
+        let kept = self.serving();
+        self.retire(kept.map_or(0, |index| index + 1)..self.live.len());
+        self.retire_until(kept.unwrap_or(0));
+        if let Some(first) = self.live.front_mut().filter(|_| kept > Some(0)) {
+            first.links.told = None;
+        }
         self.count += 1;
         let relayed = RelayedConfig {
             agreed: new.relayed.agreed && !self.direct_only,
@@ -243,12 +243,27 @@ impl Attempts {
         tcp.any(|tcp| tcp.is_authentic(path)) || self.remains.is_authentic(path)
     }
 
-    /// The direct path of the first attempt is lost: the newest of those whose links answer stands first from now on, at both ends, and if
-    /// there is none, the first one. Returns what serves then.
+    /// The attempt that a new one begins beside, if any of them serves: the first while its direct path is not in doubt, otherwise the
+    /// newest that has links, as at the other end.
+    fn serving(&self) -> Option<usize> {
+        let first = self.first()?;
+        let direct = first.agent.path().map(|_| 0);
+        direct
+            .filter(|_| !first.links.in_doubt())
+            .or_else(|| self.newest_with_links())
+            .or(direct)
+    }
+
+    /// The newest attempt that has links, but for relays where the first leads straight to the peer over TCP.
+    fn newest_with_links(&self) -> Option<usize> {
+        let may_serve = |index: &usize| self.has_links(*index) && !self.waits_for_tcp(*index);
+        (0..self.live.len()).rfind(may_serve)
+    }
+
+    /// The direct path of the first attempt is lost: the newest one that has links stands first from now on, as it does at the other end.
+    /// Returns what serves then.
     pub(super) fn handle_lost(&mut self) -> Option<Path> {
-        let mut attempts = self.live.iter();
-        let newest = attempts.rposition(|attempt| attempt.links.answers());
-        self.retire_until(newest.unwrap_or(0));
+        self.retire_until(self.newest_with_links().unwrap_or(0));
         self.link_path()
     }
 
@@ -258,21 +273,22 @@ impl Attempts {
         attempt.is_some_and(|attempt| attempt.links.path().is_some())
     }
 
-    /// Whether the links of a later attempt wait, because those of the first one serve well.
-    pub(super) fn waits(&self, index: usize) -> bool {
+    /// Whether the relay link of a later attempt waits, because the first one leads straight to the peer over TCP.
+    pub(super) fn waits_for_tcp(&self, index: usize) -> bool {
         let pair = self.first().zip(self.live.get(index));
         index > 0 && pair.is_some_and(|(first, later)| later.links.waits_for(&first.links))
     }
 
     /// The tokens with which servers are to be asked for links now, and which servers not: those of each attempt that has nothing
-    /// before it that serves. A direct path of which a check is not answered yet may be dead.
+    /// before it that serves. A direct path of which a check is not answered yet may be dead, and a silent link be one that the peer has
+    /// left.
     fn joins(&mut self) -> Vec<(RelayToken, Vec<ServerId>)> {
         let mut tokens = Vec::new();
         for attempt in &mut self.live {
             tokens.extend(attempt.links.relayed.join());
             let serves = match attempt.agent.path() {
                 Some(_) => attempt.agent.is_answering(),
-                None => attempt.links.path().is_some(),
+                None => attempt.links.path().is_some() && !attempt.links.are_silent(),
             };
             if serves {
                 break;

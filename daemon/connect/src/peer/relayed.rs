@@ -156,6 +156,12 @@ impl Relayed {
         serving.is_some_and(|check| check.health() == LinkHealth::Answers)
     }
 
+    /// Whether the last checks of that link were not answered.
+    pub(super) fn is_silent(&self) -> bool {
+        let serving = self.links.serving();
+        serving.is_some_and(|check| check.health() == LinkHealth::Silent)
+    }
+
     /// Whether a direct path serves now.
     pub(super) fn set_behind(&mut self, behind: bool, now: Instant) {
         self.links.set_behind(behind, now);

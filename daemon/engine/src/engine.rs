@@ -139,10 +139,10 @@ impl Engine {
         self.flush(now);
     }
 
-    /// The machine has slept.
-    pub fn handle_resume(&mut self, now: Instant) {
+    /// The machine has slept for so long, while its clock stood still.
+    pub fn handle_resume(&mut self, slept: Duration, now: Instant) {
         self.roster.connector.handle_resume(now);
-        self.roster.renew_keys(now);
+        self.roster.renew_keys(slept, now);
         self.flush(now);
     }
 

@@ -226,12 +226,14 @@ impl Roster {
     }
 
     /// Begins handshakes with all peers that there are keys with.
-    pub(crate) fn renew_keys(&mut self, now: Instant) {
+    pub(crate) fn renew_keys(&mut self, slept: Duration, now: Instant) {
         // While this machine's clock stood still the peers may have forgotten their keys.
         for handle in self.peers.active() {
             let Some(peer) = self.peers.get_mut(handle) else {
                 continue;
             };
+            let all = peer.tunnel.sessions();
+            all.for_each(|session| session.handle_sleep(slept));
             let sessions = peer.tunnel.responders();
             let held = sessions.filter(|session| session.is_established());
             if held.map(|session| session.initiate(now)).count() > 0 {

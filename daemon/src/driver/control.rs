@@ -78,7 +78,7 @@ impl Control {
         engine.handle_wall_clock(clock::wall_ms(), now);
         if let Some(slept) = self.sleep.slept() {
             tracing::info!(seconds = slept.as_secs(), "the machine has slept");
-            engine.handle_resume(now);
+            engine.handle_resume(slept, now);
         }
     }
 

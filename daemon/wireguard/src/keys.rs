@@ -116,6 +116,14 @@ impl KeyRing {
         self.iter().find(|keys| keys.local == local)
     }
 
+    /// All are older by this than the clock says, which has stood still.
+    pub(crate) fn handle_sleep(&mut self, slept: Duration) {
+        let all = [&mut self.current, &mut self.previous, &mut self.next];
+        for keys in all.into_iter().flatten() {
+            keys.since = keys.since.checked_sub(slept).unwrap_or(keys.since);
+        }
+    }
+
     /// Drops what is too old to open anything; returns the indices of what was dropped.
     pub(crate) fn expire(&mut self, now: Instant) -> impl Iterator<Item = u32> + use<> {
         let dropped = [&mut self.current, &mut self.previous, &mut self.next]

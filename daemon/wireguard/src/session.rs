@@ -271,6 +271,11 @@ impl<R: Copy> Session<R> {
 
     // --- time ---
 
+    /// The machine has slept, and its clock has stood still: the peer's has not, and keys are as old as it says.
+    pub fn handle_sleep(&mut self, slept: Duration) {
+        self.keys.handle_sleep(slept);
+    }
+
     /// Keepalives and the ends of keys and attempts; to be called every quarter of a second. Returns the number of bytes appended.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Buffer) -> usize {
         for local in self.keys.expire(now) {

@@ -56,7 +56,9 @@ fn disturb(world: &mut World, dice: &mut Dice) -> String {
         }
         8 => {
             let (now, wall) = (world.now, world.wall());
-            world.hosts[index].engine.handle_resume(now);
+            world.hosts[index]
+                .engine
+                .handle_resume(std::time::Duration::ZERO, now);
             world.hosts[index].engine.handle_wall_clock(wall, now);
             world.drain(index);
             format!("{index} wakes up")

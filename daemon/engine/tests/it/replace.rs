@@ -141,7 +141,7 @@ fn a_second_exchange_beside_a_renewal_of_keys_costs_a_packet_or_two() {
             }
             if number == 50 + offset {
                 let now = world.now;
-                world.hosts[wakes].engine.handle_resume(now);
+                world.hosts[wakes].engine.handle_resume(Duration::ZERO, now);
             }
         });
 
@@ -502,7 +502,7 @@ fn a_machine_that_has_slept_finds_its_connections_again() {
     world.run_for(Duration::from_secs(3600));
     world.cut = false;
     let (now, wall) = (world.now, world.wall());
-    world.hosts[A].engine.handle_resume(now);
+    world.hosts[A].engine.handle_resume(Duration::ZERO, now);
     world.hosts[A].engine.handle_wall_clock(wall, now);
     world.drain(A);
 

@@ -103,7 +103,9 @@ fn after_sleep_a_relay_goes_before_a_connection_that_has_not_answered_since() {
         world.wires.cut = cut;
         let now = world.now;
         for index in [A, B] {
-            world.hosts[index].engine.handle_resume(now);
+            world.hosts[index]
+                .engine
+                .handle_resume(std::time::Duration::ZERO, now);
             world.drain(index);
         }
         assert!(both(&world, |path| matches!(path, Path::Relayed(_))));

@@ -547,6 +547,7 @@ impl Earth {
         let plight = &mut self.plights.of[index];
         if let Some(since) = plight.asleep.take() {
             plight.slept += self.now - since;
+            plight.unnoticed += self.now - since;
         }
         for (number, told) in std::mem::take(&mut self.waiting[index]) {
             if !matches!(told, Told::Packet(..)) {
@@ -565,9 +566,10 @@ impl Earth {
             return;
         }
         let (now, wall) = (self.clock(index), self.wall());
+        let slept = std::mem::take(&mut self.plights.of[index].unnoticed);
         let engine = &mut self.machines[index].engine;
         engine.handle_wall_clock(wall, now);
-        engine.handle_resume(now);
+        engine.handle_resume(slept, now);
         self.drain(index);
         // What was connected already is so anew.
         self.after(Fault::Sleep([Side::A, Side::B][index]), true);

@@ -243,3 +243,15 @@ fn after_any_silence_the_first_packet_brings_new_keys_over_a_slow_path() {
         assert_eq!(begun_after, begun + 1, "{silence}");
     }
 }
+
+#[test]
+fn keys_grow_old_while_the_machine_sleeps() {
+    let mut world = World::connected();
+    world.skip_to(secs(30));
+    let now = world.now;
+    world.ends[A].session.handle_sleep(secs(144));
+    assert!(world.ends[A].seal(1, now).is_some());
+    world.ends[A].session.handle_sleep(secs(2));
+    assert_eq!(world.ends[A].seal(2, now), None);
+    assert!(world.ends[A].session.wants_handshake(now));
+}

@@ -89,6 +89,7 @@ use demand::Demand;
 use history::History;
 use retry::RETRY_MIN;
 
+pub(crate) use calls::Appeared;
 pub(crate) use config::AttemptConfig;
 pub(crate) use description::{DescriptionParts, SentDescription};
 pub use inherited::{Bequest, PathBequest};
@@ -97,21 +98,6 @@ pub(crate) use outputs::Outputs;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
 pub(crate) use status::status;
-
-/// What is to be done when a peer has logged in at a server.
-pub(crate) enum Appeared {
-    /// Nothing but what the connection does by itself.
-    Nothing,
-    /// The offer goes to that server once more, and if nothing comes of it, a fresh one to all.
-    Repeat {
-        /// The offer as it was.
-        envelope: Vec<u8>,
-        /// When the fresh one is due.
-        next: Instant,
-    },
-    /// A fresh offer goes out when it is the peer's turn.
-    Offer,
-}
 
 /// What has become of an attempt's relay links and TCP connections.
 enum LinkChange {
@@ -509,15 +495,13 @@ impl PeerConnection {
         let Some(link) = attempt.links.take_change() else {
             return LinkChange::None;
         };
-        if link.is_some() {
-            self.prove(index, out, now);
-        }
         if self.path().is_some() {
             return LinkChange::None;
         }
         let peer = out.peer;
         match link {
             Some(path) => {
+                self.prove(index, out, now);
                 self.attempts.retire(0..index);
                 self.demand.handle_path();
                 out.news(News::Selected { peer, path });
@@ -565,11 +549,14 @@ impl PeerConnection {
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
         let peer = out.peer;
         let stood_in = self.attempts.stands_in();
-        match self.attempts.handle_lost() {
-            // It carries the packets already.
-            link @ Some(_) if link == stood_in => {}
+        let link = self.attempts.handle_lost();
+        match link {
             Some(path) => {
-                out.news(News::Selected { peer, path });
+                self.prove(0, out, now);
+                // What stood in carries the packets already.
+                if link != stood_in {
+                    out.news(News::Selected { peer, path });
+                }
             }
             None => {
                 out.session(SessionEvent::Lost { peer });

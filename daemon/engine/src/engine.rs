@@ -437,7 +437,7 @@ impl Engine {
     /// Has the roster do its part, and passes on what others want to know.
     fn handle_connector(&mut self, event: ConnectorEvent, now: Instant) {
         match event {
-            ConnectorEvent::Session(event) => self.roster.handle_session(&event),
+            ConnectorEvent::Session(event) => self.roster.handle_session(&event, now),
             ConnectorEvent::Socket(order) => self.events.push_back(EngineEvent::Socket(order)),
             ConnectorEvent::Tcp(order) => self.events.push_back(EngineEvent::Tcp(order)),
             ConnectorEvent::Link { path, message } => {

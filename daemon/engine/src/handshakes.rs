@@ -266,10 +266,8 @@ impl Handshakes {
         for session in peer.tunnel.responders() {
             jobs(session, can_begin && resting != Some(session.number()));
         }
-        // The session that is being left begins no handshakes.
-        if let Some(session) = peer.tunnel.left() {
-            jobs(session, false);
-        }
+        // Sessions that are being left begin no handshakes.
+        peer.tunnel.left().for_each(|session| jobs(session, false));
     }
 
     fn reply(&mut self, to: ReplyTo, bytes: Vec<u8>) {

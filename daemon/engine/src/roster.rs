@@ -243,13 +243,13 @@ impl Roster {
     }
 
     /// Does what a step in the life of a peer's session asks for.
-    pub(crate) fn handle_session(&mut self, event: &SessionEvent) {
+    pub(crate) fn handle_session(&mut self, event: &SessionEvent, now: Instant) {
         match event {
             SessionEvent::Proven {
                 peer,
                 preshared,
                 initiator,
-            } => self.prepare(*peer, *preshared.as_bytes(), *initiator),
+            } => self.prepare(*peer, *preshared.as_bytes(), *initiator, now),
             SessionEvent::Lost { peer } => {
                 if let Some(entry) = self.peers.get_mut(*peer) {
                     entry.path = None;
@@ -301,14 +301,14 @@ impl Roster {
     }
 
     /// The peer has proven a new exchange, which brings a session beside the one in use.
-    fn prepare(&mut self, peer: PeerHandle, preshared: [u8; 32], initiator: bool) {
+    fn prepare(&mut self, peer: PeerHandle, preshared: [u8; 32], initiator: bool, now: Instant) {
         let Some(entry) = self.peers.get(peer) else {
             return;
         };
         let public = entry.config.public();
         let session = self.session(peer, &public, Some(preshared), None);
         if let Some(entry) = self.peers.get_mut(peer) {
-            let gone = entry.tunnel.prepare(session, initiator);
+            let gone = entry.tunnel.prepare(session, initiator, now);
             self.peers.forget_sessions(gone);
         }
         self.peers.mark(peer);

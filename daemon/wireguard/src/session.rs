@@ -128,6 +128,11 @@ impl<R: Copy> Session<R> {
         self.keys.current.is_some()
     }
 
+    /// Whether there are keys that have not expired: those in use, or those that a response has made and the peer has not used yet.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.keys.iter().next().is_some()
+    }
+
     /// Whether anything authentic has come through this session's keys.
     pub fn has_received(&self) -> bool {
         self.has_received

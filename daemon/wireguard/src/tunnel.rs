@@ -2,6 +2,7 @@
 //! new session), and the one that is being left. A packet is never lost to the change: the old one receives until the new
 //! one carries data.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use punch_packet::Buffer;
@@ -10,6 +11,8 @@ use crate::session::Session;
 
 /// The session that was left still opens what is under way.
 const LINGER: Duration = Duration::from_secs(10);
+/// So many sessions are left at a time: exchanges may follow each other faster than packets arrive.
+const MAX_LEFT: usize = 2;
 /// A first handshake that goes unanswered is repeated after this, or three round trips if that is longer. (WireGuard's own
 /// repetition comes after 5 s; before there is a tunnel at all, that is long.)
 const RETRY: Duration = Duration::from_secs(1);
@@ -18,7 +21,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Tunnel<R> {
     current: Option<Session<R>>,
     next: Option<Next<R>>,
-    previous: Option<(Session<R>, Instant)>,
+    /// Those that are being left, the last one first, and until when.
+    left: VecDeque<(Session<R>, Instant)>,
 }
 
 impl<R> Default for Tunnel<R> {
@@ -26,7 +30,7 @@ impl<R> Default for Tunnel<R> {
         Self {
             current: None,
             next: None,
-            previous: None,
+            left: VecDeque::new(),
         }
     }
 }
@@ -54,17 +58,26 @@ impl<R: Copy> Tunnel<R> {
         }
     }
 
-    /// A new exchange has been proven. Returns the numbers that are no longer in use.
-    pub fn prepare(&mut self, session: Session<R>, initiator: bool) -> Vec<u32> {
+    /// A new exchange has been proven. Returns the numbers that are no longer in use. The session of the one before it stays for a while
+    /// if the peer may use it already, which this end learns by the first packet.
+    pub fn prepare(&mut self, session: Session<R>, initiator: bool, now: Instant) -> Vec<u32> {
         let replaced = self.next.replace(Next {
             session,
             initiator,
             retry_at: None,
         });
-        replaced
-            .map(|next| next.session.number())
-            .into_iter()
-            .collect()
+        match replaced {
+            Some(next) if next.session.has_keys() => self.leave(next.session, now),
+            Some(next) => vec![next.session.number()],
+            None => Vec::new(),
+        }
+    }
+
+    /// This session is no longer in use, and opens what is under way; returns the numbers of those that do so no longer.
+    fn leave(&mut self, session: Session<R>, now: Instant) -> Vec<u32> {
+        self.left.push_front((session, now + LINGER));
+        let over = self.left.drain(MAX_LEFT.min(self.left.len())..);
+        over.map(|(session, _)| session.number()).collect()
     }
 
     /// The new exchange came to nothing. Returns the numbers that are no longer in use.
@@ -104,9 +117,9 @@ impl<R: Copy> Tunnel<R> {
         next.into_iter().chain(self.current.as_mut())
     }
 
-    /// The session that is being left.
-    pub fn left(&mut self) -> Option<&mut Session<R>> {
-        self.previous.as_mut().map(|(session, _)| session)
+    /// The sessions that are being left.
+    pub fn left(&mut self) -> impl Iterator<Item = &mut Session<R>> {
+        self.left.iter_mut().map(|(session, _)| session)
     }
 
     /// The number of the session in use, while the handshake of the one that shall replace it is under way: it begins none of its own
@@ -125,11 +138,12 @@ impl<R: Copy> Tunnel<R> {
 
     /// All sessions.
     pub fn sessions(&mut self) -> impl Iterator<Item = &mut Session<R>> {
-        let previous = self.previous.as_mut().map(|(session, _)| session);
+        let left = self.left.iter_mut().map(|(session, _)| session);
         let next = self.next.as_mut().map(|next| &mut next.session);
-        [self.current.as_mut(), next, previous]
+        [self.current.as_mut(), next]
             .into_iter()
             .flatten()
+            .chain(left)
     }
 
     /// The session with this number.
@@ -145,13 +159,11 @@ impl<R: Copy> Tunnel<R> {
         if let Some(current) = &mut self.current {
             next.session.take_waiting(current);
         }
-        let left = self.current.replace(next.session);
-        let gone = match left {
-            Some(left) => self.previous.replace((left, now + LINGER)),
-            None => None,
+        let gone = match self.current.replace(next.session) {
+            Some(left) => self.leave(left, now),
+            None => Vec::new(),
         };
-        let gone = gone.map(|(session, _)| session.number());
-        (true, gone.into_iter().collect())
+        (true, gone)
     }
 
     /// Timers of all sessions; `rtt` is the path's. Returns the numbers that went out of use.
@@ -172,10 +184,10 @@ impl<R: Copy> Tunnel<R> {
             }
             send(&mut |out| next.session.handle_timeout(now, out));
         }
-        let over = self.previous.take_if(|(_, until)| *until <= now);
-        over.map(|(session, _)| session.number())
-            .into_iter()
-            .collect()
+        let left = self.left.iter();
+        let stay = left.take_while(|(_, until)| *until > now).count();
+        let over = self.left.drain(stay..);
+        over.map(|(session, _)| session.number()).collect()
     }
 
     /// Whether there is a session that has been up. Idle keys expire after three minutes, and the next packet renews them:
@@ -197,10 +209,11 @@ impl<R: Copy> Tunnel<R> {
     /// The numbers of all sessions.
     pub fn numbers(&self) -> Vec<u32> {
         let next = self.next.as_ref().map(|next| &next.session);
-        let previous = self.previous.as_ref().map(|(session, _)| session);
-        [self.current.as_ref(), next, previous]
+        let left = self.left.iter().map(|(session, _)| session);
+        [self.current.as_ref(), next]
             .into_iter()
             .flatten()
+            .chain(left)
             .map(Session::number)
             .collect()
     }

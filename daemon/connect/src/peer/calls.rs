@@ -19,6 +19,21 @@ use crate::offers::Cause;
 use crate::pace::ServerBuckets;
 use crate::{Contact, PeerRefusal, ServerId};
 
+/// What is to be done when a peer has logged in at a server.
+pub(crate) enum Appeared {
+    /// Nothing but what the connection does by itself.
+    Nothing,
+    /// The offer goes to that server once more, and if nothing comes of it, a fresh one to all.
+    Repeat {
+        /// The offer as it was.
+        envelope: Vec<u8>,
+        /// When the fresh one is due.
+        next: Instant,
+    },
+    /// A fresh offer goes out when it is the peer's turn.
+    Offer,
+}
+
 /// Offers, answers and refusals of one peer that are opened, of each server: each costs half a millisecond.
 const ENVELOPES: Rate = Rate {
     burst: 10,

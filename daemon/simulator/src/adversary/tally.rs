@@ -87,7 +87,7 @@ impl Tally {
             ("relay links", connector.relay_links, 2 * 2 * 4 + 32),
             ("TCP connections", connector.tcp_connections, 2 * 2 * 8 + 64),
             ("candidate pairs of an exchange", pairs, 48),
-            ("sessions of two peers", sizes.sessions, 2 * 3),
+            ("sessions of two peers", sizes.sessions, 2 * 4),
             ("flows of this host", sizes.flows, 8192),
             ("flows of a grant", sizes.granted_flows, 8192),
             ("packets being put together", sizes.fragmented, 64),

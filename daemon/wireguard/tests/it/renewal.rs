@@ -215,7 +215,7 @@ fn what_waits_in_a_session_leaves_through_the_one_that_replaces_it() {
     world.settle();
     let ready = std::mem::replace(&mut world.ends[A].session, fresh());
     assert!(ready.is_established());
-    tunnel.prepare(ready, true);
+    tunnel.prepare(ready, true, now);
 
     assert!(tunnel.promote(now).0);
 

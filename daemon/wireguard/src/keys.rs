@@ -100,15 +100,26 @@ pub(crate) struct KeyRing {
     pub(crate) previous: Option<Keys>,
     /// The peer has been sent the response that makes them, and has not used them.
     pub(crate) next: Option<Keys>,
+    /// The same before that, if the peer has asked again: until it uses the later ones it may use these.
+    pub(crate) superseded: Option<Keys>,
     /// This end's index of the keys that something authentic has come in with last: the peer seals with them.
     pub(crate) heard: Option<u32>,
 }
 
 impl KeyRing {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Keys> {
-        [&self.current, &self.next, &self.previous]
+        [&self.current, &self.next, &self.superseded, &self.previous]
             .into_iter()
             .flatten()
+    }
+
+    fn all_mut(&mut self) -> [&mut Option<Keys>; 4] {
+        [
+            &mut self.current,
+            &mut self.next,
+            &mut self.superseded,
+            &mut self.previous,
+        ]
     }
 
     /// The keys with this end's index.
@@ -118,15 +129,15 @@ impl KeyRing {
 
     /// All are older by this than the clock says, which has stood still.
     pub(crate) fn handle_sleep(&mut self, slept: Duration) {
-        let all = [&mut self.current, &mut self.previous, &mut self.next];
-        for keys in all.into_iter().flatten() {
+        for keys in self.all_mut().into_iter().flatten() {
             keys.since = keys.since.checked_sub(slept).unwrap_or(keys.since);
         }
     }
 
     /// Drops what is too old to open anything; returns the indices of what was dropped.
     pub(crate) fn expire(&mut self, now: Instant) -> impl Iterator<Item = u32> + use<> {
-        let dropped = [&mut self.current, &mut self.previous, &mut self.next]
+        let dropped = self
+            .all_mut()
             .map(|keys| keys.take_if(|keys| keys.age(now) >= REJECT_AFTER));
         dropped.into_iter().flatten().map(|keys| keys.local)
     }

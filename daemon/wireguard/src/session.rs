@@ -233,6 +233,9 @@ impl<R: Copy> Session<R> {
         let Some(confirmed) = self.keys.next.take() else {
             return;
         };
+        // They are in one tunnel with these, which seals with whatever has come in last.
+        let superseded = self.keys.superseded.take();
+        self.drop_keys(superseded);
         let is_newer = |keys: Keys| keys.initiator && keys.since > confirmed.since;
         if self.keys.current.is_some_and(is_newer) {
             self.drop_keys(self.keys.previous);
@@ -503,7 +506,8 @@ impl<R: Copy> Session<R> {
         let Some(response) = response else {
             return Outcome::Refused;
         };
-        self.drop_keys(self.keys.next);
+        let superseded = std::mem::replace(&mut self.keys.superseded, self.keys.next);
+        self.drop_keys(superseded);
         self.newest = Some((message, true));
         self.keys.next = Some(Keys::new(index_at(&*response, 4), false, now));
         Outcome::Send {

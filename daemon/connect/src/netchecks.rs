@@ -53,8 +53,6 @@ pub(super) struct Netchecks {
     next_run: Option<Instant>,
     last_run: Option<Instant>,
     next_lifetime: Option<Instant>,
-    /// How long an unused mapping lives, as it was told last.
-    told_lifetime: Option<Duration>,
     /// What finished runs have found, at most one for each family.
     profiles: Vec<NatProfile>,
     /// How long an unused mapping lives, once it was measured.
@@ -103,7 +101,6 @@ impl Netchecks {
             next_run: None,
             last_run: None,
             next_lifetime: None,
-            told_lifetime: None,
             profiles: Vec::new(),
             measured: None,
             capacity: None,
@@ -346,13 +343,6 @@ impl Netchecks {
     pub(super) fn known(&self) -> Vec<NatProfile> {
         let families = [Family::V4, Family::V6].into_iter();
         families.filter_map(|family| self.profile(family)).collect()
-    }
-
-    /// How long an unused mapping lives, if that is known, where it is something else than at the last call.
-    pub(super) fn take_lifetime(&mut self) -> Option<Option<Duration>> {
-        let lifetime = self.lifetime();
-        let before = std::mem::replace(&mut self.told_lifetime, lifetime);
-        (before != lifetime).then_some(lifetime)
     }
 
     /// How long an unused mapping lives, if that was measured or is given.

@@ -53,6 +53,8 @@ pub(crate) struct LocalNetwork {
     learned: Option<(u64, u32)>,
     /// How many mappings of a run that is under way were said.
     booked: u32,
+    /// How long an unused mapping lives, as it was told last.
+    told_lifetime: Option<Duration>,
     /// Whether TCP connections to peers are made.
     tcp: bool,
     /// Where they are taken.
@@ -70,6 +72,7 @@ impl LocalNetwork {
             stun_servers: Vec::new(),
             overlay: HashSet::new(),
             fingerprint: None,
+            told_lifetime: None,
             mtu,
             capacities: Capacities::default(),
             learned: None,
@@ -197,7 +200,9 @@ impl LocalNetwork {
 
     /// How long an unused mapping lives, if that is known, where it is something else than at the last call.
     pub(crate) fn take_lifetime(&mut self) -> Option<Option<Duration>> {
-        self.netchecks.take_lifetime()
+        let lifetime = self.netchecks.lifetime();
+        let before = std::mem::replace(&mut self.told_lifetime, lifetime);
+        (before != lifetime).then_some(lifetime)
     }
 
     /// This machine has held so many mappings in this network when there were no more.

@@ -49,6 +49,11 @@ pub(crate) fn status(out: &Output, view: &Status) {
         "UDP ports      {}",
         ports.collect::<Vec<_>>().join(", ")
     ));
+    if let Some(prefix) = &view.network.nat64 {
+        out.line(format!(
+            "IPv4           through this network's translator (NAT64), {prefix}"
+        ));
+    }
     for candidate in &view.network.candidates {
         out.line(format!(
             "reachable at   {} ({})",
@@ -438,10 +443,15 @@ pub(crate) fn path(view: &PathView) -> String {
     if let Some(server) = &view.via {
         return format!("relayed by {server}");
     }
-    match view.rtt_ms {
-        Some(rtt) => format!("{} ({}, {rtt:.1} ms)", view.remote, kind(&view.kind)),
-        None => format!("{} ({})", view.remote, kind(&view.kind)),
-    }
+    let through = view.nat64.as_ref().map(|_| ", through NAT64");
+    let rtt = view.rtt_ms.map(|rtt| format!(", {rtt:.1} ms"));
+    format!(
+        "{} ({}{}{})",
+        view.remote,
+        kind(&view.kind),
+        through.unwrap_or_default(),
+        rtt.unwrap_or_default()
+    )
 }
 
 /// The same with the longest packet that fits.

@@ -129,6 +129,7 @@ fn a_path_is_told_with_what_has_found_it() {
         state: PeerState::Connected.into(),
         path: Some(PathView {
             via: None,
+            nat64: None,
             mtu: Some(1420),
             remote: "192.0.2.9:4000".parse().unwrap(),
             kind: PathKind::PeerReflexive.into(),

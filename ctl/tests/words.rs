@@ -478,6 +478,26 @@ fn sentences_of_why_break_between_words_at_the_width_of_the_terminal() {
 }
 
 #[test]
+fn a_path_through_a_translator_is_told_as_one() {
+    let path = r#"{"remote":"203.0.113.20:48084","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":"64:ff9b::/96","mtu":1420}"#;
+    let row = peer("connected").replace(r#""path":null"#, &format!(r#""path":{path}"#));
+    let peers = format!("[{row}]");
+    let status = format!(
+        r#"{{"version":"0.1.0","id":"{KEY}","ipv4":null,"ipv6":"fd70:756e:6368::1","wireguard":"","interface":"punch0","uptime_s":60,"network":{{"port_v4":null,"port_v6":51820,"nat64":"64:ff9b::/96","candidates":[]}},"servers":[],"peers":[],"forwards":[],"warnings":[],"strangers":[],"dropped":{{}}}}"#
+    );
+    let punchd = Punchd::new(move |request| match request {
+        "GET /v1/status" => (200, status.clone()),
+        _ => (200, peers.clone()),
+    });
+    let peers = text(&punchd.run(&["peers"]).stdout).to_owned();
+    let right = "203.0.113.20:48084 (server-reflexive, through NAT64, 12.5 ms), MTU 1420";
+    assert!(peers.contains(right), "{peers}");
+    let status = text(&punchd.run(&["status"]).stdout).to_owned();
+    let right = "IPv4           through this network's translator (NAT64), 64:ff9b::/96\n";
+    assert!(status.contains(right), "{status}");
+}
+
+#[test]
 fn peers_and_status_fit_terminals_of_several_widths() {
     let row = |name: &str| {
         format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use punch_api::{Ipv4Range, PeerId, ServerAddress, ServerKind};
-use punch_engine::{Allocation, Budget, Filtering, Mapping, NatOverrides};
+use punch_engine::{Allocation, Budget, Filtering, Mapping, Nat64, NatOverrides};
 use punch_platform::Offloads;
 use punch_state::Machine;
 use punchd_arguments::DEFAULT_CONFIG;
@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) proxy: ProxySetting,
     /// The UDP port on the underlay; 0 takes any.
     pub(crate) port: u16,
+    /// How IPv4 is reached in a network without it.
+    pub(crate) nat64: Nat64Setting,
     pub(crate) interface: String,
     pub(crate) mtu: u16,
     pub(crate) ipv4: Option<Ipv4Range>,
@@ -51,6 +53,7 @@ impl Default for Config {
             servers: Vec::new(),
             proxy: ProxySetting::default(),
             port: 0,
+            nat64: Nat64Setting::Discover,
             interface: "punch0".to_owned(),
             mtu: 1420,
             ipv4: Some(Ipv4Range::DEFAULT),
@@ -63,6 +66,31 @@ impl Default for Config {
             offloads: Offloads::default(),
             metrics: None,
         }
+    }
+}
+
+/// How IPv4 is reached in a network that has only IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nat64Setting {
+    /// Through the translator that the network's name server tells of (RFC 7050).
+    Discover,
+    /// Not at all.
+    Off,
+    /// Through the translator with this prefix.
+    Prefix(Nat64),
+}
+
+impl Nat64Setting {
+    /// `at` tells the line of a position.
+    fn parse(text: &toml::Spanned<String>, at: impl Fn(usize) -> usize) -> Result<Self> {
+        Ok(match text.get_ref().as_str() {
+            "auto" => Self::Discover,
+            "off" => Self::Off,
+            prefix => Self::Prefix(prefix.parse().with_context(|| {
+                let line = at(text.span().start);
+                format!("line {line}: [underlay] nat64 = \"{prefix}\" is neither auto nor off")
+            })?),
+        })
     }
 }
 
@@ -104,6 +132,7 @@ struct Servers {
 #[serde(deny_unknown_fields, default)]
 struct Underlay {
     port: Option<u16>,
+    nat64: Option<toml::Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -394,6 +423,9 @@ impl Config {
         }
         if let Some(port) = file.underlay.port {
             config.port = port;
+        }
+        if let Some(nat64) = file.underlay.nat64 {
+            config.nat64 = Nat64Setting::parse(&nat64, at)?;
         }
         if let Some(name) = file.tun.name {
             config.interface = name;

@@ -11,6 +11,7 @@ mod questions;
 pub(crate) mod request;
 pub(crate) mod saving;
 mod servers;
+mod translation;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -34,9 +35,10 @@ pub(crate) use self::parts::{Ending, Inlets, Parts};
 use self::request::{Answer, Request};
 use self::saving::Saving;
 use self::servers::Servers;
+use self::translation::Translation;
 use crate::config::Config;
 use crate::driver::command::Command;
-use crate::interface::{self, Network};
+use crate::interface::Network;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::writer::Standing;
@@ -71,7 +73,10 @@ impl Controller {
         let (config, ports, spawner) = (parts.config, parts.ports, parts.spawner);
         let (driver, identity) = (parts.driver, parts.identity);
         let machine = config.machine(identity.id());
-        let addresses = Addresses::new(parts.interface, machine.addresses());
+        let translation = Translation::new(config.nat64, spawner.clone());
+        let nat64 = translation.watch();
+        let addresses = Addresses::new(parts.interface, machine.addresses(), translation);
+        let servers = Servers::new(&identity, &config.proxy, &driver, &spawner, nat64)?;
         let mut controller = Self {
             machine,
             ports,
@@ -80,7 +85,7 @@ impl Controller {
             saving,
             handles: Handles::default(),
             port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
-            servers: Servers::new(identity, &config.proxy, driver.clone(), spawner.clone())?,
+            servers,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
             config,
@@ -93,17 +98,12 @@ impl Controller {
         controller.apply(state).await;
         controller.addresses.settle().await;
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
-        for address in controller.machine.servers.clone() {
-            controller.servers.start(address, true);
-        }
         let fixed = &controller.machine.servers;
         let added = controller.state.servers.iter();
-        let added: Vec<_> = added
-            .filter(|known| !fixed.contains(known))
-            .cloned()
-            .collect();
-        for address in added {
-            controller.servers.start(address, false);
+        let added = added.filter(|known| !fixed.contains(known));
+        let all = fixed.iter().map(|address| (address, true));
+        for (address, fixed) in all.chain(added.map(|address| (address, false))) {
+            controller.servers.start(address.clone(), fixed);
         }
         controller.tell_stun_servers().await;
         Ok(controller)
@@ -178,10 +178,7 @@ impl Controller {
         for address in difference.servers_added {
             self.servers.start(address, false);
         }
-        let gone = difference.servers_gone.iter();
-        let gone: Vec<_> = gone
-            .filter_map(|address| self.servers.stop(address))
-            .collect();
+        let gone = self.servers.stop_all(&difference.servers_gone);
         self.tell_stun_servers().await;
         for server in gone {
             self.order(Command::ServerDown(server)).await;
@@ -262,9 +259,9 @@ impl Controller {
             }
             Network::There { addresses, gateway } => {
                 self.port_mapping.set_gateway(gateway);
-                let addresses: Vec<_> = addresses.iter().map(interface::own_address).collect();
+                let (addresses, nat64) = self.addresses.translate(&addresses).await;
                 self.announcer.set_network(&addresses, clock::now());
-                self.order(Command::Addresses(addresses)).await;
+                self.order(Command::Addresses(addresses, nat64)).await;
             }
         }
         self.judge().await;
@@ -512,6 +509,7 @@ impl Controller {
             servers: self.servers.facts(),
             overlay: self.addresses.overlay(),
             interface: self.addresses.interface(),
+            nat64: self.addresses.nat64(),
             not_saved: self.saving.not_saved(),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Error, Result, anyhow};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use punch_engine::Nat64;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -45,6 +46,34 @@ fn alternate(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr>
         all.extend(second.next());
     }
     all.extend(second);
+    all
+}
+
+/// The addresses to connect to where IPv4 is behind a translator with this prefix: those of IPv4 as it knows them. No address comes
+/// twice.
+pub(crate) fn through(addresses: Vec<SocketAddr>, nat64: Option<Nat64>) -> Vec<SocketAddr> {
+    let Some(prefix) = nat64 else {
+        return addresses;
+    };
+    once(addresses.into_iter().filter_map(|to| prefix.outwards(to)))
+}
+
+/// The addresses as everybody knows them, if a name server in front of a translator with this prefix has told them. No address comes
+/// twice.
+pub(crate) fn whose(addresses: Vec<SocketAddr>, nat64: Option<Nat64>) -> Vec<SocketAddr> {
+    let Some(prefix) = nat64 else {
+        return addresses;
+    };
+    once(addresses.into_iter().filter_map(|at| prefix.inwards(at)))
+}
+
+fn once(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut all = Vec::new();
+    for address in addresses {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
     all
 }
 
@@ -148,6 +177,18 @@ mod tests {
         assert_eq!(alternate(sorted), [v6[0], v4[0], v6[1], v4[1], v6[2]]);
         assert_eq!(alternate([v4[1], v4[0], v6[2]]), [v4[1], v6[2], v4[0]]);
         assert!(alternate([]).is_empty());
+    }
+
+    #[test]
+    fn behind_a_translator_ipv4_is_reached_below_its_prefix() {
+        let nat64 = "2001:db8:64::/96".parse().ok();
+        let [v4, wire] = ["203.0.113.1", "[2001:db8:64::cb00:7101]"].map(at);
+        let [v6, near, inside] = ["[2001:db8::1]", "10.0.0.1", "[2001:db8:64::a00:1]"].map(at);
+        let all = vec![v6, wire, v4, near, inside];
+        assert_eq!(through(all.clone(), nat64), [v6, wire, near]);
+        assert_eq!(whose(all.clone(), nat64), [v6, v4, near]);
+        assert_eq!(through(all.clone(), None), all);
+        assert_eq!(whose(all.clone(), None), all);
     }
 
     #[test]

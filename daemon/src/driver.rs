@@ -10,6 +10,7 @@ pub(crate) mod lane;
 mod servers;
 mod streams;
 mod tcp;
+mod translator;
 pub(crate) mod workers;
 
 use std::net::TcpListener;
@@ -211,10 +212,11 @@ impl Driver {
 
     fn handle_command(&mut self, command: Command, now: Instant) {
         let command = match command {
-            Command::Addresses(addresses) => {
+            Command::Addresses(addresses, nat64) => {
                 let own = addresses.iter().map(|own| own.ip).collect();
                 self.streams.handle_addresses(own);
-                Command::Addresses(addresses)
+                self.lane.set_translator(nat64);
+                return self.engine.handle_addresses(addresses, now);
             }
             Command::Inherit(inherited) => {
                 return self.lane.inherit(&mut self.engine, inherited, now);

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use punch_engine::Nat64;
 use punch_platform::clock;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::dial::look_up;
+use crate::dial::{look_up, whose};
 use crate::tasks::{Spawner, Task, sleep_until};
 
 /// Names are looked up anew this often.
@@ -29,6 +30,8 @@ pub(crate) struct Resolver {
     names: HashMap<String, Name>,
     /// When all names are looked up anew.
     next: Instant,
+    /// What is found below this prefix is shown as the IPv4 addresses that it stands for.
+    nat64: watch::Receiver<Option<Nat64>>,
 }
 
 /// A name, or an address that needs no look-up.
@@ -44,11 +47,17 @@ struct Name {
 impl Resolver {
     /// Knows no name yet.
     pub(crate) fn new(spawner: Spawner) -> Self {
+        Self::behind(spawner, watch::Sender::new(None).subscribe())
+    }
+
+    /// The same behind a translator whose name server may give IPv4 addresses below this prefix (DNS64, RFC 6147).
+    pub(crate) fn behind(spawner: Spawner, nat64: watch::Receiver<Option<Nat64>>) -> Self {
         Self {
             spawner,
             results: mpsc::channel(4),
             names: HashMap::new(),
             next: clock::now() + PERIOD,
+            nat64,
         }
     }
 
@@ -119,7 +128,7 @@ impl Resolver {
         name.task = None;
         match found {
             Ok(addresses) => {
-                name.addresses = addresses;
+                name.addresses = whose(addresses, *self.nat64.borrow());
                 name.trouble = None;
             }
             // The addresses of an earlier look-up stay.

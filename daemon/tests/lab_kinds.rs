@@ -258,6 +258,25 @@ fn ipv6_is_behind_a_firewall_whatever_ipv4_is_behind() {
 }
 
 #[test]
+fn a_translator_leads_from_ipv6_to_ipv4() {
+    need_lab!();
+    let lab = Lab::bare("trans", Kinds::Apart("nat64", "open"), &[]);
+    assert!(!lab.has("A_IPV4"));
+    let server = socket(&lab.server, &format!("{}:4000", lab.env("SERVER_IPV4")));
+    let other = socket(&lab.server, &format!("{}:4000", lab.env("SERVER_IPV4_ALT")));
+    let host = socket(&lab.a, &format!("[{}]:7000", lab.env("A_IPV6")));
+    let public = format!("{}:7000", lab.env("A_PUBLIC_IPV4"))
+        .parse()
+        .unwrap();
+    let to = "[2001:db8:64::cb00:7101]:4000".parse().unwrap();
+    assert_eq!(seen(&host, &server, to, true), Some(public));
+    assert_eq!(seen(&server, &host, public, true), Some(to));
+    assert_eq!(seen(&other, &host, public, false), None);
+    let names = lab.a.exec_ok(&["getent", "ahostsv6", "ipv4only.arpa"]);
+    assert!(names.contains("2001:db8:64::c000:aa"), "{names}");
+}
+
+#[test]
 fn a_state_that_a_stranger_has_left_moves_the_mapping() {
     need_lab!();
     let kinds = Kinds::Apart("port-restricted", "port-restricted-stateful");
@@ -456,6 +475,8 @@ fn kinds_that_make_no_sense_are_refused() {
         "symmetric+0s",
         "firewall+hairpin",
         "ipv6-firewall+ipv6",
+        "nat64+ipv6",
+        "double-nat64",
         "port-restricted-stateful+hairpin",
     ] {
         let mut up = std::process::Command::new(&script);

@@ -277,6 +277,7 @@ impl Envelopes {
             nat: profile.map(|profile| profile.summary(self.budget, attempt)),
             fresh_base: network.has_samplers(),
             relay: self.relay && !connection.attempts.is_direct_only(),
+            translated: network.is_translated(),
         };
         connection.calls.describe(parts, &mut self.randomness.open)
     }

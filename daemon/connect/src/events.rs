@@ -158,6 +158,8 @@ pub enum News {
         path: DirectPath,
         /// The longest packet inside the tunnel.
         mtu: u16,
+        /// Whether nobody may cut them on their way, because a translator in front of the peer would.
+        whole: bool,
     },
     /// The newest stamps with a peer, to be kept across restarts.
     Stamps {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind, Description};
 use punch_stun_protocol::Message;
 use punch_traversal::{
-    AddressChange, Family, Gatherer, NatOverrides, NatProfile, OwnAddress, SocketId, Transmit,
+    AddressChange, BEHIND_NAT64, Family, Gatherer, NatOverrides, NatProfile, OwnAddress, SocketId,
+    Transmit,
 };
 
 use crate::capacities::Capacities;
@@ -320,6 +321,11 @@ impl LocalNetwork {
         told.sort_by_key(|(before, _)| *before);
         told.truncate(MAX_TCP_CANDIDATES);
         told.into_iter().map(|(_, candidate)| candidate).collect()
+    }
+
+    /// Whether IPv4 is reached through a translator alone.
+    pub(crate) fn is_translated(&self) -> bool {
+        self.addresses.contains(&BEHIND_NAT64.into())
     }
 
     /// Whether an address lies inside a tunnel.

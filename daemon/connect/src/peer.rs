@@ -76,7 +76,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
-use punch_signal_protocol::{Capability, Description, Note, PeerId};
+use punch_signal_protocol::{Description, Note, PeerId};
 use punch_traversal::{AgentEvent, DirectPath, SocketId};
 
 use crate::offers::Cause;
@@ -275,7 +275,7 @@ impl PeerConnection {
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
         let (relayed, tcp) = (config.relayed(&theirs, &exchange), config.tcp(&mut theirs));
-        let waits = theirs.capabilities.contains(Capability::WaitsForReturn);
+        let capabilities = theirs.capabilities;
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
@@ -289,7 +289,7 @@ impl PeerConnection {
             unmeasured,
             relayed,
             tcp,
-            waits,
+            capabilities,
         };
         self.attempts.begin(new, now);
     }

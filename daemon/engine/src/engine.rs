@@ -385,7 +385,7 @@ impl Engine {
             let gone = peer.tunnel.handle_timeout(rtt, now, |fill| {
                 // Timers run without a path too; what they would send is lost like any packet.
                 match path {
-                    Some(path) => outbox.push_with(path, |out| fill(out)),
+                    Some(path) => outbox.push_with(path, false, |out| fill(out)),
                     None => {
                         fill(&mut Buffer::default());
                     }

@@ -185,7 +185,7 @@ impl Lane {
             while session.has_waiting(now) {
                 waiting = true;
                 self.outbox
-                    .push_with(path, |out| session.seal_waiting(now, out));
+                    .push_with(path, false, |out| session.seal_waiting(now, out));
             }
         }
         peers.forget_sessions(gone);

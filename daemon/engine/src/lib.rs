@@ -43,10 +43,10 @@ pub use punch_forward::{
 };
 pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{
-    AddressRank, AgentStatus, Allocation, Budget, Caps, DirectPath, Family, Filtering,
-    MAX_STREAM_DATAGRAM, Mapping, NatOverrides, NatProfile, NatSummary, NoDatagram, Outcome,
-    OwnAddress, PairStatus, Probe, ProbeOutcome, ProvenPath, Role, STREAM_PREFIX, Sample, SocketId,
-    StepKind, StepReport, is_hard, is_private, put_stream_datagram, stream_datagrams,
-    stream_length, whole_datagrams,
+    AddressRank, AgentStatus, Allocation, BEHIND_NAT64, Budget, Caps, DirectPath, Family,
+    Filtering, MAX_STREAM_DATAGRAM, Mapping, Nat64, NatOverrides, NatProfile, NatSummary,
+    NoDatagram, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome, ProvenPath, Role,
+    STREAM_PREFIX, Sample, SocketId, StepKind, StepReport, is_hard, is_private, is_translatable,
+    put_stream_datagram, stream_datagrams, stream_length, whole_datagrams,
 };
 pub use report::{DropReason, Drops, PeerReport, TableSizes};

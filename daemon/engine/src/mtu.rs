@@ -13,6 +13,8 @@ pub(crate) struct PeerMtu {
     now: usize,
     /// Whether it was found out, and not only assumed.
     is_known: bool,
+    /// Whether nobody may cut what fits: a translator would, and what is cut may not arrive.
+    is_whole: bool,
     told: Option<usize>,
 }
 
@@ -23,6 +25,7 @@ impl PeerMtu {
             host,
             now: host,
             is_known: true,
+            is_whole: false,
             told: None,
         }
     }
@@ -45,14 +48,19 @@ impl PeerMtu {
             // Nothing can be found out with it: the administrator's choice for the interface counts.
             Path::Direct(_) => self.host,
         };
-        self.set(mtu);
+        self.find(mtu, false);
         self.is_known = !(checks && matches!(path, Path::Direct(_)));
     }
 
-    /// So long a packet fits on the path.
-    pub(crate) fn set(&mut self, mtu: usize) {
+    /// So long a packet fits on the path; `whole` is whether nobody may cut it there.
+    pub(crate) fn find(&mut self, mtu: usize, whole: bool) {
         self.now = mtu.min(self.host);
-        self.is_known = true;
+        (self.is_known, self.is_whole) = (true, whole);
+    }
+
+    /// Whether nobody may cut packets on their way.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// What fits, if that was not told yet.

@@ -30,7 +30,7 @@ pub struct Train {
     /// How many routers may pass them on; `None` is the system's default.
     pub ttl: Option<u8>,
     /// Whether nobody may cut them into fragments, on this machine or on the way: they find out whether a packet of their length gets
-    /// through.
+    /// through, or a translator would cut them.
     pub whole: bool,
     /// The length of each datagram but the last.
     pub segment: usize,
@@ -69,11 +69,23 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none.
-    pub(crate) fn push_with(&mut self, path: Path, fill: impl FnOnce(&mut Buffer) -> usize) {
-        let fits = |last: &Train| !last.closed && last.leads_to(path) && !last.is_full();
+    /// Lets `fill` append one datagram for `path`; it returns how many bytes it appended, 0 for none. `whole` is whether nobody may cut
+    /// it on its way.
+    pub(crate) fn push_with(
+        &mut self,
+        path: Path,
+        whole: bool,
+        fill: impl FnOnce(&mut Buffer) -> usize,
+    ) {
+        let fits = |last: &Train| {
+            !last.closed && last.whole == whole && last.leads_to(path) && !last.is_full()
+        };
         if !self.trains.back().is_some_and(fits) {
             self.start(path, None);
+            self.trains
+                .back_mut()
+                .into_iter()
+                .for_each(|last| last.whole = whole);
         }
         let Some(last) = self.trains.back_mut() else {
             return;
@@ -92,6 +104,7 @@ impl Outbox {
             last.closed = true;
             self.start(path, None);
             if let Some(last) = self.trains.back_mut() {
+                last.whole = whole;
                 last.segment = length;
                 last.bytes.extend(&datagram);
             }

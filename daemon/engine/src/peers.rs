@@ -114,9 +114,9 @@ impl Peer {
         matches!(self.config.kind, PeerKind::Punch { .. })
     }
 
-    /// So long a packet fits on the path, in bytes.
-    pub(crate) fn set_mtu(&mut self, mtu: usize) {
-        self.mtu.set(mtu);
+    /// So long a packet fits on the path, in bytes; `whole` is whether nobody may cut it there.
+    pub(crate) fn set_mtu(&mut self, mtu: usize, whole: bool) {
+        self.mtu.find(mtu, whole);
         self.size_sessions();
     }
 

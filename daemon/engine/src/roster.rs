@@ -281,10 +281,15 @@ impl Roster {
                 }
                 self.work(*peer, now);
             }
-            News::Mtu { peer, path, mtu } => {
+            News::Mtu {
+                peer,
+                path,
+                mtu,
+                whole,
+            } => {
                 let entry = self.peers.get_mut(*peer);
                 if let Some(entry) = entry.filter(|peer| peer.path == Some((*path).into())) {
-                    entry.set_mtu((*mtu).into());
+                    entry.set_mtu((*mtu).into(), *whole);
                     self.peers.mark(*peer);
                 }
             }

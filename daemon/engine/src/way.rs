@@ -57,9 +57,9 @@ impl Way<'_> {
     }
 
     fn seal(&mut self, packet: &[u8], now: Instant) {
-        let session = &mut self.session;
+        let (session, whole) = (&mut self.session, self.mtu.is_whole());
         self.outbox
-            .push_with(self.path, |out| session.seal(packet, now, out));
+            .push_with(self.path, whole, |out| session.seal(packet, now, out));
     }
 
     fn fresh_id(&mut self) -> u32 {

@@ -133,6 +133,7 @@ pub struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
     port: u16,
+    v6: bool,
     /// The system's default, to go back to.
     ttl: u32,
     /// Whether many datagrams may leave with one call.
@@ -228,6 +229,7 @@ impl Udp {
             socket,
             state,
             port,
+            v6,
             ttl,
             gso: true,
         })
@@ -244,7 +246,7 @@ impl Udp {
 
     /// Whether it is of IPv6.
     pub fn is_v6(&self) -> bool {
-        self.socket.local_addr().is_ok_and(|local| local.is_ipv6())
+        self.v6
     }
 
     /// The local port.

@@ -21,6 +21,7 @@ fn every_setting_is_taken() {
         servers = ["stun.example", "[2001:db8::1]:3479"]
         [underlay]
         port = 41820
+        nat64 = "2001:db8:64::/96"
         [tun]
         name = "vpn0"
         mtu = 1380
@@ -65,6 +66,7 @@ fn every_setting_is_taken() {
     };
     assert_eq!(proxy.place(), "proxy.example:3128");
     assert_eq!((config.port, config.mtu), (41820, 1380));
+    assert!(matches!(config.nat64, Nat64Setting::Prefix(_)));
     assert_eq!((config.interface.as_str(), config.ipv4), ("vpn0", None));
     assert_eq!(config.budget, Budget::Aggressive);
     assert!(config.direct_only);
@@ -125,6 +127,8 @@ fn a_bad_value_is_named_with_its_line() {
         ("[signal]\n\nproxy = \"p q\"\n", "line 3", "USER:PASSWORD"),
         ("[signal]\nproxy = true\n", "line 2", "boolean"),
         ("[underlay]\nport = 70000\n", "line 2", "70000"),
+        ("[underlay]\nnat64 = \"on\"\n", "line 2", "64:ff9b::/96"),
+        ("[underlay]\nnat64 = \"64:ff9b::/95\"\n", "line 2", "96"),
         ("[punch]\nbudget = \"lavish\"\n", "line 2", "aggressive"),
         (
             "[nat]\nmapping = \"cone\"\n",

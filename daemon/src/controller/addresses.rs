@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use punch_api::{ApiError, ErrorCode, PeerKey, PeerName};
-use punch_engine::PeerHandle;
+use punch_engine::{Nat64, OwnAddress, PeerHandle};
 use punch_platform::clock;
+use punch_platform::netlink::LocalAddress;
 use punch_state::{Difference, Refusal, State};
 
+use super::translation::Translation;
 use crate::interface::{Interface, Network};
 use crate::overlay::{Judge, Overlay, Places, Verdict};
 
@@ -18,6 +20,8 @@ pub(super) struct Addresses {
     overlay: Overlay,
     /// This machine's overlay addresses, used or not.
     own: Vec<IpAddr>,
+    /// How IPv4 is reached where there is none.
+    translation: Translation,
 }
 
 /// What a look at the network has changed.
@@ -47,11 +51,12 @@ impl Judgement {
 
 impl Addresses {
     /// No peers yet, and no address of this machine is set.
-    pub(super) fn new(interface: Interface, own: Vec<IpAddr>) -> Self {
+    pub(super) fn new(interface: Interface, own: Vec<IpAddr>, translation: Translation) -> Self {
         Self {
             interface,
             overlay: Overlay::default(),
             own,
+            translation,
         }
     }
 
@@ -69,7 +74,24 @@ impl Addresses {
 
     /// Waits until the network may have changed. Nothing is lost if the wait is given up.
     pub(super) async fn changed(&mut self) {
-        self.interface.changed().await;
+        tokio::select! {
+            () = self.interface.changed() => {}
+            () = self.translation.changed() => {}
+        }
+    }
+
+    /// The translator that leads to IPv4, for views.
+    pub(super) fn nat64(&self) -> Option<Nat64> {
+        self.translation.prefix()
+    }
+
+    /// What this machine may use of the addresses that were found, and the translator that leads to IPv4.
+    pub(super) async fn translate(
+        &mut self,
+        addresses: &[LocalAddress],
+    ) -> (Vec<OwnAddress>, Option<Nat64>) {
+        let own = self.translation.follow(addresses).await;
+        (own, self.translation.prefix())
     }
 
     /// Looks at the network.

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{Ipv4Range, ServerAddress};
-use punch_engine::{Path, ServerId};
+use punch_engine::{Nat64, Path, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::announcer::Said;
 use crate::driver::command::Command;
@@ -55,26 +55,28 @@ struct Server {
 impl Servers {
     /// No servers yet.
     pub(super) fn new(
-        identity: Identity,
+        identity: &Identity,
         proxy: &ProxySetting,
-        driver: mpsc::Sender<Command>,
-        spawner: Spawner,
+        driver: &mpsc::Sender<Command>,
+        spawner: &Spawner,
+        nat64: watch::Receiver<Option<Nat64>>,
     ) -> Result<Self> {
         let (report_sender, reports) = mpsc::channel(64);
         Ok(Self {
             list: Vec::new(),
             last: 0,
             access: Access {
-                identity,
+                identity: identity.clone(),
                 tls: server::tls()?,
                 proxies: Arc::new(Proxies::new(proxy, |name| std::env::var_os(name))),
-                driver,
+                driver: driver.clone(),
                 reports: report_sender,
+                nat64: nat64.clone(),
             },
             reports,
-            resolver: Resolver::new(spawner.clone()),
+            resolver: Resolver::behind(spawner.clone(), nat64),
             told: Vec::new(),
-            spawner,
+            spawner: spawner.clone(),
         })
     }
 
@@ -105,11 +107,17 @@ impl Servers {
     }
 
     /// Leaves a server; tells which signalling server is no longer there.
-    pub(super) fn stop(&mut self, address: &ServerAddress) -> Option<ServerId> {
+    fn stop(&mut self, address: &ServerAddress) -> Option<ServerId> {
         let index = self.list.iter().position(|s| s.address == *address)?;
         let server = self.list.remove(index);
         self.resolver.remove(address.as_str());
         matches!(address, ServerAddress::Signal(_)).then_some(server.id)
+    }
+
+    /// Leaves servers; tells which signalling servers are no longer there.
+    pub(super) fn stop_all(&mut self, addresses: &[ServerAddress]) -> Vec<ServerId> {
+        let stopped = addresses.iter().filter_map(|address| self.stop(address));
+        stopped.collect()
     }
 
     /// The network has changed. Connections that began on another one are dead, and would notice only after a while.
@@ -263,10 +271,11 @@ mod tests {
         let identity = Identity::from_seed(&[1; 32]);
         let (driver, _commands) = mpsc::channel(1);
         let mut servers = Servers::new(
-            identity,
+            &identity,
             &ProxySetting::None,
-            driver,
-            Spawner::new(Handle::current()),
+            &driver,
+            &Spawner::new(Handle::current()),
+            watch::Sender::new(None).subscribe(),
         )
         .unwrap();
         for (kind, text) in [

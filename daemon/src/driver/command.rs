@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use punch_engine::{Change, NatProfile, OwnAddress, PeerHandle, ServerId};
+use punch_engine::{Change, Nat64, NatProfile, OwnAddress, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,8 +17,8 @@ use crate::snapshot::{Scope, Snapshot};
 pub(crate) enum Command {
     /// The configuration changes: only what differs is told.
     Configure(Change),
-    /// The addresses of this machine, except those of the overlay.
-    Addresses(Vec<OwnAddress>),
+    /// The addresses of this machine, except those of the overlay, and the translator that leads to IPv4.
+    Addresses(Vec<OwnAddress>, Option<Nat64>),
     /// The router leads this address to the main IPv4 socket, or nothing any more.
     PortMapped(Option<SocketAddr>),
     /// A signalling connection stands; frames for it go here.

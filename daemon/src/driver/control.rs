@@ -92,7 +92,6 @@ impl Control {
     ) -> Next {
         match command {
             Command::Configure(change) => engine.apply(change, now),
-            Command::Addresses(addresses) => engine.handle_addresses(addresses, now),
             Command::PortMapped(external) => engine.handle_port_mapping(external, now),
             Command::ServerUp(server, ways) => {
                 servers.insert(server, ways);
@@ -130,7 +129,10 @@ impl Control {
             }
             Command::GoAway(seconds) => engine.go_away(seconds, now),
             // These concern the sockets, too, and the driver has carried them out.
-            Command::Bequeath { .. } | Command::HandOver { .. } | Command::Inherit(_) => {}
+            Command::Addresses(..)
+            | Command::Bequeath { .. }
+            | Command::HandOver { .. }
+            | Command::Inherit(_) => {}
         }
         Next::GoOn
     }

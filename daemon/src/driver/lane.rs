@@ -6,14 +6,15 @@ use std::io;
 use std::time::Instant;
 
 use punch_engine::{
-    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Path, Renumbered, SocketId,
-    Train,
+    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Nat64, Path, Renumbered,
+    SocketId, Train,
 };
 use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock, handover};
 use punch_service::Repeats;
 
 use super::servers::Servers;
 use super::tcp::Tcp;
+use super::translator::Translator;
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::handover::{Inherited, Left, LeftSocket, names};
 
@@ -70,6 +71,8 @@ pub(super) struct Lane {
     queue: FairQueue,
     /// Packets that go to the host together.
     to_tun: Batch,
+    /// How IPv4 is reached without an address of it.
+    translator: Translator,
     /// Whether the engine knows its peers: until then everything waits in the kernel, where an earlier process may have left packets.
     has_begun: bool,
 }
@@ -89,6 +92,7 @@ impl Lane {
             behind: false,
             queue: FairQueue::new(settings.seed),
             to_tun: Batch::with_capacity(64, 1500),
+            translator: Translator::default(),
             has_begun: false,
         }
     }
@@ -96,6 +100,11 @@ impl Lane {
     /// The name of the TUN interface.
     pub(super) fn name(&self) -> &str {
         self.tun.name()
+    }
+
+    /// Below this prefix IPv4 is reached from now on; `None` if it is reached as always, or not at all.
+    pub(super) fn set_translator(&mut self, prefix: Option<Nat64>) {
+        self.translator = Translator::new(prefix);
     }
 
     /// Takes a socket over, and tells the engine of it.
@@ -110,7 +119,7 @@ impl Lane {
     pub(super) fn open_socket(&mut self, engine: &mut Engine, id: SocketId, family: Family) {
         let descriptor = self.descriptors.for_path();
         let opened = if descriptor.is_some() || self.sockets.len() < MIN_SOCKETS {
-            Udp::open_probe(family == Family::V6, 0)
+            Udp::open_probe(self.translator.family(family) == Family::V6, 0)
         } else {
             Err(io::Error::other(
                 "the limit of open files leaves no more: raise LimitNOFILE of punchd.service",
@@ -235,6 +244,9 @@ impl Lane {
             taken += self.received.total();
             for train in self.received.trains() {
                 let punch_platform::Train { from, local, .. } = train;
+                let Some((id, from)) = self.translator.inwards(id, from) else {
+                    continue;
+                };
                 let mut bytes = train.bytes;
                 // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
                 // none.
@@ -323,15 +335,25 @@ impl Lane {
             let lost = ways.tcp.send(path, train, clock::now());
             return engine.count_drops(DropReason::QueueOut, lost);
         }
-        let (Some(socket), Some(to)) = (self.sockets.get(train.socket), train.to) else {
+        let place = train.to;
+        let place = place.and_then(|to| self.translator.outwards(train.socket, to));
+        let Some((id, to)) = place else {
             return;
         };
+        // One that was opened before the network has changed may be of the other family.
+        let socket = self.sockets.get(id);
+        let Some(socket) = socket.filter(|socket| socket.is_v6() == to.is_ipv6()) else {
+            return;
+        };
+        let source = train
+            .source
+            .filter(|source| source.is_ipv6() == to.is_ipv6());
         let manner = Manner {
             ttl: train.ttl,
             whole: train.whole,
         };
         let sent = socket
-            .send(to, train.source, train.segment, &train.bytes, manner)
+            .send(to, source, train.segment, &train.bytes, manner)
             .await;
         if let Err(error) = sent {
             tracing::trace!(%to, %error, "a datagram was not sent");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use punch_api::Ipv4Range;
+use punch_engine::{BEHIND_NAT64, Nat64};
 use punch_platform::netlink::{MAIN_TABLE, PROTOCOL, PolicyRule, Route};
 
 /// The kernel's table of addresses that lead to this machine itself (`RT_TABLE_LOCAL`).
@@ -204,6 +205,12 @@ pub(crate) fn is_in(range: Ipv4Range, ip: IpAddr) -> bool {
 /// Whether an address lies in one of the overlay's ranges.
 pub(crate) fn is_overlay(range: Option<Ipv4Range>, ip: IpAddr) -> bool {
     in_overlay_v6(ip) || range.is_some_and(|range| is_in(range, ip))
+}
+
+/// Whether what a translator reaches below this prefix would be led into the tunnel.
+pub(crate) fn meets_overlay(prefix: Nat64) -> bool {
+    let any = prefix.embed(BEHIND_NAT64);
+    in_overlay_v6(any.into()) || prefix.extract(OVERLAY_V6.0).is_some()
 }
 
 fn overlaps(route: &Route, range: Ipv4Range) -> bool {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use punch_engine::ServerId;
+use punch_engine::{Nat64, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
@@ -71,6 +71,8 @@ pub(crate) struct Access {
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) driver: mpsc::Sender<Command>,
     pub(crate) reports: mpsc::Sender<Report>,
+    /// Below this prefix IPv4 is reached where there is none.
+    pub(crate) nat64: watch::Receiver<Option<Nat64>>,
 }
 
 /// TLS as the system trusts it (SSL_CERT_FILE and SSL_CERT_DIR count).
@@ -165,12 +167,16 @@ async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| tunnel::not_found(proxy, error))?,
     };
+    let nat64 = *access.nat64.borrow();
+    let addresses = dial::through(addresses, nat64);
     let connect = |address| {
         let way = Way { address, proxy };
         connect(way, request.clone(), access.tls.clone())
     };
     let (address, greeted) = dial::race(&addresses, ADDRESS_TIMEOUT, connect).await?;
     tracing::debug!(%url, %address, "the signalling server answers");
+    let shown = nat64.and_then(|prefix| prefix.inwards(address));
+    let address = shown.unwrap_or(address);
 
     let Greeted {
         mut socket,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use punch_api::{PeerId, PeerName, ServerAddress};
-use punch_engine::{PeerHandle, ServerId};
+use punch_engine::{Nat64, PeerHandle, ServerId};
 use punch_state::State;
 
 use crate::config::Config;
@@ -30,6 +30,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) servers: Vec<ServerFacts<'a>>,
     pub(crate) overlay: &'a Overlay,
     pub(crate) interface: &'a Interface,
+    /// The translator that leads to IPv4 where there is none.
+    pub(crate) nat64: Option<Nat64>,
     /// Why something is not saved, and what that means.
     pub(crate) not_saved: Option<String>,
 }

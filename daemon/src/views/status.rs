@@ -1,6 +1,6 @@
 //! What `punchctl status`, `peers`, `servers` and `forwards` show.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         network: NetworkView {
             port_v4: facts.ports.0,
             port_v6: facts.ports.1,
+            nat64: facts.nat64.map(|prefix| prefix.to_string()),
             candidates: snapshot
                 .candidates
                 .iter()
@@ -316,6 +317,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             kind: PathKind::Relayed.into(),
             rtt_ms,
             via: Some(server.address.to_string()),
+            nat64: None,
             mtu: peer.report.mtu,
         });
     }
@@ -325,6 +327,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             kind: PathKind::Tcp.into(),
             rtt_ms,
             via: None,
+            nat64: None,
             mtu: peer.report.mtu,
         });
     }
@@ -334,6 +337,7 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
             kind: PathKind::Fixed.into(),
             rtt_ms: None,
             via: None,
+            nat64: translated(facts, path.endpoint()?),
             mtu: peer.report.mtu,
         });
     };
@@ -343,6 +347,14 @@ fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
         kind: PathKind::from(selected.kind).into(),
         rtt_ms,
         via: None,
+        nat64: translated(facts, selected.remote),
         mtu: peer.report.mtu,
     })
+}
+
+/// The prefix of the translator that leads to an address, if one does.
+fn translated(facts: &Facts<'_>, remote: SocketAddr) -> Option<String> {
+    let prefix = facts.nat64?;
+    let is_translated = prefix.outwards(remote)? != remote;
+    is_translated.then(|| prefix.to_string())
 }

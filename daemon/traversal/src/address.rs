@@ -58,6 +58,8 @@ pub fn usable(ip: IpAddr) -> bool {
                 || ip.to_ipv4_mapped().is_some()
                 // Site-local addresses, which RFC 3879 has withdrawn.
                 || ip.segments()[0] & 0xffc0 == 0xfec0
+                // A translator shall lead nobody into the network that it is in (RFC 6052 §3.1).
+                || embedded(ip).is_some_and(|ip| !is_translatable(ip))
                 || ip == Ipv6Addr::UNSPECIFIED
         }
     };
@@ -67,4 +69,42 @@ pub fn usable(ip: IpAddr) -> bool {
 /// Whether an address is one of RFC 1918, or of a carrier's network (RFC 6598).
 pub fn is_private(ip: Ipv4Addr) -> bool {
     ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64)
+}
+
+/// Whether a translator may be asked for this address: neither one of its own network or of its machine, nor one that stands for no
+/// machine (RFC 6052 §3.1, §5.1).
+pub fn is_translatable(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    let special = matches!(
+        (a, b, c),
+        (0 | 240.., _, _) | (192, 0, 0) | (198, 18 | 19, _)
+    );
+    !(special || is_private(ip) || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
+}
+
+/// The IPv4 address that an IPv6 address stands for below the prefix that every network with a translator may use (RFC 6052 §2.1).
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [.., high, low] = ip.segments();
+    let is_below = ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    is_below.then(|| (u32::from(high) << 16 | u32::from(low)).into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_translator_leads_nobody_into_its_own_network() {
+        for (ip, is_usable) in [
+            ("64:ff9b::203.0.113.1", true),
+            ("64:ff9b::10.0.0.1", false),
+            ("64:ff9b::127.0.0.1", false),
+            ("64:ff9b::100.64.0.1", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("64:ff9c::10.0.0.1", true),
+        ] {
+            assert_eq!(usable(ip.parse().unwrap()), is_usable, "{ip}");
+        }
+    }
 }

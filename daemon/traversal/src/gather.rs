@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::address::{AddressRank, OwnAddress, usable};
+use crate::nat64::is_of_translator;
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
 
@@ -288,7 +289,7 @@ impl Gatherer {
             let own = self
                 .addresses
                 .iter()
-                .filter(|own| Family::of(own.ip) == family);
+                .filter(|own| Family::of(own.ip) == family && !is_of_translator(own.ip));
             for (index, own) in own.enumerate().take(MAX_HOST) {
                 let address = SocketAddr::new(own.ip, *port);
                 let mut candidate = match own.rank {

@@ -18,6 +18,9 @@ pub enum Capability {
     Relays = 2,
     /// A peer understands that another one is away for a moment ([`crate::Note::Away`]) and keeps its path meanwhile.
     WaitsForReturn = 3,
+    /// A translator (NAT64) in front of a peer cuts what it gets over IPv4 unless that forbids it (RFC 7915 §4), and what is cut may not
+    /// arrive: packets of the tunnel are to be sent whole, as soon as it is known that they fit.
+    WantsWhole = 4,
 }
 
 /// A set of [`Capability`]. Numbers that this version does not know are left out when a set is read.
@@ -41,7 +44,13 @@ impl Capabilities {
     pub const RELAYED_PEER: Self = Self(Self::PEER.0 | 1 << Capability::Relays as u8);
 
     /// All capabilities that have a number.
-    const KNOWN: u8 = Self::RELAYED_PEER.0;
+    const KNOWN: u8 = Self::RELAYED_PEER.with(Capability::WantsWhole).0;
+
+    /// The set with one more.
+    #[must_use]
+    pub const fn with(self, capability: Capability) -> Self {
+        Self(self.0 | 1 << capability as u8)
+    }
 
     /// Whether the set is empty.
     pub fn is_empty(self) -> bool {

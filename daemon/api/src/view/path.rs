@@ -19,6 +19,8 @@ pub struct PathView {
     pub rtt_ms: Option<f64>,
     /// The signalling server that relays; `None` on a direct path.
     pub via: Option<String>,
+    /// The prefix of the translator (NAT64) through which this machine reaches the remote IPv4 address, such as `64:ff9b::/96`.
+    pub nat64: Option<String>,
     /// The longest packet inside the tunnel that fits on the path, in bytes, as far as it was found out; IPv6 packets of 1,280 bytes pass
     /// always.
     pub mtu: Option<u16>,

@@ -82,6 +82,8 @@ pub struct NetworkView {
     pub port_v4: Option<u16>,
     /// The UDP port of the IPv6 socket.
     pub port_v6: Option<u16>,
+    /// The prefix of the translator (NAT64, RFC 6052) through which this machine reaches IPv4 because its network has none.
+    pub nat64: Option<String>,
     /// Addresses at which this machine may be reached.
     pub candidates: Vec<CandidateView>,
 }

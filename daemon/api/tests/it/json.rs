@@ -40,6 +40,7 @@ fn id_view() -> IdView {
 fn path() -> PathView {
     PathView {
         via: None,
+        nat64: None,
         mtu: Some(1420),
         remote: "192.0.2.7:51820".parse().unwrap(),
         kind: PathKind::ServerReflexive.into(),
@@ -47,8 +48,7 @@ fn path() -> PathView {
     }
 }
 
-const PATH: &str =
-    r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"mtu":1420}"#;
+const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":null,"mtu":1420}"#;
 
 // --- requests ---
 
@@ -320,6 +320,7 @@ fn the_status_says_all_at_once() {
         network: NetworkView {
             port_v4: Some(51820),
             port_v6: None,
+            nat64: Some("64:ff9b::/96".to_owned()),
             candidates: vec![CandidateView {
                 kind: PathKind::Host.into(),
                 address: "192.168.1.2:51820".parse().unwrap(),
@@ -359,7 +360,7 @@ fn the_status_says_all_at_once() {
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
     );
 }

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, ExchangeKeys, PresharedKey};
-use punch_signal_protocol::{Candidate, CandidateKind, Ipv4Range, MAX_CANDIDATES, Note};
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Capabilities, Ipv4Range, MAX_CANDIDATES, Note,
+};
 use punch_traversal::{Agent, AgentEvent, Family, handle_detour, is_doubtful, known_mtu};
 
 use super::Outputs;
@@ -132,6 +134,8 @@ pub(super) struct Attempt {
     pub(super) give_up_at: Option<Instant>,
     /// Whether the peer waits for who is away.
     pub(super) waits: bool,
+    /// Whether the peer gets packets whole over IPv4, as soon as it is known that they fit.
+    pub(super) whole: bool,
     /// The peer is away, or was.
     pub(super) away: Option<Away>,
 }
@@ -169,7 +173,13 @@ impl Attempt {
                     path: path.into(),
                 });
                 if let Some(mtu) = known_mtu(&self.agent) {
-                    out.news(News::Mtu { peer, path, mtu });
+                    let whole = self.whole && path.remote.is_ipv4();
+                    out.news(News::Mtu {
+                        peer,
+                        path,
+                        mtu,
+                        whole,
+                    });
                 }
             }
             _ => {}
@@ -284,7 +294,13 @@ impl Attempt {
                 AgentEvent::Mtu(mtu) => {
                     let peer = out.peer;
                     if let Some(path) = self.agent.path() {
-                        out.news(News::Mtu { peer, path, mtu });
+                        let whole = self.whole && path.remote.is_ipv4();
+                        out.news(News::Mtu {
+                            peer,
+                            path,
+                            mtu,
+                            whole,
+                        });
                     }
                 }
                 AgentEvent::Reflexive(address) => {
@@ -352,6 +368,6 @@ pub(super) struct NewAttempt {
     pub(super) unmeasured: bool,
     pub(super) relayed: RelayedConfig,
     pub(super) tcp: TcpConfig,
-    /// Whether the peer waits for who is away.
-    pub(super) waits: bool,
+    /// What the peer can do, and wants.
+    pub(super) capabilities: Capabilities,
 }

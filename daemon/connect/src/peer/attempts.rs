@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use punch_signal_protocol::{Candidate, Ipv4Range, Note, Prediction, RelayToken};
+use punch_signal_protocol::{Candidate, Capability, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
 use punch_traversal::{Agent, DirectPath, SocketId, Step, heard, set_lifetime};
 
@@ -80,7 +80,8 @@ impl Attempts {
             is_heard: false,
             began: now,
             give_up_at: None,
-            waits: new.waits,
+            waits: new.capabilities.contains(Capability::WaitsForReturn),
+            whole: new.capabilities.contains(Capability::WantsWhole),
             away: None,
         });
     }

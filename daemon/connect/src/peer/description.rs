@@ -17,6 +17,8 @@ pub(crate) struct DescriptionParts {
     pub(crate) fresh_base: bool,
     /// Whether this machine may be reached over relays.
     pub(crate) relay: bool,
+    /// Whether a translator leads to IPv4, which cuts what is long.
+    pub(crate) translated: bool,
 }
 
 impl DescriptionParts {
@@ -45,9 +47,11 @@ impl DescriptionParts {
             kem: Vec::new(),
             ipv4_range: self.ipv4_range,
             nat: self.nat,
-            capabilities: match self.relay {
-                true => Capabilities::RELAYED_PEER,
-                false => Capabilities::PEER,
+            capabilities: match (self.relay, self.translated) {
+                (true, true) => Capabilities::RELAYED_PEER.with(Capability::WantsWhole),
+                (true, false) => Capabilities::RELAYED_PEER,
+                (false, true) => Capabilities::PEER.with(Capability::WantsWhole),
+                (false, false) => Capabilities::PEER,
             },
         }
     }

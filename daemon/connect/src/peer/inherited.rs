@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use punch_signal_protocol::seal::{Exchange, ExchangeKeys, stream_credentials};
-use punch_signal_protocol::{Ipv4Range, PeerId};
+use punch_signal_protocol::{Capabilities, Capability, Ipv4Range, PeerId};
 use punch_traversal::{ProvenPath, bequeath, inherit};
 
 use super::PeerConnection;
@@ -98,7 +98,10 @@ pub(crate) fn go_on(
         unmeasured: false,
         relayed,
         tcp,
-        waits: path.waits,
+        capabilities: match path.waits {
+            true => Capabilities::NONE.with(Capability::WaitsForReturn),
+            false => Capabilities::NONE,
+        },
     };
     connection.attempts.begin(new, now);
     true

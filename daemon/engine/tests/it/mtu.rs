@@ -1,11 +1,11 @@
 //! Packets fit the path: its size is found out, and what is longer is cut, or its sender is told.
 
-use punch_engine::{DropReason, EngineEvent, Offload};
+use punch_engine::{BEHIND_NAT64, DropReason, EngineEvent, Offload};
 use punch_packet::{Checksum, GsoKind, Packet, Transport, echo_request, split, transport_checksum};
 
 use crate::packets::{ACK, at, ip, tcp, udp, udp_fragments};
 use crate::switchboard::Switchboard;
-use crate::world::{A, B, Datagram, World, handle, seconds};
+use crate::world::{A, B, Datagram, Nat, World, handle, seconds};
 
 /// The longest packet of the path in most tests here, which is over IPv6.
 const LIMIT: usize = 1280;
@@ -337,4 +337,36 @@ fn fragments_of_the_host_s_own_pass_as_they_are() {
     let arrived = world.hosts[B].take_tun();
     assert_eq!(arrived.len(), 1);
     assert_eq!(Packet::parse(&arrived[0]).unwrap().segment().len(), 3008);
+}
+
+/// What B's long packets to A are, once B knows how long they may be: whether each forbids to be cut.
+fn long_ones(translated: bool) -> Vec<bool> {
+    let mut world = World::natted(3, &[Nat::new(false), Nat::new(false)]);
+    if translated {
+        let mut addresses = world.hosts[A].addresses();
+        addresses.push(BEHIND_NAT64.into());
+        let now = world.now;
+        world.hosts[A].engine.handle_addresses(addresses, now);
+    }
+    world.grant(A, B, true);
+    world.grant(B, A, true);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(20));
+    world.wait_for(seconds(20), |world| mtu(world, B) == Some(1400));
+    world.tap = Some(Vec::new());
+    let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
+    world.send(B, &udp(b, a, &[7; 1300]));
+    world.run_for(seconds(1));
+    let target = world.hosts[A].public;
+    let sent = world.tap.take().unwrap_or_default().into_iter();
+    // A data message of WireGuard.
+    let long =
+        sent.filter(|sent| sent.to.ip() == target && sent.bytes.len() > 1300 && sent.bytes[0] == 4);
+    long.map(|sent| sent.whole).collect()
+}
+
+#[test]
+fn what_a_translator_would_cut_is_sent_whole_once_it_is_known_to_fit() {
+    assert_eq!(long_ones(true), [true]);
+    assert_eq!(long_ones(false), [false]);
 }

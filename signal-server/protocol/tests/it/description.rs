@@ -275,13 +275,13 @@ fn capabilities_have_their_bytes_for_ever_and_unknown_ones_are_left_out() {
     assert!(ours.capabilities.contains(Capability::PassesOver));
     for set in [
         "07 0001 01",
-        "07 0001 f1",
+        "07 0001 e1",
         "07 0003 010000",
         "07 0004 81ffff01",
     ] {
         assert_eq!(with(set), Ok(ours.clone()), "{set}");
     }
-    for set in ["", "07 0000", "07 0001 00", "07 0001 f0", "07 0002 0001"] {
+    for set in ["", "07 0000", "07 0001 00", "07 0001 e0", "07 0002 0001"] {
         assert_eq!(with(set), Ok(golden()), "{set}");
     }
     let as_peer = with("07 0001 0b").unwrap();
@@ -293,7 +293,11 @@ fn capabilities_have_their_bytes_for_ever_and_unknown_ones_are_left_out() {
     let relayed = with("07 0001 0f").unwrap();
     assert_eq!(relayed.capabilities, Capabilities::RELAYED_PEER);
     assert!(relayed.capabilities.contains(Capability::Relays));
-    assert_eq!(with("07 0002 ffff"), Ok(relayed));
+    let translated = with("07 0001 1f").unwrap();
+    let whole = Capabilities::RELAYED_PEER.with(Capability::WantsWhole);
+    assert_eq!(translated.capabilities, whole);
+    assert!(!relayed.capabilities.contains(Capability::WantsWhole));
+    assert_eq!(with("07 0002 ffff"), Ok(translated));
     let longest = format!("07 0020 01 {}", "ff".repeat(31));
     assert_eq!(with(&longest), Ok(ours));
     let longer = format!("07 0021 01 {}", "ff".repeat(32));

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use punch_signal_protocol::{
-    Capabilities, DecodeError, Frame, MAX_CAPABILITIES, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME,
-    PeerId, Refusal, RelayLink, RelayToken, Unreachable,
+    Capabilities, Capability, DecodeError, Frame, MAX_CAPABILITIES, MAX_ENVELOPE, MAX_FRAME,
+    MAX_SERVER_NAME, PeerId, Refusal, RelayLink, RelayToken, Unreachable,
 };
 
 use crate::{hex, machine};
@@ -324,12 +324,12 @@ fn capabilities_that_only_a_newer_version_knows_are_left_out_and_their_number_is
             matches!(frame, Ok(Frame::ClientCapabilities(set) | Frame::ServerCapabilities(set))
                 if set == expected)
         };
-        assert!(is(read(&[0xF1]), Capabilities::OURS));
+        assert!(is(read(&[0xE1]), Capabilities::OURS));
         assert!(is(
             read(&[0xFF; MAX_CAPABILITIES]),
-            Capabilities::RELAYED_PEER
+            Capabilities::RELAYED_PEER.with(Capability::WantsWhole)
         ));
-        assert!(is(read(&[0xF0, 0xFF]), Capabilities::NONE));
+        assert!(is(read(&[0xE0, 0xFF]), Capabilities::NONE));
         assert!(is(read(&[0; 5]), Capabilities::NONE));
         assert_eq!(
             read(&[1; MAX_CAPABILITIES + 1]),

@@ -61,6 +61,7 @@ pub(super) fn db() -> PeerName {
 
 fn path(rtt_ms: Option<f64>) -> PathView {
     PathView {
+        nat64: rtt_ms.map(|_| "64:ff9b::/96".to_owned()),
         via: rtt_ms.is_none().then(|| "wss://a:443/".to_owned()),
         mtu: rtt_ms.map(|_| 1420),
         remote: "[2001:db8::7]:51820".parse().unwrap(),
@@ -364,6 +365,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
     let network = || NetworkView {
         port_v4: port,
         port_v6: port,
+        nat64: some_text(),
         candidates: list(full, candidate()),
     };
     let server = || ServerView {

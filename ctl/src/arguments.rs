@@ -144,12 +144,12 @@ pub enum Command {
     Status,
     /// Show the peers
     #[command(
-        after_help = "Examples:\n  punchctl peers\n  punchctl peers | cut -f 1                 their names: without a terminal, columns are separated by tabs"
+        after_help = "Examples:\n  punchctl peers\n  punchctl peers | cut -f 1                 their names: without a terminal, columns are separated by tabs\n\nFOR is how long packets have taken the path, LOSS the part of the connectivity checks of the last ten minutes that was not answered, told from ten checks on. Below the table stands why they take that path, and why it is no direct one. `punchctl why PEER` says more."
     )]
     Peers,
     /// Follow what happens, until Ctrl-C
     #[command(
-        after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line"
+        after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line\n\nEach change of a path is told with its reason, and each change of how long packets may be on it."
     )]
     Events,
     /// Show the servers and whether they answer

@@ -6,7 +6,9 @@ mod commands;
 mod complete;
 mod explain;
 mod output;
+mod paths;
 mod render;
+mod units;
 
 use std::process::ExitCode;
 

@@ -124,6 +124,11 @@ impl Output {
         }
     }
 
+    /// Whether a person reads it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Prints JSON.
     pub(crate) fn value(&self, value: &Value) {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
@@ -168,18 +173,19 @@ impl Output {
         }
     }
 
-    /// Prints rows: a terminal gets columns below a header that fit its width, anything else cells separated by tabs.
-    pub(crate) fn table(&self, table: &Table<'_>) {
+    /// Prints rows: a terminal gets columns below a header that fit its width, anything else cells separated by tabs. Returns whether
+    /// the terminal was too narrow for all.
+    pub(crate) fn table(&self, table: &Table<'_>) -> bool {
         if self.terminal {
-            for line in table.lines(self.width, self.colours) {
-                self.line(line);
-            }
-            return;
+            let (lines, less) = table.lines(self.width, self.colours);
+            lines.iter().for_each(|line| self.line(line));
+            return less;
         }
         for row in &table.rows {
             let cells: Vec<_> = row.iter().map(|cell| cell.text.as_str()).collect();
             self.line(cells.join("\t"));
         }
+        false
     }
 }
 

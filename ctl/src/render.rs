@@ -10,7 +10,12 @@ use punch_api::{
 };
 
 use crate::output::{Cell, Colour, Output, Table};
+use crate::paths::{self, kind};
+use crate::units::{bytes, duration};
 
+/// The columns of how long a peer's path has served, and of its loss.
+const FOR: usize = 4;
+const LOSS: usize = 5;
 /// What went wrong at a forward's target this lately is so now.
 const JUST_NOW: Duration = Duration::from_secs(10);
 
@@ -38,18 +43,14 @@ pub(crate) fn status(out: &Output, view: &Status) {
         view.interface
     ));
     id(out, &view.id);
-    let ports = [
-        ("IPv4", view.network.port_v4),
-        ("IPv6", view.network.port_v6),
-    ];
-    let ports = ports
-        .iter()
-        .filter_map(|(family, port)| Some(format!("{} ({family})", (*port)?)));
-    out.line(format!(
-        "UDP ports      {}",
-        ports.collect::<Vec<_>>().join(", ")
-    ));
-    if let Some(prefix) = &view.network.nat64 {
+    let network = &view.network;
+    let udp = ports(network.port_v4, network.port_v6);
+    out.line(format!("UDP ports      {udp}"));
+    let tcp = ports(network.tcp_port_v4, network.tcp_port_v6);
+    if !tcp.is_empty() {
+        out.line(format!("TCP ports      {tcp}"));
+    }
+    if let Some(prefix) = &network.nat64 {
         out.line(format!(
             "IPv4           through this network's translator (NAT64), {prefix}"
         ));
@@ -87,6 +88,15 @@ pub(crate) fn status(out: &Output, view: &Status) {
         out.line("");
         out.sentences(&format!("packets refused: {}", dropped.join(", ")), 2);
     }
+}
+
+/// Ports of both families.
+fn ports(v4: Option<u16>, v6: Option<u16>) -> String {
+    let ports = [("IPv4", v4), ("IPv6", v6)];
+    let ports = ports
+        .iter()
+        .filter_map(|(family, port)| Some(format!("{} ({family})", (*port)?)));
+    ports.collect::<Vec<_>>().join(", ")
 }
 
 /// A configuration for a plain WireGuard peer, as wg-quick(8) reads it; what only that machine knows is left to fill in.
@@ -197,6 +207,7 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     out.table(&Table {
         header: &["SERVER", "ADDRESS", "STATE"],
         dispensable: &[],
+        last: &[],
         rows,
     });
 }
@@ -206,42 +217,68 @@ pub(crate) fn peers(out: &Output, views: &[PeerView]) {
         out.nothing("no peers; add one with: punchctl peer add NAME KEY");
         return;
     }
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let address = match (view.ipv4, view.ipv6) {
-                (Some(ipv4), _) => ipv4.to_string(),
-                (None, Some(ipv6)) => ipv6.to_string(),
-                (None, None) => "-".to_owned(),
-            };
-            let mut extra = Vec::new();
-            if view.host {
-                extra.push("may reach this host".to_owned());
-            }
-            if view.direct_only {
-                extra.push("direct only".to_owned());
-            }
-            extra.extend(view.note.clone());
-            vec![
-                view.name.to_string().into(),
-                Cell::coloured(state(&view.state), state_colour(&view.state)),
-                address.into(),
-                view.path.as_ref().map_or("-".into(), |view| {
-                    Cell::from(path_and_mtu(view)).or_briefly(view.remote.to_string())
-                }),
-                bytes(view.received_bytes).into(),
-                bytes(view.sent_bytes).into(),
-                extra.join("; ").into(),
-            ]
-        })
-        .collect();
-    out.table(&Table {
+    if !out.is_terminal() {
+        let rows = views.iter().map(|view| {
+            let mut row = peer(view, paths::sentences(view, false));
+            // Programs that count the columns find them where they have been: what the two say is in the sentences, too.
+            row.drain(FOR..=LOSS);
+            row
+        });
+        out.table(&Table {
+            header: &[],
+            dispensable: &[],
+            last: &[],
+            rows: rows.collect(),
+        });
+        return;
+    }
+    let less = out.table(&Table {
         header: &[
-            "PEER", "STATE", "ADDRESS", "PATH", "RECEIVED", "SENT", "NOTE",
+            "PEER", "STATE", "ADDRESS", "PATH", "FOR", "LOSS", "RECEIVED", "SENT", "NOTE",
         ],
-        dispensable: &[5, 4],
-        rows,
+        dispensable: &[7, 6],
+        last: &[LOSS, FOR],
+        rows: views.iter().map(|view| peer(view, Vec::new())).collect(),
     });
+    let sentences = views.iter().flat_map(|view| paths::sentences(view, less));
+    let sentences: Vec<_> = sentences.collect();
+    if !sentences.is_empty() {
+        out.line("");
+        sentences.iter().for_each(|text| out.sentences(text, 2));
+    }
+}
+
+/// The row of a peer; `more` is to be noted besides.
+fn peer(view: &PeerView, more: Vec<String>) -> Vec<Cell> {
+    let address = match (view.ipv4, view.ipv6) {
+        (Some(ipv4), _) => ipv4.to_string(),
+        (None, Some(ipv6)) => ipv6.to_string(),
+        (None, None) => "-".to_owned(),
+    };
+    let mut extra = Vec::new();
+    if view.host {
+        extra.push("may reach this host".to_owned());
+    }
+    if view.direct_only {
+        extra.push("direct only".to_owned());
+    }
+    extra.extend(view.note.clone());
+    extra.extend(more);
+    let path = view.path.as_ref();
+    let loss = path.and_then(|view| view.loss.as_ref());
+    vec![
+        view.name.to_string().into(),
+        Cell::coloured(state(&view.state), state_colour(&view.state)),
+        address.into(),
+        path.map_or("-".into(), |view| {
+            Cell::from(path_and_mtu(view)).or_briefly(brief_path(view))
+        }),
+        path.and_then(paths::age).unwrap_or_default().into(),
+        loss.map_or(String::new(), paths::percent).into(),
+        bytes(view.received_bytes).into(),
+        bytes(view.sent_bytes).into(),
+        extra.join("; ").into(),
+    ]
 }
 
 pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
@@ -273,6 +310,7 @@ pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {
             "FORWARD", "TARGET", "FOR", "OPEN", "TOTAL", "FAILED", "REFUSED", "TROUBLE",
         ],
         dispensable: &[4, 3, 6, 5],
+        last: &[],
         rows,
     });
 }
@@ -367,7 +405,13 @@ pub(crate) fn connected(out: &Output, peer: &PeerView) {
             .map_or(String::new(), |view| match &view.via {
                 Some(server) => {
                     let why = format!("punchctl why {}", peer.name);
-                    format!(", relayed by {server}; why not directly: {why}")
+                    match &view.detour {
+                        Some(detour) => format!(
+                            ", relayed by {server} because {}; what would help: {why}",
+                            detour.because
+                        ),
+                        None => format!(", relayed by {server}; why not directly: {why}"),
+                    }
                 }
                 None if peer.direct_only => format!(", via {}, never relayed", path(view)),
                 None => format!(", via {}", path(view)),
@@ -384,6 +428,7 @@ pub(crate) fn ping(out: &Output, peer: &PeerName, view: &PingView) {
             .as_ref()
             .map_or(String::new(), |view| match &view.via {
                 Some(server) => format!(", relayed by {server}"),
+                None if view.kind == PathKind::Tcp => format!(", via {} over TCP", view.remote),
                 None => format!(", via {}", view.remote),
             })
     ));
@@ -401,12 +446,15 @@ pub(crate) fn path_change(
     };
     let way = |view: &PathView| match &view.via {
         Some(server) => format!("over the relay {server}"),
+        None if view.kind == PathKind::Tcp => format!("directly over TCP to {}", view.remote),
         None => format!("directly to {}", view.remote),
     };
+    let because = now.because.as_ref();
+    let because = because.map_or(String::new(), |because| format!(": {because}"));
     let (before, now) = (way(before), way(now));
     if before != now {
         out.line(format!(
-            "packets to {peer} go {now} now, no longer {before}"
+            "packets to {peer} go {now} now, no longer {before}{because}"
         ));
     }
 }
@@ -441,7 +489,8 @@ fn allowed(view: &ForwardView) -> String {
 
 pub(crate) fn path(view: &PathView) -> String {
     if let Some(server) = &view.via {
-        return format!("relayed by {server}");
+        let rtt = view.rtt_ms.map(|rtt| format!(" ({rtt:.1} ms)"));
+        return format!("relayed by {server}{}", rtt.unwrap_or_default());
     }
     let through = view.nat64.as_ref().map(|_| ", through NAT64");
     let rtt = view.rtt_ms.map(|rtt| format!(", {rtt:.1} ms"));
@@ -454,23 +503,19 @@ pub(crate) fn path(view: &PathView) -> String {
     )
 }
 
-/// The same with the longest packet that fits.
-fn path_and_mtu(view: &PathView) -> String {
-    let mtu = view.mtu.map(|mtu| format!(", MTU {mtu}"));
-    format!("{}{}", path(view), mtu.unwrap_or_default())
+/// The same in few words.
+fn brief_path(view: &PathView) -> String {
+    match &view.via {
+        Some(_) => "relayed".to_owned(),
+        None if view.kind == PathKind::Tcp => format!("{} (TCP)", view.remote),
+        None => view.remote.to_string(),
+    }
 }
 
-fn kind(kind: &OpenEnum<PathKind>) -> &str {
-    match kind {
-        OpenEnum::Known(PathKind::Host) => "host",
-        OpenEnum::Known(PathKind::ServerReflexive) => "server-reflexive",
-        OpenEnum::Known(PathKind::PeerReflexive) => "peer-reflexive",
-        OpenEnum::Known(PathKind::PortMapped) => "port mapped",
-        OpenEnum::Known(PathKind::Fixed) => "fixed",
-        OpenEnum::Known(PathKind::Relayed) => "relayed",
-        OpenEnum::Known(PathKind::Tcp) => "direct over TCP",
-        OpenEnum::Unknown(word) => word,
-    }
+/// The same with the longest packet that fits.
+pub(crate) fn path_and_mtu(view: &PathView) -> String {
+    let mtu = view.mtu.map(|mtu| format!(", MTU {mtu}"));
+    format!("{}{}", path(view), mtu.unwrap_or_default())
 }
 
 pub(crate) fn state(state: &OpenEnum<PeerState>) -> &str {
@@ -490,26 +535,5 @@ fn state_colour(state: &OpenEnum<PeerState>) -> Option<Colour> {
         OpenEnum::Known(PeerState::Waiting | PeerState::Connecting) => Some(Colour::Yellow),
         OpenEnum::Known(PeerState::Refused) => Some(Colour::Red),
         OpenEnum::Known(PeerState::Down) | OpenEnum::Unknown(_) => None,
-    }
-}
-
-pub(crate) fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "KB", "MB", "GB"] {
-        if value < 1000.0 {
-            let digits = usize::from(unit != "B");
-            return format!("{value:.digits$} {unit}");
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
-}
-
-fn duration(seconds: u64) -> String {
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
     }
 }

@@ -4,11 +4,12 @@
 mod common;
 
 use std::process::{Command, Output};
+use std::time::SystemTime;
 
 use common::Socket;
 use punch_api::{
-    AddressFamily, Allocation, AllocationView, Budget, BudgetView, Filtering, Mapping,
-    MappingProtocol, NatView, NetcheckView, OpenEnum, PathKind, PathView, PeerState,
+    AddressFamily, Allocation, AllocationView, Budget, BudgetView, Filtering, LossView, Mapping,
+    MappingProtocol, NatView, NetcheckView, OpenEnum, PathKind, PathReason, PathView, PeerState,
     PortMappingView, PortsView, ProbeKind, ProbeView, StepView, WhyView,
 };
 use serde::Serialize;
@@ -64,6 +65,12 @@ fn step(name: &str, chance: f64, outcome: &str) -> StepView {
         refused_sockets: 0,
         took_s: 0.25,
     }
+}
+
+/// Milliseconds since 1970.
+fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap().as_millis()).unwrap()
 }
 
 fn why() -> WhyView {
@@ -124,6 +131,16 @@ fn a_search_without_success_is_told_with_its_cost_and_what_would_help() {
 }
 
 #[test]
+fn a_chance_that_is_next_to_none_is_not_told_as_zero() {
+    let view = WhyView {
+        steps: vec![step("birthday", 0.000_001, "too_unlikely")],
+        ..why()
+    };
+    let text = says(&["why", "db"], &view).join("\n");
+    assert!(text.contains("birthday search\t< 0.01 %\t"), "{text}");
+}
+
+#[test]
 fn a_path_is_told_with_what_has_found_it() {
     let view = WhyView {
         state: PeerState::Connected.into(),
@@ -134,6 +151,15 @@ fn a_path_is_told_with_what_has_found_it() {
             remote: "192.0.2.9:4000".parse().unwrap(),
             kind: PathKind::PeerReflexive.into(),
             rtt_ms: Some(3.25),
+            loss: Some(LossView {
+                fraction: 0.025,
+                samples: 40,
+                window_s: 600,
+            }),
+            since_ms: Some(wall_ms() - 11_525_000),
+            reason: Some(PathReason::Promoted.into()),
+            because: Some("a more direct path was found".to_owned()),
+            detour: None,
         }),
         theirs: Some(nat("easy NAT", &[])),
         steps: vec![
@@ -146,7 +172,13 @@ fn a_path_is_told_with_what_has_found_it() {
         ..why()
     };
     let lines = says(&["why", "db"], &view);
-    assert!(lines[1].starts_with("path    192.0.2.9:4000"), "{lines:#?}");
+    assert_eq!(
+        lines[1..3],
+        [
+            "path    192.0.2.9:4000 (peer-reflexive, 3.2 ms), MTU 1420, loss 2.5 % of 40 checks within 10 min",
+            "since   3 h 12 min ago: a more direct path was found",
+        ]
+    );
     let text = lines.join("\n");
     for part in [
         "there   easy NAT\n",

@@ -403,18 +403,23 @@ fn ping_tells_when_another_path_serves() {
             0 | 1 => {
                 r#"{"remote":"192.0.2.1:443","kind":"relayed","rtt_ms":9.0,"via":"wss://relay.example/"}"#
             }
-            _ => r#"{"remote":"192.0.2.7:7000","kind":"server_reflexive","rtt_ms":2.0,"via":null}"#,
+            2 => r#"{"remote":"192.0.2.7:7000","kind":"tcp","rtt_ms":2.0,"via":null}"#,
+            _ => {
+                r#"{"remote":"192.0.2.7:7000","kind":"server_reflexive","rtt_ms":2.0,"via":null,"because":"a more direct path was found"}"#
+            }
         };
         let body = format!(r#"{{"address":"100.107.94.93","rtt_ms":2.5,"path":{path}}}"#);
         (200, body)
     });
-    let output = punchd.run(&["ping", "db", "-c", "3"]);
+    let output = punchd.run(&["ping", "db", "-c", "4"]);
     let answer = "db (100.107.94.93) answers in 2.50 ms";
     assert_eq!(
         text(&output.stdout),
         format!(
             "{answer}, relayed by wss://relay.example/\n{answer}, relayed by wss://relay.example/\n\
-             packets to db go directly to 192.0.2.7:7000 now, no longer over the relay wss://relay.example/\n\
+             packets to db go directly over TCP to 192.0.2.7:7000 now, no longer over the relay wss://relay.example/\n\
+             {answer}, via 192.0.2.7:7000 over TCP\n\
+             packets to db go directly to 192.0.2.7:7000 now, no longer directly over TCP to 192.0.2.7:7000: a more direct path was found\n\
              {answer}, via 192.0.2.7:7000\n"
         )
     );
@@ -559,6 +564,99 @@ fn peers_and_status_fit_terminals_of_several_widths() {
             format!("  {KEY}"),
         ]
     );
+}
+
+/// Two peers: one with a direct path, one that is relayed.
+fn reached() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = u64::try_from(now.unwrap().as_millis()).unwrap();
+    let peer = |name: &str, path: &str| {
+        format!(
+            r#"{{"name":"{name}","id":null,"wireguard":"","ipv4":"100.104.246.93","ipv6":null,"up":true,"host":false,"state":"connected","path":{path},"received_bytes":1500000,"sent_bytes":20000,"last_handshake_s":3,"note":null}}"#
+        )
+    };
+    let direct = format!(
+        r#"{{"remote":"203.0.113.20:48084","kind":"server_reflexive","rtt_ms":12.5,"via":null,"mtu":1420,"loss":{{"fraction":0.004,"samples":200,"window_s":600}},"since_ms":{},"reason":"promoted","because":"a more direct path was found"}}"#,
+        now - 11_525_000
+    );
+    let relayed = format!(
+        r#"{{"remote":"198.51.100.1:443","kind":"relayed","rtt_ms":30.0,"via":"wss://relay.example/","mtu":1380,"loss":null,"since_ms":{},"reason":"first","because":"the first path that was found","detour":{{"because":"no UDP seems to pass here","advice":["Let it out.","Or use TCP."]}}}}"#,
+        now - 125_000
+    );
+    format!("[{},{}]", peer("db", &direct), peer("nas", &relayed))
+}
+
+#[test]
+fn peers_tell_since_when_and_why_their_paths_serve_on_every_width() {
+    let punchd = Punchd::new(|_| (200, reached()));
+    let wide = punchd.on_a_terminal(160, "peers");
+    assert_eq!(
+        wide,
+        [
+            "PEER  STATE      ADDRESS         PATH                                                      FOR         LOSS   RECEIVED  SENT",
+            "db    connected  100.104.246.93  203.0.113.20:48084 (server-reflexive, 12.5 ms), MTU 1420  3 h 12 min  0.4 %  1.5 MB    20.0 KB",
+            "nas   connected  100.104.246.93  relayed by wss://relay.example/ (30.0 ms), MTU 1380       2 min              1.5 MB    20.0 KB",
+            "",
+            "db took this path 3 h 12 min ago: a more direct path was found; loss 0.4 % of 200 checks within 10 min",
+            "nas took this path 2 min ago: the first path that was found",
+            "nas is relayed by wss://relay.example/ because no UDP seems to pass here. What would help: Let it out. Or use TCP.",
+        ]
+    );
+    assert_eq!(
+        punchd.on_a_terminal(80, "peers"),
+        [
+            "PEER  STATE      ADDRESS         PATH                FOR         LOSS",
+            "db    connected  100.104.246.93  203.0.113.20:48084  3 h 12 min  0.4 %",
+            "nas   connected  100.104.246.93  relayed             2 min",
+            "",
+            "db took this path 3 h 12 min ago: a more direct path was found;",
+            "  server-reflexive, 12.5 ms, MTU 1420, 1.5 MB received, 20.0 KB sent; loss 0.4 %",
+            "  of 200 checks within 10 min",
+            "nas took this path 2 min ago: the first path that was found; relayed, 30.0 ms,",
+            "  MTU 1380, 1.5 MB received, 20.0 KB sent",
+            "nas is relayed by wss://relay.example/ because no UDP seems to pass here. What",
+            "  would help: Let it out. Or use TCP.",
+        ]
+    );
+    let narrow = punchd.on_a_terminal(66, "peers");
+    assert_eq!(
+        narrow[0],
+        "PEER  STATE      ADDRESS         PATH                FOR"
+    );
+    // A program finds it all in the row.
+    let output = punchd.run(&["peers"]);
+    let rows = text(&output.stdout);
+    let rows: Vec<_> = rows.lines().collect();
+    assert_eq!(rows.len(), 2);
+    let cells: Vec<_> = rows[0].split('\t').collect();
+    assert_eq!(cells[4..6], ["1.5 MB", "20.0 KB"]);
+    assert_eq!(
+        cells[6],
+        "db took this path 3 h 12 min ago: a more direct path was found; loss 0.4 % of 200 checks within 10 min"
+    );
+    assert!(rows[1].contains("because no UDP seems to pass here"));
+}
+
+#[test]
+fn status_names_the_ports_where_packets_come_in() {
+    let status = |tcp: &str| {
+        format!(
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":51820,{tcp}"candidates":[]}},"servers":[],"peers":[],"forwards":[],"warnings":[],"strangers":[],"dropped":{{}}}}"#
+        )
+    };
+    let with = status(r#""tcp_port_v4":51820,"tcp_port_v6":40001,"#);
+    let punchd = Punchd::new(move |_| (200, with.clone()));
+    let said = text(&punchd.run(&["status"]).stdout);
+    assert!(
+        said.contains(
+            "UDP ports      51820 (IPv4), 51820 (IPv6)\nTCP ports      51820 (IPv4), 40001 (IPv6)\n"
+        ),
+        "{said}"
+    );
+    let without = status("");
+    let punchd = Punchd::new(move |_| (200, without.clone()));
+    let said = text(&punchd.run(&["status"]).stdout);
+    assert!(!said.contains("TCP"), "{said}");
 }
 
 #[test]

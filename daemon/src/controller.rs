@@ -43,7 +43,7 @@ use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::writer::Standing;
 use crate::tasks::{Spawner, sleep_until};
-use crate::views::facts::Facts;
+use crate::views::facts::{Facts, Ports};
 use crate::views::{events, status, why};
 
 /// A snapshot of all peers is taken of so many at a time: packets wait meanwhile.
@@ -51,7 +51,7 @@ const SNAPSHOT_PEERS: usize = 32;
 
 pub(crate) struct Controller {
     config: Config,
-    ports: (Option<u16>, Option<u16>),
+    ports: Ports,
     started: Instant,
     machine: Machine,
     state: State,
@@ -84,7 +84,7 @@ impl Controller {
             state: State::default(),
             saving,
             handles: Handles::default(),
-            port_mapping: PortMapping::start(&spawner, &identity, ports.0, config.port_mapping),
+            port_mapping: PortMapping::start(&spawner, &identity, ports.udp.0, config.port_mapping),
             servers,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
@@ -298,7 +298,10 @@ impl Controller {
                 self.name_of(peer).map(|peer| events::state(peer, state))
             }
             EngineEvent::Roamed { peer, to } => self.roamed(peer, to),
-            EngineEvent::Mtu { peer, mtu } => self.resized(peer, mtu).await,
+            EngineEvent::Mtu { peer, mtu, before } => {
+                let name = self.resized(peer, mtu).await;
+                name.and_then(|name| events::resized(name, mtu, before))
+            }
             EngineEvent::News(news) => self.handle_news(news),
             EngineEvent::Crowded(crowded) => {
                 let peer = self.name_of(crowded.peer);
@@ -317,15 +320,15 @@ impl Controller {
         let name = self.name_of(peer)?;
         let key = &self.state.peers.get(&name)?.key;
         self.saving.history.record_seen(key, to, clock::now());
-        Some(events::selected(name, to))
+        Some(events::roamed(name, to))
     }
 
     /// Packets to a peer may be so long from now on.
-    async fn resized(&mut self, peer: PeerHandle, mtu: usize) -> Option<(EventKind, String)> {
-        let stored = self.state.peers.get(self.handles.name(peer)?)?;
-        let addresses = stored.addresses(self.config.ipv4);
+    async fn resized(&mut self, peer: PeerHandle, mtu: usize) -> Option<PeerName> {
+        let name = self.name_of(peer)?;
+        let addresses = self.state.peers.get(&name)?.addresses(self.config.ipv4);
         self.addresses.resize(&addresses, mtu).await;
-        None
+        Some(name)
     }
 
     /// Calls those elsewhere that do not answer where they are called.
@@ -339,10 +342,10 @@ impl Controller {
     fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
         let now = clock::now();
         match news {
-            News::Selected { peer, path } => {
+            News::Selected { peer, path, why } => {
                 self.addresses
                     .set_path(peer, path.endpoint().map(|to| to.ip()));
-                events::path(self.name_of(peer)?, path, self.servers.relay(path))
+                events::path(self.name_of(peer)?, (path, why), self.servers.relay(path))
             }
             News::Searching { peer, step, chance } => {
                 Some(events::searching(self.name_of(peer)?, step, chance))

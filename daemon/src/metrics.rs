@@ -156,26 +156,7 @@ fn expose_peers(metrics: &mut Exposition, status: &Status) {
         let value = flag(peer.state == PeerState::Connected);
         connected.sample(&[("peer", peer.name.as_str())], value);
     }
-    let mut path = metrics.gauge(
-        "punch_peer_path_info",
-        "How the path in use was found (RFC 8445); always 1.",
-    );
-    for peer in &status.peers {
-        if let Some(view) = &peer.path {
-            let kind = view.kind.to_string();
-            let labels = [("peer", peer.name.as_str()), ("kind", kind.as_str())];
-            path.sample(&labels, 1.0);
-        }
-    }
-    let mut rtt = metrics.gauge(
-        "punch_peer_rtt_seconds",
-        "Smoothed round trip of the connectivity checks.",
-    );
-    for peer in &status.peers {
-        if let Some(ms) = peer.path.as_ref().and_then(|path| path.rtt_ms) {
-            rtt.sample(&[("peer", peer.name.as_str())], ms / 1000.0);
-        }
-    }
+    expose_paths(metrics, status);
     let mut age = metrics.gauge(
         "punch_peer_handshake_age_seconds",
         "Seconds since the last WireGuard handshake.",
@@ -198,6 +179,47 @@ fn expose_peers(metrics: &mut Exposition, status: &Status) {
     );
     for peer in &status.peers {
         sent.sample(&[("peer", peer.name.as_str())], peer.sent_bytes as f64);
+    }
+}
+
+fn expose_paths(metrics: &mut Exposition, status: &Status) {
+    let mut path = metrics.gauge(
+        "punch_peer_path_info",
+        "How the path in use was found (RFC 8445); always 1.",
+    );
+    for peer in &status.peers {
+        if let Some(view) = &peer.path {
+            let kind = view.kind.to_string();
+            let labels = [("peer", peer.name.as_str()), ("kind", kind.as_str())];
+            path.sample(&labels, 1.0);
+        }
+    }
+    let mut rtt = metrics.gauge(
+        "punch_peer_rtt_seconds",
+        "Smoothed round trip of the connectivity checks.",
+    );
+    for peer in &status.peers {
+        if let Some(ms) = peer.path.as_ref().and_then(|path| path.rtt_ms) {
+            rtt.sample(&[("peer", peer.name.as_str())], ms / 1000.0);
+        }
+    }
+    let mut loss = metrics.gauge(
+        "punch_peer_loss_ratio",
+        "Part of the latest connectivity checks that was not answered.",
+    );
+    for peer in &status.peers {
+        if let Some(view) = peer.path.as_ref().and_then(|path| path.loss.as_ref()) {
+            loss.sample(&[("peer", peer.name.as_str())], view.fraction);
+        }
+    }
+    let mut start = metrics.gauge(
+        "punch_peer_path_start_time_seconds",
+        "When packets began to take the path in use, in seconds since 1970.",
+    );
+    for peer in &status.peers {
+        if let Some(ms) = peer.path.as_ref().and_then(|path| path.since_ms) {
+            start.sample(&[("peer", peer.name.as_str())], ms as f64 / 1000.0);
+        }
     }
 }
 

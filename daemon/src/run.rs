@@ -35,6 +35,7 @@ use crate::startup::{DataPath, Ground, Places, RemoveOnDrop};
 use crate::store::Store;
 use crate::store::writer::{Desk, Writer};
 use crate::tasks::{Spawner, Task};
+use crate::views::facts::Ports;
 
 /// Peers wait so many seconds for a punchd that is started again.
 const AWAY: u8 = 10;
@@ -149,7 +150,7 @@ async fn serve(
             running.answer_anew()?;
         }
     }
-    tracing::info!(port_v4 = ports.0, port_v6 = ports.1, "ready");
+    tracing::info!(port_v4 = ports.udp.0, port_v6 = ports.udp.1, "ready");
     manager::ready("started");
     let why = running.wait(&mut end).await;
     tracing::info!("stopping");
@@ -181,12 +182,8 @@ struct Running {
 }
 
 impl Running {
-    /// Starts everything; also tells the main UDP ports.
-    async fn start(
-        config: Config,
-        ground: Ground,
-        data: Arc<Runtime>,
-    ) -> Result<(Self, (Option<u16>, Option<u16>))> {
+    /// Starts everything; also tells where packets come in.
+    async fn start(config: Config, ground: Ground, data: Arc<Runtime>) -> Result<(Self, Ports)> {
         let spawner = Spawner::new(Handle::current());
         let Ground {
             mut store,

@@ -21,6 +21,7 @@ use crate::control::socket;
 use crate::handover::{self, Inheritance, Inherited, Kept};
 use crate::store::Store;
 use crate::tcp::listener;
+use crate::views::facts::Ports;
 
 /// A state directory that the process before this one is about to leave is free by then: its disk may stall.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -324,10 +325,18 @@ impl DataPath {
         })
     }
 
-    /// The ports of the main sockets, of IPv4 and IPv6.
-    pub(crate) fn ports(&self) -> (Option<u16>, Option<u16>) {
-        let port = |socket: &Option<Udp>| socket.as_ref().map(Udp::port);
-        (port(&self.v4), port(&self.v6))
+    /// Where packets come in.
+    pub(crate) fn ports(&self) -> Ports {
+        let udp = |socket: &Option<Udp>| socket.as_ref().map(Udp::port);
+        let tcp = |family| {
+            let mut listeners = self.listeners.iter();
+            let (_, listener) = listeners.find(|(of, _)| *of == family)?;
+            Some(listener.local_addr().ok()?.port())
+        };
+        Ports {
+            udp: (udp(&self.v4), udp(&self.v6)),
+            tcp: (tcp(Family::V4), tcp(Family::V6)),
+        }
     }
 }
 

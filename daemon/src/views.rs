@@ -1,6 +1,8 @@
 //! Views: the configuration and a snapshot of the engine, put together for the control API. All are pure functions.
 
+mod advice;
 mod budget;
+mod change;
 pub(crate) mod events;
 pub(crate) mod facts;
 mod nat;

@@ -5,7 +5,7 @@ mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use harness::{Kinds, Lab, Namespace, PATIENCE, wait_until};
 
@@ -94,6 +94,9 @@ fn punchd_counts_what_is_described_on_its_socket_and_over_tcp_if_asked_to() {
     assert_eq!(metrics.value("punch_peer_wanted{peer=\"b\"}"), 1.0);
     assert_eq!(metrics.value("punch_peer_connected{peer=\"b\"}"), 1.0);
     assert!(metrics.value("punch_peer_received_bytes_total{peer=\"b\"}") > 0.0);
+    let since = metrics.value("punch_peer_path_start_time_seconds{peer=\"b\"}");
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!(since > now - 600.0 && since <= now, "{since} {now}");
     let open = "punch_forward_open_connections{protocol=\"udp\",ports=\"53\"}";
     assert_eq!(metrics.value(open), 0.0);
     for series in metrics.samples.keys() {

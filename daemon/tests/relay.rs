@@ -32,6 +32,45 @@ fn is_direct(host: &Host, peer: &str) -> bool {
     path.is_some_and(|path| path.kind != PathKind::Relayed && path.via.is_none())
 }
 
+/// All that is said of a relayed peer gives the cause, and neither a chance nor an advice that cannot hold where no UDP passes.
+#[track_caller]
+fn tells_that_udp_is_blocked(host: &Host, peer: &str) {
+    let cause = "because no UDP seems to pass";
+    wait_until(2 * PATIENCE, "the cause is told", || {
+        host.why(peer).summary.contains(cause)
+    });
+    let view = host.why(peer);
+    let impossible = view.steps.iter().all(|step| step.chance == 0.0);
+    assert!(impossible && !view.steps.is_empty(), "{view:#?}");
+    let helps = &view.advice;
+    let is_said = |part: &str| helps.iter().any(|text| text.contains(part));
+    assert!(
+        is_said("let UDP out") || is_said("Let UDP out"),
+        "{view:#?}"
+    );
+    assert!(is_said("forward the TCP port"), "{view:#?}");
+    for part in ["two addresses", "UPnP", "budget"] {
+        assert!(!is_said(part), "{part}: {view:#?}");
+    }
+    let detour = &host.peer(peer)["path"]["detour"];
+    let because = detour["because"].as_str().unwrap();
+    assert!(view.summary.contains(because), "{view:#?}: {because}");
+    assert!(!detour["advice"].as_array().unwrap().is_empty(), "{detour}");
+    for command in [&["peers"][..], &["status"]] {
+        let text = host.ctl_ok(command);
+        let said = format!("{peer} is relayed by ws://");
+        assert!(text.contains(&said) && text.contains(cause), "{text}");
+        assert!(text.contains("What would help:"), "{text}");
+    }
+}
+
+/// Since when the path to a peer serves, in milliseconds since 1970, and why.
+fn since(host: &Host, peer: &str) -> (u64, String) {
+    let path = &host.peer(peer)["path"];
+    let reason = path["reason"].as_str().unwrap().to_owned();
+    (path["since_ms"].as_u64().unwrap(), reason)
+}
+
 #[test]
 fn where_udp_is_blocked_everything_works_over_the_relay() {
     need_lab!();
@@ -62,11 +101,8 @@ fn where_udp_is_blocked_everything_works_over_the_relay() {
         let mtu = ["ping", "-c", "3", "-i", "0.2", "-s", "1300"];
         lab.a
             .exec_ok(&[&mtu[..], &[&lab.b.ipv4().to_string()]].concat());
-        let why = lab.b.why("a");
-        assert!(
-            why.advice.iter().any(|text| text.contains("UDP")),
-            "{why:#?}"
-        );
+        tells_that_udp_is_blocked(&lab.b, "a");
+        tells_that_udp_is_blocked(&lab.a, "b");
         lab.a.ctl_ok(&["down", "b"]);
         lab.b.wait_for_peer_state("a", "down");
     }
@@ -79,6 +115,8 @@ fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
     lab.part();
     lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
     assert!(is_relayed(&lab.a, "b"));
+    let (first, reason) = since(&lab.a, "b");
+    assert_eq!(reason, "first");
     let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
     lab.b.ctl_ok(&["forward", "tcp", "7000"]);
     let to = SocketAddr::new(lab.b.ipv4(), 7000);
@@ -88,13 +126,23 @@ fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
     wait_until(2 * PATIENCE, "a direct path serves", || {
         is_direct(&lab.a, "b") && is_direct(&lab.b, "a")
     });
+    assert!(since(&lab.a, "b").0 > first);
+    assert!(lab.a.peer("b")["path"]["detour"].is_null());
     lab.a.expect_echo(to);
     lab.part();
     wait_until(PATIENCE, "the relay serves", || {
         is_relayed(&lab.a, "b") && is_relayed(&lab.b, "a")
     });
+    assert_eq!(since(&lab.a, "b").1, "silent");
     lab.a.expect_echo(to);
     let log = lab.a.punchd.log_text();
+    for clause in [
+        "the first path that was found",
+        "a more direct path was found",
+        "the path before did not answer any more",
+    ] {
+        assert!(log.contains(&format!(": {clause}")), "{clause}: {log}");
+    }
     assert_eq!(log.matches("connecting to b").count(), before, "{log}");
     assert!(log.contains("packets to b are relayed by ws://"), "{log}");
 }

@@ -68,6 +68,12 @@ fn where_udp_is_blocked_a_direct_path_goes_over_tcp_until_udp_passes() {
         }
         let why = host.ctl_ok(&["why", peer]);
         assert!(why.contains("directly over TCP"), "{why}");
+        let port = host.ctl_json(&["status"])["network"]["tcp_port_v4"].as_u64();
+        let said = format!("TCP ports      {} (IPv4)", port.unwrap());
+        let status = host.ctl_ok(&["status"]);
+        assert!(status.contains(&said), "{said}: {status}");
+        let said = format!("{peer} is reached over TCP because ");
+        assert!(status.contains(&said), "{said}: {status}");
         let log = host.punchd.log_text();
         assert!(
             log.contains(&format!("packets to {peer} go directly over TCP")),
@@ -156,6 +162,7 @@ fn whoever_has_switched_tcp_off_neither_connects_nor_listens() {
     need_lab!();
     let lab = lab("off", [&format!("{PORT}{OFF}"), PORT]);
     assert!(lab.server.is_refused(listener(&lab)));
+    assert!(!lab.a.ctl_ok(&["status"]).contains("TCP ports"));
     assert!(!lab.a.ctl(&["up", "b", "--timeout", "5"]).success());
     assert!(!is_over_tcp(&lab.a, "b") && !is_over_tcp(&lab.b, "a"));
 }

@@ -3,7 +3,9 @@
 use punch_api::{NatView, OpenEnum, PlainView, Step, StepOutcome, StepView, WhyView};
 
 use crate::output::{Cell, Colour, Output, Table};
-use crate::render::{self, path};
+use crate::paths;
+use crate::render::{self, path_and_mtu};
+use crate::units::bytes;
 
 pub(crate) fn why(out: &Output, view: &WhyView) {
     out.sentences(&view.summary, 0);
@@ -12,7 +14,13 @@ pub(crate) fn why(out: &Output, view: &WhyView) {
         out.sentences(&text, 2);
     }
     if let Some(current) = &view.path {
-        out.line(format!("path    {}", path(current)));
+        let loss = current.loss.as_ref().map(paths::loss);
+        let loss = loss.map_or(String::new(), |loss| format!(", {loss}"));
+        let text = format!("path    {}{loss}", path_and_mtu(current));
+        out.sentences(&text, 8);
+        if let Some(since) = paths::since(current) {
+            out.sentences(&format!("since   {since}"), 8);
+        }
     }
     match &view.plain {
         Some(plain) => {
@@ -38,8 +46,8 @@ fn traffic(view: &PlainView) -> String {
     };
     format!(
         "tunnel  {handshake}; {} received, {} sent",
-        render::bytes(view.received_bytes),
-        render::bytes(view.sent_bytes)
+        bytes(view.received_bytes),
+        bytes(view.sent_bytes)
     )
 }
 
@@ -55,6 +63,7 @@ fn attempts(out: &Output, view: &WhyView) {
                 "STEP", "CHANCE", "RESULT", "MAPPINGS", "PACKETS", "PEAK", "TOOK",
             ],
             dispensable: &[5, 4, 3],
+            last: &[],
             rows: view.steps.iter().map(row).collect(),
         });
     }
@@ -155,7 +164,9 @@ fn colour(outcome: &OpenEnum<StepOutcome>) -> Option<Colour> {
 }
 
 fn percent(chance: f64) -> String {
-    if chance > 0.0 && chance < 0.01 {
+    if chance > 0.0 && chance < 0.000_05 {
+        "< 0.01 %".to_owned()
+    } else if chance > 0.0 && chance < 0.01 {
         format!("{:.2} %", 100.0 * chance)
     } else {
         format!("{:.0} %", 100.0 * chance)

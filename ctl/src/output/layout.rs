@@ -11,35 +11,39 @@ pub(crate) struct Table<'a> {
     pub(crate) header: &'a [&'a str],
     /// The columns that are left out on narrow terminals, in this order.
     pub(crate) dispensable: &'a [usize],
+    /// The columns that are left out besides, in this order, where the terminal is too narrow even for cells that say less.
+    pub(crate) last: &'a [usize],
     /// The rows.
     pub(crate) rows: Vec<Vec<Cell>>,
 }
 
 /// A way to show a table: which columns, and whether cells say less.
-struct Style<'a> {
-    hidden: &'a [usize],
+struct Style {
+    hidden: Vec<usize>,
     brief: bool,
 }
 
 impl Table<'_> {
-    /// The lines for a terminal that is so many columns wide, or of any width.
-    pub(super) fn lines(&self, width: Option<usize>, colours: bool) -> Vec<String> {
+    /// The lines for a terminal that is so many columns wide, or of any width; and whether they say less than there is.
+    pub(super) fn lines(&self, width: Option<usize>, colours: bool) -> (Vec<String>, bool) {
         let width = width.unwrap_or(usize::MAX);
         let full = (0..=self.dispensable.len()).map(|hidden| Style {
-            hidden: &self.dispensable[..hidden],
+            hidden: self.dispensable[..hidden].to_vec(),
             brief: false,
         });
-        let brief = Style {
-            hidden: self.dispensable,
+        let brief = (0..=self.last.len()).map(|hidden| Style {
+            hidden: [self.dispensable, &self.last[..hidden]].concat(),
             brief: true,
-        };
-        full.chain([brief])
-            .find_map(|style| self.align(&style, width, colours))
-            .unwrap_or_else(|| self.blocks(width, colours))
+        });
+        let aligned = full.chain(brief).find_map(|style| {
+            let less = style.brief || !style.hidden.is_empty();
+            Some((self.align(&style, width, colours)?, less))
+        });
+        aligned.unwrap_or_else(|| (self.blocks(width, colours), false))
     }
 
     /// The rows below a header, in columns; `None` if they are wider than the terminal.
-    fn align(&self, style: &Style<'_>, width: usize, colours: bool) -> Option<Vec<String>> {
+    fn align(&self, style: &Style, width: usize, colours: bool) -> Option<Vec<String>> {
         let is_shown = |column: &usize| {
             let filled = self.rows.iter().any(|row| !row[*column].text.is_empty());
             filled && !style.hidden.contains(column)
@@ -169,6 +173,7 @@ mod tests {
                 "PEER", "STATE", "ADDRESS", "PATH", "RECEIVED", "SENT", "NOTE",
             ],
             dispensable: &[5, 4],
+            last: &[],
             rows: vec![
                 row([
                     "db".into(),
@@ -190,7 +195,7 @@ mod tests {
                 ]),
             ],
         };
-        table.lines(Some(width), colours)
+        table.lines(Some(width), colours).0
     }
 
     #[test]

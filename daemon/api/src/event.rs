@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
-use crate::view::{PeerState, RefusalReason};
+use crate::view::{PathReason, PeerState, RefusalReason};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub enum EventKind {
         peer: PeerName,
         /// The new remote address.
         remote: std::net::SocketAddr,
+        /// Why they do not take the one before.
+        reason: Option<OpenEnum<PathReason>>,
     },
     /// A peer's packets go through a signalling server.
     Relayed {
@@ -43,6 +45,17 @@ pub enum EventKind {
         peer: PeerName,
         /// The server that passes them on.
         server: String,
+        /// Why they do not take the path before.
+        reason: Option<OpenEnum<PathReason>>,
+    },
+    /// Longer packets fit on the path to a peer than before, or only shorter ones.
+    Mtu {
+        /// The peer that the path leads to.
+        peer: PeerName,
+        /// The longest packet inside the tunnel that fits, in bytes.
+        mtu: u16,
+        /// The longest one before.
+        before: Option<u16>,
     },
     /// A search for ports begins, because ordinary checks are not enough for a peer.
     Search {

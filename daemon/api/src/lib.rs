@@ -27,11 +27,11 @@ pub use values::{
     ValueError,
 };
 pub use view::{
-    AddressFamily, BudgetView, CandidateView, ForwardTrouble, ForwardView, IdView, KeyView,
-    MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, PathKind, PathView, PeerState,
-    PeerView, PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason,
-    RefusedView, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
-    WhyView,
+    AddressFamily, BudgetView, CandidateView, DetourView, ForwardTrouble, ForwardView, IdView,
+    KeyView, LossView, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, PathKind,
+    PathReason, PathView, PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView,
+    ProbeKind, ProbeView, RefusalReason, RefusedView, ServerState, ServerView, Status, Step,
+    StepOutcome, StepView, StrangerView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

@@ -12,7 +12,7 @@ mod why;
 pub use netcheck::{
     AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };
-pub use path::{PathKind, PathView};
+pub use path::{DetourView, LossView, PathKind, PathReason, PathView};
 pub use peer::{PeerState, PeerView, PingView};
 pub use refused::{RefusalReason, RefusedView};
 pub use server::{ServerState, ServerView};

@@ -126,7 +126,10 @@ impl Connector {
             return;
         };
         let is_new = connection.attempts.set_direct_only(direct_only, now);
-        if is_new && !direct_only && connection.is_wanted() && connection.path().is_none() {
+        let offers = !direct_only && connection.is_wanted() && connection.path().is_none();
+        if is_new && direct_only {
+            self.peers.handle_forbidden(peer);
+        } else if is_new && offers {
             self.offer(peer, Cause::User, now);
         }
         self.drain_children(now);
@@ -532,12 +535,12 @@ impl Connector {
 
     /// Carries away what one connection has to send and to say; returns whether a new offer is due at once.
     fn drain_peer(&mut self, peer: PeerHandle, now: Instant) -> bool {
-        let Some((connection, transactions)) = self.peers.get_drained(peer) else {
+        let Some((connection, transactions, course)) = self.peers.get_drained(peer) else {
             return false;
         };
         let queues = (&mut self.transmits, &mut self.events);
         let sockets = &mut self.sockets;
-        let tables = (&mut self.connections, transactions);
+        let tables = (&mut self.connections, transactions, course);
         let mut out = Outputs::new(peer, &self.network, queues, sockets, tables);
         let again = connection.drain(&mut out, now);
         let (envelopes, cost) = (out.envelopes, (out.mappings, out.used_up));

@@ -5,12 +5,12 @@ use std::time::Duration;
 use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Identity, Ipv4Range, PeerId, seal};
 use punch_traversal::{
-    AgentStatus, Budget, DirectPath, Family, NatOverrides, NatProfile, NatSummary, SocketId,
+    AgentStatus, Budget, DirectPath, Family, Loss, NatOverrides, NatProfile, NatSummary, SocketId,
     StepKind, StepReport,
 };
 
-use crate::Contact;
 use crate::path::{Path, ServerId, TcpId, TcpPath};
+use crate::{Contact, PathReason};
 
 /// A frame for a signalling server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +148,8 @@ pub enum News {
         peer: PeerHandle,
         /// The path that serves now.
         path: Path,
+        /// Why it does, and the one before does not.
+        why: PathReason,
     },
     /// It was found out that packets inside the tunnel of up to so many bytes fit on this direct path to a peer. Until this is said of a
     /// path that is selected, [`punch_traversal::first_mtu`] is assumed.
@@ -262,6 +264,8 @@ pub struct LinkStatus {
     pub agent: Option<AgentStatus>,
     /// The smoothed round trip of the path that serves, once it is known.
     pub round_trip: Option<Duration>,
+    /// The loss on that path, once enough checks have left on it.
+    pub loss: Option<Loss>,
     /// The range of the peer's overlay IPv4 address, once it has said so.
     pub peer_range: Option<Option<Ipv4Range>>,
     /// What is known of this side's NAT.

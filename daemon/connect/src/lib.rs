@@ -26,6 +26,7 @@ mod charges;
 mod clock;
 mod connector;
 mod contact;
+mod course;
 mod envelopes;
 mod events;
 mod ledger;
@@ -57,6 +58,7 @@ mod transactions;
 pub use clock::WallClock;
 pub use connector::Connector;
 pub use contact::Contact;
+pub use course::PathReason;
 pub use events::{
     ConnectorConfig, ConnectorEvent, DroppedEnvelopes, LinkState, LinkStatus, News, PeerRefusal,
     SessionEvent, Signal, SocketOrder, TcpOrder, UserWish,

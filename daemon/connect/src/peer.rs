@@ -54,6 +54,7 @@
 mod attempt;
 mod attempts;
 mod calls;
+mod cause;
 mod config;
 mod demand;
 mod description;
@@ -498,13 +499,13 @@ impl PeerConnection {
         if self.path().is_some() {
             return LinkChange::None;
         }
-        let peer = out.peer;
         match link {
             Some(path) => {
                 self.prove(index, out, now);
+                let cause = cause::of_link(&mut self.attempts, index, out.course.serving());
                 self.attempts.retire(0..index);
                 self.demand.handle_path();
-                out.news(News::Selected { peer, path });
+                out.turn(path, cause, now);
                 LinkChange::Serves
             }
             None if index == 0 => {
@@ -533,6 +534,7 @@ impl PeerConnection {
                 step,
             });
         }
+        let cause = cause::of_path(&mut self.attempts, index);
         self.attempts.retire(0..index);
         self.demand.handle_path();
         self.calls.retry.reset();
@@ -541,13 +543,11 @@ impl PeerConnection {
             self.calls.retry.handle_last_resort(now);
         }
         self.history.failures = 0;
-        let (peer, path) = (out.peer, Path::Direct(path));
-        out.news(News::Selected { peer, path });
+        out.turn(path.into(), cause, now);
     }
 
     /// The path of the first attempt is lost; a TCP connection or a relay may stand behind it.
     fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        let peer = out.peer;
         let stood_in = self.attempts.stands_in();
         let link = self.attempts.handle_lost();
         match link {
@@ -555,11 +555,11 @@ impl PeerConnection {
                 self.prove(0, out, now);
                 // What stood in carries the packets already.
                 if link != stood_in {
-                    out.news(News::Selected { peer, path });
+                    out.turn(path, cause::SILENT, now);
                 }
             }
             None => {
-                out.session(SessionEvent::Lost { peer });
+                out.session(SessionEvent::Lost { peer: out.peer });
                 self.demand.handle_lost(now);
             }
         }

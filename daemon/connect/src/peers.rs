@@ -13,6 +13,7 @@ use punch_signal_protocol::{Candidate, PeerId};
 use punch_stun_protocol::Message;
 use punch_traversal::{SocketId, receiver_of};
 
+use crate::course::Course;
 use crate::path::{RelayPath, TcpPath};
 use crate::peer::PeerConnection;
 use crate::schedule::Schedule;
@@ -27,6 +28,8 @@ type Fragment = [u8; 8];
 
 struct Entry {
     connection: PeerConnection,
+    /// Which path serves, as it was told, and what there is to say of the next one.
+    course: Course,
     /// The fragments under which the connection is found.
     fragments: Vec<Fragment>,
 }
@@ -50,6 +53,7 @@ impl Peers {
         self.by_id.insert(id, peer);
         self.entries.entry(peer).or_insert_with(|| Entry {
             connection: PeerConnection::new(id, stamps),
+            course: Course::default(),
             fragments: Vec::new(),
         });
     }
@@ -83,13 +87,21 @@ impl Peers {
         Some(&mut entry.connection)
     }
 
-    /// The connection that is drained, with the transactions of what it sends.
+    /// The connection that is drained, with the transactions of what it sends, and which path has served so far.
     pub(crate) fn get_drained(
         &mut self,
         peer: PeerHandle,
-    ) -> Option<(&mut PeerConnection, &mut Transactions)> {
+    ) -> Option<(&mut PeerConnection, &mut Transactions, &mut Course)> {
         let entry = self.entries.get_mut(&peer)?;
-        Some((&mut entry.connection, &mut self.transactions))
+        let (connection, course) = (&mut entry.connection, &mut entry.course);
+        Some((connection, &mut self.transactions, course))
+    }
+
+    /// Relays may not be used for a peer any more.
+    pub(crate) fn handle_forbidden(&mut self, peer: PeerHandle) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.course.handle_forbidden();
+        }
     }
 
     /// The peer with this identity.
@@ -145,6 +157,7 @@ impl Peers {
 
     /// The machine has slept: every path is doubtful.
     pub(crate) fn verify_paths(&mut self, now: Instant) {
+        self.handle_moved(now);
         for connection in self.all_mut() {
             connection.verify_path(now);
         }
@@ -161,6 +174,7 @@ impl Peers {
 
     /// The network is another one, and what has failed says nothing about it; returns the peers that are wanted.
     pub(crate) fn handle_new_network(&mut self, now: Instant) -> Vec<PeerHandle> {
+        self.handle_moved(now);
         for connection in self.all_mut() {
             connection.history.failures = 0;
             connection.attempts.verify_paths(now);
@@ -192,6 +206,12 @@ impl Peers {
     /// All connections may have something to say.
     pub(crate) fn touch_all(&mut self) {
         self.dirty.extend(self.entries.keys());
+    }
+
+    /// The paths that come now come of that, if there were others.
+    fn handle_moved(&mut self, now: Instant) {
+        let entries = self.entries.values_mut();
+        entries.for_each(|entry| entry.course.handle_moved(now));
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut PeerConnection> {
@@ -386,6 +406,8 @@ impl Peers {
         };
         let connection = &entry.connection;
         let attempts = &connection.attempts;
+        let serves = connection.serving().is_some();
+        entry.course.settle(serves, attempts.alive() > 0);
         self.deadlines.set(peer, connection.poll_timeout());
         searches.note(peer, attempts.is_searching(), attempts.search_at());
         if attempts.fragments().eq(entry.fragments.iter().copied()) {

@@ -423,9 +423,7 @@ impl Engine {
         for (peer, to) in self.roster.peers.take_roamed() {
             self.events.push_back(EngineEvent::Roamed { peer, to });
         }
-        for (peer, mtu) in self.roster.peers.take_resized() {
-            self.events.push_back(EngineEvent::Mtu { peer, mtu });
-        }
+        self.events.extend(self.roster.peers.take_resized());
         for (peer, state) in self.roster.peers.take_changed(&self.roster.connector) {
             self.events.push_back(EngineEvent::State { peer, state });
         }
@@ -537,6 +535,7 @@ impl Engine {
         let peer = self.roster.peers.get(handle)?;
         Some(PeerReport {
             path: peer.path,
+            since: peer.course.since().filter(|_| peer.path.is_some()),
             mtu: peer.known_mtu(),
             established: peer.tunnel.is_established(),
             last_handshake: peer.tunnel.last_handshake(),

@@ -33,6 +33,8 @@ pub enum EngineEvent {
         peer: PeerHandle,
         /// The longest packet inside the tunnel, in bytes.
         mtu: usize,
+        /// What it was found out to be before, if it was now found out to be something else.
+        before: Option<usize>,
     },
     /// What the connector has found out.
     News(News),

@@ -232,7 +232,7 @@ impl Handshakes {
                 reply_to,
                 confirmation,
             } => {
-                peer.settle_path(reply_to.path);
+                peer.settle_path(reply_to.path, now);
                 let path = peer.path.map(|path| ReplyTo { path, local: None });
                 self.reply(path.unwrap_or(reply_to), confirmation);
             }

@@ -253,7 +253,7 @@ impl Lane {
             }
             if !authentic {
                 authentic = true;
-                peer.settle_path(path);
+                peer.settle_path(path, now);
             }
             if opened == Opened::Keepalive {
                 continue;

@@ -35,8 +35,8 @@ pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
     Bequest, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState,
-    LinkStatus, MAX_STALE, News, Path, PathBequest, PeerRefusal, RelayPath, ServerId, Signal,
-    SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
+    LinkStatus, MAX_STALE, News, Path, PathBequest, PathReason, PeerRefusal, RelayPath, ServerId,
+    Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
@@ -44,8 +44,8 @@ pub use punch_forward::{
 pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{
     AddressRank, AgentStatus, Allocation, BEHIND_NAT64, Budget, Caps, DirectPath, Family,
-    Filtering, MAX_STREAM_DATAGRAM, Mapping, Nat64, NatOverrides, NatProfile, NatSummary,
-    NoDatagram, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome, ProvenPath, Role,
+    Filtering, LOSS_WINDOW, Loss, MAX_STREAM_DATAGRAM, Mapping, Nat64, NatOverrides, NatProfile,
+    NatSummary, NoDatagram, Outcome, OwnAddress, PairStatus, Probe, ProbeOutcome, ProvenPath, Role,
     STREAM_PREFIX, Sample, SocketId, StepKind, StepReport, is_hard, is_private, is_translatable,
     put_stream_datagram, stream_datagrams, stream_length, whole_datagrams,
 };

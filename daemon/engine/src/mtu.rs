@@ -16,6 +16,8 @@ pub(crate) struct PeerMtu {
     /// Whether nobody may cut what fits: a translator would, and what is cut may not arrive.
     is_whole: bool,
     told: Option<usize>,
+    /// What was found out last.
+    found: Option<usize>,
 }
 
 impl PeerMtu {
@@ -27,6 +29,7 @@ impl PeerMtu {
             is_known: true,
             is_whole: false,
             told: None,
+            found: None,
         }
     }
 
@@ -63,10 +66,19 @@ impl PeerMtu {
         self.is_whole
     }
 
-    /// What fits, if that was not told yet.
-    pub(crate) fn untold(&mut self) -> Option<usize> {
-        let changed = self.told != Some(self.now);
-        self.told = Some(self.now);
-        changed.then_some(self.now)
+    /// What fits, if that was not told yet; and what was found out before, if something else has been found out since.
+    pub(crate) fn untold(&mut self) -> Option<(usize, Option<usize>)> {
+        let changed = self.told.replace(self.now) != Some(self.now);
+        let before = match self.is_known {
+            true => self.found.replace(self.now),
+            false => None,
+        };
+        let before = before.filter(|before| *before != self.now);
+        (changed || before.is_some()).then_some((self.now, before))
+    }
+
+    /// There is no connection any more: what is found out in the next one is no news of this one.
+    pub(crate) fn forget(&mut self) {
+        self.found = None;
     }
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, LinkState, Path, PeerTraffic};
+use punch_connect::{Connector, LinkState, Path, PathReason, PeerTraffic};
 use punch_forward::Presence;
 use punch_packet::{PeerHandle, Rate, Reassembly, TokenBucket};
 use punch_wireguard::SESSION_BITS;
 use rand_core::RngCore;
 
 use crate::config::{PeerConfig, PeerKind};
+use crate::event::EngineEvent;
 use crate::flows::FlowTable;
 use crate::mtu::PeerMtu;
 use crate::outbox::Outbox;
@@ -41,6 +42,21 @@ struct KeysSeen {
     lately: bool,
 }
 
+/// What there is to tell of a peer's path.
+#[derive(Default)]
+pub(crate) struct Course {
+    since: Option<(Instant, PathReason)>,
+    /// Of a plain WireGuard peer: where it has come from of late, which nobody has been told.
+    roamed: Option<SocketAddr>,
+}
+
+impl Course {
+    /// When packets began to take the path, and why.
+    pub(crate) fn since(&self) -> Option<(Instant, PathReason)> {
+        self.since
+    }
+}
+
 /// One peer.
 pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
@@ -58,8 +74,7 @@ pub(crate) struct Peer {
     /// How often it is told that its packet goes nowhere.
     pub(crate) refusals: TokenBucket,
     busy: bool,
-    /// Of a plain WireGuard peer: where it has come from of late, which nobody has been told.
-    roamed: Option<SocketAddr>,
+    pub(crate) course: Course,
     keys: KeysSeen,
     announced: LinkState,
 }
@@ -79,7 +94,7 @@ impl Peer {
             held: VecDeque::new(),
             refusals: TokenBucket::new(REFUSALS),
             busy: false,
-            roamed: None,
+            course: Course::default(),
             keys: KeysSeen::default(),
             announced: LinkState::Down,
         }
@@ -87,7 +102,7 @@ impl Peer {
 
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
     /// it has made one.
-    pub(crate) fn settle_path(&mut self, path: Path) {
+    pub(crate) fn settle_path(&mut self, path: Path, now: Instant) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
         let relayed = matches!(path, Path::Relayed(_));
         if (roams && !matches!(path, Path::Direct(_))) || (self.config.direct_only && relayed) {
@@ -95,16 +110,21 @@ impl Peer {
             return;
         }
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
-            self.roamed = path.endpoint();
+            self.course.roamed = path.endpoint();
         }
         if self.path.is_none() || (roams && self.path != Some(path)) {
-            self.take_path(path);
+            let why = match self.path {
+                Some(_) => PathReason::PeerMoved,
+                None => PathReason::First,
+            };
+            self.take_path(path, why, now);
         }
     }
 
     /// Packets take this path from now on; how much fits there is to be seen.
-    fn take_path(&mut self, path: Path) {
+    fn take_path(&mut self, path: Path, why: PathReason, now: Instant) {
         self.path = Some(path);
+        self.course.since = Some((now, why));
         self.mtu.begin(path, self.is_checked());
         self.size_sessions();
     }
@@ -200,6 +220,7 @@ impl Peer {
     /// Forgets path and keys; returns the numbers of the sessions that were there.
     fn disconnect(&mut self) -> Vec<u32> {
         self.path = None;
+        self.mtu.forget();
         self.held.clear();
         let tunnel = std::mem::take(&mut self.tunnel);
         tunnel.numbers()
@@ -359,9 +380,15 @@ impl PeerTable {
     }
 
     /// The peer's packets take this path now.
-    pub(crate) fn set_path(&mut self, handle: PeerHandle, path: Path) {
+    pub(crate) fn set_path(
+        &mut self,
+        handle: PeerHandle,
+        path: Path,
+        why: PathReason,
+        now: Instant,
+    ) {
         if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.take_path(path);
+            peer.take_path(path, why, now);
             self.endpoints.insert(path.origin());
             self.mark(handle);
         }
@@ -451,7 +478,7 @@ impl PeerTable {
         let mut roamed = Vec::new();
         for handle in &self.changed {
             let peer = self.peers.get_mut(handle);
-            let to = peer.and_then(|peer| peer.roamed.take());
+            let to = peer.and_then(|peer| peer.course.roamed.take());
             roamed.extend(to.map(|to| (*handle, to)));
         }
         roamed
@@ -459,13 +486,14 @@ impl PeerTable {
 
     /// What fits on the paths of those that something has happened to, where it is more or less than was told. Of a plain WireGuard peer
     /// nothing is found out: its routes have no size of their own, and follow what the interface is given.
-    pub(crate) fn take_resized(&mut self) -> Vec<(PeerHandle, usize)> {
+    pub(crate) fn take_resized(&mut self) -> Vec<EngineEvent> {
         let mut resized = Vec::new();
         for handle in &self.changed {
             let peer = self.peers.get_mut(handle);
             let with_path = peer.filter(|peer| peer.path.is_some() && peer.is_checked());
             let mtu = with_path.and_then(|peer| peer.mtu.untold());
-            resized.extend(mtu.map(|mtu| (*handle, mtu)));
+            let peer = *handle;
+            resized.extend(mtu.map(|(mtu, before)| EngineEvent::Mtu { peer, mtu, before }));
         }
         resized
     }
@@ -495,6 +523,7 @@ mod tests {
     use punch_traversal::SocketId;
 
     use super::*;
+    use crate::start::start;
 
     fn peer(kind: PeerKind) -> Peer {
         let config = PeerConfig {
@@ -524,16 +553,16 @@ mod tests {
             address: None,
             preshared: None,
         });
-        plain.settle_path(relayed);
+        plain.settle_path(relayed, start());
         assert_eq!(plain.path, None);
-        plain.settle_path(direct);
-        plain.settle_path(relayed);
+        plain.settle_path(direct, start());
+        plain.settle_path(relayed, start());
         assert_eq!(plain.path, Some(direct));
-        assert_eq!(plain.roamed, Some(here));
+        assert_eq!(plain.course.roamed, Some(here));
 
         let id = Identity::from_seed(&[9; 32]).id();
         let mut punch = peer(PeerKind::Punch { id, ipv4: None });
-        punch.settle_path(relayed);
+        punch.settle_path(relayed, start());
         assert_eq!(punch.path, Some(relayed));
     }
 
@@ -542,13 +571,16 @@ mod tests {
         let id = Identity::from_seed(&[9; 32]).id();
         let mut punch = peer(PeerKind::Punch { id, ipv4: None });
         punch.config.direct_only = true;
-        punch.settle_path(Path::Relayed(RelayPath {
-            server: ServerId(1),
-            link: RelayLink(1),
-        }));
+        punch.settle_path(
+            Path::Relayed(RelayPath {
+                server: ServerId(1),
+                link: RelayLink(1),
+            }),
+            start(),
+        );
         assert_eq!(punch.path, None);
         let direct = Path::direct(SocketId::MAIN_V4, SocketAddr::from(([192, 0, 2, 7], 1)));
-        punch.settle_path(direct);
+        punch.settle_path(direct, start());
         assert_eq!(punch.path, Some(direct));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use punch_connect::{ConnectorSizes, DroppedEnvelopes, Path};
+use punch_connect::{ConnectorSizes, DroppedEnvelopes, Path, PathReason};
 
 /// Why a packet was not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +124,8 @@ impl Drops {
 pub struct PeerReport {
     /// The path that the peer's packets take.
     pub path: Option<Path>,
+    /// When packets began to take it, and why.
+    pub since: Option<(Instant, PathReason)>,
     /// The longest packet inside the tunnel that fits on the path, in bytes, where that is known; of IPv6 one of 1,280 bytes passes always.
     pub mtu: Option<u16>,
     /// Whether keys are established.

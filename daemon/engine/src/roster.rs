@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use punch_connect::{Connector, News, Path, SessionEvent, UserWish, over_tcp};
+use punch_connect::{Connector, News, Path, PathReason, SessionEvent, UserWish, over_tcp};
 use punch_packet::PeerHandle;
 use punch_traversal::{Family, SocketId};
 use punch_wireguard::SessionId;
@@ -91,7 +91,9 @@ impl Roster {
                 }
                 if let Some(endpoint) = endpoint {
                     let socket = SocketId::main(Family::of(endpoint.ip()));
-                    self.peers.set_path(handle, Path::direct(socket, endpoint));
+                    let path = Path::direct(socket, endpoint);
+                    self.peers
+                        .set_path(handle, path, PathReason::Configured, now);
                 }
                 self.peers.mark(handle);
                 self.work(handle, now);
@@ -130,7 +132,9 @@ impl Roster {
             session.initiate(now);
         }
         let socket = SocketId::main(Family::of(to.ip()));
-        self.peers.set_path(handle, Path::direct(socket, to));
+        let path = Path::direct(socket, to);
+        self.peers
+            .set_path(handle, path, PathReason::Configured, now);
         self.work(handle, now);
     }
 
@@ -273,9 +277,9 @@ impl Roster {
     /// Takes note of what concerns the peers, too, on its way to the controller.
     pub(crate) fn handle_news(&mut self, news: &News, now: Instant) {
         match news {
-            News::Selected { peer, path } => {
+            News::Selected { peer, path, why } => {
                 self.route_peer(*peer);
-                self.peers.set_path(*peer, *path);
+                self.peers.set_path(*peer, *path, *why, now);
                 if let Some(entry) = self.peers.get_mut(*peer) {
                     entry.tunnel.start(now);
                 }

@@ -12,6 +12,7 @@ use crate::driver::command::Command;
 use crate::interface::Interface;
 use crate::store::writer::Desk;
 use crate::tasks::Spawner;
+use crate::views::facts::Ports;
 
 /// Everything that the controller is made of.
 pub(crate) struct Parts {
@@ -21,8 +22,8 @@ pub(crate) struct Parts {
     pub(crate) desk: Desk,
     pub(crate) identity: Identity,
     pub(crate) interface: Interface,
-    /// The main UDP ports, of IPv4 and IPv6.
-    pub(crate) ports: (Option<u16>, Option<u16>),
+    /// Where packets come in.
+    pub(crate) ports: Ports,
     pub(crate) driver: mpsc::Sender<Command>,
     pub(crate) broadcast: broadcast::Sender<Event>,
     pub(crate) spawner: Spawner,

@@ -4,11 +4,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use punch_api::{EventKind, PeerId, PeerName, ServerAddress};
-use punch_engine::{LinkState, Path, PeerRefusal, StepKind};
+use punch_engine::{LinkState, Path, PathReason, PeerRefusal, StepKind};
 
-use super::refused;
+use super::advice::in_words;
 use super::status::peer_state;
-use super::why::in_words;
+use super::{change, refused};
 use crate::overlay::Why;
 
 /// The state of a peer's connection has changed.
@@ -26,32 +26,64 @@ pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
 /// Packets to a peer take another path; `server` is the one that relays, if one does.
 pub(crate) fn path(
     peer: PeerName,
-    path: Path,
+    (path, why): (Path, PathReason),
     server: Option<&ServerAddress>,
 ) -> Option<(EventKind, String)> {
     match path {
-        Path::Direct(direct) => Some(selected(peer, direct.remote)),
-        Path::Tcp(tcp) => Some(over_tcp(peer, tcp.remote)),
-        Path::Relayed(_) => Some(relayed(peer, server?.to_string())),
+        Path::Direct(direct) => Some(to(peer, "to", direct.remote, why)),
+        Path::Tcp(tcp) => Some(to(peer, "directly over TCP, with", tcp.remote, why)),
+        Path::Relayed(_) => Some(relayed(peer, server?.to_string(), why)),
     }
 }
 
-/// Packets to a peer go to another address.
-pub(crate) fn selected(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
-    let message = format!("packets to {peer} go to {remote}");
-    (EventKind::Path { peer, remote }, message)
+/// A plain WireGuard peer is at another address.
+pub(crate) fn roamed(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
+    to(peer, "to", remote, PathReason::PeerMoved)
 }
 
-/// Packets to a peer go over a TCP connection with this address.
-fn over_tcp(peer: PeerName, remote: SocketAddr) -> (EventKind, String) {
-    let message = format!("packets to {peer} go directly over TCP, with {remote}");
-    (EventKind::Path { peer, remote }, message)
+/// Packets to a peer go to another address, in this way.
+fn to(peer: PeerName, way: &str, remote: SocketAddr, why: PathReason) -> (EventKind, String) {
+    let clause = change::clause(&peer, why);
+    let message = format!("packets to {peer} go {way} {remote}: {clause}");
+    let reason = Some(change::reason(why).into());
+    let kind = EventKind::Path {
+        peer,
+        remote,
+        reason,
+    };
+    (kind, message)
 }
 
 /// Packets to a peer go through a signalling server.
-fn relayed(peer: PeerName, server: String) -> (EventKind, String) {
-    let message = format!("packets to {peer} are relayed by {server}");
-    (EventKind::Relayed { peer, server }, message)
+fn relayed(peer: PeerName, server: String, why: PathReason) -> (EventKind, String) {
+    let clause = change::clause(&peer, why);
+    let message = format!("packets to {peer} are relayed by {server}: {clause}");
+    let reason = Some(change::reason(why).into());
+    let kind = EventKind::Relayed {
+        peer,
+        server,
+        reason,
+    };
+    (kind, message)
+}
+
+/// Longer packets fit on the path to a peer than `before`, or only shorter ones; none if nothing was known before.
+pub(crate) fn resized(
+    peer: PeerName,
+    mtu: usize,
+    before: Option<usize>,
+) -> Option<(EventKind, String)> {
+    let before = before?;
+    let message = format!(
+        "packets of up to {mtu} bytes fit on the path to {peer} now; it was {before} before"
+    );
+    let bytes = |mtu| u16::try_from(mtu).unwrap_or(u16::MAX);
+    let kind = EventKind::Mtu {
+        peer,
+        mtu: bytes(mtu),
+        before: Some(bytes(before)),
+    };
+    Some((kind, message))
 }
 
 /// A search for a path begins, by this step and with this chance.

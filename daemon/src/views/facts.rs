@@ -13,13 +13,21 @@ use crate::interface::Interface;
 use crate::overlay::Overlay;
 use crate::proxy::Proxy;
 
+/// Where packets come in: ports of IPv4 and IPv6.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    /// The main UDP ports.
+    pub(crate) udp: (Option<u16>, Option<u16>),
+    /// Where peers may connect by TCP.
+    pub(crate) tcp: (Option<u16>, Option<u16>),
+}
+
 /// What the controller knows at one moment.
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
     /// This machine's identity.
     pub(crate) id: PeerId,
-    /// The main UDP ports, of IPv4 and IPv6.
-    pub(crate) ports: (Option<u16>, Option<u16>),
+    pub(crate) ports: Ports,
     pub(crate) started: Instant,
     pub(crate) now: Instant,
     /// The same moment in milliseconds since 1970.

@@ -8,12 +8,19 @@ use punch_engine::{NatProfile, NatSummary};
 /// The NAT of this machine, as far as it has been measured.
 pub(super) fn mine(profile: &NatProfile) -> NatView {
     let addresses = profile.addresses.clone();
-    view(
+    let seen = view(
         profile.mapping,
         profile.filtering,
         profile.allocation,
         addresses,
-    )
+    );
+    match profile.udp_blocked {
+        true => NatView {
+            summary: "no STUN server answers over UDP".to_owned(),
+            ..seen
+        },
+        false => seen,
+    }
 }
 
 /// The NAT of a peer, as the peer describes it.

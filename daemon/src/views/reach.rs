@@ -2,12 +2,20 @@
 
 use std::net::IpAddr;
 
-use punch_engine::{LinkStatus, Outcome, StepKind, is_private};
+use punch_api::PeerName;
+use punch_engine::{LinkStatus, NatSummary, Outcome, StepKind, is_private};
 use punch_signal_protocol::Candidate;
 
 /// Why no pair of addresses can have a chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Obstacle {
+    /// No UDP passes: no STUN server answers here, or one end, or the other, and checks were in vain.
+    UdpBlocked {
+        /// Whether none answers here.
+        here: bool,
+        /// Whether none seems to answer the peer.
+        there: bool,
+    },
     /// One has IPv4 only, the other IPv6 only.
     NoCommonFamily,
     /// Neither knows a public address of the other, and in the networks that they are in they do not reach each other.
@@ -20,36 +28,77 @@ pub(super) enum Obstacle {
 }
 
 impl Obstacle {
-    /// The reason, to stand after "No direct path to NAME: ".
-    pub(super) fn reason(self) -> &'static str {
-        match self {
+    /// The reason as a clause, of the peer of this name.
+    pub(super) fn reason(self, name: &PeerName) -> String {
+        let reason = match self {
+            Self::UdpBlocked { here, there } => {
+                return match (here, there) {
+                    (true, true) => format!(
+                        "no UDP seems to pass here, nor at {name}: no STUN server answers here or there"
+                    ),
+                    (true, false) => {
+                        "no UDP seems to pass in the network here: no STUN server answers"
+                            .to_owned()
+                    }
+                    (false, _) => format!(
+                        "no UDP seems to pass at {name}: no STUN server has answered it, and no check"
+                    ),
+                };
+            }
             Self::NoCommonFamily => {
-                "one machine has only IPv4 and the other only IPv6, so that no two of their addresses can reach each other."
+                "one machine has only IPv4 and the other only IPv6, so that no two of their addresses can reach each other"
             }
             Self::NoPublicAddress => {
-                "neither knows a public address of the other, because no STUN server has answered here or there, and they are not in one network."
+                "neither knows a public address of the other, because no STUN server has answered here or there, and they are not in one network"
             }
             Self::NoHairpinning => {
-                "both are behind the same NAT, which does not send packets for its own public address back inside."
+                "both are behind the same NAT, which does not send packets for its own public address back inside"
             }
             Self::ApartBehindOneNat => {
-                "both are behind the same NAT, which does not send packets for its own public address back inside; and if they are in one network, it lets its machines not talk to each other (client isolation)."
+                "both are behind the same NAT, which does not send packets for its own public address back inside; and if they are in one network, it lets its machines not talk to each other (client isolation)"
             }
-        }
+        };
+        reason.to_owned()
     }
 }
 
-/// The obstacle between this machine, which has these candidates, and a peer, once checks to all its addresses were in vain.
+/// The obstacle between this machine, which has these candidates, and a peer, once checks to all its addresses were in vain; where no UDP
+/// passes here, as soon as there are checks.
 pub(super) fn obstacle(own: &[Candidate], link: &LinkStatus) -> Option<Obstacle> {
     let checks = link.steps.iter().find(|step| step.kind == StepKind::Checks);
-    if checks?.outcome != Outcome::Exhausted {
-        return None;
-    }
+    // An attempt follows on the other: those before have tried the same.
+    let in_vain = checks?.outcome == Outcome::Exhausted || link.failures > 0;
     let own: Vec<_> = own.iter().map(|candidate| candidate.address.ip()).collect();
     let pairs = link.agent.iter().flat_map(|agent| &agent.pairs);
     let theirs: Vec<_> = pairs.map(|pair| pair.remote.ip()).collect();
+    let here = link.mine.as_ref().is_some_and(|mine| mine.udp_blocked);
+    let there = link.theirs.as_ref().is_some_and(is_unanswered);
+    if here && (in_vain || !may_pass_without_servers(&own, &theirs)) {
+        return Some(Obstacle::UdpBlocked { here, there });
+    }
+    if !in_vain {
+        return None;
+    }
     let hairpinning = link.mine.as_ref().and_then(|mine| mine.hairpinning);
-    between(&own, &theirs, hairpinning)
+    let between = between(&own, &theirs, hairpinning);
+    between.or(there.then_some(Obstacle::UdpBlocked { here, there }))
+}
+
+/// Whether a peer has asked STUN servers, as far as it tells, and none has answered.
+fn is_unanswered(nat: &NatSummary) -> bool {
+    let measuring = nat.search.is_some_and(|search| search.measuring);
+    !measuring && nat.mapping.is_none() && nat.addresses.is_empty()
+}
+
+/// Whether checks may be answered where no STUN server is: in one network, and over IPv6, which is asked for itself.
+fn may_pass_without_servers(own: &[IpAddr], theirs: &[IpAddr]) -> bool {
+    own.iter().any(|ip| {
+        theirs.iter().any(|other| match (ip, other) {
+            (IpAddr::V4(ip), IpAddr::V4(other)) => ip.octets()[..3] == other.octets()[..3],
+            (IpAddr::V6(_), IpAddr::V6(_)) => true,
+            _ => false,
+        })
+    })
 }
 
 fn between(own: &[IpAddr], theirs: &[IpAddr], hairpinning: Option<bool>) -> Option<Obstacle> {

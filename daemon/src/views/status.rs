@@ -8,18 +8,22 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, NetworkView, PathKind, PathView,
-    PeerKey, PeerName, PeerState, PeerView, ServerKind, ServerState, ServerView, Status,
-    StrangerView,
+    DetourView, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, LossView, NetworkView,
+    PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, ServerKind, ServerState,
+    ServerView, Status, StrangerView,
 };
-use punch_engine::LinkState;
+use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss};
+use punch_signal_protocol::Candidate;
 use punch_state::{Forward, Peer};
 
+use super::advice::{self, Case};
 use super::facts::{Facts, ServerFacts};
-use super::refused;
+use super::{change, obstacle, refused};
 use crate::overlay::Why;
 use crate::snapshot::{PeerSnapshot, Snapshot};
 
+/// What is said to help in the list of peers; `punchctl why` says all.
+const DETOUR_ADVICE: usize = 2;
 /// A server that takes longer to answer is said to be silent.
 const ANSWER_EXPECTED: Duration = Duration::from_secs(3);
 
@@ -51,9 +55,11 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         interface: facts.config.interface.clone(),
         uptime_s: facts.now.saturating_duration_since(facts.started).as_secs(),
         network: NetworkView {
-            port_v4: facts.ports.0,
-            port_v6: facts.ports.1,
+            port_v4: facts.ports.udp.0,
+            port_v6: facts.ports.udp.1,
             nat64: facts.nat64.map(|prefix| prefix.to_string()),
+            tcp_port_v4: facts.ports.tcp.0,
+            tcp_port_v6: facts.ports.tcp.1,
             candidates: snapshot
                 .candidates
                 .iter()
@@ -189,6 +195,10 @@ fn view_peer(
         (Some(why), Some(note)) => Some(format!("{why}; {note}")),
         (why, note) => why.map(str::to_owned).or(note),
     };
+    let mut path = known.and_then(|peer| path_view(facts, name, peer));
+    if let (Some(path), Some(link)) = (&mut path, known.and_then(|peer| peer.link.as_ref())) {
+        path.detour = detour_view(facts, &snapshot.candidates, (name, state), (link, path));
+    }
     let used = |ip: &IpAddr| facts.overlay.why_not(*ip).is_none();
     let report = known.map(|peer| &peer.report);
     Some(PeerView {
@@ -213,7 +223,7 @@ fn view_peer(
         host: stored.host,
         direct_only: stored.direct_only,
         state: state.into(),
-        path: known.and_then(|peer| path_view(facts, peer)),
+        path,
         refused: known
             .and_then(|peer| peer.link.as_ref()?.refused)
             .map(|refused| refused::view(name, refused)),
@@ -306,55 +316,82 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
     }
 }
 
-fn path_view(facts: &Facts<'_>, peer: &PeerSnapshot) -> Option<PathView> {
+fn path_view(facts: &Facts<'_>, name: &PeerName, peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
-    let rtt = peer.link.as_ref().and_then(|link| link.round_trip);
-    let rtt_ms = rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
-    if let punch_engine::Path::Relayed(by) = path {
-        let server = facts.servers.iter().find(|server| server.id == by.server)?;
-        return Some(PathView {
-            remote: server.reached?,
-            kind: PathKind::Relayed.into(),
-            rtt_ms,
-            via: Some(server.address.to_string()),
-            nat64: None,
-            mtu: peer.report.mtu,
-        });
-    }
-    if let punch_engine::Path::Tcp(tcp) = path {
-        return Some(PathView {
-            remote: tcp.remote,
-            kind: PathKind::Tcp.into(),
-            rtt_ms,
-            via: None,
-            nat64: None,
-            mtu: peer.report.mtu,
-        });
-    }
-    let Some(link) = &peer.link else {
-        return Some(PathView {
-            remote: path.endpoint()?,
-            kind: PathKind::Fixed.into(),
-            rtt_ms: None,
-            via: None,
-            nat64: translated(facts, path.endpoint()?),
-            mtu: peer.report.mtu,
-        });
+    let link = peer.link.as_ref();
+    let rtt = link.and_then(|link| link.round_trip);
+    let (remote, kind, via) = match path {
+        punch_engine::Path::Relayed(by) => {
+            let server = facts.servers.iter().find(|server| server.id == by.server)?;
+            let via = Some(server.address.to_string());
+            (server.reached?, PathKind::Relayed, via)
+        }
+        punch_engine::Path::Tcp(tcp) => (tcp.remote, PathKind::Tcp, None),
+        punch_engine::Path::Direct(direct) => match link {
+            None => (direct.remote, PathKind::Fixed, None),
+            Some(link) => {
+                let selected = link.agent.as_ref()?.selected.as_ref()?;
+                (selected.remote, PathKind::from(selected.kind), None)
+            }
+        },
     };
-    let selected = link.agent.as_ref()?.selected.as_ref()?;
+    let why = peer.report.since.map(|(_, why)| why);
+    let since = peer.report.since.map(|(since, _)| {
+        let passed = facts.now.saturating_duration_since(since).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        facts.wall_ms.saturating_sub(passed)
+    });
     Some(PathView {
-        remote: selected.remote,
-        kind: PathKind::from(selected.kind).into(),
-        rtt_ms,
-        via: None,
-        nat64: translated(facts, selected.remote),
+        nat64: translated(facts, &path, remote),
+        remote,
+        kind: kind.into(),
+        rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        via,
         mtu: peer.report.mtu,
+        loss: link.and_then(|link| link.loss).map(loss),
+        since_ms: since,
+        reason: why.map(|why| change::reason(why).into()),
+        because: why.map(|why| change::clause(name, why)),
+        detour: None,
     })
 }
 
-/// The prefix of the translator that leads to an address, if one does.
-fn translated(facts: &Facts<'_>, remote: SocketAddr) -> Option<String> {
-    let prefix = facts.nat64?;
+/// The prefix of the translator that leads to a peer's address over UDP, if one does.
+fn translated(facts: &Facts<'_>, path: &punch_engine::Path, remote: SocketAddr) -> Option<String> {
+    let prefix = facts
+        .nat64
+        .filter(|_| matches!(path, punch_engine::Path::Direct(_)))?;
     let is_translated = prefix.outwards(remote)? != remote;
     is_translated.then(|| prefix.to_string())
+}
+
+/// Why packets take this path and none over UDP, if they do.
+fn detour_view(
+    facts: &Facts<'_>,
+    candidates: &[Candidate],
+    (name, state): (&PeerName, PeerState),
+    (link, path): (&LinkStatus, &PathView),
+) -> Option<DetourView> {
+    if !advice::is_detour(Some(path)) {
+        return None;
+    }
+    let case = Case::new(facts, candidates, (name, state), (link, Some(path)));
+    let told = obstacle::obstacle(facts, name, PeerState::Connecting, link);
+    let (because, first) = match told {
+        Some(told) => (told.sentence.trim_end_matches('.').to_owned(), told.advice),
+        None => (case.clause(), None),
+    };
+    let advice = first.into_iter().chain(case.advice());
+    Some(DetourView {
+        because,
+        advice: advice.take(DETOUR_ADVICE).collect(),
+    })
+}
+
+fn loss(loss: Loss) -> LossView {
+    LossView {
+        fraction: f64::from(loss.lost) / f64::from(loss.samples.max(1)),
+        samples: loss.samples,
+        window_s: LOSS_WINDOW.as_secs(),
+    }
 }

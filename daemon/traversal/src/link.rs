@@ -10,6 +10,7 @@ use punch_signal_protocol::{Candidate, CandidateKind, Credentials};
 use punch_stun_protocol::{Message, TransactionId};
 
 use crate::agent::{Silence, Traffic};
+use crate::loss::{Loss, LossCount};
 use crate::messages::Messages;
 
 /// A check that goes unanswered is repeated after these, in milliseconds; then the link is dead. None is longer than a second: a link
@@ -65,6 +66,14 @@ enum Answered {
     Before,
 }
 
+/// What answers have told of the way.
+#[derive(Debug, Default)]
+struct Measured {
+    /// Smoothed.
+    rtt: Option<Duration>,
+    loss: LossCount,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct LinkCheck {
@@ -79,7 +88,7 @@ pub struct LinkCheck {
     answered: Answered,
     /// Checks since the last answer.
     unanswered: usize,
-    rtt: Option<Duration>,
+    measured: Measured,
     sent: VecDeque<(TransactionId, Instant)>,
     /// When the next check is due; behind a direct path none is.
     next: Option<Instant>,
@@ -107,7 +116,7 @@ impl LinkCheck {
             authentic: false,
             answered: Answered::Never,
             unanswered: 0,
-            rtt: None,
+            measured: Measured::default(),
             sent: VecDeque::new(),
             next: Some(now),
             dead: false,
@@ -189,9 +198,17 @@ impl LinkCheck {
         };
         let (_, sent_at) = self.sent[index];
         self.sent.drain(..=index);
+        // The first ones may have gone before the other end was there.
+        if self.has_answered() {
+            self.measured.loss.count(index, now);
+        }
         let sample = now.saturating_duration_since(sent_at);
         // RFC 6298 §2.3's smoothing.
-        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        self.measured.rtt = Some(
+            self.measured
+                .rtt
+                .map_or(sample, |rtt| (rtt * 7 + sample) / 8),
+        );
         (self.authentic, self.unanswered) = (true, 0);
         self.answered = Answered::At(now);
         self.silence.handle_answer();
@@ -250,7 +267,7 @@ impl LinkCheck {
         self.sent.push_back((id, now));
         self.unanswered += 1;
         // An answer may still be under way on a long path, or behind what waits at the relay.
-        let rtt = self.rtt.map_or(Duration::ZERO, |rtt| 2 * rtt);
+        let rtt = self.measured.rtt.map_or(Duration::ZERO, |rtt| 2 * rtt);
         let pause = Duration::from_millis(*pause).max(rtt.min(Duration::from_secs(2)));
         self.next = Some(now + pause);
     }
@@ -296,7 +313,12 @@ impl LinkCheck {
 
     /// The smoothed round trip between the two ends.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.rtt
+        self.measured.rtt
+    }
+
+    /// How many of the latest checks were not answered, once there were enough.
+    pub fn loss(&self, now: Instant) -> Option<Loss> {
+        self.measured.loss.report(now)
     }
 
     fn is_active(&self, now: Instant) -> bool {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind};
 use punch_stun_protocol::TransactionId;
 
+use crate::loss::{Loss, LossCount};
 use crate::socket::DirectPath;
 
 /// An address that has not yet answered is probed at most this often in one attempt: a peer that names a third party's
@@ -36,6 +37,15 @@ pub(crate) enum State {
     Failed,
 }
 
+/// A check that may still be answered.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    id: TransactionId,
+    at: Instant,
+    /// Whether the address was known to answer.
+    counts: bool,
+}
+
 /// A candidate pair.
 #[derive(Debug, Clone)]
 pub(crate) struct Pair {
@@ -52,7 +62,8 @@ pub(crate) struct Pair {
     triggered: Option<Instant>,
     /// How often the peer's checks have set off ours since the last answer: the pauses grow with it.
     triggers: u32,
-    checks: VecDeque<(TransactionId, Instant)>,
+    checks: VecDeque<Sent>,
+    loss: LossCount,
     /// Whether a search for ports has found the pair.
     pub(crate) by_search: bool,
     /// Whether it was checked once more than [`REPEAT_INTERVALS`] says, since the last answer.
@@ -92,6 +103,7 @@ impl Pair {
             triggered: None,
             triggers: 0,
             checks: VecDeque::new(),
+            loss: LossCount::default(),
             by_search: false,
             reprieved: false,
         }
@@ -136,7 +148,8 @@ impl Pair {
         if self.checks.len() == REMEMBERED_CHECKS {
             self.checks.pop_front();
         }
-        self.checks.push_back((id, now));
+        let (at, counts) = (now, self.is_valid());
+        self.checks.push_back(Sent { id, at, counts });
         let interval = match &mut self.state {
             State::Probing { sent } => {
                 let index = (*sent as usize).min(PROBE_INTERVALS.len() - 1);
@@ -217,17 +230,21 @@ impl Pair {
 
     /// Whether `id` is one of this pair's checks.
     pub(crate) fn owns(&self, id: TransactionId) -> bool {
-        self.checks.iter().any(|(check, _)| *check == id)
+        self.checks.iter().any(|check| check.id == id)
     }
 
     /// A check was answered; returns whether the pair was not valid before.
     pub(crate) fn answered(&mut self, id: TransactionId, now: Instant) -> bool {
-        let Some(index) = self.checks.iter().position(|(check, _)| *check == id) else {
+        let Some(index) = self.checks.iter().position(|check| check.id == id) else {
             return false;
         };
-        let (_, sent_at) = self.checks[index];
-        self.checks.drain(..=index);
-        let sample = now.saturating_duration_since(sent_at);
+        let answered = self.checks[index];
+        let counting = self.checks.drain(..=index).filter(|check| check.counts);
+        let lost = counting.count().saturating_sub(1);
+        if answered.counts {
+            self.loss.count(lost, now);
+        }
+        let sample = now.saturating_duration_since(answered.at);
         // RFC 6298 §2.3's smoothing.
         self.rtt = Some(match self.rtt {
             Some(rtt) => (rtt * 7 + sample) / 8,
@@ -238,6 +255,11 @@ impl Pair {
         self.triggers = 0;
         self.reprieved = false;
         fresh
+    }
+
+    /// How many of the latest checks were not answered, once there were enough.
+    pub(crate) fn loss(&self, now: Instant) -> Option<Loss> {
+        self.loss.report(now)
     }
 
     /// A search for ports has found the pair: it answers, and how fast will be seen.
@@ -253,5 +275,66 @@ impl Pair {
             (Some(rtt), Some(fastest)) => rtt > fastest.mul_f64(1.5) + Duration::from_millis(10),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::SocketId;
+    use crate::start::start;
+
+    fn id(number: u8) -> TransactionId {
+        TransactionId([number; 12])
+    }
+
+    #[test]
+    fn only_checks_of_a_pair_that_answers_say_something_of_its_loss() {
+        let remote = ([192, 0, 2, 7], 51_820).into();
+        let path = DirectPath {
+            socket: SocketId::MAIN_V4,
+            remote,
+        };
+        let now = start();
+        let mut pair = Pair::new(path, CandidateKind::Host, 1, now);
+        // Probes before the NATs are open are not lost on the path.
+        for number in 0..20 {
+            pair.sent(id(number), now, 0.0);
+        }
+        pair.answered(id(19), now);
+        for number in 100..109 {
+            pair.sent(id(number), now, 0.0);
+            pair.answered(id(number), now);
+        }
+        assert_eq!(pair.loss(now), None, "nine are too few");
+        // One whose answer comes after a repeated one has left is not lost.
+        pair.sent(id(110), now, 0.0);
+        pair.sent(id(111), now, 0.0);
+        pair.answered(id(110), now);
+        pair.answered(id(111), now);
+        let none = Loss {
+            lost: 0,
+            samples: 11,
+        };
+        assert_eq!(pair.loss(now), Some(none));
+        for number in 120..123 {
+            pair.sent(id(number), now, 0.0);
+        }
+        assert_eq!(pair.loss(now), Some(none), "they may still be answered");
+        pair.answered(id(122), now);
+        let two = Loss {
+            lost: 2,
+            samples: 14,
+        };
+        assert_eq!(pair.loss(now), Some(two));
+        // A later answer to what counts as lost changes nothing.
+        pair.answered(id(120), now);
+        assert_eq!(pair.loss(now), Some(two));
+        // The pair that is given up and found again is the same path.
+        pair.give_up();
+        pair.start_over(now);
+        pair.sent(id(130), now, 0.0);
+        pair.answered(id(130), now);
+        assert_eq!(pair.loss(now), Some(two));
     }
 }

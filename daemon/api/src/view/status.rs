@@ -84,6 +84,10 @@ pub struct NetworkView {
     pub port_v6: Option<u16>,
     /// The prefix of the translator (NAT64, RFC 6052) through which this machine reaches IPv4 because its network has none.
     pub nat64: Option<String>,
+    /// The port where peers may connect by TCP over IPv4; `None` if TCP is switched off.
+    pub tcp_port_v4: Option<u16>,
+    /// The port where peers may connect by TCP over IPv6; `None` if TCP is switched off.
+    pub tcp_port_v6: Option<u16>,
     /// Addresses at which this machine may be reached.
     pub candidates: Vec<CandidateView>,
 }

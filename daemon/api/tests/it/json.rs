@@ -6,12 +6,12 @@ use std::fmt::Debug;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
-    CandidateView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView,
-    Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, OpenEnum, PathKind,
-    PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind,
-    ProbeView, Protocol, RefusalReason, RefusedView, Rename, Secret, ServerAddress, ServerKind,
-    ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView, Target, Up,
-    WhyView,
+    CandidateView, DetourView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView,
+    KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle,
+    OpenEnum, PathKind, PathReason, PathView, PeerKey, PeerState, PeerView, PingView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename,
+    Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
+    StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,10 +45,22 @@ fn path() -> PathView {
         remote: "192.0.2.7:51820".parse().unwrap(),
         kind: PathKind::ServerReflexive.into(),
         rtt_ms: Some(12.5),
+        loss: Some(LossView {
+            fraction: 0.25,
+            samples: 40,
+            window_s: 600,
+        }),
+        since_ms: Some(1_700_000_000_000),
+        reason: Some(PathReason::Promoted.into()),
+        because: Some("a direct path was found".to_owned()),
+        detour: Some(DetourView {
+            because: "this network lets no UDP out".to_owned(),
+            advice: vec!["Let it.".to_owned()],
+        }),
     }
 }
 
-const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":null,"mtu":1420}"#;
+const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":null,"mtu":1420,"loss":{"fraction":0.25,"samples":40,"window_s":600},"since_ms":1700000000000,"reason":"promoted","because":"a direct path was found","detour":{"because":"this network lets no UDP out","advice":["Let it."]}}"#;
 
 // --- requests ---
 
@@ -321,6 +333,8 @@ fn the_status_says_all_at_once() {
             port_v4: Some(51820),
             port_v6: None,
             nat64: Some("64:ff9b::/96".to_owned()),
+            tcp_port_v4: Some(51821),
+            tcp_port_v6: None,
             candidates: vec![CandidateView {
                 kind: PathKind::Host.into(),
                 address: "192.168.1.2:51820".parse().unwrap(),
@@ -360,7 +374,7 @@ fn the_status_says_all_at_once() {
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
     );
 }
@@ -507,15 +521,25 @@ fn an_event_names_its_kind_beside_its_values() {
             EventKind::Path {
                 peer: db(),
                 remote: "192.0.2.7:1".parse().unwrap(),
+                reason: Some(PathReason::NetworkChanged.into()),
             },
-            r#""kind":"path","peer":"db","remote":"192.0.2.7:1""#,
+            r#""kind":"path","peer":"db","remote":"192.0.2.7:1","reason":"network_changed""#,
         ),
         (
             EventKind::Relayed {
                 peer: db(),
                 server: "wss://a:443/".to_owned(),
+                reason: None,
             },
-            r#""kind":"relayed","peer":"db","server":"wss://a:443/""#,
+            r#""kind":"relayed","peer":"db","server":"wss://a:443/","reason":null"#,
+        ),
+        (
+            EventKind::Mtu {
+                peer: db(),
+                mtu: 1280,
+                before: Some(1420),
+            },
+            r#""kind":"mtu","peer":"db","mtu":1280,"before":1420"#,
         ),
         (
             EventKind::Server {

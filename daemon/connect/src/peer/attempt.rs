@@ -12,6 +12,7 @@ use super::Outputs;
 use super::farewell::Away;
 use super::relayed::{Relayed, RelayedConfig};
 use super::tcp::{Due, Tcp, TcpConfig};
+use crate::course::Cause;
 use crate::path::Path;
 use crate::traffic::PeerTraffic;
 use crate::{ConnectorEvent, News, SocketOrder, TcpOrder};
@@ -165,13 +166,10 @@ impl Attempt {
         let peer = out.peer;
         match (direct, doubtful) {
             (Some(_), Some(path)) if stood_in != doubtful => {
-                out.news(News::Selected { peer, path });
+                out.turn(path, Cause::Silent, now);
             }
             (Some(path), None) if stood_in.is_some() => {
-                out.news(News::Selected {
-                    peer,
-                    path: path.into(),
-                });
+                out.turn(path.into(), Cause::Recovered, now);
                 if let Some(mtu) = known_mtu(&self.agent) {
                     let whole = self.whole && path.remote.is_ipv4();
                     out.news(News::Mtu {

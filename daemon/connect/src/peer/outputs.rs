@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use punch_packet::PeerHandle;
 use punch_traversal::{SocketId, Transmit};
 
+use crate::course::{Cause, Course};
 use crate::network::LocalNetwork;
-use crate::path::TcpPath;
+use crate::path::{Path, TcpPath};
 use crate::relays::RelayOrders;
 use crate::sockets::Sockets;
 use crate::tcp::Connections;
@@ -26,6 +28,8 @@ pub(crate) struct Outputs<'a> {
     pub(crate) sockets: &'a mut Sockets,
     pub(crate) connections: &'a mut Connections,
     pub(crate) transactions: &'a mut Transactions,
+    /// Which path serves, as it was told.
+    pub(crate) course: &'a mut Course,
     /// Notes for the peer.
     pub(crate) envelopes: Vec<Vec<u8>>,
     pub(crate) relay: RelayOrders,
@@ -46,7 +50,11 @@ impl<'a> Outputs<'a> {
         network: &'a LocalNetwork,
         (transmits, events): (&'a mut VecDeque<Transmit>, &'a mut VecDeque<ConnectorEvent>),
         sockets: &'a mut Sockets,
-        (connections, transactions): (&'a mut Connections, &'a mut Transactions),
+        (connections, transactions, course): (
+            &'a mut Connections,
+            &'a mut Transactions,
+            &'a mut Course,
+        ),
     ) -> Self {
         Self {
             peer,
@@ -57,6 +65,7 @@ impl<'a> Outputs<'a> {
             sockets,
             connections,
             transactions,
+            course,
             envelopes: Vec::new(),
             relay: RelayOrders::default(),
             mappings: 0,
@@ -84,6 +93,12 @@ impl<'a> Outputs<'a> {
 
     pub(super) fn session(&mut self, event: SessionEvent) {
         self.events.push_back(ConnectorEvent::Session(event));
+    }
+
+    /// Packets take this path from now on.
+    pub(super) fn turn(&mut self, path: Path, cause: Cause, now: Instant) {
+        let (peer, why) = (self.peer, self.course.turn(path, cause, now));
+        self.news(News::Selected { peer, path, why });
     }
 
     pub(super) fn news(&mut self, news: News) {

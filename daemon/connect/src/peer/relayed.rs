@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Credentials, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{LinkCheck, LinkHealth, Traffic};
+use punch_traversal::{LinkCheck, LinkHealth, Loss, Traffic};
 
 use super::links::CheckedLinks;
 use crate::ServerId;
@@ -74,6 +74,16 @@ impl Relayed {
     /// The round trip of the link that serves, or would.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.links.serving()?.round_trip()
+    }
+
+    /// The loss on the link that serves, or would.
+    pub(super) fn loss(&self, now: Instant) -> Option<Loss> {
+        self.links.serving()?.loss(now)
+    }
+
+    /// What checks have shown of a link, if it still stands.
+    pub(super) fn health(&self, path: RelayPath) -> Option<LinkHealth> {
+        self.links.get(path).map(LinkCheck::health)
     }
 
     /// The token, and the servers that need not be asked for a link with it, if the others are to be asked now.
@@ -238,6 +248,8 @@ mod tests {
         delays: BTreeMap<u32, Option<Duration>>,
         under_way: BTreeMap<(Instant, u64), (usize, RelayPath, Vec<u8>)>,
         passed: u64,
+        /// Of so many messages one is lost.
+        loses: Option<u64>,
         traffic: Option<Traffic>,
         now: Instant,
     }
@@ -271,6 +283,7 @@ mod tests {
                 delays: BTreeMap::new(),
                 under_way: BTreeMap::new(),
                 passed: 0,
+                loses: None,
                 traffic: None,
                 now: start(),
             };
@@ -297,6 +310,12 @@ mod tests {
                             continue;
                         };
                         self.passed += 1;
+                        if self
+                            .loses
+                            .is_some_and(|one| self.passed.is_multiple_of(one))
+                        {
+                            continue;
+                        }
                         let at = (self.now + delay, self.passed);
                         self.under_way.insert(at, (1 - index, path, message));
                     }
@@ -390,6 +409,27 @@ mod tests {
         rig.run(Duration::from_secs(13));
         assert_eq!(rig.servers(), [None, None]);
         assert!(rig.ends.iter_mut().all(Relayed::take_changed));
+    }
+
+    #[test]
+    fn the_loss_on_a_link_is_that_of_its_latest_checks() {
+        let mut rig = Rig::new(&[(1, Some(10))]);
+        rig.run(ms(500));
+        assert_eq!(rig.ends[0].loss(rig.now), None, "too few");
+        rig.traffic = Some(Traffic::default());
+        rig.run(Duration::from_secs(300));
+        let loss = rig.ends[0].loss(rig.now).unwrap();
+        assert!(loss.lost == 0 && loss.samples >= 90, "{loss:?}");
+        rig.loses = Some(10);
+        rig.run(Duration::from_secs(660));
+        let loss = rig.ends[0].loss(rig.now).unwrap();
+        let part = f64::from(loss.lost) / f64::from(loss.samples);
+        // A tenth of the checks, and of the answers to the others.
+        assert!((0.1..0.3).contains(&part), "{loss:?}");
+        assert_eq!(rig.servers(), [Some(1), Some(1)]);
+        rig.loses = None;
+        rig.run(Duration::from_secs(660));
+        assert_eq!(rig.ends[0].loss(rig.now).unwrap().lost, 0);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What is told of a connection.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use punch_traversal::{Budget, NatProfile};
+use punch_traversal::{Budget, Loss, NatProfile, loss};
 
 use super::PeerConnection;
+use super::attempts::Attempts;
+use crate::path::Path;
 use crate::{Contact, LinkStatus};
 
 /// What status shows of the connection; `is_in_reach` says whether any signalling server is.
@@ -30,12 +32,14 @@ pub(crate) fn status(
         .retry
         .at()
         .filter(|_| connection.is_wanted());
+    let (round_trip, loss) = measured(&connection.attempts, now);
     LinkStatus {
         state: connection.state(),
         refused: connection.calls.refusals.received(now),
         contact: contact(connection, is_in_reach, now),
         agent: connection.attempts.first().map(|a| a.agent.status(now)),
-        round_trip: connection.attempts.round_trip(),
+        round_trip,
+        loss,
         peer_range: connection.attempts.peer_range(),
         mine,
         theirs,
@@ -56,5 +60,22 @@ fn contact(connection: &PeerConnection, is_in_reach: bool, now: Instant) -> Cont
         Contact::NoServer
     } else {
         connection.calls.contact(connection.history.has_met(), now)
+    }
+}
+
+/// The smoothed round trip of the path that carries the packets, and its loss.
+fn measured(attempts: &Attempts, now: Instant) -> (Option<Duration>, Option<Loss>) {
+    let Some(first) = attempts.first() else {
+        return (None, None);
+    };
+    let (agent, links) = (&first.agent, &first.links);
+    let link = match agent.path() {
+        Some(_) => links.stands_in,
+        None => links.path(),
+    };
+    match link {
+        None => (agent.round_trip(), loss(agent, now)),
+        Some(Path::Tcp(_)) => (links.tcp.round_trip(), None),
+        Some(_) => (links.relayed.round_trip(), links.relayed.loss(now)),
     }
 }

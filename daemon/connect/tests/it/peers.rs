@@ -138,7 +138,9 @@ impl World {
 
     fn paths(&self) -> Vec<(PeerHandle, SocketAddr)> {
         let news = self.events.iter().filter_map(|event| match event {
-            ConnectorEvent::News(News::Selected { peer, path }) => Some((*peer, path.endpoint()?)),
+            ConnectorEvent::News(News::Selected { peer, path, .. }) => {
+                Some((*peer, path.endpoint()?))
+            }
             _ => None,
         });
         news.collect()

@@ -12,6 +12,7 @@ mod chaos;
 mod configuration;
 mod connect;
 mod contact;
+mod course;
 mod flow;
 mod forward;
 mod fragment;

@@ -41,10 +41,20 @@ fn mtu(world: &World, index: usize) -> Option<u16> {
 fn told(world: &World, index: usize) -> Vec<usize> {
     let events = world.hosts[index].events.iter();
     let sizes = events.filter_map(|event| match event {
-        EngineEvent::Mtu { peer, mtu } => (*peer == handle(1 - index)).then_some(*mtu),
+        EngineEvent::Mtu { peer, mtu, .. } => (*peer == handle(1 - index)).then_some(*mtu),
         _ => None,
     });
     sizes.collect()
+}
+
+/// What was found out to fit, each time that it was something else than before, and that.
+fn changes(world: &World, index: usize) -> Vec<(usize, usize)> {
+    let events = world.hosts[index].events.iter();
+    let changes = events.filter_map(|event| match event {
+        EngineEvent::Mtu { mtu, before, .. } => Some(((*before)?, *mtu)),
+        _ => None,
+    });
+    changes.collect()
 }
 
 fn drops(world: &World, index: usize) -> u64 {
@@ -72,6 +82,7 @@ fn a_path_begins_small_and_a_round_trip_later_takes_what_the_interface_has() {
     for index in [A, B] {
         assert_eq!(told(&world, index), [1200, 1400]);
         assert_eq!(mtu(&world, index), Some(1400));
+        assert_eq!(changes(&world, index), [], "nothing was known before");
     }
 }
 
@@ -285,6 +296,7 @@ fn a_black_hole_is_left_within_seconds_while_packets_flow() {
     assert_eq!(seen.last(), Some(&1280));
     let noticed = seen.iter().position(|size| *size == 1200).unwrap();
     assert!(noticed < 160, "{noticed} twentieths of a second");
+    assert_eq!(changes(&world, A), [(1400, 1200), (1200, 1280)]);
 }
 
 #[test]
@@ -298,6 +310,7 @@ fn another_path_begins_small_again() {
     let said = told(&world, A);
     assert_eq!(said.last(), Some(&1400), "{said:?}");
     assert!(said.contains(&1200), "{said:?}");
+    assert_eq!(changes(&world, A), [], "what fits is the same");
 }
 
 #[test]

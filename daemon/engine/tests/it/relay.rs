@@ -9,7 +9,7 @@ use crate::trio;
 use crate::world::{A, B, Datagram, SERVER, World, handle, millis, path, seconds};
 
 /// Two hosts at a server that relays; they let each other in.
-fn relayed(seed: u64) -> World {
+pub(crate) fn relayed(seed: u64) -> World {
     let mut world = World::pair(seed);
     for index in [A, B] {
         world.sign_out(index);
@@ -25,7 +25,7 @@ fn relayed(seed: u64) -> World {
 }
 
 /// No datagram passes but those with STUN servers.
-fn block_udp(world: &mut World) {
+pub(crate) fn block_udp(world: &mut World) {
     world.filter = Box::new(Datagram::is_with_server);
 }
 

@@ -31,6 +31,23 @@ fn keepalive(lifetime: Option<Duration>) -> Duration {
     })
 }
 
+/// What has brought a path to be selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// There was none before.
+    First,
+    /// It is better than the one before, which answers too.
+    Better,
+    /// The peer, whose choice it is, has named it.
+    ByPeer,
+    /// The one before does not answer.
+    Silent,
+    /// The peer, whose choice it is, has named one that leads to another address of the same family.
+    Moved,
+    /// An earlier process had selected it.
+    Inherited,
+}
+
 /// The candidate pairs of one agent.
 #[derive(Debug)]
 pub(super) struct Checklist {
@@ -38,6 +55,8 @@ pub(super) struct Checklist {
     keepalive: Duration,
     pairs: Vec<Pair>,
     selected: Option<DirectPath>,
+    /// What has brought it to be selected.
+    choice: Choice,
     last_traffic: Option<Instant>,
     silence: Silence,
     /// When the peer has last shown that it is there.
@@ -52,6 +71,7 @@ impl Checklist {
             keepalive: keepalive(lifetime),
             pairs: Vec::new(),
             selected: None,
+            choice: Choice::First,
             last_traffic: None,
             heard: None,
             silence: Silence::default(),
@@ -70,7 +90,7 @@ impl Checklist {
     /// A path that an earlier process has proven is the path from the start; `keepalive` is its interval.
     pub(super) fn inherit(&mut self, pair: Pair, keepalive: Duration) {
         self.keepalive = keepalive.clamp(SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE);
-        self.selected = Some(pair.path);
+        (self.selected, self.choice) = (Some(pair.path), Choice::Inherited);
         self.pairs.push(pair);
     }
 
@@ -110,6 +130,11 @@ impl Checklist {
     /// The selected path.
     pub(super) fn path(&self) -> Option<DirectPath> {
         self.selected
+    }
+
+    /// What has brought the selected path to be selected.
+    pub(super) fn choice(&self) -> Choice {
+        self.choice
     }
 
     /// The pair of the selected path.
@@ -289,12 +314,31 @@ impl Checklist {
                 .filter(|pair| !pair.is_clearly_slower_than(fastest))
                 .max_by_key(|pair| (pair.priority, Some(pair.path) == self.selected))
         });
+        let choice = self.choice_of(best, named.is_some());
         let best = best.map(|pair| pair.path);
         if best.is_none() || best == self.selected {
             return None;
         }
-        self.selected = best;
+        (self.selected, self.choice) = (best, choice);
         best
+    }
+
+    /// What brings this pair to be selected, which the peer has `named` or this end has picked.
+    fn choice_of(&self, best: Option<&Pair>, named: bool) -> Choice {
+        let Some(before) = self.selected() else {
+            return Choice::First;
+        };
+        let is_silent = !before.is_valid() || before.is_doubtful();
+        let has_moved = best.is_some_and(|best| {
+            let (now, before) = (best.path.remote.ip(), before.path.remote.ip());
+            now != before && now.is_ipv4() == before.is_ipv4()
+        });
+        match (is_silent, named) {
+            (true, _) => Choice::Silent,
+            (false, true) if has_moved => Choice::Moved,
+            (false, true) => Choice::ByPeer,
+            (false, false) => Choice::Better,
+        }
     }
 
     /// Whether a check of this pair names it as this end's choice.

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Agent;
+use super::checklist::Choice;
+use crate::loss::Loss;
 use crate::pair::Pair;
 
 /// Whether the last checks of the path were not answered: it may be dead.
@@ -23,4 +25,14 @@ pub fn handle_detour(agent: &mut Agent, now: Instant) {
 /// An unused mapping lives for so long in the network that the machine is in now, if that is known: keepalives follow.
 pub fn set_lifetime(agent: &mut Agent, lifetime: Option<Duration>, now: Instant) {
     agent.checklist.set_lifetime(lifetime, now);
+}
+
+/// What has brought the path to be selected, the last time that one was.
+pub fn chosen(agent: &Agent) -> Choice {
+    agent.checklist.choice()
+}
+
+/// The loss on the selected path, once enough checks have left on it.
+pub fn loss(agent: &Agent, now: Instant) -> Option<Loss> {
+    agent.checklist.selected()?.loss(now)
 }

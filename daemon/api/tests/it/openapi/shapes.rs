@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
-    CandidateView, Changed, ErrorCode, Event, EventKind, Filtering, ForwardTrouble, ForwardView,
-    IdView, KeyView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle,
-    PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView,
-    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename,
-    Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
-    Target, Up, WhyView,
+    CandidateView, Changed, DetourView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble,
+    ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView,
+    NetworkView, Obstacle, PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView,
+    PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason,
+    RefusedView, Rename, Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
+    StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,21 @@ pub(super) fn db() -> PeerName {
     "db".parse().unwrap()
 }
 
+fn detour() -> DetourView {
+    DetourView {
+        because: "no UDP passes".to_owned(),
+        advice: vec!["Let it.".to_owned()],
+    }
+}
+
+fn loss() -> LossView {
+    LossView {
+        fraction: 0.5,
+        samples: 40,
+        window_s: 600,
+    }
+}
+
 fn path(rtt_ms: Option<f64>) -> PathView {
     PathView {
         nat64: rtt_ms.map(|_| "64:ff9b::/96".to_owned()),
@@ -67,6 +82,11 @@ fn path(rtt_ms: Option<f64>) -> PathView {
         remote: "[2001:db8::7]:51820".parse().unwrap(),
         kind: PathKind::Host.into(),
         rtt_ms,
+        loss: rtt_ms.map(|_| loss()),
+        since_ms: rtt_ms.map(|_| u64::MAX),
+        reason: rtt_ms.map(|_| PathReason::First.into()),
+        because: rtt_ms.map(|_| "it is the first one".to_owned()),
+        detour: rtt_ms.map(|_| detour()),
     }
 }
 
@@ -91,8 +111,13 @@ pub(super) fn allocations() -> Vec<Allocation> {
 pub(super) fn event_kinds() -> Vec<EventKind> {
     variants!(EventKind {
         Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting.into() },
-        Path => EventKind::Path { peer: db(), remote: "192.0.2.7:1".parse().unwrap() },
-        Relayed => EventKind::Relayed { peer: db(), server: "wss://a:443/".to_owned() },
+        Path => EventKind::Path {
+            peer: db(),
+            remote: "192.0.2.7:1".parse().unwrap(),
+            reason: Some(PathReason::Silent.into()),
+        },
+        Relayed => EventKind::Relayed { peer: db(), server: "wss://a:443/".to_owned(), reason: None },
+        Mtu => EventKind::Mtu { peer: db(), mtu: 1420, before: Some(u16::MAX) },
         Search => EventKind::Search { peer: db(), chance: 0.5 },
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
@@ -129,6 +154,25 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
     }
     BTreeMap::from([
         ("ErrorCode", all(error_codes())),
+        (
+            "PathReason",
+            all(variants!(PathReason {
+                First,
+                Promoted,
+                Better,
+                ChosenByPeer,
+                Silent,
+                Recovered,
+                RelayLost,
+                Closed,
+                RelayForbidden,
+                NetworkChanged,
+                PeerMoved,
+                Renewed,
+                TakenOver,
+                Configured
+            })),
+        ),
         (
             "PathKind",
             all(variants!(PathKind {
@@ -366,6 +410,8 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         port_v4: port,
         port_v6: port,
         nat64: some_text(),
+        tcp_port_v4: port,
+        tcp_port_v6: port,
         candidates: list(full, candidate()),
     };
     let server = || ServerView {
@@ -513,6 +559,8 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Peer", vec![peer()]),
         shape("Refused", vec![refused()]),
         shape("Path", vec![path(rtt)]),
+        shape("Loss", vec![loss()]),
+        shape("Detour", vec![detour()]),
         shape("Forward", vec![forward()]),
         shape("ForwardTrouble", vec![trouble()]),
         shape(
@@ -586,8 +634,15 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shapes.push(shape(&name, vec![model]));
     }
     for mut kind in event_kinds() {
-        if let EventKind::Refused { clock_ahead_s, .. } = &mut kind {
-            *clock_ahead_s = clock_ahead_s.filter(|_| full);
+        match &mut kind {
+            EventKind::Path { reason, .. } | EventKind::Relayed { reason, .. } => {
+                *reason = full.then(|| PathReason::Silent.into());
+            }
+            EventKind::Mtu { before, .. } => *before = full.then_some(u16::MAX),
+            EventKind::Refused { clock_ahead_s, .. } => {
+                *clock_ahead_s = clock_ahead_s.filter(|_| full);
+            }
+            _ => {}
         }
         let event = Event {
             at_ms: count,

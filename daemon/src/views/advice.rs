@@ -1,0 +1,693 @@
+//! Why there is no direct path over UDP, and what would help.
+
+use punch_api::{PathKind, PathReason, PathView, PeerName, PeerState};
+use punch_engine::{Budget, LinkStatus, NatSummary, Outcome, StepKind, StepReport, is_hard};
+use punch_signal_protocol::{Candidate, CandidateKind};
+
+use super::facts::Facts;
+use super::reach::{self, Obstacle};
+
+/// With at least this chance, the first attempt is expected to succeed.
+pub(super) const GOOD_CHANCE: f64 = 0.9;
+
+/// What is known of a direct path to a peer, or of one that is looked for.
+pub(super) struct Case<'a> {
+    name: &'a PeerName,
+    link: &'a LinkStatus,
+    path: Option<&'a PathView>,
+    /// Whether there is no path over UDP, and one is wanted.
+    pub(super) apart: bool,
+    /// Why none can be, if that is known.
+    pub(super) unreachable: Option<Obstacle>,
+    /// Whether the router here leads a port to this machine.
+    mapped: bool,
+    /// Whether TCP connections are made and taken here.
+    tcp: bool,
+}
+
+impl<'a> Case<'a> {
+    /// The case of a peer whose connection is in this state and whose packets take this path.
+    pub(super) fn new(
+        facts: &Facts<'_>,
+        candidates: &[Candidate],
+        (name, state): (&'a PeerName, PeerState),
+        (link, path): (&'a LinkStatus, Option<&'a PathView>),
+    ) -> Self {
+        let mapped = candidates.iter().any(|candidate| {
+            candidate.kind == CandidateKind::PortMapped && candidate.address.is_ipv4()
+        });
+        let apart = is_detour(path) || matches!(state, PeerState::Waiting | PeerState::Connecting);
+        Self {
+            name,
+            link,
+            path,
+            apart,
+            unreachable: reach::obstacle(candidates, link).filter(|_| apart),
+            mapped,
+            tcp: facts.config.tcp,
+        }
+    }
+
+    /// Why there is no path over UDP, as a clause.
+    pub(super) fn clause(&self) -> String {
+        let name = self.name;
+        if let Some(obstacle) = self.unreachable {
+            return obstacle.reason(name);
+        }
+        let looked_for = match self.path.is_some_and(|path| path.kind == PathKind::Tcp) {
+            true => "path over UDP",
+            false => "direct path",
+        };
+        if let Some(search) = search(self.link).and_then(|step| self.of_search(step)) {
+            return format!("{}, and {search}", self.hard());
+        }
+        let checks = self.link.steps.iter();
+        let mut checks = checks.filter(|step| step.kind == StepKind::Checks);
+        let outcome = checks.next().map(|step| step.outcome);
+        let reason = self.path.and_then(|path| path.reason.clone());
+        let was_lost = reason.is_some_and(|reason| reason == PathReason::Silent);
+        let in_vain =
+            matches!(outcome, Some(Outcome::Exhausted | Outcome::Running)) && self.is_in_vain();
+        match (was_lost, in_vain) {
+            (true, true) => format!(
+                "the {looked_for} before did not answer any more, and checks to all known addresses of {name} were in vain since: a firewall may be in the way"
+            ),
+            (true, false) => {
+                format!("the {looked_for} before did not answer any more, and one is looked for")
+            }
+            (false, true) => format!(
+                "checks to all known addresses of {name} were in vain: a firewall may be in the way"
+            ),
+            (false, false) => format!("a {looked_for} is still being looked for"),
+        }
+    }
+
+    /// How it stands with the search, if it has not found the path.
+    fn of_search(&self, step: &StepReport) -> Option<String> {
+        let percent = 100.0 * step.chance;
+        Some(match step.outcome {
+            Outcome::Found | Outcome::NotNeeded => return None,
+            Outcome::Waiting => "a search for ports is about to begin".to_owned(),
+            Outcome::Running => {
+                format!("a search for ports is under way (chance {percent:.1} %)")
+            }
+            Outcome::Exhausted => {
+                let next = self.link.retry_in.map(|retry| {
+                    let seconds = retry.as_secs();
+                    format!("; the next attempt begins in {seconds} s")
+                });
+                let next = next.unwrap_or_default();
+                format!("the last search for ports found none (chance {percent:.1} %){next}")
+            }
+            Outcome::OverBudget => "the next search for ports waits for the budget".to_owned(),
+            Outcome::NoSockets => "no socket could be opened for a search for ports".to_owned(),
+            Outcome::NoPrediction => "the next ports could not be predicted".to_owned(),
+            Outcome::Unmeasured => {
+                "no search for ports is made before both NATs are measured".to_owned()
+            }
+            Outcome::TooUnlikely => format!(
+                "a search for ports would find one in {} % of attempts with this budget, so none is made",
+                small(percent)
+            ),
+            Outcome::PortsUsedUp => {
+                "the search for ports was stopped because the NAT's ports are used up".to_owned()
+            }
+            Outcome::Unwatched => {
+                "the search for ports was stopped because no STUN server answered".to_owned()
+            }
+        })
+    }
+
+    /// Why ordinary checks are not enough.
+    fn hard(&self) -> &'static str {
+        let link = self.link;
+        let mine = link.mine.as_ref();
+        let mine = mine.is_some_and(|mine| is_hard(&mine.summary(link.budget, 0)));
+        match (mine, link.theirs.as_ref().is_some_and(is_hard)) {
+            (true, true) => "both NATs are hard (each destination gets another port)",
+            (true, false) => "the NAT here is hard (each destination gets another port)",
+            (false, true) => "the other NAT is hard (each destination gets another port)",
+            (false, false) => "ordinary checks are not enough",
+        }
+    }
+
+    /// What the user could do to get a path over UDP, or one at all.
+    pub(super) fn advice(&self) -> Vec<String> {
+        let (name, link) = (self.name, self.link);
+        let mut advice = match self.unreachable {
+            Some(obstacle) => self.on_obstacle(obstacle),
+            None => Vec::new(),
+        };
+        let blocked = matches!(
+            self.unreachable,
+            Some(Obstacle::UdpBlocked { here: true, .. })
+        );
+        advice.extend(advice_on_servers(link, blocked));
+        if !self.apart {
+            return advice;
+        }
+        if self.unreachable.is_none() {
+            advice.extend(advice_on_nats(link, self.mapped));
+            advice.extend(advice_on_budgets(name, link));
+            advice.extend(advice_on_search(name, link));
+            if self.is_in_vain() {
+                advice.push(format!(
+                    "Look whether a firewall here or at {name} keeps UDP out: punchctl netcheck on both."
+                ));
+            }
+        }
+        if link.theirs.is_none() && !link.steps.is_empty() {
+            advice.push(format!(
+                "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
+            ));
+        }
+        advice
+    }
+
+    /// Whether there is no search, and all checks have failed.
+    fn is_in_vain(&self) -> bool {
+        let mut steps = self.link.steps.iter();
+        let exhausted = steps.any(|step| step.outcome == Outcome::Exhausted);
+        search(self.link).is_none() && (exhausted || self.link.failures > 0)
+    }
+
+    fn on_obstacle(&self, obstacle: Obstacle) -> Vec<String> {
+        let name = self.name;
+        match obstacle {
+            Obstacle::UdpBlocked { here, there } => {
+                let mut advice = Vec::new();
+                if here {
+                    advice.push(
+                        "Let UDP out of the network here, and its answers back in.".to_owned(),
+                    );
+                }
+                if there {
+                    advice.push(format!(
+                        "At {name}, let UDP out, and its answers back in; punchctl netcheck there tells whether it passes."
+                    ));
+                }
+                advice.extend(self.on_tcp());
+                advice
+            }
+            Obstacle::NoCommonFamily => vec![
+                "Give one of the two machines IPv4 and IPv6: that is enough for both.".to_owned(),
+            ],
+            Obstacle::NoPublicAddress => vec![
+                "Add a STUN server that both machines reach: punchctl server add stun HOST"
+                    .to_owned(),
+            ],
+            Obstacle::NoHairpinning => {
+                vec!["Switch on hairpinning (NAT loopback) in the router.".to_owned()]
+            }
+            Obstacle::ApartBehindOneNat => vec![
+                "Switch off client isolation in the network, or switch on hairpinning (NAT loopback) in the router.".to_owned(),
+            ],
+        }
+    }
+
+    /// What leads to a direct path over TCP, unless that is there.
+    fn on_tcp(&self) -> Option<String> {
+        let name = self.name;
+        let (relayed, over_tcp) = self.path.map_or((false, false), |path| {
+            (path.via.is_some(), path.kind == PathKind::Tcp)
+        });
+        if over_tcp {
+            return None;
+        }
+        if !self.tcp {
+            return Some(
+                "Or allow direct paths over TCP: [punch] tcp = true in /etc/punch/punchd.toml, then: sudo systemctl restart punchd."
+                    .to_owned(),
+            );
+        }
+        let relay = match relayed {
+            true => "",
+            false => " A relay does it too: a signalling server that both use, which relays.",
+        };
+        Some(format!(
+            "Or forward the TCP port that punchctl status names, on the router here or at {name}, to that machine: packets then go directly over TCP.{relay}"
+        ))
+    }
+}
+
+/// A small number of percent.
+pub(super) fn small(percent: f64) -> String {
+    match percent {
+        percent if percent < 0.005 => "less than 0.01".to_owned(),
+        percent => format!("{percent:.2}"),
+    }
+}
+
+/// Whether packets take another way than over UDP.
+pub(super) fn is_detour(path: Option<&PathView>) -> bool {
+    path.is_some_and(|path| path.kind == PathKind::Tcp || path.via.is_some())
+}
+
+/// `told` is whether it is said already that no UDP passes here.
+fn advice_on_servers(link: &LinkStatus, told: bool) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mine = link.mine.as_ref();
+    // Where no server answers, one more would not either; and a run that is under way may still tell.
+    let measurable = mine.is_none_or(|mine| {
+        let waits = mine.udp_blocked || mine.search.used_up || mine.search.measuring;
+        mine.mapping.is_none() && !waits
+    });
+    if measurable {
+        advice.push(
+            "Add a STUN server with two addresses, so that the NAT here can be measured: punchctl server add stun HOST"
+                .to_owned(),
+        );
+    }
+    if mine.is_some_and(|mine| mine.search.used_up) {
+        advice.push(
+            "The NAT's ports are used up here: it gives out no new ones. The netcheck is repeated when some are free again."
+                .to_owned(),
+        );
+    }
+    if !told && mine.is_some_and(|mine| mine.udp_blocked) {
+        advice.push(
+            "No STUN server answers here over UDP: the network here blocks it, or none of them runs (punchctl server list)."
+                .to_owned(),
+        );
+    }
+    advice
+}
+
+/// What makes a search needless where both NATs are hard.
+fn advice_on_nats(link: &LinkStatus, mapped: bool) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mine = link.mine.as_ref();
+    let mine_hard = mine.is_some_and(|mine| is_hard(&mine.summary(link.budget, 0)));
+    let theirs_hard = link.theirs.as_ref().is_some_and(is_hard);
+    if mine_hard && theirs_hard {
+        if !mapped {
+            advice.push(
+                "Switch on UPnP, NAT-PMP or PCP on one of the two routers: with a mapped port, ordinary checks are enough."
+                    .to_owned(),
+            );
+        }
+        advice.push("With IPv6 at both ends no search is needed.".to_owned());
+    }
+    advice
+}
+
+fn advice_on_budgets(name: &PeerName, link: &LinkStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    // Of a search that waits for what is not known, the chance is none.
+    let is_small =
+        |step: &StepReport| step.chance < GOOD_CHANCE && step.outcome != Outcome::Unmeasured;
+    if !search(link).is_some_and(is_small) {
+        return advice;
+    }
+    let known = link.mine.as_ref().and_then(|mine| {
+        let allowed = |budget| mine.allowed(budget);
+        Some((
+            mine.capacity()?,
+            allowed(link.budget),
+            allowed(Budget::Aggressive),
+        ))
+    });
+    advice.extend(larger_budget(link.budget, known));
+    let theirs = link.theirs.as_ref().map(|nat| nat.budget);
+    if let Some(theirs) = theirs.filter(|theirs| *theirs < link.budget) {
+        advice.push(format!(
+            "{name} has the smaller budget (\"{theirs}\"); both count."
+        ));
+    }
+    advice
+}
+
+/// Advises the budget aggressive, if there is more in it. `known` is how many mappings there are, and how many of them a search may
+/// hold with `budget` and with aggressive.
+fn larger_budget(budget: Budget, known: Option<(u32, u32, u32)>) -> Option<String> {
+    let is_larger = known.is_none_or(|(_, now, aggressive)| now < aggressive);
+    let makes = match known {
+        Some((all, _, aggressive)) => {
+            format!("It holds up to {aggressive} of the {all} mappings that the NAT here has.")
+        }
+        None => "It makes up to 131,072 mappings, which cheap routers may not carry.".to_owned(),
+    };
+    (budget < Budget::Aggressive && is_larger).then(|| format!(
+        "A larger budget raises the chance: [punch] budget = \"aggressive\" in /etc/punch/punchd.toml (now \"{budget}\") at both ends, then: sudo systemctl restart punchd. {makes}"
+    ))
+}
+
+/// Tells of a search that has come to the end of the ports; `learned` tells whether it is known since how many there are.
+fn ports_used_up(learned: bool) -> String {
+    let next = if learned {
+        " Next time it stays below what was held then."
+    } else {
+        ""
+    };
+    format!(
+        "The NAT's ports are used up: new flows got no answer while old ones did, so the search has stopped.{next}"
+    )
+}
+
+/// What it takes before a search is made.
+fn advice_on_withheld(name: &PeerName, link: &LinkStatus, step: &StepReport) -> Option<String> {
+    let known =
+        |nat: &NatSummary| nat.mapping.is_some() && (nat.allocation.is_some() || !is_hard(nat));
+    match step.outcome {
+        Outcome::Unmeasured => {
+            let mine = link.mine.as_ref();
+            let measuring = mine.is_some_and(|mine| mine.search.measuring);
+            let here = mine.is_some_and(|mine| known(&mine.summary(link.budget, 0)));
+            Some(if measuring {
+                "The netcheck here is still under way; a new attempt is made as soon as it is finished.".to_owned()
+            } else if here {
+                format!("The NAT of {name} is not known well enough to search for its ports: its netcheck must finish, with a STUN server that has two addresses and many ports (punch-stun).")
+            } else {
+                "The NAT here is not known well enough to search for ports: too few samples. It takes a STUN server with two addresses and many ports (punch-stun), or [nat] in punchd.toml.".to_owned()
+            })
+        }
+        Outcome::TooUnlikely => Some(format!(
+            "No search is made below a chance of 5 %: with {} % it would take ports from everybody else behind the NATs for nothing.",
+            small(100.0 * step.chance)
+        )),
+        Outcome::PortsUsedUp => {
+            let mine = link.mine.as_ref();
+            Some(ports_used_up(mine.is_some_and(|mine| mine.search.capacity.is_some())))
+        }
+        Outcome::Unwatched => Some(
+            "No STUN server answered during the search, so nobody could have seen whether it harms others behind the NAT; it has stopped."
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// What has kept the search from its full chance.
+fn advice_on_search(name: &PeerName, link: &LinkStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    let Some(step) = search(link) else {
+        return advice;
+    };
+    advice.extend(advice_on_withheld(name, link, step));
+    if step.outcome == Outcome::NoPrediction {
+        advice.push(
+            "The ports could not be predicted: a STUN server did not answer in time, here or there."
+                .to_owned(),
+        );
+    }
+    if step.refused_sockets > 0 {
+        let effect = if step.outcome == Outcome::NoSockets {
+            "it could not begin"
+        } else {
+            "its chance was smaller than computed"
+        };
+        advice.push(format!(
+            "{} sockets of the search could not be opened, {effect}: raise the limit of open files for punchd.",
+            step.refused_sockets
+        ));
+    }
+    if step.outcome == Outcome::OverBudget {
+        advice.push(
+            "The next search waits: mappings of earlier ones may still be alive at the router, or the last one for this peer has only just ended."
+                .to_owned(),
+        );
+    }
+    advice
+}
+
+/// The search of the attempt: the step after the ordinary checks.
+pub(super) fn search(link: &LinkStatus) -> Option<&StepReport> {
+    link.steps.iter().find(|step| step.kind != StepKind::Checks)
+}
+
+pub(super) fn in_words(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Checks => "ordinary checks",
+        StepKind::HoldAndProbe => "holding ports open on the hard side and probing from the other",
+        StepKind::Meet => "meeting at predicted ports",
+        StepKind::Birthday => "a birthday search over random ports",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use std::time::Duration;
+
+    use punch_engine::{AgentStatus, Contact, Family, LinkState, Mapping, NatProfile, PairStatus};
+
+    use super::*;
+
+    fn name() -> PeerName {
+        "db".parse().unwrap()
+    }
+
+    fn profile(mapping: Option<Mapping>) -> NatProfile {
+        let mut profile = NatProfile::unmeasured(Family::V4);
+        profile.search.measuring = false;
+        profile.mapping = mapping;
+        profile
+    }
+
+    fn step(kind: StepKind, chance: f64, outcome: Outcome) -> StepReport {
+        StepReport {
+            kind,
+            chance,
+            typical: Duration::from_secs(1),
+            outcome,
+            mappings: 1,
+            packets: 1,
+            peak_rate: 0,
+            refused_sockets: 0,
+            took: Duration::from_secs(1),
+        }
+    }
+
+    /// A connection whose checks are under way, to a peer at this address; it tells what the profile says.
+    fn link(mine: NatProfile, theirs: &NatProfile, at: &str) -> LinkStatus {
+        let pair = PairStatus {
+            remote: format!("{at}:7000").parse().unwrap(),
+            kind: CandidateKind::Host,
+            last_resort: false,
+            valid: false,
+            rtt: None,
+        };
+        let steps = vec![step(StepKind::Checks, 0.5, Outcome::Running)];
+        let theirs = theirs.summary(Budget::Normal, 0);
+        LinkStatus {
+            state: LinkState::Connected,
+            refused: None,
+            contact: Contact::Answered,
+            agent: Some(AgentStatus {
+                selected: None,
+                pairs: vec![pair],
+                steps: steps.clone(),
+                theirs: Some(theirs.clone()),
+            }),
+            round_trip: None,
+            loss: None,
+            peer_range: None,
+            mine: Some(mine),
+            theirs: Some(theirs),
+            steps,
+            failures: 0,
+            retry_in: Some(Duration::from_secs(12)),
+            budget: Budget::Normal,
+        }
+    }
+
+    fn relayed(reason: PathReason) -> PathView {
+        PathView {
+            nat64: None,
+            remote: "198.51.100.1:443".parse().unwrap(),
+            kind: PathKind::Relayed.into(),
+            rtt_ms: None,
+            via: Some("wss://a:443/".to_owned()),
+            mtu: None,
+            loss: None,
+            since_ms: None,
+            reason: Some(reason.into()),
+            because: None,
+            detour: None,
+        }
+    }
+
+    /// What is said of a peer that is relayed, for this reason, by a machine with this address: the cause, and what would help.
+    fn says_for(link: &LinkStatus, reason: PathReason) -> (String, String) {
+        let own = Candidate::new(CandidateKind::Host, ([10, 1, 1, 2], 7000).into());
+        let (name, path) = (name(), relayed(reason));
+        let case = Case {
+            name: &name,
+            link,
+            path: Some(&path),
+            apart: true,
+            unreachable: reach::obstacle(&[own], link),
+            mapped: false,
+            tcp: true,
+        };
+        (case.clause(), case.advice().join("\n"))
+    }
+
+    fn says(link: &LinkStatus) -> (String, String) {
+        says_for(link, PathReason::First)
+    }
+
+    const EASY: Option<Mapping> = Some(Mapping::EndpointIndependent);
+    const HARD: Option<Mapping> = Some(Mapping::AddressAndPortDependent);
+
+    fn blocked() -> NatProfile {
+        let mut profile = profile(None);
+        profile.udp_blocked = true;
+        profile
+    }
+
+    fn easy() -> NatProfile {
+        let mut profile = profile(EASY);
+        profile.addresses = vec!["203.0.113.9".parse().unwrap()];
+        profile
+    }
+
+    #[test]
+    fn where_udp_is_blocked_that_is_said_and_nothing_that_would_not_help() {
+        let (clause, advice) = says(&link(blocked(), &easy(), "203.0.113.9"));
+        assert!(clause.contains("in the network here"), "{clause}");
+        assert!(
+            advice.starts_with("Let UDP out of the network here"),
+            "{advice}"
+        );
+        assert!(advice.contains("forward the TCP port"), "{advice}");
+
+        let (clause, advice) = says(&link(blocked(), &blocked(), "203.0.113.9"));
+        assert!(clause.contains("pass here, nor at db"), "{clause}");
+        assert!(advice.contains("At db, let UDP out"), "{advice}");
+
+        // Of the other end it is known only once checks were in vain.
+        let mut there = link(easy(), &blocked(), "203.0.113.9");
+        let (clause, advice) = says(&there);
+        assert_eq!(clause, "a direct path is still being looked for");
+        assert_eq!(advice, "");
+        there.failures = 1;
+        let (clause, advice) = says(&there);
+        assert!(clause.contains("no UDP seems to pass at db"), "{clause}");
+        assert!(advice.starts_with("At db, let UDP out"), "{advice}");
+        assert_eq!(advice.lines().count(), 2, "{advice}");
+
+        for link in [link(blocked(), &easy(), "203.0.113.9"), there] {
+            let (_, advice) = says(&link);
+            for part in ["two addresses", "budget", "UPnP", "IPv6 at both ends"] {
+                assert!(!advice.contains(part), "{part}: {advice}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_one_network_checks_may_pass_although_no_server_answers() {
+        let mut near = link(blocked(), &easy(), "10.1.1.3");
+        let (clause, _) = says(&near);
+        assert_eq!(clause, "a direct path is still being looked for");
+        near.failures = 1;
+        let (clause, _) = says(&near);
+        assert!(clause.contains("no UDP seems to pass"), "{clause}");
+    }
+
+    #[test]
+    fn a_server_with_two_addresses_is_advised_where_one_could_tell_more() {
+        let advised = |mine: NatProfile| {
+            let (_, advice) = says(&link(mine, &easy(), "203.0.113.9"));
+            advice.contains("two addresses")
+        };
+        assert!(advised(profile(None)));
+        assert!(!advised(profile(EASY)));
+        assert!(!advised(blocked()));
+        let mut mine = profile(None);
+        mine.search.measuring = true;
+        assert!(!advised(mine.clone()), "the run may still tell");
+        mine.search.measuring = false;
+        mine.search.used_up = true;
+        assert!(!advised(mine), "it would get no answer either");
+    }
+
+    #[test]
+    fn a_larger_budget_is_not_advised_where_it_is_not_the_budget_that_is_missing() {
+        let hard = profile(HARD);
+        let mut link = link(hard.clone(), &hard, "203.0.113.9");
+        for (outcome, advised) in [
+            (Outcome::Unmeasured, false),
+            (Outcome::TooUnlikely, true),
+            (Outcome::Exhausted, true),
+        ] {
+            link.steps.truncate(1);
+            link.steps.push(step(StepKind::Birthday, 0.0, outcome));
+            let (_, advice) = says(&link);
+            let is_advised = advice.contains("A larger budget raises the chance");
+            assert_eq!(is_advised, advised, "{outcome:?}: {advice}");
+        }
+    }
+
+    #[test]
+    fn each_state_of_a_search_is_told_as_the_cause() {
+        let hard = profile(HARD);
+        let mut link = link(hard.clone(), &hard, "203.0.113.9");
+        for (outcome, part) in [
+            (Outcome::Waiting, "is about to begin"),
+            (Outcome::Running, "is under way (chance 40.0 %)"),
+            (
+                Outcome::Exhausted,
+                "found none (chance 40.0 %); the next attempt begins in 12 s",
+            ),
+            (Outcome::OverBudget, "waits for the budget"),
+            (Outcome::NoSockets, "no socket"),
+            (Outcome::NoPrediction, "could not be predicted"),
+            (Outcome::Unmeasured, "before both NATs are measured"),
+            (Outcome::TooUnlikely, "in 40.00 % of attempts"),
+            (Outcome::PortsUsedUp, "ports are used up"),
+            (Outcome::Unwatched, "no STUN server answered"),
+        ] {
+            link.steps.truncate(1);
+            link.steps.push(step(StepKind::Birthday, 0.4, outcome));
+            let (clause, _) = says(&link);
+            assert!(clause.starts_with("both NATs are hard"), "{clause}");
+            assert!(clause.contains(part), "{part}: {clause}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_was_lost_is_told_and_checks_in_vain_are() {
+        let mut link = link(easy(), &easy(), "203.0.113.9");
+        let (clause, _) = says_for(&link, PathReason::Silent);
+        assert_eq!(
+            clause,
+            "the direct path before did not answer any more, and one is looked for"
+        );
+        link.failures = 1;
+        let (clause, advice) = says(&link);
+        assert!(clause.contains("were in vain"), "{clause}");
+        assert!(advice.contains("a firewall here or at db"), "{advice}");
+        let (clause, _) = says_for(&link, PathReason::Silent);
+        assert!(
+            clause.starts_with("the direct path before") && clause.contains("in vain since"),
+            "{clause}"
+        );
+    }
+
+    #[test]
+    fn a_chance_that_is_next_to_none_is_not_told_as_zero() {
+        assert_eq!(small(0.0001), "less than 0.01");
+        assert_eq!(small(0.4), "0.40");
+    }
+
+    #[test]
+    fn a_larger_budget_is_advised_only_where_it_may_hold_more_and_says_how_many() {
+        let says = |budget, known| larger_budget(budget, known).unwrap_or_default();
+        assert!(says(Budget::Normal, None).contains("up to 131,072 mappings"));
+        let text = says(Budget::Normal, Some((400, 300, 336)));
+        assert!(text.contains("up to 336 of the 400 mappings"), "{text}");
+        assert!(text.contains("(now \"normal\")"), "{text}");
+        assert_eq!(says(Budget::Normal, Some((100, 75, 75))), "");
+        assert_eq!(says(Budget::Aggressive, None), "");
+    }
+
+    #[test]
+    fn what_was_held_is_named_only_if_it_was_learned() {
+        assert!(
+            ports_used_up(true)
+                .ends_with("has stopped. Next time it stays below what was held then.")
+        );
+        assert!(ports_used_up(false).ends_with("so the search has stopped."));
+    }
+}

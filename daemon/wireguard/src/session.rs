@@ -20,6 +20,8 @@ use crate::message::{
 use crate::slots::{Recipe, Slots};
 use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
 
+/// Keys younger than this are not renewed because somebody asks for it.
+const FRESH: Duration = Duration::from_secs(1);
 /// Packets that wait for keys; beyond that the oldest are lost.
 const MAX_WAITING: usize = 256;
 /// Handshake messages of one kind that wait for a tunnel that is lent. Several, so that who forges two responses does not keep out the true
@@ -310,8 +312,13 @@ impl<R: Copy> Session<R> {
 
     // --- handshakes ---
 
-    /// Starts a handshake now, whatever is under way.
+    /// Starts a handshake now, whatever is under way, unless one of this end's has just been completed: the keys before are still in use
+    /// at the peer then, and would have to make room.
     pub fn initiate(&mut self, now: Instant) {
+        let fresh = |keys: &Keys| keys.initiator && keys.age(now) < FRESH;
+        if self.keys.current.as_ref().is_some_and(fresh) {
+            return;
+        }
         self.timers.handle_start(now);
         self.calling.start(now);
     }

@@ -109,8 +109,7 @@ fn both_begin_at_once_and_renew_their_keys_after_two_minutes() {
 
 #[test]
 fn one_end_begins_again_before_the_other_has_seen_the_new_keys_and_every_packet_arrives() {
-    // At exactly a round trip the third initiation meets the second's answer, and keys that the other end still uses are gone.
-    for pause in (1..130).filter(|pause| *pause != 60) {
+    for pause in 1..130 {
         let mut world = World::new();
         world.latency = millis(30);
         world.send(A, 0);

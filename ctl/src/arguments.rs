@@ -30,8 +30,8 @@ Share:
   forward    Share a port of this machine, or of one that it reaches, with peers
   unforward  Stop sharing a port
   forwards   Show what is shared
-  allow      Let a peer reach every port of this machine
-  deny       Stop letting a peer reach every port of this machine
+  allow      Let a peer reach every port of this machine, or meet other peers here
+  deny       Take back what `allow` has given
 
 Look:
   status     Show everything: this machine, servers, peers, forwards
@@ -219,12 +219,16 @@ pub enum Command {
         #[arg(value_parser = ports::ports, add = ArgValueCandidates::new(complete::forwarded_ports))]
         ports: PortRange,
     },
-    /// Let a peer reach every port of this machine
-    #[command(after_help = "Examples:\n  punchctl allow laptop --host")]
-    Allow(HostAccess),
-    /// Stop letting a peer reach every port of this machine
-    #[command(after_help = "Examples:\n  punchctl deny laptop --host")]
-    Deny(HostAccess),
+    /// Let a peer reach every port of this machine, or meet other peers here
+    #[command(
+        after_help = "Examples:\n  punchctl allow laptop --host\n  punchctl allow laptop --relay\n\nTwo machines that both were allowed --relay on a third one find each other there, and it relays between them while\nthey have no direct path: up to 100 Mbit/s of each, 1,000 Mbit/s in all. They must be peers of each other; this\nmachine reads nothing of what they say. With [relay] enabled = false in punchd.toml they only meet."
+    )]
+    Allow(Access),
+    /// Take back what `allow` has given
+    #[command(
+        after_help = "Examples:\n  punchctl deny laptop --host\n  punchctl deny laptop --relay"
+    )]
+    Deny(Access),
     /// Measure the round trip to a peer through the tunnel
     #[command(after_help = "Examples:\n  punchctl ping db\n  punchctl ping db --count 1")]
     Ping {
@@ -252,13 +256,25 @@ pub enum Command {
 
 /// The arguments of `punchctl allow` and `punchctl deny`.
 #[derive(Debug, Args)]
-pub struct HostAccess {
+pub struct Access {
     /// The peer whose access changes
     #[arg(add = ArgValueCandidates::new(complete::peers))]
     pub peer: PeerName,
-    /// Confirm that the whole machine is meant
-    #[arg(long, required = true)]
+    /// What it may do, or no longer.
+    #[command(flatten)]
+    pub grant: Grant,
+}
+
+/// One of the rights that a peer may be given beside forwards.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Grant {
+    /// Every port of this machine
+    #[arg(long)]
     pub host: bool,
+    /// To meet other peers here that may, too; this machine relays between them
+    #[arg(long)]
+    pub relay: bool,
 }
 
 /// The commands of `punchctl server`.

@@ -60,7 +60,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Unforward { protocol, ports } => {
             share::unforward(client, out, ForwardKey { protocol, ports }).await
         }
-        Command::Allow(access) => share::allow(client, out, &access.peer).await,
-        Command::Deny(access) => share::deny(client, out, &access.peer).await,
+        Command::Allow(access) => share::allow(client, out, &access).await,
+        Command::Deny(access) => share::deny(client, out, &access).await,
     }
 }

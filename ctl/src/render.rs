@@ -256,12 +256,13 @@ fn peer(view: &PeerView, more: Vec<String>) -> Vec<Cell> {
         (None, None) => "-".to_owned(),
     };
     let mut extra = Vec::new();
-    if view.host {
+    if view.rights.host {
         extra.push("may reach this host".to_owned());
     }
     if view.direct_only {
         extra.push("direct only".to_owned());
     }
+    extra.extend(meeting(view));
     extra.extend(view.note.clone());
     extra.extend(more);
     let path = view.path.as_ref();
@@ -279,6 +280,27 @@ fn peer(view: &PeerView, more: Vec<String>) -> Vec<Cell> {
         bytes(view.sent_bytes).into(),
         extra.join("; ").into(),
     ]
+}
+
+/// What a peer has to do with meeting places, here and there.
+fn meeting(view: &PeerView) -> Vec<String> {
+    let here = match &view.rights.relayed {
+        Some(relayed) => Some(format!(
+            "relayed here: {} from it, {} to it{}",
+            bytes(relayed.from_bytes),
+            bytes(relayed.to_bytes),
+            match relayed.refused_packets {
+                0 => String::new(),
+                refused => format!(", {refused} packets refused"),
+            }
+        )),
+        None => view.rights.relay.then(|| "may meet others here".to_owned()),
+    };
+    let there = view.rights.meeting.as_ref().map(|state| match state {
+        OpenEnum::Known(ServerState::Connected) => "relays for this machine".to_owned(),
+        _ => "invites to meet others, and is not reached for that".to_owned(),
+    });
+    here.into_iter().chain(there).collect()
 }
 
 pub(crate) fn forwards(out: &Output, views: &[ForwardView]) {

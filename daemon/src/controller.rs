@@ -6,6 +6,7 @@ mod change;
 mod endpoints;
 mod handles;
 mod history;
+mod meetings;
 mod parts;
 mod questions;
 pub(crate) mod request;
@@ -32,13 +33,14 @@ use self::announcer::Announcer;
 use self::endpoints::Endpoints;
 use self::handles::Handles;
 pub(crate) use self::parts::{Ending, Inlets, Parts};
-use self::request::{Answer, Request};
+use self::request::{Answer, Grant, Request};
 use self::saving::Saving;
 use self::servers::Servers;
 use self::translation::Translation;
 use crate::config::Config;
 use crate::driver::command::Command;
 use crate::interface::Network;
+use crate::meeting::MeetingPlace;
 use crate::portmap::PortMapping;
 use crate::snapshot::{Scope, Snapshot};
 use crate::store::writer::Standing;
@@ -61,6 +63,7 @@ pub(crate) struct Controller {
     addresses: Addresses,
     endpoints: Endpoints,
     port_mapping: PortMapping,
+    place: MeetingPlace,
     driver: mpsc::Sender<Command>,
     announcer: Announcer,
     spawner: Spawner,
@@ -88,6 +91,7 @@ impl Controller {
             servers,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
+            place: parts.place,
             config,
             driver,
             announcer: Announcer::new(parts.broadcast),
@@ -99,12 +103,7 @@ impl Controller {
         controller.addresses.settle().await;
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
         let fixed = &controller.machine.servers;
-        let added = controller.state.servers.iter();
-        let added = added.filter(|known| !fixed.contains(known));
-        let all = fixed.iter().map(|address| (address, true));
-        for (address, fixed) in all.chain(added.map(|address| (address, false))) {
-            controller.servers.start(address.clone(), fixed);
-        }
+        controller.servers.start_all(fixed, &controller.state);
         controller.tell_stun_servers().await;
         Ok(controller)
     }
@@ -122,7 +121,7 @@ impl Controller {
                 Some(event) = inlets.events.recv() => self.handle_event(event).await,
                 told = &mut inlets.stop => break told.unwrap_or(Ending::Goodbye),
                 said = self.servers.changed() => {
-                    self.announcer.say(said);
+                    self.announcer.say(said, &self.handles);
                     self.tell_stun_servers().await;
                 }
                 () = self.addresses.changed() => self.network_changed().await,
@@ -232,6 +231,9 @@ impl Controller {
                 self.addresses.set_path(peer.handle, Some(endpoint.ip()));
             }
         }
+        let guests = change::guests(difference, &self.state, &self.handles);
+        self.place.set_guests(guests);
+        self.servers.remove_peers(&engine.gone).await;
         self.order(Command::Configure(engine)).await;
         self.addresses.lead(touched).await;
     }
@@ -292,6 +294,7 @@ impl Controller {
             EngineEvent::State { peer, state } => {
                 let connected = state == LinkState::Connected;
                 self.endpoints.set_connected(peer, connected, clock::now());
+                self.servers.handle_connected(peer, connected).await;
                 if state == LinkState::Down {
                     self.addresses.set_path(peer, None);
                 }
@@ -302,7 +305,8 @@ impl Controller {
                 let name = self.resized(peer, mtu).await;
                 name.and_then(|name| events::resized(name, mtu, before))
             }
-            EngineEvent::News(news) => self.handle_news(news),
+            EngineEvent::News(news) => self.handle_news(news).await,
+            EngineEvent::Invited { peer } => self.servers.handle_invitation(peer, self.id_of(peer)),
             EngineEvent::Crowded(crowded) => {
                 let peer = self.name_of(crowded.peer);
                 self.announcer.warn_crowded(peer, &crowded);
@@ -339,13 +343,15 @@ impl Controller {
     }
 
     /// Keeps what must outlast a restart; returns the event for the user.
-    fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
+    async fn handle_news(&mut self, news: News) -> Option<(EventKind, String)> {
         let now = clock::now();
         match news {
             News::Selected { peer, path, why } => {
                 self.addresses
                     .set_path(peer, path.endpoint().map(|to| to.ip()));
-                events::path(self.name_of(peer)?, (path, why), self.servers.relay(path))
+                self.servers.handle_path(peer, path).await;
+                let by = self.servers.relay(path, &self.handles);
+                events::path(self.name_of(peer)?, (path, why), by)
             }
             News::Searching { peer, step, chance } => {
                 Some(events::searching(self.name_of(peer)?, step, chance))
@@ -410,14 +416,7 @@ impl Controller {
             }
             Request::RenamePeer(name, ask, answer) => {
                 let changed = peer::rename(&self.state, &name, &ask.to);
-                let result = match changed {
-                    // It has that name already.
-                    Ok(_) if name == ask.to => {
-                        self.change_peer(Ok(self.state.clone()), &name).await
-                    }
-                    changed => self.change_peer(changed, &ask.to).await,
-                };
-                drop(answer.send(result));
+                drop(answer.send(self.change_peer(changed, &ask.to).await));
             }
             Request::SetUp(name, up, direct_only, answer) => {
                 let changed = peer::set_up(&self.state, &name, up, direct_only);
@@ -427,8 +426,11 @@ impl Controller {
                 }
                 drop(answer.send(result));
             }
-            Request::SetHost(name, host, answer) => {
-                let changed = peer::set_host(&self.state, &name, host);
+            Request::SetGrant(name, grant, allowed, answer) => {
+                let changed = match grant {
+                    Grant::Host => peer::set_host(&self.state, &name, allowed),
+                    Grant::Relay => peer::set_relay(&self.state, &name, allowed),
+                };
                 drop(answer.send(self.change_peer(changed, &name).await));
             }
             Request::AddForward(ask, answer) => match self.add_forward(ask).await {
@@ -510,6 +512,8 @@ impl Controller {
             state: &self.state,
             handles: self.handles.by_name(),
             servers: self.servers.facts(),
+            meetings: self.servers.meeting_facts(),
+            place: &self.place,
             overlay: self.addresses.overlay(),
             interface: self.addresses.interface(),
             nat64: self.addresses.nat64(),
@@ -586,11 +590,7 @@ impl Controller {
 
     async fn netcheck(&mut self, answer: Answer<Vec<NetcheckView>>) {
         if !self.servers.has_stun() {
-            let error = ApiError::new(
-                ErrorCode::Unavailable,
-                "no STUN server is known to ask; add one with: punchctl server add stun HOST",
-            );
-            return drop(answer.send(Err(error)));
+            return drop(answer.send(Err(questions::nobody_to_ask())));
         }
         let (sender, profiles) = oneshot::channel();
         self.order(Command::Netcheck(sender)).await;

@@ -65,7 +65,7 @@ impl Driver {
             lane: Lane::new(tun, settings, descriptors.clone()),
             control: Control::new(commands, events),
             servers: Servers::default(),
-            streams: Streams::new(spawner.clone(), descriptors.clone()),
+            streams: Streams::new(spawner.clone(), descriptors.clone(), settings.place.clone()),
             tcp: Tcp::new(spawner, descriptors),
             workers,
             stopping: false,

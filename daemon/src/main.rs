@@ -8,6 +8,7 @@ mod dial;
 mod driver;
 mod handover;
 mod interface;
+mod meeting;
 mod metrics;
 mod overlay;
 mod portmap;

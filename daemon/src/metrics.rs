@@ -180,6 +180,41 @@ fn expose_peers(metrics: &mut Exposition, status: &Status) {
     for peer in &status.peers {
         sent.sample(&[("peer", peer.name.as_str())], peer.sent_bytes as f64);
     }
+    expose_meetings(metrics, status);
+}
+
+/// What peers have to do with meeting places, here and there.
+fn expose_meetings(metrics: &mut Exposition, status: &Status) {
+    let guests = || {
+        let peers = status.peers.iter();
+        peers.filter_map(|peer| Some((peer.name.as_str(), peer.rights.relayed?)))
+    };
+    let mut bytes = metrics.counter(
+        "punch_peer_relayed_bytes_total",
+        "Bytes that this machine has relayed from a peer, and to it.",
+    );
+    for (peer, relayed) in guests() {
+        for (direction, count) in [("from", relayed.from_bytes), ("to", relayed.to_bytes)] {
+            bytes.sample(&[("peer", peer), ("direction", direction)], count as f64);
+        }
+    }
+    let mut refused = metrics.counter(
+        "punch_peer_relayed_refused_packets_total",
+        "Packets of a peer that this machine has not relayed: too many, or to nobody.",
+    );
+    for (peer, relayed) in guests() {
+        refused.sample(&[("peer", peer)], relayed.refused_packets as f64);
+    }
+    let mut meeting = metrics.gauge(
+        "punch_peer_meeting_connected",
+        "Whether the meeting place that a peer serves for this machine is reached.",
+    );
+    for peer in &status.peers {
+        if let Some(state) = &peer.rights.meeting {
+            let reached = *state == ServerState::Connected;
+            meeting.sample(&[("peer", peer.name.as_str())], flag(reached));
+        }
+    }
 }
 
 fn expose_paths(metrics: &mut Exposition, status: &Status) {

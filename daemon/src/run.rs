@@ -30,6 +30,7 @@ use crate::handover::keeper::{Keeper, Last};
 use crate::handover::takeover::{Asked, Ended, Predecessor, Successor};
 use crate::handover::{CONTROL, Copies, Inheritance, Kept as Stored, Left};
 use crate::interface::{Interface, Wanted};
+use crate::meeting::MeetingPlace;
 use crate::services::{CONTROLLER_STOP, FAREWELL, Services};
 use crate::startup::{DataPath, Ground, Places, RemoveOnDrop};
 use crate::store::Store;
@@ -204,7 +205,10 @@ impl Running {
         let stored = std::mem::take(&mut data_path.kept);
         let ports = data_path.ports();
         let (interface, netlink) = open_interface(&spawner, &config).await?;
-        let mut driver = DriverThread::start(&config, &identity, data_path, spawner.clone(), data)?;
+        let relay = config.relay && !config.direct_only;
+        let place = MeetingPlace::new(&id, relay, spawner.clone());
+        let mut driver =
+            DriverThread::start(&config, &identity, data_path, &place, spawner.clone(), data)?;
         let (broadcast, _) = broadcast::channel(EVENTS);
         let controller = Controller::open(Parts {
             config,
@@ -213,6 +217,7 @@ impl Running {
             identity,
             interface,
             ports,
+            place,
             driver: driver.commands.clone(),
             broadcast: broadcast.clone(),
             spawner: spawner.clone(),
@@ -438,6 +443,7 @@ impl DriverThread {
         config: &Config,
         identity: &Identity,
         data_path: DataPath,
+        place: &MeetingPlace,
         spawner: Spawner,
         data: Arc<Runtime>,
     ) -> Result<Self> {
@@ -458,6 +464,7 @@ impl DriverThread {
             files: file_limit(),
             offloads: config.offloads,
             seed: u64::from_ne_bytes(punch_platform::random()?),
+            place: place.clone(),
         };
         let DataPath {
             tun,

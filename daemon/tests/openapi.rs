@@ -16,6 +16,7 @@ use std::process::Command;
 use harness::{Host, Kinds, Lab, PATIENCE, run, tool};
 use punch_api::error::ErrorBody;
 use punch_engine::DropReason;
+use punch_signal_protocol::Identity;
 use schema::{Call, Document};
 use serde_json::{Value, json};
 use source::routes;
@@ -287,6 +288,17 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     a(("GET", "/v1/peers/{name}/why", &["plain"]), None, 200);
     a(("PUT", "/v1/peers/{name}/host", &["b"]), None, 200);
     a(("DELETE", "/v1/peers/{name}/host", &["b"]), None, 200);
+    let relay = "/v1/peers/{name}/relay";
+    a(("PUT", relay, &["plain"]), None, 400);
+    let meeting = json!({ "protocol": "tcp", "ports": "45117" });
+    a(("POST", "/v1/forwards", &[]), Some(meeting.clone()), 200);
+    a(("PUT", relay, &["b"]), None, 409);
+    let forward = "/v1/forwards/{protocol}/{ports}";
+    a(("DELETE", forward, &["tcp", "45117"]), None, 200);
+    let guest = a(("PUT", relay, &["b"]), None, 200);
+    assert_eq!(guest["relayed"]["from_bytes"], 0, "{guest}");
+    a(("POST", "/v1/forwards", &[]), Some(meeting), 409);
+    a(("DELETE", relay, &["b"]), None, 200);
 
     // Forwards.
     let (forwards, forward) = ("/v1/forwards", "/v1/forwards/{protocol}/{ports}");
@@ -409,6 +421,9 @@ fn what_cannot_be_saved_is_refused_or_warned_of_as_the_file_says() {
         Some(peer("db", "10.9.0.1")),
         200,
     );
+    let guest = Identity::from_seed(&[7; 32]).id().to_string();
+    let guest = json!({ "name": "guest", "punch": { "key": guest } });
+    a(("POST", "/v1/peers", &[]), Some(guest), 200);
     a(("POST", "/v1/forwards", &[]), Some(forward("80")), 200);
     a(
         ("POST", "/v1/servers", &[]),
@@ -429,6 +444,7 @@ fn what_cannot_be_saved_is_refused_or_warned_of_as_the_file_says() {
     a(("POST", "/v1/peers/{name}/rename", &["db"]), Some(to), 500);
     a(("POST", "/v1/peers/{name}/up", &["db"]), None, 500);
     a(("PUT", "/v1/peers/{name}/host", &["db"]), None, 500);
+    a(("PUT", "/v1/peers/{name}/relay", &["guest"]), None, 500);
     a(("POST", "/v1/forwards", &[]), Some(forward("81")), 500);
     a(
         ("POST", "/v1/servers", &[]),
@@ -453,6 +469,7 @@ fn what_cannot_be_saved_is_refused_or_warned_of_as_the_file_says() {
             Some(json!({ "kind": "stun", "address": known })),
         ),
         (("DELETE", "/v1/peers/{name}", &["db"][..]), None),
+        (("DELETE", "/v1/peers/{name}", &["guest"][..]), None),
     ] {
         let answer = a(call, body, 200);
         let warning = answer["warning"].as_str().unwrap_or_default();

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use hyper::Method;
-use punch_api::{AddForward, ForwardKey, ForwardView, IdView, PeerName, PeerView};
+use punch_api::{AddForward, ForwardKey, ForwardView, IdView, PeerView};
 
 use super::answer::{done, parse, warn};
+use crate::arguments::Access;
 use crate::client::{Client, Failure};
 use crate::output::Output;
 use crate::render;
@@ -53,22 +54,30 @@ pub(crate) async fn unforward(
     done(out, answer, &format!("{key} is no longer shared"))
 }
 
-pub(crate) async fn allow(client: &Client, out: &Output, peer: &PeerName) -> Result<(), Failure> {
-    let path = format!("/v1/peers/{peer}/host");
-    let answer = client.call(Method::PUT, &path, &()).await?;
-    done(
-        out,
-        answer,
-        &format!("{peer} may reach every port of this machine"),
-    )
+pub(crate) async fn allow(client: &Client, out: &Output, access: &Access) -> Result<(), Failure> {
+    let answer = client.call(Method::PUT, &path(access), &()).await?;
+    let peer = &access.peer;
+    let text = match access.grant.relay {
+        false => format!("{peer} may reach every port of this machine"),
+        true => {
+            format!("{peer} may meet others here that may, too; this machine relays between them")
+        }
+    };
+    done(out, answer, &text)
 }
 
-pub(crate) async fn deny(client: &Client, out: &Output, peer: &PeerName) -> Result<(), Failure> {
-    let path = format!("/v1/peers/{peer}/host");
-    let answer = client.call(Method::DELETE, &path, &()).await?;
-    done(
-        out,
-        answer,
-        &format!("{peer} may reach only what is forwarded"),
-    )
+pub(crate) async fn deny(client: &Client, out: &Output, access: &Access) -> Result<(), Failure> {
+    let answer = client.call(Method::DELETE, &path(access), &()).await?;
+    let peer = &access.peer;
+    let text = match access.grant.relay {
+        false => format!("{peer} may reach only what is forwarded"),
+        true => format!("{peer} may no longer meet others here"),
+    };
+    done(out, answer, &text)
+}
+
+/// The call that changes what a peer may do.
+fn path(access: &Access) -> String {
+    let grant = if access.grant.relay { "relay" } else { "host" };
+    format!("/v1/peers/{}/{grant}", access.peer)
 }

@@ -39,11 +39,11 @@ pub enum EventKind {
         /// Why they do not take the one before.
         reason: Option<OpenEnum<PathReason>>,
     },
-    /// A peer's packets go through a signalling server.
+    /// A peer's packets go through a signalling server, or through another peer.
     Relayed {
         /// The peer that the packets go to.
         peer: PeerName,
-        /// The server that passes them on.
+        /// The address of the server, or the name of the peer, that passes them on.
         server: String,
         /// Why they do not take the path before.
         reason: Option<OpenEnum<PathReason>>,
@@ -69,6 +69,13 @@ pub enum EventKind {
         /// The address of the server.
         address: String,
         /// Whether the server is in use now.
+        connected: bool,
+    },
+    /// This machine has come to the meeting place of a peer, or has left it.
+    Meeting {
+        /// The peer that serves it.
+        peer: PeerName,
+        /// Whether this machine is there now.
         connected: bool,
     },
     /// An offer from a peer was refused.

@@ -19,7 +19,7 @@ pub use event::{Event, EventKind};
 pub use nat::{AllocationView, allocation_words, filtering_words, mapping_words, nat_words};
 pub use open_enum::OpenEnum;
 pub use punch_signal_protocol::{
-    Allocation, Budget, Filtering, Ipv4Range, Mapping, PeerId, PeerIdError,
+    Allocation, Budget, Filtering, Ipv4Range, MEETING_PORT, Mapping, PeerId, PeerIdError,
 };
 pub use request::{AddForward, AddPeer, AddServer, PeerKey, Rename, Up};
 pub use values::{
@@ -30,8 +30,8 @@ pub use view::{
     AddressFamily, BudgetView, CandidateView, DetourView, ForwardTrouble, ForwardView, IdView,
     KeyView, LossView, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle, PathKind,
     PathReason, PathView, PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView,
-    ProbeKind, ProbeView, RefusalReason, RefusedView, ServerState, ServerView, Status, Step,
-    StepOutcome, StepView, StrangerView, WhyView,
+    ProbeKind, ProbeView, RefusalReason, RefusedView, RelayedView, RightsView, ServerState,
+    ServerView, Status, Step, StepOutcome, StepView, StrangerView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

@@ -13,7 +13,7 @@ pub use netcheck::{
     AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };
 pub use path::{DetourView, LossView, PathKind, PathReason, PathView};
-pub use peer::{PeerState, PeerView, PingView};
+pub use peer::{PeerState, PeerView, PingView, RelayedView, RightsView};
 pub use refused::{RefusalReason, RefusedView};
 pub use server::{ServerState, ServerView};
 pub use share::{ForwardTrouble, ForwardView};

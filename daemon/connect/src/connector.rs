@@ -530,6 +530,10 @@ impl Connector {
             if self.drain_peer(peer, now) {
                 self.offer(peer, Cause::Own, now);
             }
+            let (connection, servers) = (self.peers.get(peer), &self.signalling.servers);
+            if let Some(server) = connection.and_then(|c| servers.barred(peer, c)) {
+                self.signalling.remove_server(server, &mut self.peers, now);
+            }
         }
     }
 

@@ -17,6 +17,7 @@
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
+//! * `meeting`: the servers that are peers, and that no two tunnels ever carry each other,
 //! * `over_tcp`, `tcp`: what happens on TCP connections, and which attempt each belongs to,
 //! * `legacy`: what one process leaves to the next,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
@@ -31,6 +32,7 @@ mod envelopes;
 mod events;
 mod ledger;
 mod legacy;
+pub mod meeting;
 mod netchecks;
 mod network;
 mod offers;

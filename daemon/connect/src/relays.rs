@@ -61,9 +61,11 @@ impl Relays {
         self.links.contains_key(&path)
     }
 
-    /// The tokens of all attempts.
-    pub(crate) fn tokens(&self) -> impl Iterator<Item = RelayToken> {
-        self.joined.keys().copied()
+    /// The tokens of all attempts, but for those with this peer.
+    pub(crate) fn tokens(&self, but: Option<PeerHandle>) -> impl Iterator<Item = RelayToken> {
+        let joined = self.joined.iter();
+        let others = joined.filter(move |(_, peer)| Some(**peer) != but);
+        others.map(|(token, _)| *token)
     }
 
     /// A link of this peer's stands.

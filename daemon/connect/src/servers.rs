@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use punch_packet::{Rate, TokenBucket};
+use punch_packet::{PeerHandle, Rate, TokenBucket};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Capabilities, Capability, Frame, PeerId, RelayToken};
 
-use crate::path::RelayPath;
+use crate::path::{Path, RelayPath};
 use crate::peer::PeerConnection;
 use crate::{ServerId, Signal};
 
@@ -119,10 +119,19 @@ impl Lane {
     }
 }
 
+/// A peer that serves as a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host {
+    pub(crate) peer: PeerHandle,
+    pub(crate) id: PeerId,
+}
+
 /// What goes to the signalling servers.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     online: BTreeSet<ServerId>,
+    /// Those of the servers that are meeting places of peers. Nothing that concerns a peer goes over its own.
+    hosts: BTreeMap<ServerId, Host>,
     lanes: BTreeMap<ServerId, Lane>,
     signals: VecDeque<Signal>,
 }
@@ -136,10 +145,45 @@ impl Servers {
         self.lanes.insert(server, lane);
     }
 
+    /// The same of a peer's meeting place.
+    pub(crate) fn add_meeting(&mut self, server: ServerId, host: Host, mut peers: Vec<PeerId>) {
+        peers.retain(|id| *id != host.id);
+        self.hosts.insert(server, host);
+        self.add(server, peers);
+    }
+
     /// The connection to a server is lost.
     pub(crate) fn remove(&mut self, server: ServerId) {
         self.online.remove(&server);
         self.lanes.remove(&server);
+        self.hosts.remove(&server);
+    }
+
+    /// The peer whose meeting place this server is, if it is one.
+    pub(crate) fn host(&self, server: ServerId) -> Option<Host> {
+        self.hosts.get(&server).copied()
+    }
+
+    /// Whether the packets of a connection are relayed by a peer now, be it only as long as its direct path is in doubt.
+    pub(crate) fn is_by_a_peer(&self, connection: &PeerConnection) -> bool {
+        let path = connection.attempts.stands_in();
+        let path = path.or_else(|| connection.serving());
+        matches!(path, Some(Path::Relayed(path)) if self.hosts.contains_key(&path.server))
+    }
+
+    /// The meeting place of a peer, if it must not be used any more, because of what the connection with the peer goes over.
+    pub(crate) fn barred(&self, peer: PeerHandle, connection: &PeerConnection) -> Option<ServerId> {
+        if !self.is_by_a_peer(connection) {
+            return None;
+        }
+        let mut hosts = self.hosts.iter();
+        hosts.find_map(|(server, host)| (host.peer == peer).then_some(*server))
+    }
+
+    /// The servers that are reached and that may know of this peer.
+    pub(crate) fn reach(&self, to: PeerId) -> impl Iterator<Item = ServerId> {
+        let online = self.online.iter().copied();
+        online.filter(move |server| self.hosts.get(server).is_none_or(|host| host.id != to))
     }
 
     /// The servers that are reached.
@@ -149,8 +193,9 @@ impl Servers {
 
     /// Sends an envelope to a peer over every server.
     pub(crate) fn send(&mut self, to: PeerId, envelope: &[u8]) {
-        for server in &self.online {
-            let lane = self.lanes.entry(*server).or_default();
+        let servers: Vec<_> = self.reach(to).collect();
+        for server in servers {
+            let lane = self.lanes.entry(server).or_default();
             lane.push(to, envelope.to_vec());
         }
     }
@@ -162,7 +207,10 @@ impl Servers {
 
     /// A server has told what it can do.
     pub(crate) fn set_capabilities(&mut self, server: ServerId, capabilities: Capabilities) {
-        if let Some(lane) = self.lanes.get_mut(&server) {
+        // One that was given up meanwhile makes no links.
+        if self.online.contains(&server)
+            && let Some(lane) = self.lanes.get_mut(&server)
+        {
             lane.capabilities = capabilities;
         }
     }
@@ -201,8 +249,9 @@ impl Servers {
     }
 
     fn watch(&mut self, id: PeerId, wanted: bool) {
-        for server in &self.online {
-            self.lanes.entry(*server).or_default().watch(id, wanted);
+        let servers: Vec<_> = self.reach(id).collect();
+        for server in servers {
+            self.lanes.entry(server).or_default().watch(id, wanted);
         }
     }
 

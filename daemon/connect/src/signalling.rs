@@ -153,14 +153,14 @@ impl Signalling {
             Frame::Unreachable { to, why } => {
                 if let Some((_, connection)) = around.peers.by_id_mut(to) {
                     let offline = why == Unreachable::Offline;
-                    connection
-                        .calls
-                        .handle_unreachable(server, offline, self.servers.online());
+                    let reach = self.servers.reach(to).collect();
+                    connection.calls.handle_unreachable(server, offline, &reach);
                 }
             }
             Frame::ServerCapabilities(set) => {
                 self.servers.set_capabilities(server, set);
-                let tokens: Vec<_> = self.relays.tokens().collect();
+                let host = self.servers.host(server).map(|host| host.peer);
+                let tokens: Vec<_> = self.relays.tokens(host).collect();
                 for token in tokens {
                     self.join(server, token);
                 }
@@ -230,7 +230,14 @@ impl Signalling {
             self.relays.join(token, peer);
             let online = self.servers.online().clone();
             for server in online.into_iter().filter(|it| !linked.contains(it)) {
-                self.join(server, token);
+                // A tunnel that leads through itself leads nowhere.
+                if self
+                    .servers
+                    .host(server)
+                    .is_none_or(|host| host.peer != peer)
+                {
+                    self.join(server, token);
+                }
             }
         }
         for path in orders.leaves {
@@ -412,7 +419,7 @@ impl Signalling {
         let Some(connection) = around.peers.get_mut(peer) else {
             return;
         };
-        if !self.is_in_reach() {
+        if self.servers.reach(connection.id).next().is_none() {
             connection.calls.postpone(now);
             return;
         }
@@ -431,7 +438,7 @@ impl Signalling {
             if !connection.needs_offer(cause, now) {
                 continue;
             }
-            if !self.is_in_reach() {
+            if self.servers.reach(connection.id).next().is_none() {
                 connection.calls.postpone(now);
                 continue;
             }

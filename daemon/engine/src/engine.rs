@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub struct Engine {
-    roster: Roster,
+    pub(crate) roster: Roster,
     lane: Lane,
     next_tick: Option<Instant>,
     events: VecDeque<EngineEvent>,
@@ -101,7 +101,8 @@ impl Engine {
             self.roster.apply_peer(config, now);
         }
         if streams {
-            self.lane.apply_rules(rules, &self.roster.peers, now);
+            let peers = &mut self.roster.peers;
+            self.lane.apply_rules(rules, peers, now);
         }
         if let Some(servers) = stun_servers {
             self.roster.connector.set_stun_servers(servers, now);
@@ -398,7 +399,7 @@ impl Engine {
                 self.roster.work(handle, now);
             }
         }
-        self.lane.handle_timeout(now);
+        self.lane.handle_timeout(&mut self.roster.peers, now);
     }
 
     /// Ends a batch: lets streams and the connector work, and collects what they have to say.
@@ -417,9 +418,8 @@ impl Engine {
         while let Some(crowded) = self.lane.stack.poll_crowded() {
             self.events.push_back(EngineEvent::Crowded(crowded));
         }
-        while let Some(pong) = self.lane.poll_pong() {
-            self.events.push_back(EngineEvent::Pong(pong));
-        }
+        self.events
+            .extend(std::iter::from_fn(|| self.lane.poll_event()));
         for (peer, to) in self.roster.peers.take_roamed() {
             self.events.push_back(EngineEvent::Roamed { peer, to });
         }

@@ -38,6 +38,11 @@ pub enum EngineEvent {
     },
     /// What the connector has found out.
     News(News),
+    /// A peer says that this machine may meet others at it, in this session and at most once a second.
+    Invited {
+        /// The peer that serves the meeting place.
+        peer: PeerHandle,
+    },
     /// A peer answered a ping.
     Pong(Pong),
     /// There was no room for streams of a peer.

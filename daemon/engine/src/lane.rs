@@ -11,17 +11,20 @@ use punch_connect::Path;
 use punch_forward::{Presence, Refused, Rules, Stack};
 use punch_packet::{
     Batch, Buffer, Fit, Offload, Packet, PeerHandle, Transport, Unreachable, echo_reply,
-    echo_request, fit, refuse, segments, tcp_reset, too_long, unreachable,
+    echo_request, fit, invitation, is_invitation, refuse, segments, tcp_reset, too_long,
+    unreachable,
 };
 use punch_wireguard::{Opened, data_index};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
+use crate::event::EngineEvent;
 use crate::host::Host;
 use crate::inbound::{Refusal, Sender, Verdict, decide};
+use crate::invitations::Invitations;
 use crate::outbox::Outbox;
 use crate::peers::{Peer, PeerTable};
-use crate::pings::{Pings, Pong};
+use crate::pings::Pings;
 use crate::report::{DropReason, Drops};
 
 /// Segments of unknown connections are not reset for so long after the start: this host may only have forgotten them.
@@ -33,7 +36,8 @@ pub(crate) struct Lane {
     pub(crate) rules: Rules,
     pub(crate) stack: Stack,
     pings: Pings,
-    pongs: VecDeque<Pong>,
+    invitations: Invitations,
+    events: VecDeque<EngineEvent>,
     pub(crate) outbox: Outbox,
     pub(crate) to_tun: Batch,
     pub(crate) drops: Drops,
@@ -62,7 +66,8 @@ impl Lane {
             host,
             rules: Rules::default(),
             pings: Pings::default(),
-            pongs: VecDeque::new(),
+            invitations: Invitations::default(),
+            events: VecDeque::new(),
             outbox: Outbox::default(),
             to_tun: Batch::with_capacity(64, 1500),
             drops: Drops::default(),
@@ -194,11 +199,18 @@ impl Lane {
         }
     }
 
-    /// Closes the streams that the rules do not allow any more.
-    pub(crate) fn apply_rules(&mut self, rules: Option<Rules>, peers: &PeerTable, now: Instant) {
+    /// Closes the streams that the rules do not allow any more, and invites those that may meet here now.
+    pub(crate) fn apply_rules(
+        &mut self,
+        rules: Option<Rules>,
+        peers: &mut PeerTable,
+        now: Instant,
+    ) {
         if let Some(rules) = rules {
+            self.invitations.set_guests(rules.guests(), now);
             self.rules = rules;
         }
+        self.invite(peers, now);
         let rules = &self.rules;
         self.stack.retain(
             |peer, forward, flow| {
@@ -343,7 +355,13 @@ impl Lane {
             return;
         };
         if let Some(pong) = self.pings.take(handle, &peer.addresses, packet, now) {
-            self.pongs.push_back(pong);
+            if !self.invitations.handle_pong(&pong) {
+                self.events.push_back(EngineEvent::Pong(pong));
+            }
+            return;
+        }
+        if is_invitation(packet) && peer.addresses.contains(&packet.source()) {
+            self.handle_invitation(peers, handle, packet, now);
             return;
         }
         match self.verdict(peer, packet, now) {
@@ -435,24 +453,70 @@ impl Lane {
         handle: PeerHandle,
         now: Instant,
     ) -> Option<u16> {
+        self.request(peers, handle, echo_request, now)
+    }
+
+    /// Sends what this makes of both ends' addresses and a number.
+    fn request(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        make: impl FnOnce(IpAddr, IpAddr, u16) -> Option<Vec<u8>>,
+        now: Instant,
+    ) -> Option<u16> {
         let peer = peers.get(handle)?;
         let to = *peer.addresses.last()?;
         let same = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
         let from = *self.host.addresses.iter().find(same)?;
         peer.path?;
         let id = self.pings.start(handle, now)?;
-        let packet = echo_request(from, to, id)?;
+        let packet = make(from, to, id)?;
         self.send(peers, handle, &packet, now);
         Some(id)
     }
 
-    /// The next answer to a ping.
-    pub(crate) fn poll_pong(&mut self) -> Option<Pong> {
-        self.pongs.pop_front()
+    /// Tells the guests that have not heard it that they may meet here.
+    fn invite(&mut self, peers: &mut PeerTable, now: Instant) {
+        let keys = |handle| {
+            let peer = peers.get(handle).filter(|peer| peer.path.is_some())?;
+            peer.tunnel.last_handshake()
+        };
+        for handle in self.invitations.due(keys, now) {
+            let id = self.request(peers, handle, invitation, now);
+            self.invitations.handle_sent(handle, id);
+        }
     }
 
-    /// Does what is due for pings.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// A peer says that this machine may meet others at it.
+    fn handle_invitation(
+        &mut self,
+        peers: &mut PeerTable,
+        handle: PeerHandle,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) {
+        if !self.host.addresses.contains(&packet.destination()) {
+            self.drops.count(DropReason::WrongDestination);
+            return;
+        }
+        if self.invitations.hear(handle, now) {
+            self.events.push_back(EngineEvent::Invited { peer: handle });
+        }
+        if let Some(reply) = echo_reply(packet) {
+            self.send(peers, handle, &reply, now);
+        }
+    }
+
+    /// The next thing to tell.
+    pub(crate) fn poll_event(&mut self) -> Option<EngineEvent> {
+        self.events.pop_front()
+    }
+
+    /// Does what is due for pings and invitations.
+    pub(crate) fn handle_timeout(&mut self, peers: &mut PeerTable, now: Instant) {
         self.pings.handle_timeout(now);
+        self.invitations
+            .retain(|handle| peers.get(handle).is_some());
+        self.invite(peers, now);
     }
 }

@@ -11,7 +11,9 @@ mod handshakes;
 mod heritage;
 mod host;
 mod inbound;
+mod invitations;
 mod lane;
+pub mod meeting;
 mod mtu;
 mod outbox;
 mod peers;
@@ -39,7 +41,7 @@ pub use punch_connect::{
     Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
 };
 pub use punch_forward::{
-    Access, Crowded, ForwardCounts, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
+    Access, Crowded, ForwardCounts, MEETING, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
 };
 pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{

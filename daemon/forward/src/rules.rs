@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use punch_api::{ForwardKey, Protocol, Target};
+use punch_api::{ForwardKey, MEETING_PORT, PortRange, Protocol, Target};
 use punch_packet::PeerHandle;
 
 /// The peers that may use a forward.
@@ -35,10 +35,18 @@ pub struct Rule {
     pub access: Access,
 }
 
+/// What stands for the meeting place among forwards.
+pub const MEETING: ForwardKey = ForwardKey {
+    protocol: Protocol::Tcp,
+    ports: PortRange::one(MEETING_PORT),
+};
+
 /// All forwards; no two share a port. A look-up costs the logarithm of their number.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     by_first_port: BTreeMap<(Protocol, u16), Rule>,
+    /// The meeting place, if any peer may use it: it comes before a forward of its port.
+    meeting: Option<Rule>,
 }
 
 impl Rules {
@@ -54,8 +62,33 @@ impl Rules {
         all
     }
 
+    /// The same rules, and the peers that may use the meeting place.
+    pub fn with_guests(mut self, guests: BTreeSet<PeerHandle>) -> Self {
+        self.meeting = (!guests.is_empty()).then(|| Rule {
+            key: MEETING,
+            target: Target::local(MEETING_PORT),
+            access: Access::Peers(guests),
+        });
+        self
+    }
+
+    /// The peers that may use the meeting place.
+    pub fn guests(&self) -> impl Iterator<Item = PeerHandle> {
+        let access = self.meeting.iter().map(|rule| &rule.access);
+        access.flat_map(|access| match access {
+            Access::AllPeers => BTreeSet::new(),
+            Access::Peers(peers) => peers.clone(),
+        })
+    }
+
     /// The rule for a packet from `peer` to `port`.
     pub fn find(&self, protocol: Protocol, port: u16, peer: PeerHandle) -> Option<&Rule> {
+        let meeting = self.meeting.as_ref();
+        if (protocol, port) == (Protocol::Tcp, MEETING_PORT)
+            && let Some(rule) = meeting.filter(|rule| rule.access.admits(peer))
+        {
+            return Some(rule);
+        }
         let (_, rule) = self
             .by_first_port
             .range((protocol, 0)..=(protocol, port))

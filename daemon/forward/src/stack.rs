@@ -14,10 +14,10 @@ use punch_packet::{Flow, Packet, PeerHandle, Transport, Unreachable, tcp_reset, 
 use crate::counts::{Crowded, ForwardCounts};
 use crate::idle::Presence;
 use crate::order::{Order, Refused, StreamId, TargetEvent};
-use crate::rules::{Rule, Rules};
+use crate::rules::{MEETING, Rule, Rules};
 use crate::shares::Room;
 use crate::table::{Kind, Stream, Table};
-use crate::tcp::{BUFFER, Connection};
+use crate::tcp::{BUFFER, Connection, MEETING_BUFFER};
 use crate::udp::{IDLE, UdpFlow, refusal, reply};
 use crate::unreachable::Unreachables;
 
@@ -86,6 +86,10 @@ impl Stack {
                 }
                 let target = self.admit(peer, packet, rule, flow, now)?;
                 let buffer = self.table.buffer(peer);
+                let buffer = match rule.key == MEETING {
+                    true => buffer.min(MEETING_BUFFER),
+                    false => buffer,
+                };
                 let kind = Kind::Opening {
                     syn: packet.bytes().to_vec(),
                     buffer,

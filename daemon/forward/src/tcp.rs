@@ -19,6 +19,8 @@ use crate::idle::{Awaits, Due, GIVE_UP, Idle, Presence};
 pub const BUFFER: usize = 512 * 1024;
 /// The same for a connection beyond the first [`crate::LARGE_STREAMS_PER_PEER`] of its peer, or [`crate::LARGE_STREAMS`] of all.
 pub const SMALL_BUFFER: usize = 32 * 1024;
+/// The most for a connection to the meeting place: what is relayed over it should wait where it is dropped when it is old.
+pub(crate) const MEETING_BUFFER: usize = 128 * 1024;
 /// A client that does not complete the handshake for this long does not mean to.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// A client gets this long to take the last bytes of a target that is gone.

@@ -137,22 +137,43 @@ pub fn split(packet: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
 /// What the echo requests that punchd itself sends carry, so that their replies are told from the host's.
 const ECHO_PAYLOAD: &[u8; 16] = b"punch echo probe";
 
+/// What an invitation carries: an echo request like any other, for whoever does not know it.
+const INVITATION_PAYLOAD: &[u8; 16] = b"punch meet at me";
+
 /// An ICMP echo request of punchd's own; `None` when the families differ.
 pub fn echo_request(source: IpAddr, destination: IpAddr, id: u16) -> Option<Vec<u8>> {
+    request(source, destination, id, ECHO_PAYLOAD)
+}
+
+/// An echo request that tells its receiver that it may meet others at its sender; the reply shows that it was heard. `None` when the
+/// families differ.
+pub fn invitation(source: IpAddr, destination: IpAddr, id: u16) -> Option<Vec<u8>> {
+    request(source, destination, id, INVITATION_PAYLOAD)
+}
+
+/// Whether this is an [`invitation`].
+pub fn is_invitation(packet: &Packet<'_>) -> bool {
+    matches!(packet.transport(), Transport::Echo { request: true, .. })
+        && packet.segment().get(8..) == Some(INVITATION_PAYLOAD)
+        && packet.checksum_is_right()
+}
+
+fn request(source: IpAddr, destination: IpAddr, id: u16, payload: &[u8; 16]) -> Option<Vec<u8>> {
     if source.is_ipv4() != destination.is_ipv4() {
         return None;
     }
     let mut segment = vec![if source.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
     segment.extend_from_slice(&id.to_be_bytes());
     segment.extend_from_slice(&[0, 0]);
-    segment.extend_from_slice(ECHO_PAYLOAD);
+    segment.extend_from_slice(payload);
     Some(icmp_packet(source, destination, segment))
 }
 
-/// Whether an echo reply answers an [`echo_request`].
+/// Whether an echo reply answers an [`echo_request`] or an [`invitation`].
 pub fn is_our_echo(packet: &Packet<'_>) -> bool {
+    let payload = packet.segment().get(8..);
     matches!(packet.transport(), Transport::Echo { request: false, .. })
-        && packet.segment().get(8..) == Some(ECHO_PAYLOAD)
+        && (payload == Some(ECHO_PAYLOAD) || payload == Some(INVITATION_PAYLOAD))
         && packet.checksum_is_right()
 }
 

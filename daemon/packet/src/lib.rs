@@ -22,7 +22,9 @@ mod view;
 
 pub use batch::Batch;
 pub use buffer::Buffer;
-pub use build::{UdpReply, echo_reply, echo_request, is_our_echo, split, udp_packets};
+pub use build::{
+    UdpReply, echo_reply, echo_request, invitation, is_invitation, is_our_echo, split, udp_packets,
+};
 pub use checksum::{Checksum, pseudo_header, transport_checksum};
 pub use coalesce::{Coalescer, Group};
 pub use codel::Codel;

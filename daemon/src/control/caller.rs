@@ -69,6 +69,7 @@ mod tests {
             (Method::POST, "/v1/peers/db/ping", false),
             (Method::POST, "/v1/peers/db/up", true),
             (Method::PUT, "/v1/peers/db/host", true),
+            (Method::DELETE, "/v1/peers/db/relay", true),
             (Method::POST, "/v1/netcheck", false),
             (Method::DELETE, "/v1/servers", true),
         ] {

@@ -8,7 +8,7 @@ use punch_api::{ApiError, Event, ForwardKey, PeerName};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, mpsc};
 
-use crate::controller::request::{self, Answer, Request};
+use crate::controller::request::{self, Answer, Grant, Request};
 use crate::handover::takeover::Asked;
 use crate::metrics;
 use crate::refusal::refuse;
@@ -86,15 +86,24 @@ pub(super) async fn down(context: State<Control>, name: Name) -> Response {
 }
 
 pub(super) async fn allow_host(context: State<Control>, name: Name) -> Response {
-    ask_peer(context, name, |name, answer| {
-        Request::SetHost(name, true, answer)
-    })
-    .await
+    grant(context, name, Grant::Host, true).await
 }
 
 pub(super) async fn deny_host(context: State<Control>, name: Name) -> Response {
+    grant(context, name, Grant::Host, false).await
+}
+
+pub(super) async fn allow_relay(context: State<Control>, name: Name) -> Response {
+    grant(context, name, Grant::Relay, true).await
+}
+
+pub(super) async fn deny_relay(context: State<Control>, name: Name) -> Response {
+    grant(context, name, Grant::Relay, false).await
+}
+
+async fn grant(context: State<Control>, name: Name, grant: Grant, allowed: bool) -> Response {
     ask_peer(context, name, |name, answer| {
-        Request::SetHost(name, false, answer)
+        Request::SetGrant(name, grant, allowed, answer)
     })
     .await
 }

@@ -9,8 +9,9 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::caller::{self, Caller};
 use super::calls::{
-    Control, add_forward, add_peer, add_server, allow_host, ask, deny_host, down, metrics, peer,
-    ping, remove_forward, remove_peer, remove_server, rename_peer, why,
+    Control, add_forward, add_peer, add_server, allow_host, allow_relay, ask, deny_host,
+    deny_relay, down, metrics, peer, ping, remove_forward, remove_peer, remove_server, rename_peer,
+    why,
 };
 use super::events::{listen, up};
 use super::succession::take_over;
@@ -38,6 +39,10 @@ pub(crate) async fn serve(
         .route("/v1/peers/{name}/up", post(up))
         .route("/v1/peers/{name}/down", post(down))
         .route("/v1/peers/{name}/host", put(allow_host).delete(deny_host))
+        .route(
+            "/v1/peers/{name}/relay",
+            put(allow_relay).delete(deny_relay),
+        )
         .route("/v1/peers/{name}/ping", post(ping))
         .route("/v1/peers/{name}/why", get(why))
         .route(

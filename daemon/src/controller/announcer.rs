@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use punch_api::{Event, EventKind, PeerName};
-use punch_engine::{AddressRank, Crowded, OwnAddress};
+use punch_engine::{AddressRank, Crowded, OwnAddress, PeerHandle};
 use punch_platform::clock;
 use punch_service::Repeats;
 use tokio::sync::broadcast;
 
+use super::handles::Handles;
 use crate::overlay::Verdict;
 use crate::views::events;
 
@@ -27,6 +28,12 @@ pub(super) enum Said {
     Event((EventKind, String)),
     /// Why one is still not reached: for the log only.
     Trouble(String),
+    /// This machine has come to the meeting place of a peer, or has left it.
+    Meeting {
+        peer: PeerHandle,
+        connected: bool,
+        trouble: Option<String>,
+    },
 }
 
 /// See the module.
@@ -84,8 +91,17 @@ impl Announcer {
     }
 
     /// Says what there is to say of a server.
-    pub(super) fn say(&mut self, said: Option<Said>) {
+    pub(super) fn say(&mut self, said: Option<Said>, handles: &Handles) {
         match said {
+            Some(Said::Meeting {
+                peer,
+                connected,
+                trouble,
+            }) => {
+                let peer = handles.name(peer).cloned();
+                let event = peer.map(|peer| events::meeting(peer, connected, trouble.as_deref()));
+                self.announce(event);
+            }
             Some(Said::Event(event)) => self.announce(Some(event)),
             Some(Said::Trouble(text)) => self.log_rarely(&text),
             None => {}

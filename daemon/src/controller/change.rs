@@ -1,9 +1,10 @@
 //! What a change of the state means for the engine.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use punch_api::PeerKey;
+use punch_api::{PeerId, PeerKey};
 use punch_engine::{Access, Change, PeerConfig, PeerHandle, PeerKind, Rule, Rules};
 use punch_state::{Difference, Machine, Peer, State, key_bytes};
 use zeroize::Zeroizing;
@@ -99,8 +100,23 @@ fn peer_config(
     })
 }
 
+/// The peers that may meet here, if they may be others than before.
+pub(super) fn guests(
+    difference: &Difference,
+    state: &State,
+    handles: &Handles,
+) -> Option<BTreeMap<PeerHandle, PeerId>> {
+    difference.forwards.then(|| all_guests(state, handles))
+}
+
+fn all_guests(state: &State, handles: &Handles) -> BTreeMap<PeerHandle, PeerId> {
+    let guests = state.guests();
+    let known = guests.filter_map(|name| Some((handles.get(name)?, state.peers.get(name)?.id()?)));
+    known.collect()
+}
+
 fn rules(state: &State, handles: &Handles) -> Rules {
-    Rules::new(state.forwards.iter().map(|forward| Rule {
+    let rules = Rules::new(state.forwards.iter().map(|forward| Rule {
         key: forward.key,
         target: forward.target.clone(),
         access: if forward.peers.is_empty() {
@@ -109,5 +125,6 @@ fn rules(state: &State, handles: &Handles) -> Rules {
             let peers = forward.peers.iter();
             Access::Peers(peers.filter_map(|name| handles.get(name)).collect())
         },
-    }))
+    }));
+    rules.with_guests(all_guests(state, handles).into_keys().collect())
 }

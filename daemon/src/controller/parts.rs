@@ -10,6 +10,7 @@ use super::saving::Kept;
 use crate::config::Config;
 use crate::driver::command::Command;
 use crate::interface::Interface;
+use crate::meeting::MeetingPlace;
 use crate::store::writer::Desk;
 use crate::tasks::Spawner;
 use crate::views::facts::Ports;
@@ -24,6 +25,8 @@ pub(crate) struct Parts {
     pub(crate) interface: Interface,
     /// Where packets come in.
     pub(crate) ports: Ports,
+    /// Where peers meet that may.
+    pub(crate) place: MeetingPlace,
     pub(crate) driver: mpsc::Sender<Command>,
     pub(crate) broadcast: broadcast::Sender<Event>,
     pub(crate) spawner: Spawner,

@@ -21,6 +21,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// A netcheck takes a few seconds; one that hangs is given up.
 const NETCHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Why there is no netcheck.
+pub(super) fn nobody_to_ask() -> ApiError {
+    ApiError::new(
+        ErrorCode::Unavailable,
+        "no STUN server is known to ask; add one with: punchctl server add stun HOST",
+    )
+}
+
 /// Passes a peer's answer to a ping on.
 pub(super) async fn ping(
     name: PeerName,

@@ -9,6 +9,15 @@ use tokio::sync::{mpsc, oneshot};
 /// Where the answer to a request goes.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
 
+/// What a peer may be allowed beside forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// Every port of this machine.
+    Host,
+    /// To meet other peers here, between which this machine relays.
+    Relay,
+}
+
 /// A call of the control API, or a question of the watchdog or of the metrics.
 pub(crate) enum Request {
     Id(Answer<IdView>),
@@ -23,7 +32,8 @@ pub(crate) enum Request {
     RenamePeer(PeerName, Rename, Answer<Changed<PeerView>>),
     /// Whether the peer is wanted, and whether it is never to be relayed, if something is said of that.
     SetUp(PeerName, bool, Option<bool>, Answer<Changed<PeerView>>),
-    SetHost(PeerName, bool, Answer<Changed<PeerView>>),
+    /// Whether the peer may do this.
+    SetGrant(PeerName, Grant, bool, Answer<Changed<PeerView>>),
     Ping(PeerName, Answer<PingView>),
     AddForward(AddForward, Answer<Changed<ForwardView>>),
     RemoveForward(ForwardKey, Answer<Changed<()>>),

@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{Ipv4Range, ServerAddress};
-use punch_engine::{Nat64, Path, ServerId};
+use punch_api::{EventKind, Ipv4Range, PeerId, ServerAddress};
+use punch_engine::{Nat64, Path, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
+use punch_state::State;
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::Said;
+use super::handles::Handles;
+use super::meetings::{Meetings, Start};
 use crate::driver::command::Command;
 use crate::interface::reach::is_overlay;
 use crate::overlay::Places;
 use crate::proxy::{Proxies, Proxy, ProxySetting};
 use crate::resolver::Resolver;
-use crate::signalling::server::{self, Access, Report};
+use crate::signalling::server::{self, Access, Goal, Report};
 use crate::tasks::{Spawner, Task};
 use crate::views::events;
-use crate::views::facts::ServerFacts;
+use crate::views::facts::{MeetingFacts, ServerFacts};
 
 /// All servers in use.
 pub(super) struct Servers {
@@ -30,6 +33,7 @@ pub(super) struct Servers {
     access: Access,
     reports: mpsc::Receiver<Report>,
     resolver: Resolver,
+    meetings: Meetings,
     /// The addresses of STUN servers that the engine knows.
     told: Vec<SocketAddr>,
     spawner: Spawner,
@@ -75,9 +79,21 @@ impl Servers {
             },
             reports,
             resolver: Resolver::behind(spawner.clone(), nat64),
+            meetings: Meetings::default(),
             told: Vec::new(),
             spawner: spawner.clone(),
         })
+    }
+
+    /// Starts those of punchd.toml, and those that users have added.
+    pub(super) fn start_all(&mut self, fixed: &[ServerAddress], state: &State) {
+        for address in fixed {
+            self.start(address.clone(), true);
+        }
+        let added = state.servers.iter();
+        for address in added.filter(|known| !fixed.contains(known)) {
+            self.start(address.clone(), false);
+        }
     }
 
     /// Connects to a signalling server, or looks up the name of a STUN server.
@@ -102,7 +118,12 @@ impl Servers {
 
     fn connect(&self, server: &mut Server) {
         let url = server.address.as_str().to_owned();
-        let client = server::stay_connected(server.id, url, self.access.clone());
+        let goal = Goal {
+            server: server.id,
+            url,
+            host: None,
+        };
+        let client = server::stay_connected(goal, self.access.clone());
         server.task = Some(self.spawner.spawn("signalling", client));
     }
 
@@ -133,11 +154,70 @@ impl Servers {
         self.resolver.refresh();
     }
 
-    /// The server that relays on this path, if one does.
-    pub(super) fn relay(&self, path: Path) -> Option<&ServerAddress> {
+    /// The address of the server, or the name of the peer, that relays on this path, if one does.
+    pub(super) fn relay(&self, path: Path, handles: &Handles) -> Option<String> {
         let Path::Relayed(by) = path else { return None };
+        if let Some(host) = self.meetings.host(by.server) {
+            return Some(handles.name(host)?.to_string());
+        }
         let server = self.list.iter().find(|server| server.id == by.server)?;
-        Some(&server.address)
+        Some(server.address.to_string())
+    }
+
+    // --- meeting places of peers ---
+
+    fn meetings(&mut self) -> (&mut Meetings, Start<'_>) {
+        let start = Start {
+            access: &self.access,
+            spawner: &self.spawner,
+            last: &mut self.last,
+        };
+        (&mut self.meetings, start)
+    }
+
+    /// A peer invites this machine to its meeting place; what is to be told comes when the machine is there.
+    pub(super) fn handle_invitation(
+        &mut self,
+        peer: PeerHandle,
+        id: Option<PeerId>,
+    ) -> Option<(EventKind, String)> {
+        let (meetings, start) = self.meetings();
+        if let Some(id) = id {
+            meetings.invite(peer, id, start);
+        }
+        None
+    }
+
+    /// The tunnel to a peer stands, or does not.
+    pub(super) async fn handle_connected(&mut self, peer: PeerHandle, connected: bool) {
+        let (meetings, start) = self.meetings();
+        let gone = meetings.set_connected(peer, connected, start);
+        self.part(gone).await;
+    }
+
+    /// Packets to a peer take this path now.
+    pub(super) async fn handle_path(&mut self, peer: PeerHandle, path: Path) {
+        let by_peer = match path {
+            Path::Relayed(by) => self.meetings.host(by.server).is_some(),
+            Path::Direct(_) | Path::Tcp(_) => false,
+        };
+        let (meetings, start) = self.meetings();
+        let gone = meetings.set_relayed(peer, by_peer, start);
+        self.part(gone).await;
+    }
+
+    /// Peers are gone.
+    pub(super) async fn remove_peers(&mut self, peers: &[PeerHandle]) {
+        let gone = peers.iter().filter_map(|peer| self.meetings.remove(*peer));
+        let gone: Vec<_> = gone.collect();
+        self.part(gone).await;
+    }
+
+    /// The clients of these are gone.
+    async fn part(&self, gone: impl IntoIterator<Item = ServerId>) {
+        for server in gone {
+            let _ = self.access.driver.send(Command::ServerDown(server)).await;
+        }
     }
 
     /// Waits until a connection or an address of a server has changed, and tells what is to be said of it. Nothing is lost if
@@ -150,6 +230,9 @@ impl Servers {
     }
 
     fn handle_report(&mut self, report: Report) -> Option<Said> {
+        if let Some(said) = self.meetings.handle_report(&report) {
+            return said;
+        }
         let mut list = self.list.iter_mut();
         let server = list.find(|server| server.id == report.server)?;
         let changed = server.connected != report.connected;
@@ -214,6 +297,11 @@ impl Servers {
     pub(super) fn has_stun(&self) -> bool {
         let mut list = self.list.iter();
         list.any(|server| matches!(server.address, ServerAddress::Stun(_)))
+    }
+
+    /// What views show of the meeting places of peers.
+    pub(super) fn meeting_facts(&self) -> Vec<MeetingFacts> {
+        self.meetings.facts()
     }
 
     /// What views show of the servers.
@@ -297,6 +385,7 @@ mod tests {
                 connected,
                 address: connected.then(|| "100.64.0.9:443".parse().unwrap()),
                 trouble: None,
+                refused: false,
             });
             let right = ["2001:db8::7", "192.0.2.9", "100.64.0.9"];
             assert_eq!(servers.places(range).needed, addresses(&right));

@@ -24,6 +24,7 @@ enum Subject {
     Endpoint(PeerHandle),
     Mtu(PeerHandle),
     Crowd(PeerHandle),
+    Invitation(PeerHandle),
     /// What one network's NAT has, by the network's fingerprint.
     Capacity(u64),
     /// Of machines that are no peers the newest counts: all of them are in the status.
@@ -39,6 +40,7 @@ impl Subject {
             EngineEvent::Roamed { peer, .. } => Self::Endpoint(*peer),
             EngineEvent::Mtu { peer, .. } => Self::Mtu(*peer),
             EngineEvent::Crowded(crowded) => Self::Crowd(crowded.peer),
+            EngineEvent::Invited { peer } => Self::Invitation(*peer),
             EngineEvent::News(news) => match news {
                 News::Selected { peer, .. } => Self::Path(*peer),
                 News::Stamps { peer, .. } => Self::Stamps(*peer),

@@ -21,8 +21,8 @@ pub(crate) enum Command {
     Addresses(Vec<OwnAddress>, Option<Nat64>),
     /// The router leads this address to the main IPv4 socket, or nothing any more.
     PortMapped(Option<SocketAddr>),
-    /// A signalling connection stands; frames for it go here.
-    ServerUp(ServerId, ToServer),
+    /// A signalling connection stands; frames for it go here. If it is one to the meeting place of a peer, this is the peer.
+    ServerUp(ServerId, Option<PeerHandle>, ToServer),
     /// A signalling connection has ended.
     ServerDown(ServerId),
     /// A frame has come from a signalling server.

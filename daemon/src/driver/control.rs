@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use punch_engine::{Engine, EngineEvent, NatProfile, News, SocketOrder};
+use punch_engine::{Engine, EngineEvent, NatProfile, News, SocketOrder, meeting};
 use punch_platform::clock::{self, SleepWatch};
 use tokio::sync::{mpsc, oneshot};
 
@@ -93,9 +93,12 @@ impl Control {
         match command {
             Command::Configure(change) => engine.apply(change, now),
             Command::PortMapped(external) => engine.handle_port_mapping(external, now),
-            Command::ServerUp(server, ways) => {
+            Command::ServerUp(server, host, ways) => {
                 servers.insert(server, ways);
-                engine.handle_server(server, true, now);
+                match host {
+                    None => engine.handle_server(server, true, now),
+                    Some(host) => meeting::handle_up(engine, server, host, now),
+                }
             }
             Command::ServerDown(server) => {
                 servers.remove(server);

@@ -17,6 +17,7 @@ use super::tcp::Tcp;
 use super::translator::Translator;
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::handover::{Inherited, Left, LeftSocket, names};
+use crate::meeting::MeetingPlace;
 
 /// Calls of the kernel for datagrams per turn.
 const TURN: usize = 64;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) offloads: Offloads,
     /// Random: which flows share a queue follows from it.
     pub(crate) seed: u64,
+    /// Where peers meet that may.
+    pub(crate) place: MeetingPlace,
 }
 
 /// What carries packets beside the UDP sockets.

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use punch_engine::{Engine, Order, StreamId, TargetEvent};
+use punch_engine::{Engine, MEETING, Order, PeerHandle, StreamId, TargetEvent};
 use punch_platform::clock;
 use punch_service::Repeats;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::descriptors::Descriptors;
+use crate::meeting::MeetingPlace;
 use crate::streams::report::{FromTarget, ToTarget};
-use crate::streams::target::{Carrier, Ends, Job, TO_TARGET};
+use crate::streams::target::{Call, Carrier, Ends, Job, TO_TARGET};
 use crate::tasks::{Spawner, Task};
 
 /// A forwarded stream's channel to its task, and what waits for either end.
@@ -34,6 +35,27 @@ struct Stream {
 }
 
 impl Stream {
+    /// A stream whose task is started with where its orders come from, what ends when the client is gone, and the longest chunk.
+    fn begin(
+        window: usize,
+        start: impl FnOnce(mpsc::Receiver<ToTarget>, oneshot::Receiver<()>, usize) -> Task,
+    ) -> Self {
+        let (sender, orders) = mpsc::channel(TO_TARGET + 1);
+        let (over, is_over) = oneshot::channel();
+        let chunk = window / TO_TARGET;
+        Self {
+            finish: sender.clone().try_reserve_owned().ok(),
+            target: sender,
+            blocked: false,
+            chunk,
+            finishing: false,
+            for_client: VecDeque::new(),
+            last_event: None,
+            _over: over,
+            task: start(orders, is_over, chunk),
+        }
+    }
+
     /// Passes the client's end on, if it is due.
     fn pass_finish(&mut self) {
         if std::mem::take(&mut self.finishing)
@@ -57,12 +79,14 @@ pub(super) struct Streams {
     repeats: Repeats,
     /// This machine's addresses, as they were told last.
     addresses: Vec<IpAddr>,
+    /// Where guests' streams lead.
+    place: MeetingPlace,
     spawner: Spawner,
 }
 
 impl Streams {
     /// No streams yet.
-    pub(super) fn new(spawner: Spawner, descriptors: Descriptors) -> Self {
+    pub(super) fn new(spawner: Spawner, descriptors: Descriptors, place: MeetingPlace) -> Self {
         let (carrier, ends) = Carrier::new(&spawner, descriptors.clone(), REPORTS);
         Self {
             open: HashMap::new(),
@@ -71,6 +95,7 @@ impl Streams {
             descriptors,
             repeats: Repeats::default(),
             addresses: Vec::new(),
+            place,
             spawner,
         }
     }
@@ -99,6 +124,13 @@ impl Streams {
         match order {
             Order::Connect {
                 stream,
+                forward: MEETING,
+                peer,
+                window,
+                ..
+            } if self.place.admits(peer) => self.welcome(engine, (stream, peer), window),
+            Order::Connect {
+                stream,
                 protocol,
                 target,
                 peer,
@@ -113,33 +145,21 @@ impl Streams {
                     engine.handle_target(stream, TargetEvent::Busy, clock::now());
                     return;
                 };
-                let (sender, orders) = mpsc::channel(TO_TARGET + 1);
-                let (over, is_over) = oneshot::channel();
-                let chunk = window / TO_TARGET;
-                let carry = self.carrier.clone().carry(Job {
-                    stream,
-                    protocol,
-                    target,
-                    peer,
-                    chunk,
-                    orders,
-                    over: is_over,
-                    descriptor,
-                });
-                self.open.insert(
-                    stream,
-                    Stream {
-                        finish: sender.clone().try_reserve_owned().ok(),
-                        target: sender,
-                        blocked: false,
+                let carrier = self.carrier.clone();
+                let begun = Stream::begin(window, |orders, over, chunk| {
+                    let carry = carrier.carry(Job {
+                        stream,
+                        protocol,
+                        target,
+                        peer,
                         chunk,
-                        finishing: false,
-                        for_client: VecDeque::new(),
-                        last_event: None,
-                        _over: over,
-                        task: self.spawner.spawn("target", carry),
-                    },
-                );
+                        orders,
+                        over,
+                        descriptor,
+                    });
+                    self.spawner.spawn("target", carry)
+                });
+                self.open.insert(stream, begun);
             }
             Order::Readable(stream) => self.feed_target(engine, stream),
             Order::Writable(stream) => self.feed_client(engine, stream),
@@ -165,6 +185,29 @@ impl Streams {
                 }
             }
         }
+    }
+
+    /// Leads a guest's stream to the meeting place, if there is room.
+    fn welcome(
+        &mut self,
+        engine: &mut Engine,
+        (stream, peer): (StreamId, PeerHandle),
+        window: usize,
+    ) {
+        let Some(visit) = self.place.enter(peer) else {
+            return engine.handle_target(stream, TargetEvent::Busy, clock::now());
+        };
+        let (carrier, place) = (self.carrier.clone(), self.place.clone());
+        let begun = Stream::begin(window, |orders, _, _| {
+            let welcome = carrier.welcome(Call {
+                stream,
+                visit,
+                place,
+                orders,
+            });
+            self.spawner.spawn("guest", welcome)
+        });
+        self.open.insert(stream, begun);
     }
 
     /// Moves what a client sent towards its target, as far as there is room.

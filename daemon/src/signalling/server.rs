@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use punch_engine::{Nat64, ServerId};
+use punch_engine::{Nat64, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
@@ -54,6 +54,39 @@ const READ_BUFFER: usize = 16 * 1024;
 /// Relay frames that may wait for a slow server, each of up to [`MAX_RELAY_FRAME`] bytes.
 const RELAY_QUEUE: usize = 32;
 
+/// A server, and how it is reached.
+pub(crate) struct Goal {
+    pub(crate) server: ServerId,
+    pub(crate) url: String,
+    /// The peer whose meeting place it is, inside the tunnel.
+    pub(crate) host: Option<Inviter>,
+}
+
+/// A peer that has invited this machine.
+pub(crate) struct Inviter {
+    pub(crate) peer: PeerHandle,
+    /// The peer has said so once more: it may be another process, which knows of no connection.
+    pub(crate) again: Arc<Notify>,
+}
+
+impl Goal {
+    /// The proxy that leads to the server, if one does: there is none inside a tunnel.
+    fn proxy<'a>(&self, proxies: &'a Proxies) -> Result<Option<&'a Proxy>, String> {
+        match self.host {
+            None => proxies.of(&self.url),
+            Some(_) => Ok(None),
+        }
+    }
+
+    /// Waits until the connection is to be looked at; that of a server is looked at by itself.
+    async fn is_doubted(&self) {
+        match &self.host {
+            Some(host) => host.again.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// How the connection to a server is, for status and events.
 pub(crate) struct Report {
     pub(crate) server: ServerId,
@@ -61,6 +94,8 @@ pub(crate) struct Report {
     /// Where the server is reached, if it is.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) trouble: Option<String>,
+    /// Whether the peer serves this machine no longer.
+    pub(crate) refused: bool,
 }
 
 /// What every signalling client needs.
@@ -91,26 +126,32 @@ pub(crate) fn tls() -> Result<Arc<rustls::ClientConfig>> {
 /// The connection to a server, in the clear or by TLS.
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Stays connected to `url` until it is dropped.
-pub(crate) async fn stay_connected(server: ServerId, url: String, access: Access) {
+/// Stays connected to a server until it is dropped, or until a peer that has invited this machine refuses it.
+pub(crate) async fn stay_connected(goal: Goal, access: Access) {
+    let server = goal.server;
     let mut pause = FIRST_PAUSE;
     // An earlier client of this server may have left its connection registered.
     let _ = access.driver.send(Command::ServerDown(server)).await;
     loop {
         let began = Instant::now();
-        let end = converse(server, &url, &access).await;
+        let end = converse(&goal, &access).await;
         let _ = access.driver.send(Command::ServerDown(server)).await;
+        let refused = goal.host.is_some() && end.as_ref().is_err_and(trouble::is_refusal);
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
-            Err(error) => trouble::explain(&error, &url, access.proxies.of(&url)),
+            Err(error) => trouble::explain(&error, &goal.url, goal.proxy(&access.proxies)),
         };
         let report = Report {
             server,
             connected: false,
             address: None,
             trouble: Some(trouble),
+            refused,
         };
         let _ = access.reports.send(report).await;
+        if refused {
+            return;
+        }
         // A connection that held for a while was good: start over with short pauses.
         if began.elapsed() > 2 * LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -138,8 +179,9 @@ struct Greeted {
 /// end the first.
 ///
 /// Where a proxy leads to the server, the addresses are the proxy's, and it is the proxy who looks up the server's name.
-async fn log_in(url: &str, access: &Access) -> Result<(SocketAddr, Socket)> {
-    let proxy = access.proxies.of(url).map_err(Error::msg)?;
+async fn log_in(goal: &Goal, access: &Access) -> Result<(SocketAddr, Socket)> {
+    let url = goal.url.as_str();
+    let proxy = goal.proxy(&access.proxies).map_err(Error::msg)?;
     let request = url
         .into_client_request()
         .context("the address is not usable")?;
@@ -254,14 +296,19 @@ async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
 }
 
 /// Logs in, and passes frames in both directions until the connection ends.
-async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
-    let (address, socket) = log_in(url, access).await?;
+async fn converse(goal: &Goal, access: &Access) -> Result<()> {
+    let server = goal.server;
+    let (address, socket) = log_in(goal, access).await?;
     let (frames, frames_out) = mpsc::channel(QUEUE);
     let (relayed, relayed_out) = mpsc::channel(RELAY_QUEUE);
     let ways = ToServer { frames, relayed };
     access
         .driver
-        .send(Command::ServerUp(server, ways))
+        .send(Command::ServerUp(
+            server,
+            goal.host.as_ref().map(|host| host.peer),
+            ways,
+        ))
         .await
         .context("punchd is stopping")?;
     let report = Report {
@@ -269,6 +316,7 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
         connected: true,
         address: Some(address),
         trouble: None,
+        refused: false,
     };
     let _ = access.reports.send(report).await;
     let (sink, stream) = socket.split();
@@ -284,6 +332,7 @@ async fn converse(server: ServerId, url: &str, access: &Access) -> Result<()> {
         tell,
     };
     let writer = Writer {
+        goal,
         sink,
         frames: frames_out,
         relayed: relayed_out,
@@ -362,6 +411,7 @@ impl Reader<'_> {
 
 /// What goes to a server that has welcomed this machine.
 struct Writer<'a> {
+    goal: &'a Goal,
     sink: SplitSink<Socket, Message>,
     frames: mpsc::Receiver<Frame>,
     relayed: mpsc::Receiver<Vec<u8>>,
@@ -392,7 +442,9 @@ impl Writer<'_> {
                         bail!("the server has not answered for {} s", ANSWER.as_secs());
                     }
                 }
-                _ = pings.tick() => {
+                () = self.goal.is_doubted() => self.ask().await?,
+                // The tunnel to a peer knows by itself whether the peer is there: an idle one costs nothing.
+                _ = pings.tick(), if self.goal.host.is_none() => {
                     if lock(self.heard).at.elapsed() > SILENCE {
                         bail!("nothing heard from the server for {} s", SILENCE.as_secs());
                     }
@@ -410,6 +462,11 @@ impl Writer<'_> {
     async fn send_frame(&mut self, frame: Frame) -> Result<()> {
         self.send(Message::Binary(Bytes::from(frame.encode())))
             .await?;
+        self.ask().await
+    }
+
+    /// Asks the server for a sign of life, unless one is awaited.
+    async fn ask(&mut self) -> Result<()> {
         let is_awaited = {
             let mut heard = lock(self.heard);
             let is_awaited = heard.overdue.is_some();

@@ -32,6 +32,14 @@ pub(super) fn explain(
     }
 }
 
+/// Whether nothing listens where the server should be.
+pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let error = cause.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    })
+}
+
 fn known(cause: &(dyn Error + 'static), url: &str) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref());

@@ -64,6 +64,9 @@ struct StoredPeer {
     /// Written only where it is so: older versions read all others.
     #[serde(default, skip_serializing_if = "is_false")]
     direct_only: bool,
+    /// The same.
+    #[serde(default, skip_serializing_if = "is_false")]
+    relay: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -124,6 +127,7 @@ impl From<Peer> for StoredPeer {
             barred: peer.blocked,
             host: peer.host,
             direct_only: peer.direct_only,
+            relay: peer.relay,
         }
     }
 }
@@ -149,6 +153,7 @@ impl From<StoredPeer> for Peer {
             blocked: peer.barred,
             host: peer.host,
             direct_only: peer.direct_only,
+            relay: peer.relay,
         }
     }
 }
@@ -307,12 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_never_relayed_is_written_and_read_as_such() {
+    fn what_is_said_of_relays_is_written_and_read_as_such() {
         let mut state =
             State::try_from(serde_json::from_str::<StateFile>(FORMAT_1).unwrap()).unwrap();
         let db = state.peers.get_mut(&"db".parse().unwrap()).unwrap();
-        assert!(!db.direct_only);
-        db.direct_only = true;
+        assert!(!db.direct_only && !db.relay);
+        (db.direct_only, db.relay) = (true, true);
         let text = state_text(&state).unwrap();
         let Ok(read) = parse_state(std::str::from_utf8(&text).unwrap()) else {
             panic!("it is what was written");

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use punch_api::{Protocol, Target};
 use punch_engine::{PeerHandle, StreamId, TargetEvent};
 use punch_platform::clock;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -25,8 +25,11 @@ use super::names::Names;
 use super::report::{End, Failure, FromTarget, ToTarget, fitting, in_words};
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::dial;
+use crate::meeting::{MeetingPlace, Visit};
 use crate::tasks::Spawner;
 
+/// What goes to a guest at once, and may wait on its way from the meeting place.
+const GUEST_CHUNK: usize = 16 * 1024;
 /// Chunks that may wait for a target.
 pub(crate) const TO_TARGET: usize = 8;
 /// Chunks of one target that may wait for its client.
@@ -67,6 +70,14 @@ pub(crate) struct Job {
     pub(crate) over: oneshot::Receiver<()>,
     /// Given back when the last socket is closed.
     pub(crate) descriptor: Descriptor,
+}
+
+/// A stream of a guest's to the meeting place of this machine.
+pub(crate) struct Call {
+    pub(crate) stream: StreamId,
+    pub(crate) visit: Visit,
+    pub(crate) place: MeetingPlace,
+    pub(crate) orders: mpsc::Receiver<ToTarget>,
 }
 
 impl Carrier {
@@ -112,6 +123,56 @@ impl Carrier {
 }
 
 impl Carrier {
+    /// Carries a guest's stream until it is over. Dropping the sender of its orders, or this future, ends the guest's connection.
+    pub(crate) async fn welcome(self, call: Call) {
+        let Call {
+            stream,
+            visit,
+            place,
+            mut orders,
+        } = call;
+        let (ours, theirs) = tokio::io::duplex(GUEST_CHUNK);
+        let (mut reader, mut writer) = tokio::io::split(ours);
+        let connected = FromTarget::Event(stream, TargetEvent::Connected);
+        if self.reports.send(connected).await.is_err() {
+            return;
+        }
+        let to_place = async {
+            while let Some(ToTarget::Bytes(bytes)) = orders.recv().await {
+                if writer.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                let _ = self.reports.send(FromTarget::Room(stream)).await;
+            }
+        };
+        let from_place = async {
+            // One chunk at a time: what is relayed waits where it is dropped when it is old.
+            let window = Arc::new(Semaphore::new(1));
+            while let Ok(permit) = window.clone().acquire_owned().await {
+                let mut buffer = BytesMut::with_capacity(GUEST_CHUNK);
+                match reader.read_buf(&mut buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+                let chunk = FromTarget::Bytes(stream, fitting(buffer), permit);
+                if self.reports.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let served = async {
+            place.serve(&visit, theirs).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = to_place => {}
+            () = from_place => {}
+            () = served => {}
+        }
+        let ended = FromTarget::Event(stream, TargetEvent::Reset);
+        let _ = self.reports.send(ended).await;
+    }
+
     async fn carry_tcp(&self, job: Job) -> End {
         let Job {
             stream,

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use punch_api::{EventKind, PeerId, PeerName, ServerAddress};
+use punch_api::{EventKind, PeerId, PeerName};
 use punch_engine::{LinkState, Path, PathReason, PeerRefusal, StepKind};
 
 use super::advice::in_words;
@@ -23,16 +23,16 @@ pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
     (EventKind::Peer { peer, state }, message)
 }
 
-/// Packets to a peer take another path; `server` is the one that relays, if one does.
+/// Packets to a peer take another path; `server` is the server or the peer that relays, if one does.
 pub(crate) fn path(
     peer: PeerName,
     (path, why): (Path, PathReason),
-    server: Option<&ServerAddress>,
+    server: Option<String>,
 ) -> Option<(EventKind, String)> {
     match path {
         Path::Direct(direct) => Some(to(peer, "to", direct.remote, why)),
         Path::Tcp(tcp) => Some(to(peer, "directly over TCP, with", tcp.remote, why)),
-        Path::Relayed(_) => Some(relayed(peer, server?.to_string(), why)),
+        Path::Relayed(_) => Some(relayed(peer, server?, why)),
     }
 }
 
@@ -168,6 +168,21 @@ pub(crate) fn server(
         format!("lost {address}: {why}")
     };
     (EventKind::Server { address, connected }, message)
+}
+
+/// This machine has come to the meeting place of a peer, or has left it.
+pub(crate) fn meeting(
+    peer: PeerName,
+    connected: bool,
+    trouble: Option<&str>,
+) -> (EventKind, String) {
+    let message = if connected {
+        format!("peers are met at {peer}, which relays for them")
+    } else {
+        let why = trouble.unwrap_or("no reason given");
+        format!("peers are no longer met at {peer}: {why}")
+    };
+    (EventKind::Meeting { peer, connected }, message)
 }
 
 /// The user has changed the configuration.

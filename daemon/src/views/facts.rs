@@ -10,6 +10,7 @@ use punch_state::State;
 
 use crate::config::Config;
 use crate::interface::Interface;
+use crate::meeting::MeetingPlace;
 use crate::overlay::Overlay;
 use crate::proxy::Proxy;
 
@@ -36,12 +37,32 @@ pub(crate) struct Facts<'a> {
     /// The number that the engine knows each peer by.
     pub(crate) handles: &'a BTreeMap<PeerName, PeerHandle>,
     pub(crate) servers: Vec<ServerFacts<'a>>,
+    /// The meeting places of peers.
+    pub(crate) meetings: Vec<MeetingFacts>,
+    /// That of this machine.
+    pub(crate) place: &'a MeetingPlace,
     pub(crate) overlay: &'a Overlay,
     pub(crate) interface: &'a Interface,
     /// The translator that leads to IPv4 where there is none.
     pub(crate) nat64: Option<Nat64>,
     /// Why something is not saved, and what that means.
     pub(crate) not_saved: Option<String>,
+}
+
+/// The meeting place of a peer, and the state of the connection to it.
+pub(crate) struct MeetingFacts {
+    pub(crate) peer: PeerHandle,
+    pub(crate) id: ServerId,
+    pub(crate) connected: bool,
+    pub(crate) reached: Option<SocketAddr>,
+}
+
+impl Facts<'_> {
+    /// The name of a peer.
+    pub(crate) fn name_of(&self, peer: PeerHandle) -> Option<&PeerName> {
+        let mut handles = self.handles.iter();
+        handles.find_map(|(name, handle)| (*handle == peer).then_some(name))
+    }
 }
 
 /// A server, and the state of the connection to it.

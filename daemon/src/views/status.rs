@@ -9,10 +9,10 @@ use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
     DetourView, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, LossView, NetworkView,
-    PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, ServerKind, ServerState,
-    ServerView, Status, StrangerView,
+    OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, RightsView, ServerKind,
+    ServerState, ServerView, Status, StrangerView,
 };
-use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss};
+use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss, PeerHandle, ServerId};
 use punch_signal_protocol::Candidate;
 use punch_state::{Forward, Peer};
 
@@ -176,7 +176,8 @@ fn view_peer(
     name: &PeerName,
     stored: &Peer,
 ) -> Option<PeerView> {
-    let known = snapshot.peers.get(facts.handles.get(name)?);
+    let handle = *facts.handles.get(name)?;
+    let known = snapshot.peers.get(&handle);
     let addresses = stored.addresses(facts.config.ipv4);
     let differs = known.is_some_and(|peer| peer.ipv4_differs);
     let ipv6_only =
@@ -220,7 +221,12 @@ fn view_peer(
                 IpAddr::V4(_) => None,
             }),
         up: stored.up,
-        host: stored.host,
+        rights: RightsView {
+            host: stored.host,
+            relay: stored.relay,
+            relayed: facts.place.relayed(handle),
+            meeting: meeting(facts, handle),
+        },
         direct_only: stored.direct_only,
         state: state.into(),
         path,
@@ -316,15 +322,33 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
     }
 }
 
+/// Where packets are relayed, and by whom: the address of a server, or the name of a peer.
+fn relay(facts: &Facts<'_>, by: ServerId) -> Option<(Option<SocketAddr>, String)> {
+    if let Some(meeting) = facts.meetings.iter().find(|meeting| meeting.id == by) {
+        return Some((meeting.reached, facts.name_of(meeting.peer)?.to_string()));
+    }
+    let server = facts.servers.iter().find(|server| server.id == by)?;
+    Some((server.reached, server.address.to_string()))
+}
+
+/// The state of the connection to the meeting place of a peer.
+fn meeting(facts: &Facts<'_>, peer: PeerHandle) -> Option<OpenEnum<ServerState>> {
+    let mut meetings = facts.meetings.iter();
+    let meeting = meetings.find(|meeting| meeting.peer == peer)?;
+    Some(match meeting.connected {
+        true => ServerState::Connected.into(),
+        false => ServerState::Connecting.into(),
+    })
+}
+
 fn path_view(facts: &Facts<'_>, name: &PeerName, peer: &PeerSnapshot) -> Option<PathView> {
     let path = peer.report.path?;
     let link = peer.link.as_ref();
     let rtt = link.and_then(|link| link.round_trip);
     let (remote, kind, via) = match path {
         punch_engine::Path::Relayed(by) => {
-            let server = facts.servers.iter().find(|server| server.id == by.server)?;
-            let via = Some(server.address.to_string());
-            (server.reached?, PathKind::Relayed, via)
+            let (reached, via) = relay(facts, by.server)?;
+            (reached?, PathKind::Relayed, Some(via))
         }
         punch_engine::Path::Tcp(tcp) => (tcp.remote, PathKind::Tcp, None),
         punch_engine::Path::Direct(direct) => match link {

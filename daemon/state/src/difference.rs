@@ -13,7 +13,7 @@ pub struct Difference {
     pub gone: Vec<PeerName>,
     /// Peers that are new, and peers of which something but the name is different.
     pub changed: Vec<PeerName>,
-    /// Whether any forward is different.
+    /// Whether any forward, or who may meet here, is different.
     pub forwards: bool,
     /// Servers that are no longer there.
     pub servers_gone: Vec<ServerAddress>,
@@ -25,7 +25,7 @@ impl Difference {
     /// Tells what is different in `after`. A name with another machine behind it is one peer that is gone and one that is new.
     pub fn between(before: &State, after: &State) -> Self {
         let mut difference = Self {
-            forwards: before.forwards != after.forwards,
+            forwards: before.forwards != after.forwards || !before.guests().eq(after.guests()),
             servers_gone: missing(&before.servers, &after.servers),
             servers_added: missing(&after.servers, &before.servers),
             ..Self::default()

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use punch_api::{AddForward, ForwardKey, Target, ValueError};
 
-use crate::model::{Forward, MAX_FORWARDS, State};
+use crate::model::{Forward, MAX_FORWARDS, State, is_meeting};
 use crate::peer;
 use crate::refusal::Refusal;
 
 /// Adds a forward; without a target it leads to the same ports of 127.0.0.1. One that is there just like this stays as it is.
 ///
 /// # Errors
-/// Ports that are forwarded already, more forwards than [`MAX_FORWARDS`], peers that do not exist, and a target whose ports would run past the last one.
+/// Ports that are forwarded already, or at which peers meet, more forwards than [`MAX_FORWARDS`], peers that do not exist, and a target
+/// whose ports would run past the last one.
 pub fn add(state: &State, ask: AddForward) -> Result<State, Refusal> {
     let key = key_of(&ask);
     let peers: BTreeSet<_> = ask.peers.into_iter().collect();
@@ -36,6 +37,9 @@ pub fn add(state: &State, ask: AddForward) -> Result<State, Refusal> {
         }
         None if state.forwards.len() >= MAX_FORWARDS => return Err(Refusal::TooManyForwards),
         None => {}
+    }
+    if is_meeting(key) && state.peers.values().any(|peer| peer.relay) {
+        return Err(Refusal::Meeting(key));
     }
     for name in &forward.peers {
         peer::find(state, name)?;

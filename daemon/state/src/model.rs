@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use punch_api::{ForwardKey, Ipv4Range, PeerId, PeerKey, PeerName, ServerAddress, Target};
+use punch_api::{
+    ForwardKey, Ipv4Range, MEETING_PORT, PeerId, PeerKey, PeerName, Protocol, ServerAddress, Target,
+};
 
 /// The most servers, those of punchd.toml included.
 pub const MAX_SERVERS: usize = 16;
@@ -34,6 +36,8 @@ pub struct Peer {
     pub blocked: bool,
     /// Whether the peer may reach this whole machine.
     pub host: bool,
+    /// Whether the peer may meet others of whom this is true at this machine, which relays for them.
+    pub relay: bool,
     /// Whether packets never go over a relay between this machine and the peer.
     pub direct_only: bool,
 }
@@ -46,6 +50,7 @@ impl Peer {
             up: false,
             blocked: false,
             host: false,
+            relay: false,
             direct_only: false,
         }
     }
@@ -102,6 +107,11 @@ pub struct Forward {
     pub peers: Vec<PeerName>,
 }
 
+/// Whether the port at which peers meet inside the tunnel is among these.
+pub(crate) fn is_meeting(key: ForwardKey) -> bool {
+    key.protocol == Protocol::Tcp && key.ports.contains(MEETING_PORT)
+}
+
 /// This machine, against which changes are checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -111,6 +121,15 @@ pub struct Machine {
     pub ipv4: Option<Ipv4Range>,
     /// The servers in punchd.toml, which users cannot remove.
     pub servers: Vec<ServerAddress>,
+}
+
+impl State {
+    /// The peers that may meet here now; none of them was told `down`.
+    pub fn guests(&self) -> impl Iterator<Item = &PeerName> {
+        let peers = self.peers.iter();
+        let guests = peers.filter(|(_, peer)| peer.relay && !peer.blocked);
+        guests.map(|(name, _)| name)
+    }
 }
 
 impl Machine {

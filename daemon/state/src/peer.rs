@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use punch_api::{AddPeer, Endpoint, PeerKey, PeerName};
 use punch_signal_protocol::is_contributory;
 
-use crate::model::{Machine, Peer, State, key_bytes};
+use crate::model::{Machine, Peer, State, is_meeting, key_bytes};
 use crate::refusal::{Holder, Refusal};
 
 /// Up to so many names are listed when a peer is not found.
@@ -177,6 +177,22 @@ pub fn set_up(
 /// No peer has that name.
 pub fn set_host(state: &State, name: &PeerName, host: bool) -> Result<State, Refusal> {
     change(state, name, |peer| peer.host = host)
+}
+
+/// Lets a peer meet others at this machine, which relays between them, or no longer.
+///
+/// # Errors
+/// No peer has that name; it is a plain WireGuard peer, which knows of no such thing; or the port inside the tunnel is forwarded.
+pub fn set_relay(state: &State, name: &PeerName, relay: bool) -> Result<State, Refusal> {
+    if relay {
+        if find(state, name)?.id().is_none() {
+            return Err(Refusal::NoGuest(name.clone()));
+        }
+        if let Some(known) = state.forwards.iter().find(|known| is_meeting(known.key)) {
+            return Err(Refusal::MeetingForwarded(known.key));
+        }
+    }
+    change(state, name, |peer| peer.relay = relay)
 }
 
 fn change(

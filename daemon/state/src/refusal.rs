@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use punch_api::{ApiError, ErrorCode, ForwardKey, PeerName, ServerAddress, Target, ValueError};
 
+use punch_signal_protocol::MEETING_PORT;
+
 use crate::model::{MAX_FORWARDS, MAX_SERVERS};
 
 /// Why a change is refused.
@@ -85,6 +87,21 @@ pub enum Refusal {
         /// Where it leads.
         target: Target,
     },
+    /// A plain WireGuard peer is to meet others here.
+    #[error(
+        "{0} is a plain WireGuard peer, which knows of no meeting place: only peers that run Punch meet here"
+    )]
+    NoGuest(PeerName),
+    /// Peers are to meet here, and their port is forwarded.
+    #[error(
+        "peers would meet at TCP port {MEETING_PORT} inside the tunnel, which is forwarded; end that first with: punchctl unforward {0}"
+    )]
+    MeetingForwarded(ForwardKey),
+    /// The port is forwarded at which peers meet.
+    #[error(
+        "{0} cannot be forwarded: peers that were allowed to (punchctl allow NAME --relay) meet at TCP port {MEETING_PORT} inside the tunnel"
+    )]
+    Meeting(ForwardKey),
     /// There are as many forwards as there may be.
     #[error(
         "{MAX_FORWARDS} forwards are the most; a range of ports counts as one: punchctl forward tcp 8000-8010"
@@ -156,6 +173,8 @@ impl From<Refusal> for ApiError {
             | Refusal::AddressTaken { .. }
             | Refusal::Reached { .. }
             | Refusal::Forwarded { .. }
+            | Refusal::MeetingForwarded(_)
+            | Refusal::Meeting(_)
             | Refusal::TooManyForwards
             | Refusal::TooManyServers
             | Refusal::ServerFixed(_) => ErrorCode::Conflict,
@@ -169,6 +188,7 @@ impl From<Refusal> for ApiError {
             | Refusal::NotInside(_)
             | Refusal::IntoItself(_)
             | Refusal::Ipv4Off
+            | Refusal::NoGuest(_)
             | Refusal::Value(_) => ErrorCode::Invalid,
         };
         Self::new(code, refusal)

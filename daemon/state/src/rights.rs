@@ -24,12 +24,14 @@ fn peer_gains(then: &Peer, now: &Peer) -> bool {
         up,
         blocked,
         host,
+        relay,
         direct_only,
     } = now;
     *key != then.key
         || (*up && !then.up)
         || (!blocked && then.blocked)
         || (*host && !then.host)
+        || (*relay && !then.relay)
         || (!direct_only && then.direct_only)
 }
 

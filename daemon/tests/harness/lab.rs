@@ -233,6 +233,11 @@ impl Lab {
         }
     }
 
+    /// A third host, on the machine of the servers; nothing runs yet.
+    pub fn home(&self) -> Host {
+        Host::new("home", self.namespace("server"))
+    }
+
     /// The signalling server as this host can reach it.
     pub fn signal_url(&self, host: &str) -> String {
         let ipv4 = self.has(&format!("{}_IPV4", host.to_uppercase()));

@@ -15,6 +15,7 @@ mod codec;
 mod description;
 mod frame;
 mod identity;
+mod meeting;
 mod nat;
 pub mod noise;
 mod range;
@@ -30,6 +31,7 @@ pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };
 pub use identity::{Identity, PeerId, PeerIdError, is_contributory};
+pub use meeting::{MEETING_PORT, meeting_url};
 pub use nat::{
     Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction, SearchFacts,
 };

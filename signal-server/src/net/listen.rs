@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use super::certificate::Certificate;
 use super::line::Line;
 use super::proxy::Source;
-use super::server::Server;
 use crate::hub::subnet;
+use crate::serve::server::Server;
 
 /// A connection has this long for its TLS handshake, and as long again for its HTTP request.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);

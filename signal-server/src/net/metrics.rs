@@ -5,9 +5,9 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use punch_service::prometheus::{self, Exposition};
 
-use super::relay::Relay;
-use super::server::Server;
 use crate::hub::relay::{DropReason, RelayCounters};
+use crate::serve::relay::Relay;
+use crate::serve::server::Server;
 
 /// Answers `GET /metrics`.
 pub(super) async fn show(State(server): State<Server>) -> impl IntoResponse {

@@ -1,18 +1,14 @@
 //! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
 //!
-//! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`client`]
-//! carries frames between one WebSocket and the [`server`]'s hub, [`line`] is its connection, [`post`] holds what waits for it, [`relay`] passes packets from one client's task to
-//! another's, [`metrics`] shows counters.
+//! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`upgrade`]
+//! makes clients of them, which [`crate::serve`] serves, [`line`] is a client's connection, [`metrics`] shows counters.
 
 mod certificate;
-mod client;
 mod line;
 mod listen;
 mod metrics;
-mod post;
 mod proxy;
-mod relay;
-mod server;
+mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -26,8 +22,8 @@ use punch_service::manager;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::hub::Limits;
+use crate::serve::server::Server;
 use certificate::Certificate;
-use server::Server;
 
 /// How the server is run.
 pub struct Config {
@@ -57,10 +53,10 @@ pub async fn run(config: Config) -> Result<()> {
     let listener = listen::bind(config.listen).await?;
     let server = Server::new(config.limits);
     let router = Router::new()
-        .route("/", get(client::upgrade))
+        .route("/", get(upgrade::upgrade))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics::show))
-        .fallback(get(client::upgrade))
+        .fallback(get(upgrade::upgrade))
         .with_state(server.clone());
     // Every client is a descriptor; the soft limit is often 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

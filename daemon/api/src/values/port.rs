@@ -59,6 +59,14 @@ impl PortRange {
     /// The most ports in one range.
     pub const MAX_LENGTH: u32 = MAX_RANGE_LENGTH;
 
+    /// One port, which is not 0.
+    pub const fn one(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+
     /// The first port.
     pub fn first(self) -> u16 {
         self.first

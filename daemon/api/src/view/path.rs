@@ -17,7 +17,7 @@ pub struct PathView {
     pub kind: OpenEnum<PathKind>,
     /// The smoothed round-trip time of the connectivity checks.
     pub rtt_ms: Option<f64>,
-    /// The signalling server that relays; `None` on a direct path.
+    /// The signalling server that relays, or the name of the peer that does; `None` on a direct path.
     pub via: Option<String>,
     /// The prefix of the translator (NAT64) through which this machine reaches the remote IPv4 address, such as `64:ff9b::/96`.
     pub nat64: Option<String>,

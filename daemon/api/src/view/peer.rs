@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::path::PathView;
 use super::refused::RefusedView;
+use super::server::ServerState;
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
 
@@ -25,8 +26,9 @@ pub struct PeerView {
     pub ipv6: Option<Ipv6Addr>,
     /// Whether the user wants a connection (`punchctl up`).
     pub up: bool,
-    /// Whether the peer may reach this whole machine (`punchctl allow --host`).
-    pub host: bool,
+    /// What the peer may do beside forwards, and what it does for this machine.
+    #[serde(flatten)]
+    pub rights: RightsView,
     /// Whether packets never go over a relay between the two machines (`punchctl up --direct-only`).
     #[serde(default)]
     pub direct_only: bool,
@@ -44,6 +46,35 @@ pub struct PeerView {
     pub last_handshake_s: Option<u64>,
     /// A remark for people, for instance that only IPv6 is used, and why.
     pub note: Option<String>,
+}
+
+/// What a peer may do beside forwards, and what it does for this machine; part of its view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RightsView {
+    /// Whether the peer may reach this whole machine (`punchctl allow --host`).
+    pub host: bool,
+    /// Whether the peer may meet others here, between which this machine relays (`punchctl allow --relay`).
+    #[serde(default)]
+    pub relay: bool,
+    /// What this machine has relayed for the peer; `None` if it may not meet others here.
+    #[serde(default)]
+    pub relayed: Option<RelayedView>,
+    /// The state of the connection to the meeting place that the peer serves for this machine, if it does.
+    #[serde(default)]
+    pub meeting: Option<OpenEnum<ServerState>>,
+}
+
+/// What was relayed for a peer since punchd started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedView {
+    /// Whether the peer is at the meeting place now.
+    pub present: bool,
+    /// Bytes that the peer has sent to others.
+    pub from_bytes: u64,
+    /// Bytes that the peer was given from others.
+    pub to_bytes: u64,
+    /// Packets of the peer that were not passed on: too many, or to nobody.
+    pub refused_packets: u64,
 }
 
 /// The state of the connection to a peer.

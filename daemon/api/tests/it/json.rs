@@ -9,9 +9,9 @@ use punch_api::{
     CandidateView, DetourView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView,
     KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle,
     OpenEnum, PathKind, PathReason, PathView, PeerKey, PeerState, PeerView, PingView,
-    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, Rename,
-    Secret, ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, StrangerView, Target, Up, WhyView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
+    RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -272,7 +272,17 @@ fn a_peer_shows_how_it_is_reached() {
         ipv4: None,
         ipv6: Some("fd70:756e:6368::2".parse().unwrap()),
         up: true,
-        host: false,
+        rights: RightsView {
+            host: false,
+            relay: true,
+            relayed: Some(RelayedView {
+                present: true,
+                from_bytes: 3,
+                to_bytes: 4,
+                refused_packets: 5,
+            }),
+            meeting: None,
+        },
         direct_only: true,
         state: PeerState::Connected.into(),
         path: Some(path()),
@@ -285,7 +295,7 @@ fn a_peer_shows_how_it_is_reached() {
     golden(
         view,
         &format!(
-            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"direct_only":true,"state":"connected","path":{PATH},"refused":null,"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
+            r#"{{"name":"db","id":"{KEY}","wireguard":"QUJD","ipv4":null,"ipv6":"fd70:756e:6368::2","up":true,"host":false,"relay":true,"relayed":{{"present":true,"from_bytes":3,"to_bytes":4,"refused_packets":5}},"meeting":null,"direct_only":true,"state":"connected","path":{PATH},"refused":null,"received_bytes":1,"sent_bytes":2,"last_handshake_s":null,"note":null}}"#
         ),
     );
 }
@@ -547,6 +557,13 @@ fn an_event_names_its_kind_beside_its_values() {
                 connected: true,
             },
             r#""kind":"server","address":"a:3478","connected":true"#,
+        ),
+        (
+            EventKind::Meeting {
+                peer: db(),
+                connected: false,
+            },
+            r#""kind":"meeting","peer":"db","connected":false"#,
         ),
         (
             EventKind::OfferRefused { peer: db() },

@@ -130,7 +130,7 @@ impl Attempts {
     }
 
     /// The link that carries the packets of a direct path in doubt.
-    pub(super) fn stands_in(&self) -> Option<Path> {
+    pub(crate) fn stands_in(&self) -> Option<Path> {
         self.first()?.links.stands_in
     }
 

@@ -20,6 +20,7 @@ mod handover;
 mod hostile;
 mod inbound;
 mod load;
+mod meeting;
 mod mtu;
 mod offer;
 mod outbox;

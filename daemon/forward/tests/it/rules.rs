@@ -1,5 +1,9 @@
+use std::collections::BTreeSet;
+
+use punch_api::MEETING_PORT;
 use punch_api::Protocol::{Tcp, Udp};
-use punch_forward::{Access, Rules};
+use punch_forward::{Access, MEETING, Rules};
+use punch_packet::PeerHandle;
 
 use crate::{OTHER_PEER, PEER, key, rule};
 
@@ -110,4 +114,25 @@ fn rules_are_listed_by_protocol_and_port() {
     ]);
     let listed: Vec<_> = rules.iter().map(|rule| rule.key.to_string()).collect();
     assert_eq!(listed, ["tcp 80-85", "tcp 90", "udp 1"]);
+}
+
+#[test]
+fn the_meeting_place_is_for_guests_alone_and_comes_before_a_forward_of_its_port() {
+    let guests = |peers: &[PeerHandle]| peers.iter().copied().collect::<BTreeSet<_>>();
+    let rules = Rules::default().with_guests(guests(&[PEER]));
+    let port = MEETING_PORT;
+    assert_eq!(rules.find(Tcp, port, PEER).unwrap().key, MEETING);
+    assert!(rules.find(Tcp, port, OTHER_PEER).is_none());
+    assert!(rules.find(Udp, port, PEER).is_none());
+    assert!(rules.find(Tcp, port + 1, PEER).is_none());
+    assert!(rules.guests().eq([PEER]));
+
+    let forward = rule(Tcp, "45000-45200", "127.0.0.1:1000");
+    let both = Rules::new([forward.clone()]).with_guests(guests(&[PEER]));
+    assert_eq!(both.find(Tcp, port, PEER).unwrap().key, MEETING);
+    let other = both.find(Tcp, port, OTHER_PEER).unwrap();
+    assert_eq!(other.key, forward.key);
+    let none = both.with_guests(guests(&[]));
+    assert_eq!(none.find(Tcp, port, PEER).unwrap().key, forward.key);
+    assert_eq!(none.guests().count(), 0);
 }

@@ -100,3 +100,23 @@ fn servers_come_and_go() {
     };
     assert_eq!(Difference::between(&after, &before), expected);
 }
+
+#[test]
+fn who_may_meet_here_is_told_with_the_forwards() {
+    let state = with_peers(&["db", "web"]);
+    let db = name("db");
+    let guest = peer::set_relay(&state, &db, true).unwrap();
+    let guests = |state: &State| state.guests().cloned().collect::<Vec<_>>();
+    assert_eq!(guests(&guest), std::slice::from_ref(&db));
+    assert!(Difference::between(&state, &guest).forwards);
+    let up = peer::set_up(&guest, &db, true, None).unwrap();
+    assert!(!Difference::between(&guest, &up).forwards);
+    // Whoever was told `down` is no guest until `up`.
+    let down = peer::set_up(&up, &db, false, None).unwrap();
+    assert_eq!(guests(&down), []);
+    assert!(Difference::between(&up, &down).forwards);
+    assert!(Difference::between(&down, &up).forwards);
+    let renamed = peer::rename(&guest, &db, &name("db2")).unwrap();
+    assert_eq!(guests(&renamed), [name("db2")]);
+    assert!(Difference::between(&guest, &peer::remove(&guest, &db).unwrap()).forwards);
+}

@@ -1,7 +1,7 @@
 //! Forwards are added and ended.
 
 use punch_api::{ErrorCode, ForwardKey};
-use punch_state::{MAX_FORWARDS, Refusal, State, forward};
+use punch_state::{MAX_FORWARDS, Refusal, State, forward, peer};
 
 use super::{name, refused, share, sharing, with_peers};
 
@@ -145,4 +145,30 @@ fn there_are_at_most_4096_forwards_and_the_next_is_refused_with_what_to_do() {
     );
     let state = forward::remove(&state, key("tcp", "17")).unwrap();
     assert!(forward::add(&state, share("udp", "53", None, &[])).is_ok());
+}
+
+#[test]
+fn the_port_at_which_peers_meet_is_not_forwarded_in_either_order() {
+    let state = with_peers(&["db", "web"]);
+    let db = name("db");
+    let range = forward::add(&state, share("tcp", "45100-45120", None, &["web"])).unwrap();
+    let refused = peer::set_relay(&range, &db, true).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "peers would meet at TCP port 45117 inside the tunnel, which is forwarded; end that first with: punchctl unforward tcp 45100-45120"
+    );
+    // Another protocol and other ports do not matter, and what is taken away is never refused.
+    let beside = forward::add(&state, share("udp", "45117", None, &[])).unwrap();
+    let beside = forward::add(&beside, share("tcp", "45118", None, &[])).unwrap();
+    let guest = peer::set_relay(&beside, &db, true).unwrap();
+    assert!(peer::set_relay(&range, &db, false).is_ok());
+    let refused = forward::add(&guest, share("tcp", "45117", None, &["web"])).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "tcp 45117 cannot be forwarded: peers that were allowed to (punchctl allow NAME --relay) meet at TCP port 45117 inside the tunnel"
+    );
+    let down = peer::set_up(&guest, &db, false, None).unwrap();
+    assert!(forward::add(&down, share("tcp", "45117", None, &[])).is_err());
+    let over = peer::set_relay(&guest, &db, false).unwrap();
+    assert!(forward::add(&over, share("tcp", "45117", None, &[])).is_ok());
 }

@@ -25,6 +25,9 @@ fn what_a_peer_may_do_is_given_and_taken() {
     assert_eq!(both(&state, &host), (true, false));
     assert_eq!(both(&state, &gone), (false, true));
     assert_eq!(both(&host, &gone), (false, true));
+    let relay = peer::set_relay(&state, &db, true).unwrap();
+    assert_eq!(both(&state, &relay), (true, false));
+    assert_eq!(both(&relay, &gone), (false, true));
     // One thing is taken and another one given.
     assert_eq!(both(&host, &up), (true, true));
     let renamed = peer::rename(&state, &db, &name("db2")).unwrap();

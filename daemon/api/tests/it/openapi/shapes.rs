@@ -9,8 +9,8 @@ use punch_api::{
     ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView,
     NetworkView, Obstacle, PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView,
     PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason,
-    RefusedView, Rename, Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, StrangerView, Target, Up, WhyView,
+    RefusedView, RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,6 +120,7 @@ pub(super) fn event_kinds() -> Vec<EventKind> {
         Mtu => EventKind::Mtu { peer: db(), mtu: 1420, before: Some(u16::MAX) },
         Search => EventKind::Search { peer: db(), chance: 0.5 },
         Server => EventKind::Server { address: "ws://a:80/".to_owned(), connected: true },
+        Meeting => EventKind::Meeting { peer: db(), connected: true },
         OfferRefused => EventKind::OfferRefused { peer: db() },
         Overlay => EventKind::Overlay { peer: Some(db()), address: "100.64.1.2".parse().unwrap(), used: false },
         Refused => EventKind::Refused {
@@ -428,6 +429,12 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         ago_s: 0.5,
         message: text(),
     };
+    let relayed = || RelayedView {
+        present: full,
+        from_bytes: count,
+        to_bytes: count,
+        refused_packets: count,
+    };
     let peer = || PeerView {
         name: db(),
         id: full.then(id),
@@ -435,7 +442,12 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         ipv4: full.then(|| "100.64.1.2".parse().unwrap()),
         ipv6: full.then(|| "fd70::2".parse().unwrap()),
         up: full,
-        host: full,
+        rights: RightsView {
+            host: full,
+            relay: full,
+            relayed: full.then(relayed),
+            meeting: full.then(|| ServerState::Connected.into()),
+        },
         direct_only: full,
         state: PeerState::Connected.into(),
         path: some_path(),
@@ -557,6 +569,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Candidate", vec![candidate()]),
         shape("Server", vec![server()]),
         shape("Peer", vec![peer()]),
+        shape("Relayed", vec![relayed()]),
         shape("Refused", vec![refused()]),
         shape("Path", vec![path(rtt)]),
         shape("Loss", vec![loss()]),

@@ -19,13 +19,13 @@ struct Shared {
 }
 
 /// What all clients that relay share.
-pub(super) struct Relay {
+pub(crate) struct Relay {
     limits: RelayLimits,
     shared: Arc<Shared>,
 }
 
 impl Relay {
-    pub(super) fn new(limits: RelayLimits, now: Instant) -> Self {
+    pub(crate) fn new(limits: RelayLimits, now: Instant) -> Self {
         let shared = Arc::new(Shared {
             total: ByteRate::new(limits.total_rate, now),
             counters: Arc::default(),
@@ -34,18 +34,19 @@ impl Relay {
     }
 
     /// A queue for one more client.
-    pub(super) fn queue(&self) -> RelayQueue {
+    pub(crate) fn queue(&self) -> RelayQueue {
         RelayQueue::new(&self.limits, self.shared.counters.clone())
     }
 
     /// What was counted.
-    pub(super) fn counters(&self) -> &RelayCounters {
+    #[cfg(feature = "net")]
+    pub(crate) fn counters(&self) -> &RelayCounters {
         &self.shared.counters
     }
 }
 
 /// What one client sends its packets by.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     shared: Arc<Shared>,
     own: ByteRate,
     /// What is read of the client, be it passed on or dropped.
@@ -56,7 +57,7 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Made when a client logs in; `source` is what it shares with the others of its address.
-    pub(super) fn new(relay: &Relay, source: Arc<ByteRate>, post: Arc<Post>, now: Instant) -> Self {
+    pub(crate) fn new(relay: &Relay, source: Arc<ByteRate>, post: Arc<Post>, now: Instant) -> Self {
         Self {
             shared: relay.shared.clone(),
             own: ByteRate::new(relay.limits.rate, now),
@@ -67,7 +68,7 @@ impl Sender {
     }
 
     /// How long nothing more is to be read of this client, after a frame of this length.
-    pub(super) fn pause(&self, length: usize, now: Instant) -> Duration {
+    pub(crate) fn pause(&self, length: usize, now: Instant) -> Duration {
         self.offered.charge(length, now).min(LONGEST_PAUSE)
     }
 
@@ -75,23 +76,28 @@ impl Sender {
     ///
     /// # Errors
     /// When it is no relay frame to the server.
-    pub(super) fn pass(&self, message: &[u8], now: Instant) -> Result<(), DecodeError> {
+    pub(crate) fn pass(&self, message: &[u8], now: Instant) -> Result<(), DecodeError> {
         let frame = RelayFrame::read_at_server(message)?;
         let counters = &self.shared.counters;
         let packets = frame.packet_count();
+        let own = &self.post.counts;
         if !self.own.take(message.len(), now) {
+            own.refuse(packets);
             counters.drop_packets(DropReason::RateClient, packets);
             return Ok(());
         }
         // What leads nowhere takes nothing from others.
         let Some((to, link)) = self.post.route(frame.link).filter(|_| packets > 0) else {
+            own.refuse(packets);
             counters.drop_packets(DropReason::UnknownLink, packets);
             return Ok(());
         };
         if let Some(why) = self.excess(message.len(), now) {
+            own.refuse(packets);
             counters.drop_packets(why, packets);
             return Ok(());
         }
+        own.pass_from(message.len());
         // In memory of its own, because what it came in is the client's whole read buffer.
         let mut turned = message.to_vec();
         turn_relay_frame(&mut turned, link);

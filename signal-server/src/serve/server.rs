@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use punch_signal_protocol::Refusal;
 
+use super::Counts;
 use super::post::Post;
 use super::relay::{Relay, Sender};
 use crate::hub::relay::LinkEnd;
@@ -64,11 +65,11 @@ struct Inner {
 
 /// The hub and the ways to its clients; a copy of it is the same server.
 #[derive(Clone)]
-pub(super) struct Server(Arc<Inner>);
+pub(crate) struct Server(Arc<Inner>);
 
 impl Server {
     /// A server without clients.
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         let relay = limits.relay.clone();
         let relay = relay.map(|limits| Relay::new(limits, Instant::now()));
         let shared = Mutex::new(Shared {
@@ -84,12 +85,12 @@ impl Server {
     }
 
     /// What relays, unless this server does not.
-    pub(super) fn relay(&self) -> Option<&Relay> {
+    pub(crate) fn relay(&self) -> Option<&Relay> {
         self.0.relay.as_ref()
     }
 
     /// Lets the hub work, and hands out what it wants sent.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Hub) -> T) -> T {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Hub) -> T) -> T {
         let mut shared = self.lock();
         let result = work(&mut shared.hub);
         shared.drain();
@@ -100,12 +101,13 @@ impl Server {
     ///
     /// # Errors
     /// [`Refusal::Full`].
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         source: IpAddr,
         nonce: [u8; 32],
+        counts: Arc<Counts>,
     ) -> Result<(ConnectionId, Arc<Post>), Refusal> {
-        let post = Arc::new(Post::new(self.relay().map(Relay::queue)));
+        let post = Arc::new(Post::new(self.relay().map(Relay::queue), counts));
         let mut shared = self.lock();
         let connection = shared.hub.handle_connect(source, nonce, Instant::now())?;
         shared.clients.insert(connection, post.clone());
@@ -114,14 +116,14 @@ impl Server {
     }
 
     /// What a client sends its packets by, unless this server relays none.
-    pub(super) fn sender(&self, connection: ConnectionId, post: &Arc<Post>) -> Option<Sender> {
+    pub(crate) fn sender(&self, connection: ConnectionId, post: &Arc<Post>) -> Option<Sender> {
         let relay = self.relay()?;
         let source = self.lock().hub.relay_rate(connection)?;
         Some(Sender::new(relay, source, post.clone(), Instant::now()))
     }
 
     /// The client has gone.
-    pub(super) fn shut(&self, connection: ConnectionId) {
+    pub(crate) fn shut(&self, connection: ConnectionId) {
         self.with(|hub| hub.handle_disconnect(connection));
         self.lock().clients.remove(&connection);
     }

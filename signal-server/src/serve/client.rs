@@ -4,17 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Extension;
-use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use punch_signal_protocol::{Frame, MAX_FRAME, MAX_RELAY_FRAME, Refusal, is_relay_frame};
+use punch_signal_protocol::{Frame, MAX_FRAME, MAX_RELAY_FRAME, PeerId, Refusal, is_relay_frame};
 
+use super::Counts;
 use super::post::Post;
-use super::proxy::Source;
 use super::relay::Sender;
 use super::server::Server;
 use crate::hub::{ConnectionId, Said};
@@ -23,6 +20,8 @@ use crate::hub::{ConnectionId, Said};
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two WebSocket pings to a client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// As good as never.
+const NO_PING: Duration = Duration::from_secs(365 * 86_400);
 /// What is read at once. Each client has that much for as long as it is connected, so most of what an idle one costs is this.
 const READ_BUFFER: usize = 4096;
 /// So many bytes are taken to be sent at once, so that small frames share a call.
@@ -34,18 +33,18 @@ const PROMPT: Duration = Duration::from_millis(1);
 /// What may wait to be written, in bytes: a batch with the longest frame at its end, and answers to pings.
 const MAX_WRITE_BUFFER: usize = BATCH + 2 * MAX_RELAY_FRAME;
 
+/// A client, as far as it is known before it says a word.
+pub(crate) struct Caller {
+    /// Where it comes from.
+    pub(crate) source: IpAddr,
+    /// The only identity that it can have, where the line itself has proven one; such a line is watched by others, too.
+    pub(crate) only: Option<PeerId>,
+    /// Where what is relayed for it is counted.
+    pub(crate) counts: Arc<Counts>,
+}
+
 /// Answers a WebSocket request; what it becomes is a client.
-pub(super) async fn upgrade(
-    State(server): State<Server>,
-    Extension(source): Extension<Source>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let client = source.client(&headers);
-    // Those behind a proxy were not bounded when the proxy's connection was accepted.
-    if source.is_proxy() && !server.with(|hub| hub.may_open(client, Instant::now())) {
-        return StatusCode::TOO_MANY_REQUESTS.into_response();
-    }
+pub(crate) fn accept(server: Server, caller: Caller, upgrade: WebSocketUpgrade) -> Response {
     let longest = match server.relay() {
         Some(_) => MAX_RELAY_FRAME,
         None => MAX_FRAME,
@@ -56,38 +55,48 @@ pub(super) async fn upgrade(
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(BATCH)
         .max_write_buffer_size(MAX_WRITE_BUFFER)
-        .on_upgrade(move |socket| converse(server, client, socket))
+        .on_upgrade(move |socket| converse(server, caller, socket))
 }
 
-async fn converse(server: Server, source: IpAddr, socket: WebSocket) {
+async fn converse(server: Server, caller: Caller, socket: WebSocket) {
     let mut nonce = [0; 32];
     if getrandom::fill(&mut nonce).is_err() {
         return;
     }
+    let Caller {
+        source,
+        only,
+        counts,
+    } = caller;
     let (mut sink, stream) = socket.split();
-    let (connection, post) = match server.open(source, nonce) {
+    let (connection, post) = match server.open(source, nonce, counts) {
         Ok(opened) => opened,
         Err(why) => return close(&mut sink, why).await,
     };
+    let pings = only.is_none();
     let mut reader = Reader {
         server: &server,
         connection,
         nonce,
+        only,
         post: &post,
         sender: None,
     };
     // A client that takes nothing is heard all the same, and one that says much does not hold up what it is told.
     // Neither comes first always: whoever has much to do would leave the other one nothing of the task's time.
     tokio::select! {
-        () = write(&post, sink) => {}
+        () = write(&post, sink, pings) => {}
         () = reader.read(stream) => {}
     }
     server.shut(connection);
 }
 
-/// Sends what waits for the client, until it takes nothing more or is to go.
-async fn write(post: &Post, mut sink: SplitSink<WebSocket, Message>) {
-    let mut ping_at = Instant::now();
+/// Sends what waits for the client, until it takes nothing more or is to go; a client whose line is watched otherwise gets no pings.
+async fn write(post: &Post, mut sink: SplitSink<WebSocket, Message>, pings: bool) {
+    let mut ping_at = match pings {
+        true => Instant::now(),
+        false => Instant::now() + NO_PING,
+    };
     let mut most = BATCH;
     loop {
         let now = Instant::now();
@@ -136,6 +145,8 @@ struct Reader<'a> {
     server: &'a Server,
     connection: ConnectionId,
     nonce: [u8; 32],
+    /// The only identity that the client can have, where that is known.
+    only: Option<PeerId>,
     post: &'a Arc<Post>,
     /// For relay frames, once the client is logged in.
     sender: Option<Sender>,
@@ -183,7 +194,11 @@ impl Reader<'_> {
             tokio::time::sleep(wait).await;
         }
         // Decoding and the signature take the longest: before the lock, so that clients do not wait for each other.
-        self.handle_said(Said::read(bytes, &self.nonce));
+        let mut said = Said::read(bytes, &self.nonce);
+        if let Said::Proof { id, genuine, .. } = &mut said {
+            *genuine &= self.only.is_none_or(|only| only == *id);
+        }
+        self.handle_said(said);
     }
 
     fn handle_said(&mut self, said: Said) {

@@ -9,6 +9,7 @@ use axum::extract::ws::Message;
 use punch_signal_protocol::{Frame, Refusal, RelayLink};
 use tokio::sync::Notify;
 
+use super::Counts;
 use crate::hub::relay::RelayQueue;
 
 /// Frames that wait for one client; with frames of at most 4.2 KB that is 270 KB a client at the very worst.
@@ -18,10 +19,10 @@ const QUEUE_WITH_LINKS: usize = QUEUE + 1024 + 64;
 
 /// What is to be sent now.
 #[derive(Default)]
-pub(super) struct Batch {
-    pub(super) messages: Vec<Message>,
+pub(crate) struct Batch {
+    pub(crate) messages: Vec<Message>,
     /// Why the connection ends after them, if it does.
-    pub(super) end: Option<Refusal>,
+    pub(crate) end: Option<Refusal>,
 }
 
 struct Waiting {
@@ -39,15 +40,16 @@ struct Route {
 }
 
 /// A client, as others see it.
-pub(super) struct Post {
+pub(crate) struct Post {
     waiting: Mutex<Waiting>,
     routes: Mutex<BTreeMap<RelayLink, Route>>,
     news: Notify,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Post {
-    /// An empty one, with this queue for relay frames.
-    pub(super) fn new(relayed: Option<RelayQueue>) -> Self {
+    /// An empty one, with this queue for relay frames, which are counted there.
+    pub(crate) fn new(relayed: Option<RelayQueue>, counts: Arc<Counts>) -> Self {
         Self {
             waiting: Mutex::new(Waiting {
                 frames: VecDeque::new(),
@@ -56,11 +58,12 @@ impl Post {
             }),
             routes: Mutex::default(),
             news: Notify::new(),
+            counts,
         }
     }
 
     /// Something for the client, which gets it back if too much waits already.
-    pub(super) fn send(&self, frame: Frame) -> Result<(), Frame> {
+    pub(crate) fn send(&self, frame: Frame) -> Result<(), Frame> {
         let mut waiting = lock(&self.waiting);
         let of_links = matches!(frame, Frame::RelayReady { .. } | Frame::RelayGone(_));
         let most = if of_links { QUEUE_WITH_LINKS } else { QUEUE };
@@ -78,7 +81,7 @@ impl Post {
     }
 
     /// The connection ends when what waits was sent.
-    pub(super) fn close(&self, why: Refusal) {
+    pub(crate) fn close(&self, why: Refusal) {
         let mut waiting = lock(&self.waiting);
         let is_full = waiting.frames.len() >= QUEUE;
         waiting.end = Some(if is_full { Refusal::TooSlow } else { why });
@@ -91,7 +94,7 @@ impl Post {
     }
 
     /// This client's packets for `link` go to `to`, who knows it as `theirs`; and those from there are taken.
-    pub(super) fn link(&self, link: RelayLink, to: &Arc<Self>, theirs: RelayLink) {
+    pub(crate) fn link(&self, link: RelayLink, to: &Arc<Self>, theirs: RelayLink) {
         if let Some(relayed) = &mut lock(&self.waiting).relayed {
             relayed.open(link);
         }
@@ -100,7 +103,7 @@ impl Post {
     }
 
     /// The link is no more.
-    pub(super) fn unlink(&self, link: RelayLink) {
+    pub(crate) fn unlink(&self, link: RelayLink) {
         if let Some(relayed) = &mut lock(&self.waiting).relayed {
             relayed.close(link);
         }
@@ -108,14 +111,14 @@ impl Post {
     }
 
     /// The client at the other end of a link, and the number that the link has there.
-    pub(super) fn route(&self, link: RelayLink) -> Option<(Arc<Self>, RelayLink)> {
+    pub(crate) fn route(&self, link: RelayLink) -> Option<(Arc<Self>, RelayLink)> {
         let routes = lock(&self.routes);
         let route = routes.get(&link)?;
         Some((route.to.upgrade()?, route.link))
     }
 
     /// A relay frame for the client, with so many packets.
-    pub(super) fn relay(&self, link: RelayLink, frame: Vec<u8>, packets: u32, now: Instant) {
+    pub(crate) fn relay(&self, link: RelayLink, frame: Vec<u8>, packets: u32, now: Instant) {
         if let Some(relayed) = &mut lock(&self.waiting).relayed {
             relayed.push(link, frame, packets, now);
         }
@@ -123,7 +126,7 @@ impl Post {
     }
 
     /// So many bytes of what is to be sent now, and the frame that goes beyond them: what the hub says goes before what is relayed.
-    pub(super) fn take(&self, most: usize, now: Instant) -> Batch {
+    pub(crate) fn take(&self, most: usize, now: Instant) -> Batch {
         let mut batch = Batch::default();
         let mut waiting = lock(&self.waiting);
         let mut bytes = 0;
@@ -133,7 +136,8 @@ impl Post {
                 None => {
                     batch.end = waiting.end;
                     let relayed = waiting.relayed.as_mut().filter(|_| batch.end.is_none());
-                    relayed.and_then(|relayed| relayed.pop(now))
+                    let relayed = relayed.and_then(|relayed| relayed.pop(now));
+                    relayed.inspect(|frame| self.counts.pass_to(frame.len()))
                 }
             };
             let Some(next) = next else {
@@ -150,7 +154,7 @@ impl Post {
     }
 
     /// Waits until there may be something to send, or for so long.
-    pub(super) async fn news(&self, at_most: Duration) {
+    pub(crate) async fn news(&self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.news.notified()).await;
     }
 }
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_takes_only_what_is_about_links() {
-        let post = Post::new(None);
+        let post = Post::new(None, Arc::default());
         for _ in 0..QUEUE {
             post.send(Frame::Welcome).unwrap();
         }
@@ -190,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_client_that_makes_and_ends_links_without_reading_is_closed() {
-        let post = Post::new(None);
+        let post = Post::new(None, Arc::default());
         for number in 0..10_000 {
             post.send(Frame::RelayGone(RelayLink(number))).unwrap();
         }
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_connection_ends_after_what_waits() {
-        let post = Post::new(None);
+        let post = Post::new(None, Arc::default());
         post.send(Frame::Welcome).unwrap();
         post.close(Refusal::Replaced);
         assert_eq!(drain(&post), (1, Some(Refusal::Replaced)));

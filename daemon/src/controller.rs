@@ -87,7 +87,7 @@ impl Controller {
             state: State::default(),
             saving,
             handles: Handles::default(),
-            port_mapping: PortMapping::start(&spawner, &identity, ports.udp.0, config.port_mapping),
+            port_mapping: PortMapping::start(&spawner, &identity, ports, config.port_mapping),
             servers,
             addresses,
             endpoints: Endpoints::new(spawner.clone()),
@@ -128,7 +128,7 @@ impl Controller {
                 () = self.endpoints.changed() => self.call_elsewhere().await,
                 () = sleep_until(turn_at) => self.call_elsewhere().await,
                 Ok(()) = self.port_mapping.changed() => {
-                    let external = self.port_mapping.view().external;
+                    let external = self.port_mapping.external();
                     self.order(Command::PortMapped(external)).await;
                 }
                 () = sleep_until(outage_at) => self.announcer.handle_timeout(),
@@ -594,7 +594,7 @@ impl Controller {
         }
         let (sender, profiles) = oneshot::channel();
         self.order(Command::Netcheck(sender)).await;
-        let wait = questions::netcheck(self.port_mapping.views(), profiles, answer);
+        let wait = questions::netcheck(self.port_mapping.mapped(), profiles, answer);
         self.spawner.spawn("netcheck", wait).detach();
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps the main IPv4 port mapped at the router, so that peers reach it whatever the NAT is like otherwise.
+//! Keeps the main IPv4 port mapped at the router, so that peers reach it whatever the NAT is like otherwise; and where UDP is mapped, the
+//! port on which TCP connections are taken as well, by the same protocol.
 
 mod router;
 
@@ -6,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use punch_api::{MappingProtocol, PortMappingView};
 use punch_engine::is_private;
 use punch_platform::clock;
@@ -15,7 +17,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{oneshot, watch};
 
 use crate::tasks::{Spawner, Task, sleep_until};
-use router::{Client, Held};
+use crate::views::facts::Ports;
+use router::{Client, Held, Transport};
 
 /// Never renewed more often, whatever lifetime a router grants.
 const RENEWAL_MIN: Duration = Duration::from_secs(30);
@@ -46,33 +49,44 @@ struct Network {
     changes: u64,
 }
 
+/// What the router leads here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    /// What users are told, which is about UDP.
+    pub(crate) view: PortMappingView,
+    /// Where TCP connections to this machine are led from.
+    pub(crate) tcp: Option<SocketAddr>,
+}
+
 /// The controller's end of the task.
 pub(crate) struct PortMapping {
     network: watch::Sender<Network>,
-    views: watch::Receiver<PortMappingView>,
+    mapped: watch::Receiver<Mapped>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<Task>,
 }
 
 impl PortMapping {
-    /// Starts the task, if it is `wanted` and there is a `port`.
+    /// Starts the task, if it is `wanted` and there is a port for UDP over IPv4.
     pub(crate) fn start(
         spawner: &Spawner,
         identity: &Identity,
-        port: Option<u16>,
+        ports: Ports,
         wanted: bool,
     ) -> Self {
         let (network, networks) = watch::channel(Network::default());
-        let port = port.and_then(NonZeroU16::new);
+        let ports = [ports.udp.0, ports.tcp.0];
+        let [port, tcp_port] = ports.map(|port| port.and_then(NonZeroU16::new));
         let trouble = match (wanted, port) {
             (false, _) => "switched off ([nat] port_mapping in punchd.toml)",
             (true, None) => "there is no IPv4 socket",
             (true, Some(_)) => "the router has not been asked yet",
         };
-        let (reports, views) = watch::channel(failed(trouble.to_owned()));
+        let (view, tcp) = (failed(trouble.to_owned()), None);
+        let (reports, mapped) = watch::channel(Mapped { view, tcp });
         let mut mapping = Self {
             network,
-            views,
+            mapped,
             stop: None,
             task: None,
         };
@@ -84,6 +98,7 @@ impl PortMapping {
                 reports,
                 network: Network::default(),
                 held: None,
+                tcp: tcp_port.map(Beside::new),
                 failures: 0,
                 next: None,
                 asked: None,
@@ -107,21 +122,23 @@ impl PortMapping {
         self.network.send_modify(|network| network.changes += 1);
     }
 
-    /// Waits until there is something new to [`Self::view`].
+    /// Waits until there is something new to [`Self::external`].
     pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        self.views.changed().await
+        self.mapped.changed().await
     }
 
-    pub(crate) fn view(&self) -> PortMappingView {
-        self.views.borrow().clone()
+    /// The addresses that lead here, for UDP and for TCP.
+    pub(crate) fn external(&self) -> [Option<SocketAddr>; 2] {
+        let mapped = self.mapped.borrow();
+        [mapped.view.external, mapped.tcp]
     }
 
     /// For those who look later.
-    pub(crate) fn views(&self) -> watch::Receiver<PortMappingView> {
-        self.views.clone()
+    pub(crate) fn mapped(&self) -> watch::Receiver<Mapped> {
+        self.mapped.clone()
     }
 
-    /// Removes the mapping at the router, or leaves it there for the next process for two minutes; takes a second at most.
+    /// Removes the mappings at the router, or leaves them there for the next process for two minutes; takes a second at most.
     pub(crate) async fn stop(&mut self, leave: bool) {
         if let Some(stop) = self.stop.take().filter(|_| leave) {
             let _ = stop.send(());
@@ -132,14 +149,33 @@ impl PortMapping {
     }
 }
 
+/// The mapping for TCP, beside the one for UDP.
+struct Beside {
+    port: NonZeroU16,
+    /// The mapping, and when it ends unless it is renewed.
+    held: Option<(Held, Instant)>,
+    failures: u32,
+}
+
+impl Beside {
+    fn new(port: NonZeroU16) -> Self {
+        Self {
+            port,
+            held: None,
+            failures: 0,
+        }
+    }
+}
+
 /// The task itself.
 struct Keeper {
     port: NonZeroU16,
     nonce: router::Nonce,
-    reports: watch::Sender<PortMappingView>,
+    reports: watch::Sender<Mapped>,
     network: Network,
     /// The mapping, and when it ends unless it is renewed.
     held: Option<(Held, Instant)>,
+    tcp: Option<Beside>,
     failures: u32,
     next: Option<Instant>,
     asked: Option<Instant>,
@@ -194,6 +230,9 @@ impl Keeper {
     async fn handle_network(&mut self, network: Network) {
         let before = std::mem::replace(&mut self.network, network);
         self.failures = 0;
+        if let Some(tcp) = &mut self.tcp {
+            tcp.failures = 0;
+        }
         if network.gateway != before.gateway {
             self.release_at(before.gateway).await;
             self.asked = None;
@@ -240,6 +279,7 @@ impl Keeper {
                 {
                     let _ = tokio::time::timeout(FAREWELL, router::release(&client, &before)).await;
                 }
+                self.ask_for_tcp(&client, &held).await;
             }
             Err(trouble) => {
                 let pause = pause(self.failures);
@@ -262,51 +302,119 @@ impl Keeper {
         }
     }
 
+    /// Renews the mapping for TCP, or gets one, in the way in which the one for UDP was got.
+    async fn ask_for_tcp(&mut self, client: &Client, udp: &Held) {
+        let Some(tcp) = &mut self.tcp else {
+            return;
+        };
+        let client = client.for_tcp(tcp.port);
+        let before = tcp.held.as_ref().map(|(held, _)| held.clone());
+        let (alike, other) = match before {
+            Some(before) if before.protocol() == udp.protocol() => (before, None),
+            before => (udp.clone(), before),
+        };
+        let result = router::renew(&client, &alike).await;
+        let now = clock::now();
+        let again = match result {
+            Ok(held) => {
+                let again = renewal(held.protocol(), held.lifetime);
+                let ends = now + held.lifetime;
+                (tcp.held, tcp.failures) = (Some((held, ends)), 0);
+                if let Some(other) = other {
+                    let _ = tokio::time::timeout(FAREWELL, router::release(&client, &other)).await;
+                }
+                again
+            }
+            Err(trouble) => {
+                tracing::debug!(?trouble, "no port mapping for TCP");
+                let pause = pause(tcp.failures);
+                tcp.failures += 1;
+                pause
+            }
+        };
+        self.next = self.next.map(|at| at.min(now + again));
+        let view = self.reports.borrow().view.clone();
+        self.report(view);
+    }
+
     fn client(&self, gateway: Gateway) -> Client {
         Client {
             gateway,
+            transport: Transport::Udp,
             port: self.port,
             nonce: self.nonce,
             lifetime: router::LIFETIME,
         }
     }
 
-    /// Leaves the mapping to the next process, which asks for the same; if there is none the router forgets it soon.
+    /// Takes out the mappings, each with what is asked of the router about it.
+    fn take_held(&mut self, gateway: Gateway) -> impl Iterator<Item = (Client, Held)> {
+        let client = self.client(gateway);
+        let udp = self.held.take().map(|(held, _)| (client, held));
+        let tcp = self.tcp.as_mut().and_then(|tcp| {
+            let (held, _) = tcp.held.take()?;
+            Some((client.for_tcp(tcp.port), held))
+        });
+        udp.into_iter().chain(tcp)
+    }
+
+    /// Leaves the mappings to the next process, which asks for the same; if there is none the router forgets them soon.
     async fn lend(&mut self) {
-        if let (Some((held, _)), Some(gateway)) = (self.held.take(), self.network.gateway) {
-            let client = Client {
-                lifetime: LEFT,
-                ..self.client(gateway)
-            };
-            let _ = tokio::time::timeout(FAREWELL, router::renew(&client, &held)).await;
-        }
+        let Some(gateway) = self.network.gateway else {
+            return;
+        };
+        let asked = self.take_held(gateway).map(|(client, held)| async move {
+            let lifetime = LEFT;
+            router::renew(&Client { lifetime, ..client }, &held).await
+        });
+        let _ = tokio::time::timeout(FAREWELL, join_all(asked)).await;
     }
 
     async fn release(&mut self) {
         self.release_at(self.network.gateway).await;
     }
 
-    /// Removes the mapping, as far as the router that made it can still be reached.
+    /// Removes the mappings, as far as the router that made them can still be reached.
     async fn release_at(&mut self, gateway: Option<Gateway>) {
-        if let (Some((held, _)), Some(gateway)) = (self.held.take(), gateway) {
-            self.report(failed("the network has changed".to_owned()));
-            let client = self.client(gateway);
-            let _ = tokio::time::timeout(FAREWELL, router::release(&client, &held)).await;
+        let Some(gateway) = gateway else {
+            return;
+        };
+        let held: Vec<_> = self.take_held(gateway).collect();
+        if held.is_empty() {
+            return;
         }
+        self.report(failed("the network has changed".to_owned()));
+        let asked = held
+            .iter()
+            .map(|(client, held)| router::release(client, held));
+        let _ = tokio::time::timeout(FAREWELL, join_all(asked)).await;
     }
 
     /// Tells the controller, and the log once.
-    fn report(&self, view: PortMappingView) {
-        if *self.reports.borrow() == view {
+    fn report(&mut self, view: PortMappingView) {
+        let now = clock::now();
+        let tcp = self.tcp.as_mut().and_then(|tcp| {
+            tcp.held.take_if(|(_, ends)| *ends <= now);
+            let (held, _) = tcp.held.as_ref()?;
+            Some(SocketAddr::from(held.external))
+        });
+        let mapped = Mapped { view, tcp };
+        let before = self.reports.borrow().clone();
+        if before == mapped {
             return;
         }
+        let view = &mapped.view;
         match (view.external, &view.trouble) {
+            _ if before.view == *view => {}
             (Some(external), None) => {
                 tracing::info!(%external, protocol = view.protocol.as_ref().map(tracing::field::display), double_nat = view.double_nat, "the router maps a port");
             }
             (_, trouble) => tracing::debug!(trouble, "no port mapping"),
         }
-        self.reports.send_replace(view);
+        if let Some(external) = tcp.filter(|_| before.tcp != tcp) {
+            tracing::info!(%external, "the router maps a port for TCP");
+        }
+        self.reports.send_replace(mapped);
     }
 }
 

@@ -51,11 +51,14 @@ def port_5351(request):
         return head + os.urandom(random.choice([0, 4, 8, 12, 20, 40, 56, 60, 1096, 3000]))
     version = request[0]
     if version == 2 and len(request) >= 60:
-        say("PCP MAP lifetime %d" % struct.unpack("!I", request[4:8]))
-        port = struct.unpack("!H", request[42:44])[0] or 5555
         lifetime = struct.unpack("!I", request[4:8])[0]
+        say("PCP MAP lifetime %d" % lifetime)
+        if request[36] == 6:
+            say("TCP by PCP, lifetime %d" % lifetime)
+        port = struct.unpack("!H", request[42:44])[0] or 5555
         if MODE == "pcp":
-            inside, nonce = request[40:42], request[24:36]
+            # Each mapping has its nonce: one of UDP and one of TCP for the same port are two.
+            inside, nonce = request[36:37] + request[40:42], request[24:36]
             if NONCES.setdefault(inside, nonce) != nonce:
                 say("refused: another nonce")
                 return pcp_answer(request, 2, 60, port, ADDRESS)
@@ -74,6 +77,8 @@ def port_5351(request):
         return struct.pack("!BBHI", 0, 0x80, 0, 1000) + socket.inet_aton(ADDRESS)
     inside, outside, lifetime = struct.unpack("!HHI", request[4:12])
     say("NAT-PMP MAP %d lifetime %d" % (inside, lifetime))
+    if request[1] == 2:
+        say("TCP by NAT-PMP, lifetime %d" % lifetime)
     return struct.pack("!BBHIHHI", 0, 0x80 | request[1], 0, 1000, inside, outside, lifetime)
 
 
@@ -191,6 +196,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("SOAPAction", "").strip('"').split("#")[-1]
         lease = body.split("<NewLeaseDuration>")[-1].split("<")[0] if "NewLease" in body else ""
         say("%s %s" % (asked, lease))
+        if "<NewProtocol>TCP<" in body:
+            say("TCP by UPnP, %s %s" % (asked, lease))
         if asked == "GetExternalIPAddress":
             inner = "<NewExternalIPAddress>%s</NewExternalIPAddress>" % ADDRESS
         elif asked == "AddPortMapping" and lease != "0":

@@ -110,6 +110,16 @@ impl Router {
         ))
     }
 
+    /// Whether it leads datagrams and TCP connections there.
+    fn maps_tcp(&self, lab: &Lab) -> bool {
+        let rules = self
+            .net
+            .exec_ok(&["nft", "list", "table", "inet", "miniupnpd"]);
+        // Rules of both protocols look alike.
+        let rule = format!("dport {PORT} dnat ip to {}:{PORT}", lab.env("A_IPV4"));
+        rules.matches(&rule).count() == 2
+    }
+
     /// One that says what it is told to say.
     fn fake(lab: &Lab, mode: &[&str]) -> Self {
         let mut router = Self::of(lab);
@@ -195,6 +205,9 @@ fn a_port_is_mapped_by_pcp_and_given_back_at_the_end() {
     let text = lab.a.ctl_ok(&["netcheck"]);
     let line = format!("maps {} here (PCP)", mapped());
     assert!(text.contains(&line), "{text}");
+    wait_until(PATIENCE, "a port is mapped for TCP", || {
+        router.maps_tcp(&lab)
+    });
 
     assert_eq!(lab.a.stop(), 0);
     assert!(!router.maps(&lab), "it is given back before punchd ends");
@@ -212,9 +225,49 @@ fn a_port_is_mapped_by_upnp_and_given_back_at_the_end() {
     let view = seen_by_netcheck(&lab.a);
     assert_eq!(view["protocol"], "upnp", "{view}");
     assert_eq!(view["external"], mapped(), "{view}");
+    wait_until(PATIENCE, "a port is mapped for TCP", || {
+        router.maps_tcp(&lab)
+    });
 
     assert_eq!(lab.a.stop(), 0);
     assert!(!router.maps(&lab), "it is given back before punchd ends");
+}
+
+#[test]
+fn where_udp_is_blocked_a_mapping_for_tcp_connects() {
+    need_lab!();
+    let mut lab = symmetric("tcp");
+    let router = Router::with_miniupnpd(&lab, "enable_natpmp=yes");
+    let rules = "table inet blocked { chain here { type filter hook forward priority -1; meta l4proto udp drop; }; }";
+    lab.namespace("rb").exec_ok(&["nft", rules]);
+    start_all(&mut lab);
+    wait_until(PATIENCE, "a port is mapped for TCP", || {
+        router.maps_tcp(&lab)
+    });
+    let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(said.contains("direct over TCP"), "{said}");
+    lab.b.wait_for_peer_state("a", "connected");
+    let path = lab.b.peer("a")["path"].clone();
+    assert_eq!(path["kind"], "tcp", "{path}");
+    assert_eq!(path["remote"], mapped(), "{path}");
+    for (host, peer) in [(&lab.a, "b"), (&lab.b, "a")] {
+        host.ctl_ok(&["ping", peer, "-c", "3"]);
+    }
+}
+
+#[test]
+fn without_tcp_no_port_is_mapped_for_it() {
+    need_lab!();
+    let mut lab = symmetric("notcp");
+    let router = Router::fake(&lab, &["nat-pmp", "203.0.113.10"]);
+    lab.a.configure(&format!(
+        "[underlay]\nport = {PORT}\n[punch]\ntcp = false\n"
+    ));
+    lab.a.start();
+    wait_for_mapping(&lab.a, &format!("203.0.113.10:{PORT}"));
+    lab.a.stop();
+    assert!(router.was_asked(&format!("NAT-PMP MAP {PORT} lifetime 0")));
+    assert!(!router.was_asked("TCP"));
 }
 
 #[test]
@@ -346,8 +399,12 @@ fn an_old_router_is_asked_by_nat_pmp_and_a_double_nat_is_told() {
     let text = lab.a.ctl_ok(&["netcheck"]);
     assert!(text.contains("double NAT"), "{text}");
     assert!(router.was_asked(&format!("NAT-PMP MAP {PORT} lifetime 7200")));
+    wait_until(PATIENCE, "a port is mapped for TCP", || {
+        router.was_asked("TCP by NAT-PMP, lifetime 7200")
+    });
     lab.a.stop();
     assert!(router.was_asked(&format!("NAT-PMP MAP {PORT} lifetime 0")));
+    assert!(router.was_asked("TCP by NAT-PMP, lifetime 0"));
 }
 
 #[test]
@@ -358,8 +415,12 @@ fn a_router_that_lends_nothing_gets_a_permanent_mapping_which_is_removed() {
     lab.a.start();
     wait_for_mapping(&lab.a, &format!("203.0.113.10:{PORT}"));
     assert!(router.was_asked("AddPortMapping 7200") && router.was_asked("AddPortMapping 0"));
+    wait_until(PATIENCE, "a port is mapped for TCP", || {
+        router.was_asked("TCP by UPnP, AddPortMapping 0")
+    });
     lab.a.stop();
     assert!(router.was_asked("DeletePortMapping"));
+    assert!(router.was_asked("TCP by UPnP, DeletePortMapping"));
 }
 
 /// Nothing of what these routers say is offered, and no harm comes of it.

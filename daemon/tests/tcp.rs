@@ -120,10 +120,10 @@ fn where_udp_is_blocked_a_direct_path_goes_over_tcp_until_udp_passes() {
 fn a_candidate_that_leads_to_an_http_server_gets_one_check_and_no_more() {
     need_lab!();
     let lab = lab("http", [PORT, PORT]);
-    // What b connects to is no punchd.
+    // What b connects to is no punchd, and a, which could pass b's NAT from there, does not connect.
     lab.a.exec_ok(&[
         "nft",
-        "table inet lie { chain here { type nat hook prerouting priority -100; tcp dport 41820 redirect to :80; }; }",
+        "table inet lie { chain here { type nat hook prerouting priority -100; tcp dport 41820 redirect to :80; }; chain out { type filter hook output priority 0; tcp dport 41820 tcp flags & (syn | ack) == syn drop; }; }",
     ]);
     let heard: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let server = Server::start(&lab.a, "0.0.0.0:80", {
@@ -165,4 +165,47 @@ fn whoever_has_switched_tcp_off_neither_connects_nor_listens() {
     assert!(!lab.a.ctl_ok(&["status"]).contains("TCP ports"));
     assert!(!lab.a.ctl(&["up", "b", "--timeout", "5"]).success());
     assert!(!is_over_tcp(&lab.a, "b") && !is_over_tcp(&lab.b, "a"));
+}
+
+/// Packets go directly over TCP both ways, and the port is open to nobody else.
+#[track_caller]
+fn expect_simultaneous_open(lab: &Lab) {
+    let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(said.contains("direct over TCP"), "{said}");
+    lab.b.wait_for_peer_state("a", "connected");
+    for (host, peer) in [(&lab.a, "b"), (&lab.b, "a")] {
+        assert!(is_over_tcp(host, peer), "{:#?}", host.why(peer));
+        host.ctl_ok(&["ping", peer, "-c", "3"]);
+    }
+    let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
+    lab.b.ctl_ok(&["forward", "tcp", "7000"]);
+    lab.a.expect_echo(SocketAddr::new(lab.b.ipv4(), 7000));
+    // Between the same two ports, at once.
+    lab.a.ctl_ok(&["down", "b"]);
+    wait_until(PATIENCE, "the connection is over", || {
+        !is_over_tcp(&lab.b, "a")
+    });
+    let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(said.contains("direct over TCP"), "{said}");
+}
+
+#[test]
+fn two_firewalls_that_let_nobody_in_are_passed_when_both_connect_at_the_same_time() {
+    need_lab!();
+    let mut lab = Lab::bare("fire", Kinds::Apart("firewall", "firewall"), &[]);
+    let rules = "table inet blocked { chain here { type filter hook forward priority -1; meta l4proto udp drop; }; }";
+    for router in ["ra", "rb"] {
+        lab.namespace(router).exec_ok(&["nft", rules]);
+    }
+    lab.start_with([PORT, PORT]);
+    expect_simultaneous_open(&lab);
+}
+
+/// Only STUN over TCP tells as what the port is seen.
+#[test]
+fn two_nats_that_keep_the_port_are_passed_likewise() {
+    need_lab!();
+    let mut lab = Lab::bare("nats", Kinds::Apart("udp-blocked", "udp-blocked"), &[]);
+    lab.start_with([PORT, PORT]);
+    expect_simultaneous_open(&lab);
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Parser;
+use clap::builder::FalseyValueParser;
 use punch_service::log::parse_filter;
 use tracing_subscriber::filter::Targets;
 
@@ -53,6 +54,10 @@ pub struct Arguments {
     /// that looks closely at its NAT asks about 300 times within a second
     #[arg(long, value_name = "N", default_value_t = 400, env = "PUNCH_STUN_RATE")]
     pub rate: u32,
+    /// Do not answer over TCP. By default connections are taken on the TCP ports with the numbers of the --listen addresses (RFC 8489,
+    /// section 6.2.2), so that machines that no UDP leaves learn their public address, too
+    #[arg(long, env = "PUNCH_STUN_NO_TCP", value_parser = FalseyValueParser::new())]
+    pub no_tcp: bool,
     /// What to log: off, error, warn, info, debug or trace; also MODULE=LEVEL, separated by commas
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUNCH_LOG", value_parser = parse_filter)]
     pub log: Targets,

@@ -56,7 +56,8 @@ impl Limiter {
     }
 }
 
-fn subnet(source: IpAddr) -> IpAddr {
+/// The source that an address belongs to.
+pub(crate) fn subnet(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(ip) => {

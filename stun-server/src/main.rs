@@ -2,6 +2,7 @@
 
 mod limit;
 mod net;
+mod stream;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
             alternate: arguments.alternate,
             sample_ports: arguments.sample_ports,
             rate: arguments.rate,
+            tcp: !arguments.no_tcp,
         })
     }) {
         Ok(()) => ExitCode::SUCCESS,

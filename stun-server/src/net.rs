@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::limit::Limiter;
+use crate::stream;
 
 /// Longer requests are none.
 const MAX_REQUEST: usize = 1280;
@@ -28,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) alternate: Vec<IpAddr>,
     pub(crate) sample_ports: SamplePorts,
     pub(crate) rate: u32,
+    pub(crate) tcp: bool,
 }
 
 /// How many ports `nearby` is.
@@ -78,6 +80,17 @@ async fn serve(config: &Config) -> Result<()> {
     let sockets = bound.len();
     for bound in bound.into_values() {
         tasks.spawn(answer(bound, by_address.clone(), limiter.clone()));
+    }
+    let sources = stream::Sources::default();
+    for address in listen.iter().filter(|_| config.tcp) {
+        match stream::listen(*address) {
+            Ok(listener) => {
+                let (sources, limiter) = (sources.clone(), limiter.clone());
+                tasks.spawn(stream::serve(listener, *address, sources, limiter));
+            }
+            // Most clients do without.
+            Err(error) => tracing::warn!(%address, %error, "nobody is answered over TCP there"),
+        }
     }
     for address in &listen {
         tracing::info!(%address, sockets, rfc5780 = !config.alternate.is_empty(), "ready");

@@ -1,7 +1,8 @@
 //! punch-stun itself, on real sockets. Every test has loopback addresses of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -194,4 +195,70 @@ fn a_range_may_contain_the_main_ports() {
             "{port}"
         );
     }
+}
+
+/// Over TCP, each message tells its own length.
+fn ask_over_tcp(stream: &mut TcpStream, request: &[u8]) -> Option<Vec<u8>> {
+    stream.write_all(request).ok()?;
+    let mut answer = vec![0; 20];
+    stream.read_exact(&mut answer).ok()?;
+    answer.resize(
+        20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])),
+        0,
+    );
+    stream.read_exact(&mut answer[20..]).ok()?;
+    Some(answer)
+}
+
+fn connect(test: u8) -> TcpStream {
+    let stream = TcpStream::connect((ip(test, 1), PORT)).unwrap();
+    stream.set_read_timeout(Some(START_TIMEOUT)).unwrap();
+    stream
+}
+
+#[test]
+fn over_tcp_a_client_learns_its_address_and_whoever_says_anything_else_is_closed() {
+    let _server = start(6, &[]);
+    let mut stream = connect(6);
+    for number in 0..8 {
+        let answer = ask_over_tcp(&mut stream, &request(number).finish()).unwrap();
+        let answer = Message::parse(&answer).unwrap();
+        assert_eq!(answer.mapped, Some(stream.local_addr().unwrap()));
+        assert_eq!((answer.other, answer.sample_ports), (None, None));
+    }
+    assert_eq!(
+        ask_over_tcp(&mut stream, &request(8).finish()),
+        None,
+        "eight are enough"
+    );
+
+    // Nothing goes anywhere but back.
+    let change = ChangeRequest {
+        ip: false,
+        port: true,
+    };
+    let refused = ask_over_tcp(&mut connect(6), &request(1).change(change).finish()).unwrap();
+    let refused = Message::parse(&refused).unwrap();
+    assert_eq!(refused.error, Some(ErrorCode::BAD_REQUEST));
+    let elsewhere = request(1).response_port(9).finish();
+    assert_eq!(ask_over_tcp(&mut connect(6), &elsewhere), None);
+
+    let long = [&[0, 1, 0xff, 0xfc, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    for rubbish in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &long] {
+        assert_eq!(ask_over_tcp(&mut connect(6), rubbish), None);
+    }
+}
+
+#[test]
+fn one_source_has_so_many_connections_and_none_where_it_is_switched_off() {
+    let server = start(7, &[]);
+    let mut held: Vec<_> = (0..17).map(|_| connect(7)).collect();
+    let answered = held
+        .iter_mut()
+        .map(|stream| ask_over_tcp(stream, &request(1).finish()));
+    assert_eq!(answered.filter(Option::is_some).count(), 16);
+    drop((held, server));
+
+    let _server = start(7, &["--no-tcp"]);
+    assert!(TcpStream::connect((ip(7, 1), PORT)).is_err());
 }

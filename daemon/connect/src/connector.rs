@@ -180,6 +180,7 @@ impl Connector {
             self.news(News::NetworkChanged);
         }
         if news != AddressNews::Same {
+            self.connections.seen.forget();
             for peer in self.peers.handle_new_network(now) {
                 self.offer(peer, Cause::Own, now);
             }
@@ -187,9 +188,12 @@ impl Connector {
         self.drain_children(now);
     }
 
-    /// The router leads this address here now, or nothing any more.
-    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
-        self.network.handle_port_mapping(external, now);
+    /// The router leads these addresses here now, the first one for UDP and the second one for TCP, or nothing any more.
+    pub fn handle_port_mapping(&mut self, [udp, tcp]: [Option<SocketAddr>; 2], now: Instant) {
+        self.network.handle_port_mapping(udp, now);
+        if self.network.set_tcp_mapping(tcp) {
+            self.peers.tell_tcp_again(now);
+        }
         self.drain_children(now);
     }
 
@@ -197,6 +201,7 @@ impl Connector {
     pub fn handle_resume(&mut self, now: Instant) {
         self.news(News::NetworkChanged);
         self.network.handle_resume(now);
+        self.connections.seen.forget();
         self.peers.verify_paths(now);
         self.drain_children(now);
     }
@@ -381,11 +386,6 @@ impl Connector {
             self.searches.budget,
             now,
         ))
-    }
-
-    /// Whether a relay link stands.
-    pub fn has_link(&self, path: RelayPath) -> bool {
-        self.signalling.relays.has(path)
     }
 
     /// The peer that a relay link leads to.

@@ -1,5 +1,6 @@
 //! What a connector is made from, and what it has to say.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use punch_packet::PeerHandle;
@@ -108,6 +109,9 @@ pub enum TcpOrder {
     Dial(TcpPath),
     /// Close a connection, or stop making it; nothing more is heard of it.
     Close(TcpId),
+    /// Ask this STUN server over TCP as what it sees the port on which connections are taken, and report an answer with
+    /// [`crate::over_tcp::handle_seen`]. The connection stands for twenty seconds then.
+    Ask(SocketAddr),
 }
 
 /// A step in the life of a peer's session. That a path is selected is [`News::Selected`], which others need, too.

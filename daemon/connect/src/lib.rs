@@ -18,7 +18,8 @@
 //! * `strangers`: machines that have called and are no peers,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
 //! * `meeting`: the servers that are peers, and that no two tunnels ever carry each other,
-//! * `over_tcp`, `tcp`: what happens on TCP connections, and which attempt each belongs to,
+//! * `over_tcp`, `tcp`, `dials`, `seen`: what happens on TCP connections, which attempt each belongs to, how often any are made, and
+//!   where from,
 //! * `legacy`: what one process leaves to the next,
 //! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
 
@@ -28,6 +29,7 @@ mod clock;
 mod connector;
 mod contact;
 mod course;
+mod dials;
 mod envelopes;
 mod events;
 mod ledger;
@@ -45,6 +47,7 @@ mod relays;
 mod schedule;
 mod searches;
 mod secrets;
+mod seen;
 mod servers;
 mod signalling;
 mod sizes;

@@ -60,6 +60,8 @@ pub(crate) struct LocalNetwork {
     tcp: bool,
     /// Where they are taken.
     tcp_ports: BTreeMap<Family, u16>,
+    /// The address that the router leads there.
+    tcp_mapping: Option<SocketAddr>,
 }
 
 impl LocalNetwork {
@@ -80,6 +82,7 @@ impl LocalNetwork {
             booked: 0,
             tcp,
             tcp_ports: BTreeMap::new(),
+            tcp_mapping: None,
         }
     }
 
@@ -106,6 +109,12 @@ impl LocalNetwork {
     /// TCP connections of this family are taken on this port.
     pub(crate) fn set_tcp_port(&mut self, family: Family, port: u16) {
         self.tcp_ports.insert(family, port);
+    }
+
+    /// The router leads this address to the port for TCP connections now; returns whether that is news for peers.
+    pub(crate) fn set_tcp_mapping(&mut self, external: Option<SocketAddr>) -> bool {
+        let before = std::mem::replace(&mut self.tcp_mapping, external);
+        before != external && external.is_some()
     }
 
     /// A main socket is open on this port.
@@ -289,30 +298,34 @@ impl LocalNetwork {
         self.outside(self.gatherer.candidates())
     }
 
-    /// Where this machine takes TCP connections: at its own addresses, and at the public one of each family, to whose port it may be
-    /// that of a static mapping of a router's, as virtual machines have.
-    pub(crate) fn tcp_candidates(&self) -> Vec<Candidate> {
-        let is_told = |candidate: &&Candidate| match candidate.kind {
-            CandidateKind::Host => !candidate.is_in_tunnel(),
-            CandidateKind::ServerReflexive => true,
-            _ => false,
-        };
+    /// Where this machine takes TCP connections: at its own addresses, at the one that the router leads here, and at the public one of
+    /// each family, to whose port it may be that of a static mapping of a router's, as virtual machines have. `seen` is as what STUN
+    /// servers see the port, which a NAT lets be connected to only from where it is connected to at the same time.
+    pub(crate) fn tcp_candidates(&self, seen: impl Iterator<Item = SocketAddr>) -> Vec<Candidate> {
         let udp = self.candidates();
+        let of_kind = |kind| {
+            let of_kind = udp.iter().filter(move |candidate| candidate.kind == kind);
+            let of_kind = of_kind.filter(|candidate| !candidate.is_in_tunnel());
+            of_kind.map(|candidate| candidate.address.ip())
+        };
+        let listening = |ip| {
+            let port = self.tcp_ports.get(&Family::of(ip))?;
+            Some(SocketAddr::new(ip, *port))
+        };
+        let own = of_kind(CandidateKind::Host).filter_map(listening);
+        let public = of_kind(CandidateKind::ServerReflexive).filter_map(listening);
+        let mapped = self.tcp_mapping.filter(|at| !self.is_own(at.ip()));
+        let foreign = mapped
+            .into_iter()
+            .chain(public)
+            .map(|address| (true, address));
         let mut told: Vec<(usize, Candidate)> = Vec::new();
-        for candidate in udp.iter().filter(is_told) {
-            let ip = candidate.address.ip();
-            let alike =
-                |(_, other): &&(usize, Candidate)| Family::of(other.address.ip()) == Family::of(ip);
+        for (is_foreign, address) in own.map(|address| (false, address)).chain(foreign) {
+            let family = Family::of(address.ip());
+            let alike = |(_, other): &&(usize, Candidate)| Family::of(other.address.ip()) == family;
             let before = told.iter().filter(alike).count();
-            let before = match candidate.kind {
-                // Of many addresses of its own, a peer elsewhere may reach none.
-                CandidateKind::ServerReflexive => before.min(1),
-                _ => before,
-            };
-            let Some(port) = self.tcp_ports.get(&Family::of(ip)) else {
-                continue;
-            };
-            let address = SocketAddr::new(ip, *port);
+            // Of many addresses of its own, a peer elsewhere may reach none.
+            let before = if is_foreign { before.min(1) } else { before };
             if !told.iter().any(|(_, other)| other.address == address) {
                 told.push((before, Candidate::new(CandidateKind::TcpPassive, address)));
             }
@@ -320,7 +333,23 @@ impl LocalNetwork {
         // The best of both families come first.
         told.sort_by_key(|(before, _)| *before);
         told.truncate(MAX_TCP_CANDIDATES);
-        told.into_iter().map(|(_, candidate)| candidate).collect()
+        let mut told: Vec<_> = told.into_iter().map(|(_, candidate)| candidate).collect();
+        for address in seen {
+            if !told.iter().any(|other| other.address == address) {
+                told.push(Candidate::new(CandidateKind::TcpSimultaneous, address));
+            }
+        }
+        told
+    }
+
+    /// The STUN servers that could tell as what the port is seen on which TCP connections are taken. IPv6 has no NAT.
+    pub(crate) fn tcp_samplers(&self) -> Vec<SocketAddr> {
+        let servers = self.stun_servers.iter().copied();
+        let servers = servers.filter(|server| {
+            let family = Family::of(server.ip());
+            family == Family::V4 && self.tcp_ports.contains_key(&family)
+        });
+        servers.collect()
     }
 
     /// Whether IPv4 is reached through a translator alone.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use punch_packet::PeerHandle;
-use punch_traversal::Family;
+use punch_traversal::{Family, usable};
 
 use crate::Connector;
 use crate::path::TcpPath;
@@ -12,6 +12,23 @@ use crate::path::TcpPath;
 /// This machine takes TCP connections of this family on this port.
 pub fn handle_port(connector: &mut Connector, family: Family, port: u16) {
     connector.network.set_tcp_port(family, port);
+}
+
+/// A STUN server that was to be asked ([`crate::TcpOrder::Ask`]) sees the port on which this machine takes connections as `mapped`.
+pub fn handle_seen(
+    connector: &mut Connector,
+    server: SocketAddr,
+    mapped: SocketAddr,
+    now: Instant,
+) {
+    let is_of_use = mapped.port() != 0 && usable(mapped.ip());
+    if is_of_use
+        && !connector.network.is_inside(mapped.ip())
+        && connector.connections.seen.handle_answer(server, mapped)
+    {
+        connector.peers.tell_tcp_again(now);
+        connector.drain_children(now);
+    }
 }
 
 /// Somebody has connected from `remote`, and this is the first message: the connection's number, if it is a peer's.

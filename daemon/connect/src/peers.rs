@@ -297,6 +297,14 @@ impl Peers {
         Some(path)
     }
 
+    /// There is one more address at which this machine takes TCP connections: peers hear of it who need one and have been told of others.
+    pub(crate) fn tell_tcp_again(&mut self, now: Instant) {
+        for connection in self.all_mut() {
+            let attempts = connection.attempts.tcp();
+            attempts.for_each(|tcp| tcp.tell_again(now));
+        }
+    }
+
     /// A connection that was to be made stands; returns whether it is still wanted.
     pub(crate) fn handle_tcp_connected(
         &mut self,

@@ -23,6 +23,8 @@ pub struct ConnectorSizes {
     pub relay_links: usize,
     /// TCP connections that stand, are being made, or are about to be closed.
     pub tcp_connections: usize,
+    /// Addresses that TCP connections were made to lately.
+    pub dialled: usize,
 }
 
 impl ConnectorSizes {
@@ -40,6 +42,7 @@ impl ConnectorSizes {
             relay_tokens,
             relay_links,
             tcp_connections: connector.connections.count(),
+            dialled: connector.connections.dials.count(),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use punch_packet::PeerHandle;
 
+use crate::dials::Dials;
 use crate::path::{TcpId, TcpPath};
+use crate::seen::Seen;
 
 /// An attempt: the peer, and the attempt's number.
 pub(crate) type Owner = (PeerHandle, u64);
@@ -16,6 +18,10 @@ pub(crate) type Owner = (PeerHandle, u64);
 pub(crate) struct Connections {
     next: u32,
     owners: BTreeMap<TcpId, Owner>,
+    /// How often this machine connects.
+    pub(crate) dials: Dials,
+    /// As what the port is seen on which they are taken, and from which they are made.
+    pub(crate) seen: Seen,
 }
 
 impl Connections {

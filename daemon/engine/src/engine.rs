@@ -132,10 +132,11 @@ impl Engine {
         self.flush(now);
     }
 
-    /// The router leads this address to the main IPv4 socket now, or nothing any more.
-    pub fn handle_port_mapping(&mut self, external: Option<SocketAddr>, now: Instant) {
+    /// The router leads these addresses to the main IPv4 socket and to the port for TCP connections now, or nothing any more.
+    pub fn handle_port_mapping(&mut self, external: [Option<SocketAddr>; 2], now: Instant) {
         // A router that names an address of the overlay would lead packets into the tunnel that they belong to.
-        let external = external.filter(|at| !self.lane.host.addresses.contains(&at.ip()));
+        let own = &self.lane.host.addresses;
+        let external = external.map(|at| at.filter(|at| !own.contains(&at.ip())));
         self.roster.connector.handle_port_mapping(external, now);
         self.flush(now);
     }
@@ -264,9 +265,8 @@ impl Engine {
             datagrams.for_each(|_| self.lane.drops.count(DropReason::NotForUs));
             return;
         }
-        let path = Path::direct(socket, from);
-        self.reception()
-            .take(ReplyTo { path, local }, datagrams, now);
+        let from = ReplyTo::datagram(Path::direct(socket, from), local);
+        self.reception().take(from, datagrams, now);
     }
 
     /// Packets have come over a relay link: those of a tunnel, and checks of the link.
@@ -276,13 +276,13 @@ impl Engine {
         packets: impl Iterator<Item = &'a [u8]>,
         now: Instant,
     ) {
-        if !self.roster.connector.has_link(path) {
-            packets.for_each(|_| self.lane.drops.count(DropReason::NotForUs));
-            return;
-        }
-        let path = Path::Relayed(path);
-        self.reception()
-            .take(ReplyTo { path, local: None }, packets, now);
+        self.reception().take_link(path, packets, now);
+    }
+
+    /// A STUN server sees the port on which this machine takes TCP connections as `mapped`: what [`crate::TcpOrder::Ask`] was for.
+    pub fn handle_tcp_seen(&mut self, server: SocketAddr, mapped: SocketAddr, now: Instant) {
+        over_tcp::handle_seen(&mut self.roster.connector, server, mapped, now);
+        self.flush(now);
     }
 
     /// This machine takes TCP connections of this family on this port.
@@ -439,8 +439,8 @@ impl Engine {
             ConnectorEvent::Socket(order) => self.events.push_back(EngineEvent::Socket(order)),
             ConnectorEvent::Tcp(order) => self.events.push_back(EngineEvent::Tcp(order)),
             ConnectorEvent::Link { path, message } => {
-                let to = ReplyTo { path, local: None };
-                self.lane.outbox.push_message(to, &message);
+                let outbox = &mut self.lane.outbox;
+                outbox.push_message(ReplyTo::path(path), &message);
             }
             ConnectorEvent::News(news) => {
                 self.roster.handle_news(&news, now);

@@ -113,11 +113,11 @@ impl Handshakes {
         self.messages.pop_front()
     }
 
-    /// A datagram that is neither data nor STUN, and whose way leads to `owner` alone, if it is a link; returns why it comes to nothing, if it does.
+    /// A datagram that is neither data nor STUN; returns why it comes to nothing, if it does.
     pub(crate) fn handle_datagram(
         &mut self,
         peers: &mut PeerTable,
-        (from, owner): (ReplyTo, Option<PeerHandle>),
+        from: ReplyTo,
         datagram: &[u8],
         clock: WallClock,
         now: Instant,
@@ -138,8 +138,7 @@ impl Handshakes {
             }
             Checked::For(number) => {
                 // The keys that come of it settle a path, which is to be this peer's own.
-                let is_let_in = owner.is_none_or(|owner| peers.by_session(number) == Some(owner));
-                let taken = is_let_in
+                let taken = from.lets_in(peers.by_session(number))
                     && peers
                         .session(number)
                         .is_some_and(|session| session.handle_answer(datagram, from));
@@ -190,6 +189,10 @@ impl Handshakes {
         now: Instant,
     ) -> Result<(), DropReason> {
         let handle = peers.by_key(&asker.public).ok_or(DropReason::NotForUs)?;
+        // Whoever leads another one's messages over its own link stands between the two from then on.
+        if !asker.reply_to().lets_in(Some(handle)) {
+            return Err(DropReason::NotForUs);
+        }
         let peer = peers.get_mut(handle).ok_or(DropReason::NotForUs)?;
         let mut taken = false;
         for session in peer.tunnel.responders() {
@@ -223,7 +226,7 @@ impl Handshakes {
             Outcome::Refused => performed.dropped = Some(DropReason::NotForUs),
             // A response moves no path: an initiation may be a copy of an old one, and the peer is where it uses the new keys.
             Outcome::Send { reply_to, message } => {
-                let path = peer.path.map(|path| ReplyTo { path, local: None });
+                let path = peer.path.map(ReplyTo::path);
                 if let Some(to) = reply_to.or(path) {
                     self.reply(to, message);
                 }
@@ -233,7 +236,7 @@ impl Handshakes {
                 confirmation,
             } => {
                 peer.settle_path(reply_to.path, now);
-                let path = peer.path.map(|path| ReplyTo { path, local: None });
+                let path = peer.path.map(ReplyTo::path);
                 self.reply(path.unwrap_or(reply_to), confirmation);
             }
         }

@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 use std::time::Instant;
 
-use punch_connect::{Path, TcpPath, over_tcp};
+use punch_connect::{Path, RelayPath, TcpPath, over_tcp};
 use punch_packet::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_wireguard::data_index;
@@ -40,6 +40,20 @@ impl Reception<'_> {
         }
     }
 
+    /// Packets have come over a relay link: where there is none, they are nobody's.
+    pub(crate) fn take_link<'b>(
+        &mut self,
+        link: RelayPath,
+        packets: impl Iterator<Item = &'b [u8]>,
+        now: Instant,
+    ) {
+        let Some(owner) = self.roster.connector.link_owner(link) else {
+            packets.for_each(|_| self.lane.drops.count(DropReason::NotForUs));
+            return;
+        };
+        self.take(ReplyTo::link(Path::Relayed(link), owner), packets, now);
+    }
+
     /// Datagrams have come over a TCP connection: whoever is at its other end says nothing before a check or an
     /// answer that shows that it is the peer.
     pub(crate) fn take_tcp<'b>(
@@ -48,10 +62,6 @@ impl Reception<'_> {
         datagrams: impl Iterator<Item = &'b [u8]>,
         now: Instant,
     ) {
-        let from = ReplyTo {
-            path: Path::Tcp(path),
-            local: None,
-        };
         let mut datagrams = datagrams.peekable();
         let is_authentic = over_tcp::is_authentic(&self.roster.connector, path);
         if let Some(first) = datagrams.next_if(|_| !is_authentic) {
@@ -62,7 +72,10 @@ impl Reception<'_> {
                 return over_tcp::refuse(connector, path, now);
             }
         }
-        self.take(from, datagrams, now);
+        // What was not refused has an owner.
+        if let Some(owner) = over_tcp::owner(&self.roster.connector, path) {
+            self.take(ReplyTo::link(Path::Tcp(path), owner), datagrams, now);
+        }
         over_tcp::finish(&mut self.roster.connector, now);
     }
 
@@ -75,9 +88,8 @@ impl Reception<'_> {
         now: Instant,
     ) {
         // Whoever holds the other end of a link is let in there as itself alone.
-        if let Some(owner) = self.roster.owner(path)
-            && self.roster.peers.by_session(session) != Some(owner)
-        {
+        let peer = self.roster.peers.by_session(session);
+        if !self.roster.lets_in(path, peer) {
             let is_of_run = |datagram: &&[u8]| data_index(datagram) == Some(session);
             while datagrams.next_if(is_of_run).is_some() {
                 self.lane.drops.count(DropReason::NotForUs);

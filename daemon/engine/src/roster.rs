@@ -187,19 +187,20 @@ impl Roster {
         now: Instant,
     ) -> Result<(), DropReason> {
         let clock = self.connector.wall_clock();
-        let owner = self.owner(from.path);
         let peers = &mut self.peers;
         self.handshakes
-            .handle_datagram(peers, (from, owner), datagram, clock, now)
+            .handle_datagram(peers, from, datagram, clock, now)
     }
 
-    /// The peer that a relay link or a TCP connection leads to: nobody else is let in there. Datagrams may come from anywhere.
-    pub(crate) fn owner(&self, path: Path) -> Option<PeerHandle> {
-        match path {
-            Path::Direct(_) => None,
+    /// Whether this peer is let in there: a relay link and a TCP connection lead to one peer, and nobody else is let in. Datagrams may come
+    /// from anywhere.
+    pub(crate) fn lets_in(&self, path: Path, peer: Option<PeerHandle>) -> bool {
+        let owner = match path {
+            Path::Direct(_) => return true,
             Path::Relayed(link) => self.connector.link_owner(link),
             Path::Tcp(path) => over_tcp::owner(&self.connector, path),
-        }
+        };
+        owner.is_some() && owner == peer
     }
 
     /// A step of a handshake has been performed.

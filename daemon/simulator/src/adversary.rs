@@ -46,6 +46,8 @@ pub struct Outcome {
     /// By how many the offers to one peer over one server exceed four and one for each three seconds, in the worst span of time
     /// since the program began.
     pub offers_beyond: usize,
+    /// Whether the victim has connected anywhere by TCP.
+    pub dialled: bool,
     /// Whether the malicious peer's tunnel stood at any time.
     pub tunnel: bool,
 }

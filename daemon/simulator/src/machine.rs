@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use punch_engine::{
     Batch, Change, Engine, EngineConfig, EngineEvent, News, Offload, Order, PeerConfig, PeerHandle,
-    RelayPath, Rules, Signal, SocketId, SocketOrder, TargetEvent,
+    RelayPath, Rules, Signal, SocketId, SocketOrder, TargetEvent, TcpOrder,
 };
 use punch_packet::Packet;
 use punch_signal_protocol::{Identity, Ipv4Range};
@@ -57,6 +57,8 @@ pub(crate) struct Turn {
     pub(crate) signals: Vec<Signal>,
     /// Packets for relay links.
     pub(crate) relayed: Vec<(RelayPath, Vec<u8>)>,
+    /// Where it wanted to connect by TCP.
+    pub(crate) dials: Vec<SocketAddr>,
     /// The engine has seen that the machine is in another network.
     pub(crate) network_changed: bool,
 }
@@ -210,6 +212,11 @@ impl Machine {
                 steps.events += 1;
                 match event {
                     EngineEvent::Socket(order) => self.arrange(order, now),
+                    // Nobody listens anywhere.
+                    EngineEvent::Tcp(TcpOrder::Dial(path)) => {
+                        self.engine.handle_tcp_state(path, false, now);
+                        turn.dials.push(path.remote);
+                    }
                     EngineEvent::News(News::Searching { peer, .. }) => {
                         self.searches.push((peer, now));
                     }

@@ -148,6 +148,35 @@ fn whoever_answers_late_and_offers_anew_gets_no_more_searches_by_it() {
     assert!(searches > 0, "the victim searches");
 }
 
+/// Names ports of others in one exchange after the other, and answers no check.
+#[test]
+fn whoever_names_ports_of_others_has_few_of_them_connected_to() {
+    let end = Duration::from_secs(150);
+    let lie = Lie {
+        names: Names::Ports,
+        nat: NatLie::Silent,
+        stamp: StampLie::Now,
+    };
+    // Beside a tunnel of its own nothing would be connected to.
+    let moves = [
+        (Deed::Answer(Some(lie)), 1),
+        (Deed::Checks(Patience::Never), 1),
+        (Deed::Want(false), 1),
+        (Deed::Offer(lie), 45),
+    ];
+    let moves = moves.map(|(deed, count)| Move {
+        at: Duration::ZERO,
+        deed,
+        count,
+        pause: Duration::from_secs(3),
+    });
+    for seed in 0..2 {
+        let outcome = play(seed, &moves, end, Instant::now());
+        assert_eq!(outcome.offenses, Vec::<String>::new(), "seed {seed}");
+        assert!(outcome.dialled, "seed {seed}: {outcome:?}");
+    }
+}
+
 #[test]
 fn the_same_seed_plays_the_same_program_with_the_same_outcome() {
     let moves = draw(5, end(5));

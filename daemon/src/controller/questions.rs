@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use punch_api::{
     ApiError, Changed, ErrorCode, ForwardTrouble, ForwardView, NetcheckView, OpenEnum, PathView,
-    PeerName, PingView, PortMappingView, Protocol,
+    PeerName, PingView, Protocol,
 };
 use punch_engine::NatProfile;
 use punch_platform::clock;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::request::Answer;
 use crate::driver::command::Pong;
+use crate::portmap::Mapped;
 use crate::streams::target;
 use crate::views::netcheck;
 
@@ -77,13 +78,13 @@ pub(super) async fn target(
 
 /// Passes the findings of a netcheck on.
 pub(super) async fn netcheck(
-    port_mapping: watch::Receiver<PortMappingView>,
+    port_mapping: watch::Receiver<Mapped>,
     profiles: oneshot::Receiver<Vec<NatProfile>>,
     answer: Answer<Vec<NetcheckView>>,
 ) {
     let result = match timeout(NETCHECK_TIMEOUT, profiles).await {
         Ok(Ok(profiles)) => {
-            let port_mapping = port_mapping.borrow().clone();
+            let port_mapping = port_mapping.borrow().view.clone();
             let view = |profile| netcheck::netcheck(profile, &port_mapping);
             Ok(profiles.iter().map(view).collect())
         }

@@ -19,8 +19,8 @@ pub(crate) enum Command {
     Configure(Change),
     /// The addresses of this machine, except those of the overlay, and the translator that leads to IPv4.
     Addresses(Vec<OwnAddress>, Option<Nat64>),
-    /// The router leads this address to the main IPv4 socket, or nothing any more.
-    PortMapped(Option<SocketAddr>),
+    /// The router leads these addresses to the main IPv4 socket and to the port for TCP connections, or nothing any more.
+    PortMapped([Option<SocketAddr>; 2]),
     /// A signalling connection stands; frames for it go here. If it is one to the meeting place of a peer, this is the peer.
     ServerUp(ServerId, Option<PeerHandle>, ToServer),
     /// A signalling connection has ended.

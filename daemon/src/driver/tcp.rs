@@ -1,7 +1,7 @@
 //! The driver's part in TCP connections with peers: each has a task, a bounded queue out, and a share in one bounded queue in.
 
-use std::collections::HashMap;
-use std::net::TcpListener;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use punch_engine::{
@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::tasks::{Spawner, Task};
-use crate::tcp::{Call, Chunk, FromTcp, connection, listener};
+use crate::tcp::{Call, Chunk, FromTcp, connection, listener, seen};
 
 /// What connections tell and nobody has looked at yet, each up to 32 KiB.
 const REPORTS: usize = 64;
 /// Bytes taken from all connections per turn: as many as the UDP sockets have for one peer.
 const TURN_BYTES: usize = 128 * 1024;
+/// Questions to STUN servers whose connections may stand: the oldest ends when there is one more.
+const ASKED: usize = 4;
 /// Chunks that may wait for one connection, and how many of these places are kept for checks.
 const QUEUE: usize = 128;
 const FOR_CHECKS: usize = 8;
@@ -36,6 +38,10 @@ pub(super) struct Tcp {
     descriptors: Descriptors,
     spawner: Spawner,
     listening: Option<Task>,
+    /// Where connections are taken, and made from.
+    ports: BTreeMap<Family, u16>,
+    /// Questions to STUN servers, and connections that stand since.
+    asked: VecDeque<Task>,
 }
 
 struct Connection {
@@ -57,6 +63,8 @@ impl Tcp {
             descriptors,
             spawner,
             listening: None,
+            ports: BTreeMap::new(),
+            asked: VecDeque::new(),
         }
     }
 
@@ -64,6 +72,7 @@ impl Tcp {
     pub(super) fn listen(&mut self, engine: &mut Engine, listeners: Vec<(Family, TcpListener)>) {
         for (family, listener) in &listeners {
             if let Ok(address) = listener.local_addr() {
+                self.ports.insert(*family, address.port());
                 engine.handle_tcp_port(*family, address.port());
             }
         }
@@ -104,10 +113,12 @@ impl Tcp {
                     return engine.handle_tcp_state(path, false, clock::now());
                 };
                 let sender = self.sender.clone();
+                let port = self.ports.get(&Family::of(path.remote.ip())).copied();
                 self.add(path, descriptor, |chunks| {
-                    connection::dial(path, chunks, sender)
+                    connection::dial(path, port, chunks, sender)
                 });
             }
+            TcpOrder::Ask(server) => self.ask(server),
             TcpOrder::Close(connection) => {
                 self.open.remove(&connection);
             }
@@ -126,6 +137,7 @@ impl Tcp {
             FromTcp::Received(path, bytes) if self.has(path) => {
                 engine.handle_tcp(path, stream_datagrams(&bytes), now);
             }
+            FromTcp::Seen { server, mapped } => engine.handle_tcp_seen(server, mapped, now),
             // The connection was closed meanwhile.
             FromTcp::Connected(_) | FromTcp::Closed(_) | FromTcp::Received(..) => {}
         }
@@ -176,6 +188,20 @@ impl Tcp {
         self.add(path, call.line.descriptor, |chunks| {
             connection::carry(path, stream, chunks, sender)
         });
+    }
+
+    /// Asks a STUN server, if that is possible: without an answer peers hear of one address less.
+    fn ask(&mut self, server: SocketAddr) {
+        let port = self.ports.get(&Family::of(server.ip()));
+        let (Some(port), Some(descriptor)) = (port, self.descriptors.for_path()) else {
+            return;
+        };
+        let ask = seen::ask(*port, server, descriptor, self.sender.clone());
+        self.asked
+            .push_back(self.spawner.spawn("STUN over TCP", ask));
+        if self.asked.len() > ASKED {
+            self.asked.pop_front();
+        }
     }
 
     fn add<T>(

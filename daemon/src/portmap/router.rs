@@ -39,14 +39,51 @@ const MAX_TEXT: usize = 120;
 
 type Igd = igd_next::aio::Gateway<Tokio>;
 
+/// What a port is mapped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    /// As PCP and NAT-PMP call it.
+    fn internet(self) -> InternetProtocol {
+        match self {
+            Self::Udp => InternetProtocol::Udp,
+            Self::Tcp => InternetProtocol::Tcp,
+        }
+    }
+
+    /// As UPnP IGD calls it.
+    fn upnp(self) -> PortMappingProtocol {
+        match self {
+            Self::Udp => PortMappingProtocol::UDP,
+            Self::Tcp => PortMappingProtocol::TCP,
+        }
+    }
+}
+
 /// What every request for a mapped port is made from: the router, the port of this machine, and the nonce.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client {
+    pub(super) transport: Transport,
     /// How long it is asked to keep a mapping, in seconds.
     pub(super) lifetime: u32,
     pub(super) gateway: Gateway,
     pub(super) port: NonZeroU16,
     pub(super) nonce: Nonce,
+}
+
+impl Client {
+    /// The same, for this port over TCP.
+    pub(super) fn for_tcp(self, port: NonZeroU16) -> Self {
+        Self {
+            transport: Transport::Tcp,
+            port,
+            ..self
+        }
+    }
 }
 
 /// A mapping.
@@ -160,7 +197,7 @@ pub(super) async fn release(client: &Client, held: &Held) {
     let result = match &held.way {
         Way::Pcp => {
             let range = pcp::DropMappingRange::Single {
-                protocol: InternetProtocol::Udp,
+                protocol: client.transport.internet(),
                 internal_port: client.port,
             };
             let local = client.gateway.local.into();
@@ -169,13 +206,13 @@ pub(super) async fn release(client: &Client, held: &Held) {
                 .map_err(|failure| Trouble::refused("PCP", failure))
         }
         Way::NatPmp => {
-            let protocol = InternetProtocol::Udp;
+            let protocol = client.transport.internet();
             natpmp::try_drop_mapping(gateway, protocol, Some(client.port), Some(TIMING))
                 .await
                 .map_err(|failure| Trouble::refused("NAT-PMP", failure))
         }
         Way::Upnp(igd) => igd
-            .remove_port(PortMappingProtocol::UDP, held.external.port())
+            .remove_port(client.transport.upnp(), held.external.port())
             .await
             .map_err(|error| Trouble::refused("UPnP", error)),
     };
@@ -197,7 +234,7 @@ async fn by_pcp(client: &Client, before: Option<SocketAddrV4>) -> Result<Held, T
     let base = pcp::BaseMapRequest::new(
         client.gateway.address.into(),
         client.gateway.local.into(),
-        InternetProtocol::Udp,
+        client.transport.internet(),
         client.port,
     );
     let port = before.and_then(|before| NonZeroU16::new(before.port()));
@@ -220,7 +257,7 @@ async fn by_pcp(client: &Client, before: Option<SocketAddrV4>) -> Result<Held, T
     if held.is_err() {
         // Whatever it is, it is of no use.
         let range = pcp::DropMappingRange::Single {
-            protocol: InternetProtocol::Udp,
+            protocol: client.transport.internet(),
             internal_port: client.port,
         };
         let gateway = client.gateway.address.into();
@@ -247,7 +284,7 @@ async fn by_nat_pmp(client: &Client, external: NonZeroU16) -> Result<Held, Troub
         client.lifetime,
         Way::NatPmp,
     )?;
-    let protocol = InternetProtocol::Udp;
+    let protocol = client.transport.internet();
     let mapping = natpmp::port_mapping(gateway, protocol, client.port, options(client, external))
         .await
         .map_err(explain)?;
@@ -299,7 +336,7 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
     // Before anything is mapped: is it of use?
     held("UPnP", address, external, client.lifetime, way.clone())?;
     let local = SocketAddr::new(client.gateway.local.into(), client.port.get());
-    let add = |lease| igd.add_port(PortMappingProtocol::UDP, external, local, lease, NAME);
+    let add = |lease| igd.add_port(client.transport.upnp(), external, local, lease, NAME);
     let result = match add(client.lifetime).await {
         // It stays until it is removed, at exit; it is looked after as if it had been lent.
         Err(AddPortError::OnlyPermanentLeasesSupported) => add(0).await,
@@ -308,7 +345,7 @@ async fn map_by_upnp(client: &Client, igd: &Igd, external: u16) -> Result<Held, 
     let port = match result {
         Ok(()) => external,
         Err(AddPortError::PortInUse) => {
-            let add = |lease| igd.add_any_port(PortMappingProtocol::UDP, local, lease, NAME);
+            let add = |lease| igd.add_any_port(client.transport.upnp(), local, lease, NAME);
             match add(client.lifetime).await {
                 Err(AddAnyPortError::OnlyPermanentLeasesSupported) => add(0).await,
                 result => result,

@@ -24,13 +24,14 @@ const STUCK: Duration = Duration::from_secs(40);
 /// Bytes that are read at once.
 const READ: usize = 32 * 1024;
 
-/// Connects to the peer, and carries datagrams until the end.
+/// Connects to the peer, from this port if it is free for that, and carries datagrams until the end.
 pub(crate) async fn dial(
     path: TcpPath,
+    port: Option<u16>,
     chunks: mpsc::Receiver<Chunk>,
     reports: mpsc::Sender<FromTcp>,
 ) {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect(path.remote)).await {
+    match timeout(CONNECT_TIMEOUT, super::connect(port, path.remote)).await {
         Ok(Ok(stream)) => {
             let told = reports.send(FromTcp::Connected(path)).await;
             if told.is_ok() {
@@ -69,6 +70,7 @@ pub(crate) async fn carry(
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    super::leave_no_trace(stream);
     let unsent = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
     if let Err(error) = unsent {
         tracing::debug!(%error, "the kernel may keep much for the peer");

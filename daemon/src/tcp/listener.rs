@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use punch_engine::{Family, STREAM_PREFIX, stream_length};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -39,17 +38,7 @@ const BACKLOG: i32 = 64;
 /// # Errors
 /// The port is taken, or the machine has no such family.
 pub(crate) fn open(family: Family, port: u16) -> io::Result<StdListener> {
-    let (domain, any) = match family {
-        Family::V4 => (Domain::IPV4, IpAddr::from([0; 4])),
-        Family::V6 => (Domain::IPV6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
-    };
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    if family == Family::V6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
+    let socket = super::bound(family, port)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -166,6 +155,7 @@ async fn hear(
 mod tests {
     use std::net::TcpStream as StdStream;
 
+    use socket2::{Domain, Socket, Type};
     use tokio::io::AsyncWriteExt;
     use tokio::runtime::Handle;
 

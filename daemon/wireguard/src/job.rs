@@ -64,6 +64,13 @@ pub struct Asker<R> {
     pub(crate) reply_to: R,
 }
 
+impl<R> Asker<R> {
+    /// Where the message came from.
+    pub fn reply_to(&self) -> &R {
+        &self.reply_to
+    }
+}
+
 /// A step that has been done.
 pub struct Step<R> {
     pub(crate) session: SessionId,

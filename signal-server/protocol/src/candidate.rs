@@ -18,6 +18,9 @@ pub enum CandidateKind {
     PortMapped = 4,
     /// A port on which the machine takes TCP connections (the passive candidates of RFC 6544 §4.5), wherever its address comes from.
     TcpPassive = 5,
+    /// An address from which the machine connects by TCP, in the hope that the peer connects to it at the same time (the simultaneous-open
+    /// candidates of RFC 6544 §4.5): both NATs or firewalls then let the connection out, and neither needs to let one in.
+    TcpSimultaneous = 6,
 }
 
 impl CandidateKind {
@@ -30,6 +33,7 @@ impl CandidateKind {
             Self::ServerReflexive => 100,
             // Behind all UDP candidates (RFC 6544 §4.2).
             Self::TcpPassive => 90,
+            Self::TcpSimultaneous => 85,
         }
     }
 }
@@ -99,6 +103,7 @@ impl Candidate {
             3 => Some(CandidateKind::PeerReflexive),
             4 => Some(CandidateKind::PortMapped),
             5 => Some(CandidateKind::TcpPassive),
+            6 => Some(CandidateKind::TcpSimultaneous),
             _ => None,
         };
         let preference = reader.u16()?;

@@ -119,7 +119,7 @@ impl From<CandidateKind> for PathKind {
             CandidateKind::ServerReflexive => Self::ServerReflexive,
             CandidateKind::PeerReflexive => Self::PeerReflexive,
             CandidateKind::PortMapped => Self::PortMapped,
-            CandidateKind::TcpPassive => Self::Tcp,
+            CandidateKind::TcpPassive | CandidateKind::TcpSimultaneous => Self::Tcp,
         }
     }
 }

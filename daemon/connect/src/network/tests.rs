@@ -167,6 +167,47 @@ fn a_netcheck_that_cannot_tell_the_allocation_is_repeated_three_times_and_then_g
 }
 
 #[test]
+fn tcp_candidates_are_own_addresses_and_what_is_known_of_the_port_from_outside() {
+    let mut rig = Rig::new();
+    let seen = |at: &str| [at.parse().unwrap()].into_iter();
+    let told = |network: &LocalNetwork, at| {
+        let told = network.tcp_candidates(seen(at)).into_iter();
+        let told = told.map(|candidate| (candidate.kind as u8, candidate.address.to_string()));
+        told.collect::<Vec<_>>()
+    };
+    let passive = |at: &str| (5, at.to_owned());
+    rig.network.set_tcp_port(Family::V4, 4001);
+    assert_eq!(rig.network.tcp_samplers(), [SERVER.parse().unwrap()]);
+    let other = (6, "203.0.113.5:7".to_owned());
+    let own = passive("192.168.1.2:4001");
+    assert_eq!(
+        told(&rig.network, "203.0.113.5:7"),
+        [own.clone(), other.clone()]
+    );
+
+    assert!(
+        rig.network
+            .set_tcp_mapping(Some("203.0.113.9:4002".parse().unwrap()))
+    );
+    assert!(
+        !rig.network
+            .set_tcp_mapping(Some("203.0.113.9:4002".parse().unwrap()))
+    );
+    let mapped = passive("203.0.113.9:4002");
+    assert_eq!(
+        told(&rig.network, "203.0.113.5:7"),
+        [own.clone(), mapped.clone(), other]
+    );
+    // What is a candidate already is none of another kind.
+    assert_eq!(
+        told(&rig.network, "203.0.113.9:4002"),
+        [own.clone(), mapped]
+    );
+    assert!(!rig.network.set_tcp_mapping(None));
+    assert_eq!(told(&rig.network, "192.168.1.2:4001"), [own]);
+}
+
+#[test]
 fn peers_are_told_that_the_nat_is_being_measured_from_the_first_moment() {
     let mut rig = Rig::new();
     let told = rig.network.told_profile(rig.now).unwrap();

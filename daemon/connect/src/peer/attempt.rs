@@ -1,5 +1,6 @@
 //! One attempt: an exchange and its checks, over UDP, over relay links and over TCP.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, ExchangeKeys, PresharedKey};
@@ -200,30 +201,45 @@ impl Attempt {
         }
     }
 
-    /// Tells the peer where this machine takes TCP connections, and connects to it, as far as that is due.
-    pub(super) fn advance_tcp(&mut self, out: &mut Outputs<'_>, now: Instant) {
+    /// Tells the peer where this machine takes TCP connections, as far as that is due; returns the next address of the peer's that it is time
+    /// to connect to.
+    pub(super) fn advance_tcp(
+        &mut self,
+        out: &mut Outputs<'_>,
+        now: Instant,
+    ) -> Option<SocketAddr> {
         while let Some(due) = self.links.tcp.poll_due(now) {
             match due {
                 Due::Tell => {
-                    let note = self.seal_candidates(&out.local.tcp_candidates());
-                    out.envelopes.extend(note);
+                    let seen = &mut out.connections.seen;
+                    let told = out.local.tcp_candidates(seen.addresses());
+                    let asked = seen.ask(&out.local.tcp_samplers(), now).into_iter();
+                    let orders = asked.map(|server| ConnectorEvent::Tcp(TcpOrder::Ask(server)));
+                    out.events.extend(orders);
+                    out.envelopes.extend(self.seal_candidates(&told));
                 }
                 // A peer may name any address; programs of this machine are to be reached by none.
                 Due::Dial(remote) if out.local.is_own(remote.ip()) => {}
-                Due::Dial(remote) => {
-                    let path = out.connections.number(remote);
-                    let owner = (out.peer, self.number);
-                    out.connections.add(path.connection, owner);
-                    self.links.tcp.handle_dial(path);
-                    let order = TcpOrder::Dial(path);
-                    out.events.push_back(ConnectorEvent::Tcp(order));
-                }
+                // It may be somebody's who has nothing to do with this. The next attempt tries again.
+                Due::Dial(remote) if !out.connections.dials.take(out.peer, remote.ip(), now) => {}
+                Due::Dial(remote) => return Some(remote),
             }
         }
         // What the drain itself has made superfluous is among them.
         while let Some(path) = self.links.tcp.poll_closing() {
             out.hang_up(path);
         }
+        None
+    }
+
+    /// Connects to the peer there.
+    pub(super) fn dial(&mut self, remote: SocketAddr, out: &mut Outputs<'_>) {
+        let path = out.connections.number(remote);
+        let owner = (out.peer, self.number);
+        out.connections.add(path.connection, owner);
+        self.links.tcp.handle_dial(path);
+        let order = TcpOrder::Dial(path);
+        out.events.push_back(ConnectorEvent::Tcp(order));
     }
 
     /// What another process needs to go on with the exchange.

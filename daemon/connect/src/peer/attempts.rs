@@ -203,8 +203,13 @@ impl Attempts {
 
     fn tcp_of(&mut self, number: u64) -> Option<&mut Tcp> {
         let mut attempts = self.live.iter_mut();
-        let of = attempts.find(|attempt| attempt.number == number);
-        of.map(|attempt| &mut attempt.links.tcp)
+        let of = attempts.find(|attempt| attempt.number == number)?;
+        Some(&mut of.links.tcp)
+    }
+
+    /// The TCP connections of each attempt.
+    pub(crate) fn tcp(&mut self) -> impl Iterator<Item = &mut Tcp> {
+        self.live.iter_mut().map(|attempt| &mut attempt.links.tcp)
     }
 
     /// A connection that was to be made stands; returns whether it is still wanted.
@@ -228,14 +233,12 @@ impl Attempts {
         message: &Message<'_>,
         now: Instant,
     ) -> bool {
-        let mut attempts = self.live.iter_mut().map(|attempt| &mut attempt.links.tcp);
-        attempts.any(|tcp| tcp.handle_message(path, message, now))
+        self.tcp().any(|tcp| tcp.handle_message(path, message, now))
     }
 
     /// A packet of the peer's has come over a TCP connection, opened by its session's keys.
     pub(crate) fn handle_tcp_heard(&mut self, path: TcpPath, now: Instant) {
-        let attempts = self.live.iter_mut();
-        attempts.for_each(|attempt| attempt.links.tcp.handle_heard(path, now));
+        self.tcp().for_each(|tcp| tcp.handle_heard(path, now));
     }
 
     /// Whether the other end of a connection has shown that it is the peer.
@@ -395,10 +398,8 @@ impl Attempts {
         now: Instant,
     ) {
         if let Some(attempt) = self.live.get_mut(attempt) {
-            attempt
-                .links
-                .tcp
-                .handle_candidates(&take_tcp(&mut candidates));
+            let heard = take_tcp(&mut candidates);
+            attempt.links.tcp.handle_candidates(&heard);
             attempt.agent.handle_candidates(candidates, now);
         }
     }
@@ -470,8 +471,7 @@ impl Attempts {
     /// says nothing of it.
     pub(crate) fn verify_paths(&mut self, now: Instant) {
         self.verify_direct(now);
-        let attempts = self.live.iter_mut();
-        attempts.for_each(|attempt| attempt.links.tcp.verify(now));
+        self.tcp().for_each(|tcp| tcp.verify(now));
     }
 
     /// Checks all paths over UDP at once.
@@ -550,7 +550,10 @@ impl Attempts {
         for attempt in &mut self.live {
             attempt.note_idle(now);
             serves |= attempt.mind_links(serves, out, now);
-            attempt.advance_tcp(out, now);
+            while let Some(remote) = attempt.advance_tcp(out, now) {
+                self.remains.make_way(remote, out);
+                attempt.dial(remote, out);
+            }
         }
         let serves = self.direct_path().is_some() || self.link_path().is_some();
         let awaits = !serves && !self.live.is_empty();

@@ -1,6 +1,7 @@
 //! What attempts that are over have left: sockets, relay links and TCP connections. The peer may still send to them, so each stays for a
 //! while; and as long as a path is awaited, packets that come over a link show the way back, so that such links stay longer.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::RelayToken;
@@ -99,6 +100,14 @@ impl Remains {
     /// A connection has ended.
     pub(super) fn handle_closed(&mut self, path: TcpPath) {
         self.connections.retain(|left| left.path != path);
+    }
+
+    /// The peer is connected to anew, from the same port: connections with this address are closed, since between two ports there is one.
+    pub(super) fn make_way(&mut self, remote: SocketAddr, out: &mut Outputs<'_>) {
+        let is_there = |left: &mut Left<TcpPath>| left.path.remote == remote;
+        for left in self.connections.extract_if(.., is_there) {
+            out.hang_up(left.path);
+        }
     }
 
     /// Whether the peer has been heard over a connection that is left, which may still bring packets.

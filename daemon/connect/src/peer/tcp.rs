@@ -15,10 +15,12 @@ use punch_traversal::{LinkCheck, LinkHealth, Traffic, usable};
 use super::links::CheckedLinks;
 use crate::path::TcpPath;
 
-/// Addresses that an attempt connects to.
-const MAX_DIALS: usize = 4;
+/// Addresses that an attempt connects to, of those at which the peer takes connections.
+const MAX_PASSIVE: usize = 4;
+/// The same of those from which the peer connects at the same time.
+const MAX_SIMULTANEOUS: usize = 2;
 /// Connections of an attempt, made and taken.
-const MAX_TCP: usize = 2 * MAX_DIALS;
+const MAX_TCP: usize = 8;
 /// Checks over UDP have this time before TCP is tried.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The end that has answered waits longer, so that not both connect.
@@ -63,7 +65,12 @@ pub(super) enum Due {
 
 /// Takes the candidates over TCP out.
 pub(super) fn take_tcp(candidates: &mut Vec<Candidate>) -> Vec<Candidate> {
-    let is_tcp = |candidate: &mut Candidate| candidate.kind == CandidateKind::TcpPassive;
+    let is_tcp = |candidate: &mut Candidate| {
+        matches!(
+            candidate.kind,
+            CandidateKind::TcpPassive | CandidateKind::TcpSimultaneous
+        )
+    };
     candidates.extract_if(.., is_tcp).collect()
 }
 
@@ -77,8 +84,8 @@ pub(crate) struct Tcp {
     dial_at: Instant,
     /// Addresses of the peer's that wait for their turn.
     heard: VecDeque<SocketAddr>,
-    /// All that were heard of, to which none is added when there are [`MAX_DIALS`].
-    known: Vec<SocketAddr>,
+    /// All that were heard of and have or had their turn.
+    known: Vec<Candidate>,
     /// Connections that are being made.
     dials: Vec<TcpPath>,
     /// Connections that stand. A path over UDP goes before them, and so does an attempt before this one that leads straight to the peer.
@@ -141,12 +148,25 @@ impl Tcp {
     /// The peer takes connections at these addresses, or says so.
     pub(super) fn handle_candidates(&mut self, candidates: &[Candidate]) {
         for candidate in candidates {
-            let address = candidate.address;
+            let (kind, address) = (candidate.kind, candidate.address);
             let fits = address.port() != 0 && usable(address.ip());
-            let is_new = !self.known.contains(&address) && self.known.len() < MAX_DIALS;
-            if self.config.enabled && fits && is_new {
-                self.known.push(address);
-                self.heard.push_back(address);
+            let known = self.known.iter();
+            let alike = known.clone().filter(|known| known.kind == kind).count();
+            let is_known = known.clone().any(|known| known.address == address);
+            let is_simultaneous = kind == CandidateKind::TcpSimultaneous;
+            let most = if is_simultaneous {
+                MAX_SIMULTANEOUS
+            } else {
+                MAX_PASSIVE
+            };
+            if !self.config.enabled || !fits || is_known || alike >= most {
+                continue;
+            }
+            self.known.push(*candidate);
+            match is_simultaneous {
+                // The peer connects just now, or has just begun to.
+                true => self.heard.push_front(address),
+                false => self.heard.push_back(address),
             }
         }
     }
@@ -239,6 +259,13 @@ impl Tcp {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.closing.extend(self.links.handle_timeout(now));
         self.choose(now);
+    }
+
+    /// There is one more address at which this machine takes connections.
+    pub(crate) fn tell_again(&mut self, now: Instant) {
+        if self.config.enabled && self.tell_at.is_none() && self.links.chosen().is_none() {
+            self.tell_at = Some(now);
+        }
     }
 
     // --- what goes out ---

@@ -104,7 +104,7 @@ fn the_exchange_goes_on_and_with_it_what_the_two_ends_say_to_each_other() {
 fn new_mapping(world: &mut World, index: usize, port: u16) {
     let external = format!("198.51.100.7:{port}").parse().unwrap();
     let engine = &mut world.hosts[index].engine;
-    engine.handle_port_mapping(Some(external), world.now);
+    engine.handle_port_mapping([Some(external), None], world.now);
     world.drain(index);
 }
 

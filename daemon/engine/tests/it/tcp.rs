@@ -264,6 +264,65 @@ fn what_one_peer_sends_over_the_connection_of_another_is_dropped() {
     });
 }
 
+/// Between two ports there is one connection, and firewalls are passed between these two alone.
+#[test]
+fn what_is_left_of_an_exchange_makes_way_for_a_connection_to_the_same_address() {
+    let mut world = blocked(11, false);
+    world.set_up(A, B, true);
+    world.wait_for_both(seconds(10));
+    world.run_for(seconds(1));
+    assert!(both(&world, is_tcp));
+    world.set_up(A, B, false);
+    world.set_up(A, B, true);
+    world.run_for(seconds(5));
+    assert!(both(&world, is_tcp));
+    let mut open = std::collections::BTreeMap::new();
+    let mut dials = 0;
+    for event in &world.hosts[A].events {
+        match event {
+            EngineEvent::Tcp(TcpOrder::Dial(path)) => {
+                let there = open.values().any(|remote| *remote == path.remote);
+                assert!(!there, "{path:?} beside {open:?}");
+                open.insert(path.connection, path.remote);
+                dials += 1;
+            }
+            EngineEvent::Tcp(TcpOrder::Close(connection)) => {
+                open.remove(connection);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(dials, 4);
+}
+
+/// A peer that names somebody else's address, and makes one exchange after the other.
+#[test]
+fn an_address_that_is_named_again_and_again_is_connected_to_seldom() {
+    let mut world = blocked(10, false);
+    world.wires.cut = true;
+    let victim: std::net::IpAddr = [198, 51, 100, 25].into();
+    let now = world.now;
+    let named = vec![victim.into()];
+    world.hosts[B].engine.handle_addresses(named, now);
+    world.drain(B);
+    for _ in 0..100 {
+        world.set_up(B, A, true);
+        world.run_for(millis(2500));
+        world.set_up(B, A, false);
+        world.run_for(millis(500));
+    }
+    let events = world.hosts[A].events.iter();
+    let dials = events.filter(|event| match event {
+        EngineEvent::Tcp(TcpOrder::Dial(path)) => path.remote.ip() == victim,
+        _ => false,
+    });
+    let dials = dials.count();
+    // In five minutes.
+    assert!((13..=12 + 60).contains(&dials), "{dials}");
+    let sizes = world.hosts[A].engine.table_sizes();
+    assert!(sizes.connector.dialled <= 4);
+}
+
 #[test]
 fn this_machines_own_addresses_are_not_connected_to_whoever_names_them() {
     let mut world = blocked(8, false);

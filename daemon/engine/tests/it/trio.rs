@@ -46,6 +46,8 @@ pub(crate) fn lets_in_its_own_alone(
     let [a, c] = [A, THIRD].map(|index| at(world.hosts[index].overlay(true), 4000));
     let now = world.now;
     let engine = &mut world.hosts[THIRD].engine;
+    engine.handle_resume(seconds(60), now);
+    let handshake = initiation(engine, now);
     engine.handle_tun(&udp(c, a, b"there"), Offload::default(), now);
     engine.flush(now);
     let train = engine.poll_train().unwrap();
@@ -60,4 +62,32 @@ pub(crate) fn lets_in_its_own_alone(
         let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
         assert_eq!(dropped, 1 - arrived as u64);
     }
+    for (way, answers) in [(of_b, 0), (of_third, 1)] {
+        let before = world.hosts[A].drops(DropReason::NotForUs);
+        let engine = &mut world.hosts[A].engine;
+        deliver(engine, way, handshake.chunks(handshake.len()), now);
+        work(engine, now);
+        let sent = std::iter::from_fn(|| engine.poll_train());
+        let answered = sent.filter(|train| train.bytes.starts_with(&[2, 0, 0, 0]));
+        assert_eq!(answered.count(), answers);
+        let dropped = world.hosts[A].drops(DropReason::NotForUs) - before;
+        assert_eq!(dropped, 1 - answers as u64);
+    }
+}
+
+/// Performs the steps of handshakes that are due.
+fn work(engine: &mut Engine, now: Instant) {
+    engine.flush(now);
+    while let Some(job) = engine.poll_job() {
+        engine.handle_job(job.perform(), now);
+        engine.flush(now);
+    }
+}
+
+/// The message with which a machine asks for new keys.
+fn initiation(engine: &mut Engine, now: Instant) -> Vec<u8> {
+    work(engine, now);
+    let mut sent = std::iter::from_fn(|| engine.poll_train());
+    let first = sent.find(|train| train.bytes.starts_with(&[1, 0, 0, 0]));
+    first.unwrap().bytes.to_vec()
 }

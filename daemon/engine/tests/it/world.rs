@@ -480,6 +480,8 @@ impl World {
                     self.schedule(Arrival::TcpConnected(index, path));
                 }
             }
+            // Nobody answers.
+            TcpOrder::Ask(_) => {}
             TcpOrder::Close(connection) => {
                 if let Some((to, path)) = self.wires.close(index, connection) {
                     self.schedule(Arrival::TcpClosed(to, path));

@@ -233,8 +233,15 @@ impl Arena {
     /// Ends a machine's turn: sends what it has to send.
     pub(super) fn drain(&mut self, index: usize) {
         let Turn {
-            datagrams, signals, ..
+            datagrams,
+            signals,
+            dials,
+            ..
         } = self.machines[index].drain(self.now);
+        for to in dials.into_iter().filter(|_| index == ALICE) {
+            let second = self.second();
+            self.tally.dial(to.ip(), second);
+        }
         for datagram in datagrams {
             if index == ALICE {
                 self.note(&datagram);
@@ -462,6 +469,7 @@ impl Arena {
             searches: self.machines[ALICE].searches_in_a_minute(),
             frames: self.tally.frames_in_a_second(),
             offers_beyond: self.tally.offers_beyond(),
+            dialled: self.tally.has_dialled(),
             tunnel: self.tunnel,
             offenses: self.tally.finish(),
         }

@@ -221,7 +221,7 @@ impl Mallory {
             kem: Vec::new(),
             ipv4_range: Some(Ipv4Range::DEFAULT),
             nat: self.nat(lie),
-            capabilities: Capabilities::NONE,
+            capabilities: Capabilities::OURS,
         }
     }
 
@@ -234,6 +234,9 @@ impl Mallory {
                 .chain([MALLORY])
                 .collect(),
             Names::OneStranger => (0..32).map(|port| stranger(0, 6000 + port)).collect(),
+            Names::Ports => (0..8)
+                .map(|_| stranger(self.dice.below(3), 1 + self.dice.below(1000) as u16))
+                .collect(),
             Names::Lan => (1..=32)
                 .map(|last| SocketAddr::new(IpAddr::from([10, 1, 10, last]), 445))
                 .collect(),
@@ -262,7 +265,10 @@ impl Mallory {
             CandidateKind::ServerReflexive,
             CandidateKind::PortMapped,
         ];
-        let kind = self.dice.one(kinds);
+        let kind = match names {
+            Names::Ports => CandidateKind::TcpPassive,
+            _ => self.dice.one(kinds),
+        };
         let candidates = addresses.into_iter();
         candidates
             .map(|address| Candidate::new(kind, address))

@@ -15,6 +15,8 @@ pub enum Names {
     Strangers(u8),
     /// One stranger, at as many ports as a description holds.
     OneStranger,
+    /// Ports of three strangers, to be connected to by TCP.
+    Ports,
     /// The victim's LAN.
     Lan,
     /// Loopback, multicast, broadcast, unspecified, overlay addresses, and the victim's own.
@@ -356,6 +358,7 @@ impl Dice {
             Names::Strangers(7),
             Names::Strangers(strangers),
             Names::OneStranger,
+            Names::Ports,
             Names::Lan,
             Names::Special,
             Names::Nobody,

@@ -34,6 +34,8 @@ const MOST: Steps = Steps {
 pub(super) struct Tally {
     /// Datagrams to whom nobody wants anything from, by address and second.
     strangers: BTreeMap<(IpAddr, u64), u64>,
+    /// TCP connections that the victim has made, by address and second.
+    dials: BTreeMap<(IpAddr, u64), u64>,
     /// Checks in a stranger's name, by second.
     forged: BTreeMap<u64, u64>,
     /// Frames to the honest server, by second.
@@ -46,6 +48,16 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn datagram(&mut self, to: IpAddr, second: u64) {
         *self.strangers.entry((to, second)).or_default() += 1;
+    }
+
+    /// The victim connects by TCP.
+    pub(super) fn dial(&mut self, to: IpAddr, second: u64) {
+        *self.dials.entry((to, second)).or_default() += 1;
+    }
+
+    /// Whether the victim has connected anywhere by TCP.
+    pub(super) fn has_dialled(&self) -> bool {
+        !self.dials.is_empty()
     }
 
     /// The victim gets a check that seems to come from a stranger.
@@ -86,6 +98,7 @@ impl Tally {
             ("relay frames that wait", connector.relay_frames, 2 * 256),
             ("relay links", connector.relay_links, 2 * 2 * 4 + 32),
             ("TCP connections", connector.tcp_connections, 2 * 2 * 8 + 64),
+            ("addresses connected to", connector.dialled, 512),
             ("candidate pairs of an exchange", pairs, 48),
             ("sessions of two peers", sizes.sessions, 2 * 4),
             ("flows of this host", sizes.flows, 8192),
@@ -119,15 +132,7 @@ impl Tally {
 
     /// The most packets that one address has got within `seconds`.
     pub(super) fn most_within(&self, seconds: u64) -> u64 {
-        let spans = self.strangers.keys();
-        let sums = spans.map(|(ip, second)| {
-            let span = (*ip, *second)..(*ip, second + seconds);
-            self.strangers
-                .range(span)
-                .map(|(_, count)| count)
-                .sum::<u64>()
-        });
-        sums.max().unwrap_or(0)
+        most_within(&self.strangers, seconds)
     }
 
     /// The most packets that strangers have got together within `seconds`.
@@ -180,6 +185,25 @@ impl Tally {
             self.all_within(60),
             minute,
         );
+        // A burst and what comes back within a minute; one peer names them all.
+        let dials = most_within(&self.dials, 60);
+        self.at_most("TCP connections to an address in a minute", dials, 12 + 12);
+        let begun = self.dials.iter();
+        let all = begun.fold(BTreeMap::new(), |mut all, ((_, second), count)| {
+            *all.entry(((), *second)).or_default() += count;
+            all
+        });
+        let dials = most_within(&all, 60);
+        self.at_most("TCP connections in a minute", dials, 2 * (24 + 12));
         self.offenses.into_values().collect()
     }
+}
+
+/// The most that one of those counted by second has got within `seconds`.
+fn most_within<K: Ord + Copy>(counts: &BTreeMap<(K, u64), u64>, seconds: u64) -> u64 {
+    let sums = counts.keys().map(|(who, second)| {
+        let span = (*who, *second)..(*who, second + seconds);
+        counts.range(span).map(|(_, count)| count).sum::<u64>()
+    });
+    sums.max().unwrap_or(0)
 }

@@ -235,6 +235,8 @@ impl Earth {
             signals,
             relayed,
             network_changed,
+            // Nobody listens for TCP here.
+            dials: _,
         } = self.machines[index].drain(now);
         for datagram in datagrams {
             let host = self.machines[index].host;

@@ -227,6 +227,48 @@ fn four_addresses_are_tried_in_turn_until_one_answers_and_the_rest_is_left() {
     assert!(rig.ends[0].dials.is_empty() && rig.ends[0].links.len() == 1);
 }
 
+/// The address that a NAT has for the other end comes late, and behind addresses that lead nowhere.
+#[test]
+fn what_the_peer_connects_from_has_its_turn_at_once_and_places_of_its_own() {
+    let mut rig = Rig::new(|_| {});
+    rig.candidates[1] = (1..=8).map(passive).collect();
+    rig.run(ms(1350));
+    assert_eq!(rig.dials.len(), 2);
+    let simultaneous = |host| Candidate::new(CandidateKind::TcpSimultaneous, address(host));
+    let heard = [
+        passive(2),
+        simultaneous(2),
+        simultaneous(20),
+        simultaneous(21),
+        simultaneous(22),
+    ];
+    rig.ends[0].handle_candidates(&heard);
+    rig.run(Duration::from_secs(10));
+    let to = rig.dials.iter().map(|(.., to)| *to);
+    let hosts = [1, 2, 21, 20, 3, 4].map(address);
+    assert_eq!(to.collect::<Vec<_>>(), hosts);
+    let spacing = rig.dials.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(spacing.into_iter().all(|pause| pause == ms(300)));
+}
+
+/// Each end has connected to the other, and both hold it for theirs.
+#[test]
+fn a_connection_that_both_have_made_serves_both() {
+    let mut rig = Rig::new(|_| {});
+    let path = TcpPath {
+        connection: TcpId(77),
+        remote: address(1),
+    };
+    let now = rig.now;
+    for end in &mut rig.ends {
+        end.handle_dial(path);
+        assert!(end.handle_connected(path, now));
+    }
+    rig.run(ms(100));
+    assert_eq!(rig.paths(), [Some(77), Some(77)]);
+    assert!(rig.ends.iter().all(Tcp::answers));
+}
+
 #[test]
 fn a_stranger_gets_one_check_and_is_closed_after_five_seconds() {
     let mut rig = Rig::new(|_| {});

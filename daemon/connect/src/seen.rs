@@ -1,0 +1,86 @@
+//! As what STUN servers see the port on which this machine takes TCP connections: NATs have mappings for TCP of their own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Servers that are asked.
+const MAX_SERVERS: usize = 2;
+/// They are not asked again within this: the connections with them stand for so long, and what they said holds meanwhile.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    asked: Option<Instant>,
+    /// What each server that was asked has seen.
+    answers: BTreeMap<SocketAddr, Option<SocketAddr>>,
+}
+
+impl Seen {
+    /// Peers are to hear of all addresses at which this machine can be connected to: those of these servers that are to be asked now.
+    pub(crate) fn ask(&mut self, servers: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+        let lately = |asked: Instant| now.saturating_duration_since(asked) < INTERVAL;
+        if servers.is_empty() || self.asked.is_some_and(lately) {
+            return Vec::new();
+        }
+        self.asked = Some(now);
+        let asked = servers.iter().copied().take(MAX_SERVERS);
+        self.answers = asked.map(|server| (server, None)).collect();
+        self.answers.keys().copied().collect()
+    }
+
+    /// A server sees the port as `mapped`; returns whether that is news.
+    pub(crate) fn handle_answer(&mut self, server: SocketAddr, mapped: SocketAddr) -> bool {
+        let is_known = self.addresses().any(|known| known == mapped);
+        let Some(answer) = self.answers.get_mut(&server) else {
+            return false;
+        };
+        *answer = Some(mapped);
+        !is_known
+    }
+
+    /// The network is another one.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The addresses that were seen.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.answers.values().flatten().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::start::start;
+
+    fn address(host: u8) -> SocketAddr {
+        ([203, 0, 113, host], 3478).into()
+    }
+
+    #[test]
+    fn two_servers_are_asked_and_not_again_within_twenty_seconds() {
+        let (mut seen, start) = (Seen::default(), start());
+        let servers = [1, 2, 3].map(address);
+        assert_eq!(seen.ask(&[], start), []);
+        assert_eq!(seen.ask(&servers, start), servers[..2]);
+        assert!(seen.handle_answer(address(1), address(9)));
+        assert!(!seen.handle_answer(address(2), address(9)), "it is known");
+        assert!(
+            !seen.handle_answer(address(3), address(8)),
+            "nobody has asked"
+        );
+        assert_eq!(seen.ask(&servers, start + Duration::from_secs(19)), []);
+        assert_eq!(seen.addresses().next(), Some(address(9)));
+        // The mapping may be another one by then.
+        let later = start + Duration::from_secs(20);
+        assert_eq!(seen.ask(&servers, later), servers[..2]);
+        assert_eq!(seen.addresses().next(), None);
+        assert!(seen.handle_answer(address(1), address(9)));
+        seen.forget();
+        assert_eq!(seen.addresses().next(), None);
+        assert!(!seen.handle_answer(address(1), address(9)));
+    }
+}

@@ -230,7 +230,9 @@ impl<R: Copy> Session<R> {
     }
 
     /// The peer uses the keys that it has asked for. If both have begun at once, or this comes late, there are newer ones that this
-    /// end has asked for: the session goes on with those, and this end renews them.
+    /// end has asked for. Of two ends that each use their own the one with the smaller public key takes the other's: where both went on
+    /// with their own, the next handshake of both would be made by a tunnel that still opens what the peer sends. In all other cases the
+    /// session goes on with the newer ones, and this end renews them.
     fn handle_confirmed(&mut self, now: Instant) {
         let Some(confirmed) = self.keys.next.take() else {
             return;
@@ -238,8 +240,13 @@ impl<R: Copy> Session<R> {
         // They are in one tunnel with these, which seals with whatever has come in last.
         let superseded = self.keys.superseded.take();
         self.drop_keys(superseded);
-        let is_newer = |keys: Keys| keys.initiator && keys.since > confirmed.since;
-        if self.keys.current.is_some_and(is_newer) {
+        let heard = self.keys.heard;
+        let yields = self.slots.has_smaller_key();
+        let goes_on = |keys: Keys| {
+            let is_newer = keys.initiator && keys.since > confirmed.since;
+            is_newer && !(yields && heard != Some(keys.local))
+        };
+        if self.keys.current.is_some_and(goes_on) {
             self.drop_keys(self.keys.previous);
             self.keys.previous = Some(confirmed);
         } else {

@@ -111,6 +111,11 @@ impl Slots {
         }
     }
 
+    /// Whether this end's public key is smaller than the peer's.
+    pub(crate) fn has_smaller_key(&self) -> bool {
+        *self.recipe.own.public.as_bytes() < self.recipe.remote
+    }
+
     /// Remembers the wall clock that tunnels which are not made yet will begin from.
     pub(crate) fn note_clock(&mut self, wall: Duration, now: Instant) {
         if matches!(self.places, [Place::Empty, Place::Empty, Place::Empty]) {

@@ -54,8 +54,8 @@ pub(crate) struct LocalNetwork {
     learned: Option<(u64, u32)>,
     /// How many mappings of a run that is under way were said.
     booked: u32,
-    /// How long an unused mapping lives, as it was told last.
-    told_lifetime: Option<Duration>,
+    /// How long an unused mapping lives, as it was told last in this network.
+    told_lifetime: Option<Option<Duration>>,
     /// Whether TCP connections to peers are made.
     tcp: bool,
     /// Where they are taken.
@@ -75,7 +75,7 @@ impl LocalNetwork {
             stun_servers: Vec::new(),
             overlay: HashSet::new(),
             fingerprint: None,
-            told_lifetime: None,
+            told_lifetime: Some(None),
             mtu,
             capacities: Capacities::default(),
             learned: None,
@@ -148,6 +148,7 @@ impl LocalNetwork {
         self.restart_netchecks(now);
         self.fingerprint = None;
         if known {
+            self.told_lifetime = None;
             AddressNews::Changed
         } else {
             AddressNews::First
@@ -208,11 +209,11 @@ impl LocalNetwork {
         }
     }
 
-    /// How long an unused mapping lives, if that is known, where it is something else than at the last call.
+    /// How long an unused mapping lives, if that is known, where it is something else than at the last call, and in each new network.
     pub(crate) fn take_lifetime(&mut self) -> Option<Option<Duration>> {
         let lifetime = self.netchecks.lifetime();
-        let before = std::mem::replace(&mut self.told_lifetime, lifetime);
-        (before != lifetime).then_some(lifetime)
+        let before = self.told_lifetime.replace(lifetime);
+        (before != Some(lifetime)).then_some(lifetime)
     }
 
     /// This machine has held so many mappings in this network when there were no more.

@@ -365,16 +365,15 @@ impl PeerConnection {
         let mut index = 0;
         while let Some(attempt) = self.attempts.get_mut(index) {
             attempt.drain_transmits(out, now);
-            let (mut selected, mut failed) = (None, false);
+            let (mut selected, mut shifted) = (None, false);
             while let Some(event) = self.poll_attempt(index, out) {
                 match event {
                     AgentEvent::Selected(path) => selected = Some(path),
                     AgentEvent::Lost if index == 0 => {
-                        self.handle_lost(out, now);
+                        shifted |= self.handle_lost(out, now);
                         again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     }
                     AgentEvent::Failed => {
-                        failed |= index > 0 && !self.attempts.has_links(index);
                         exhausted = true;
                         self.handle_failed(index, now);
                     }
@@ -396,9 +395,15 @@ impl PeerConnection {
                     again = !self.calls.has_offer() && !self.attempts.have_young_successor(now);
                     let first = self.attempts.first();
                     exhausted |= first.is_some_and(|attempt| attempt.agent.has_failed());
+                    shifted = true;
                 }
             }
-            if failed && index > 0 {
+            if shifted {
+                // Another one may stand first now, and has not been looked at.
+                index = 0;
+                continue;
+            }
+            if index > 0 && self.attempts.is_spent(index) {
                 self.attempts.retire(index..index + 1);
                 out.session(SessionEvent::Abandoned { peer: out.peer });
                 continue;
@@ -547,8 +552,9 @@ impl PeerConnection {
     }
 
     /// The path of the first attempt is lost; a TCP connection or a relay may stand behind it.
-    fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) {
-        let stood_in = self.attempts.stands_in();
+    /// Returns whether another attempt stands first now.
+    fn handle_lost(&mut self, out: &mut Outputs<'_>, now: Instant) -> bool {
+        let (stood_in, alive) = (self.attempts.stands_in(), self.attempts.alive());
         let link = self.attempts.handle_lost();
         match link {
             Some(path) => {
@@ -564,6 +570,7 @@ impl PeerConnection {
             }
         }
         self.calls.retry.handle_lost();
+        self.attempts.alive() < alive
     }
 
     fn handle_failed(&mut self, index: usize, now: Instant) {

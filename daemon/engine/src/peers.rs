@@ -46,6 +46,8 @@ struct KeysSeen {
 #[derive(Default)]
 pub(crate) struct Course {
     since: Option<(Instant, PathReason)>,
+    /// Whether the path was selected, and is not just where something authentic has come from.
+    selected: bool,
     /// Of a plain WireGuard peer: where it has come from of late, which nobody has been told.
     roamed: Option<SocketAddr>,
 }
@@ -101,7 +103,7 @@ impl Peer {
     }
 
     /// Something authentic has come this way. A plain WireGuard peer may roam; a Punch peer's path is the agent's choice once
-    /// it has made one.
+    /// it has made one, and until then it is where the last packet has come from.
     pub(crate) fn settle_path(&mut self, path: Path, now: Instant) {
         let roams = matches!(self.config.kind, PeerKind::Wireguard { .. });
         let relayed = matches!(path, Path::Relayed(_));
@@ -112,7 +114,8 @@ impl Peer {
         if roams && self.path.and_then(|path| path.endpoint()) != path.endpoint() {
             self.course.roamed = path.endpoint();
         }
-        if self.path.is_none() || (roams && self.path != Some(path)) {
+        let follows = roams || !self.course.selected;
+        if self.path.is_none() || (follows && self.path != Some(path)) {
             let why = match self.path {
                 Some(_) => PathReason::PeerMoved,
                 None => PathReason::First,
@@ -217,9 +220,15 @@ impl Peer {
         self.announced == LinkState::Down
     }
 
+    /// No path is selected any more.
+    pub(crate) fn lose_path(&mut self) {
+        self.path = None;
+        self.course.selected = false;
+    }
+
     /// Forgets path and keys; returns the numbers of the sessions that were there.
     fn disconnect(&mut self) -> Vec<u32> {
-        self.path = None;
+        self.lose_path();
         self.mtu.forget();
         self.held.clear();
         let tunnel = std::mem::take(&mut self.tunnel);
@@ -389,6 +398,7 @@ impl PeerTable {
     ) {
         if let Some(peer) = self.peers.get_mut(&handle) {
             peer.take_path(path, why, now);
+            peer.course.selected = true;
             self.endpoints.insert(path.origin());
             self.mark(handle);
         }

@@ -257,7 +257,7 @@ impl Roster {
             } => self.prepare(*peer, *preshared.as_bytes(), *initiator, now),
             SessionEvent::Lost { peer } => {
                 if let Some(entry) = self.peers.get_mut(*peer) {
-                    entry.path = None;
+                    entry.lose_path();
                 }
                 self.peers.mark(*peer);
             }

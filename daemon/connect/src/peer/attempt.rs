@@ -83,7 +83,7 @@ impl Links {
 
     /// Whether these are of a later attempt that has but a relay, and those `before` it have a connection that answers.
     pub(super) fn waits_for(&self, before: &Self) -> bool {
-        before.tcp.answers() && matches!(self.path(), Some(Path::Relayed(_)))
+        before.tcp.stands() && matches!(self.path(), Some(Path::Relayed(_)))
     }
 
     /// What serves where no path over UDP does, if that is something else than before.

@@ -51,6 +51,9 @@ impl Attempts {
             let links = attempt.links.relayed.forbid(now);
             self.remains.forbid(token, links);
         }
+        if direct_only {
+            self.remains.leave_links();
+        }
         true
     }
 
@@ -261,7 +264,10 @@ impl Attempts {
     /// The newest attempt that has links, but for relays where the first leads straight to the peer over TCP.
     fn newest_with_links(&self) -> Option<usize> {
         let may_serve = |index: &usize| self.has_links(*index) && !self.waits_for_tcp(*index);
-        (0..self.live.len()).rfind(may_serve)
+        let is_silent = |index: &usize| self.live[*index].links.are_silent();
+        let mut attempts = 0..self.live.len();
+        let speaking = attempts.rfind(|index| may_serve(index) && !is_silent(index));
+        speaking.or_else(|| (0..self.live.len()).rfind(may_serve))
     }
 
     /// The direct path of the first attempt is lost: the newest one that has links stands first from now on, as it does at the other end.
@@ -271,8 +277,13 @@ impl Attempts {
         self.link_path()
     }
 
-    /// Whether an attempt has links, which may serve at the peer.
-    pub(super) fn has_links(&self, index: usize) -> bool {
+    /// Whether nothing more can come of an attempt: no path was found, and it has no links, which may serve at the peer.
+    pub(super) fn is_spent(&self, index: usize) -> bool {
+        let attempt = self.live.get(index);
+        attempt.is_some_and(|attempt| attempt.agent.has_failed()) && !self.has_links(index)
+    }
+
+    fn has_links(&self, index: usize) -> bool {
         let attempt = self.live.get(index);
         attempt.is_some_and(|attempt| attempt.links.path().is_some())
     }

@@ -84,10 +84,14 @@ impl Remains {
         self.links.extend(links);
     }
 
-    /// No relay may carry anything any more: these links are left at once, as all others, and nobody joins with this token.
+    /// These links are left at once, and nobody joins with this token any more.
     pub(super) fn forbid(&mut self, token: RelayToken, links: Vec<RelayPath>) {
         self.tokens.push(token);
         self.unwanted.extend(links);
+    }
+
+    /// All links are left at once.
+    pub(super) fn leave_links(&mut self) {
         let left = self.links.drain(..).map(|left| left.path);
         self.unwanted.extend(left);
     }

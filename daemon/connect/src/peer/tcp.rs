@@ -127,6 +127,12 @@ impl Tcp {
         self.links.chosen()
     }
 
+    /// Whether the connection that serves, or would, was answered and may be again: it was just asked anew, or answers.
+    pub(super) fn stands(&self) -> bool {
+        let serving = self.links.serving();
+        serving.is_some_and(|check| check.has_answered() && check.health() <= LinkHealth::New)
+    }
+
     /// Whether the connection that serves, or would, is answered.
     pub(super) fn answers(&self) -> bool {
         let health = self.links.serving().map(LinkCheck::health);

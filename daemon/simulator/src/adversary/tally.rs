@@ -93,7 +93,7 @@ impl Tally {
             ("sockets of searches", connector.sockets, 2 * 512),
             ("frames that wait", connector.frames, 0),
             ("watches that wait", connector.watches, 4),
-            // Two attempts for each of two peers, each with four links, and what is left within two seconds.
+            // Two attempts for each of two peers, each with four links, and eight of each peer that are left.
             ("relay tokens", connector.relay_tokens, 2 * 2),
             ("relay frames that wait", connector.relay_frames, 2 * 256),
             ("relay links", connector.relay_links, 2 * 2 * 4 + 32),

@@ -175,7 +175,7 @@ impl Driver {
             tracing::error!("a thread for handshakes has ended");
             self.shut_down(clock::now());
         }
-        self.control.give(&mut self.engine, &self.servers);
+        self.control.give(&mut self.engine, &mut self.servers);
         let ways = Ways {
             servers: &self.servers,
             tcp: &self.tcp,

@@ -116,11 +116,6 @@ impl MeetingPlace {
         }
     }
 
-    /// Whether a peer may meet others here.
-    pub(crate) fn admits(&self, peer: PeerHandle) -> bool {
-        self.guests().contains_key(&peer)
-    }
-
     /// A peer has opened a stream to the place; `None` if it may not, or has too many.
     pub(crate) fn enter(&self, peer: PeerHandle) -> Option<Visit> {
         let guests = self.guests();

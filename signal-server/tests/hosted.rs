@@ -15,7 +15,7 @@ use punch_signal::serve::{Counts, Guest, Host};
 use punch_signal_protocol::{
     Frame, Identity, Refusal, RelayBuilder, RelayFrame, RelayLink, RelayToken, is_relay_frame,
 };
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -37,6 +37,7 @@ fn host() -> Host {
 struct Client {
     socket: WebSocketStream<DuplexStream>,
     counts: Arc<Counts>,
+    served: tokio::task::JoinHandle<()>,
 }
 
 impl Client {
@@ -49,10 +50,14 @@ impl Client {
             counts: counts.clone(),
         };
         let host = host.clone();
-        tokio::spawn(async move { host.serve(theirs, guest).await });
+        let served = tokio::spawn(async move { host.serve(theirs, guest).await });
         let url = format!("ws://{NAME}/");
         let (socket, _) = tokio_tungstenite::client_async(url, ours).await.unwrap();
-        Self { socket, counts }
+        Self {
+            socket,
+            counts,
+            served,
+        }
     }
 
     async fn next(&mut self) -> Message {
@@ -157,4 +162,41 @@ async fn an_idle_guest_is_sent_nothing() {
     assert!(matches!(client.frame().await, Frame::ServerCapabilities(_)));
     let next = tokio::time::timeout(Duration::from_millis(300), client.socket.next()).await;
     assert!(next.is_err(), "{next:?}");
+}
+
+/// Whoever serves a guest learns when it is over, also where the guest takes nothing and so never ends its stream.
+#[tokio::test]
+async fn a_guest_is_served_until_the_host_has_done_with_it() {
+    let host = host();
+    let mut client = Client::connect(&host, 1).await;
+    assert_eq!(client.log_in(1, NAME).await, Frame::Welcome);
+    assert!(matches!(client.frame().await, Frame::ServerCapabilities(_)));
+    assert!(!client.served.is_finished());
+    let mut second = Client::connect(&host, 1).await;
+    assert_eq!(second.log_in(1, NAME).await, Frame::Welcome);
+    let replaced = tokio::time::timeout(Duration::from_secs(20), client.served).await;
+    replaced.unwrap().unwrap();
+    assert!(!second.served.is_finished());
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_is_not_served() {
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nhost: home\r\n\r\n"[..],
+        &[0xff; 4096],
+        b"GET / HTTP/1.1\r\n",
+    ] {
+        let (mut ours, theirs) = tokio::io::duplex(16 * 1024);
+        ours.write_all(garbage).await.unwrap();
+        let guest = Guest {
+            id: identity(1).id(),
+            source: Ipv4Addr::LOCALHOST.into(),
+            counts: Arc::default(),
+        };
+        let host = host();
+        let served = host.serve(theirs, guest);
+        tokio::time::timeout(Duration::from_secs(60), served)
+            .await
+            .unwrap();
+    }
 }

@@ -533,6 +533,7 @@ impl Connector {
             let (connection, servers) = (self.peers.get(peer), &self.signalling.servers);
             if let Some(server) = connection.and_then(|c| servers.barred(peer, c)) {
                 self.signalling.remove_server(server, &mut self.peers, now);
+                self.signalling.servers.give_up(server);
             }
         }
     }

@@ -13,16 +13,20 @@ use crate::path::ServerId;
 use crate::servers::Host;
 
 /// This machine has been welcomed at the meeting place of a peer, which is called `server` from now on;
-/// [`Connector::handle_server_down`] ends it. Nothing happens if the peer's path is relayed by another one.
+/// [`Connector::handle_server_down`] ends it. It is given up at once if the peer's path is relayed by another one.
 pub fn handle_up(connector: &mut Connector, server: ServerId, peer: PeerHandle, now: Instant) {
     let servers = &mut connector.signalling.servers;
-    let Some(connection) = connector.peers.get(peer) else {
-        return;
+    let connection = connector.peers.get(peer);
+    let Some(connection) = connection.filter(|connection| !servers.is_by_a_peer(connection)) else {
+        return servers.give_up(server);
     };
-    if servers.is_by_a_peer(connection) {
-        return;
-    }
     let id = connection.id;
     servers.add_meeting(server, Host { peer, id }, connector.peers.watched());
     connector.drain_children(now);
+}
+
+/// The next meeting place that is not used any more although this machine is connected to it, and that takes no frame: the connection is
+/// to be ended, and a later one is welcome.
+pub fn poll_given_up(connector: &mut Connector) -> Option<ServerId> {
+    connector.signalling.servers.poll_given_up()
 }

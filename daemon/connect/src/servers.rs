@@ -134,12 +134,15 @@ pub(crate) struct Servers {
     hosts: BTreeMap<ServerId, Host>,
     lanes: BTreeMap<ServerId, Lane>,
     signals: VecDeque<Signal>,
+    /// Meeting places that are not used although their connections stand, and whether it was told that those are to be ended.
+    given_up: BTreeMap<ServerId, bool>,
 }
 
 impl Servers {
     /// A server has welcomed this machine, and is asked to tell of these peers.
     pub(crate) fn add(&mut self, server: ServerId, peers: Vec<PeerId>) {
         self.online.insert(server);
+        self.given_up.remove(&server);
         let mut lane = Lane::default();
         lane.watches.extend(peers.into_iter().map(|id| (id, true)));
         self.lanes.insert(server, lane);
@@ -157,11 +160,30 @@ impl Servers {
         self.online.remove(&server);
         self.lanes.remove(&server);
         self.hosts.remove(&server);
+        self.given_up.remove(&server);
     }
 
     /// The peer whose meeting place this server is, if it is one.
     pub(crate) fn host(&self, server: ServerId) -> Option<Host> {
         self.hosts.get(&server).copied()
+    }
+
+    /// A meeting place is not used, or no longer: its connection is to be ended, so that a later one finds how things stand then.
+    pub(crate) fn give_up(&mut self, server: ServerId) {
+        self.given_up.insert(server, false);
+    }
+
+    /// The next meeting place whose connection is to be ended.
+    pub(crate) fn poll_given_up(&mut self) -> Option<ServerId> {
+        let mut untold = self.given_up.iter_mut().filter(|(_, told)| !**told);
+        let (server, told) = untold.next()?;
+        *told = true;
+        Some(*server)
+    }
+
+    /// Whether nothing is heard of a server any more, although its connection may stand.
+    pub(crate) fn is_given_up(&self, server: ServerId) -> bool {
+        self.given_up.contains_key(&server)
     }
 
     /// Whether the packets of a connection are relayed by a peer now, be it only as long as its direct path is in doubt.
@@ -207,10 +229,7 @@ impl Servers {
 
     /// A server has told what it can do.
     pub(crate) fn set_capabilities(&mut self, server: ServerId, capabilities: Capabilities) {
-        // One that was given up meanwhile makes no links.
-        if self.online.contains(&server)
-            && let Some(lane) = self.lanes.get_mut(&server)
-        {
+        if let Some(lane) = self.lanes.get_mut(&server) {
             lane.capabilities = capabilities;
         }
     }

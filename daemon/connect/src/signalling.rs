@@ -145,6 +145,10 @@ impl Signalling {
         around: &mut Around<'_>,
         now: Instant,
     ) {
+        // One that was given up may have said more before its connection ended.
+        if self.servers.is_given_up(server) {
+            return;
+        }
         match frame {
             Frame::Deliver { from, envelope } => {
                 self.handle_envelope((server, from, &envelope), around, now);

@@ -42,6 +42,7 @@ pub use punch_connect::{
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, MEETING, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
+    meeting_target,
 };
 pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
 pub use punch_traversal::{

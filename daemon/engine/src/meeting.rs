@@ -12,3 +12,8 @@ pub fn handle_up(engine: &mut Engine, server: ServerId, host: PeerHandle, now: I
     meeting::handle_up(&mut engine.roster.connector, server, host, now);
     engine.flush(now);
 }
+
+/// The next meeting place that takes no frame any more although its connection stands, which is to be ended.
+pub fn poll_given_up(engine: &mut Engine) -> Option<ServerId> {
+    meeting::poll_given_up(&mut engine.roster.connector)
+}

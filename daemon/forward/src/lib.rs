@@ -18,7 +18,7 @@ mod unreachable;
 pub use counts::{Crowded, ForwardCounts, Trouble};
 pub use idle::Presence;
 pub use order::{Order, Refused, StreamId, TargetEvent};
-pub use rules::{Access, MEETING, Rule, Rules};
+pub use rules::{Access, MEETING, Rule, Rules, meeting_target};
 pub use stack::Stack;
 pub use table::{
     LARGE_STREAMS, LARGE_STREAMS_PER_PEER, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_STREAMS,

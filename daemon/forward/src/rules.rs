@@ -41,6 +41,12 @@ pub const MEETING: ForwardKey = ForwardKey {
     ports: PortRange::one(MEETING_PORT),
 };
 
+/// Where guests' streams lead: a place of this machine, and no address that anybody could connect to. No forward has such a target, since
+/// its port is none.
+pub fn meeting_target() -> Target {
+    Target::local(0)
+}
+
 /// All forwards; no two share a port. A look-up costs the logarithm of their number.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -66,7 +72,7 @@ impl Rules {
     pub fn with_guests(mut self, guests: BTreeSet<PeerHandle>) -> Self {
         self.meeting = (!guests.is_empty()).then(|| Rule {
             key: MEETING,
-            target: Target::local(MEETING_PORT),
+            target: meeting_target(),
             access: Access::Peers(guests),
         });
         self

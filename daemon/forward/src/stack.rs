@@ -14,7 +14,7 @@ use punch_packet::{Flow, Packet, PeerHandle, Transport, Unreachable, tcp_reset, 
 use crate::counts::{Crowded, ForwardCounts};
 use crate::idle::Presence;
 use crate::order::{Order, Refused, StreamId, TargetEvent};
-use crate::rules::{MEETING, Rule, Rules};
+use crate::rules::{Rule, Rules, meeting_target};
 use crate::shares::Room;
 use crate::table::{Kind, Stream, Table};
 use crate::tcp::{BUFFER, Connection, MEETING_BUFFER};
@@ -86,7 +86,7 @@ impl Stack {
                 }
                 let target = self.admit(peer, packet, rule, flow, now)?;
                 let buffer = self.table.buffer(peer);
-                let buffer = match rule.key == MEETING {
+                let buffer = match rule.target == meeting_target() {
                     true => buffer.min(MEETING_BUFFER),
                     false => buffer,
                 };

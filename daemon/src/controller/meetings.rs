@@ -22,6 +22,8 @@ struct Client {
     /// Where it leads, once it has stood.
     reached: Option<SocketAddr>,
     again: Arc<Notify>,
+    /// Whether the peer has said so once more since the client was started or last connected.
+    invited_again: bool,
     _task: Task,
 }
 
@@ -54,8 +56,11 @@ impl Meetings {
     pub(super) fn invite(&mut self, peer: PeerHandle, id: PeerId, start: Start<'_>) {
         let place = self.places.entry(peer);
         let place = place.or_insert(Place { id, client: None });
-        match &place.client {
-            Some(client) => client.again.notify_one(),
+        match &mut place.client {
+            Some(client) => {
+                client.invited_again = true;
+                client.again.notify_one();
+            }
             None => self.follow(peer, start),
         }
     }
@@ -135,12 +140,17 @@ impl Meetings {
             connected: false,
             reached: None,
             again,
+            invited_again: false,
             _task: start.spawner.spawn("meeting", client),
         });
     }
 
     /// A client has something to say; `None` if it is none of these.
-    pub(super) fn handle_report(&mut self, report: &Report) -> Option<Option<Said>> {
+    pub(super) fn handle_report(
+        &mut self,
+        report: &Report,
+        start: Start<'_>,
+    ) -> Option<Option<Said>> {
         let mut places = self.places.iter_mut();
         let (peer, client) = places.find_map(|(peer, place)| {
             let client = place.client.as_mut()?;
@@ -154,7 +164,14 @@ impl Meetings {
             connected: report.connected,
             trouble: report.trouble.clone(),
         });
-        if report.refused {
+        if report.connected {
+            client.invited_again = false;
+        }
+        if report.refused && client.invited_again {
+            // The invitation may have come while the refusal of before was on its way, and is not repeated.
+            self.places.get_mut(&peer)?.client = None;
+            self.follow(peer, start);
+        } else if report.refused {
             // Until it invites this machine again.
             self.places.remove(&peer);
         }

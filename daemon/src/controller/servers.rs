@@ -230,7 +230,8 @@ impl Servers {
     }
 
     fn handle_report(&mut self, report: Report) -> Option<Said> {
-        if let Some(said) = self.meetings.handle_report(&report) {
+        let (meetings, start) = self.meetings();
+        if let Some(said) = meetings.handle_report(&report, start) {
             return said;
         }
         let mut list = self.list.iter_mut();
@@ -391,6 +392,41 @@ mod tests {
             assert_eq!(servers.places(range).needed, addresses(&right));
         }
         assert_eq!(servers.places(range).said, BTreeSet::new());
+    }
+
+    /// An invitation is answered when it comes, and so is not said again: a refusal that was on its way meanwhile must not undo it.
+    #[tokio::test]
+    async fn an_invitation_that_overtakes_a_refusal_is_not_lost() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let (driver, _commands) = mpsc::channel(64);
+        let mut servers = Servers::new(
+            &identity,
+            &ProxySetting::None,
+            &driver,
+            &Spawner::new(Handle::current()),
+            watch::Sender::new(None).subscribe(),
+        )
+        .unwrap();
+        let (peer, id) = (PeerHandle(1), Identity::from_seed(&[2; 32]).id());
+        servers.handle_connected(peer, true).await;
+        servers.handle_invitation(peer, Some(id));
+        let place = |servers: &Servers| servers.meeting_facts().first().map(|place| place.id);
+        let refused = |server| Report {
+            server,
+            connected: false,
+            address: None,
+            trouble: None,
+            refused: true,
+        };
+        let first = place(&servers).unwrap();
+        servers.handle_invitation(peer, Some(id));
+        servers.handle_report(refused(first));
+        let second = place(&servers).unwrap();
+        assert_ne!(first, second);
+        servers.handle_report(refused(second));
+        assert_eq!(place(&servers), None, "once more for each invitation");
+        servers.handle_invitation(peer, Some(id));
+        assert!(place(&servers).is_some());
     }
 
     #[test]

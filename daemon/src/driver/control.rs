@@ -181,8 +181,12 @@ impl Control {
     }
 
     /// Gives the engine's frames to their signalling servers, and the controller what it takes now.
-    pub(super) fn give(&mut self, engine: &mut Engine, servers: &Servers) {
+    pub(super) fn give(&mut self, engine: &mut Engine, servers: &mut Servers) {
         self.backlog.flush(&self.events);
+        while let Some(server) = meeting::poll_given_up(engine) {
+            // Its client sees that, ends the connection, and comes again later.
+            servers.remove(server);
+        }
         while let Some(signal) = engine.poll_signal() {
             servers.send(signal);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use punch_engine::{Engine, MEETING, Order, PeerHandle, StreamId, TargetEvent};
+use punch_engine::{Engine, Order, PeerHandle, StreamId, TargetEvent, meeting_target};
 use punch_platform::clock;
 use punch_service::Repeats;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -124,11 +124,11 @@ impl Streams {
         match order {
             Order::Connect {
                 stream,
-                forward: MEETING,
+                target,
                 peer,
                 window,
                 ..
-            } if self.place.admits(peer) => self.welcome(engine, (stream, peer), window),
+            } if target == meeting_target() => self.welcome(engine, (stream, peer), window),
             Order::Connect {
                 stream,
                 protocol,

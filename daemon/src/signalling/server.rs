@@ -2,7 +2,7 @@
 //! frames both ways. A lost connection comes back by itself, after growing, jittered pauses.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures_util::{SinkExt, StreamExt};
 use punch_engine::{Nat64, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -211,8 +211,15 @@ async fn log_in(goal: &Goal, access: &Access) -> Result<(SocketAddr, Socket)> {
     };
     let nat64 = *access.nat64.borrow();
     let addresses = dial::through(addresses, nat64);
+    // While the interface is gone, what is meant for the tunnel would go out into the network.
+    let from = goal.host.as_ref().map(|_| access.identity.id());
+    let from = from.map(|own| own.overlay_ipv6());
     let connect = |address| {
-        let way = Way { address, proxy };
+        let way = Way {
+            address,
+            proxy,
+            from,
+        };
         connect(way, request.clone(), access.tls.clone())
     };
     let (address, greeted) = dial::race(&addresses, ADDRESS_TIMEOUT, connect).await?;
@@ -239,6 +246,18 @@ async fn log_in(goal: &Goal, access: &Access) -> Result<(SocketAddr, Socket)> {
 struct Way<'a> {
     address: SocketAddr,
     proxy: Option<&'a Proxy>,
+    /// Where it has to begin, if it leads through a tunnel.
+    from: Option<Ipv6Addr>,
+}
+
+/// Connects to an address; from this one only, if there is one.
+async fn open(to: SocketAddr, from: Option<Ipv6Addr>) -> io::Result<TcpStream> {
+    let Some(from) = from else {
+        return TcpStream::connect(to).await;
+    };
+    let socket = TcpSocket::new_v6()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(to).await
 }
 
 /// Connects to the server at one address and waits for its challenge.
@@ -248,7 +267,7 @@ async fn connect(
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<Greeted> {
     let stream = match way.proxy {
-        None => TcpStream::connect(way.address)
+        None => open(way.address, way.from)
             .await
             .context("cannot connect")?,
         Some(proxy) => {
@@ -489,4 +508,23 @@ impl Writer<'_> {
 
 fn ping() -> Message {
     Message::Ping(clock::wall_ms().to_be_bytes().to_vec().into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Not even where an address leads to somebody, as it may in the network around a machine whose interface is gone.
+    #[tokio::test]
+    async fn what_is_meant_for_a_tunnel_goes_nowhere_without_the_interface() {
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        open(to, None).await.unwrap();
+        let own = Identity::from_seed(&[1; 32]).id().overlay_ipv6();
+        let error = open(to, Some(own)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
 }

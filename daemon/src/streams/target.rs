@@ -30,6 +30,8 @@ use crate::tasks::Spawner;
 
 /// What goes to a guest at once, and may wait on its way from the meeting place.
 const GUEST_CHUNK: usize = 16 * 1024;
+/// A guest has this long to take what the meeting place said last.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Chunks that may wait for a target.
 pub(crate) const TO_TARGET: usize = 8;
 /// Chunks of one target that may wait for its client.
@@ -162,7 +164,8 @@ impl Carrier {
         };
         let served = async {
             place.serve(&visit, theirs).await;
-            std::future::pending::<()>().await;
+            // What was said last is taken soon, or by nobody.
+            tokio::time::sleep(LAST_WORDS).await;
         };
         tokio::select! {
             () = to_place => {}

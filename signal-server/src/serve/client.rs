@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use punch_signal_protocol::{Frame, MAX_FRAME, MAX_RELAY_FRAME, PeerId, Refusal, is_relay_frame};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 use super::Counts;
 use super::post::Post;
@@ -43,22 +43,26 @@ pub(crate) struct Caller {
     pub(crate) counts: Arc<Counts>,
 }
 
-/// Answers a WebSocket request; what it becomes is a client.
-pub(crate) fn accept(server: Server, caller: Caller, upgrade: WebSocketUpgrade) -> Response {
+/// What bounds a client's WebSocket.
+pub(crate) fn config(server: &Server) -> WebSocketConfig {
     let longest = match server.relay() {
         Some(_) => MAX_RELAY_FRAME,
         None => MAX_FRAME,
     };
-    upgrade
-        .max_message_size(longest)
-        .max_frame_size(longest)
+    WebSocketConfig::default()
+        .max_message_size(Some(longest))
+        .max_frame_size(Some(longest))
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(BATCH)
         .max_write_buffer_size(MAX_WRITE_BUFFER)
-        .on_upgrade(move |socket| converse(server, caller, socket))
 }
 
-async fn converse(server: Server, caller: Caller, socket: WebSocket) {
+/// Serves the client at the other end of a WebSocket, which was made by [`config`], until it is gone.
+pub(crate) async fn converse<E>(
+    server: Server,
+    caller: Caller,
+    socket: impl Stream<Item = Result<Message, E>> + Sink<Message>,
+) {
     let mut nonce = [0; 32];
     if getrandom::fill(&mut nonce).is_err() {
         return;
@@ -92,7 +96,7 @@ async fn converse(server: Server, caller: Caller, socket: WebSocket) {
 }
 
 /// Sends what waits for the client, until it takes nothing more or is to go; a client whose line is watched otherwise gets no pings.
-async fn write(post: &Post, mut sink: SplitSink<WebSocket, Message>, pings: bool) {
+async fn write(post: &Post, mut sink: impl Sink<Message> + Unpin, pings: bool) {
     let mut ping_at = match pings {
         true => Instant::now(),
         false => Instant::now() + NO_PING,
@@ -122,7 +126,7 @@ async fn write(post: &Post, mut sink: SplitSink<WebSocket, Message>, pings: bool
 }
 
 /// Sends all of these, by as few calls as they fit in.
-async fn send(sink: &mut SplitSink<WebSocket, Message>, messages: Vec<Message>) -> bool {
+async fn send(sink: &mut (impl Sink<Message> + Unpin), messages: Vec<Message>) -> bool {
     let all = async {
         for message in messages {
             sink.feed(message).await?;
@@ -132,10 +136,10 @@ async fn send(sink: &mut SplitSink<WebSocket, Message>, messages: Vec<Message>) 
     matches!(tokio::time::timeout(SEND_TIMEOUT, all).await, Ok(Ok(())))
 }
 
-async fn close(sink: &mut SplitSink<WebSocket, Message>, why: Refusal) {
+async fn close(sink: &mut (impl Sink<Message> + Unpin), why: Refusal) {
     let refused = Message::Binary(Frame::Refused(why).encode().into());
     let reason = Message::Close(Some(CloseFrame {
-        code: axum::extract::ws::close_code::POLICY,
+        code: CloseCode::Policy,
         reason: why.to_string().into(),
     }));
     send(sink, vec![refused, reason]).await;
@@ -154,7 +158,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Hears the client, until it says no more.
-    async fn read(&mut self, mut stream: SplitStream<WebSocket>) {
+    async fn read<E>(&mut self, mut stream: impl Stream<Item = Result<Message, E>> + Unpin) {
         while let Some(Ok(message)) = stream.next().await {
             match message {
                 Message::Binary(bytes) if is_relay_frame(&bytes) && self.sender.is_some() => {
@@ -167,7 +171,8 @@ impl Reader<'_> {
                 }
                 // Not this protocol.
                 Message::Text(_) => self.handle_said(Said::Nonsense),
-                Message::Close(_) => return,
+                // A raw frame is never read.
+                Message::Close(_) | Message::Frame(_) => return,
             }
         }
     }

@@ -4,16 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::response::Response;
-use axum::routing::get;
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use punch_signal_protocol::PeerId;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_tungstenite::accept_async_with_config;
 
 use super::Counts;
 use super::client::{self, Caller};
@@ -38,33 +32,28 @@ pub struct Guest {
 #[derive(Clone)]
 pub struct Host {
     server: Server,
-    router: Router,
 }
 
 impl Host {
     /// A hub without clients.
     pub fn new(limits: Limits) -> Self {
         let server = Server::new(limits);
-        let router = Router::new()
-            .fallback(get(upgrade))
-            .with_state(server.clone());
-        Self { server, router }
+        Self { server }
     }
 
-    /// Serves a client until its request is answered. The client itself lives on in a task of its own for as long as `stream` does; it gets
-    /// no pings.
-    pub async fn serve(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        guest: Guest,
-    ) {
-        let router = self.router.clone().layer(Extension(guest));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(OPENING_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-            .with_upgrades();
-        let _ = tokio::time::timeout(OPENING_TIMEOUT, connection).await;
+    /// Serves a client until it is gone, which is when `stream` is, or when it takes nothing for a while; it gets no pings.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, guest: Guest) {
+        let config = client::config(&self.server);
+        let opening = accept_async_with_config(stream, Some(config));
+        let Ok(Ok(socket)) = timeout(OPENING_TIMEOUT, opening).await else {
+            return;
+        };
+        let caller = Caller {
+            source: guest.source,
+            only: Some(guest.id),
+            counts: guest.counts,
+        };
+        client::converse(self.server.clone(), caller, socket).await;
     }
 
     /// Lets the hub see the time, once a second while there is anybody; returns whether there is.
@@ -74,17 +63,4 @@ impl Host {
             hub.connections() > 0
         })
     }
-}
-
-async fn upgrade(
-    State(server): State<Server>,
-    Extension(guest): Extension<Guest>,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let caller = Caller {
-        source: guest.source,
-        only: Some(guest.id),
-        counts: guest.counts,
-    };
-    client::accept(server, caller, upgrade)
 }

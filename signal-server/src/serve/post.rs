@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::Message;
 use punch_signal_protocol::{Frame, Refusal, RelayLink};
 use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::Counts;
 use crate::hub::relay::RelayQueue;

@@ -1,7 +1,7 @@
 //! A client proves its identity by signing a challenge, for this server and no other.
 
 use punch_signal::hub::{Counters, Limits, Output};
-use punch_signal_protocol::{Capabilities, Frame, Refusal, login_message};
+use punch_signal_protocol::{Capabilities, Capability, Frame, Refusal, login_message};
 
 use crate::hub_harness::{HubHarness, NAME, closed, id, identity, ip, seconds, welcome};
 
@@ -203,7 +203,8 @@ fn after_the_login_a_client_may_tell_what_it_can_and_the_last_word_counts() {
 
     // Of what a newer client can do the numbers that are known here are kept, and a set that is too long is no set.
     assert_eq!(harness.say_bytes(client, &[5, 0xFF, 0xFF, 0xFF]), []);
-    assert_eq!(harness.hub.capabilities(client), Capabilities::RELAYED_PEER);
+    let all = Capabilities::RELAYED_PEER.with(Capability::WantsWhole);
+    assert_eq!(harness.hub.capabilities(client), all);
     assert_eq!(
         harness.say_bytes(client, &[5; 34]),
         [closed(client, Refusal::BadFrame)]

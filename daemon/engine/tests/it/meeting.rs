@@ -122,6 +122,7 @@ fn a_peer_that_another_one_relays_serves_as_no_server_until_its_path_is_its_own(
         world.run_for(millis(25));
     }
     assert!(by_third(&world));
+    assert_eq!(given_up(&mut world), [PLACE]);
     // Also while the direct path is only in doubt. What would be said at B's now would go through C, and C's may be what it is about.
     said(&mut world);
     for up in [false, true] {
@@ -129,16 +130,34 @@ fn a_peer_that_another_one_relays_serves_as_no_server_until_its_path_is_its_own(
         world.run_for(seconds(5));
     }
     come_to(&mut world, PLACE, B);
+    // Nor does what is said there change anything: an answer would go over it.
+    let (id, now) = (world.hosts[C].id(), world.now);
+    let engine = &mut world.hosts[A].engine;
+    engine.handle_frame(PLACE, Frame::Appeared(id), now);
+    world.drain(A);
+    world.run_for(seconds(5));
     assert_eq!(
         said(&mut world),
         [],
         "the one is gone, and no other takes its place"
+    );
+    assert_eq!(
+        given_up(&mut world),
+        [PLACE],
+        "its connection ends, so that another one is made when it is of use"
     );
 
     world.filter = Box::new(|_| true);
     world.wait_for(seconds(300), |world| is_direct(world, B));
     come_to(&mut world, PLACE, B);
     assert!(!said(&mut world).is_empty());
+    assert_eq!(given_up(&mut world), []);
+}
+
+/// The meeting places whose connections A is to end.
+fn given_up(world: &mut World) -> Vec<ServerId> {
+    let engine = &mut world.hosts[A].engine;
+    std::iter::from_fn(|| meeting::poll_given_up(engine)).collect()
 }
 
 fn invitations(world: &World) -> usize {

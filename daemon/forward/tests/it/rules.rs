@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
-use punch_api::MEETING_PORT;
 use punch_api::Protocol::{Tcp, Udp};
-use punch_forward::{Access, MEETING, Rules};
+use punch_api::{MEETING_PORT, Target};
+use punch_forward::{Access, MEETING, Rules, meeting_target};
 use punch_packet::PeerHandle;
 
 use crate::{OTHER_PEER, PEER, key, rule};
@@ -126,6 +126,13 @@ fn the_meeting_place_is_for_guests_alone_and_comes_before_a_forward_of_its_port(
     assert!(rules.find(Udp, port, PEER).is_none());
     assert!(rules.find(Tcp, port + 1, PEER).is_none());
     assert!(rules.guests().eq([PEER]));
+
+    // A forward of exactly this port is another thing, and none leads where guests' streams do.
+    let own = Rules::new([rule(Tcp, "45117", "127.0.0.1:45117")]);
+    let targets = [&rules, &own].map(|rules| rules.find(Tcp, port, PEER).unwrap().target.clone());
+    assert_eq!(targets[0], meeting_target());
+    assert_ne!(targets[1], meeting_target());
+    assert!(meeting_target().to_string().parse::<Target>().is_err());
 
     let forward = rule(Tcp, "45000-45200", "127.0.0.1:1000");
     let both = Rules::new([forward.clone()]).with_guests(guests(&[PEER]));

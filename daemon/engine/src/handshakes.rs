@@ -265,7 +265,7 @@ impl Handshakes {
                 });
             }
         };
-        let resting = peer.tunnel.resting();
+        let resting = peer.tunnel.resting(now);
         for session in peer.tunnel.responders() {
             jobs(session, can_begin && resting != Some(session.number()));
         }

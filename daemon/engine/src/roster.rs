@@ -267,7 +267,7 @@ impl Roster {
             }
             SessionEvent::Abandoned { peer } => {
                 if let Some(entry) = self.peers.get_mut(*peer) {
-                    let gone = entry.tunnel.abandon();
+                    let gone = entry.tunnel.abandon(now);
                     self.peers.forget_sessions(gone);
                 }
                 self.peers.mark(*peer);

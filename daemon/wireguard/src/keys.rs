@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
 
-use crate::message::OVERHEAD;
+use crate::message::{OVERHEAD, slot_of};
 
 /// Plaintexts are multiples of this, so that lengths tell less (§5.4.6).
 const BLOCK: usize = 16;
@@ -102,29 +102,54 @@ pub(crate) struct KeyRing {
     pub(crate) next: Option<Keys>,
     /// The same before that, if the peer has asked again: until it uses the later ones it may use these.
     pub(crate) superseded: Option<Keys>,
+    /// This end has asked for them and for newer ones since, and has not heard the peer use them: what confirms them may have reached it
+    /// all the same, and it seals with them until it hears of the newer ones.
+    pub(crate) passed: Option<Keys>,
     /// This end's index of the keys that something authentic has come in with last: the peer seals with them.
     pub(crate) heard: Option<u32>,
 }
 
 impl KeyRing {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Keys> {
-        [&self.current, &self.next, &self.superseded, &self.previous]
-            .into_iter()
-            .flatten()
+        [
+            &self.current,
+            &self.next,
+            &self.superseded,
+            &self.previous,
+            &self.passed,
+        ]
+        .into_iter()
+        .flatten()
     }
 
-    fn all_mut(&mut self) -> [&mut Option<Keys>; 4] {
+    fn all_mut(&mut self) -> [&mut Option<Keys>; 5] {
         [
             &mut self.current,
             &mut self.next,
             &mut self.superseded,
             &mut self.previous,
+            &mut self.passed,
         ]
     }
 
     /// The keys with this end's index.
     pub(crate) fn find(&self, local: u32) -> Option<&Keys> {
         self.iter().find(|keys| keys.local == local)
+    }
+
+    /// Something authentic has come in with the keys with this index. If those that seal are in one tunnel with them, which seals with
+    /// whatever has come in last, these are the ones that seal from now on.
+    pub(crate) fn follow(&mut self, local: u32) {
+        let shares = |keys: &Keys| slot_of(keys.local) == slot_of(local);
+        if !self.current.as_ref().is_some_and(shares) {
+            return;
+        }
+        for place in [&mut self.previous, &mut self.passed] {
+            if place.is_some_and(|keys| keys.local == local) {
+                std::mem::swap(place, &mut self.current);
+                return;
+            }
+        }
     }
 
     /// All are older by this than the clock says, which has stood still.

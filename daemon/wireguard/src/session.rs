@@ -20,8 +20,6 @@ use crate::message::{
 use crate::slots::{Recipe, Slots};
 use crate::timers::{Calling, REKEY_AFTER, REKEY_BEFORE_END, Timers, jitter};
 
-/// Keys younger than this are not renewed because somebody asks for it.
-const FRESH: Duration = Duration::from_secs(1);
 /// Packets that wait for keys; beyond that the oldest are lost.
 const MAX_WAITING: usize = 256;
 /// Handshake messages of one kind that wait for a tunnel that is lent. Several, so that who forges two responses does not keep out the true
@@ -225,6 +223,11 @@ impl<R: Copy> Session<R> {
         }
         self.has_received = true;
         self.keys.heard = Some(local);
+        if self.keys.current.is_some_and(|keys| keys.local == local) {
+            let passed = self.keys.passed.take();
+            self.drop_keys(passed);
+        }
+        self.keys.follow(local);
         self.timers.handle_received(opened == Opened::Packet, now);
         opened
     }
@@ -257,11 +260,13 @@ impl<R: Copy> Session<R> {
     fn establish(&mut self, keys: Keys, now: Instant) {
         let previous = self.keys.previous;
         let replaced = self.keys.current.replace(keys);
-        // Where both have begun at once, the peer seals with the keys that it has asked for itself, and goes on with them until it hears
-        // of these. (Keys that the peer has asked for and uses show by that that it has left the others.)
-        let is_in_use = previous.is_some_and(|previous| self.keys.heard == Some(previous.local));
-        if keys.initiator && is_in_use {
-            self.drop_keys(replaced);
+        // Until the peer is heard to use keys that this end has asked for, it may use those before: their confirmation may be on its way,
+        // and where both have begun at once it goes on with its own until it hears of these. (Keys that the peer has asked for and uses
+        // show by that that it has left the others.)
+        let unheard = |keys: Keys| keys.initiator && self.keys.heard != Some(keys.local);
+        if keys.initiator && previous.is_some() && replaced.is_some_and(unheard) {
+            let gone = std::mem::replace(&mut self.keys.passed, replaced);
+            self.drop_keys(gone);
         } else {
             self.drop_keys(previous);
             self.keys.previous = replaced;
@@ -319,13 +324,8 @@ impl<R: Copy> Session<R> {
 
     // --- handshakes ---
 
-    /// Starts a handshake now, whatever is under way, unless one of this end's has just been completed: the keys before are still in use
-    /// at the peer then, and would have to make room.
+    /// Starts a handshake now, whatever is under way.
     pub fn initiate(&mut self, now: Instant) {
-        let fresh = |keys: &Keys| keys.initiator && keys.age(now) < FRESH;
-        if self.keys.current.as_ref().is_some_and(fresh) {
-            return;
-        }
         self.timers.handle_start(now);
         self.calling.start(now);
     }

@@ -107,29 +107,41 @@ fn both_begin_at_once_and_renew_their_keys_after_two_minutes() {
     }
 }
 
+/// A asks for new keys three times, so many milliseconds apart, on a path of 30 ms, while both ends send.
+fn begun_again(pause: u64, every: u64) {
+    let mut world = World::new();
+    world.latency = millis(30);
+    world.send(A, 0);
+    world.run(secs(1));
+    world.send(B, 0);
+    for number in 1..500 {
+        if [1, 1 + pause, 1 + 2 * pause].contains(&number) {
+            let now = world.now;
+            world.ends[A].session.initiate(now);
+            let datagrams = world.ends[A].begin(now).into_iter().collect();
+            world.transmit(A, datagrams);
+        }
+        if number % every == 0 {
+            let number = u32::try_from(number / every).unwrap();
+            world.send(A, number);
+            world.send(B, number);
+        }
+        world.run(millis(1));
+    }
+    world.run(secs(1));
+    let count = u32::try_from(499 / every).unwrap();
+    for end in &world.ends {
+        let all = end.inbox.iter().copied().eq(0..=count);
+        let came = end.inbox.len();
+        assert!(all, "{pause} ms, every {every} ms: {came} of {}", count + 1);
+    }
+}
+
 #[test]
 fn one_end_begins_again_before_the_other_has_seen_the_new_keys_and_every_packet_arrives() {
     for pause in 1..130 {
-        let mut world = World::new();
-        world.latency = millis(30);
-        world.send(A, 0);
-        world.run(secs(1));
-        world.send(B, 0);
-        for number in 1..500 {
-            if [1, 1 + pause, 1 + 2 * pause].contains(&number) {
-                let now = world.now;
-                world.ends[A].session.initiate(now);
-                let datagrams = world.ends[A].begin(now).into_iter().collect();
-                world.transmit(A, datagrams);
-            }
-            world.send(A, number);
-            world.send(B, number);
-            world.run(millis(1));
-        }
-        world.run(secs(1));
-        for end in &world.ends {
-            let all = end.inbox.iter().copied().eq(0..500);
-            assert!(all, "{pause} ms: {} of 500", end.inbox.len());
+        for every in [1, 7, 10] {
+            begun_again(pause, every);
         }
     }
 }

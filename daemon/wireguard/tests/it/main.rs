@@ -14,6 +14,7 @@ mod long;
 mod oracle;
 mod renewal;
 mod sizes;
+mod successors;
 mod timers;
 mod turns;
 

@@ -255,3 +255,10 @@ fn keys_grow_old_while_the_machine_sleeps() {
     assert_eq!(world.ends[A].seal(2, now), None);
     assert!(world.ends[A].session.wants_handshake(now));
 }
+
+#[test]
+fn keys_that_have_just_been_made_are_renewed_when_somebody_asks() {
+    let mut world = World::connected();
+    world.ends[A].session.initiate(world.now);
+    assert!(world.ends[A].session.wants_handshake(world.now));
+}

@@ -81,6 +81,38 @@ fn data_passes_while_both_kinds_of_handshakes_are_computed() {
 }
 
 #[test]
+fn keys_that_the_sending_is_moved_back_to_are_renewed_in_time() {
+    let mut world = World::connected();
+    world.skip_to(secs(60));
+    let mut confirmations = Vec::new();
+    for _ in 0..2 {
+        let (now, [a, b]) = (world.now, &mut world.ends);
+        a.session.initiate(now);
+        let initiation = a.begin(now).unwrap();
+        let response = b.receive(&initiation, address(1), now);
+        // They do not reach B, which goes on with the first keys.
+        confirmations = a.receive(&response[0], address(2), now);
+        assert_eq!(confirmations.len(), 1);
+    }
+    let to_a = world.ends[B].seal(0, world.now).unwrap();
+    assert_eq!(world.ends[A].open(&to_a, world.now), Opened::Packet);
+    world.now = world.start + secs(119);
+    assert!(world.ends[A].seal(1, world.now).is_some());
+    assert!(!world.ends[A].session.wants_handshake(world.now));
+    world.now = world.start + secs(175);
+    assert_eq!(world.ends[A].seal(2, world.now), None);
+    assert!(world.ends[A].session.wants_handshake(world.now));
+
+    // B learns of the newest keys after all, and both use them.
+    world.arrive(B, &confirmations[0]);
+    let to_a = world.ends[B].seal(4, world.now).unwrap();
+    assert_eq!(world.ends[A].open(&to_a, world.now), Opened::Packet);
+    let to_b = world.ends[A].seal(5, world.now).unwrap();
+    assert_eq!(world.ends[B].open(&to_b, world.now), Opened::Packet);
+    assert_eq!(to_b[4..8], confirmations[0][4..8]);
+}
+
+#[test]
 fn data_for_a_tunnel_that_is_lent_is_to_come_again() {
     let mut world = World::connected();
     let late = world.ends[B].seal(5, world.now).unwrap();

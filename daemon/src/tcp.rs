@@ -78,6 +78,11 @@ pub(crate) struct Chunk {
 /// there, so that two firewalls that let nobody in let the two ends of one connection out to each other (RFC 9293 §3.5, simultaneous
 /// open), and a NAT that has a mapping for the port keeps it.
 fn bound(family: Family, port: u16) -> io::Result<Socket> {
+    bound_as(family, port, true)
+}
+
+/// A socket on this port, that others of this user's may share, or not.
+fn bound_as(family: Family, port: u16, shared: bool) -> io::Result<Socket> {
     let (domain, any) = match family {
         Family::V4 => (Domain::IPV4, IpAddr::from([0; 4])),
         Family::V6 => (Domain::IPV6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
@@ -87,7 +92,7 @@ fn bound(family: Family, port: u16) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(any, port).into())?;
     Ok(socket)
@@ -109,14 +114,24 @@ async fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Connects from the port on which connections are taken, or from another one if there is a connection between the two.
 async fn connect(port: Option<u16>, to: SocketAddr) -> io::Result<TcpStream> {
-    for port in port.into_iter().cycle().take(TRIES) {
+    let Some(port) = port else {
+        return TcpStream::connect(to).await;
+    };
+    match connect_again(port, to).await {
+        Err(error) if is_used(&error) => TcpStream::connect(to).await,
+        result => result,
+    }
+}
+
+/// Connects from the port on which connections are taken; if there is a connection between the two that is about to end, after that.
+async fn connect_again(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    for _ in 1..TRIES {
         match connect_from(port, to).await {
-            // It may be about to end.
             Err(error) if is_used(&error) => sleep(PAUSE).await,
             result => return result,
         }
     }
-    TcpStream::connect(to).await
+    connect_from(port, to).await
 }
 
 /// Whether the two ends have a connection already, or had one just before.

@@ -250,6 +250,27 @@ fn over_tcp_a_client_learns_its_address_and_whoever_says_anything_else_is_closed
 }
 
 #[test]
+fn who_says_no_whole_request_is_closed_before_its_time_and_a_request_may_come_in_pieces() {
+    let _server = start(8, &[]);
+    let began = Instant::now();
+    let (mut silent, mut slow, mut client) = (connect(8), connect(8), connect(8));
+    slow.write_all(&request(1).finish()[..19]).unwrap();
+    let request = [request(1).finish(), request(2).finish()].concat();
+    // One in two pieces, and the next one right behind it.
+    client.write_all(&request[..7]).unwrap();
+    std::thread::sleep(MOMENT);
+    assert!(ask_over_tcp(&mut client, &request[7..]).is_some());
+    assert!(ask_over_tcp(&mut client, &[]).is_some());
+    for stream in [&mut silent, &mut slow] {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    // All connections end after thirty seconds.
+    assert!(began.elapsed() < Duration::from_secs(29));
+    // Who has asked stays for as long as a NAT is to keep its mapping.
+    assert!(ask_over_tcp(&mut client, &self::request(3).finish()).is_some());
+}
+
+#[test]
 fn one_source_has_so_many_connections_and_none_where_it_is_switched_off() {
     let server = start(7, &[]);
     let mut held: Vec<_> = (0..17).map(|_| connect(7)).collect();

@@ -17,6 +17,12 @@ const FOR_PEER: Rate = Rate {
     burst: 24,
     interval: Duration::from_secs(5),
 };
+/// Connections to one address, or to one such network, that one peer has named. It is less than what the address has: whoever names that of
+/// another peer again and again must not use up what is there for the other one.
+const FOR_PAIR: Rate = Rate {
+    burst: 8,
+    interval: Duration::from_secs(10),
+};
 /// All of them.
 const ALL: Rate = Rate {
     burst: 128,
@@ -31,6 +37,7 @@ pub(crate) struct Dials {
     all: TokenBucket,
     by_peer: Buckets<PeerHandle>,
     by_address: Buckets<IpAddr>,
+    by_pair: Buckets<(PeerHandle, IpAddr)>,
 }
 
 impl Default for Dials {
@@ -39,6 +46,7 @@ impl Default for Dials {
             all: TokenBucket::new(ALL),
             by_peer: Buckets::new(FOR_PEER),
             by_address: Buckets::new(TO_ADDRESS),
+            by_pair: Buckets::new(FOR_PAIR),
         }
     }
 }
@@ -48,13 +56,16 @@ impl Dials {
     pub(crate) fn take(&mut self, peer: PeerHandle, to: IpAddr, now: Instant) -> bool {
         self.by_peer.forget(now);
         self.by_address.forget(now);
+        self.by_pair.forget(now);
         let to = target_of(to);
         let has_place = self.by_address.has(to) || self.by_address.len() < MAX_ADDRESSES;
         // Only what is done takes tokens: an address that is refused costs the peer nothing.
         has_place
             && self.all.holds(now)
             && self.by_peer.holds(peer, now)
+            && self.by_pair.holds((peer, to), now)
             && self.by_address.take(to, now)
+            && self.by_pair.take((peer, to), now)
             && self.by_peer.take(peer, now)
             && self.all.take(now)
     }
@@ -108,10 +119,11 @@ impl<K: Ord + Copy> Buckets<K> {
     }
 }
 
-/// An address, or the network that one machine has over IPv6.
+/// An address, or the network that one machine has over IPv6. Below the prefix of translators (RFC 6052 §2.1) it is one machine of IPv4's.
 fn target_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => ip,
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
@@ -141,6 +153,7 @@ mod tests {
                 }
             }
             assert!(dials.count() <= MAX_ADDRESSES);
+            assert!(dials.by_pair.len() <= MAX_ADDRESSES);
             assert!(dials.by_peer.len() <= peers as usize);
         }
         let minute = Duration::from_secs(60);
@@ -173,6 +186,26 @@ mod tests {
         }
         assert_eq!(dials.count(), 24);
         assert!(dials.take(PeerHandle(2), address(5000), start));
+    }
+
+    #[test]
+    fn a_peer_that_names_the_address_of_another_one_does_not_bar_it() {
+        let (mut dials, start) = (Dials::default(), start());
+        // Whatever port it names, as often as it can.
+        for tick in 0..3000 {
+            let now = start + Duration::from_millis(100 * tick);
+            dials.take(PeerHandle(1), address(1), now);
+        }
+        let now = start + Duration::from_secs(300);
+        let made = (0..8).filter(|_| dials.take(PeerHandle(2), address(1), now));
+        assert_eq!(made.count(), 8);
+    }
+
+    #[test]
+    fn behind_a_translator_each_machine_counts_for_itself() {
+        let translated = |n: u128| Ipv6Addr::from_bits((0x0064_ff9b << 96) | n).into();
+        let (_, most) = try_for(2, 4, |n| translated(u128::from(n)));
+        assert_eq!(most, 4 * (24 + 11));
     }
 
     #[test]

@@ -20,8 +20,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// Peers are to hear of all addresses at which this machine can be connected to: those of these servers that are to be asked now.
     pub(crate) fn ask(&mut self, servers: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
-        let lately = |asked: Instant| now.saturating_duration_since(asked) < INTERVAL;
-        if servers.is_empty() || self.asked.is_some_and(lately) {
+        if servers.is_empty() || self.holds(now) {
             return Vec::new();
         }
         self.asked = Some(now);
@@ -32,7 +31,7 @@ impl Seen {
 
     /// A server sees the port as `mapped`; returns whether that is news.
     pub(crate) fn handle_answer(&mut self, server: SocketAddr, mapped: SocketAddr) -> bool {
-        let is_known = self.addresses().any(|known| known == mapped);
+        let is_known = self.answers.values().any(|known| *known == Some(mapped));
         let Some(answer) = self.answers.get_mut(&server) else {
             return false;
         };
@@ -45,9 +44,15 @@ impl Seen {
         *self = Self::default();
     }
 
-    /// The addresses that were seen.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.answers.values().flatten().copied()
+    /// The addresses that were seen and still hold: those of long ago lead nowhere by now, or to somebody else.
+    pub(crate) fn addresses(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
+        let answers = self.answers.values().filter(move |_| self.holds(now));
+        answers.flatten().copied()
+    }
+
+    fn holds(&self, now: Instant) -> bool {
+        let lately = |asked: Instant| now.saturating_duration_since(asked) < INTERVAL;
+        self.asked.is_some_and(lately)
     }
 }
 
@@ -72,15 +77,17 @@ mod tests {
             !seen.handle_answer(address(3), address(8)),
             "nobody has asked"
         );
-        assert_eq!(seen.ask(&servers, start + Duration::from_secs(19)), []);
-        assert_eq!(seen.addresses().next(), Some(address(9)));
+        let soon = start + Duration::from_secs(19);
+        assert_eq!(seen.ask(&servers, soon), []);
+        assert_eq!(seen.addresses(soon).next(), Some(address(9)));
         // The mapping may be another one by then.
         let later = start + Duration::from_secs(20);
+        assert_eq!(seen.addresses(later).next(), None);
         assert_eq!(seen.ask(&servers, later), servers[..2]);
-        assert_eq!(seen.addresses().next(), None);
+        assert_eq!(seen.addresses(later).next(), None);
         assert!(seen.handle_answer(address(1), address(9)));
         seen.forget();
-        assert_eq!(seen.addresses().next(), None);
+        assert_eq!(seen.addresses(later).next(), None);
         assert!(!seen.handle_answer(address(1), address(9)));
     }
 }

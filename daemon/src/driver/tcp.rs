@@ -41,7 +41,7 @@ pub(super) struct Tcp {
     /// Where connections are taken, and made from.
     ports: BTreeMap<Family, u16>,
     /// Questions to STUN servers, and connections that stand since.
-    asked: VecDeque<Task>,
+    asked: VecDeque<(SocketAddr, Task)>,
 }
 
 struct Connection {
@@ -196,9 +196,11 @@ impl Tcp {
         let (Some(port), Some(descriptor)) = (port, self.descriptors.for_path()) else {
             return;
         };
+        // After sleep, or in another network, what it said before holds no more; from one port to another there is one connection.
+        self.asked.retain(|(asked, _)| *asked != server);
         let ask = seen::ask(*port, server, descriptor, self.sender.clone());
-        self.asked
-            .push_back(self.spawner.spawn("STUN over TCP", ask));
+        let task = self.spawner.spawn("STUN over TCP", ask);
+        self.asked.push_back((server, task));
         if self.asked.len() > ASKED {
             self.asked.pop_front();
         }
@@ -225,5 +227,49 @@ impl Tcp {
     fn has(&self, path: TcpPath) -> bool {
         let open = self.open.get(&path.connection);
         open.is_some_and(|connection| connection.path == path)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use punch_stun_protocol::{Class, TransactionId, Writer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// Answers each who asks, and keeps all connections.
+    async fn answer(server: tokio::net::TcpListener, mapped: SocketAddr) {
+        let mut standing = Vec::new();
+        loop {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut request = [0; 20];
+            stream.read_exact(&mut request).await.unwrap();
+            let id = TransactionId(*request.last_chunk().unwrap());
+            let answer = Writer::new(Class::Success, id).xor_mapped(mapped).finish();
+            stream.write_all(&answer).await.unwrap();
+            standing.push(stream);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_again_although_the_connection_of_before_would_stand() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let mapped: SocketAddr = "203.0.113.7:41820".parse().unwrap();
+        let spawner = Spawner::new(Handle::current());
+        let _answers = spawner.spawn("server", answer(server, mapped));
+        let mut tcp = Tcp::new(spawner, Descriptors::new(1024));
+        let here = listener::open(Family::V4, 0).unwrap();
+        let port = here.local_addr().unwrap().port();
+        tcp.ports.insert(Family::V4, port);
+        for _ in 0..3 {
+            tcp.ask(address);
+            let wait = std::time::Duration::from_secs(30);
+            let report = tokio::time::timeout(wait, tcp.recv()).await.unwrap();
+            assert!(matches!(report, Some(FromTcp::Seen { server, .. }) if server == address));
+            assert_eq!(tcp.asked.len(), 1);
+        }
     }
 }

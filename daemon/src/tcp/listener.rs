@@ -38,6 +38,9 @@ const BACKLOG: i32 = 64;
 /// # Errors
 /// The port is taken, or the machine has no such family.
 pub(crate) fn open(family: Family, port: u16) -> io::Result<StdListener> {
+    // A server of this user's that shares its port would lose half of its connections to punchd. A socket that shares nothing is refused
+    // beside any server, and tells so.
+    drop(super::bound_as(family, port, false)?);
     let socket = super::bound(family, port)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -228,6 +231,21 @@ mod tests {
         assert_eq!(rest, [0, 1], "nothing beyond the first datagram was read");
         line.write_all(&[5]).await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), 5);
+    }
+
+    #[test]
+    fn a_port_is_not_taken_from_a_server_that_would_share_it() {
+        for family in [Family::V4, Family::V6] {
+            let server = super::super::bound(family, 0).unwrap();
+            server.listen(1).unwrap();
+            let port = server.local_addr().unwrap().as_socket().unwrap().port();
+            let error = open(family, port).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            drop(server);
+            // What is connected from there is in nobody's way.
+            let _made = super::super::bound(family, port).unwrap();
+            open(family, port).unwrap();
+        }
     }
 
     #[tokio::test]

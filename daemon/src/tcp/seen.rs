@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{FromTcp, connect_from, leave_no_trace};
+use super::{FromTcp, connect_again, leave_no_trace};
 use crate::descriptors::Descriptor;
 
 /// For connecting and for the answer.
@@ -30,7 +30,7 @@ pub(crate) async fn ask(
 ) {
     let ends = Instant::now() + STANDS;
     let asked = async {
-        let mut stream = connect_from(port, server).await?;
+        let mut stream = connect_again(port, server).await?;
         leave_no_trace(&stream);
         let mapped = converse(&mut stream).await?;
         Ok::<_, io::Error>((stream, mapped))

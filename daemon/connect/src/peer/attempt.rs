@@ -212,10 +212,10 @@ impl Attempt {
             match due {
                 Due::Tell => {
                     let seen = &mut out.connections.seen;
-                    let told = out.local.tcp_candidates(seen.addresses());
                     let asked = seen.ask(&out.local.tcp_samplers(), now).into_iter();
                     let orders = asked.map(|server| ConnectorEvent::Tcp(TcpOrder::Ask(server)));
                     out.events.extend(orders);
+                    let told = out.local.tcp_candidates(seen.addresses(now));
                     out.envelopes.extend(self.seal_candidates(&told));
                 }
                 // A peer may name any address; programs of this machine are to be reached by none.

@@ -76,10 +76,10 @@ impl Controller {
         let (config, ports, spawner) = (parts.config, parts.ports, parts.spawner);
         let (driver, identity) = (parts.driver, parts.identity);
         let machine = config.machine(identity.id());
-        let translation = Translation::new(config.nat64, spawner.clone());
+        let translation = Translation::new(config.nat64, parts.nat64, spawner.clone());
         let nat64 = translation.watch();
         let addresses = Addresses::new(parts.interface, machine.addresses(), translation);
-        let servers = Servers::new(&identity, &config.proxy, &driver, &spawner, nat64)?;
+        let servers = Servers::new(&identity, &config.proxy, &driver, &spawner, nat64.clone())?;
         let mut controller = Self {
             machine,
             ports,
@@ -90,7 +90,7 @@ impl Controller {
             port_mapping: PortMapping::start(&spawner, &identity, ports, config.port_mapping),
             servers,
             addresses,
-            endpoints: Endpoints::new(spawner.clone()),
+            endpoints: Endpoints::new(spawner.clone(), nat64),
             place: parts.place,
             config,
             driver,

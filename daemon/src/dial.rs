@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Error, Result, anyhow};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use punch_engine::Nat64;
+use punch_engine::{Nat64, is_private, is_translatable};
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -49,22 +49,34 @@ fn alternate(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr>
     all
 }
 
-/// The addresses to connect to where IPv4 is behind a translator with this prefix: those of IPv4 as it knows them. No address comes
-/// twice.
+/// The addresses to connect to where IPv4 is behind a translator with this prefix: those of IPv4 as it knows them, a private one also as
+/// it is, because it may be near. The administrator has chosen them, so that nothing else is left out. No address comes twice.
 pub(crate) fn through(addresses: Vec<SocketAddr>, nat64: Option<Nat64>) -> Vec<SocketAddr> {
     let Some(prefix) = nat64 else {
         return addresses;
     };
-    once(addresses.into_iter().filter_map(|to| prefix.outwards(to)))
+    let all = addresses.into_iter().flat_map(|to| match to {
+        SocketAddr::V4(v4) => {
+            let is_private = is_private(*v4.ip());
+            // A translator drops what embeds a private address below the well-known prefix (RFC 6052 §3.1).
+            let embeds = is_translatable(*v4.ip()) || is_private && prefix != Nat64::WELL_KNOWN;
+            let wire = || SocketAddr::new(prefix.embed(*v4.ip()).into(), v4.port());
+            let near = (is_private || !embeds).then_some(to);
+            [near, embeds.then(wire)]
+        }
+        SocketAddr::V6(_) => [Some(to), None],
+    });
+    once(all.flatten())
 }
 
-/// The addresses as everybody knows them, if a name server in front of a translator with this prefix has told them. No address comes
-/// twice.
+/// The addresses as everybody knows them, if a name server in front of a translator with this prefix has told them. What stands for
+/// nobody there stays as it is. No address comes twice.
 pub(crate) fn whose(addresses: Vec<SocketAddr>, nat64: Option<Nat64>) -> Vec<SocketAddr> {
     let Some(prefix) = nat64 else {
         return addresses;
     };
-    once(addresses.into_iter().filter_map(|at| prefix.inwards(at)))
+    let all = addresses.into_iter();
+    once(all.map(|at| prefix.inwards(at).unwrap_or(at)))
 }
 
 fn once(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
@@ -184,11 +196,23 @@ mod tests {
         let nat64 = "2001:db8:64::/96".parse().ok();
         let [v4, wire] = ["203.0.113.1", "[2001:db8:64::cb00:7101]"].map(at);
         let [v6, near, inside] = ["[2001:db8::1]", "10.0.0.1", "[2001:db8:64::a00:1]"].map(at);
-        let all = vec![v6, wire, v4, near, inside];
-        assert_eq!(through(all.clone(), nat64), [v6, wire, near]);
+        let all = vec![v6, wire, v4, near];
+        assert_eq!(through(all.clone(), nat64), [v6, wire, near, inside]);
         assert_eq!(whose(all.clone(), nat64), [v6, v4, near]);
         assert_eq!(through(all.clone(), None), all);
         assert_eq!(whose(all.clone(), None), all);
+    }
+
+    #[test]
+    fn the_administrators_addresses_are_not_left_out_behind_a_translator() {
+        let nat64 = "2001:db8:64::/96".parse().ok();
+        let inside = vec![at("[2001:db8:64::a00:1]")];
+        assert_eq!(through(inside.clone(), nat64), inside);
+        assert_eq!(whose(inside.clone(), nat64), inside);
+        let [near, own] = ["10.0.0.1", "127.0.0.1"].map(at);
+        let well_known = Some(Nat64::WELL_KNOWN);
+        assert_eq!(through(vec![near, own], well_known), [near, own]);
+        assert_eq!(through(vec![own], nat64), [own]);
     }
 
     #[test]

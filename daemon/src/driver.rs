@@ -16,7 +16,7 @@ pub(crate) mod workers;
 use std::net::TcpListener;
 use std::time::Instant;
 
-use punch_engine::{Engine, EngineEvent, Family, SocketId};
+use punch_engine::{BEHIND_NAT64, Engine, EngineEvent, Family, SocketId};
 use punch_platform::{Tun, Udp, clock};
 use tokio::sync::mpsc;
 
@@ -26,6 +26,7 @@ use self::lane::{Lane, Settings, Ways};
 use self::servers::Servers;
 use self::streams::Streams;
 use self::tcp::Tcp;
+use self::translator::Translator;
 use self::workers::Workers;
 use crate::descriptors::Descriptors;
 use crate::tasks::Spawner;
@@ -215,7 +216,14 @@ impl Driver {
             Command::Addresses(addresses, nat64) => {
                 let own = addresses.iter().map(|own| own.ip).collect();
                 self.streams.handle_addresses(own);
-                self.lane.set_translator(nat64);
+                let translator = Translator::new(nat64);
+                self.tcp.set_translator(translator);
+                if self.lane.set_translator(translator) {
+                    // Another translator has other mappings: whatever was known of the way to IPv4 is of another network.
+                    let mut native = addresses.clone();
+                    native.retain(|own| own.ip != BEHIND_NAT64);
+                    self.engine.handle_addresses(native, now);
+                }
                 return self.engine.handle_addresses(addresses, now);
             }
             Command::Inherit(inherited) => {

@@ -13,7 +13,7 @@ pub(crate) mod takeover;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use punch_engine::{Family, Heritage, SocketId};
+use punch_engine::{Family, Heritage, Nat64, SocketId};
 use punch_platform::handover::Named;
 
 pub(crate) use heir::{Inheritance, Inherited, Kept};
@@ -25,6 +25,8 @@ pub(crate) type Copies = BTreeMap<String, OwnedFd>;
 /// What the packet path leaves.
 pub(crate) struct Left {
     pub(crate) heritage: Heritage,
+    /// The prefix of the translator that is used.
+    pub(crate) nat64: Option<Nat64>,
     /// The TUN interface, unless whoever asked has a copy.
     pub(crate) interface: Option<OwnedFd>,
     /// The main sockets, and those of paths that are left.
@@ -75,6 +77,7 @@ impl Left {
         format::State {
             identity,
             heritage: self.heritage.clone(),
+            nat64: self.nat64,
             sockets: paths
                 .map(|socket| format::PathSocket {
                     id: socket.id,

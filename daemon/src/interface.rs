@@ -97,6 +97,8 @@ struct Tables {
     addresses: Vec<Address>,
     /// The routes to everything that no other route leads to, of the main table.
     defaults: Vec<Route>,
+    /// The links by which packets leave for the internet, and whether those are of IPv4.
+    outward: HashSet<(u32, bool)>,
     there: OwnRoutes,
     reach: Reach,
     before_main: Vec<(u32, Option<String>)>,
@@ -217,10 +219,15 @@ impl Interface {
             .collect();
         let mut survey = Survey::new(index, &names, &rules, self.range, others);
         let (mut defaults, mut there) = (Vec::new(), OwnRoutes::default());
+        let mut outward = HashSet::new();
         netlink
             .routes(|route| {
                 there.add(&route, index);
                 survey.add(&route);
+                if survey.is_outward(&route) {
+                    let is_v4 = route.to.is_ipv4();
+                    outward.extend(route.hops.iter().map(|hop| (hop.link, is_v4)));
+                }
                 if route.prefix == 0 && route.table == MAIN_TABLE && route.carries {
                     defaults.push(route);
                 }
@@ -237,6 +244,7 @@ impl Interface {
             links,
             addresses,
             defaults,
+            outward,
             there,
             reach,
             before_main,
@@ -511,20 +519,15 @@ fn local_addresses(tables: &Tables, except: u32) -> Vec<LocalAddress> {
         .filter(|link| link.up && link.index != except)
         .map(|link| (link.index, link.kind))
         .collect();
-    let outward: HashSet<_> = tables
-        .defaults
-        .iter()
-        .flat_map(|route| {
-            let hops = route.hops.iter();
-            hops.map(|hop| (hop.link, route.to.is_ipv4()))
-        })
-        .collect();
     let usable = tables.addresses.iter().filter_map(|address| {
         let kind = *up.get(&address.link)?;
         (address.usable && !address.ip.is_loopback()).then(|| LocalAddress {
             ip: address.ip,
             kind,
-            default_route: outward.contains(&(address.link, address.ip.is_ipv4())),
+            default_route: tables
+                .outward
+                .contains(&(address.link, address.ip.is_ipv4())),
+            prefix: address.prefix,
         })
     });
     usable.collect::<BTreeSet<_>>().into_iter().collect()

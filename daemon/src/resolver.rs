@@ -30,14 +30,14 @@ pub(crate) struct Resolver {
     names: HashMap<String, Name>,
     /// When all names are looked up anew.
     next: Instant,
-    /// What is found below this prefix is shown as the IPv4 addresses that it stands for.
+    /// What lies below this prefix is shown as the IPv4 addresses that it stands for.
     nat64: watch::Receiver<Option<Nat64>>,
 }
 
 /// A name, or an address that needs no look-up.
 #[derive(Default)]
 struct Name {
-    /// The addresses of the last look-up that succeeded.
+    /// The addresses of the last look-up that succeeded, as the name server has told them.
     addresses: Vec<SocketAddr>,
     /// Why the last look-up failed.
     trouble: Option<String>,
@@ -45,12 +45,7 @@ struct Name {
 }
 
 impl Resolver {
-    /// Knows no name yet.
-    pub(crate) fn new(spawner: Spawner) -> Self {
-        Self::behind(spawner, watch::Sender::new(None).subscribe())
-    }
-
-    /// The same behind a translator whose name server may give IPv4 addresses below this prefix (DNS64, RFC 6147).
+    /// Knows no name yet. A name server in front of a translator may give IPv4 addresses below this prefix (DNS64, RFC 6147).
     pub(crate) fn behind(spawner: Spawner, nat64: watch::Receiver<Option<Nat64>>) -> Self {
         Self {
             spawner,
@@ -84,9 +79,10 @@ impl Resolver {
     }
 
     /// What the name was resolved to, at last.
-    pub(crate) fn addresses(&self, place: &str) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self, place: &str) -> Vec<SocketAddr> {
         let name = self.names.get(place);
-        name.map_or(&[], |name| &name.addresses)
+        let told = name.map(|name| name.addresses.clone());
+        whose(told.unwrap_or_default(), *self.nat64.borrow())
     }
 
     /// Why the name is not found.
@@ -94,11 +90,12 @@ impl Resolver {
         self.names.get(place)?.trouble.as_deref()
     }
 
-    /// Waits until a look-up has ended. Nothing is lost if the wait is given up.
+    /// Waits until a look-up has ended, or addresses are shown otherwise. Nothing is lost if the wait is given up.
     pub(crate) async fn changed(&mut self) {
         loop {
             tokio::select! {
                 Some(found) = self.results.1.recv() => return self.take(found),
+                Ok(()) = self.nat64.changed() => return,
                 () = sleep_until(Some(self.next)) => self.look_up(),
             }
         }
@@ -128,7 +125,7 @@ impl Resolver {
         name.task = None;
         match found {
             Ok(addresses) => {
-                name.addresses = whose(addresses, *self.nat64.borrow());
+                name.addresses = addresses;
                 name.trouble = None;
             }
             // The addresses of an earlier look-up stay.
@@ -142,4 +139,30 @@ impl Resolver {
 
 fn literal(place: &str) -> Option<SocketAddr> {
     place.parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_below_the_prefix_is_shown_as_what_it_stands_for_as_long_as_the_prefix_is_used()
+     {
+        let prefix = watch::Sender::new(None);
+        let mut resolver = Resolver::behind(Spawner::new(Handle::current()), prefix.subscribe());
+        let place = "[64:ff9b::cb00:7101]:3478";
+        resolver.add(place.to_owned());
+        let literal: SocketAddr = place.parse().unwrap();
+        assert_eq!(resolver.addresses(place), [literal]);
+        prefix.send_replace(Some(Nat64::WELL_KNOWN));
+        resolver.changed().await;
+        let shown: SocketAddr = "203.0.113.1:3478".parse().unwrap();
+        assert_eq!(resolver.addresses(place), [shown]);
+        prefix.send_replace(None);
+        resolver.changed().await;
+        assert_eq!(resolver.addresses(place), [literal]);
+    }
 }

@@ -216,6 +216,7 @@ impl Running {
             desk,
             identity,
             interface,
+            nat64: inherited.nat64,
             ports,
             place,
             driver: driver.commands.clone(),

@@ -113,6 +113,9 @@ fn a_public_peer_is_reached_also_when_ipv4_comes_and_goes() {
     lab.a.wait_for_server("server4.lab:3478");
     // 1,500 bytes of IPv6 are 1,480 of IPv4.
     works(&lab, 1480 - 60);
+    // The name server does not answer the next process.
+    let rules = "table inet silent { chain here { type filter hook output priority -1; th dport 53 drop; }; }";
+    lab.a.exec_ok(&["nft", rules]);
     let mut argv = lab.a.punchd.argv.clone();
     argv.push("--take-over".to_owned());
     let mut next = lab.program_on_a(argv);
@@ -122,6 +125,7 @@ fn a_public_peer_is_reached_also_when_ipv4_comes_and_goes() {
     lab.a.punchd = next;
     stream(&lab.a, &lab.b, lab.b.ipv4());
     assert_eq!(lab.a.peer("b")["path"]["nat64"], PREFIX);
+    lab.a.exec_ok(&["nft", "delete table inet silent"]);
     let ra = lab.namespace("ra");
     ra.exec_ok(&["ip", "address", "add", "10.1.1.1/24", "dev", "lan"]);
     for command in [
@@ -140,6 +144,22 @@ fn a_public_peer_is_reached_also_when_ipv4_comes_and_goes() {
         .exec_ok(&["ip", "address", "del", "10.1.1.2/24", "dev", "eth0"]);
     wait_for_translator(&lab, Some(PREFIX));
     lab.a.wait_for_server("server4.lab:3478");
+    stream(&lab.a, &lab.b, lab.b.ipv4());
+}
+
+#[test]
+fn where_udp_is_blocked_a_peer_is_reached_over_tcp() {
+    need_lab!();
+    let config = "[underlay]\nport = 41820\n[relay]\nenabled = false\n";
+    let lab = lab("ntcp", "open", "203.0.113.1", config);
+    let rules = "table inet blocked { chain here { type filter hook forward priority -1; meta l4proto udp drop; }; }";
+    lab.namespace("ra").exec_ok(&["nft", rules]);
+    let said = lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
+    assert!(said.contains("direct over TCP"), "{said}");
+    let right: IpAddr = lab.env("B_PUBLIC_IPV4").parse().unwrap();
+    assert_eq!(remote(&lab.a, "b").ip(), right);
+    lab.b.wait_for_peer_state("a", "connected");
+    lab.b.ctl_ok(&["allow", "a", "--host"]);
     stream(&lab.a, &lab.b, lab.b.ipv4());
 }
 

@@ -126,7 +126,7 @@ def hear():
     {
         "foreign": foreign,
         "version": lambda: state(b"\x7f\xff"),
-        "garbage": lambda: state(b"\0\1 nothing that a punchd has written"),
+        "garbage": lambda: state(b"\0\2 nothing that a punchd has written"),
     }.get(word, lambda: None)()
     start()
 

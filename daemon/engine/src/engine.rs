@@ -321,8 +321,8 @@ impl Engine {
         self.reception().take_tcp(path, datagrams, now);
     }
 
-    /// Whether an address is one that is reached through a tunnel.
-    fn is_inside(&self, ip: IpAddr) -> bool {
+    /// Whether an address is one that is reached through a tunnel: no datagram may come from there, and none may go there.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
         self.roster.peers.route(ip).is_some() || self.lane.host.addresses.contains(&ip)
     }
 

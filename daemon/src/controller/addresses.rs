@@ -90,7 +90,9 @@ impl Addresses {
         &mut self,
         addresses: &[LocalAddress],
     ) -> (Vec<OwnAddress>, Option<Nat64>) {
-        let own = self.translation.follow(addresses).await;
+        let inside = self.overlay.addresses();
+        let inside = inside.into_iter().chain(self.own.iter().copied());
+        let own = self.translation.follow(addresses, inside).await;
         (own, self.translation.prefix())
     }
 

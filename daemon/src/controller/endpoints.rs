@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_api::{Endpoint, PeerKey};
-use punch_engine::PeerHandle;
+use punch_engine::{Nat64, PeerHandle};
 use punch_state::Peer;
+use tokio::sync::watch;
 
 use crate::resolver::Resolver;
 use crate::tasks::Spawner;
@@ -38,10 +39,10 @@ struct Place {
 
 impl Endpoints {
     /// No peers yet.
-    pub(super) fn new(spawner: Spawner) -> Self {
+    pub(super) fn new(spawner: Spawner, nat64: watch::Receiver<Option<Nat64>>) -> Self {
         Self {
             peers: BTreeMap::new(),
-            resolver: Resolver::new(spawner),
+            resolver: Resolver::behind(spawner, nat64),
         }
     }
 
@@ -60,7 +61,9 @@ impl Endpoints {
             if let Some(said) = endpoint {
                 self.resolver.add(said.to_string());
             }
-            let literal = endpoint.as_ref().and_then(Endpoint::literal);
+            let literal = endpoint.as_ref().filter(|said| said.literal().is_some());
+            let literal = literal.map(|said| self.resolver.addresses(&said.to_string()));
+            let literal = literal.and_then(|shown| shown.first().copied());
             let place = Place {
                 said: endpoint.clone(),
                 seen,
@@ -133,7 +136,7 @@ impl Endpoints {
         let mut refresh = false;
         for (handle, place) in &mut self.peers {
             let said = place.said.as_ref().map(ToString::to_string);
-            let resolved = said.map(|said| self.resolver.addresses(&said).to_vec());
+            let resolved = said.map(|said| self.resolver.addresses(&said));
             let resolved = resolved.unwrap_or_default();
             let due = place.turn.is_some_and(|at| at <= now);
             if due {
@@ -211,6 +214,23 @@ mod tests {
         assert_eq!(called, [one, two, seen, one]);
         // The name stands for another address now.
         assert_eq!(place.next(&[two], true), Some(seen));
+    }
+
+    #[tokio::test]
+    async fn an_address_below_a_translators_prefix_is_called_as_what_it_stands_for() {
+        let nat64 = watch::Sender::new(Some(Nat64::WELL_KNOWN));
+        let spawner = Spawner::new(tokio::runtime::Handle::current());
+        let mut endpoints = Endpoints::new(spawner, nat64.subscribe());
+        let key = PeerKey::Wireguard {
+            key: String::new(),
+            address: "10.9.0.1".parse().unwrap(),
+            endpoint: Some("[64:ff9b::cb00:7101]:51820".parse().unwrap()),
+            preshared: None,
+        };
+        let peer = Peer::new(key);
+        endpoints.follow(PeerHandle(1), &peer, None, Instant::now());
+        let right = address("203.0.113.1:51820");
+        assert_eq!(endpoints.current(PeerHandle(1)), Some(right));
     }
 
     #[test]

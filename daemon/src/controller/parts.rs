@@ -1,7 +1,7 @@
 //! What the controller is made of, and what flows into it.
 
 use punch_api::Event;
-use punch_engine::EngineEvent;
+use punch_engine::{EngineEvent, Nat64};
 use punch_signal_protocol::Identity;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -23,6 +23,8 @@ pub(crate) struct Parts {
     pub(crate) desk: Desk,
     pub(crate) identity: Identity,
     pub(crate) interface: Interface,
+    /// The translator's prefix that an earlier process has used.
+    pub(crate) nat64: Option<Nat64>,
     /// Where packets come in.
     pub(crate) ports: Ports,
     /// Where peers meet that may.

@@ -253,8 +253,8 @@ impl Servers {
         let mut addresses = Vec::new();
         for server in &self.list {
             for address in self.resolver.addresses(server.address.as_str()) {
-                if !addresses.contains(address) {
-                    addresses.push(*address);
+                if !addresses.contains(&address) {
+                    addresses.push(address);
                 }
             }
         }

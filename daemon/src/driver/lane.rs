@@ -6,8 +6,8 @@ use std::io;
 use std::time::Instant;
 
 use punch_engine::{
-    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Nat64, Path, Renumbered,
-    SocketId, Train,
+    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Path, Renumbered, SocketId,
+    Train,
 };
 use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock, handover};
 use punch_service::Repeats;
@@ -105,9 +105,10 @@ impl Lane {
         self.tun.name()
     }
 
-    /// Below this prefix IPv4 is reached from now on; `None` if it is reached as always, or not at all.
-    pub(super) fn set_translator(&mut self, prefix: Option<Nat64>) {
-        self.translator = Translator::new(prefix);
+    /// IPv4 is reached so from now on; returns whether one translator takes another one's place.
+    pub(super) fn set_translator(&mut self, translator: Translator) -> bool {
+        let before = std::mem::replace(&mut self.translator, translator);
+        translator.replaces(before)
     }
 
     /// Takes a socket over, and tells the engine of it.
@@ -147,7 +148,9 @@ impl Lane {
     /// Begins: goes on with paths of an earlier process if there are any, and with their sockets; closes those that are no longer needed.
     pub(super) fn inherit(&mut self, engine: &mut Engine, inherited: Inherited, now: Instant) {
         self.has_begun = true;
-        let Inherited { heritage, sockets } = inherited;
+        let Inherited {
+            heritage, sockets, ..
+        } = inherited;
         let mut sockets: HashMap<_, _> = sockets.into_iter().collect();
         for Renumbered { was, is } in engine.inherit(heritage, now) {
             if let Some(mut socket) = sockets.remove(&was) {
@@ -199,6 +202,7 @@ impl Lane {
             false => Some(handover::copy(&self.tun)?),
         };
         Ok(Left {
+            nat64: self.translator.prefix(),
             interface,
             sockets,
             heritage,
@@ -247,9 +251,14 @@ impl Lane {
             taken += self.received.total();
             for train in self.received.trains() {
                 let punch_platform::Train { from, local, .. } = train;
+                let wire = from;
                 let Some((id, from)) = self.translator.inwards(id, from) else {
                     continue;
                 };
+                if Translator::leads_inside(engine, from, wire) {
+                    engine.count_drops(DropReason::NotForUs, 1);
+                    continue;
+                }
                 let mut bytes = train.bytes;
                 // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
                 // none.
@@ -343,6 +352,12 @@ impl Lane {
         let Some((id, to)) = place else {
             return;
         };
+        if train
+            .to
+            .is_some_and(|shown| Translator::leads_inside(engine, shown, to))
+        {
+            return engine.count_drops(DropReason::NotForUs, 1);
+        }
         // One that was opened before the network has changed may be of the other family.
         let socket = self.sockets.get(id);
         let Some(socket) = socket.filter(|socket| socket.is_v6() == to.is_ipv6()) else {

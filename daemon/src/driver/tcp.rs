@@ -5,13 +5,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use punch_engine::{
-    Engine, Family, TcpId, TcpOrder, TcpPath, Train, put_stream_datagram, stream_datagrams,
+    Engine, Family, SocketId, TcpId, TcpOrder, TcpPath, Train, put_stream_datagram,
+    stream_datagrams,
 };
 use punch_platform::clock;
 use punch_service::Repeats;
 use punch_stun_protocol::is_stun;
 use tokio::sync::mpsc;
 
+use super::translator::Translator;
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::tasks::{Spawner, Task};
 use crate::tcp::{Call, Chunk, FromTcp, connection, listener, seen};
@@ -42,6 +44,8 @@ pub(super) struct Tcp {
     ports: BTreeMap<Family, u16>,
     /// Questions to STUN servers, and connections that stand since.
     asked: VecDeque<(SocketAddr, Task)>,
+    /// How IPv4 is reached without an address of it.
+    translator: Translator,
 }
 
 struct Connection {
@@ -65,7 +69,13 @@ impl Tcp {
             listening: None,
             ports: BTreeMap::new(),
             asked: VecDeque::new(),
+            translator: Translator::default(),
         }
+    }
+
+    /// IPv4 is reached so from now on.
+    pub(super) fn set_translator(&mut self, translator: Translator) {
+        self.translator = translator;
     }
 
     /// Takes connections of peers, and tells the engine where.
@@ -105,6 +115,9 @@ impl Tcp {
     pub(super) fn handle_order(&mut self, engine: &mut Engine, order: TcpOrder) {
         match order {
             TcpOrder::Dial(path) => {
+                let Some((port, to)) = self.way(path.remote) else {
+                    return engine.handle_tcp_state(path, false, clock::now());
+                };
                 let Some(descriptor) = self.descriptors.for_path() else {
                     let text = "the limit of open files leaves no more for TCP connections to peers: raise LimitNOFILE of punchd.service";
                     if let Some(unsaid) = self.repeats.note(text, clock::now()) {
@@ -113,9 +126,8 @@ impl Tcp {
                     return engine.handle_tcp_state(path, false, clock::now());
                 };
                 let sender = self.sender.clone();
-                let port = self.ports.get(&Family::of(path.remote.ip())).copied();
                 self.add(path, descriptor, |chunks| {
-                    connection::dial(path, port, chunks, sender)
+                    connection::dial(path, (port, to), chunks, sender)
                 });
             }
             TcpOrder::Ask(server) => self.ask(server),
@@ -141,6 +153,14 @@ impl Tcp {
             // The connection was closed meanwhile.
             FromTcp::Connected(_) | FromTcp::Closed(_) | FromTcp::Received(..) => {}
         }
+    }
+
+    /// The port that a connection to this address is made from, if there is one, and where it goes; `None` if nobody may be asked for the
+    /// address.
+    fn way(&self, remote: SocketAddr) -> Option<(Option<u16>, SocketAddr)> {
+        let (_, to) = self.translator.outwards(SocketId::MAIN_V4, remote)?;
+        let port = self.ports.get(&Family::of(to.ip())).copied();
+        Some((port, to))
     }
 
     /// Hands datagrams to a connection; returns how many were lost: it does not keep up, or is gone.
@@ -179,7 +199,9 @@ impl Tcp {
     }
 
     fn handle_call(&mut self, engine: &mut Engine, call: Call, now: Instant) {
-        let Some(path) = engine.handle_tcp_call(call.remote, &call.first, now) else {
+        let remote = self.translator.inwards(SocketId::MAIN_V6, call.remote);
+        let path = remote.and_then(|(_, from)| engine.handle_tcp_call(from, &call.first, now));
+        let Some(path) = path else {
             // Whoever has waited for it has given it up if this fails.
             let _ = call.back.send(call.line);
             return;
@@ -192,13 +214,15 @@ impl Tcp {
 
     /// Asks a STUN server, if that is possible: without an answer peers hear of one address less.
     fn ask(&mut self, server: SocketAddr) {
-        let port = self.ports.get(&Family::of(server.ip()));
-        let (Some(port), Some(descriptor)) = (port, self.descriptors.for_path()) else {
+        let Some((Some(port), to)) = self.way(server) else {
+            return;
+        };
+        let Some(descriptor) = self.descriptors.for_path() else {
             return;
         };
         // After sleep, or in another network, what it said before holds no more; from one port to another there is one connection.
         self.asked.retain(|(asked, _)| *asked != server);
-        let ask = seen::ask(*port, server, descriptor, self.sender.clone());
+        let ask = seen::ask((port, to), server, descriptor, self.sender.clone());
         let task = self.spawner.spawn("STUN over TCP", ask);
         self.asked.push_back((server, task));
         if self.asked.len() > ASKED {
@@ -271,5 +295,21 @@ mod tests {
             assert!(matches!(report, Some(FromTcp::Seen { server, .. }) if server == address));
             assert_eq!(tcp.asked.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn connections_too_pass_the_translator_and_lead_nobody_into_its_network() {
+        let spawner = Spawner::new(tokio::runtime::Handle::current());
+        let mut tcp = Tcp::new(spawner, Descriptors::new(1024));
+        tcp.ports = [(Family::V4, 4), (Family::V6, 6)].into();
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (peer, wire) = (at("203.0.113.9:41"), at("[2001:db8:64::cb00:7109]:41"));
+        let inside = at("[2001:db8:64::c0a8:101]:80");
+        assert_eq!(tcp.way(peer), Some((Some(4), peer)));
+        tcp.set_translator(Translator::new("2001:db8:64::/96".parse().ok()));
+        assert_eq!(tcp.way(peer), Some((Some(6), wire)));
+        assert_eq!(tcp.way(inside), None);
+        let near = at("192.168.1.9:41");
+        assert_eq!(tcp.way(near), Some((Some(4), near)));
     }
 }

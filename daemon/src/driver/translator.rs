@@ -3,16 +3,26 @@
 
 use std::net::SocketAddr;
 
-use punch_engine::{Family, Nat64, SocketId};
+use punch_engine::{Engine, Family, Nat64, SocketId};
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Translator(Option<Nat64>);
 
 impl Translator {
     /// Below this prefix IPv4 is reached; without one nothing is translated.
     pub(super) fn new(prefix: Option<Nat64>) -> Self {
         Self(prefix)
+    }
+
+    /// The prefix, if there is a translator.
+    pub(super) fn prefix(self) -> Option<Nat64> {
+        self.0
+    }
+
+    /// Whether there is a translator, and was another one.
+    pub(super) fn replaces(self, before: Self) -> bool {
+        self != before && self != Self(None) && before != Self(None)
     }
 
     /// Of which family a socket must be that is to reach addresses of `family`.
@@ -59,12 +69,45 @@ impl Translator {
         };
         Some((socket, whose))
     }
+
+    /// Whether the address `wire` that stands for `shown` is reached through a tunnel. A prefix with such addresses is not used, but a
+    /// peer may have been added a moment ago.
+    pub(super) fn leads_inside(engine: &Engine, shown: SocketAddr, wire: SocketAddr) -> bool {
+        shown != wire && engine.is_inside(wire.ip())
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "it is a test")]
 mod tests {
     use super::*;
+
+    /// A machine that has nothing but its own addresses inside the tunnel, and the IPv6 one of them.
+    fn alone() -> (Engine, SocketAddr) {
+        let identity = punch_signal_protocol::Identity::from_seed(&[7; 32]);
+        let inside = identity.id().overlay_ipv6();
+        let config = punch_engine::EngineConfig {
+            identity,
+            ipv4_range: None,
+            mtu: 1420,
+            seed: [1; 32],
+            budget: punch_engine::Budget::default(),
+            nat: punch_engine::NatOverrides::default(),
+            relay: false,
+            tcp: false,
+        };
+        let engine = Engine::new(config, 0, std::time::Instant::now());
+        (engine, SocketAddr::new(inside.into(), 41))
+    }
+
+    #[test]
+    fn what_stands_for_an_ipv4_address_is_not_inside_the_tunnel() {
+        let (engine, inside) = alone();
+        let shown = at("203.0.113.9:41");
+        assert!(Translator::leads_inside(&engine, shown, inside));
+        let wire = at("[2001:db8:64::cb00:7109]:41");
+        assert!(!Translator::leads_inside(&engine, shown, wire));
+    }
 
     const OTHER: SocketId = SocketId(9);
 
@@ -83,6 +126,17 @@ mod tests {
             assert_eq!(none.inwards(socket, address), Some((socket, address)));
         }
         assert_eq!(none.family(Family::V4), Family::V4);
+    }
+
+    #[test]
+    fn one_translator_takes_another_ones_place_only_if_there_was_one() {
+        let [one, two] =
+            ["64:ff9b::/96", "2001:db8::/32"].map(|text| Translator::new(text.parse().ok()));
+        let none = Translator::default();
+        assert!(two.replaces(one));
+        for (now, before) in [(one, one), (one, none), (none, one), (none, none)] {
+            assert!(!now.replaces(before));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use punch_engine::{
-    Bequest, DirectPath, Family, Flow, FlowBequest, Heritage, MAX_FLOWS_LEFT, PathBequest,
+    Bequest, DirectPath, Family, Flow, FlowBequest, Heritage, MAX_FLOWS_LEFT, Nat64, PathBequest,
     PlainBequest, Protocol, ProvenPath, Role, SocketId,
 };
 use punch_platform::handover::MAX_MEMORY;
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 const MAGIC: &[u8; 8] = b"punch-ho";
 /// Grows with every change of the body: another version's is not read.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER: usize = 8 + 2 + 8 + 4 + 4;
 /// Where the second page begins.
 pub(super) const PAGE: usize = MAX_MEMORY as usize / 2;
@@ -30,6 +30,8 @@ pub(crate) struct State {
     /// The identity that all of it belongs to.
     pub(crate) identity: [u8; 32],
     pub(crate) heritage: Heritage,
+    /// The prefix of the translator that is used, if one is.
+    pub(crate) nat64: Option<Nat64>,
     /// The sockets of paths beside the main ones.
     pub(crate) sockets: Vec<PathSocket>,
 }
@@ -172,9 +174,13 @@ impl Writer {
         let State {
             identity,
             heritage,
+            nat64,
             sockets,
         } = state;
         self.bytes(identity);
+        let (prefix, length) = nat64.map_or((Ipv6Addr::UNSPECIFIED, 0), Nat64::parts);
+        self.bytes(&prefix.octets());
+        self.u8(length);
         self.count(sockets.len().min(MAX_ENTRIES));
         for socket in sockets.iter().take(MAX_ENTRIES) {
             self.u32(socket.id.0);
@@ -239,6 +245,7 @@ impl Writer {
         self.u64(keys.seen);
         self.u8(path.relay.into());
         self.u8(path.waits.into());
+        self.u8(path.whole.into());
         self.u8(path.peer_range.map_or(0, |range| range.prefix()));
         let network = path.peer_range.map(|range| range.network());
         self.bytes(&network.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
@@ -337,6 +344,11 @@ impl<'a> Reader<'a> {
 
     fn state(&mut self) -> Option<State> {
         let identity = self.array()?;
+        let prefix = Ipv6Addr::from(self.array::<16>()?);
+        let nat64 = match self.u8()? {
+            0 => None,
+            length => Some(Nat64::new(prefix, length)?),
+        };
         let sockets = self.list(MAX_ENTRIES, |reader| {
             Some(PathSocket {
                 id: SocketId(reader.u32()?),
@@ -367,6 +379,7 @@ impl<'a> Reader<'a> {
                 plain,
                 flows,
             },
+            nat64,
             sockets,
         })
     }
@@ -432,6 +445,7 @@ impl<'a> Reader<'a> {
             },
             relay: self.flag()?,
             waits: self.flag()?,
+            whole: self.flag()?,
             peer_range: {
                 let (prefix, network) = (self.u8()?, Ipv4Addr::from(self.array::<4>()?));
                 match prefix {

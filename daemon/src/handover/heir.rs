@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use punch_engine::{Family, Heritage, SocketId};
+use punch_engine::{Family, Heritage, Nat64, SocketId};
 use punch_platform::handover::{self, Named};
 use punch_platform::{Offloads, Tun, TunDevice, Udp, clock, interface_exists};
 
@@ -48,6 +48,8 @@ pub(crate) struct Kept {
 #[derive(Default)]
 pub(crate) struct Inherited {
     pub(crate) heritage: Heritage,
+    /// The prefix of the translator that was used.
+    pub(crate) nat64: Option<Nat64>,
     /// Sockets of paths, by the numbers that the heritage knows them by.
     pub(crate) sockets: Vec<(SocketId, Udp)>,
 }
@@ -219,12 +221,14 @@ impl Inheritance {
         let State {
             identity: whose,
             mut heritage,
+            mut nat64,
             sockets: known,
         } = std::mem::take(&mut self.state);
         let has_state = self.kept.memory.is_some();
         if has_state && whose != *identity {
             tracing::warn!("the state of the earlier punchd is another identity's: it is not used");
             heritage = Heritage::default();
+            nat64 = None;
         }
         let mut sockets = Vec::new();
         for (name, family, descriptor) in self.paths.drain(..) {
@@ -270,7 +274,11 @@ impl Inheritance {
                 "goes on with the tunnels of an earlier punchd"
             );
         }
-        let inherited = Inherited { heritage, sockets };
+        let inherited = Inherited {
+            heritage,
+            nat64,
+            sockets,
+        };
         (inherited, std::mem::take(&mut self.kept))
     }
 }

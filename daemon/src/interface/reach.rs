@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use punch_api::Ipv4Range;
-use punch_engine::{BEHIND_NAT64, Nat64};
+use punch_engine::Nat64;
 use punch_platform::netlink::{MAIN_TABLE, PROTOCOL, PolicyRule, Route};
 
 /// The kernel's table of addresses that lead to this machine itself (`RT_TABLE_LOCAL`).
@@ -184,6 +184,16 @@ impl<'a> Survey<'a> {
         }
     }
 
+    /// Whether packets may leave for the internet by this route: a default route, of IPv4 also one of a table that rules lead to, or
+    /// a part of one.
+    pub(crate) fn is_outward(&self, route: &Route) -> bool {
+        let leads = match route.to {
+            IpAddr::V4(_) => is_broad(route) && self.tables.contains_key(&route.table),
+            IpAddr::V6(_) => route.prefix == 0 && route.table == MAIN_TABLE,
+        };
+        leads && route.carries
+    }
+
     /// What was found: how addresses are reached, and the tables before the main one that have routes in the overlay's range.
     pub(crate) fn end(self) -> (Reach, Vec<(u32, Option<String>)>) {
         let mut before_main: Vec<_> = self.before_main.into_iter().collect();
@@ -209,8 +219,7 @@ pub(crate) fn is_overlay(range: Option<Ipv4Range>, ip: IpAddr) -> bool {
 
 /// Whether what a translator reaches below this prefix would be led into the tunnel.
 pub(crate) fn meets_overlay(prefix: Nat64) -> bool {
-    let any = prefix.embed(BEHIND_NAT64);
-    in_overlay_v6(any.into()) || prefix.extract(OVERLAY_V6.0).is_some()
+    prefix.meets(OVERLAY_V6.0, OVERLAY_V6.1)
 }
 
 fn overlaps(route: &Route, range: Ipv4Range) -> bool {
@@ -323,6 +332,34 @@ mod tests {
         for free in ["100.64.0.1", "10.9.0.1", "fd70:756e:6368::1"] {
             assert_eq!(said(&reach, free), None, "{free}");
         }
+    }
+
+    #[test]
+    fn ipv4_is_there_also_by_halves_and_by_tables_that_rules_lead_to() {
+        let names = HashMap::new();
+        let rules = [PolicyRule {
+            priority: 100,
+            table: 52,
+        }];
+        let others = BTreeSet::new();
+        let survey = Survey::new(OWN, &names, &rules, None, &others);
+        for (to, table, is_outward) in [
+            ("0.0.0.0/0", MAIN_TABLE, true),
+            ("0.0.0.0/1", MAIN_TABLE, true),
+            ("128.0.0.0/1", MAIN_TABLE, true),
+            ("0.0.0.0/0", 52, true),
+            ("0.0.0.0/0", 53, false),
+            ("10.0.0.0/8", MAIN_TABLE, false),
+            ("::/0", MAIN_TABLE, true),
+            ("::/0", 53, false),
+            ("2000::/3", MAIN_TABLE, false),
+        ] {
+            let found = survey.is_outward(&route(to, table, None, 2));
+            assert_eq!(found, is_outward, "{to} {table}");
+        }
+        let mut refusal = route("0.0.0.0/0", MAIN_TABLE, None, 2);
+        refusal.carries = false;
+        assert!(!survey.is_outward(&refusal));
     }
 
     #[test]

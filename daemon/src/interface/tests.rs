@@ -66,6 +66,7 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
     let address = |link: u32, ip: &str, usable| Address {
         link,
         ip: ip.parse().unwrap(),
+        prefix: 24,
         other_end: None,
         usable,
     };
@@ -85,6 +86,7 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
             address(TUNNEL, "100.64.0.1", true),
         ],
         defaults: vec![route(LAN, 2, 100)],
+        outward: [(2, true)].into(),
         there: OwnRoutes::default(),
         reach: Reach::default(),
         before_main: Vec::new(),
@@ -98,6 +100,7 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
         ip: ip.parse().unwrap(),
         kind,
         default_route,
+        prefix: 24,
     });
     assert_eq!(local_addresses(&tables, TUNNEL), right);
 }

@@ -209,7 +209,8 @@ async fn log_in(goal: &Goal, access: &Access) -> Result<(SocketAddr, Socket)> {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| tunnel::not_found(proxy, error))?,
     };
-    let nat64 = *access.nat64.borrow();
+    // A peer that serves is inside the tunnel, where nobody translates.
+    let nat64 = access.nat64.borrow().filter(|_| goal.host.is_none());
     let addresses = dial::through(addresses, nat64);
     // While the interface is gone, what is meant for the tunnel would go out into the network.
     let from = goal.host.as_ref().map(|_| access.identity.id());

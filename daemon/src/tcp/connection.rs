@@ -1,6 +1,7 @@
 //! One TCP connection with a peer: made or taken, then datagrams both ways until one end closes it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -24,14 +25,14 @@ const STUCK: Duration = Duration::from_secs(40);
 /// Bytes that are read at once.
 const READ: usize = 32 * 1024;
 
-/// Connects to the peer, from this port if it is free for that, and carries datagrams until the end.
+/// Connects to the peer, from this port if it is free for that, at the address by which it is reached, and carries datagrams until the end.
 pub(crate) async fn dial(
     path: TcpPath,
-    port: Option<u16>,
+    (port, to): (Option<u16>, SocketAddr),
     chunks: mpsc::Receiver<Chunk>,
     reports: mpsc::Sender<FromTcp>,
 ) {
-    match timeout(CONNECT_TIMEOUT, super::connect(port, path.remote)).await {
+    match timeout(CONNECT_TIMEOUT, super::connect(port, to)).await {
         Ok(Ok(stream)) => {
             let told = reports.send(FromTcp::Connected(path)).await;
             if told.is_ok() {

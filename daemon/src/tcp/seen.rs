@@ -21,16 +21,16 @@ const HEADER: usize = 20;
 /// Longer answers are none.
 const MAX_ANSWER: usize = 1024;
 
-/// Asks, tells the answer, and lets the connection stand for a while.
+/// Asks, from this port at the address by which the server is reached, tells the answer, and lets the connection stand for a while.
 pub(crate) async fn ask(
-    port: u16,
+    (port, to): (u16, SocketAddr),
     server: SocketAddr,
     _descriptor: Descriptor,
     reports: mpsc::Sender<FromTcp>,
 ) {
     let ends = Instant::now() + STANDS;
     let asked = async {
-        let mut stream = connect_again(port, server).await?;
+        let mut stream = connect_again(port, to).await?;
         leave_no_trace(&stream);
         let mapped = converse(&mut stream).await?;
         Ok::<_, io::Error>((stream, mapped))

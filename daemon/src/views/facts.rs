@@ -81,5 +81,5 @@ pub(crate) struct ServerFacts<'a> {
     /// Since when an answer is awaited.
     pub(crate) since: Instant,
     /// What the name of a STUN server was resolved to.
-    pub(crate) resolved: &'a [SocketAddr],
+    pub(crate) resolved: Vec<SocketAddr>,
 }

@@ -53,6 +53,11 @@ impl Nat64 {
         right.then_some(found)
     }
 
+    /// The first address below the prefix, and the prefix's length in bits.
+    pub fn parts(self) -> (Ipv6Addr, u8) {
+        (self.prefix, self.length)
+    }
+
     /// The prefix by what a name server tells of `ipv4only.arpa` (RFC 7050 §3), or `None` if there is no translator.
     ///
     /// Where such an address fits in several places, the prefix counts that both well-known addresses show.
@@ -138,13 +143,28 @@ impl Nat64 {
         }
     }
 
+    /// Whether what a name server tells of `ipv4only.arpa` shows this prefix, perhaps beside others.
+    pub fn is_shown_by(self, answers: &[IpAddr]) -> bool {
+        let mut known = WELL_KNOWN.into_iter();
+        known.any(|known| answers.contains(&self.embed(known).into()))
+    }
+
+    /// Whether a network, of which this is an address and `length` the prefix's in bits, has addresses in common with this one.
+    pub fn meets(self, ip: Ipv6Addr, length: u8) -> bool {
+        let shorter = Self {
+            prefix: self.prefix,
+            length: self.length.min(length),
+        };
+        shorter.masked(ip) == shorter.masked(self.prefix)
+    }
+
     fn covers(self, ip: Ipv6Addr) -> bool {
         self.masked(ip) == self.prefix && ip.octets()[ZERO] == 0
     }
 
     fn masked(self, ip: Ipv6Addr) -> Ipv6Addr {
-        let behind = u32::from(128 - self.length);
-        (u128::from(ip) >> behind << behind).into()
+        let host = u128::MAX.checked_shr(u32::from(self.length));
+        (u128::from(ip) & !host.unwrap_or(0)).into()
     }
 
     /// The bytes that hold the IPv4 address.
@@ -167,7 +187,7 @@ pub struct NoNat64;
 impl fmt::Display for NoNat64 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "it must be an IPv6 prefix with a length of 32, 40, 48, 56, 64 or 96 and zeros behind it, such as 64:ff9b::/96",
+            "it must be an IPv6 prefix with a length of 32, 40, 48, 56, 64 or 96 and zeros behind it, such as 64:ff9b::/96, and not the link's (fe80::), multicast or the machine's own",
         )
     }
 }

@@ -34,6 +34,8 @@ pub struct PathBequest {
     pub relay: bool,
     /// Whether the peer waits for who is away.
     pub waits: bool,
+    /// Whether the peer gets packets whole over IPv4.
+    pub whole: bool,
     /// The range of the peer's overlay IPv4 address.
     pub peer_range: Option<Ipv4Range>,
 }
@@ -47,6 +49,7 @@ pub(crate) fn bequest(connection: &PeerConnection) -> Bequest {
             exchange: attempt.bequeath(),
             relay: attempt.links.relayed.is_agreed(),
             waits: attempt.waits,
+            whole: attempt.whole,
             peer_range: attempt.peer_range(),
         })
     });
@@ -98,11 +101,18 @@ pub(crate) fn go_on(
         unmeasured: false,
         relayed,
         tcp,
-        capabilities: match path.waits {
-            true => Capabilities::NONE.with(Capability::WaitsForReturn),
-            false => Capabilities::NONE,
-        },
+        capabilities: capabilities(path.waits, path.whole),
     };
     connection.attempts.begin(new, now);
     true
+}
+
+/// What the peer has said of itself that an attempt goes by.
+fn capabilities(waits: bool, whole: bool) -> Capabilities {
+    let said = [
+        (waits, Capability::WaitsForReturn),
+        (whole, Capability::WantsWhole),
+    ];
+    let said = said.into_iter().filter(|(is_said, _)| *is_said);
+    said.fold(Capabilities::NONE, |all, (_, said)| all.with(said))
 }

@@ -5,7 +5,7 @@ use punch_packet::{Checksum, GsoKind, Packet, Transport, echo_request, split, tr
 
 use crate::packets::{ACK, at, ip, tcp, udp, udp_fragments};
 use crate::switchboard::Switchboard;
-use crate::world::{A, B, Datagram, Nat, World, handle, seconds};
+use crate::world::{A, B, Datagram, Nat, World, handle, millis, seconds};
 
 /// The longest packet of the path in most tests here, which is over IPv6.
 const LIMIT: usize = 1280;
@@ -352,8 +352,9 @@ fn fragments_of_the_host_s_own_pass_as_they_are() {
     assert_eq!(Packet::parse(&arrived[0]).unwrap().segment().len(), 3008);
 }
 
-/// What B's long packets to A are, once B knows how long they may be: whether each forbids to be cut.
-fn long_ones(translated: bool) -> Vec<bool> {
+/// What B's long packets to A are, once B knows how long they may be: whether each forbids to be cut. B's process may be another one by
+/// then, which has taken over.
+fn long_ones(translated: bool, handed_over: bool) -> Vec<bool> {
     let mut world = World::natted(3, &[Nat::new(false), Nat::new(false)]);
     if translated {
         let mut addresses = world.hosts[A].addresses();
@@ -366,6 +367,12 @@ fn long_ones(translated: bool) -> Vec<bool> {
     world.set_up(A, B, true);
     world.wait_for_both(seconds(20));
     world.wait_for(seconds(20), |world| mtu(world, B) == Some(1400));
+    if handed_over {
+        let heritage = world.hosts[B].engine.bequeath(true, world.now);
+        world.sign_out(B);
+        world.hand_over(B, millis(300), heritage);
+        world.wait_for(seconds(20), |world| mtu(world, B) == Some(1400));
+    }
     world.tap = Some(Vec::new());
     let [a, b] = [A, B].map(|index| at(world.hosts[index].overlay(true), 4000));
     world.send(B, &udp(b, a, &[7; 1300]));
@@ -380,6 +387,8 @@ fn long_ones(translated: bool) -> Vec<bool> {
 
 #[test]
 fn what_a_translator_would_cut_is_sent_whole_once_it_is_known_to_fit() {
-    assert_eq!(long_ones(true), [true]);
-    assert_eq!(long_ones(false), [false]);
+    for handed_over in [false, true] {
+        assert_eq!(long_ones(true, handed_over), [true], "{handed_over}");
+        assert_eq!(long_ones(false, handed_over), [false], "{handed_over}");
+    }
 }

@@ -104,8 +104,10 @@ pub struct LocalAddress {
     pub ip: IpAddr,
     /// What its interface is.
     pub kind: LinkKind,
-    /// Whether a default route of the address's family leaves by its interface.
+    /// Whether a default route of the address's family, or a part of one, leaves by its interface.
     pub default_route: bool,
+    /// The length of its network's prefix, in bits.
+    pub prefix: u8,
 }
 
 /// An interface as the kernel has it.
@@ -150,6 +152,8 @@ pub struct Address {
     pub link: u32,
     /// The address.
     pub ip: IpAddr,
+    /// The length of its network's prefix, in bits.
+    pub prefix: u8,
     /// The other end's address, on a link to one machine.
     pub other_end: Option<IpAddr>,
     /// Whether packets may come from it, now and for a while: neither tentative nor deprecated.
@@ -172,6 +176,7 @@ impl Address {
         let ip = local.or(other)?;
         Some(Self {
             link: message.header.index,
+            prefix: message.header.prefix_len,
             ip,
             other_end: other.filter(|other| *other != ip),
             usable,

@@ -37,6 +37,7 @@ fn state() -> State {
         },
         relay: true,
         waits: false,
+        whole: rtt.is_some(),
         peer_range,
     };
     let range = Ipv4Range::new(Ipv4Addr::new(100, 64, 0, 0), 10).ok();
@@ -69,6 +70,7 @@ fn state() -> State {
                 used: Duration::ZERO,
             }],
         },
+        nat64: Some(Nat64::WELL_KNOWN),
         sockets: vec![PathSocket {
             id: SocketId(17),
             family: Family::V4,
@@ -87,6 +89,14 @@ fn what_is_written_is_read() {
     for state in [State::default(), state()] {
         let (read, generation) = newest(&page(&state, 3)).unwrap();
         assert!(same(&read, &state));
+        let whole = |state: &State| -> Vec<_> {
+            let paths = state.heritage.peers.iter();
+            paths
+                .map(|peer| peer.path.as_ref().map(|path| path.whole))
+                .collect()
+        };
+        assert_eq!(whole(&read), whole(&state));
+        assert_eq!(read.nat64, state.nat64);
         assert_eq!(generation, 3);
     }
 }
@@ -113,8 +123,8 @@ fn the_newest_page_that_is_whole_counts() {
 #[test]
 fn another_versions_state_is_told_from_a_foreign_and_from_a_damaged_one() {
     let mut other = page(&state(), 1);
-    other[9] = 2;
-    assert_eq!(newest(&other).err(), Some(NoState::Version(2)));
+    other[9] = 3;
+    assert_eq!(newest(&other).err(), Some(NoState::Version(3)));
     for foreign in [
         &b""[..],
         b"punch",

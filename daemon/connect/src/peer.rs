@@ -404,8 +404,11 @@ impl PeerConnection {
                 continue;
             }
             if index > 0 && self.attempts.is_spent(index) {
+                // What was never proven has no session: that which would be abandoned is of another exchange.
+                if self.attempts.is_proven(index) {
+                    out.session(SessionEvent::Abandoned { peer: out.peer });
+                }
                 self.attempts.retire(index..index + 1);
-                out.session(SessionEvent::Abandoned { peer: out.peer });
                 continue;
             }
             index += 1;

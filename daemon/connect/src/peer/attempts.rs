@@ -283,6 +283,12 @@ impl Attempts {
         attempt.is_some_and(|attempt| attempt.agent.has_failed()) && !self.has_links(index)
     }
 
+    /// Whether a session was announced for an attempt.
+    pub(super) fn is_proven(&self, index: usize) -> bool {
+        let attempt = self.live.get(index);
+        attempt.is_some_and(|attempt| attempt.is_proven)
+    }
+
     fn has_links(&self, index: usize) -> bool {
         let attempt = self.live.get(index);
         attempt.is_some_and(|attempt| attempt.links.path().is_some())

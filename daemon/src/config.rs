@@ -74,7 +74,7 @@ impl Default for Config {
 pub(crate) enum Nat64Setting {
     /// Through the translator that the network's name server tells of (RFC 7050).
     Discover,
-    /// Not at all.
+    /// Through no translator.
     Off,
     /// Through the translator with this prefix.
     Prefix(Nat64),

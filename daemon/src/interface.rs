@@ -97,7 +97,7 @@ struct Tables {
     addresses: Vec<Address>,
     /// The routes to everything that no other route leads to, of the main table.
     defaults: Vec<Route>,
-    /// The links by which packets leave for the internet, and whether those are of IPv4.
+    /// The links by which packets leave for the internet, each with whether that is so for IPv4 or for IPv6.
     outward: HashSet<(u32, bool)>,
     there: OwnRoutes,
     reach: Reach,

@@ -198,7 +198,7 @@ fn a_guest_is_itself_alone_and_bounded_whatever_it_says() {
     let url = meeting_url(&home.key().parse().unwrap());
     let authority = format!("[{}]:{MEETING_PORT}", home.ipv6());
 
-    // Somebody else, whose key it even has.
+    // A guest that logs in as somebody else, whose key it even has, is refused.
     let mut socket = visit(a, place, &url);
     let Frame::Challenge(nonce) = next_frame(&mut socket) else {
         panic!("no challenge");
@@ -207,7 +207,7 @@ fn a_guest_is_itself_alone_and_bounded_whatever_it_says() {
     socket.send(Message::Binary(proof.encode().into())).unwrap();
     assert_eq!(next_frame(&mut socket), Frame::Refused(Refusal::BadProof));
 
-    // What is no HTTP, and what is no frame.
+    // Bytes that are no HTTP, and a message that is no frame, end the connection.
     let mut garbage = a.connect_tcp(place).unwrap();
     garbage.write_all(&[0xff; 4096]).unwrap();
     let mut rest = Vec::new();
@@ -217,7 +217,7 @@ fn a_guest_is_itself_alone_and_bounded_whatever_it_says() {
     socket.send(Message::Binary(vec![9; 100].into())).unwrap();
     assert_eq!(next_frame(&mut socket), Frame::Refused(Refusal::BadFrame));
 
-    // Many at once: a few are heard, and the place is there for the other guest all the same.
+    // Of many connections at once a few are heard, and the place is there for the other guest all the same.
     let many: Vec<_> = (0..200).map(|_| a.connect_tcp(place)).collect();
     let held = many.iter().flatten().count();
     eprintln!("{held} of 200 connections were taken");

@@ -180,7 +180,7 @@ fn expect_simultaneous_open(lab: &Lab) {
     let _echo = Echo::start(&lab.b, "127.0.0.1:7000");
     lab.b.ctl_ok(&["forward", "tcp", "7000"]);
     lab.a.expect_echo(SocketAddr::new(lab.b.ipv4(), 7000));
-    // Between the same two ports, at once.
+    // The next connection is between the same two ports, which are free at once.
     lab.a.ctl_ok(&["down", "b"]);
     wait_until(PATIENCE, "the connection is over", || {
         !is_over_tcp(&lab.b, "a")

@@ -18,7 +18,7 @@ use crate::limit::{Limiter, subnet};
 
 /// Connections of one family, over all sockets: whoever has many addresses of IPv6 takes no place from IPv4.
 const MAX_CONNECTIONS: usize = 512;
-/// Those of one source, and of one network: a /48 of IPv6, which one customer may have with all its 65,536 sources, or a /24 of IPv4.
+/// Connections of one source, and of one network: a /48 of IPv6, which one customer may have with all its 65,536 sources, or a /24 of IPv4.
 const MAX_OF_SOURCE: usize = 16;
 const MAX_OF_NETWORK: usize = 64;
 /// A connection has this long in all: a NAT keeps the mapping that its owner has asked about for as long as it stands.

@@ -232,7 +232,7 @@ fn over_tcp_a_client_learns_its_address_and_whoever_says_anything_else_is_closed
         "eight are enough"
     );
 
-    // Nothing goes anywhere but back.
+    // No answer goes anywhere but back.
     let change = ChangeRequest {
         ip: false,
         port: true,
@@ -256,7 +256,7 @@ fn who_says_no_whole_request_is_closed_before_its_time_and_a_request_may_come_in
     let (mut silent, mut slow, mut client) = (connect(8), connect(8), connect(8));
     slow.write_all(&request(1).finish()[..19]).unwrap();
     let request = [request(1).finish(), request(2).finish()].concat();
-    // One in two pieces, and the next one right behind it.
+    // A request comes in two pieces, and the next one right behind it.
     client.write_all(&request[..7]).unwrap();
     std::thread::sleep(MOMENT);
     assert!(ask_over_tcp(&mut client, &request[7..]).is_some());
@@ -266,7 +266,7 @@ fn who_says_no_whole_request_is_closed_before_its_time_and_a_request_may_come_in
     }
     // All connections end after thirty seconds.
     assert!(began.elapsed() < Duration::from_secs(29));
-    // Who has asked stays for as long as a NAT is to keep its mapping.
+    // Whoever has asked stays for as long as a NAT is to keep its mapping.
     assert!(ask_over_tcp(&mut client, &self::request(3).finish()).is_some());
 }
 

@@ -12,17 +12,17 @@ const MOVE: Duration = Duration::from_secs(30);
 /// Why packets of a peer take another path than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathReason {
-    /// It is the first one of the connection.
+    /// The path is the first one of the connection.
     First,
-    /// It leads straight to the peer, or over UDP, as the one before did not.
+    /// The path leads straight to the peer, or over UDP, as the one before did not.
     Promoted,
-    /// It is better than the one before.
+    /// The path is better than the one before.
     Better,
-    /// The peer has chosen it among those that answer.
+    /// The peer has chosen the path among those that answer.
     ChosenByPeer,
-    /// The one before does not answer any more.
+    /// The path before does not answer any more.
     Silent,
-    /// The one that had not answered for a moment answers again.
+    /// The path had not answered for a moment, and answers again.
     Recovered,
     /// The relay before is gone.
     RelayLost,
@@ -36,20 +36,20 @@ pub enum PathReason {
     PeerMoved,
     /// The two ends have made a new exchange.
     Renewed,
-    /// It was an earlier process's.
+    /// The path was an earlier process's.
     TakenOver,
-    /// It is where a plain WireGuard peer is called.
+    /// The configuration says that a plain WireGuard peer is there.
     Configured,
 }
 
 /// What has brought a path to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The agent that has selected the one before has selected this one.
+    /// The agent that has selected the path before has selected this one.
     Chosen(Choice),
-    /// It is of a later exchange.
+    /// The path is of a later exchange.
     Exchange {
-        /// Whether this end has asked for it.
+        /// Whether this end has asked for the exchange.
         ours: bool,
         /// Whether the path of the exchange before answered.
         answers: bool,
@@ -65,11 +65,11 @@ pub(crate) enum Cause {
 /// What has become of a link that another one takes the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// It is gone.
+    /// The link is gone.
     Gone,
-    /// It does not answer.
+    /// The link does not answer.
     Silent,
-    /// It is slower.
+    /// The link is slower than the other one.
     Slower,
 }
 
@@ -77,7 +77,7 @@ pub(crate) enum Left {
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     serving: Option<Path>,
-    /// Why there is none since.
+    /// Why no path serves any more, since there was one.
     ended: Option<PathReason>,
     /// When this machine has moved, if no other path has come of that yet.
     moved: Option<Instant>,

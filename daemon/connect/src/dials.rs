@@ -23,12 +23,12 @@ const FOR_PAIR: Rate = Rate {
     burst: 8,
     interval: Duration::from_secs(10),
 };
-/// All of them.
+/// All connections that this machine makes to peers.
 const ALL: Rate = Rate {
     burst: 128,
     interval: Duration::from_millis(250),
 };
-/// Addresses that are remembered, which the rate of all keeps below that; beyond it, none is connected to that is not known.
+/// Addresses that are remembered. [`ALL`] keeps them below that; beyond it, none is connected to that is not known.
 const MAX_ADDRESSES: usize = 512;
 
 /// See the module.
@@ -76,7 +76,7 @@ impl Dials {
     }
 }
 
-/// A bucket for each, as long as it is not full.
+/// A bucket for each key, kept as long as it is not full.
 #[derive(Debug)]
 struct Buckets<K> {
     rate: Rate,
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_peer_that_names_the_address_of_another_one_does_not_bar_it() {
         let (mut dials, start) = (Dials::default(), start());
-        // Whatever port it names, as often as it can.
+        // It names the address as often as it can, with whatever port.
         for tick in 0..3000 {
             let now = start + Duration::from_millis(100 * tick);
             dials.take(PeerHandle(1), address(1), now);

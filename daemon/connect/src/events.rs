@@ -110,7 +110,7 @@ pub enum TcpOrder {
     /// Close a connection, or stop making it; nothing more is heard of it.
     Close(TcpId),
     /// Ask this STUN server over TCP as what it sees the port on which connections are taken, and report an answer with
-    /// [`crate::over_tcp::handle_seen`]. The connection stands for twenty seconds then.
+    /// [`crate::over_tcp::handle_seen`]. The connection stands for about twenty seconds then.
     Ask(SocketAddr),
 }
 
@@ -152,7 +152,7 @@ pub enum News {
         peer: PeerHandle,
         /// The path that serves now.
         path: Path,
-        /// Why it does, and the one before does not.
+        /// Why this path serves, and the one before does not.
         why: PathReason,
     },
     /// It was found out that packets inside the tunnel of up to so many bytes fit on this direct path to a peer. Until this is said of a
@@ -164,7 +164,7 @@ pub enum News {
         path: DirectPath,
         /// The longest packet inside the tunnel.
         mtu: u16,
-        /// Whether nobody may cut them on their way, because a translator in front of the peer would.
+        /// Whether nobody may cut packets on their way, because a translator in front of the peer would.
         whole: bool,
     },
     /// The newest stamps with a peer, to be kept across restarts.
@@ -268,7 +268,7 @@ pub struct LinkStatus {
     pub agent: Option<AgentStatus>,
     /// The smoothed round trip of the path that serves, once it is known.
     pub round_trip: Option<Duration>,
-    /// The loss on that path, once enough checks have left on it.
+    /// The loss on the path that serves, once enough checks have left on it.
     pub loss: Option<Loss>,
     /// The range of the peer's overlay IPv4 address, once it has said so.
     pub peer_range: Option<Option<Ipv4Range>>,

@@ -21,7 +21,9 @@
 //! * `over_tcp`, `tcp`, `dials`, `seen`: what happens on TCP connections, which attempt each belongs to, how often any are made, and
 //!   where from,
 //! * `legacy`: what one process leaves to the next,
-//! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves.
+//! * `path`: what carries a peer's packets. The agents find direct paths; `PeerConnection::path` says what serves,
+//! * `course`: why packets take the path that serves, and no longer the one before,
+//! * `traffic`: how much has come in over each kind of path.
 
 mod capacities;
 mod charges;

@@ -60,7 +60,7 @@ pub(crate) struct LocalNetwork {
     tcp: bool,
     /// Where they are taken.
     tcp_ports: BTreeMap<Family, u16>,
-    /// The address that the router leads there.
+    /// The address that the router leads to the port for TCP connections.
     tcp_mapping: Option<SocketAddr>,
 }
 
@@ -300,8 +300,8 @@ impl LocalNetwork {
     }
 
     /// Where this machine takes TCP connections: at its own addresses, at the one that the router leads here, and at the public one of
-    /// each family, to whose port it may be that of a static mapping of a router's, as virtual machines have. `seen` is as what STUN
-    /// servers see the port, which a NAT lets be connected to only from where it is connected to at the same time.
+    /// each family, with the same port: a router may have a static mapping for it, as virtual machines have. `seen` are the addresses that
+    /// STUN servers see, which a NAT lets in only those at whom a connection is being made at the same time.
     pub(crate) fn tcp_candidates(&self, seen: impl Iterator<Item = SocketAddr>) -> Vec<Candidate> {
         let udp = self.candidates();
         let of_kind = |kind| {

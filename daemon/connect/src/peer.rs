@@ -262,7 +262,7 @@ impl PeerConnection {
 
     // --- attempts ---
 
-    /// An exchange is complete: its checks begin, and those of the path that serves: one end doubts it, or looks for a better one.
+    /// An exchange is complete: its checks begin. The path that serves is checked, too, since one end doubts it or looks for a better one.
     pub(crate) fn begin(
         &mut self,
         exchange: Exchange,
@@ -404,7 +404,7 @@ impl PeerConnection {
                 continue;
             }
             if index > 0 && self.attempts.is_spent(index) {
-                // What was never proven has no session: that which would be abandoned is of another exchange.
+                // An attempt that was never proven has no session: the newest one, which would be abandoned, is of another exchange.
                 if self.attempts.is_proven(index) {
                     out.session(SessionEvent::Abandoned { peer: out.peer });
                 }

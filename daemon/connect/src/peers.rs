@@ -28,7 +28,7 @@ type Fragment = [u8; 8];
 
 struct Entry {
     connection: PeerConnection,
-    /// Which path serves, as it was told, and what there is to say of the next one.
+    /// The path that serves, as it was told, and what there is to say of the next one.
     course: Course,
     /// The fragments under which the connection is found.
     fragments: Vec<Fragment>,
@@ -87,7 +87,7 @@ impl Peers {
         Some(&mut entry.connection)
     }
 
-    /// The connection that is drained, with the transactions of what it sends, and which path has served so far.
+    /// The connection that is drained, with the transactions of what it sends, and the path that has served so far.
     pub(crate) fn get_drained(
         &mut self,
         peer: PeerHandle,
@@ -208,7 +208,7 @@ impl Peers {
         self.dirty.extend(self.entries.keys());
     }
 
-    /// The paths that come now come of that, if there were others.
+    /// This machine is in another network, or has slept: paths that take the place of others soon do so because of that.
     fn handle_moved(&mut self, now: Instant) {
         let entries = self.entries.values_mut();
         entries.for_each(|entry| entry.course.handle_moved(now));

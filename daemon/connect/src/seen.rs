@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Servers that are asked.
 const MAX_SERVERS: usize = 2;
-/// They are not asked again within this: the connections with them stand for so long, and what they said holds meanwhile.
+/// Servers are not asked again within this: the connections with them stand for a second less, and what they said holds meanwhile.
 const INTERVAL: Duration = Duration::from_secs(20);
 
 /// See the module.

@@ -119,7 +119,7 @@ impl Lane {
     }
 }
 
-/// A peer that serves as a server.
+/// A peer that serves a meeting place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Host {
     pub(crate) peer: PeerHandle,
@@ -148,7 +148,7 @@ impl Servers {
         self.lanes.insert(server, lane);
     }
 
-    /// The same of a peer's meeting place.
+    /// The meeting place of a peer has welcomed this machine, and is asked to tell of these peers, but for its host.
     pub(crate) fn add_meeting(&mut self, server: ServerId, host: Host, mut peers: Vec<PeerId>) {
         peers.retain(|id| *id != host.id);
         self.hosts.insert(server, host);

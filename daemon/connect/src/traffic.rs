@@ -7,7 +7,7 @@ use crate::path::Path;
 /// Bytes inside the tunnel with one peer, as they have added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PeerTraffic {
-    /// Those that have left.
+    /// Bytes that have left, over whatever path.
     pub sent: u64,
     direct: u64,
     relayed: u64,

@@ -189,7 +189,7 @@ impl Handshakes {
         now: Instant,
     ) -> Result<(), DropReason> {
         let handle = peers.by_key(&asker.public).ok_or(DropReason::NotForUs)?;
-        // Whoever leads another one's messages over its own link stands between the two from then on.
+        // A peer that passes another one's messages on over its own link would stand between the two from then on.
         if !asker.reply_to().lets_in(Some(handle)) {
             return Err(DropReason::NotForUs);
         }

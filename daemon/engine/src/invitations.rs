@@ -1,8 +1,8 @@
 //! Telling peers that they may meet others at this machine, and hearing it of them.
 //!
 //! An invitation is an echo request with a payload of its own, so that a peer of an older version answers it and does nothing else. Its
-//! reply says that it was heard. With each new session it is said again: the peer may be another process by then. That somebody is no
-//! longer a guest is not said: its connection ends, and a new one is refused.
+//! reply says that it was heard. After each handshake of WireGuard it is said again: the peer may be another process by then. That
+//! somebody is no longer a guest is not said: its connection ends, and a new one is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const HEARD: Duration = Duration::from_secs(1);
 /// A peer that may meet others here.
 #[derive(Debug)]
 struct Guest {
-    /// The handshake of the session in which it is invited.
+    /// The handshake after which it is invited.
     keys: Option<Instant>,
     /// Whether it has answered.
     heard: bool,
@@ -85,7 +85,7 @@ impl Invitations {
         due
     }
 
-    /// An invitation has gone out by this number.
+    /// An invitation has gone out, as the echo request with this number.
     pub(crate) fn handle_sent(&mut self, handle: PeerHandle, id: Option<u16>) {
         if let Some(guest) = self.guests.get_mut(&handle) {
             guest.id = id;

@@ -456,7 +456,7 @@ impl Lane {
         self.request(peers, handle, echo_request, now)
     }
 
-    /// Sends what this makes of both ends' addresses and a number.
+    /// Sends the echo request that `make` makes of both ends' addresses and a number, which is returned.
     fn request(
         &mut self,
         peers: &mut PeerTable,

@@ -72,7 +72,7 @@ impl Reception<'_> {
                 return over_tcp::refuse(connector, path, now);
             }
         }
-        // What was not refused has an owner.
+        // A connection that was not refused is a peer's.
         if let Some(owner) = over_tcp::owner(&self.roster.connector, path) {
             self.take(ReplyTo::link(Path::Tcp(path), owner), datagrams, now);
         }

@@ -135,7 +135,7 @@ impl Servers {
         matches!(address, ServerAddress::Signal(_)).then_some(server.id)
     }
 
-    /// Leaves servers; tells which signalling servers are no longer there.
+    /// Leaves servers; returns the signalling servers that are no longer there.
     pub(super) fn stop_all(&mut self, addresses: &[ServerAddress]) -> Vec<ServerId> {
         let stopped = addresses.iter().filter_map(|address| self.stop(address));
         stopped.collect()
@@ -206,14 +206,14 @@ impl Servers {
         self.part(gone).await;
     }
 
-    /// Peers are gone.
+    /// These peers are gone, and their meeting places with them.
     pub(super) async fn remove_peers(&mut self, peers: &[PeerHandle]) {
         let gone = peers.iter().filter_map(|peer| self.meetings.remove(*peer));
         let gone: Vec<_> = gone.collect();
         self.part(gone).await;
     }
 
-    /// The clients of these are gone.
+    /// The clients of these servers are gone.
     async fn part(&self, gone: impl IntoIterator<Item = ServerId>) {
         for server in gone {
             let _ = self.access.driver.send(Command::ServerDown(server)).await;

@@ -33,7 +33,7 @@ pub(super) struct Translation {
     network: Option<Vec<OwnAddress>>,
     /// Whether the name server of that network has named a prefix.
     is_told: bool,
-    /// How often in a row it has failed, and how often it has named none.
+    /// How often in a row the name server has failed, and how often it has named no prefix.
     failures: u32,
     noes: u32,
     /// The prefix that was said or told, also if it is refused.
@@ -62,7 +62,7 @@ impl Translation {
         }
     }
 
-    /// The prefix, now and later.
+    /// The prefix that is used, now and later.
     pub(super) fn watch(&self) -> watch::Receiver<Option<Nat64>> {
         self.prefix.subscribe()
     }

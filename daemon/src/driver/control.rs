@@ -184,7 +184,7 @@ impl Control {
     pub(super) fn give(&mut self, engine: &mut Engine, servers: &mut Servers) {
         self.backlog.flush(&self.events);
         while let Some(server) = meeting::poll_given_up(engine) {
-            // Its client sees that, ends the connection, and comes again later.
+            // The server's client sees that, ends the connection, and comes again later.
             servers.remove(server);
         }
         while let Some(signal) = engine.poll_signal() {

@@ -358,7 +358,7 @@ impl Lane {
         {
             return engine.count_drops(DropReason::NotForUs, 1);
         }
-        // One that was opened before the network has changed may be of the other family.
+        // A socket that was opened before the network has changed may be of the other family.
         let socket = self.sockets.get(id);
         let Some(socket) = socket.filter(|socket| socket.is_v6() == to.is_ipv6()) else {
             return;

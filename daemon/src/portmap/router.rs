@@ -47,7 +47,7 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// As PCP and NAT-PMP call it.
+    /// The transport as PCP and NAT-PMP call it.
     fn internet(self) -> InternetProtocol {
         match self {
             Self::Udp => InternetProtocol::Udp,
@@ -55,7 +55,7 @@ impl Transport {
         }
     }
 
-    /// As UPnP IGD calls it.
+    /// The transport as UPnP IGD calls it.
     fn upnp(self) -> PortMappingProtocol {
         match self {
             Self::Udp => PortMappingProtocol::UDP,
@@ -76,7 +76,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// The same, for this port over TCP.
+    /// The same client, for this port over TCP.
     pub(super) fn for_tcp(self, port: NonZeroU16) -> Self {
         Self {
             transport: Transport::Tcp,

@@ -78,7 +78,7 @@ impl Goal {
         }
     }
 
-    /// Waits until the connection is to be looked at; that of a server is looked at by itself.
+    /// Waits until somebody doubts the connection: the host of a meeting place, by a new invitation. That with a server is only pinged.
     async fn is_doubted(&self) {
         match &self.host {
             Some(host) => host.again.notified().await,
@@ -518,7 +518,7 @@ mod tests {
 
     use super::*;
 
-    /// Not even where an address leads to somebody, as it may in the network around a machine whose interface is gone.
+    /// The address may lead to somebody in the network around a machine whose interface is gone.
     #[tokio::test]
     async fn what_is_meant_for_a_tunnel_goes_nowhere_without_the_interface() {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();

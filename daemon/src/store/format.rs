@@ -64,7 +64,7 @@ struct StoredPeer {
     /// Written only where it is so: older versions read all others.
     #[serde(default, skip_serializing_if = "is_false")]
     direct_only: bool,
-    /// The same.
+    /// Written only where the peer may meet others here: older versions read all others.
     #[serde(default, skip_serializing_if = "is_false")]
     relay: bool,
 }

@@ -242,7 +242,7 @@ mod tests {
             let error = open(family, port).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
             drop(server);
-            // What is connected from there is in nobody's way.
+            // A socket that only connects from the port is in nobody's way.
             let _made = super::super::bound(family, port).unwrap();
             open(family, port).unwrap();
         }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{FromTcp, connect_again, leave_no_trace};
 use crate::descriptors::Descriptor;
 
-/// For connecting and for the answer.
+/// Connecting and the answer together may take this long.
 const ANSWER: Duration = Duration::from_secs(3);
 /// The connection ends so long after the question: as long as it stands, the NAT keeps the mapping, and peers connect to it. The next
 /// question to the same server, from the same port, comes a second later at the soonest.

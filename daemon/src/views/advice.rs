@@ -17,7 +17,7 @@ pub(super) struct Case<'a> {
     path: Option<&'a PathView>,
     /// Whether there is no path over UDP, and one is wanted.
     pub(super) apart: bool,
-    /// Why none can be, if that is known.
+    /// Why no path over UDP can be, if that is known.
     pub(super) unreachable: Option<Obstacle>,
     /// Whether the router here leads a port to this machine.
     mapped: bool,

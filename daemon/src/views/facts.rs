@@ -39,7 +39,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) servers: Vec<ServerFacts<'a>>,
     /// The meeting places of peers.
     pub(crate) meetings: Vec<MeetingFacts>,
-    /// That of this machine.
+    /// The meeting place of this machine.
     pub(crate) place: &'a MeetingPlace,
     pub(crate) overlay: &'a Overlay,
     pub(crate) interface: &'a Interface,

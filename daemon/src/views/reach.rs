@@ -9,11 +9,11 @@ use punch_signal_protocol::Candidate;
 /// Why no pair of addresses can have a chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// No UDP passes: no STUN server answers here, or one end, or the other, and checks were in vain.
+    /// No UDP passes: no STUN server answers this machine or the peer, and checks were in vain.
     UdpBlocked {
-        /// Whether none answers here.
+        /// Whether no STUN server answers here.
         here: bool,
-        /// Whether none seems to answer the peer.
+        /// Whether no STUN server seems to answer the peer.
         there: bool,
     },
     /// One has IPv4 only, the other IPv6 only.

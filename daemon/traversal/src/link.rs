@@ -18,7 +18,7 @@ use crate::messages::Messages;
 const REPEAT_INTERVALS: [u64; 10] = [200, 400, 600, 1000, 1000, 1000, 1000, 1000, 1000, 1000];
 /// After more checks than this without an answer anything else is better.
 const SILENT: usize = 3;
-/// The same for a link that has never answered.
+/// After more checks than this a link that has never answered is worse than anything else.
 const LATE: usize = 1;
 /// A TCP connection loses nothing, and may lead to a program that is not the peer's: its first check is sent once, and its answer
 /// awaited for so long, in milliseconds.
@@ -69,7 +69,7 @@ enum Answered {
 /// What answers have told of the way.
 #[derive(Debug, Default)]
 struct Measured {
-    /// Smoothed.
+    /// The smoothed round trip.
     rtt: Option<Duration>,
     loss: LossCount,
 }

@@ -100,10 +100,10 @@ pub(crate) struct KeyRing {
     pub(crate) previous: Option<Keys>,
     /// The peer has been sent the response that makes them, and has not used them.
     pub(crate) next: Option<Keys>,
-    /// The same before that, if the peer has asked again: until it uses the later ones it may use these.
+    /// The keys of an earlier response, if the peer has asked again since: until it uses the later ones it may use these.
     pub(crate) superseded: Option<Keys>,
-    /// This end has asked for them and for newer ones since, and has not heard the peer use them: what confirms them may have reached it
-    /// all the same, and it seals with them until it hears of the newer ones.
+    /// The keys that this end has asked for before its newest, and has not heard the peer use: what confirms them may have reached the peer
+    /// all the same, which seals with them until it hears of the newer ones.
     pub(crate) passed: Option<Keys>,
     /// This end's index of the keys that something authentic has come in with last: the peer seals with them.
     pub(crate) heard: Option<u32>,

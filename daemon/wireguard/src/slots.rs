@@ -8,9 +8,10 @@
 //! still opens what is under way. Three, since one boringtun tunnel moves its sending to whatever keys something has come in
 //! with: keys that open beside those that seal must be in another tunnel. There is one exception. If this end completes two handshakes
 //! before the peer is heard to use either, the second pair is in one tunnel with the keys that the peer still uses, and what comes in
-//! with those moves the sending back to them, until the peer uses newer ones; the session's record of what seals follows. Equal in age, since boringtun takes the timestamps of
-//! initiations from the moment that a tunnel was made and counts on: the timestamps of three tunnels that were made at the
-//! same time increase even if the wall clock is set back.
+//! with those moves the sending back to them, until the peer uses newer ones; the session's record of what seals follows.
+//!
+//! They are equal in age, since boringtun takes the timestamps of initiations from the moment that a tunnel was made and counts on: the
+//! timestamps of three tunnels that were made at the same time increase even if the wall clock is set back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

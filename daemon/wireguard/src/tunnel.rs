@@ -9,7 +9,7 @@ use punch_packet::Buffer;
 
 use crate::session::Session;
 
-/// A session that was left still opens what is under way.
+/// A session that was left still opens what is under way, for so long.
 const LINGER: Duration = Duration::from_secs(10);
 /// So many sessions are left at a time: exchanges may follow each other faster than packets arrive.
 const MAX_LEFT: usize = 2;
@@ -171,8 +171,8 @@ impl<R: Copy> Tunnel<R> {
     }
 
     /// The number of the session in use, while the handshake of the one that shall replace it is under way: it begins none of its own
-    /// then, though no longer than for 10 s. The peer would answer with both sessions, since an initiation does not say which one it is for, and the new one would
-    /// forget the keys that it has just agreed on for those that this end cannot use.
+    /// then, though no longer than for 10 s. The peer would answer with both sessions, since an initiation does not say which one it
+    /// is for, and the new one would forget the keys that it has just agreed on for those that this end cannot use.
     pub fn resting(&self, now: Instant) -> Option<u32> {
         let started = self.next.as_ref()?.started?;
         if started + REST <= now {
@@ -253,7 +253,7 @@ impl<R: Copy> Tunnel<R> {
             }
             send(&mut |out| next.session.handle_timeout(now, out));
         }
-        // One that is unused may become the next one again while it is not clear what the next one comes to.
+        // A session that was left unused may become the next one again, as long as it is not clear what the next one comes to.
         let is_open = self.next.is_some();
         let stays = |left: &Left<R>| left.until > now || (left.unused && is_open);
         let over = self.left.iter().filter(|left| !stays(left));

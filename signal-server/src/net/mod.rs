@@ -1,7 +1,8 @@
 //! Sockets around the hub: HTTP with one WebSocket per client, plain or TLS.
 //!
-//! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet, [`proxy`] finds out whose they are, [`upgrade`]
-//! makes clients of them, which [`crate::serve`] serves, [`line`] is a client's connection, [`metrics`] shows counters.
+//! [`certificate`] follows the files of the certificate, [`listen`] accepts connections and bounds those that are not WebSockets yet,
+//! [`proxy`] finds out whose they are, [`upgrade`] makes clients of them, which [`crate::serve`] serves, [`line`] is a client's connection,
+//! [`metrics`] shows counters.
 
 mod certificate;
 mod line;

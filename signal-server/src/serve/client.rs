@@ -20,7 +20,7 @@ use crate::hub::{ConnectionId, Said};
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two WebSocket pings to a client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// As good as never.
+/// Time between two pings to a client whose line is watched otherwise: as good as never.
 const NO_PING: Duration = Duration::from_secs(365 * 86_400);
 /// What is read at once. Each client has that much for as long as it is connected, so most of what an idle one costs is this.
 const READ_BUFFER: usize = 4096;
@@ -149,7 +149,7 @@ struct Reader<'a> {
     server: &'a Server,
     connection: ConnectionId,
     nonce: [u8; 32],
-    /// The only identity that the client can have, where that is known.
+    /// The only identity that the client can have, where its line has proven one.
     only: Option<PeerId>,
     post: &'a Arc<Post>,
     /// For relay frames, once the client is logged in.

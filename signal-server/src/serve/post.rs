@@ -48,7 +48,7 @@ pub(crate) struct Post {
 }
 
 impl Post {
-    /// An empty one, with this queue for relay frames, which are counted there.
+    /// An empty post, with this queue for relay frames, which are counted there.
     pub(crate) fn new(relayed: Option<RelayQueue>, counts: Arc<Counts>) -> Self {
         Self {
             waiting: Mutex::new(Waiting {

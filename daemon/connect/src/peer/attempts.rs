@@ -21,13 +21,13 @@ use crate::path::{Path, RelayPath, TcpPath};
 use crate::relays::RelayOrders;
 use crate::traffic::PeerTraffic;
 
-/// At most two, the one that serves and its successor, and what is left of those before.
+/// At most two attempts, the one that serves and its successor, and what is left of those before.
 #[derive(Default)]
 pub(crate) struct Attempts {
     /// The one that serves, if it has a path, stands first; its successor behind it.
     live: VecDeque<Attempt>,
     count: u64,
-    /// What those that are over have left.
+    /// What attempts that are over have left.
     remains: Remains,
     /// Whether no relay may carry anything of this peer's.
     direct_only: bool,
@@ -484,8 +484,8 @@ impl Attempts {
         }
     }
 
-    /// Checks all paths at once instead of at the next keepalive, and all TCP connections: what was bound to an address that is gone
-    /// says nothing of it.
+    /// Checks all paths at once instead of at the next keepalive, and all TCP connections: one that is bound to an address that is gone
+    /// tells nobody of that.
     pub(crate) fn verify_paths(&mut self, now: Instant) {
         self.verify_direct(now);
         self.tcp().for_each(|tcp| tcp.verify(now));

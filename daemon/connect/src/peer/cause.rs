@@ -6,10 +6,10 @@ use super::attempts::Attempts;
 use crate::course::{Cause, Left};
 use crate::path::Path;
 
-/// Of a link that takes the place of a direct path.
+/// The cause of a link that takes the place of a direct path.
 pub(super) const SILENT: Cause = Cause::Silent;
 
-/// Of a direct path that the agent of this attempt has selected.
+/// The cause of a direct path that the agent of this attempt has selected.
 pub(super) fn of_path(attempts: &mut Attempts, index: usize) -> Cause {
     match attempts.first() {
         Some(attempt) if index == 0 => Cause::Chosen(chosen(&attempt.agent)),
@@ -17,7 +17,7 @@ pub(super) fn of_path(attempts: &mut Attempts, index: usize) -> Cause {
     }
 }
 
-/// Of a link of this attempt, which serves where `before` did.
+/// The cause of a link of this attempt, which serves where `before` did.
 pub(super) fn of_link(attempts: &mut Attempts, index: usize, before: Option<Path>) -> Cause {
     let attempt = attempts.first().filter(|_| index == 0);
     let Some(attempt) = attempt else {

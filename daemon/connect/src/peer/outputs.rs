@@ -28,7 +28,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) sockets: &'a mut Sockets,
     pub(crate) connections: &'a mut Connections,
     pub(crate) transactions: &'a mut Transactions,
-    /// Which path serves, as it was told.
+    /// The path that serves, as it was told, and why.
     pub(crate) course: &'a mut Course,
     /// Notes for the peer.
     pub(crate) envelopes: Vec<Vec<u8>>,

@@ -166,7 +166,7 @@ impl Relayed {
         serving.is_some_and(|check| check.health() == LinkHealth::Answers)
     }
 
-    /// Whether the last checks of that link were not answered.
+    /// Whether the last checks of the link that serves, or would, were not answered.
     pub(super) fn is_silent(&self) -> bool {
         let serving = self.links.serving();
         serving.is_some_and(|check| check.health() == LinkHealth::Silent)
@@ -424,7 +424,7 @@ mod tests {
         rig.run(Duration::from_secs(660));
         let loss = rig.ends[0].loss(rig.now).unwrap();
         let part = f64::from(loss.lost) / f64::from(loss.samples);
-        // A tenth of the checks, and of the answers to the others.
+        // A tenth of the checks is lost, and a tenth of the answers to the others.
         assert!((0.1..0.3).contains(&part), "{loss:?}");
         assert_eq!(rig.servers(), [Some(1), Some(1)]);
         rig.loses = None;

@@ -17,7 +17,7 @@ use crate::path::TcpPath;
 
 /// Addresses that an attempt connects to, of those at which the peer takes connections.
 const MAX_PASSIVE: usize = 4;
-/// The same of those from which the peer connects at the same time.
+/// Addresses that an attempt connects to, of those from which the peer connects at the same time.
 const MAX_SIMULTANEOUS: usize = 2;
 /// Connections of an attempt, made and taken.
 const MAX_TCP: usize = 8;
@@ -84,7 +84,7 @@ pub(crate) struct Tcp {
     dial_at: Instant,
     /// Addresses of the peer's that wait for their turn.
     heard: VecDeque<SocketAddr>,
-    /// All that were heard of and have or had their turn.
+    /// All addresses of the peer's that have, had or await their turn: none is connected to twice.
     known: Vec<Candidate>,
     /// Connections that are being made.
     dials: Vec<TcpPath>,

@@ -123,14 +123,14 @@ fn a_peer_that_another_one_relays_serves_as_no_server_until_its_path_is_its_own(
     }
     assert!(by_third(&world));
     assert_eq!(given_up(&mut world), [PLACE]);
-    // Also while the direct path is only in doubt. What would be said at B's now would go through C, and C's may be what it is about.
+    // B's place is not used while the direct path to B is only in doubt, either: what would be said there would go through C.
     said(&mut world);
     for up in [false, true] {
         world.set_up(A, C, up);
         world.run_for(seconds(5));
     }
     come_to(&mut world, PLACE, B);
-    // Nor does what is said there change anything: an answer would go over it.
+    // What B's place says then changes nothing: an answer would go over it.
     let (id, now) = (world.hosts[C].id(), world.now);
     let engine = &mut world.hosts[A].engine;
     engine.handle_frame(PLACE, Frame::Appeared(id), now);

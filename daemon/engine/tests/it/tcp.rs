@@ -317,7 +317,7 @@ fn an_address_that_is_named_again_and_again_is_connected_to_seldom() {
         _ => false,
     });
     let dials = dials.count();
-    // In five minutes.
+    // A burst of twelve, and one in five seconds for five minutes.
     assert!((13..=12 + 60).contains(&dials), "{dials}");
     let sizes = world.hosts[A].engine.table_sizes();
     assert!(sizes.connector.dialled <= 4);

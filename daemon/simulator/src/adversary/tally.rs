@@ -185,7 +185,7 @@ impl Tally {
             self.all_within(60),
             minute,
         );
-        // A burst and what comes back within a minute; one peer names them all.
+        // A burst and what comes back within a minute, whichever peers name the address.
         let dials = most_within(&self.dials, 60);
         self.at_most("TCP connections to an address in a minute", dials, 12 + 12);
         let begun = self.dials.iter();

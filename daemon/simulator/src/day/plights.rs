@@ -17,7 +17,7 @@ pub(super) struct Plight {
     pub(super) lossy: bool,
     pub(super) asleep: Option<Instant>,
     pub(super) slept: Duration,
-    /// The part of it that the machine has not seen yet.
+    /// The part of the sleep that the machine has not seen yet.
     pub(super) unnoticed: Duration,
 }
 

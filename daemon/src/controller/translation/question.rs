@@ -31,13 +31,13 @@ pub(super) struct Question {
     results: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
     /// Counts networks.
     network: u64,
-    /// When it is asked next, unless it is being asked, or not at all.
+    /// When the name server is asked next; `None` while it is being asked, and while it is not to be.
     next: Option<Instant>,
     task: Option<Task>,
 }
 
 impl Question {
-    /// It is not asked yet.
+    /// A question that is not asked yet.
     pub(super) fn new(spawner: Spawner) -> Self {
         Self {
             spawner,
@@ -48,20 +48,20 @@ impl Question {
         }
     }
 
-    /// It is asked in another network, at once.
+    /// The name server of another network is asked, at once.
     pub(super) fn begin(&mut self) {
         self.end();
         self.next = Some(clock::now());
     }
 
-    /// It is not asked any more.
+    /// The name server is not asked any more.
     pub(super) fn end(&mut self) {
         self.network += 1;
         self.next = None;
         self.task = None;
     }
 
-    /// It is asked again after this.
+    /// The name server is asked again after this.
     pub(super) fn ask_after(&mut self, after: Duration) {
         self.next = Some(clock::now() + after);
     }

@@ -34,17 +34,17 @@ fn keepalive(lifetime: Option<Duration>) -> Duration {
 /// What has brought a path to be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// There was none before.
+    /// No path was selected before.
     First,
-    /// It is better than the one before, which answers too.
+    /// The path is better than the one before, which answers too.
     Better,
-    /// The peer, whose choice it is, has named it.
+    /// The peer, whose choice it is, has named the path.
     ByPeer,
-    /// The one before does not answer.
+    /// The path before does not answer.
     Silent,
-    /// The peer, whose choice it is, has named one that leads to another address of the same family.
+    /// The peer, whose choice it is, has named a path that leads to another address of the same family.
     Moved,
-    /// An earlier process had selected it.
+    /// An earlier process had selected the path.
     Inherited,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Checklist {
     keepalive: Duration,
     pairs: Vec<Pair>,
     selected: Option<DirectPath>,
-    /// What has brought it to be selected.
+    /// What has brought `selected` to be selected.
     choice: Choice,
     last_traffic: Option<Instant>,
     silence: Silence,

@@ -27,7 +27,7 @@ pub fn set_lifetime(agent: &mut Agent, lifetime: Option<Duration>, now: Instant)
     agent.checklist.set_lifetime(lifetime, now);
 }
 
-/// What has brought the path to be selected, the last time that one was.
+/// What has brought the selected path to be selected.
 pub fn chosen(agent: &Agent) -> Choice {
     agent.checklist.choice()
 }

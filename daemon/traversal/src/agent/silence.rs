@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 /// Packets that go out for so long while none comes in set off a check.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Bytes of the tunnel with one peer, as they have added up.
+/// Bytes of the tunnel with one peer, as a kind of path sees them: what comes in over another kind says nothing of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Those that have left.
+    /// Bytes that have left, over whatever path.
     pub sent: u64,
-    /// Those that have come in.
+    /// Bytes that have come in over this kind of path.
     pub received: u64,
 }
 

@@ -106,7 +106,7 @@ fn shortly_before_three_minutes_packets_wait_for_new_keys_and_then_leave_in_orde
     world.now = world.start + secs(175) - millis(1);
     let last = world.ends[B].seal(0, world.now).unwrap();
     assert!(!world.ends[B].session.wants_handshake(world.now));
-    // It takes its time, and is not refused.
+    // A packet that takes its time is not refused.
     let arrival = world.start + secs(180) - millis(1);
     assert_eq!(world.ends[A].open(&last, arrival), Opened::Packet);
     world.ends[A].inbox.clear();

@@ -99,7 +99,7 @@ fn a_session_that_was_overtaken_is_the_next_one_again_when_its_successor_comes_t
     assert_eq!(tunnel.abandon(now).len(), 0, "nothing else was given up");
     let now = wait(&mut tunnel, now, secs(2));
 
-    // What confirmed it was lost: this end begins a handshake in it, which the peer answers.
+    // The packet that confirmed the session was lost: this end begins a handshake in it, which the peer answers.
     let next = tunnel.responders().next().unwrap();
     let initiation = steps(next, true, now).remove(0);
     let response = world.ends[A].receive(&initiation, address(2), now);

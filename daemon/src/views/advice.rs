@@ -222,7 +222,7 @@ impl<'a> Case<'a> {
         }
         let relay = match relayed {
             true => "",
-            false => " A relay does it too: a signalling server that both use, which relays.",
+            false => " A relay does it too: a signalling server that both use, which relays, or a machine that both know (there: punchctl allow NAME --relay).",
         };
         Some(format!(
             "Or forward the TCP port that punchctl status names, on the router here or at {name}, to that machine: packets then go directly over TCP.{relay}"

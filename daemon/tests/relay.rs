@@ -115,7 +115,10 @@ fn where_udp_is_blocked_everything_works_over_the_relay() {
 #[test]
 fn a_direct_path_takes_over_and_the_relay_when_it_dies() {
     need_lab!();
-    let lab = lab("prom", "port-restricted", "port-restricted");
+    // Over TCP the two may find each other before they do over UDP.
+    let config = "[punch]\ntcp = false\n";
+    let kind = "port-restricted";
+    let lab = lab_with("prom", kind, kind, [config; 2]);
     lab.part();
     lab.a.ctl_ok(&["up", "b", "--timeout", "30"]);
     assert!(is_relayed(&lab.a, "b"));

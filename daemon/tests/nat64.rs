@@ -4,9 +4,8 @@
 mod harness;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
 
-use harness::{Host, Kinds, Lab, PATIENCE, Server, receive_hashed, send_hashed, wait_until};
+use harness::{Host, Kinds, Lab, PATIENCE, carry, wait_until};
 
 const LENGTH: u64 = 4 * 1024 * 1024;
 
@@ -44,19 +43,6 @@ fn remote(host: &Host, peer: &str) -> SocketAddr {
     remote.unwrap_or_else(|| panic!("{path}")).parse().unwrap()
 }
 
-/// TCP from one host's kernel to the other's, checked.
-fn stream(from: &Host, to: &Host, address: IpAddr) {
-    let (sender, receiver) = mpsc::channel();
-    let listen = SocketAddr::new(address, 7000);
-    let _server = Server::start(to, &listen.to_string(), move |mut stream| {
-        let _ = sender.send(receive_hashed(&mut stream));
-    });
-    let mut stream = from.connect_tcp(listen).unwrap();
-    let sent = send_hashed(&mut stream, LENGTH, 5).unwrap();
-    let received = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
-    assert_eq!(received, (LENGTH, sent), "to {address}");
-}
-
 /// Both ends use a direct path between the IPv4 addresses of the translator and of b, on which so much fits and data flows.
 fn works(lab: &Lab, mtu: u64) {
     lab.connect();
@@ -74,7 +60,7 @@ fn works(lab: &Lab, mtu: u64) {
     }
     for (from, to) in [(&lab.a, &lab.b), (&lab.b, &lab.a)] {
         for address in [to.ipv4(), to.ipv6()] {
-            stream(from, to, address);
+            carry(from, to, address, LENGTH);
         }
     }
 }
@@ -123,7 +109,7 @@ fn a_public_peer_is_reached_also_when_ipv4_comes_and_goes() {
     next.wait_for_log("INFO ready");
     assert_eq!(lab.a.punchd.wait(), 0);
     lab.a.punchd = next;
-    stream(&lab.a, &lab.b, lab.b.ipv4());
+    carry(&lab.a, &lab.b, lab.b.ipv4(), LENGTH);
     assert_eq!(lab.a.peer("b")["path"]["nat64"], PREFIX);
     lab.a.exec_ok(&["nft", "delete table inet silent"]);
     let ra = lab.namespace("ra");
@@ -139,12 +125,12 @@ fn a_public_peer_is_reached_also_when_ipv4_comes_and_goes() {
     wait_until(PATIENCE, "the path is one without translator", || {
         lab.a.peer("b")["path"]["nat64"].is_null()
     });
-    stream(&lab.a, &lab.b, lab.b.ipv4());
+    carry(&lab.a, &lab.b, lab.b.ipv4(), LENGTH);
     lab.a
         .exec_ok(&["ip", "address", "del", "10.1.1.2/24", "dev", "eth0"]);
     wait_for_translator(&lab, Some(PREFIX));
     lab.a.wait_for_server("server4.lab:3478");
-    stream(&lab.a, &lab.b, lab.b.ipv4());
+    carry(&lab.a, &lab.b, lab.b.ipv4(), LENGTH);
 }
 
 #[test]
@@ -160,7 +146,7 @@ fn where_udp_is_blocked_a_peer_is_reached_over_tcp() {
     assert_eq!(remote(&lab.a, "b").ip(), right);
     lab.b.wait_for_peer_state("a", "connected");
     lab.b.ctl_ok(&["allow", "a", "--host"]);
-    stream(&lab.a, &lab.b, lab.b.ipv4());
+    carry(&lab.a, &lab.b, lab.b.ipv4(), LENGTH);
 }
 
 #[test]

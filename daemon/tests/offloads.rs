@@ -3,12 +3,9 @@
 
 mod harness;
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
+use std::net::IpAddr;
 
-use harness::{
-    Count, Host, Kinds, Lab, PATIENCE, Server, receive_hashed, send_hashed, tool, wait_until,
-};
+use harness::{Count, Host, Kinds, Lab, PATIENCE, carry, tool, wait_until};
 use serde_json::Value;
 
 const LENGTH: u64 = 8 * 1024 * 1024;
@@ -32,19 +29,6 @@ fn lab(hint: &str, offload: [&str; 2]) -> Lab {
     lab.a.ctl_ok(&["allow", "b", "--host"]);
     lab.b.ctl_ok(&["allow", "a", "--host"]);
     lab
-}
-
-/// TCP from one host's kernel to the other's, checked.
-fn stream(from: &Host, to: &Host, address: IpAddr) {
-    let (sender, receiver) = mpsc::channel();
-    let listen = SocketAddr::new(address, 7000);
-    let _server = Server::start(to, &listen.to_string(), move |mut stream| {
-        let _ = sender.send(receive_hashed(&mut stream));
-    });
-    let mut stream = from.connect_tcp(listen).unwrap();
-    let sent = send_hashed(&mut stream, LENGTH, 5).unwrap();
-    let received = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
-    assert_eq!(received, (LENGTH, sent), "to {address}");
 }
 
 /// Datagrams of 500 bytes, the last one of each call shorter; the sender gives the kernel ten at once (UDP_SEGMENT).
@@ -88,7 +72,7 @@ for call in range(20):
 fn carries(lab: &Lab) {
     for (from, to) in [(&lab.a, &lab.b), (&lab.b, &lab.a)] {
         for address in [to.ipv4(), to.ipv6()] {
-            stream(from, to, address);
+            carry(from, to, address, LENGTH);
             datagrams(from, to, address);
         }
     }

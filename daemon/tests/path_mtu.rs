@@ -3,13 +3,10 @@
 
 mod harness;
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use harness::{
-    Echo, Host, Kinds, Lab, PATIENCE, Server, receive_hashed, send_hashed, tool, wait_until,
-};
+use harness::{Echo, Host, Kinds, Lab, PATIENCE, carry, tool, wait_until};
 
 const LENGTH: u64 = 2 * 1024 * 1024;
 
@@ -53,24 +50,11 @@ fn expect_mtu(lab: &Lab, expected: u64) {
     assert!(peers.contains(&format!("MTU {expected}")), "{peers}");
 }
 
-/// TCP from one host's kernel to the other's, checked.
-fn stream(from: &Host, to: &Host, address: IpAddr) {
-    let (sender, receiver) = mpsc::channel();
-    let listen = SocketAddr::new(address, 7000);
-    let _server = Server::start(to, &listen.to_string(), move |mut stream| {
-        let _ = sender.send(receive_hashed(&mut stream));
-    });
-    let mut stream = from.connect_tcp(listen).unwrap();
-    let sent = send_hashed(&mut stream, LENGTH, 5).unwrap();
-    let received = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
-    assert_eq!(received, (LENGTH, sent), "to {address}");
-}
-
 /// Both ways, over both families, between kernels and through a forward.
 fn carries(lab: &Lab) {
     for (from, to) in [(&lab.a, &lab.b), (&lab.b, &lab.a)] {
         for address in [to.ipv4(), to.ipv6()] {
-            stream(from, to, address);
+            carry(from, to, address, LENGTH);
             // What IPv6 may send everywhere, and more, in fragments.
             for size in ["1232", "1400", "4000"] {
                 let ping = ["ping", "-c", "1", "-W", "5", "-s", size];
@@ -194,6 +178,6 @@ for mtu in (0, 1, 68, 552, 576, 1280, 65535):
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(mtu(&lab.a, "b"), Some(1420));
     let sent = lab.a.count("output", "udp length > 1400");
-    stream(&lab.a, &lab.b, lab.b.ipv4());
+    carry(&lab.a, &lab.b, lab.b.ipv4(), LENGTH);
     assert!(sent.packets() > 0, "full packets leave");
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use punch_stun_protocol::{Endpoint, respond};
+use punch_stun_protocol::{Endpoint, HEADER, respond, stream_length};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +29,6 @@ const FIRST: Duration = Duration::from_secs(5);
 const MAX_REQUESTS: usize = 8;
 /// Longer requests are none.
 const MAX_REQUEST: usize = 548;
-const HEADER: usize = 20;
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 64;
 /// After an error of the kernel's, such as that there are too many open files.
@@ -137,13 +136,13 @@ pub(crate) async fn serve(
 
 /// Reads a request; `None` if what comes is none.
 async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
-    let mut request = vec![0; HEADER];
-    stream.read_exact(&mut request).await?;
-    let length = HEADER + usize::from(u16::from_be_bytes([request[2], request[3]]));
-    // The cookie tells at once who speaks something else.
-    if length > MAX_REQUEST || request[4..8] != [0x21, 0x12, 0xA4, 0x42] {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).await?;
+    let length = stream_length(&header).filter(|length| *length <= MAX_REQUEST);
+    let Some(length) = length else {
         return Ok(None);
-    }
+    };
+    let mut request = header.to_vec();
     request.resize(length, 0);
     stream.read_exact(&mut request[HEADER..]).await?;
     Ok(Some(request))

@@ -1,11 +1,13 @@
 //! How often this machine connects by TCP: peers may name whatever addresses they like, and what listens there is to be neither flooded
 //! with requests nor scanned for open ports, whichever peers have named it and in however many attempts.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use punch_packet::{PeerHandle, Rate, TokenBucket};
+use punch_traversal::Nat64;
+
+use crate::pace::Buckets;
 
 /// Connections to one address, or to one network of /64.
 const TO_ADDRESS: Rate = Rate {
@@ -58,12 +60,12 @@ impl Dials {
         self.by_address.forget(now);
         self.by_pair.forget(now);
         let to = target_of(to);
-        let has_place = self.by_address.has(to) || self.by_address.len() < MAX_ADDRESSES;
+        let has_place = self.by_address.has(&to) || self.by_address.len() < MAX_ADDRESSES;
         // Only what is done takes tokens: an address that is refused costs the peer nothing.
         has_place
             && self.all.holds(now)
-            && self.by_peer.holds(peer, now)
-            && self.by_pair.holds((peer, to), now)
+            && self.by_peer.holds(&peer, now)
+            && self.by_pair.holds(&(peer, to), now)
             && self.by_address.take(to, now)
             && self.by_pair.take((peer, to), now)
             && self.by_peer.take(peer, now)
@@ -76,54 +78,11 @@ impl Dials {
     }
 }
 
-/// A bucket for each key, kept as long as it is not full.
-#[derive(Debug)]
-struct Buckets<K> {
-    rate: Rate,
-    buckets: BTreeMap<K, TokenBucket>,
-}
-
-impl<K: Ord + Copy> Buckets<K> {
-    fn new(rate: Rate) -> Self {
-        Self {
-            rate,
-            buckets: BTreeMap::new(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.buckets.len()
-    }
-
-    fn has(&self, key: K) -> bool {
-        self.buckets.contains_key(&key)
-    }
-
-    fn holds(&mut self, key: K, now: Instant) -> bool {
-        let bucket = self.buckets.get_mut(&key);
-        bucket.is_none_or(|bucket| bucket.holds(now))
-    }
-
-    fn take(&mut self, key: K, now: Instant) -> bool {
-        let bucket = self.buckets.entry(key);
-        bucket
-            .or_insert_with(|| TokenBucket::new(self.rate))
-            .take(now)
-    }
-
-    /// Forgets the buckets that are full again.
-    fn forget(&mut self, now: Instant) {
-        let reserve = self.rate.burst - 1;
-        self.buckets
-            .retain(|_, bucket| bucket.ready_at(reserve).is_some_and(|full| full > now));
-    }
-}
-
 /// An address, or the network that one machine has over IPv6. Below the prefix of translators (RFC 6052 §2.1) it is one machine of IPv4's.
 fn target_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
-        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => ip,
+        IpAddr::V6(v6) if Nat64::WELL_KNOWN.extract(v6).is_some() => ip,
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }

@@ -12,7 +12,7 @@ use rand_core::RngCore;
 
 use crate::clock::WallClock;
 use crate::network::LocalNetwork;
-use crate::pace::ServerBuckets;
+use crate::pace::Buckets;
 use crate::peer::{
     AttemptConfig, DescriptionParts, MAX_STALE, OutstandingOffer, PeerConnection, SentDescription,
     StampError,
@@ -29,9 +29,9 @@ pub(crate) struct Envelopes {
     relay: bool,
     clock: WallClock,
     randomness: Randomness,
-    refusals: ServerBuckets,
+    refusals: Buckets<ServerId>,
     /// The envelopes of all peers that are opened.
-    opened: ServerBuckets,
+    opened: Buckets<ServerId>,
 }
 
 /// Why an offer is not answered.
@@ -72,8 +72,8 @@ impl Envelopes {
             relay: config.relay,
             clock: WallClock::new(config.wall_ms, now),
             randomness,
-            refusals: ServerBuckets::new(REFUSALS),
-            opened: ServerBuckets::new(ENVELOPES),
+            refusals: Buckets::new(REFUSALS),
+            opened: Buckets::new(ENVELOPES),
         }
     }
 

@@ -1,21 +1,19 @@
-//! How often something may happen, of each server.
+//! How often something may happen, of each server, peer or address.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use punch_packet::{Rate, TokenBucket};
 
-use crate::ServerId;
-
-/// A bucket for each server: what one of them makes up bars nothing of another.
+/// A bucket for each: what one of them makes up bars nothing of another.
 #[derive(Debug)]
-pub(crate) struct ServerBuckets {
+pub(crate) struct Buckets<K> {
     rate: Rate,
-    buckets: BTreeMap<ServerId, TokenBucket>,
+    buckets: BTreeMap<K, TokenBucket>,
 }
 
-impl ServerBuckets {
-    /// A full bucket for each server.
+impl<K: Ord> Buckets<K> {
+    /// A full bucket for each.
     pub(crate) fn new(rate: Rate) -> Self {
         Self {
             rate,
@@ -23,19 +21,34 @@ impl ServerBuckets {
         }
     }
 
-    /// Takes a token out of the server's bucket, if there is one.
-    pub(crate) fn take(&mut self, server: ServerId, now: Instant) -> bool {
-        self.bucket(server).take(now)
+    /// How many buckets are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.buckets.len()
     }
 
-    /// Whether there is a token in the server's bucket.
-    pub(crate) fn holds(&mut self, server: ServerId, now: Instant) -> bool {
-        self.bucket(server).holds(now)
+    /// Whether the bucket of this one is remembered.
+    pub(crate) fn has(&self, key: &K) -> bool {
+        self.buckets.contains_key(key)
     }
 
-    fn bucket(&mut self, server: ServerId) -> &mut TokenBucket {
-        let bucket = self.buckets.entry(server);
-        bucket.or_insert_with(|| TokenBucket::new(self.rate))
+    /// Whether there is a token in the bucket of this one.
+    pub(crate) fn holds(&mut self, key: &K, now: Instant) -> bool {
+        let bucket = self.buckets.get_mut(key);
+        bucket.is_none_or(|bucket| bucket.holds(now))
+    }
+
+    /// Takes a token out of the bucket of this one, if there is one.
+    pub(crate) fn take(&mut self, key: K, now: Instant) -> bool {
+        let bucket = self.buckets.entry(key);
+        let bucket = bucket.or_insert_with(|| TokenBucket::new(self.rate));
+        bucket.take(now)
+    }
+
+    /// Forgets the buckets that are full again.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        let reserve = self.rate.burst - 1;
+        self.buckets
+            .retain(|_, bucket| bucket.ready_at(reserve).is_some_and(|full| full > now));
     }
 }
 
@@ -44,6 +57,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ServerId;
     use crate::start::start;
 
     const RATE: Rate = Rate {
@@ -54,8 +68,8 @@ mod tests {
     #[test]
     fn one_server_takes_nothing_from_another() {
         let start = start();
-        let mut buckets = ServerBuckets::new(RATE);
-        let taken = |buckets: &mut ServerBuckets, server| {
+        let mut buckets = Buckets::new(RATE);
+        let taken = |buckets: &mut Buckets<ServerId>, server| {
             (0..9)
                 .filter(|_| buckets.take(ServerId(server), start))
                 .count()

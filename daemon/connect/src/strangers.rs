@@ -10,7 +10,7 @@ use punch_packet::{Rate, TokenBucket};
 use punch_signal_protocol::{PeerId, seal};
 
 use crate::envelopes::Envelopes;
-use crate::pace::ServerBuckets;
+use crate::pace::Buckets;
 use crate::{News, ServerId};
 
 /// So many are remembered; the one that has been silent for the longest makes room.
@@ -44,7 +44,7 @@ pub struct Stranger {
 pub(crate) struct Strangers {
     /// The one that has called last stands last.
     list: VecDeque<Entry>,
-    opened: ServerBuckets,
+    opened: Buckets<ServerId>,
     announced: TokenBucket,
 }
 
@@ -61,7 +61,7 @@ impl Default for Strangers {
     fn default() -> Self {
         Self {
             list: VecDeque::new(),
-            opened: ServerBuckets::new(OPENED),
+            opened: Buckets::new(OPENED),
             announced: TokenBucket::new(ANNOUNCED),
         }
     }

@@ -354,19 +354,23 @@ mod tests {
 
     use super::*;
 
-    /// What stands in a URL, and what a name has led to, also when the connection is lost again.
-    #[tokio::test]
-    async fn a_server_is_needed_where_it_is_reached() {
-        let identity = Identity::from_seed(&[1; 32]);
-        let (driver, _commands) = mpsc::channel(1);
-        let mut servers = Servers::new(
-            &identity,
+    /// No servers yet, and what they tell the driver.
+    fn none() -> (Servers, mpsc::Receiver<Command>) {
+        let (driver, commands) = mpsc::channel(64);
+        let servers = Servers::new(
+            &Identity::from_seed(&[1; 32]),
             &ProxySetting::None,
             &driver,
             &Spawner::new(Handle::current()),
             watch::Sender::new(None).subscribe(),
-        )
-        .unwrap();
+        );
+        (servers.unwrap(), commands)
+    }
+
+    /// What stands in a URL, and what a name has led to, also when the connection is lost again.
+    #[tokio::test]
+    async fn a_server_is_needed_where_it_is_reached() {
+        let (mut servers, _commands) = none();
         for (kind, text) in [
             (ServerKind::Signal, "ws://[2001:db8::7]:8080"),
             (ServerKind::Signal, "wss://signal.invalid"),
@@ -397,16 +401,7 @@ mod tests {
     /// An invitation is answered when it comes, and so is not said again: a refusal that was on its way meanwhile must not undo it.
     #[tokio::test]
     async fn an_invitation_that_overtakes_a_refusal_is_not_lost() {
-        let identity = Identity::from_seed(&[1; 32]);
-        let (driver, _commands) = mpsc::channel(64);
-        let mut servers = Servers::new(
-            &identity,
-            &ProxySetting::None,
-            &driver,
-            &Spawner::new(Handle::current()),
-            watch::Sender::new(None).subscribe(),
-        )
-        .unwrap();
+        let (mut servers, _commands) = none();
         let (peer, id) = (PeerHandle(1), Identity::from_seed(&[2; 32]).id());
         servers.handle_connected(peer, true).await;
         servers.handle_invitation(peer, Some(id));

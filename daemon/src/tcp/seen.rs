@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use punch_stun_protocol::{Class, Message, TransactionId, Writer};
+use punch_stun_protocol::{Class, HEADER, Message, TransactionId, Writer, stream_length};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -17,7 +17,6 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// The connection ends so long after the question: as long as it stands, the NAT keeps the mapping, and peers connect to it. The next
 /// question to the same server, from the same port, comes a second later at the soonest.
 const STANDS: Duration = Duration::from_secs(19);
-const HEADER: usize = 20;
 /// Longer answers are none.
 const MAX_ANSWER: usize = 1024;
 
@@ -52,14 +51,12 @@ async fn converse(
     let transaction = TransactionId(punch_platform::random()?);
     let request = Writer::new(Class::Request, transaction).finish();
     stream.write_all(&request).await?;
-    let mut answer = vec![0; HEADER];
-    stream.read_exact(&mut answer).await?;
-    let length = HEADER + usize::from(u16::from_be_bytes([answer[2], answer[3]]));
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).await?;
     let rubbish = || io::Error::other("what came is no answer");
-    if length > MAX_ANSWER {
-        return Err(rubbish());
-    }
-    answer.resize(length, 0);
+    let length = stream_length(&header).filter(|length| *length <= MAX_ANSWER);
+    let mut answer = header.to_vec();
+    answer.resize(length.ok_or_else(rubbish)?, 0);
     stream.read_exact(&mut answer[HEADER..]).await?;
     let answer = Message::parse(&answer).map_err(|_| rubbish())?;
     let is_answer = answer.class == Class::Success && answer.transaction == transaction;

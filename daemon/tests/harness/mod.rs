@@ -27,7 +27,7 @@ mod stranger;
 pub use fresh::{Fared, FreshFlows};
 pub use host::{Count, Host, Namespace};
 pub use lab::{Kinds, Lab};
-pub use net::{Echo, Server, fill, receive_hashed, send_hashed};
+pub use net::{Echo, Server, carry, fill, receive_hashed, send_hashed};
 pub use process::{Child, Output, Program, run};
 pub use stranger::Stranger;
 

@@ -1,15 +1,15 @@
 //! Small servers and transfers, for [`Namespace::inside`](super::Namespace::inside).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{Namespace, PATIENCE};
+use super::{Host, Namespace, PATIENCE};
 
 /// A TCP server with a thread for each connection; no longer accepts once dropped.
 #[derive(Debug)]
@@ -162,4 +162,18 @@ pub fn receive_hashed(stream: &mut impl Read) -> io::Result<(u64, String)> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sends so many bytes over TCP from one host's kernel to the other's, and checks what arrives.
+#[track_caller]
+pub fn carry(from: &Host, to: &Host, address: IpAddr, length: u64) {
+    let (sender, receiver) = mpsc::channel();
+    let listen = SocketAddr::new(address, 7000);
+    let _server = Server::start(to, &listen.to_string(), move |mut stream| {
+        let _ = sender.send(receive_hashed(&mut stream));
+    });
+    let mut stream = from.connect_tcp(listen).unwrap();
+    let sent = send_hashed(&mut stream, length, 5).unwrap();
+    let received = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(received, (length, sent), "to {address}");
 }

@@ -1,7 +1,7 @@
 //! The header of a STUN message (RFC 8489 §5), which everything else here stands on.
 
 /// Length of the header, in bytes.
-pub(crate) const HEADER: usize = 20;
+pub const HEADER: usize = 20;
 /// The fixed bytes 4 to 7 of every message.
 pub(crate) const MAGIC_COOKIE: u32 = 0x2112_A442;
 
@@ -29,6 +29,14 @@ pub enum Class {
     Success,
     /// The answer to a request that was refused.
     Error,
+}
+
+/// The length in bytes of the message with this header, which tells it itself where messages follow one another on a stream (RFC 8489
+/// §6.2.2); `None` if what comes is no STUN.
+pub fn stream_length(header: &[u8; HEADER]) -> Option<usize> {
+    let &[kind, _, l0, l1, c0, c1, c2, c3, ..] = header;
+    let is_ours = kind & 0xC0 == 0 && [c0, c1, c2, c3] == MAGIC_COOKIE.to_be_bytes();
+    is_ours.then(|| HEADER + usize::from(u16::from_be_bytes([l0, l1])))
 }
 
 /// Whether a datagram can only be STUN (RFC 8489 §5; WireGuard's first byte is 1 to 4, but its bytes 4..8 are not ours).

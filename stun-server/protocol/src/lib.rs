@@ -12,7 +12,7 @@ mod rule;
 mod writer;
 
 pub use attribute::{ChangeRequest, ErrorCode};
-pub use header::{Class, TransactionId, is_stun};
+pub use header::{Class, HEADER, TransactionId, is_stun, stream_length};
 pub use message::{Message, ParseError};
 pub use rule::{Answer, Endpoint, MAX_AMPLIFICATION, respond};
 pub use writer::Writer;

@@ -16,7 +16,7 @@ use super::refusals::Refusals;
 use super::retry::{RETRY_MIN, Retry};
 use super::stamps::Stamps;
 use crate::offers::Cause;
-use crate::pace::ServerBuckets;
+use crate::pace::Buckets;
 use crate::{Contact, PeerRefusal, ServerId};
 
 /// What is to be done when a peer has logged in at a server.
@@ -61,7 +61,7 @@ pub(crate) struct Calls {
     pub(super) retry: Retry,
     pub(crate) refusals: Refusals,
     /// The peer's envelopes that are opened, by the server that brings them.
-    opened: ServerBuckets,
+    opened: Buckets<ServerId>,
     /// Offers to the peer, whatever for, and exchanges that begin with offers of the peer.
     offered: TokenBucket,
     exchanges: TokenBucket,
@@ -79,7 +79,7 @@ impl Calls {
             offer: None,
             retry: Retry::default(),
             refusals: Refusals::default(),
-            opened: ServerBuckets::new(ENVELOPES),
+            opened: Buckets::new(ENVELOPES),
             offered: TokenBucket::new(OFFERS),
             exchanges: TokenBucket::new(EXCHANGES),
             last_offer: None,

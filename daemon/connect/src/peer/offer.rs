@@ -10,7 +10,7 @@ use punch_signal_protocol::{Description, OfferRefusal};
 use super::description::SentDescription;
 use super::retry::RETRY_MIN;
 use crate::ServerId;
-use crate::pace::ServerBuckets;
+use crate::pace::Buckets;
 
 /// Logins of one peer at one server.
 const LOGINS: Rate = Rate {
@@ -124,9 +124,9 @@ pub(super) struct Presence {
     /// None of the servers that are reached has delivered it.
     is_lost: bool,
     /// Logins of the peer that are acted on at once, of each server.
-    appeared: ServerBuckets,
+    appeared: Buckets<ServerId>,
     /// Offers that are sent once more, to each server.
-    repeated: ServerBuckets,
+    repeated: Buckets<ServerId>,
 }
 
 impl Default for Presence {
@@ -137,8 +137,8 @@ impl Default for Presence {
             undelivered: BTreeSet::new(),
             said_goodbye: false,
             is_lost: false,
-            appeared: ServerBuckets::new(LOGINS),
-            repeated: ServerBuckets::new(REPEATS),
+            appeared: Buckets::new(LOGINS),
+            repeated: Buckets::new(REPEATS),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use punch_packet::Rate;
 use punch_signal_protocol::{OfferRefusal, RefusalReason};
 
-use crate::pace::ServerBuckets;
+use crate::pace::Buckets;
 use crate::{PeerRefusal, ServerId};
 
 /// Refusals to one peer over one server.
@@ -26,14 +26,14 @@ const SAME_CLOCK: u64 = 60;
 pub(crate) struct Refusals {
     /// The newest refusal of the peer, and when it came; none once there is an exchange.
     received: Option<(PeerRefusal, Instant)>,
-    sent: ServerBuckets,
+    sent: Buckets<ServerId>,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
         Self {
             received: None,
-            sent: ServerBuckets::new(REFUSALS),
+            sent: Buckets::new(REFUSALS),
         }
     }
 }
@@ -43,11 +43,11 @@ impl Refusals {
     pub(crate) fn admit(
         &mut self,
         server: ServerId,
-        all: &mut ServerBuckets,
+        all: &mut Buckets<ServerId>,
         now: Instant,
     ) -> bool {
         // A peer that asks too often takes nothing from the others.
-        self.sent.holds(server, now) && all.take(server, now) && self.sent.take(server, now)
+        self.sent.holds(&server, now) && all.take(server, now) && self.sent.take(server, now)
     }
 
     /// The peer has refused the offer that was out; returns whether that is another thing than what it said before.

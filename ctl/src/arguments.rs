@@ -220,8 +220,12 @@ pub enum Command {
         ports: PortRange,
     },
     /// Let a peer reach every port of this machine, or meet other peers here
+    ///
+    /// Two machines that both were allowed --relay on a third one find each other there, and it relays between them while they have
+    /// no direct path: up to 100 Mbit/s of each, 1,000 Mbit/s in all. They must be peers of each other; this machine reads nothing
+    /// of what they say. With [relay] enabled = false in punchd.toml they only meet.
     #[command(
-        after_help = "Examples:\n  punchctl allow laptop --host\n  punchctl allow laptop --relay\n\nTwo machines that both were allowed --relay on a third one find each other there, and it relays between them while\nthey have no direct path: up to 100 Mbit/s of each, 1,000 Mbit/s in all. They must be peers of each other; this\nmachine reads nothing of what they say. With [relay] enabled = false in punchd.toml they only meet."
+        after_help = "Examples:\n  punchctl allow laptop --host\n  punchctl allow laptop --relay"
     )]
     Allow(Access),
     /// Take back what `allow` has given
@@ -269,11 +273,11 @@ pub struct Access {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Grant {
-    /// Every port of this machine
-    #[arg(long)]
+    /// Reach every port of this machine
+    #[arg(long, display_order = 0)]
     pub host: bool,
-    /// To meet other peers here that may, too; this machine relays between them
-    #[arg(long)]
+    /// Meet the other peers that are allowed this, and be relayed to them by this machine
+    #[arg(long, display_order = 0)]
     pub relay: bool,
 }
 

@@ -16,6 +16,7 @@
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
+//! * `channel`: the kinds of what carries envelopes, all called servers inside,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
 //! * `meeting`: the servers that are peers, and that no two tunnels ever carry each other,
 //! * `over_tcp`, `tcp`, `dials`, `seen`: what happens on TCP connections, which attempt each belongs to, how often any are made, and
@@ -26,6 +27,7 @@
 //! * `traffic`: how much has come in over each kind of path.
 
 mod capacities;
+pub mod channel;
 mod charges;
 mod clock;
 mod connector;
@@ -62,6 +64,7 @@ mod tcp;
 mod traffic;
 mod transactions;
 
+pub use channel::Channel;
 pub use clock::WallClock;
 pub use connector::Connector;
 pub use contact::Contact;

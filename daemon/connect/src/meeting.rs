@@ -14,7 +14,12 @@ use crate::servers::Host;
 
 /// This machine has been welcomed at the meeting place of a peer, which is called `server` from now on;
 /// [`Connector::handle_server_down`] ends it. It is given up at once if the peer's path is relayed by another one.
-pub fn handle_up(connector: &mut Connector, server: ServerId, peer: PeerHandle, now: Instant) {
+pub(crate) fn handle_up(
+    connector: &mut Connector,
+    server: ServerId,
+    peer: PeerHandle,
+    now: Instant,
+) {
     let servers = &mut connector.signalling.servers;
     let connection = connector.peers.get(peer);
     let Some(connection) = connection.filter(|connection| !servers.is_by_a_peer(connection)) else {

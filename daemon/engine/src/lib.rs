@@ -3,6 +3,7 @@
 //! [`Engine`] is what the daemon's driver owns. It holds a [`Connector`] (the crate punch-connect), which decides how peers
 //! are reached.
 
+pub mod channel;
 mod config;
 mod engine;
 mod event;
@@ -13,7 +14,6 @@ mod host;
 mod inbound;
 mod invitations;
 mod lane;
-pub mod meeting;
 mod mtu;
 mod outbox;
 mod peers;
@@ -36,9 +36,9 @@ pub use inbound::{Refusal, Verdict};
 pub use outbox::Train;
 pub use pings::Pong;
 pub use punch_connect::{
-    Bequest, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact, LinkState,
-    LinkStatus, MAX_STALE, News, Path, PathBequest, PathReason, PeerRefusal, RelayPath, ServerId,
-    Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
+    Bequest, Channel, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact,
+    LinkState, LinkStatus, MAX_STALE, News, Path, PathBequest, PathReason, PeerRefusal, RelayPath,
+    ServerId, Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, MEETING, Order, Rule, Rules, StreamId, TargetEvent, Trouble,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use punch_engine::{Change, Nat64, NatProfile, OwnAddress, PeerHandle, ServerId};
+use punch_engine::{Change, Channel, Nat64, NatProfile, OwnAddress, PeerHandle, ServerId};
 use punch_signal_protocol::Frame;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,8 +21,8 @@ pub(crate) enum Command {
     Addresses(Vec<OwnAddress>, Option<Nat64>),
     /// The router leads these addresses to the main IPv4 socket and to the port for TCP connections, or nothing any more.
     PortMapped([Option<SocketAddr>; 2]),
-    /// A signalling connection stands; frames for it go here. If it is one to the meeting place of a peer, this is the peer.
-    ServerUp(ServerId, Option<PeerHandle>, ToServer),
+    /// A channel of this kind can carry envelopes; frames for it go here.
+    ServerUp(ServerId, Channel, ToServer),
     /// A signalling connection has ended.
     ServerDown(ServerId),
     /// A frame has come from a signalling server.

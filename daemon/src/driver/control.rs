@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use punch_engine::{Engine, EngineEvent, NatProfile, News, SocketOrder, meeting};
+use punch_engine::{Engine, EngineEvent, NatProfile, News, SocketOrder, channel};
 use punch_platform::clock::{self, SleepWatch};
 use tokio::sync::{mpsc, oneshot};
 
@@ -93,12 +93,9 @@ impl Control {
         match command {
             Command::Configure(change) => engine.apply(change, now),
             Command::PortMapped(external) => engine.handle_port_mapping(external, now),
-            Command::ServerUp(server, host, ways) => {
+            Command::ServerUp(server, kind, ways) => {
                 servers.insert(server, ways);
-                match host {
-                    None => engine.handle_server(server, true, now),
-                    Some(host) => meeting::handle_up(engine, server, host, now),
-                }
+                channel::handle_up(engine, server, kind, now);
             }
             Command::ServerDown(server) => {
                 servers.remove(server);
@@ -183,7 +180,7 @@ impl Control {
     /// Gives the engine's frames to their signalling servers, and the controller what it takes now.
     pub(super) fn give(&mut self, engine: &mut Engine, servers: &mut Servers) {
         self.backlog.flush(&self.events);
-        while let Some(server) = meeting::poll_given_up(engine) {
+        while let Some(server) = channel::poll_given_up(engine) {
             // The server's client sees that, ends the connection, and comes again later.
             servers.remove(server);
         }

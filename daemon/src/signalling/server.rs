@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use punch_engine::{Nat64, PeerHandle, ServerId};
+use punch_engine::{Channel, Nat64, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
 use tokio::net::{TcpSocket, TcpStream};
@@ -70,6 +70,11 @@ pub(crate) struct Inviter {
 }
 
 impl Goal {
+    fn channel(&self) -> Channel {
+        let host = self.host.as_ref();
+        host.map_or(Channel::Server, |host| Channel::Meeting(host.peer))
+    }
+
     /// The proxy that leads to the server, if one does: there is none inside a tunnel.
     fn proxy<'a>(&self, proxies: &'a Proxies) -> Result<Option<&'a Proxy>, String> {
         match self.host {
@@ -324,11 +329,7 @@ async fn converse(goal: &Goal, access: &Access) -> Result<()> {
     let ways = ToServer { frames, relayed };
     access
         .driver
-        .send(Command::ServerUp(
-            server,
-            goal.host.as_ref().map(|host| host.peer),
-            ways,
-        ))
+        .send(Command::ServerUp(server, goal.channel(), ways))
         .await
         .context("punchd is stopping")?;
     let report = Report {

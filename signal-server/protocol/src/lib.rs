@@ -5,6 +5,7 @@
 //! * [`Frame`]: what a client and punch-signal say to each other,
 //! * [`RelayFrame`]: sealed packets past the server, where no direct path is,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
+//! * [`rendezvous`]: what two machines derive for places where strangers look on,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
 
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
@@ -21,6 +22,7 @@ pub mod noise;
 mod range;
 mod refusal;
 mod relay;
+pub mod rendezvous;
 pub mod seal;
 
 pub use candidate::{Candidate, CandidateKind};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use punch_engine::{Change, EngineEvent, Path, Rules, ServerId, meeting};
+use punch_engine::{Change, Channel, EngineEvent, Path, Rules, ServerId, channel};
 use punch_signal_protocol::{Capabilities, Frame};
 
 use crate::packets::{at, udp};
@@ -40,7 +40,7 @@ fn is_direct(world: &World, peer: usize) -> bool {
 fn come_to(world: &mut World, server: ServerId, host: usize) {
     let now = world.now;
     let engine = &mut world.hosts[A].engine;
-    meeting::handle_up(engine, server, handle(host), now);
+    channel::handle_up(engine, server, Channel::Meeting(handle(host)), now);
     let capabilities = Frame::ServerCapabilities(Capabilities::RELAYING);
     engine.handle_frame(server, capabilities, now);
     world.drain(A);
@@ -157,7 +157,7 @@ fn a_peer_that_another_one_relays_serves_as_no_server_until_its_path_is_its_own(
 /// The meeting places whose connections A is to end.
 fn given_up(world: &mut World) -> Vec<ServerId> {
     let engine = &mut world.hosts[A].engine;
-    std::iter::from_fn(|| meeting::poll_given_up(engine)).collect()
+    std::iter::from_fn(|| channel::poll_given_up(engine)).collect()
 }
 
 fn invitations(world: &World) -> usize {

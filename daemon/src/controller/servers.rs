@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{EventKind, Ipv4Range, PeerId, ServerAddress};
+use punch_api::{Ipv4Range, PeerId, ServerAddress};
 use punch_engine::{Nat64, Path, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
@@ -175,17 +175,10 @@ impl Servers {
         (&mut self.meetings, start)
     }
 
-    /// A peer invites this machine to its meeting place; what is to be told comes when the machine is there.
-    pub(super) fn handle_invitation(
-        &mut self,
-        peer: PeerHandle,
-        id: Option<PeerId>,
-    ) -> Option<(EventKind, String)> {
+    /// A peer invites this machine to its meeting place.
+    pub(super) fn handle_invitation(&mut self, peer: PeerHandle, id: PeerId) {
         let (meetings, start) = self.meetings();
-        if let Some(id) = id {
-            meetings.invite(peer, id, start);
-        }
-        None
+        meetings.invite(peer, id, start);
     }
 
     /// The tunnel to a peer stands, or does not.
@@ -404,7 +397,7 @@ mod tests {
         let (mut servers, _commands) = none();
         let (peer, id) = (PeerHandle(1), Identity::from_seed(&[2; 32]).id());
         servers.handle_connected(peer, true).await;
-        servers.handle_invitation(peer, Some(id));
+        servers.handle_invitation(peer, id);
         let place = |servers: &Servers| servers.meeting_facts().first().map(|place| place.id);
         let refused = |server| Report {
             server,
@@ -414,13 +407,13 @@ mod tests {
             refused: true,
         };
         let first = place(&servers).unwrap();
-        servers.handle_invitation(peer, Some(id));
+        servers.handle_invitation(peer, id);
         servers.handle_report(refused(first));
         let second = place(&servers).unwrap();
         assert_ne!(first, second);
         servers.handle_report(refused(second));
         assert_eq!(place(&servers), None, "once more for each invitation");
-        servers.handle_invitation(peer, Some(id));
+        servers.handle_invitation(peer, id);
         assert!(place(&servers).is_some());
     }
 

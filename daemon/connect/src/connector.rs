@@ -228,6 +228,13 @@ impl Connector {
     pub fn handle_server_up(&mut self, server: ServerId, now: Instant) {
         // Peers that are online are announced by the watch; that is also when an offer can reach them. The user's come first.
         self.signalling.servers.add(server, self.peers.watched());
+        self.handle_login(server, now);
+    }
+
+    /// This machine has logged in at a server: what waited for that goes out.
+    pub(crate) fn handle_login(&mut self, server: ServerId, now: Instant) {
+        let (signalling, mut around) = self.signalling();
+        signalling.handle_login(server, &mut around, now);
         self.drain_children(now);
     }
 

@@ -158,7 +158,7 @@ impl Envelopes {
         let (reason, clock_s) = match connection.calls.stamps.accept(stamp, self.clock.ms(now)) {
             Ok(()) if connection.is_blocked() => (RefusalReason::NotWanted, None),
             // Both have offered at once: the larger key's offer counts.
-            Ok(()) if connection.calls.offer_is_fresh(now) && self.identity.id() > from => {
+            Ok(()) if connection.calls.may_cross(now) && self.identity.id() > from => {
                 return Err(OfferError::Ours);
             }
             Ok(()) if connection.calls.admits_exchange(now) => return Ok(opened),
@@ -230,12 +230,16 @@ impl Envelopes {
         let sent = SentDescription::of(&description);
         let seed = self.randomness.draw_secret();
         let (exchange, answer) = opened.answer(description, seed).ok()?;
+        // The peer, which has the smaller key, answers whatever offer of this machine comes, and has dropped its own then.
+        let late = connection.calls.take_offer();
+        let late = late.filter(|_| self.identity.id() > connection.id);
         let config = AttemptConfig {
             offered: false,
             sent,
             network: network.view(self.seed()),
         };
         connection.begin(exchange, config, theirs, now);
+        connection.calls.keep_late(late);
         Some(answer)
     }
 

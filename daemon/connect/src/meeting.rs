@@ -27,7 +27,7 @@ pub(crate) fn handle_up(
     };
     let id = connection.id;
     servers.add_meeting(server, Host { peer, id }, connector.peers.watched());
-    connector.drain_children(now);
+    connector.handle_login(server, now);
 }
 
 /// The next meeting place that is not used any more although this machine is connected to it, and that takes no frame: the connection is

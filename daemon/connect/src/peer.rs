@@ -257,7 +257,8 @@ impl PeerConnection {
             return Appeared::Nothing;
         }
         // It may have restarted since, and know nothing of the offer or of the attempt.
-        Appeared::Offer
+        let recall = self.calls.recall(now);
+        recall.map_or(Appeared::Offer, Appeared::Recall)
     }
 
     // --- attempts ---

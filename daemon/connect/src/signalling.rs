@@ -129,6 +129,30 @@ impl Signalling {
 
     // --- servers ---
 
+    /// This machine has logged in at a server. Offers that went out to a connection before that go there at once, and those to peers of
+    /// which the server is not asked to tell.
+    pub(crate) fn handle_login(&mut self, server: ServerId, around: &mut Around<'_>, now: Instant) {
+        for peer in around.peers.handles() {
+            let may_want = |id| self.servers.reach(id).any(|it| it == server);
+            let connection = around.peers.get(peer);
+            if !connection.is_some_and(|c| c.is_wanted() && may_want(c.id)) {
+                continue;
+            }
+            let Some(connection) = around.peers.get_mut(peer) else {
+                continue;
+            };
+            let id = connection.id;
+            if let Some(envelope) = connection.calls.resend(server, now) {
+                self.servers.send_over(server, id, envelope);
+                continue;
+            }
+            // Of the others the server tells, and the offer follows.
+            if !connection.wants_watch() && connection.calls.take_postponed() {
+                self.offer(peer, Cause::Own, around, now);
+            }
+        }
+    }
+
     /// The connection to a server is lost.
     pub(crate) fn remove_server(&mut self, server: ServerId, peers: &mut Peers, now: Instant) {
         self.servers.remove(server);
@@ -269,6 +293,10 @@ impl Signalling {
                 self.offers.add(peer, Cause::Server(server), next);
             }
             Appeared::Offer => self.offer(peer, Cause::Server(server), around, now),
+            Appeared::Recall(at) => {
+                connection.calls.handle_queued(now);
+                self.offers.add(peer, Cause::Server(server), at);
+            }
         }
     }
 
@@ -375,7 +403,7 @@ impl Signalling {
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.calls.awaits_answer() || !self.envelopes.admit(connection, server, now) {
+        if !connection.calls.takes_answers() || !self.envelopes.admit(connection, server, now) {
             return false;
         }
         self.envelopes

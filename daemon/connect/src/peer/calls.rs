@@ -32,6 +32,8 @@ pub(crate) enum Appeared {
     },
     /// A fresh offer goes out when it is the peer's turn.
     Offer,
+    /// A fresh offer goes out then, since the one before is lost, unless the peer has called by then.
+    Recall(Instant),
 }
 
 /// Offers, answers and refusals of one peer that are opened, of each server: each costs half a millisecond.
@@ -49,6 +51,13 @@ const EXCHANGES: Rate = Rate {
     burst: 8,
     interval: Duration::from_secs(1),
 };
+/// Offers that go out soon after others, because a server says that the peer has logged in anew.
+const RECALLS: Rate = Rate {
+    burst: 1,
+    interval: Duration::from_secs(30),
+};
+/// A machine that has logged in anew makes an offer of its own within this time, if it wants to reach the peer.
+const RECALL_AFTER: Duration = Duration::from_millis(250);
 /// An offer that a server takes is answered within two round trips; a peer whose answer takes longer is silent.
 const ANSWER_EXPECTED: Duration = Duration::from_secs(1);
 
@@ -58,6 +67,8 @@ pub(crate) struct Calls {
     pub(crate) stamps: Stamps,
     /// The offer that is out.
     offer: Option<OutstandingOffer>,
+    /// One that counted as lost when an offer of the peer's was answered. If it was not, the peer has dropped its own for it.
+    late: Option<OutstandingOffer>,
     pub(super) retry: Retry,
     pub(crate) refusals: Refusals,
     /// The peer's envelopes that are opened, by the server that brings them.
@@ -65,6 +76,7 @@ pub(crate) struct Calls {
     /// Offers to the peer, whatever for, and exchanges that begin with offers of the peer.
     offered: TokenBucket,
     exchanges: TokenBucket,
+    recalls: TokenBucket,
     last_offer: Option<Instant>,
     /// When an offer to the peer was last put in the queue.
     queued_at: Option<Instant>,
@@ -77,11 +89,13 @@ impl Calls {
             presence: Presence::default(),
             stamps,
             offer: None,
+            late: None,
             retry: Retry::default(),
             refusals: Refusals::default(),
             opened: Buckets::new(ENVELOPES),
             offered: TokenBucket::new(OFFERS),
             exchanges: TokenBucket::new(EXCHANGES),
+            recalls: TokenBucket::new(RECALLS),
             last_offer: None,
             queued_at: None,
         }
@@ -131,6 +145,7 @@ impl Calls {
         now: Instant,
     ) {
         self.offer = Some(offer);
+        self.late = None;
         self.offered.take(now);
         self.last_offer = Some(now);
         self.presence.handle_offered();
@@ -140,6 +155,7 @@ impl Calls {
     /// No server is reached; the next one that is brings the watch, and the watch the offer.
     pub(crate) fn postpone(&mut self, now: Instant) {
         self.presence.is_offline = true;
+        self.presence.is_postponed = true;
         self.retry.postpone(now);
     }
 
@@ -148,6 +164,34 @@ impl Calls {
         if let Some(offer) = &self.offer {
             self.retry.hurry(offer.sent_at());
         }
+    }
+
+    /// This machine has logged in at a server: the offer that is out, if it went to a connection before that.
+    pub(crate) fn resend(&mut self, server: ServerId, now: Instant) -> Option<Vec<u8>> {
+        let offer = self.offer.as_mut()?;
+        let envelope = offer.to_repeat(now)?;
+        if !self.presence.redeliver(server) {
+            return None;
+        }
+        offer.handle_repeated(now);
+        Some(envelope)
+    }
+
+    /// Whether an offer was wanted while no server was reached; asked once.
+    pub(crate) fn take_postponed(&mut self) -> bool {
+        std::mem::take(&mut self.presence.is_postponed)
+    }
+
+    /// When the offer that a login of the peer's has made useless is followed by another one, if it is.
+    pub(super) fn recall(&mut self, now: Instant) -> Option<Instant> {
+        let lost = self.offer.is_some() && self.presence.is_renewed();
+        let due = lost && self.recalls.take(now);
+        due.then(|| {
+            self.offered
+                .ready_at(0)
+                .unwrap_or(now)
+                .max(now + RECALL_AFTER)
+        })
     }
 
     /// The offer that is out, if `server` is to get it once more.
@@ -177,6 +221,17 @@ impl Calls {
     pub(crate) fn offer_is_fresh(&self, now: Instant) -> bool {
         let fresh = self.offer.as_ref().is_some_and(|offer| offer.is_fresh(now));
         fresh && self.presence.is_delivered()
+    }
+
+    /// Whether an offer of the peer's that comes now may have crossed one that it has got.
+    pub(crate) fn may_cross(&self, now: Instant) -> bool {
+        let offer = self.offer.as_ref();
+        offer.is_some_and(|offer| offer.may_cross(now)) && self.presence.is_delivered()
+    }
+
+    /// Whether an answer could be opened, be it a late one.
+    pub(crate) fn takes_answers(&self) -> bool {
+        self.awaits_answer() || self.late.is_some()
     }
 
     /// Whether an offer is out whose answer has not come.
@@ -219,6 +274,9 @@ impl Calls {
 
     /// Takes note of what servers are asked; returns whether that is another thing than before.
     pub(crate) fn set_watched(&mut self, watched: bool) -> bool {
+        if !watched {
+            self.presence.handle_unwatched();
+        }
         std::mem::replace(&mut self.presence.is_watched, watched) != watched
     }
 
@@ -244,6 +302,7 @@ impl Calls {
 
     /// The connection to a server is lost: an offer that went out over it may be, too. `online` are those that are left.
     pub(crate) fn handle_server_down(&mut self, server: ServerId, online: &BTreeSet<ServerId>) {
+        self.presence.handle_server_down(server);
         if self.offer.is_some() {
             self.presence.handle_undelivered(server, online);
         }
@@ -267,7 +326,21 @@ impl Calls {
         envelope: &[u8],
         now: Instant,
     ) -> Option<(Exchange, Description, SentDescription)> {
-        self.offer.as_mut()?.open(envelope, now)
+        let answered = self.offer.as_mut().and_then(|it| it.open(envelope, now));
+        answered.or_else(|| {
+            let late = self.late.as_mut().filter(|it| it.to_repeat(now).is_some());
+            late?.open(envelope, now)
+        })
+    }
+
+    /// Takes out the offer that is out and unanswered, while one of the peer's is answered.
+    pub(crate) fn take_offer(&mut self) -> Option<OutstandingOffer> {
+        self.offer.take_if(|offer| offer.awaits_answer())
+    }
+
+    /// An answer to this offer would still be taken, in the place of the exchange that has just begun.
+    pub(crate) fn keep_late(&mut self, offer: Option<OutstandingOffer>) {
+        self.late = offer;
     }
 
     /// Opens a refusal of the offer that is out; `wall_ms` is this machine's clock. Returns what the peer says, and whether that
@@ -290,7 +363,7 @@ impl Calls {
 
     /// An exchange is complete. `ours` says that it began with an offer of this machine, `searches` that it plans a search.
     pub(super) fn handle_exchange(&mut self, ours: bool, searches: bool, now: Instant) {
-        self.offer = None;
+        (self.offer, self.late) = (None, None);
         self.refusals.clear();
         self.presence.handle_heard();
         self.retry.handle_exchange(ours, searches, now);
@@ -298,14 +371,14 @@ impl Calls {
 
     /// The peer has said goodbye; `wanted` says whether the user still wants to reach it.
     pub(super) fn handle_bye(&mut self, wanted: bool, now: Instant) {
-        self.offer = None;
+        (self.offer, self.late) = (None, None);
         self.presence.said_goodbye = true;
         self.retry.handle_bye(wanted, now);
     }
 
     /// This machine hangs up.
     pub(super) fn close(&mut self) {
-        self.offer = None;
+        (self.offer, self.late) = (None, None);
         self.refusals.clear();
         self.retry.reset();
     }

@@ -25,6 +25,9 @@ const REPEATS: Rate = Rate {
 /// A server may get an offer once more until it has this age; then a new one, with fresh addresses, is better.
 const MAX_REPEATED: Duration = Duration::from_secs(30);
 
+/// Of two offers that cross, one counts so long: each goes out before the other arrives, and an answer takes two ways.
+const CROSSING: Duration = Duration::from_secs(1);
+
 /// An offer that is out and was not answered.
 pub(crate) struct OutstandingOffer {
     /// `None` after an answer that was authentic and useless: the next retry makes a new offer.
@@ -60,6 +63,11 @@ impl OutstandingOffer {
     /// Whether the offer went out so lately that its answer may still come.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.repeated_at) < RETRY_MIN
+    }
+
+    /// Whether an offer of the peer's that comes now may have crossed this one.
+    pub(super) fn may_cross(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.repeated_at) < CROSSING
     }
 
     /// It goes out once more.
@@ -123,6 +131,12 @@ pub(super) struct Presence {
     undelivered: BTreeSet<ServerId>,
     /// None of the servers that are reached has delivered it.
     is_lost: bool,
+    /// Servers that have said that the peer is there, since this machine asked them to tell.
+    present: BTreeSet<ServerId>,
+    /// The peer has logged in anew since the newest offer, which a server may have given to a connection that was dead.
+    is_renewed: bool,
+    /// An offer was wanted while no server was reached.
+    pub(super) is_postponed: bool,
     /// Logins of the peer that are acted on at once, of each server.
     appeared: Buckets<ServerId>,
     /// Offers that are sent once more, to each server.
@@ -137,6 +151,9 @@ impl Default for Presence {
             undelivered: BTreeSet::new(),
             said_goodbye: false,
             is_lost: false,
+            present: BTreeSet::new(),
+            is_renewed: false,
+            is_postponed: false,
             appeared: Buckets::new(LOGINS),
             repeated: Buckets::new(REPEATS),
         }
@@ -148,6 +165,8 @@ impl Presence {
     pub(super) fn handle_offered(&mut self) {
         self.undelivered.clear();
         self.is_lost = false;
+        self.is_renewed = false;
+        self.is_postponed = false;
         self.said_goodbye = false;
     }
 
@@ -165,6 +184,7 @@ impl Presence {
         online: &BTreeSet<ServerId>,
     ) {
         if offline {
+            self.present.remove(&server);
             self.handle_undelivered(server, online);
         }
         self.is_offline = online.is_subset(&self.undelivered);
@@ -172,7 +192,17 @@ impl Presence {
 
     /// Whether the newest offer may have come through a server that is reached.
     pub(super) fn is_delivered(&self) -> bool {
-        !self.is_lost
+        !self.is_lost && !self.is_renewed
+    }
+
+    /// The connection to a server is lost: what it has said of the peer says nothing of the next one.
+    pub(super) fn handle_server_down(&mut self, server: ServerId) {
+        self.present.remove(&server);
+    }
+
+    /// No server is asked to tell of the peer any more.
+    pub(super) fn handle_unwatched(&mut self) {
+        self.present.clear();
     }
 
     /// The peer is there: a server or the peer itself says so.
@@ -181,17 +211,33 @@ impl Presence {
         self.said_goodbye = false;
     }
 
-    /// A server says that the peer has logged in: returns whether it may be acted on at once.
+    /// A server says that the peer has logged in: returns whether it may be acted on at once. A server that says so for the second
+    /// time has seen another login.
     pub(super) fn handle_appeared(&mut self, server: ServerId, now: Instant) -> bool {
-        self.appeared.take(server, now)
+        let is_timely = self.appeared.take(server, now);
+        let is_anew = !self.present.insert(server);
+        self.is_renewed |= is_timely && is_anew;
+        is_timely
+    }
+
+    /// Whether the newest offer may have gone to a connection of the peer that was dead.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.is_renewed
     }
 
     /// Whether a server that has not delivered the newest offer gets it once more; then it counts as delivered.
     pub(super) fn repeat(&mut self, server: ServerId, now: Instant) -> bool {
         let repeats = self.undelivered.contains(&server) && self.repeated.take(server, now);
+        repeats && self.redeliver(server)
+    }
+
+    /// A server that has not delivered the newest offer gets it once more, because this machine has logged in there; returns whether
+    /// that is so.
+    pub(super) fn redeliver(&mut self, server: ServerId) -> bool {
+        let repeats = self.undelivered.remove(&server);
         if repeats {
-            self.undelivered.remove(&server);
             self.is_lost = false;
+            self.is_renewed = false;
         }
         repeats
     }

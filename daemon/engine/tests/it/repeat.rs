@@ -90,18 +90,117 @@ fn until_offer(world: &mut World, most: Duration) -> Duration {
     world.now - began
 }
 
-#[test]
-fn an_offer_that_yields_to_ours_has_ours_repeated_soon() {
-    // The peer comes to a server that did not know it a second ago: what we sent it is lost.
-    let (mut world, mut bot) = (0..)
+/// Somebody else speaks for B, which has the smaller key; an offer of A's has just gone out and is lost.
+fn called_a_smaller_key() -> (World, Bot) {
+    (0..)
         .map(called_in_vain)
         .find(|(world, _)| world.hosts[A].id() > world.hosts[B].id())
-        .unwrap();
-    world.run_for(seconds(1));
+        .unwrap()
+}
+
+#[test]
+fn an_offer_that_yields_to_ours_has_ours_repeated_soon() {
+    // The peer comes to a server that did not know it a moment ago: what we sent it is lost.
+    let (mut world, mut bot) = called_a_smaller_key();
+    world.run_for(millis(900));
     let (_, offer) = bot.offer(world.hosts[A].id(), world.wall());
     world.hear(A, bot.deliver(offer));
     assert!(!said(&world).contains(&Kind::Answer), "ours counts");
-    assert!(until_offer(&mut world, seconds(80)) <= seconds(2));
+    assert!(until_offer(&mut world, seconds(80)) <= millis(2100));
+}
+
+#[test]
+fn an_offer_that_cannot_have_crossed_ours_is_answered() {
+    let (mut world, mut bot) = called_a_smaller_key();
+    world.run_for(millis(1000));
+    let (_, offer) = bot.offer(world.hosts[A].id(), world.wall());
+    world.hear(A, bot.deliver(offer));
+    assert!(said(&world).contains(&Kind::Answer));
+}
+
+/// The server has passed ours to a connection of the peer's that was dead, and tells of the next one.
+#[test]
+fn an_offer_of_a_peer_that_has_logged_in_since_ours_is_answered_at_once() {
+    let (mut world, mut bot) = called_a_smaller_key();
+    world.run_for(millis(100));
+    world.hear(A, Frame::Appeared(bot.identity.id()));
+    let (_, offer) = bot.offer(world.hosts[A].id(), world.wall());
+    world.hear(A, bot.deliver(offer));
+    assert!(said(&world).contains(&Kind::Answer));
+}
+
+#[test]
+fn a_peer_that_logs_in_after_an_offer_gets_another_one_at_once_and_not_again_for_half_a_minute() {
+    let (mut world, bot) = called_a_smaller_key();
+    let id = bot.identity.id();
+    world.run_for(millis(100));
+    world.hear(A, Frame::Appeared(id));
+    assert!(until_offer(&mut world, seconds(80)) <= millis(260));
+    world.run_for(millis(100));
+    world.hear(A, Frame::Appeared(id));
+    let took = until_offer(&mut world, seconds(80));
+    assert!((seconds(2)..=seconds(3)).contains(&took), "{took:?}");
+}
+
+/// Ours was not lost, though a server has told of another login since.
+#[test]
+fn offers_that_cross_lead_to_one_session_when_one_counts_as_lost_and_is_not() {
+    for delay in [1, 5, 9, 10, 11, 15, 20, 25, 30, 35, 40, 50, 100] {
+        for latency in [10, 80] {
+            let mut world = World::pair(7);
+            world.latency = millis(latency);
+            let [larger, other] = if world.hosts[A].id() > world.hosts[B].id() {
+                [A, B]
+            } else {
+                [B, A]
+            };
+            // Nothing that either finds out about its NAT brings another offer.
+            world.run_for(seconds(20));
+            world.set_up(larger, other, true);
+            // The second one that comes tells of a login.
+            for _ in 0..2 {
+                let id = world.hosts[other].id();
+                world.hear(larger, Frame::Appeared(id));
+            }
+            world.run_for(millis(delay));
+            world.set_up(other, larger, true);
+            let took = world.wait_for_both(seconds(20));
+            assert!(took < seconds(1), "{took:?}, {delay} ms between them");
+            world.run_for(seconds(60));
+            assert_eq!(world.state(A, B), LinkState::Connected);
+            assert_eq!(world.state(B, A), LinkState::Connected);
+            let offers = said(&world).len();
+            world.run_for(seconds(60));
+            assert_eq!(said(&world).len(), offers, "both are content");
+        }
+    }
+}
+
+/// Of B, which was called, no server tells A while its path serves: the offer that A makes in another network is not to wait for that.
+#[test]
+fn an_offer_that_a_move_brings_goes_out_with_the_next_login() {
+    for down_first in [false, true] {
+        let mut world = World::pair(3);
+        world.grant(A, B, true);
+        world.set_up(B, A, true);
+        world.wait_for_both(seconds(20));
+        world.run_for(seconds(60));
+        let before = world.envelopes.len();
+        if down_first {
+            world.sign_out(A);
+        }
+        world.renumber(A);
+        if !down_first {
+            world.sign_out(A);
+            world.run_for(millis(50));
+        }
+        world.sign_in(A);
+        world.run_for(millis(1));
+        let of_a = world.envelopes[before..].iter();
+        let id = world.hosts[A].id();
+        let offers = of_a.filter(|(from, _, envelope)| *from == id && envelope[0] == 1);
+        assert_eq!(offers.count(), if down_first { 1 } else { 2 });
+    }
 }
 
 #[test]

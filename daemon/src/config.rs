@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use punch_api::{Ipv4Range, PeerId, ServerAddress, ServerKind};
 use punch_engine::{Allocation, Budget, Filtering, Mapping, Nat64, NatOverrides};
 use punch_platform::Offloads;
+use punch_signal_protocol::lan::PORT;
 use punch_state::Machine;
 use punchd_arguments::DEFAULT_CONFIG;
 use serde::Deserialize;
@@ -19,9 +20,8 @@ use crate::proxy::ProxySetting;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
-    pub(crate) servers: Vec<ServerAddress>,
-    /// What leads to signalling servers.
-    pub(crate) proxy: ProxySetting,
+    /// What carries envelopes.
+    pub(crate) channels: Channels,
     /// The UDP port on the underlay; 0 takes any.
     pub(crate) port: u16,
     /// How IPv4 is reached in a network without it.
@@ -50,8 +50,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            servers: Vec::new(),
-            proxy: ProxySetting::default(),
+            channels: Channels::default(),
             port: 0,
             nat64: Nat64Setting::Discover,
             interface: "punch0".to_owned(),
@@ -65,6 +64,33 @@ impl Default for Config {
             tcp: true,
             offloads: Offloads::default(),
             metrics: None,
+        }
+    }
+}
+
+/// What carries envelopes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Channels {
+    pub(crate) servers: Vec<ServerAddress>,
+    /// What leads to signalling servers.
+    pub(crate) proxy: ProxySetting,
+    pub(crate) lan: LanConfig,
+}
+
+/// How peers are found in this machine's networks, without any server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LanConfig {
+    /// Whether they are at all.
+    pub(crate) enabled: bool,
+    /// The UDP port for what is for this machine alone; 0 takes any.
+    pub(crate) port: u16,
+}
+
+impl Default for LanConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            port: 0,
         }
     }
 }
@@ -105,6 +131,7 @@ struct File {
     punch: Punch,
     nat: Nat,
     relay: Relay,
+    lan: Lan,
     offload: Offload,
     metrics: Metrics,
 }
@@ -160,6 +187,31 @@ struct Punch {
 #[serde(deny_unknown_fields, default)]
 struct Relay {
     enabled: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lan {
+    enabled: Option<bool>,
+    port: Option<toml::Spanned<u16>>,
+}
+
+impl Lan {
+    /// `at` tells the line of a position.
+    fn config(self, at: impl Fn(usize) -> usize) -> Result<LanConfig> {
+        let default = LanConfig::default();
+        let port = match self.port {
+            Some(port) if *port.get_ref() == PORT => bail!(
+                "line {}: [lan] port is the one for what comes to this machine alone, and {PORT} is everybody's: use another one, or 0 for any",
+                at(port.span().start)
+            ),
+            port => port.map_or(default.port, toml::Spanned::into_inner),
+        };
+        Ok(LanConfig {
+            enabled: self.enabled.unwrap_or(default.enabled),
+            port,
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -364,7 +416,7 @@ impl Config {
         Machine {
             id,
             ipv4: self.ipv4,
-            servers: self.servers.clone(),
+            servers: self.channels.servers.clone(),
         }
     }
 
@@ -391,7 +443,7 @@ impl Config {
                 env!("CARGO_PKG_VERSION")
             )
         })?;
-        if config.proxy.is_secret() && mode & 0o007 != 0 {
+        if config.channels.proxy.is_secret() && mode & 0o007 != 0 {
             bail!(
                 "{place} has a proxy's password, and everybody on this machine may read it: chown root:punch {place} && chmod 640 {place}"
             );
@@ -410,15 +462,15 @@ impl Config {
             for server in servers {
                 let address = ServerAddress::parse(kind, server.get_ref())
                     .with_context(|| format!("line {}", at(server.span().start)))?;
-                if !config.servers.contains(&address) {
-                    config.servers.push(address);
+                if !config.channels.servers.contains(&address) {
+                    config.channels.servers.push(address);
                 }
             }
         }
         if let Some(proxy) = file.signal.proxy {
             let line = at(proxy.span().start);
             let proxy = Zeroizing::new(proxy.into_inner());
-            config.proxy = ProxySetting::parse(&proxy)
+            config.channels.proxy = ProxySetting::parse(&proxy)
                 .with_context(|| format!("line {line}: [signal] proxy"))?;
         }
         if let Some(port) = file.underlay.port {
@@ -471,6 +523,7 @@ impl Config {
         if let Some(wanted) = file.relay.enabled {
             config.relay = wanted;
         }
+        config.channels.lan = file.lan.config(at)?;
         config.nat = file.nat.overrides(at)?;
         config.offloads = file.offload.switches();
         config.metrics = file.metrics.listen;

@@ -3,6 +3,7 @@
 mod addresses;
 mod announcer;
 mod change;
+mod channels;
 mod core;
 mod endpoints;
 mod handles;

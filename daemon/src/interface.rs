@@ -1,6 +1,7 @@
 //! The one owner of netlink: addresses and routes of the TUN interface, and the network that this machine is in.
 
 mod device;
+mod links;
 mod patience;
 pub(crate) mod reach;
 mod watch;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use punch_api::Ipv4Range;
-use punch_engine::{AddressRank, OwnAddress};
+use punch_engine::{AddressRank, OwnAddress, lan};
 use punch_platform::clock;
 use punch_platform::netlink::{
     Address, Gateway, Link, LinkKind, LocalAddress, MAIN_TABLE, Netlink, PolicyRule, Route,
@@ -73,6 +74,8 @@ pub(crate) enum Network {
     There {
         addresses: Vec<LocalAddress>,
         gateway: Option<Gateway>,
+        /// The networks in which peers may be heard.
+        lan: Vec<lan::Link>,
     },
 }
 
@@ -187,6 +190,7 @@ impl Interface {
         };
         self.warnings = self.in_the_way(&tables);
         let addresses = local_addresses(&tables, index);
+        let lan = links::lan(&tables, index);
         let gateway = self.gateway(&tables.defaults).await;
         let own = tables.addresses.iter().filter(|own| own.link == index);
         let own: Vec<_> = own.map(|address| address.ip).collect();
@@ -194,7 +198,11 @@ impl Interface {
         self.reach = tables.reach;
         self.found = Some((link, own));
         self.watch.looked(began, clock::now());
-        Network::There { addresses, gateway }
+        Network::There {
+            addresses,
+            gateway,
+            lan,
+        }
     }
 
     /// How an address is reached otherwise that nobody has asked for yet.

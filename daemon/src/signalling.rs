@@ -1,5 +1,6 @@
 //! Ways for envelopes between this machine and its peers.
 
+pub(crate) mod lan;
 pub(crate) mod server;
 mod trouble;
 mod tunnel;

@@ -17,6 +17,7 @@
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
 //! * `channel`: the kinds of what carries envelopes, all called servers inside,
+//! * `lan`: what is said and heard in this machine's networks, as one of them,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
 //! * `meeting`: the servers that are peers, and that no two tunnels ever carry each other,
 //! * `over_tcp`, `tcp`, `dials`, `seen`: what happens on TCP connections, which attempt each belongs to, how often any are made, and
@@ -36,6 +37,7 @@ mod course;
 mod dials;
 mod envelopes;
 mod events;
+pub mod lan;
 mod ledger;
 mod legacy;
 pub mod meeting;

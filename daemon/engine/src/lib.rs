@@ -38,7 +38,7 @@ pub use pings::Pong;
 pub use punch_connect::{
     Bequest, Channel, Connector, ConnectorConfig, ConnectorEvent, ConnectorSizes, Contact,
     LinkState, LinkStatus, MAX_STALE, News, Path, PathBequest, PathReason, PeerRefusal, RelayPath,
-    ServerId, Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath,
+    ServerId, Signal, SocketOrder, Stranger, TcpId, TcpOrder, TcpPath, lan,
 };
 pub use punch_forward::{
     Access, Crowded, ForwardCounts, MEETING, Order, Rule, Rules, StreamId, TargetEvent, Trouble,

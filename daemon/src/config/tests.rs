@@ -41,7 +41,6 @@ fn every_setting_is_taken() {
         opening_ttl = 3
         capacity = 1000
         port_mapping = false
-
         [offload]
         tun_tso = false
         tun_uso = false
@@ -52,17 +51,12 @@ fn every_setting_is_taken() {
         listen = "127.0.0.1:9586"
     "#;
     let config = Config::parse(text).expect("parses");
-    let servers: Vec<_> = config.servers.iter().map(ServerAddress::as_str).collect();
-    assert_eq!(
-        servers,
-        [
-            "wss://signal.example:443/",
-            "stun.example:3478",
-            "[2001:db8::1]:3479"
-        ]
-    );
-    let ProxySetting::Proxy(proxy) = &config.proxy else {
-        panic!("{:?}", config.proxy);
+    let Channels { servers, proxy, .. } = &config.channels;
+    let servers: Vec<_> = servers.iter().map(ServerAddress::as_str).collect();
+    let [one, two] = ["stun.example:3478", "[2001:db8::1]:3479"];
+    assert_eq!(servers, ["wss://signal.example:443/", one, two]);
+    let ProxySetting::Proxy(proxy) = proxy else {
+        panic!("{proxy:?}");
     };
     assert_eq!(proxy.place(), "proxy.example:3128");
     assert_eq!((config.port, config.mtu), (41820, 1380));
@@ -94,6 +88,22 @@ fn every_setting_is_taken() {
     };
     assert_eq!(config.offloads, offloads);
     assert_eq!(config.metrics, Some(([127, 0, 0, 1], 9586).into()));
+}
+
+#[test]
+fn the_network_of_this_machine_may_be_left_alone() {
+    let config = Config::parse("[lan]\nenabled = false\nport = 45118\n").expect("parses");
+    let lan = config.channels.lan;
+    assert_eq!((lan.enabled, lan.port), (false, 45118));
+}
+
+#[test]
+fn everybodys_port_in_the_network_is_nobodys_own() {
+    let refusal = refusal("[lan]\nport = 45117\n");
+    assert!(
+        refusal.contains("line 2") && refusal.contains("everybody's"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -233,7 +243,7 @@ fn what_the_packages_file_shows_is_valid_and_is_everything() {
         })
         .collect();
     let config = Config::parse(&all.join("\n")).expect("parses without the comment signs");
-    assert_eq!(config.servers.len(), 2);
+    assert_eq!(config.channels.servers.len(), 2);
     assert!(config.metrics.is_some() && config.nat.opening_ttl.is_some());
 
     // The refusal of an unknown key names all that there are.

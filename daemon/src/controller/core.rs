@@ -61,7 +61,13 @@ impl Core {
         let translation = Translation::new(config.nat64, parts.nat64, spawner.clone());
         let nat64 = translation.watch();
         let addresses = Addresses::new(parts.interface, machine.addresses(), translation);
-        let servers = Servers::new(&identity, &config.proxy, &driver, &spawner, nat64.clone())?;
+        let servers = Servers::new(
+            &identity,
+            &config.channels.proxy,
+            &driver,
+            &spawner,
+            nat64.clone(),
+        )?;
         let mut core = Self {
             machine,
             ports,
@@ -83,8 +89,7 @@ impl Core {
         core.apply(state).await;
         core.addresses.settle().await;
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
-        let fixed = &core.machine.servers;
-        core.servers.start_all(fixed, &core.state);
+        core.servers.start_all(&core.config, &core.state);
         core.tell_stun_servers().await;
         Ok(core)
     }
@@ -179,7 +184,7 @@ impl Core {
         }
         let guests = change::guests(difference, &self.state, &self.handles);
         self.place.set_guests(guests);
-        self.servers.remove_peers(&engine.gone).await;
+        self.servers.follow(&engine.gone, &self.state).await;
         self.order(Command::Configure(engine)).await;
         self.addresses.lead(touched).await;
     }
@@ -205,7 +210,12 @@ impl Core {
             Network::Unknown(error) => {
                 return tracing::warn!(%error, "the network of this machine is not known");
             }
-            Network::There { addresses, gateway } => {
+            Network::There {
+                addresses,
+                gateway,
+                lan,
+            } => {
+                self.servers.lan().set_links(lan);
                 self.port_mapping.set_gateway(gateway);
                 let (addresses, nat64) = self.addresses.translate(&addresses).await;
                 self.announcer.set_network(&addresses, clock::now());

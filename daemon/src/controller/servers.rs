@@ -13,8 +13,10 @@ use punch_state::State;
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::Said;
+use super::channels::LanChannel;
 use super::handles::Handles;
 use super::meetings::{Meetings, Start};
+use crate::config::Config;
 use crate::driver::command::Command;
 use crate::interface::reach::is_overlay;
 use crate::overlay::Places;
@@ -34,6 +36,7 @@ pub(super) struct Servers {
     reports: mpsc::Receiver<Report>,
     resolver: Resolver,
     meetings: Meetings,
+    lan: LanChannel,
     /// The addresses of STUN servers that the engine knows.
     told: Vec<SocketAddr>,
     spawner: Spawner,
@@ -80,13 +83,20 @@ impl Servers {
             reports,
             resolver: Resolver::behind(spawner.clone(), nat64),
             meetings: Meetings::default(),
+            lan: LanChannel::default(),
             told: Vec::new(),
             spawner: spawner.clone(),
         })
     }
 
-    /// Starts those of punchd.toml, and those that users have added.
-    pub(super) fn start_all(&mut self, fixed: &[ServerAddress], state: &State) {
+    /// Starts those of punchd.toml, and those that users have added, and calls in the networks of this machine.
+    pub(super) fn start_all(&mut self, config: &Config, state: &State) {
+        self.last += 1;
+        let number = (ServerId(self.last), config.channels.lan);
+        let access = &self.access;
+        self.lan
+            .start(number, &access.identity, &access.driver, &self.spawner);
+        let fixed = &config.channels.servers;
         for address in fixed {
             self.start(address.clone(), true);
         }
@@ -199,8 +209,14 @@ impl Servers {
         self.part(gone).await;
     }
 
-    /// These peers are gone, and their meeting places with them.
-    pub(super) async fn remove_peers(&mut self, peers: &[PeerHandle]) {
+    /// The channels that are no servers.
+    pub(super) fn lan(&self) -> &LanChannel {
+        &self.lan
+    }
+
+    /// The state is another one: these peers are gone, and their meeting places with them, and others may be there.
+    pub(super) async fn follow(&mut self, peers: &[PeerHandle], state: &State) {
+        self.lan.follow(state);
         let gone = peers.iter().filter_map(|peer| self.meetings.remove(*peer));
         let gone: Vec<_> = gone.collect();
         self.part(gone).await;

@@ -61,6 +61,9 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
         name: format!("if{index}"),
         kind,
         up,
+        carrier: up,
+        multicast: true,
+        part: index == 5,
         mtu: 1500,
     };
     let address = |link: u32, ip: &str, usable| Address {
@@ -75,6 +78,7 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
             link(2, LinkKind::Physical, true),
             link(3, LinkKind::Bridge, true),
             link(4, LinkKind::Physical, false),
+            link(5, LinkKind::Veth, true),
             link(TUNNEL, LinkKind::Tun, true),
         ],
         addresses: vec![
@@ -103,4 +107,16 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
         prefix: 24,
     });
     assert_eq!(local_addresses(&tables, TUNNEL), right);
+    let links = links::lan(&tables, TUNNEL);
+    let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["if2", "if3"],
+        "neither tunnels nor parts of bridges"
+    );
+    let right: Vec<IpAddr> = ["192.168.1.7", "2001:db8::7"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    let found: Vec<_> = links[0].addresses.iter().map(|(ip, _)| *ip).collect();
+    assert_eq!(found, right);
 }

@@ -6,6 +6,7 @@
 //! * [`RelayFrame`]: sealed packets past the server, where no direct path is,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
 //! * [`rendezvous`]: what two machines derive for places where strangers look on,
+//! * [`lan`]: the datagrams by which they meet in one network,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
 
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
@@ -16,6 +17,7 @@ mod codec;
 mod description;
 mod frame;
 mod identity;
+pub mod lan;
 mod meeting;
 mod nat;
 pub mod noise;

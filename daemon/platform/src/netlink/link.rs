@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 /// What stands behind an interface.
@@ -121,6 +121,12 @@ pub struct Link {
     pub kind: LinkKind,
     /// Whether an administrator has switched it on.
     pub up: bool,
+    /// Whether it is connected to something, as far as its driver says.
+    pub carrier: bool,
+    /// Whether one packet can reach several machines on it, and not just this one.
+    pub multicast: bool,
+    /// Whether it is a part of another interface, of a bridge or a bond, which is the one that has the packets.
+    pub part: bool,
     /// The longest packet, in bytes.
     pub mtu: u32,
 }
@@ -128,18 +134,28 @@ pub struct Link {
 impl Link {
     pub(super) fn of(message: &LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
+        let (mut belongs, mut alone) = (false, false);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name.clone_from(text),
                 LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                LinkAttribute::Controller(_) => belongs = true,
+                // One of a VRF has its own addresses.
+                LinkAttribute::LinkInfo(info) => {
+                    alone |= info.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
+                }
                 _ => {}
             }
         }
+        let flags = message.header.flags;
         Self {
             index: message.header.index,
             name,
             kind: LinkKind::of(message),
-            up: message.header.flags.contains(LinkFlags::Up),
+            up: flags.contains(LinkFlags::Up),
+            carrier: flags.contains(LinkFlags::LowerUp),
+            multicast: flags.contains(LinkFlags::Multicast) && !flags.contains(LinkFlags::Loopback),
+            part: belongs && !alone,
             mtu,
         }
     }

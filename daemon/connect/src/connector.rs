@@ -384,7 +384,7 @@ impl Connector {
     /// What status shows of one peer's connection.
     pub fn link_status(&self, peer: PeerHandle, now: Instant) -> Option<LinkStatus> {
         let connection = self.peers.get(peer)?;
-        let is_in_reach = self.signalling.is_in_reach();
+        let is_in_reach = self.signalling.is_in_reach(connection.id);
         let profile = self.network.profile();
         Some(status(
             connection,
@@ -515,6 +515,8 @@ impl Connector {
             for (to, note) in self.peers.seal_candidates(&candidates) {
                 self.signalling.servers.send(to, &note);
             }
+            let compact = &mut self.signalling.compact;
+            compact.handle_candidates(&self.peers, &candidates, now);
         }
         if let Some(lifetime) = self.network.take_lifetime() {
             self.peers.set_lifetime(lifetime, now);

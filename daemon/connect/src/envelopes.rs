@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use punch_packet::Rate;
 use punch_signal_protocol::{
-    Capability, DecodeError, Description, Identity, Ipv4Range, OfferRefusal, PeerId, RefusalReason,
-    seal,
+    Allocation, Capability, DecodeError, Description, Identity, Ipv4Range, NatSummary,
+    OfferRefusal, PeerId, RefusalReason, seal,
 };
 use punch_traversal::Budget;
 use rand_core::RngCore;
 
 use crate::clock::WallClock;
+use crate::medium::Channel;
 use crate::network::LocalNetwork;
 use crate::pace::Buckets;
 use crate::peer::{
@@ -117,7 +118,7 @@ impl Envelopes {
         now: Instant,
     ) -> Option<Vec<u8>> {
         let attempt = connection.history.failures;
-        let description = self.describe(connection, network, attempt, now);
+        let description = self.describe(connection, network, Some(attempt), now);
         let sent = SentDescription::of(&description);
         let seed = self.randomness.draw_secret();
         let (pending, envelope) =
@@ -129,11 +130,33 @@ impl Envelopes {
         Some(envelope)
     }
 
-    /// Opens an offer that `server` has brought, and decides whether it is to be answered.
+    /// A fresh compact offer for a slow channel; `None` if it cannot be sealed.
+    pub(crate) fn compact_offer(
+        &mut self,
+        connection: &mut PeerConnection,
+        channel: Channel,
+        network: &LocalNetwork,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let description = self.describe(connection, network, None, now);
+        let sent = SentDescription::of(&description);
+        let seed = self.randomness.draw_secret();
+        let (pending, envelope) =
+            seal::PendingOffer::seal_compact(&self.identity, &connection.id, description, seed)
+                .ok()?;
+        let offer = OutstandingOffer::new(pending, sent, Vec::new(), now);
+        let candidates = network.candidates();
+        connection
+            .calls
+            .handle_compact(channel, offer, candidates, now);
+        Some(envelope)
+    }
+
+    /// Opens an offer that `server` has brought, a slow channel or a quick one, and decides whether it is to be answered.
     pub(crate) fn open_offer(
         &mut self,
         connection: &mut PeerConnection,
-        server: ServerId,
+        (server, channel): (ServerId, Option<Channel>),
         envelope: &[u8],
         now: Instant,
     ) -> Result<seal::OpenedOffer, OfferError> {
@@ -154,11 +177,20 @@ impl Envelopes {
             }
             _ => OfferError::Unusable,
         })?;
-        let stamp = opened.description.stamp;
-        let (reason, clock_s) = match connection.calls.stamps.accept(stamp, self.clock.ms(now)) {
+        let (stamp, wall_ms) = (opened.description.stamp, self.clock.ms(now));
+        // Where there is room for all of it an offer has all of it: nobody is led to do without.
+        if opened.description.is_compact() != channel.is_some() {
+            return Err(OfferError::Unusable);
+        }
+        // What lies about somewhere may be old, and says nothing of the peer's clock.
+        let is_late = stamp.saturating_add(MAX_STALE.as_millis() as u64) < wall_ms;
+        if channel.is_some() && (is_late || !connection.calls.slow.is_news(stamp, wall_ms)) {
+            return Err(OfferError::Unusable);
+        }
+        let (reason, clock_s) = match connection.calls.stamps.accept(stamp, wall_ms) {
             Ok(()) if connection.is_blocked() => (RefusalReason::NotWanted, None),
             // Both have offered at once: the larger key's offer counts.
-            Ok(()) if connection.calls.may_cross(now) && self.identity.id() > from => {
+            Ok(()) if self.identity.id() > from && connection.calls.crosses(channel, now) => {
                 return Err(OfferError::Ours);
             }
             Ok(()) if connection.calls.admits_exchange(now) => return Ok(opened),
@@ -219,27 +251,35 @@ impl Envelopes {
         &mut self,
         connection: &mut PeerConnection,
         network: &LocalNetwork,
-        opened: seal::OpenedOffer,
+        (opened, channel): (seal::OpenedOffer, Option<Channel>),
         now: Instant,
     ) -> Option<Vec<u8>> {
         let mut theirs = opened.description.clone();
         network.keep_outside(&mut theirs);
         // Both count the attempt as the one who offers does.
         let attempt = theirs.nat.as_ref().map_or(0, |nat| nat.attempt);
-        let description = self.describe(connection, network, attempt, now);
+        let told = channel.is_none().then_some(attempt);
+        let description = self.describe(connection, network, told, now);
         let sent = SentDescription::of(&description);
         let seed = self.randomness.draw_secret();
+        if let Some(channel) = channel.filter(|_| self.identity.id() < connection.id) {
+            connection.calls.slow.give_way(channel);
+        }
         let (exchange, answer) = opened.answer(description, seed).ok()?;
         // The peer, which has the smaller key, answers whatever offer of this machine comes, and has dropped its own then.
-        let late = connection.calls.take_offer();
+        let is_quick = channel.is_none();
+        let late = is_quick.then(|| connection.calls.take_offer()).flatten();
         let late = late.filter(|_| self.identity.id() > connection.id);
         let config = AttemptConfig {
             offered: false,
+            patience: channel.and_then(Channel::patience),
             sent,
             network: network.view(self.seed()),
         };
         connection.begin(exchange, config, theirs, now);
-        connection.calls.keep_late(late);
+        if is_quick {
+            connection.calls.keep_late(late);
+        }
         Some(answer)
     }
 
@@ -248,16 +288,22 @@ impl Envelopes {
         &mut self,
         connection: &mut PeerConnection,
         network: &LocalNetwork,
-        envelope: &[u8],
+        (envelope, channel): (&[u8], Option<Channel>),
         now: Instant,
     ) -> bool {
-        let view = network.view(self.seed());
-        let Some((exchange, mut theirs, sent)) = connection.calls.open_answer(envelope, now) else {
+        let (view, wall_ms) = (network.view(self.seed()), self.clock.ms(now));
+        let calls = &mut connection.calls;
+        let Some((exchange, mut theirs, sent)) = calls.open_answer(channel, envelope, now) else {
             return false;
         };
+        // It was under way while the two have agreed on something newer.
+        if channel.is_some() && !calls.slow.is_news(theirs.stamp, wall_ms) {
+            return false;
+        }
         network.keep_outside(&mut theirs);
         let config = AttemptConfig {
             offered: true,
+            patience: channel.and(Channel::Dht.patience()),
             sent,
             network: view,
         };
@@ -265,24 +311,36 @@ impl Envelopes {
         true
     }
 
-    /// Describes this machine in its `attempt`th attempt with a peer.
+    /// Describes this machine in its `attempt`th attempt with a peer; `None` where no notes follow, so that everything must be said at once.
     fn describe(
         &mut self,
         connection: &mut PeerConnection,
         network: &LocalNetwork,
-        attempt: u8,
+        attempt: Option<u8>,
         now: Instant,
     ) -> Description {
         let profile = network.told_profile(now);
+        let summary = profile.map(|profile| profile.summary(self.budget, attempt.unwrap_or(0)));
         let parts = DescriptionParts {
             wall_ms: self.clock.ms(now),
             candidates: network.candidates(),
             ipv4_range: self.ipv4_range,
-            nat: profile.map(|profile| profile.summary(self.budget, attempt)),
+            nat: match attempt {
+                Some(_) => summary,
+                None => summary.map(without_notes),
+            },
             fresh_base: network.has_samplers(),
             relay: self.relay && !connection.attempts.is_direct_only(),
             translated: network.is_translated(),
         };
         connection.calls.describe(parts, &mut self.randomness.open)
     }
+}
+
+/// What is said of a NAT where no notes follow: where its sequence of ports stands could not be told, so nobody is to count on it.
+fn without_notes(mut nat: NatSummary) -> NatSummary {
+    if let Some(Allocation::Sequential { .. }) = nat.allocation {
+        nat.allocation = Some(Allocation::Random);
+    }
+    nat
 }

@@ -16,8 +16,10 @@
 //! * `capacities`, `charges`: what a network can carry, and what the addresses have got that peers have named,
 //! * `contact`: how far calling a peer has come,
 //! * `strangers`: machines that have called and are no peers,
-//! * `channel`: the kinds of what carries envelopes, all called servers inside,
+//! * `channel`: what carries envelopes, all called servers inside,
 //! * `lan`: what is said and heard in this machine's networks, as one of them,
+//! * `medium`, `compact`: those kinds, and the offers that go over slow ones,
+//! * `notes`: what comes over a path that was found and is neither a check nor of the tunnel,
 //! * `relays`: which attempt a link of a signalling server's belongs to,
 //! * `meeting`: the servers that are peers, and that no two tunnels ever carry each other,
 //! * `over_tcp`, `tcp`, `dials`, `seen`: what happens on TCP connections, which attempt each belongs to, how often any are made, and
@@ -31,6 +33,7 @@ mod capacities;
 pub mod channel;
 mod charges;
 mod clock;
+mod compact;
 mod connector;
 mod contact;
 mod course;
@@ -40,9 +43,11 @@ mod events;
 pub mod lan;
 mod ledger;
 mod legacy;
+mod medium;
 pub mod meeting;
 mod netchecks;
 mod network;
+pub mod notes;
 mod offers;
 pub mod over_tcp;
 mod pace;
@@ -66,7 +71,6 @@ mod tcp;
 mod traffic;
 mod transactions;
 
-pub use channel::Channel;
 pub use clock::WallClock;
 pub use connector::Connector;
 pub use contact::Contact;
@@ -76,6 +80,7 @@ pub use events::{
     SessionEvent, Signal, SocketOrder, TcpOrder, UserWish,
 };
 pub use legacy::{NotInherited, bequeath, inherit, inherit_stamps};
+pub use medium::Channel;
 pub use path::{Path, RelayPath, ServerId, TcpId, TcpPath};
 pub use peer::{Bequest, MAX_STALE, PathBequest};
 pub use secrets::draw;

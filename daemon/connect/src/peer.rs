@@ -51,6 +51,7 @@
 //! one reset. [`Attempts`] holds at most two: while the first serves, a successor is checked beside it, and takes its place when it
 //! has a path.
 
+pub(crate) mod agreement;
 mod attempt;
 mod attempts;
 mod calls;
@@ -64,11 +65,13 @@ pub(crate) mod inherited;
 mod links;
 mod offer;
 mod outputs;
+mod proof;
 mod refusals;
 mod relayed;
 mod remains;
 mod retry;
 pub(crate) mod searching;
+mod slow;
 mod stamps;
 mod status;
 mod tcp;
@@ -78,7 +81,7 @@ use std::time::Instant;
 
 use punch_signal_protocol::seal::Exchange;
 use punch_signal_protocol::{Description, Note, PeerId};
-use punch_traversal::{AgentEvent, DirectPath, SocketId};
+use punch_traversal::{AgentEvent, DirectPath, SocketId, was_refused};
 
 use crate::offers::Cause;
 use crate::relays::RelayOrders;
@@ -96,6 +99,7 @@ pub(crate) use description::{DescriptionParts, SentDescription};
 pub use inherited::{Bequest, PathBequest};
 pub(crate) use offer::OutstandingOffer;
 pub(crate) use outputs::Outputs;
+pub(crate) use slow::RENEWAL;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
 pub(crate) use status::status;
@@ -261,6 +265,13 @@ impl PeerConnection {
         recall.map_or(Appeared::Offer, Appeared::Recall)
     }
 
+    /// Whether a compact offer is of use now: an attempt that is under way may be about to find a path.
+    pub(crate) fn wants_compact(&self, now: Instant) -> bool {
+        self.is_wanted()
+            && self.serving().is_none()
+            && !agreement::is_under_way(&self.attempts, now)
+    }
+
     // --- attempts ---
 
     /// An exchange is complete: its checks begin. The path that serves is checked, too, since one end doubts it or looks for a better one.
@@ -274,6 +285,7 @@ impl PeerConnection {
         self.history.handle_met();
         self.attempts.verify_direct(now);
         let (offered, peer_range) = (config.offered, theirs.ipv4_range);
+        let (is_slow, stamp) = (config.patience.is_some(), theirs.stamp);
         let sent_candidates = config.sent.candidates.clone();
         let unmeasured = config.sent.is_unmeasured();
         let (relayed, tcp) = (config.relayed(&theirs, &exchange), config.tcp(&mut theirs));
@@ -281,7 +293,8 @@ impl PeerConnection {
         let remembered = self.history.worked_from(config.network.fingerprint);
         let agent = config.into_agent(theirs, remembered, now);
         let searches = agent.has_search();
-        self.calls.handle_exchange(offered, searches, now);
+        self.calls
+            .handle_exchange((offered, is_slow), searches, stamp, now);
         let new = NewAttempt {
             offered,
             exchange,
@@ -381,6 +394,11 @@ impl PeerConnection {
                     event => self.handle_attempt(index, event, out, now),
                 }
             }
+            if agreement::advance(self, index, &mut selected, out, now) {
+                // Its exchange comes to nothing: another one is needed.
+                again |= !self.calls.has_offer();
+                continue;
+            }
             if let Some(path) = selected {
                 self.handle_selected(index, path, out, now);
                 index = 0;
@@ -443,9 +461,7 @@ impl PeerConnection {
         now: Instant,
     ) {
         match event {
-            AgentEvent::Proven => {
-                self.prove(index, out, now);
-            }
+            AgentEvent::Proven => agreement::prove(self, index, out, now),
             AgentEvent::SearchOver {
                 mappings,
                 found,
@@ -473,30 +489,9 @@ impl PeerConnection {
         }
     }
 
-    /// The peer has shown that it holds the keys of this exchange: a session may begin. This is said once of an attempt.
-    fn prove(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) {
-        let has_path = self.serving().is_some();
-        let Some(attempt) = self.attempts.get_mut(index) else {
-            return;
-        };
-        if std::mem::replace(&mut attempt.is_proven, true) {
-            return;
-        }
-        let (peer, initiator, preshared) =
-            (out.peer, attempt.offered, attempt.preshared_key().clone());
-        if !initiator {
-            self.demand.handle_call(has_path, now);
-        }
-        out.session(SessionEvent::Proven {
-            peer,
-            preshared,
-            initiator,
-        });
-    }
-
     /// Links of the attempt may have come or gone. Where there is no path over UDP, that of the newest attempt that has one serves.
     fn handle_link(&mut self, index: usize, out: &mut Outputs<'_>, now: Instant) -> LinkChange {
-        if self.attempts.waits_for_tcp(index) {
+        if self.attempts.waits_for_tcp(index) || !agreement::is_agreed(&mut self.attempts, index) {
             return LinkChange::None;
         }
         let Some(attempt) = self.attempts.get_mut(index) else {
@@ -510,7 +505,7 @@ impl PeerConnection {
         }
         match link {
             Some(path) => {
-                self.prove(index, out, now);
+                agreement::prove(self, index, out, now);
                 let cause = cause::of_link(&mut self.attempts, index, out.course.serving());
                 self.attempts.retire(0..index);
                 self.demand.handle_path();
@@ -562,7 +557,7 @@ impl PeerConnection {
         let link = self.attempts.handle_lost();
         match link {
             Some(path) => {
-                self.prove(0, out, now);
+                agreement::prove(self, 0, out, now);
                 // What stood in carries the packets already.
                 if link != stood_in {
                     out.turn(path, cause::SILENT, now);
@@ -582,7 +577,7 @@ impl PeerConnection {
             return;
         };
         // An attempt whose search was not made says little, and its ports were not used up.
-        let refused = attempt.agent.was_refused();
+        let refused = was_refused(&attempt.agent);
         if !refused {
             self.history.handle_failed(attempt.agent.status(now));
         }

@@ -15,7 +15,7 @@ use punch_traversal::{SocketId, receiver_of};
 
 use crate::course::Course;
 use crate::path::{RelayPath, TcpPath};
-use crate::peer::PeerConnection;
+use crate::peer::{PeerConnection, agreement};
 use crate::schedule::Schedule;
 use crate::searches::Searches;
 use crate::tcp::Connections;
@@ -260,6 +260,29 @@ impl Peers {
         connection
             .attempts
             .handle_response(socket, from, message, now)
+    }
+
+    /// The peer with an attempt of this fragment.
+    pub(crate) fn by_fragment(&self, fragment: Fragment) -> Option<PeerHandle> {
+        self.by_fragment.get(&fragment).copied()
+    }
+
+    /// A note has come over a path of this peer's, for its attempt with this fragment. Returns whether it was of use.
+    pub(crate) fn handle_note(
+        &mut self,
+        peer: PeerHandle,
+        fragment: Fragment,
+        note: &[u8],
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&peer) else {
+            return false;
+        };
+        let taken = agreement::handle_datagram(&mut entry.connection.attempts, fragment, note);
+        // What does not open has changed nothing.
+        if taken {
+            self.dirty.insert(peer);
+        }
+        taken
     }
 
     /// Packets of the tunnel with this peer flow: this comes with every batch, and changes nothing but a deadline.

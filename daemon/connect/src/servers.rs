@@ -10,6 +10,7 @@ use punch_packet::{PeerHandle, Rate, TokenBucket};
 use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Capabilities, Capability, Frame, PeerId, RelayToken};
 
+use crate::medium::Channel;
 use crate::path::{Path, RelayPath};
 use crate::peer::PeerConnection;
 use crate::{ServerId, Signal};
@@ -126,12 +127,22 @@ pub(crate) struct Host {
     pub(crate) id: PeerId,
 }
 
+/// A channel that takes its time.
+#[derive(Debug, Clone, Copy)]
+struct Slow {
+    channel: Channel,
+    /// The only peer that it reaches.
+    only: Option<PeerId>,
+}
+
 /// What goes to the signalling servers.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
+    /// Those that are quick.
     online: BTreeSet<ServerId>,
     /// Those of the servers that are meeting places of peers. Nothing that concerns a peer goes over its own.
     hosts: BTreeMap<ServerId, Host>,
+    slow: BTreeMap<ServerId, Slow>,
     lanes: BTreeMap<ServerId, Lane>,
     signals: VecDeque<Signal>,
     /// Meeting places that are not used although their connections stand, and whether it was told that those are to be ended.
@@ -142,6 +153,22 @@ impl Servers {
     /// A server has welcomed this machine, and is asked to tell of these peers.
     pub(crate) fn add(&mut self, server: ServerId, peers: Vec<PeerId>) {
         self.online.insert(server);
+        self.open_lane(server, peers);
+    }
+
+    /// A slow channel can carry envelopes, of one peer or of all; it is asked to tell of these peers.
+    pub(crate) fn add_slow(
+        &mut self,
+        server: ServerId,
+        channel: Channel,
+        only: Option<PeerId>,
+        peers: Vec<PeerId>,
+    ) {
+        self.slow.insert(server, Slow { channel, only });
+        self.open_lane(server, peers);
+    }
+
+    fn open_lane(&mut self, server: ServerId, peers: Vec<PeerId>) {
         self.given_up.remove(&server);
         let mut lane = Lane::default();
         lane.watches.extend(peers.into_iter().map(|id| (id, true)));
@@ -160,6 +187,7 @@ impl Servers {
         self.online.remove(&server);
         self.lanes.remove(&server);
         self.hosts.remove(&server);
+        self.slow.remove(&server);
         self.given_up.remove(&server);
     }
 
@@ -202,18 +230,37 @@ impl Servers {
         hosts.find_map(|(server, host)| (host.peer == peer).then_some(*server))
     }
 
-    /// The servers that are reached and that may know of this peer.
+    /// What a channel is, if it is a slow one.
+    pub(crate) fn slow(&self, server: ServerId) -> Option<Channel> {
+        self.slow.get(&server).map(|slow| slow.channel)
+    }
+
+    /// The slow channels that may lead to this peer.
+    pub(crate) fn reach_slow(&self, to: PeerId) -> Vec<(ServerId, Channel)> {
+        let slow = self.slow.iter();
+        let to_it = slow.filter(|(_, slow)| slow.only.is_none_or(|only| only == to));
+        to_it
+            .map(|(server, slow)| (*server, slow.channel))
+            .collect()
+    }
+
+    /// Whether anything is reached that may lead to this peer.
+    pub(crate) fn leads_to(&self, to: PeerId) -> bool {
+        self.reach(to).next().is_some() || !self.reach_slow(to).is_empty()
+    }
+
+    /// The servers that are reached and that may know of this peer: quick ones.
     pub(crate) fn reach(&self, to: PeerId) -> impl Iterator<Item = ServerId> {
         let online = self.online.iter().copied();
         online.filter(move |server| self.hosts.get(server).is_none_or(|host| host.id != to))
     }
 
-    /// The servers that are reached.
+    /// The servers that are reached: quick ones.
     pub(crate) fn online(&self) -> &BTreeSet<ServerId> {
         &self.online
     }
 
-    /// Sends an envelope to a peer over every server.
+    /// Sends an envelope to a peer over every server, but no slow channel.
     pub(crate) fn send(&mut self, to: PeerId, envelope: &[u8]) {
         let servers: Vec<_> = self.reach(to).collect();
         for server in servers {
@@ -268,7 +315,8 @@ impl Servers {
     }
 
     fn watch(&mut self, id: PeerId, wanted: bool) {
-        let servers: Vec<_> = self.reach(id).collect();
+        let slow = self.reach_slow(id).into_iter().map(|(server, _)| server);
+        let servers: Vec<_> = self.reach(id).chain(slow).collect();
         for server in servers {
             self.lanes.entry(server).or_default().watch(id, wanted);
         }

@@ -7,8 +7,10 @@ use punch_packet::PeerHandle;
 use punch_signal_protocol::{Frame, Note, PeerId, RelayToken, Unreachable, seal};
 
 use crate::ServerId;
+use crate::compact::CompactOffers;
 use crate::envelopes::{Envelopes, OfferError};
 use crate::events::{ConnectorEvent, DroppedEnvelopes, News, SessionEvent};
+use crate::medium::Channel;
 use crate::network::LocalNetwork;
 use crate::offers::{Cause, OfferQueue};
 use crate::path::RelayPath;
@@ -70,7 +72,8 @@ impl Around<'_> {
                 connection.attempts.handle_away(attempt, seconds, now);
                 true
             }
-            None => false,
+            // These go over paths alone.
+            Some((_, Note::KemKey(_) | Note::KemCiphertext(_))) | None => false,
         }
     }
 }
@@ -79,6 +82,8 @@ impl Around<'_> {
 #[derive(Clone, Copy)]
 struct Delivered<'a> {
     server: ServerId,
+    /// What the server is, if it is a slow channel.
+    channel: Option<Channel>,
     peer: PeerHandle,
     envelope: &'a [u8],
 }
@@ -88,6 +93,7 @@ pub(crate) struct Signalling {
     pub(crate) envelopes: Envelopes,
     pub(crate) servers: Servers,
     offers: OfferQueue,
+    pub(crate) compact: CompactOffers,
     pub(crate) strangers: Strangers,
     pub(crate) relays: Relays,
     dropped: DroppedEnvelopes,
@@ -100,15 +106,16 @@ impl Signalling {
             envelopes,
             servers: Servers::default(),
             offers: OfferQueue::default(),
+            compact: CompactOffers::default(),
             strangers: Strangers::default(),
             relays: Relays::default(),
             dropped: DroppedEnvelopes::default(),
         }
     }
 
-    /// Whether any server is reached.
-    pub(crate) fn is_in_reach(&self) -> bool {
-        !self.servers.online().is_empty()
+    /// Whether any server is reached, or a slow channel that may lead to this peer.
+    pub(crate) fn is_in_reach(&self, of: PeerId) -> bool {
+        !self.servers.online().is_empty() || self.servers.leads_to(of)
     }
 
     /// Envelopes that were not let through.
@@ -119,11 +126,16 @@ impl Signalling {
     /// A peer is gone: it gets no offer any more.
     pub(crate) fn remove_peer(&mut self, peer: PeerHandle) {
         self.offers.remove(peer);
+        self.compact.remove(peer);
     }
 
     /// When offers or frames have their turn.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = [self.servers.poll_timeout(), self.offers.poll_timeout()];
+        let timeouts = [
+            self.servers.poll_timeout(),
+            self.offers.poll_timeout(),
+            self.compact.poll_timeout(),
+        ];
         timeouts.into_iter().flatten().min()
     }
 
@@ -178,6 +190,12 @@ impl Signalling {
                 self.handle_envelope((server, from, &envelope), around, now);
             }
             Frame::Appeared(id) => self.handle_appeared(server, id, around, now),
+            // Nobody knows what a slow channel has not delivered, and its lane has no links.
+            Frame::Unreachable { .. }
+            | Frame::ServerCapabilities(_)
+            | Frame::RelayReady { .. }
+            | Frame::RelayGone(_)
+                if self.servers.slow(server).is_some() => {}
             Frame::Unreachable { to, why } => {
                 if let Some((_, connection)) = around.peers.by_id_mut(to) {
                     let offline = why == Unreachable::Offline;
@@ -284,6 +302,10 @@ impl Signalling {
         let Some((peer, connection)) = around.peers.by_id_mut(id) else {
             return;
         };
+        if self.servers.slow(server).is_some() {
+            self.compact.add(peer, now);
+            return self.send_offers(around, now);
+        }
         match connection.handle_appeared(server, now) {
             Appeared::Nothing => {}
             // The server has said that it could not deliver the offer: no other one need hear of it.
@@ -313,12 +335,15 @@ impl Signalling {
             around.events.extend(news.map(ConnectorEvent::News));
             return;
         };
+        let channel = self.servers.slow(server);
         let delivered = Delivered {
             server,
+            channel,
             peer,
             envelope,
         };
         let taken = match seal::Kind::of(envelope) {
+            Some(seal::Kind::Note) if channel.is_some() => false,
             Some(seal::Kind::Offer) => self.handle_offer(delivered, around, now),
             Some(seal::Kind::Answer) => self.handle_answer(delivered, around, now),
             Some(seal::Kind::Note) => around.handle_note(peer, envelope, now),
@@ -353,6 +378,7 @@ impl Signalling {
     ) -> bool {
         let Delivered {
             server,
+            channel,
             peer,
             envelope,
         } = delivered;
@@ -363,7 +389,10 @@ impl Signalling {
             return false;
         }
         let to = connection.id;
-        let opened = match self.envelopes.open_offer(connection, server, envelope, now) {
+        let opened = match self
+            .envelopes
+            .open_offer(connection, (server, channel), envelope, now)
+        {
             Ok(opened) => opened,
             Err(OfferError::Unusable) => return false,
             Err(OfferError::Refused { refusal, clock_s }) => {
@@ -377,13 +406,15 @@ impl Signalling {
             }
             Err(OfferError::Ours) => {
                 // Unless it was sent before the peer could be reached.
-                connection.calls.hurry();
+                if channel.is_none() {
+                    connection.calls.hurry();
+                }
                 return true;
             }
         };
         let answer = self
             .envelopes
-            .answer(connection, around.network, opened, now);
+            .answer(connection, around.network, (opened, channel), now);
         let Some(answer) = answer else { return false };
         self.servers.send_over(server, to, answer);
         true
@@ -397,17 +428,20 @@ impl Signalling {
     ) -> bool {
         let Delivered {
             server,
+            channel,
             peer,
             envelope,
         } = delivered;
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.calls.takes_answers() || !self.envelopes.admit(connection, server, now) {
+        if !connection.calls.awaits_answer_over(channel)
+            || !self.envelopes.admit(connection, server, now)
+        {
             return false;
         }
         self.envelopes
-            .handle_answer(connection, around.network, envelope, now)
+            .handle_answer(connection, around.network, (envelope, channel), now)
     }
 
     fn handle_refusal(
@@ -418,6 +452,7 @@ impl Signalling {
     ) -> bool {
         let Delivered {
             server,
+            channel,
             peer,
             envelope,
         } = delivered;
@@ -425,10 +460,15 @@ impl Signalling {
         let Some(connection) = around.peers.get_mut(peer) else {
             return false;
         };
-        if !connection.calls.awaits_answer() || !self.envelopes.admit(connection, server, now) {
+        if !connection.calls.awaits_answer_over(channel)
+            || !self.envelopes.admit(connection, server, now)
+        {
             return false;
         }
-        let Some((refusal, is_news)) = connection.calls.open_refusal(envelope, wall_ms, now) else {
+        let Some((refusal, is_news)) = connection
+            .calls
+            .open_refusal(channel, envelope, wall_ms, now)
+        else {
             return false;
         };
         if is_news {
@@ -451,9 +491,10 @@ impl Signalling {
         let Some(connection) = around.peers.get_mut(peer) else {
             return;
         };
+        self.compact.add(peer, now);
         if self.servers.reach(connection.id).next().is_none() {
             connection.calls.postpone(now);
-            return;
+            return self.send_offers(around, now);
         }
         connection.calls.handle_queued(now);
         self.offers
@@ -463,6 +504,17 @@ impl Signalling {
 
     /// Sends the offers whose turn has come.
     pub(crate) fn send_offers(&mut self, around: &mut Around<'_>, now: Instant) {
+        // They come first: what is said at the same moment over a quick channel is then the newer of the two.
+        while let Some(peer) = self.compact.next(now) {
+            let Some(connection) = around.peers.get_mut(peer) else {
+                continue;
+            };
+            let seals = (&mut self.envelopes, &mut self.servers);
+            let compact = &mut self.compact;
+            if compact.send(peer, connection, seals, around.network, now) {
+                around.note_stamps(peer);
+            }
+        }
         while let Some((peer, cause)) = self.offers.next(now) {
             let Some(connection) = around.peers.get_mut(peer) else {
                 continue;

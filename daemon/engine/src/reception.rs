@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 use std::time::Instant;
 
-use punch_connect::{Path, RelayPath, TcpPath, over_tcp};
+use punch_connect::{Path, RelayPath, TcpPath, notes, over_tcp};
 use punch_packet::PeerHandle;
 use punch_stun_protocol::is_stun;
 use punch_wireguard::data_index;
@@ -115,6 +115,12 @@ impl Reception<'_> {
     /// A datagram that carries no data: STUN, or a handshake.
     fn handle_control(&mut self, from: ReplyTo, datagram: &[u8], now: Instant) {
         let connector = &mut self.roster.connector;
+        if notes::is_note(datagram) {
+            if !notes::handle_datagram(connector, from.path, datagram, now) {
+                self.lane.drops.count(DropReason::NotForUs);
+            }
+            return;
+        }
         let taken = match (is_stun(datagram), from.path) {
             (false, _) => self.roster.handle_handshake(from, datagram, now),
             (true, Path::Direct(path)) => connector

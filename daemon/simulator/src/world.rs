@@ -1,6 +1,7 @@
 //! Two machines that run the daemon's own connector, a STUN server and a signalling hub, in one simulated network.
 
 mod machine;
+pub mod slow;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use rand_core::{RngCore, SeedableRng};
 use crate::fresh::FreshFlows;
 use crate::network::{Datagram, HostId, Network};
 use machine::Machine;
+use slow::{SLOW, SlowChannel};
 
 /// The one peer that each machine has.
 const PEER: PeerHandle = PeerHandle(1);
@@ -55,6 +57,7 @@ pub struct World {
     hub_up: bool,
     signal_delay: Duration,
     wire: VecDeque<InFlight>,
+    slow: Option<SlowChannel>,
     machines: [Machine; 2],
     /// Other programs, one on each machine.
     flows: Option<[FreshFlows; 2]>,
@@ -112,6 +115,7 @@ impl World {
             hub_up: true,
             signal_delay,
             wire: VecDeque::new(),
+            slow: None,
             machines,
             flows: None,
             lie: None,
@@ -282,6 +286,7 @@ impl World {
             .chain(self.network.next_event())
             .chain(self.flows.iter().flatten().map(FreshFlows::poll_timeout))
             .chain(self.wire.iter().map(|frame| frame.at).min())
+            .chain(self.slow.as_ref().and_then(SlowChannel::next))
             .min()
     }
 
@@ -293,6 +298,7 @@ impl World {
                 self.drain();
             }
         }
+        slow::deliver(self);
         while let Some(delivery) = self.network.poll_delivery(now) {
             self.note(&delivery.payload, delivery.to);
             if delivery.host == self.stun {
@@ -306,15 +312,8 @@ impl World {
                         flows[side as usize].handle(delivery.to.port(), &delivery.payload, now);
                     }
                     let machine = self.machine_mut(side);
-                    if let Some(socket) = machine.by_port.get(&delivery.to.port()).copied() {
-                        machine.connector.handle_stun(
-                            socket,
-                            Some(delivery.to.ip()),
-                            delivery.from,
-                            &delivery.payload,
-                            now,
-                        );
-                    }
+                    let to = delivery.to;
+                    machine.receive(to, delivery.from, &delivery.payload, now);
                 }
             }
             self.drain();
@@ -473,7 +472,10 @@ impl World {
                     self.datagrams += 1;
                     self.network.send(now, host, datagram);
                 } else if let Some(signal) = machine.connector.poll_signal() {
-                    self.post(side, true, &signal.frame);
+                    match signal.server {
+                        SLOW => slow::post(self, side, signal.frame),
+                        _ => self.post(side, true, &signal.frame),
+                    }
                 } else {
                     break;
                 }

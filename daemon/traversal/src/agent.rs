@@ -16,11 +16,12 @@ mod mtu;
 mod nats;
 mod outputs;
 pub(crate) mod outside;
+mod patience;
 mod search;
 mod silence;
 mod sockets;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Prediction};
@@ -29,7 +30,7 @@ use punch_stun_protocol::Message;
 use crate::address::usable;
 use crate::messages::Messages;
 use crate::pair::Pair;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 use crate::report::{Outcome, StepReport};
 use crate::socket::{DirectPath, Family, SocketId, Transmit};
 use base::Base;
@@ -40,6 +41,7 @@ use nats::Nats;
 pub use nats::takes_fresh_base;
 use outputs::Outputs;
 pub use outputs::{AgentEvent, AgentStatus};
+use patience::{Patience, SEARCH_PAUSE};
 use search::PlannedSearch;
 pub(crate) use silence::Silence;
 pub use silence::Traffic;
@@ -64,6 +66,7 @@ pub struct Agent {
     sockets: Sockets,
     mtu: Mtu,
     outputs: Outputs,
+    patience: Patience,
     began: Instant,
     /// When the first path was found.
     found: Option<Instant>,
@@ -76,6 +79,7 @@ impl Agent {
     pub fn new(config: AgentConfig, now: Instant) -> Self {
         let plan = Plan::new(config.role, config.mine.as_ref(), config.theirs.as_ref());
         let search = PlannedSearch::new(&plan, &config, now);
+        let patience = Patience::new(&config, now);
         let nats = Nats::new(config.mine, config.theirs, config.answers, now);
         let base = Base::new(&nats, config.samplers);
         let mut agent = Self {
@@ -88,6 +92,7 @@ impl Agent {
             mtu: Mtu::new(config.mtu),
             outputs: Outputs::new(nats.my_caps().rate, now),
             nats,
+            patience,
             began: now,
             found: None,
             proven: false,
@@ -148,7 +153,7 @@ impl Agent {
         if !own || !self.messages.is_request(message) {
             return;
         }
-        self.prove();
+        self.prove(now);
         let answer = self.messages.answer(message.transaction, remote);
         self.outputs.transmits.push_back(Transmit {
             source: local,
@@ -200,7 +205,7 @@ impl Agent {
         if self.checklist.pairs()[index].path != path || !self.messages.is_success(message) {
             return;
         }
-        self.prove();
+        self.prove(now);
         self.failed = false;
         let jitter = self.messages.jitter();
         self.checklist
@@ -254,6 +259,7 @@ impl Agent {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.checklist.handle_silence(now);
+        self.patience.expire(now);
         for index in 0..self.checklist.pairs().len() {
             // A socket that has closed took its pairs along.
             let Some(pair) = self.checklist.pairs().get(index) else {
@@ -262,7 +268,9 @@ impl Agent {
             if pair.next_check.is_none_or(|at| at > now) {
                 continue;
             }
-            if pair.exhausted() {
+            if self.patience.is_for(pair) {
+                self.wait(index, now);
+            } else if pair.exhausted() {
                 if self.checklist.give_up(index) {
                     self.select(now);
                     if self.path().is_none() {
@@ -300,6 +308,7 @@ impl Agent {
             self.search.next_timeout(),
             self.sockets.next_timeout(),
             self.mtu.next_timeout(),
+            self.patience.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -309,11 +318,6 @@ impl Agent {
     /// The path that packets take.
     pub fn path(&self) -> Option<DirectPath> {
         self.checklist.path()
-    }
-
-    /// The smoothed round trip of the path.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.checklist.selected().and_then(|pair| pair.rtt)
     }
 
     /// All sockets that were opened for this agent.
@@ -432,9 +436,25 @@ impl Agent {
         self.add_candidates(&postponed, now);
     }
 
-    fn prove(&mut self) {
+    fn prove(&mut self, now: Instant) {
         let first = !std::mem::replace(&mut self.proven, true);
         self.outputs.say(first.then_some(AgentEvent::Proven));
+        if self.patience.end() {
+            self.checklist.start_over(now);
+        }
+    }
+
+    /// Keeps this side's NAT open along a pair. What would reach a NAT that does not expect it yet may take its port there.
+    fn wait(&mut self, index: usize, now: Instant) {
+        let pair = self.checklist.pair_mut(index);
+        if self.nats.opens_along(pair) {
+            let path = pair.path;
+            self.open_for(path, now);
+        } else {
+            self.check(index, now);
+        }
+        let pause = self.patience.pause(self.messages.jitter(), now);
+        self.checklist.pair_mut(index).next_check = Some(now + pause);
     }
 
     fn check(&mut self, index: usize, now: Instant) {
@@ -493,31 +513,6 @@ impl Agent {
         self.checklist.needs_better() && (self.search.is_waiting() || self.search.is_active())
     }
 
-    /// Whether a search was not made because the budget was spent.
-    pub fn was_refused(&self) -> bool {
-        self.search.was_refused()
-    }
-
-    /// Whether a search is under way.
-    pub fn is_searching(&self) -> bool {
-        self.search.is_active()
-    }
-
-    /// Mappings of a search of which no [`AgentEvent::SearchOver`] has told.
-    pub fn untold_mappings(&self) -> u32 {
-        self.search.mappings()
-    }
-
-    /// The search that the plan has, if it has one.
-    pub fn planned_search(&self) -> Option<&Step> {
-        self.search.step()
-    }
-
-    /// The addresses to which the search would send.
-    pub fn search_targets(&self) -> Vec<Ipv4Addr> {
-        self.search.targets(&self.nats)
-    }
-
     /// There is nothing left of the budget: the search is not made.
     pub fn refuse_search(&mut self, now: Instant) {
         self.search.cancel(Outcome::OverBudget, now);
@@ -546,6 +541,9 @@ impl Agent {
         let sockets = &mut self.sockets;
         let ended = self.search.handle_timeout(now, sockets, &mut self.outputs);
         let in_vain = ended && self.checklist.needs_better();
+        if in_vain && self.patience.is_on() {
+            self.search.wait_until(now + SEARCH_PAUSE);
+        }
         if self.sockets.take_close(now) || in_vain {
             self.close_sockets();
         }
@@ -577,7 +575,8 @@ impl Agent {
             && self.search.is_waiting()
             && self.search.ready_at(&self.nats).is_none();
         let over = idle || (checked && cannot_begin);
-        if (checked || tried) && over && !self.failed && self.path().is_none() {
+        let waits = self.patience.is_on();
+        if (checked || tried) && over && !waits && !self.failed && self.path().is_none() {
             self.failed = true;
             self.close_sockets();
             self.outputs.say(AgentEvent::Failed);

@@ -38,7 +38,11 @@ mod stream;
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private, is_translatable, usable};
 pub use agent::checklist::{Choice, MAX_PAIRS};
 pub use agent::inherited::{ProvenPath, bequeath, heard, inherit};
-pub use agent::outside::{chosen, handle_detour, is_doubtful, known_mtu, loss, set_lifetime};
+pub use agent::outside::{
+    chosen, handle_detour, is_doubtful, is_patient, is_searching, known_mtu, loss, planned_search,
+    postpone_search, round_trip, search_targets, set_lifetime, their_fragment, untold_mappings,
+    was_refused,
+};
 pub use agent::{Agent, AgentConfig, AgentEvent, AgentStatus, Traffic, takes_fresh_base};
 pub use capacity::{Caps, is_hard};
 pub use evidence::{Probe, ProbeOutcome, Sample, ServerCheck};

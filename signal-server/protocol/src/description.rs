@@ -24,6 +24,7 @@ mod tag {
     pub(super) const NAT: u8 = 6;
     pub(super) const CAPABILITIES: u8 = 7;
     pub(super) const SEARCH: u8 = 8;
+    pub(super) const KEM_FOLLOWS: u8 = 9;
 }
 
 /// Short-term credentials for connectivity checks (RFC 8445 §5.3), one set per offer or answer.
@@ -58,7 +59,7 @@ pub struct Description {
     pub credentials: Credentials,
     /// Where the sender may be reached, at most [`MAX_CANDIDATES`].
     pub candidates: Vec<Candidate>,
-    /// The ML-KEM-768 encapsulation key (offer, 1,184 bytes) or ciphertext (answer, 1,088 bytes).
+    /// The ML-KEM-768 encapsulation key (offer, 1,184 bytes) or ciphertext (answer, 1,088 bytes); empty in a compact description.
     pub kem: Vec<u8>,
     /// The range of the sender's overlay IPv4 address; `None` when it has none.
     pub ipv4_range: Option<Ipv4Range>,
@@ -69,6 +70,11 @@ pub struct Description {
 }
 
 impl Description {
+    /// Whether the ML-KEM exchange is left for later, so that the description fits where there is little room.
+    pub fn is_compact(&self) -> bool {
+        self.kem.is_empty()
+    }
+
     /// The bytes to seal.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.kem.len() + 24 * self.candidates.len() + 80);
@@ -84,7 +90,12 @@ impl Description {
             tag::CANDIDATES,
             &encode_candidates(&self.candidates),
         );
-        put_field(&mut out, tag::KEM, &self.kem);
+        let kem = if self.is_compact() {
+            tag::KEM_FOLLOWS
+        } else {
+            tag::KEM
+        };
+        put_field(&mut out, kem, &self.kem);
         if let Some(range) = self.ipv4_range {
             let mut value = [0; 5];
             value[..4].copy_from_slice(&range.network().octets());
@@ -116,6 +127,7 @@ impl Description {
         let (mut stamp, mut credentials, mut kem) = (None, None, None);
         let (mut candidates, mut ipv4_range, mut nat) = (Vec::new(), None, None);
         let (mut capabilities, mut search) = (Capabilities::default(), None);
+        let mut kem_follows = false;
         while !reader.is_empty() {
             let tag = reader.u8()?;
             let length = usize::from(reader.u16()?);
@@ -130,6 +142,7 @@ impl Description {
                 }
                 tag::CANDIDATES => candidates = decode_candidates(&mut value)?,
                 tag::KEM => kem = Some(value.rest().to_vec()),
+                tag::KEM_FOLLOWS => kem_follows = true,
                 tag::IPV4_RANGE => {
                     let network = Ipv4Addr::from(value.array::<4>()?);
                     let range = Ipv4Range::new(network, value.u8()?)
@@ -152,11 +165,21 @@ impl Description {
             stamp: stamp.ok_or(DecodeError::Missing("stamp"))?,
             credentials: credentials.ok_or(DecodeError::Missing("credentials"))?,
             candidates,
-            kem: kem.ok_or(DecodeError::Missing("key encapsulation"))?,
+            kem: kem_of(kem, kem_follows)?,
             ipv4_range,
             nat,
             capabilities,
         })
+    }
+}
+
+/// The field for the ML-KEM exchange: either it is there, or the word that it follows; both would be neither kind of description.
+fn kem_of(kem: Option<Vec<u8>>, follows: bool) -> Result<Vec<u8>, DecodeError> {
+    match (kem, follows) {
+        (None, true) => Ok(Vec::new()),
+        (Some(kem), false) if !kem.is_empty() => Ok(kem),
+        (None, false) => Err(DecodeError::Missing("key encapsulation")),
+        (Some(_), _) => Err(DecodeError::BadValue("key encapsulation")),
     }
 }
 
@@ -175,7 +198,16 @@ pub enum Note {
         /// 1 to [`MAX_AWAY`].
         seconds: u8,
     },
+    /// The encapsulation key of ML-KEM-768 ([`KEM_KEY`] bytes), from the one whose compact offer has left it out.
+    KemKey(Vec<u8>),
+    /// The ciphertext of ML-KEM-768 ([`KEM_CIPHERTEXT`] bytes) that answers the key.
+    KemCiphertext(Vec<u8>),
 }
+
+/// Bytes of an encapsulation key of ML-KEM-768 (FIPS 203 §8).
+pub const KEM_KEY: usize = 1184;
+/// Bytes of a ciphertext of ML-KEM-768 (FIPS 203 §8).
+pub const KEM_CIPHERTEXT: usize = 1088;
 
 /// The longest time, in seconds, that a peer may ask to be waited for ([`Note::Away`]).
 pub const MAX_AWAY: u8 = 60;
@@ -195,6 +227,8 @@ impl Note {
                 vec![3, *round, high, low]
             }
             Self::Away { seconds } => vec![4, *seconds],
+            Self::KemKey(key) => [&[5], key.as_slice()].concat(),
+            Self::KemCiphertext(ciphertext) => [&[6], ciphertext.as_slice()].concat(),
         }
     }
 
@@ -215,6 +249,8 @@ impl Note {
                 seconds @ 1..=MAX_AWAY => Self::Away { seconds },
                 _ => return Err(DecodeError::BadValue("time away")),
             },
+            5 => Self::KemKey(reader.bytes(KEM_KEY)?.to_vec()),
+            6 => Self::KemCiphertext(reader.bytes(KEM_CIPHERTEXT)?.to_vec()),
             other => return Err(DecodeError::UnknownMessage(other)),
         };
         reader.finish()?;

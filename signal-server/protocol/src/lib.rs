@@ -15,8 +15,10 @@ mod candidate;
 mod capability;
 mod codec;
 mod description;
+mod exchange;
 mod frame;
 mod identity;
+mod kem;
 pub mod lan;
 mod meeting;
 mod nat;
@@ -30,11 +32,14 @@ pub mod seal;
 pub use candidate::{Candidate, CandidateKind};
 pub use capability::{Capabilities, Capability, MAX_CAPABILITIES};
 pub use codec::DecodeError;
-pub use description::{Credentials, Description, MAX_AWAY, MAX_CANDIDATES, Note};
+pub use description::{
+    Credentials, Description, KEM_CIPHERTEXT, KEM_KEY, MAX_AWAY, MAX_CANDIDATES, Note,
+};
 pub use frame::{
     Frame, MAX_ENVELOPE, MAX_FRAME, MAX_SERVER_NAME, Refusal, Unreachable, login_message,
 };
 pub use identity::{Identity, PeerId, PeerIdError, is_contributory};
+pub use kem::{MAX_NOTE_DATAGRAM, note_datagram, open_note_datagram};
 pub use meeting::{MEETING_PORT, meeting_url};
 pub use nat::{
     Allocation, Budget, Filtering, MAX_NAT_ADDRESSES, Mapping, NatSummary, Prediction, SearchFacts,

@@ -11,6 +11,7 @@ use punch_traversal::{Agent, AgentEvent, Family, handle_detour, is_doubtful, kno
 
 use super::Outputs;
 use super::farewell::Away;
+use super::proof::Proof;
 use super::relayed::{Relayed, RelayedConfig};
 use super::tcp::{Due, Tcp, TcpConfig};
 use crate::course::Cause;
@@ -122,8 +123,7 @@ pub(super) struct Attempt {
     pub(super) exchange: Exchange,
     pub(super) agent: Agent,
     pub(super) links: Links,
-    /// Whether the session of this exchange was announced.
-    pub(super) is_proven: bool,
+    pub(super) proof: Proof,
     pub(super) peer_range: Option<Ipv4Range>,
     /// Candidates that the peer has heard of.
     pub(super) sent_candidates: Vec<Candidate>,
@@ -143,8 +143,8 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// The key that the exchange has agreed on.
-    pub(super) fn preshared_key(&self) -> &PresharedKey {
+    /// The key that the exchange has agreed on; `None` as long as the ML-KEM exchange behind compact envelopes is not done.
+    pub(super) fn preshared_key(&self) -> Option<&PresharedKey> {
         self.exchange.preshared_key()
     }
 
@@ -243,7 +243,7 @@ impl Attempt {
     }
 
     /// What another process needs to go on with the exchange.
-    pub(super) fn bequeath(&self) -> ExchangeKeys {
+    pub(super) fn bequeath(&self) -> Option<ExchangeKeys> {
         self.exchange.bequeath()
     }
 
@@ -255,6 +255,21 @@ impl Attempt {
     /// Opens a note of the peer that belongs to this exchange.
     pub(super) fn open(&mut self, envelope: &[u8]) -> Option<Note> {
         self.exchange.open(envelope).ok()
+    }
+
+    /// A note has come over a path; returns whether it was one of the ML-KEM exchange. An exchange that had it in its envelopes is not even
+    /// looked at.
+    pub(super) fn handle_kem(&mut self, note: &[u8]) -> bool {
+        if !self.proof.is_compact() {
+            return false;
+        }
+        let Some(note @ (Note::KemKey(_) | Note::KemCiphertext(_))) = self.open(note) else {
+            return false;
+        };
+        let agreed = self.exchange.handle_kem(&note).unwrap_or(false);
+        self.proof
+            .handle_note(agreed, matches!(note, Note::KemKey(_)));
+        true
     }
 
     /// A note about candidates that the peer has not heard of.
@@ -363,6 +378,7 @@ impl Attempt {
             self.links.relayed.poll_timeout(),
             self.links.tcp.poll_timeout(),
             self.give_up_at,
+            self.proof.poll_timeout(),
             self.away.as_ref().map(Away::poll_timeout),
         ]
         .into_iter()

@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use punch_signal_protocol::{Candidate, Capability, Ipv4Range, Note, Prediction, RelayToken};
 use punch_stun_protocol::Message;
-use punch_traversal::{Agent, DirectPath, SocketId, Step, heard, set_lifetime};
+use punch_traversal::{
+    Agent, DirectPath, SocketId, Step, heard, is_searching, planned_search, round_trip,
+    set_lifetime,
+};
 
 use super::Outputs;
 use super::attempt::{Attempt, Links, NewAttempt};
 use super::farewell::Away;
+use super::proof::Proof;
 use super::relayed::{Relayed, RelayedConfig};
 use super::remains::Remains;
 use super::retry::RETRY_MIN;
@@ -74,7 +78,7 @@ impl Attempts {
             number: self.count,
             offered: new.offered,
             links: Links::new(Relayed::new(relayed), Tcp::new(new.tcp, now)),
-            is_proven: false,
+            proof: Proof::new(new.exchange.preshared_key().is_some()),
             exchange: new.exchange,
             agent: new.agent,
             peer_range: new.peer_range,
@@ -286,7 +290,7 @@ impl Attempts {
     /// Whether a session was announced for an attempt.
     pub(super) fn is_proven(&self, index: usize) -> bool {
         let attempt = self.live.get(index);
-        attempt.is_some_and(|attempt| attempt.is_proven)
+        attempt.is_some_and(|attempt| attempt.proof.is_announced())
     }
 
     fn has_links(&self, index: usize) -> bool {
@@ -346,7 +350,7 @@ impl Attempts {
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         let first = self.first()?;
         match first.agent.path() {
-            Some(_) => first.agent.round_trip(),
+            Some(_) => round_trip(&first.agent),
             None => match first.links.path()? {
                 Path::Tcp(_) => first.links.tcp.round_trip(),
                 _ => first.links.relayed.round_trip(),
@@ -537,7 +541,7 @@ impl Attempts {
     }
 
     pub(crate) fn is_searching(&self) -> bool {
-        self.live.iter().any(|attempt| attempt.agent.is_searching())
+        self.live.iter().any(|attempt| is_searching(&attempt.agent))
     }
 
     /// Whether a search is under way or may still come.
@@ -554,7 +558,7 @@ impl Attempts {
     pub(super) fn waiting_search(&mut self, now: Instant) -> Option<(&mut Agent, Step)> {
         let mut agents = self.live.iter_mut().map(|attempt| &mut attempt.agent);
         let agent = agents.find(|agent| agent.wants_search(now))?;
-        let step = agent.planned_search()?.clone();
+        let step = planned_search(agent)?.clone();
         Some((agent, step))
     }
 

@@ -6,15 +6,17 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use punch_packet::{Rate, TokenBucket};
-use punch_signal_protocol::Description;
 use punch_signal_protocol::seal::Exchange;
+use punch_signal_protocol::{Candidate, Description};
 use rand_core::RngCore;
 
 use super::description::{DescriptionParts, SentDescription};
 use super::offer::{OutstandingOffer, Presence};
 use super::refusals::Refusals;
 use super::retry::{RETRY_MIN, Retry};
+use super::slow::SlowOffers;
 use super::stamps::Stamps;
+use crate::medium::Channel;
 use crate::offers::Cause;
 use crate::pace::Buckets;
 use crate::{Contact, PeerRefusal, ServerId};
@@ -69,6 +71,8 @@ pub(crate) struct Calls {
     offer: Option<OutstandingOffer>,
     /// One that counted as lost when an offer of the peer's was answered. If it was not, the peer has dropped its own for it.
     late: Option<OutstandingOffer>,
+    /// Those over slow channels.
+    pub(crate) slow: SlowOffers,
     pub(super) retry: Retry,
     pub(crate) refusals: Refusals,
     /// The peer's envelopes that are opened, by the server that brings them.
@@ -90,6 +94,7 @@ impl Calls {
             stamps,
             offer: None,
             late: None,
+            slow: SlowOffers::default(),
             retry: Retry::default(),
             refusals: Refusals::default(),
             opened: Buckets::new(ENVELOPES),
@@ -212,9 +217,9 @@ impl Calls {
         self.offer.is_some()
     }
 
-    /// Whether an offer is out to a peer that a server knows.
+    /// Whether an offer is out to a peer that a server knows, or over a slow channel.
     pub(super) fn is_calling(&self) -> bool {
-        self.has_offer() && !self.presence.is_offline
+        self.has_offer() && !self.presence.is_offline || self.slow.is_calling()
     }
 
     /// Whether an offer went out so lately that its answer may still come.
@@ -261,7 +266,14 @@ impl Calls {
                     Contact::Called
                 }
             }
-            _ => Contact::Offline,
+            _ => match self.slow.called(now) {
+                Some(silence) if SlowOffers::is_silent(silence) => {
+                    let has_met = has_met || self.stamps.seen > 0;
+                    Contact::Silent { has_met }
+                }
+                Some(_) => Contact::Called,
+                None => Contact::Offline,
+            },
         }
     }
 
@@ -320,12 +332,17 @@ impl Calls {
         self.exchanges.take(now)
     }
 
-    /// Opens an answer to the offer that is out: the exchange, the peer's description, and what the offer has told.
+    /// Opens an answer to an offer that is out, over this slow channel or over quick ones: the exchange, the peer's description, and what
+    /// the offer has told.
     pub(crate) fn open_answer(
         &mut self,
+        channel: Option<Channel>,
         envelope: &[u8],
         now: Instant,
     ) -> Option<(Exchange, Description, SentDescription)> {
+        if let Some(channel) = channel {
+            return self.slow.open_answer(channel, envelope, now);
+        }
         let answered = self.offer.as_mut().and_then(|it| it.open(envelope, now));
         answered.or_else(|| {
             let late = self.late.as_mut().filter(|it| it.to_repeat(now).is_some());
@@ -343,15 +360,47 @@ impl Calls {
         self.late = offer;
     }
 
-    /// Opens a refusal of the offer that is out; `wall_ms` is this machine's clock. Returns what the peer says, and whether that
+    /// Whether an answer over this slow channel, or over quick ones, could be opened.
+    pub(crate) fn awaits_answer_over(&self, channel: Option<Channel>) -> bool {
+        match channel {
+            Some(channel) => self.slow.awaits_answer(channel),
+            None => self.takes_answers(),
+        }
+    }
+
+    /// A compact offer has gone out over a slow channel.
+    pub(crate) fn handle_compact(
+        &mut self,
+        channel: Channel,
+        offer: OutstandingOffer,
+        candidates: Vec<Candidate>,
+        now: Instant,
+    ) {
+        self.slow.handle_offered(channel, offer, candidates, now);
+        self.presence.said_goodbye = false;
+    }
+
+    /// Whether an offer of this machine stands against the peer's, which has come over this slow channel or over a quick one.
+    pub(crate) fn crosses(&mut self, channel: Option<Channel>, now: Instant) -> bool {
+        match channel {
+            Some(channel) => self.slow.crosses(channel, now),
+            None => self.may_cross(now),
+        }
+    }
+
+    /// Opens a refusal of an offer that is out, over this slow channel or over quick ones; `wall_ms` is this machine's clock. Returns what the peer says, and whether that
     /// is another thing than before.
     pub(crate) fn open_refusal(
         &mut self,
+        channel: Option<Channel>,
         envelope: &[u8],
         wall_ms: u64,
         now: Instant,
     ) -> Option<(PeerRefusal, bool)> {
-        let refused = self.offer.as_mut()?.open_refusal(envelope)?;
+        let refused = match channel {
+            Some(channel) => self.slow.open_refusal(channel, envelope, now)?,
+            None => self.offer.as_mut()?.open_refusal(envelope)?,
+        };
         let refusal = PeerRefusal::read(&refused, wall_ms);
         if let PeerRefusal::Clock { .. } = refusal {
             self.stamps.handle_refused(refused.seen);
@@ -361,9 +410,19 @@ impl Calls {
         Some((refusal, self.refusals.handle(refusal, now)))
     }
 
-    /// An exchange is complete. `ours` says that it began with an offer of this machine, `searches` that it plans a search.
-    pub(super) fn handle_exchange(&mut self, ours: bool, searches: bool, now: Instant) {
-        (self.offer, self.late) = (None, None);
+    /// An exchange is complete. `ours` says that it began with an offer of this machine, `searches` that it plans a search; the stamp is
+    /// the peer's. One that has come about over a slow channel leaves the offer that is out over quick ones alone.
+    pub(super) fn handle_exchange(
+        &mut self,
+        (ours, is_slow): (bool, bool),
+        searches: bool,
+        stamp: u64,
+        now: Instant,
+    ) {
+        self.slow.handle_exchange(stamp);
+        if !is_slow {
+            (self.offer, self.late) = (None, None);
+        }
         self.refusals.clear();
         self.presence.handle_heard();
         self.retry.handle_exchange(ours, searches, now);
@@ -372,6 +431,7 @@ impl Calls {
     /// The peer has said goodbye; `wanted` says whether the user still wants to reach it.
     pub(super) fn handle_bye(&mut self, wanted: bool, now: Instant) {
         (self.offer, self.late) = (None, None);
+        self.slow.clear();
         self.presence.said_goodbye = true;
         self.retry.handle_bye(wanted, now);
     }
@@ -379,6 +439,7 @@ impl Calls {
     /// This machine hangs up.
     pub(super) fn close(&mut self) {
         (self.offer, self.late) = (None, None);
+        self.slow.clear();
         self.refusals.clear();
         self.retry.reset();
     }

@@ -1,6 +1,6 @@
 //! What an attempt begins with, and the agent that is made from it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_signal_protocol::seal::{Exchange, stream_credentials};
 use punch_signal_protocol::{Capability, Description};
@@ -15,6 +15,8 @@ use crate::network::NetworkView;
 pub(crate) struct AttemptConfig {
     /// Whether the offer was this machine's. Who offers picks the path of an attempt's first try; the other one does in the next.
     pub(crate) offered: bool,
+    /// How long the peer may take to hear of the attempt, if that is longer than a moment; the exchange was compact then.
+    pub(crate) patience: Option<Duration>,
     pub(crate) sent: SentDescription,
     pub(crate) network: NetworkView,
 }
@@ -77,6 +79,7 @@ impl AttemptConfig {
             lifetime: network.lifetime,
             samplers: network.samplers,
             remembered,
+            patience: self.patience,
             mtu: network.mtu,
             seed: network.seed,
         };

@@ -46,7 +46,7 @@ pub(crate) fn bequest(connection: &PeerConnection) -> Bequest {
     let path = connection.attempts.first().and_then(|attempt| {
         Some(PathBequest {
             proven: bequeath(&attempt.agent)?,
-            exchange: attempt.bequeath(),
+            exchange: attempt.bequeath()?,
             relay: attempt.links.relayed.is_agreed(),
             waits: attempt.waits,
             whole: attempt.whole,

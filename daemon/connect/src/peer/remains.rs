@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::RelayToken;
-use punch_traversal::SocketId;
+use punch_traversal::{SocketId, untold_mappings};
 
 use super::Outputs;
 use super::attempt::Attempt;
@@ -68,7 +68,7 @@ pub(super) struct Remains {
 impl Remains {
     /// An attempt is over.
     pub(super) fn take(&mut self, attempt: Attempt) {
-        self.mappings += attempt.agent.untold_mappings();
+        self.mappings += untold_mappings(&attempt.agent);
         let sockets = attempt.agent.sockets();
         self.sockets.extend(sockets.map(|socket| (None, socket)));
         self.tokens.push(attempt.links.relayed.token());

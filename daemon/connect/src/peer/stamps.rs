@@ -61,7 +61,8 @@ impl Stamps {
     }
 }
 
-fn horizon(wall_ms: u64) -> u64 {
+/// A stamp beyond this is of a clock that was wrong.
+pub(super) fn horizon(wall_ms: u64) -> u64 {
     wall_ms.saturating_add(2 * MAX_STALE.as_millis() as u64)
 }
 

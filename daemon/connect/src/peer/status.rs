@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use punch_traversal::{Budget, Loss, NatProfile, loss};
+use punch_traversal::{Budget, Loss, NatProfile, loss, round_trip, was_refused};
 
 use super::PeerConnection;
 use super::attempts::Attempts;
@@ -21,7 +21,7 @@ pub(crate) fn status(
     let newest = connection
         .attempts
         .newest_first()
-        .find(|attempt| !attempt.agent.was_refused() || last_steps.is_empty())
+        .find(|attempt| !was_refused(&attempt.agent) || last_steps.is_empty())
         .map(|attempt| attempt.agent.status(now));
     let (steps, theirs) = match newest {
         Some(status) => (status.steps, status.theirs),
@@ -74,7 +74,7 @@ fn measured(attempts: &Attempts, now: Instant) -> (Option<Duration>, Option<Loss
         None => links.path(),
     };
     match link {
-        None => (agent.round_trip(), loss(agent, now)),
+        None => (round_trip(agent), loss(agent, now)),
         Some(Path::Tcp(_)) => (links.tcp.round_trip(), None),
         Some(_) => (links.relayed.round_trip(), links.relayed.loss(now)),
     }

@@ -48,7 +48,7 @@ impl Caller {
         Exchange {
             ours,
             theirs: theirs.credentials,
-            preshared: exchange.preshared_key().clone(),
+            preshared: exchange.preshared_key().unwrap().clone(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! One machine: its connector, the sockets that it has, and what the connector has said.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use punch_connect::{Connector, ConnectorEvent, News, Path, SessionEvent, SocketOrder};
+use punch_connect::{Connector, ConnectorEvent, News, Path, SessionEvent, SocketOrder, notes};
 use punch_signal::hub::ConnectionId;
 use punch_signal_protocol::Identity;
+use punch_signal_protocol::seal::PresharedKey;
 use punch_traversal::{NatProfile, SocketId, StepKind};
 
 use crate::network::HostId;
@@ -23,6 +25,8 @@ pub(super) struct Machine {
     pub(super) next_port: u16,
     pub(super) connection: Option<ConnectionId>,
     pub(super) path: Option<Path>,
+    /// The preshared key of the newest session.
+    pub(super) preshared: Option<PresharedKey>,
     pub(super) profiles: Option<Vec<NatProfile>>,
     pub(super) worked: Vec<(u64, StepKind)>,
     pub(super) refuses_sockets: bool,
@@ -42,11 +46,32 @@ impl Machine {
             next_port: FIRST_PORT,
             connection: None,
             path: None,
+            preshared: None,
             profiles: None,
             worked: Vec::new(),
             refuses_sockets: false,
             opened: 0,
             closed: 0,
+        }
+    }
+
+    /// A datagram of the network.
+    pub(super) fn receive(
+        &mut self,
+        to: SocketAddr,
+        from: SocketAddr,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        let Some(socket) = self.by_port.get(&to.port()).copied() else {
+            return;
+        };
+        let connector = &mut self.connector;
+        if notes::is_note(payload) {
+            let path = Path::direct(socket, from);
+            notes::handle_datagram(connector, path, payload, now);
+        } else {
+            connector.handle_stun(socket, Some(to.ip()), from, payload, now);
         }
     }
 
@@ -77,9 +102,10 @@ impl Machine {
             ConnectorEvent::Session(SessionEvent::Lost { .. } | SessionEvent::Closed { .. }) => {
                 self.path = None;
             }
-            ConnectorEvent::Session(
-                SessionEvent::Proven { .. } | SessionEvent::Abandoned { .. },
-            ) => {}
+            ConnectorEvent::Session(SessionEvent::Proven { preshared, .. }) => {
+                self.preshared = Some(preshared);
+            }
+            ConnectorEvent::Session(SessionEvent::Abandoned { .. }) => {}
             // There is no relay in the simulated internet.
             ConnectorEvent::Tcp(_) | ConnectorEvent::Link { .. } => {}
             ConnectorEvent::News(News::Selected { path, .. }) => self.path = Some(path),

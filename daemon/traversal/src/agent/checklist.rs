@@ -357,6 +357,12 @@ impl Checklist {
         }
     }
 
+    /// The peer is there: what has not answered is checked as if nothing had been tried.
+    pub(super) fn start_over(&mut self, now: Instant) {
+        let silent = self.pairs.iter_mut().filter(|pair| !pair.is_valid());
+        silent.for_each(|pair| pair.start_over(now));
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let checks = self.pairs.iter().filter_map(|pair| pair.next_check);
         let silence = self.silence.next_timeout();

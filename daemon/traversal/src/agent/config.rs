@@ -33,6 +33,9 @@ pub struct AgentConfig {
     pub samplers: Vec<SocketAddr>,
     /// What worked last time between these two networks.
     pub remembered: Option<StepKind>,
+    /// How long the peer may take to read what this attempt begins with, where that is longer than a moment: the attempt does not fail
+    /// before.
+    pub patience: Option<Duration>,
     /// The longest packet inside the tunnel that is ever sent, in bytes: longer ones are not tried on the path.
     pub mtu: u16,
     /// The seed of everything that this agent chooses at random.

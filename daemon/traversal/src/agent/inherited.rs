@@ -76,6 +76,7 @@ pub fn inherit(proven: ProvenPath, mtu: u16, seed: u64, now: Instant) -> Agent {
         lifetime: None,
         samplers: Vec::new(),
         remembered: None,
+        patience: None,
         mtu,
         seed,
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use punch_signal_protocol::{Candidate, CandidateKind, Filtering, Mapping, NatSummary};
 
 use crate::capacity::{self, Caps, is_hard};
+use crate::pair::Pair;
 use crate::plan;
 use crate::search::MappingScope;
 
@@ -136,6 +137,12 @@ impl Nats {
     /// Whether this end opens its NAT for the other's checks and lets those come first.
     pub(super) fn opens_first(&self) -> bool {
         self.answers && self.want_order()
+    }
+
+    /// Whether packets that do not reach the peer's NAT keep this side's open along a pair, until the peer's own have come.
+    pub(super) fn opens_along(&self, pair: &Pair) -> bool {
+        let reflexive = pair.kind == CandidateKind::ServerReflexive;
+        reflexive && pair.path.remote.is_ipv4() && self.opens_first()
     }
 
     /// Whether checks between the two NATs arrive in the right order only if one side sends first: both make one mapping for all

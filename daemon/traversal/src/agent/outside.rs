@@ -1,11 +1,13 @@
 //! What an agent's path is asked and told by those who know more than its checks do.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::checklist::Choice;
 use crate::loss::Loss;
 use crate::pair::Pair;
+use crate::plan::Step;
 
 /// Whether the last checks of the path were not answered: it may be dead.
 pub fn is_doubtful(agent: &Agent) -> bool {
@@ -35,4 +37,49 @@ pub fn chosen(agent: &Agent) -> Choice {
 /// The loss on the selected path, once enough checks have left on it.
 pub fn loss(agent: &Agent, now: Instant) -> Option<Loss> {
     agent.checklist.selected()?.loss(now)
+}
+
+/// The fragment by which this end's messages name the peer.
+pub fn their_fragment(agent: &Agent) -> [u8; 8] {
+    agent.messages.credentials().1.fragment
+}
+
+/// Whether the peer may not know of the attempt yet.
+pub fn is_patient(agent: &Agent) -> bool {
+    agent.patience.is_on()
+}
+
+/// Mappings of a search of which no [`super::AgentEvent::SearchOver`] has told.
+pub fn untold_mappings(agent: &Agent) -> u32 {
+    agent.search.mappings()
+}
+
+/// The search that the plan has, if it has one.
+pub fn planned_search(agent: &Agent) -> Option<&Step> {
+    agent.search.step()
+}
+
+/// The addresses to which the search would send.
+pub fn search_targets(agent: &Agent) -> Vec<Ipv4Addr> {
+    agent.search.targets(&agent.nats)
+}
+
+/// The search waits until then.
+pub fn postpone_search(agent: &mut Agent, until: Instant) {
+    agent.search.wait_until(until);
+}
+
+/// The smoothed round trip of the path.
+pub fn round_trip(agent: &Agent) -> Option<Duration> {
+    agent.checklist.selected().and_then(|pair| pair.rtt)
+}
+
+/// Whether a search was not made because the budget was spent.
+pub fn was_refused(agent: &Agent) -> bool {
+    agent.search.was_refused()
+}
+
+/// Whether a search is under way.
+pub fn is_searching(agent: &Agent) -> bool {
+    agent.search.is_active()
 }

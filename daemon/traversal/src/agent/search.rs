@@ -11,6 +11,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::config::AgentConfig;
 use super::nats::Nats;
 use super::outputs::{AgentEvent, Outputs};
+use super::patience::SEARCH_DELAY;
 use super::sockets::Sockets;
 use crate::address::is_private;
 use crate::canary::{Canary, Verdict};
@@ -110,6 +111,12 @@ impl PlannedSearch {
             (Some(step), Some(kind)) if step.kind == kind => Duration::ZERO,
             _ if plan.checks < 0.1 => SHORT_HEAD_START,
             _ => HEAD_START,
+        };
+        let late = config.answers && config.patience.is_some();
+        let head_start = if late {
+            head_start + SEARCH_DELAY
+        } else {
+            head_start
         };
         Self {
             step: plan.search.clone(),
@@ -277,6 +284,13 @@ impl PlannedSearch {
         }
         self.stage = Stage::Active(Box::new(Watched { search, canary }));
         wanted
+    }
+
+    /// The search begins then at the earliest, or begins once more if it is over.
+    pub(super) fn wait_until(&mut self, at: Instant) {
+        if matches!(self.stage, Stage::Waiting(_) | Stage::Done(_)) {
+            self.stage = Stage::Waiting(at);
+        }
     }
 
     /// The search is not made, for this reason.

@@ -80,6 +80,7 @@ fn config(
         lifetime: None,
         samplers: Vec::new(),
         remembered: None,
+        patience: None,
         // The base is all that anybody wants: nothing is searched for.
         mtu: 0,
         seed,

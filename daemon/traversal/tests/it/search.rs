@@ -18,6 +18,7 @@ use punch_traversal::{
     Agent, AgentConfig, AgentEvent, Allocation, Caps, Filtering, MAX_PROBES, Mapping, NatSummary,
     Outcome, Part, Plan, Prediction, Role, SearchFacts, SocketId, StepKind, StepReport, Transmit,
 };
+use punch_traversal::{is_searching, was_refused};
 
 use crate::plan::{FULL, block, easy, hard, sequence};
 use crate::{addr, config, credentials, host, ms, origin, reflexive, secs};

@@ -349,7 +349,13 @@ fn more_candidates_than_allowed_are_never_sent_and_never_read() {
 fn a_note_that_is_none_is_refused() {
     assert_eq!(Note::decode(&[]), Err(DecodeError::Truncated));
     assert_eq!(Note::decode(&[0]), Err(DecodeError::UnknownMessage(0)));
-    assert_eq!(Note::decode(&[5]), Err(DecodeError::UnknownMessage(5)));
+    assert_eq!(Note::decode(&[7]), Err(DecodeError::UnknownMessage(7)));
+    for (number, length) in [(5, 1184), (6, 1088)] {
+        let note = |length| Note::decode(&[vec![number], vec![0; length]].concat());
+        assert!(note(length).is_ok());
+        assert_eq!(note(length - 1), Err(DecodeError::Truncated));
+        assert_eq!(note(length + 1), Err(DecodeError::Trailing(1)));
+    }
     assert_eq!(Note::decode(&[2, 0]), Err(DecodeError::Trailing(1)));
 }
 

@@ -2,6 +2,7 @@
 //! and a seal that holds.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
+mod compact;
 mod description;
 mod frame;
 mod identity;

@@ -249,7 +249,7 @@ fn numbers_that_only_a_newer_version_knows_are_read_as_unknown() {
 #[test]
 fn what_a_newer_peer_tells_of_its_nat_in_further_fields_is_passed_over() {
     let nat = "06 0011 04 03 03 09 02 fffe 0102 cb007105 c6336407";
-    let further = "09 0004 00000400 fe 0001 07";
+    let further = "0a 0004 00000400 fe 0001 07";
 
     let description = decode(&["01", STAMP, CREDENTIALS, KEM, further, nat, further]).unwrap();
 

@@ -7,7 +7,7 @@ use ml_kem::{DecapsulationKey768, EncapsulationKey768, Seed};
 use punch_signal_protocol::noise::SeededResolver;
 use punch_signal_protocol::seal::{Exchange, OpenedOffer, PendingOffer, SealError, UnreadOffer};
 use punch_signal_protocol::{
-    DecodeError, Description, Identity, OfferRefusal, PeerId, RefusalReason,
+    DecodeError, Description, Identity, Note, OfferRefusal, PeerId, RefusalReason,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -64,7 +64,7 @@ fn derived<const N: usize>(noise: &mut HandshakeState, kem_secret: &[u8], info: 
 /// Whether `exchange` has what the documentation derives.
 fn agrees(exchange: &Exchange, mut noise: HandshakeState, kem_secret: &[u8], offered: bool) {
     let preshared: [u8; 32] = derived(&mut noise, kem_secret, "punch wireguard preshared key v1");
-    assert_eq!(*exchange.preshared_key().as_bytes(), preshared);
+    assert_eq!(*exchange.preshared_key().unwrap().as_bytes(), preshared);
     let token: [u8; 16] = derived(&mut noise, kem_secret, "punch relay token v1");
     assert_eq!(exchange.relay_token().0, token);
     let links: [u8; 80] = derived(&mut noise, kem_secret, "punch link credentials v1");
@@ -229,4 +229,35 @@ fn an_offer_that_makes_no_sense_is_refused() {
         opened.err(),
         Some(SealError::Contents(DecodeError::Missing("stamp")))
     );
+}
+
+/// PROTOCOL.md, section 4, "Compact envelopes": an offerer by other hands, whose ML-KEM key comes in a note.
+#[test]
+fn an_initiator_whose_kem_follows_reaches_the_same_preshared_key() {
+    let (a, b) = (machine(1), machine(2));
+    let mut noise = noise(&a, Some(&b.id()));
+    let plain = description(1).encode();
+    assert!(plain.windows(3).any(|field| field == [9, 0, 0]));
+    let offer = write(&mut noise, 1, &plain);
+    let opened = OpenedOffer::open(&b, &a.id(), &offer, [4; 32]).unwrap();
+    let (mut exchange, answer) = opened.answer(description(2), [5; 32]).unwrap();
+    assert!(read(&mut noise, &answer).is_compact());
+    assert!(exchange.preshared_key().is_none());
+
+    let kem = DecapsulationKey768::from_seed(Seed::from([9; 64]));
+    let key = kem.encapsulation_key().to_bytes().to_vec();
+    assert_eq!(exchange.handle_kem(&Note::KemKey(key)), Ok(true));
+    let Some(Note::KemCiphertext(ciphertext)) = exchange.kem_note() else {
+        panic!("no ciphertext");
+    };
+    let ciphertext =
+        ml_kem::kem::Ciphertext::<ml_kem::MlKem768>::try_from(ciphertext.as_slice()).unwrap();
+    let secret = kem.decapsulate(&ciphertext);
+    let info = "punch wireguard preshared key v1";
+    let preshared: [u8; 32] = derived(&mut noise, secret.as_slice(), info);
+    assert_eq!(*exchange.preshared_key().unwrap().as_bytes(), preshared);
+    let token: [u8; 16] = derived(&mut noise, &[], "punch relay token v1");
+    assert_eq!(exchange.relay_token().0, token);
+    let links: [u8; 80] = derived(&mut noise, &[], "punch link credentials v1");
+    assert_eq!(exchange.link_credentials()[1].fragment, links[..8]);
 }

@@ -79,7 +79,7 @@ fn where_new_flows_get_no_answer_after_the_very_first_nothing_is_learned() {
 fn a_search_ends_within_two_seconds_when_new_flows_get_no_answer_any_more() {
     let mut machine = birthday(Budget::Aggressive);
     machine.run(secs(2));
-    assert!(machine.agent.is_searching());
+    assert!(is_searching(&machine.agent));
     machine.new_flows = false;
     let began = machine.elapsed();
     machine.run(secs(30));
@@ -116,7 +116,7 @@ fn a_canary_that_is_lost_on_the_way_only_makes_the_search_wait() {
         machine.loses = lost;
         let began = machine.elapsed();
         machine.run(secs(3));
-        assert!(machine.agent.is_searching(), "{lost} lost");
+        assert!(is_searching(&machine.agent), "{lost} lost");
         let sent = to_peer(&machine);
         let longest = sent.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
         // The first of the three confirmations leaves at once, the others 150 ms after each other.
@@ -135,7 +135,7 @@ fn a_burst_of_losses_that_spares_the_old_flow_stops_no_search_and_teaches_nothin
     machine.run(ms(750));
     machine.new_flows = true;
     machine.run(secs(2));
-    assert!(machine.agent.is_searching(), "{:?}", machine.report());
+    assert!(is_searching(&machine.agent), "{:?}", machine.report());
 }
 
 #[test]

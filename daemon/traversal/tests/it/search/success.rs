@@ -50,7 +50,7 @@ fn a_search_that_finds_a_path_stops_at_once_and_keeps_only_the_path_s_socket() {
 fn a_path_that_the_peer_s_check_finds_ends_the_search_too() {
     let mut machine = Machine::between(hard(FULL, Budget::Normal), easy(Budget::Normal));
     machine.run(secs(2));
-    assert!(machine.agent.is_searching());
+    assert!(is_searching(&machine.agent));
     let socket = SocketId(20);
     assert!(machine.opened.contains(&socket));
 

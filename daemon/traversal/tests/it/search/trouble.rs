@@ -99,7 +99,7 @@ fn a_search_that_is_refused_leads_to_failure() {
         machine.may_search = true;
         machine.run(secs(60));
 
-        assert!(machine.agent.was_refused(), "{name}");
+        assert!(was_refused(&machine.agent), "{name}");
         assert_eq!(machine.report().outcome, Outcome::OverBudget, "{name}");
         assert_eq!(machine.searched().len(), 0, "{name}");
         assert_eq!(machine.count(&AgentEvent::Failed), 1, "{name}");

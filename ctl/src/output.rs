@@ -14,6 +14,8 @@ pub(crate) use layout::Table;
 use layout::{paint, wrap_hanging};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// The columns of a terminal that does not tell its size.
+const USUAL_WIDTH: usize = 80;
 
 /// Standard output. A terminal gets tables and colours; anything else gets rows without a header, their cells separated by tabs.
 pub(crate) struct Output {
@@ -97,7 +99,7 @@ impl Output {
         Self {
             json,
             terminal,
-            width: width(&std::io::stdout()).filter(|_| terminal),
+            width: terminal.then(|| width(&std::io::stdout())),
             colours: wants_colours(terminal),
         }
     }
@@ -197,8 +199,8 @@ pub(crate) struct Progress {
 }
 
 enum Place {
-    /// A terminal of so many columns, if that is known.
-    Terminal(Option<usize>),
+    /// A terminal of so many columns.
+    Terminal(usize),
     /// A file or a pipe.
     Lines,
     /// Nobody reads it.
@@ -212,9 +214,7 @@ impl Progress {
         match self.place {
             Place::Terminal(width) => {
                 let time = format!(" … {} s", self.passed.as_secs());
-                let room = width
-                    .unwrap_or(usize::MAX)
-                    .saturating_sub(time.chars().count());
+                let room = width.saturating_sub(time.chars().count());
                 let text: String = text.chars().take(room).collect();
                 let _ = write!(std::io::stderr(), "\r\x1b[K{text}{time}");
                 let _ = std::io::stderr().flush();
@@ -242,10 +242,14 @@ impl Drop for Progress {
     }
 }
 
-/// The columns of a terminal.
-fn width(terminal: &impl std::os::fd::AsFd) -> Option<usize> {
-    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(terminal)?;
-    (columns > 0).then_some(columns.into())
+/// The columns of what is a terminal. One that does not tell its size, as over a serial line, has as many as COLUMNS says, or the usual
+/// ones.
+fn width(terminal: &impl std::os::fd::AsFd) -> usize {
+    let told = terminal_size::terminal_size_of(terminal);
+    let told = told.map(|(terminal_size::Width(columns), _)| usize::from(columns));
+    let said = || std::env::var("COLUMNS").ok()?.parse().ok();
+    let columns = told.or_else(said).filter(|columns| *columns > 0);
+    columns.unwrap_or(USUAL_WIDTH)
 }
 
 /// Prints an error on standard error.

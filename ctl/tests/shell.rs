@@ -140,6 +140,26 @@ fn a_pipe_gets_tabs_and_a_terminal_a_table() {
     assert!(output.contains("PEER      STATE      ADDRESS"), "{output}");
 }
 
+/// A terminal of script(1) has no size.
+#[test]
+fn a_terminal_that_does_not_tell_its_size_has_eighty_columns() {
+    let path = r#"{"remote":"203.0.113.20:48084","kind":"server-reflexive","rtt_ms":12.5,"via":null,"mtu":1420,"since_ms":1700000000000,"reason":"first","because":"it was the first one that answered","loss":{"fraction":0.0,"samples":31,"window_s":600}}"#;
+    let full = PEERS
+        .replacen(r#""path":null"#, &format!(r#""path":{path}"#), 1)
+        .replacen(r#""ipv4":null"#, r#""ipv4":"100.104.246.93""#, 1);
+    assert!(full.contains("203.0.113.20") && full.contains("100.104.246.93"));
+    for (answer, columns) in [(PEERS, 80), (&full, 80), (&full, 120)] {
+        let wanted = columns.to_string();
+        let env = [("NO_COLOR", "1"), ("COLUMNS", wanted.as_str())];
+        let env = &env[..if columns == 80 { 1 } else { 2 }];
+        let output = peers_on_a_terminal_as(answer, env);
+        for line in output.lines() {
+            assert!(line.trim_end().chars().count() <= columns, "{output}");
+        }
+        assert!(output.contains("PEER      STATE      ADDRESS"), "{output}");
+    }
+}
+
 /// `punchctl peers` into a pipe, while punchd gives that answer.
 fn peers(answer: &str) -> Output {
     let socket = Socket::new();
@@ -156,8 +176,13 @@ fn peers(answer: &str) -> Output {
 
 /// The same on a terminal made by script(1), with [`PEERS`] for an answer.
 fn peers_on_a_terminal(env: &[(&str, &str)]) -> String {
+    peers_on_a_terminal_as(PEERS, env)
+}
+
+/// The same with another answer.
+fn peers_on_a_terminal_as(answer: &str, env: &[(&str, &str)]) -> String {
     let socket = Socket::new();
-    let punchd = socket.answer_once("200 OK", PEERS);
+    let punchd = socket.answer_once("200 OK", answer);
     let command = format!(
         "{} --socket {} peers",
         env!("CARGO_BIN_EXE_punchctl"),
@@ -166,6 +191,7 @@ fn peers_on_a_terminal(env: &[(&str, &str)]) -> String {
     let output = Command::new("script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
         .env_remove("NO_COLOR")
+        .env_remove("COLUMNS")
         .env("TERM", "xterm")
         .envs(env.iter().copied())
         .stdin(std::process::Stdio::null())

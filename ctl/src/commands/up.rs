@@ -135,16 +135,16 @@ async fn why(client: &Client, peer: &PeerName) -> Option<WhyView> {
 
 /// The end of the sentence that says that there is no connection: what is in the way, and what to do.
 fn reason(view: &WhyView) -> String {
-    if view.obstacle.is_none() && view.plain.is_none() {
-        return hint(&view.peer);
-    }
     let mut lines = vec![view.summary.clone()];
     if let Some(plain) = &view.plain {
         lines.push(render::its_configuration(&view.peer, plain));
     } else {
         lines.extend(view.advice.first().cloned());
     }
-    format!("; punchd keeps trying.\n  {}", lines.join("\n  "))
+    if view.obstacle.is_some() || view.plain.is_some() {
+        return format!("; punchd keeps trying.\n  {}", lines.join("\n  "));
+    }
+    format!("{}\n  {}", hint(&view.peer), lines.join("\n  "))
 }
 
 fn hint(peer: &PeerName) -> String {

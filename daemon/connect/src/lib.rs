@@ -36,6 +36,7 @@ mod clock;
 mod compact;
 mod connector;
 mod contact;
+mod copies;
 mod course;
 mod dials;
 mod envelopes;

@@ -335,6 +335,11 @@ impl Signalling {
             around.events.extend(news.map(ConnectorEvent::News));
             return;
         };
+        // It has come over another server before.
+        let connection = around.peers.get(peer);
+        if connection.is_some_and(|c| c.calls.copies.has(server, envelope, now)) {
+            return;
+        }
         let channel = self.servers.slow(server);
         let delivered = Delivered {
             server,
@@ -350,7 +355,10 @@ impl Signalling {
             Some(seal::Kind::Refusal) => self.handle_refusal(delivered, around, now),
             None => false,
         };
-        self.dropped.unusable += u64::from(!taken);
+        match around.peers.get_mut(peer).filter(|_| taken) {
+            Some(connection) => connection.calls.copies.add(server, envelope, now),
+            None => self.dropped.unusable += 1,
+        }
     }
 
     /// Answers an offer or not; stamps that it has moved are kept, whatever has become of it.

@@ -6,7 +6,10 @@ use punch_signal_protocol::{Candidate, CandidateKind};
 
 use super::facts::Facts;
 use super::reach::{self, Obstacle};
+use crate::config::Nat64Setting;
 
+/// What a setting keeps from IPv4, as a clause.
+const UNTRANSLATED: &str = "[underlay] nat64 = \"off\" in /etc/punch/punchd.toml keeps this machine from a translator (NAT64) to IPv4";
 /// With at least this chance, the first attempt is expected to succeed.
 pub(super) const GOOD_CHANCE: f64 = 0.9;
 
@@ -23,6 +26,10 @@ pub(super) struct Case<'a> {
     mapped: bool,
     /// Whether TCP connections are made and taken here.
     tcp: bool,
+    /// Whether relays may carry packets of this peer's.
+    relays: bool,
+    /// Whether this network has only IPv6, and punchd.toml keeps this machine from a translator that leads to IPv4.
+    untranslated: bool,
 }
 
 impl<'a> Case<'a> {
@@ -45,6 +52,8 @@ impl<'a> Case<'a> {
             unreachable: reach::obstacle(candidates, link).filter(|_| apart),
             mapped,
             tcp: facts.config.tcp,
+            relays: facts.not_relayed(name).is_none(),
+            untranslated: facts.config.nat64 == Nat64Setting::Off && are_all_ipv6(candidates),
         }
     }
 
@@ -52,7 +61,13 @@ impl<'a> Case<'a> {
     pub(super) fn clause(&self) -> String {
         let name = self.name;
         if let Some(obstacle) = self.unreachable {
-            return obstacle.reason(name);
+            let reason = obstacle.reason(name);
+            return match obstacle {
+                Obstacle::NoCommonFamily if self.untranslated => {
+                    format!("{reason}, and {UNTRANSLATED}")
+                }
+                _ => reason,
+            };
         }
         let looked_for = match self.path.is_some_and(|path| path.kind == PathKind::Tcp) {
             true => "path over UDP",
@@ -134,10 +149,15 @@ impl<'a> Case<'a> {
     /// What the user could do to get a path over UDP, or one at all.
     pub(super) fn advice(&self) -> Vec<String> {
         let (name, link) = (self.name, self.link);
-        let mut advice = match self.unreachable {
-            Some(obstacle) => self.on_obstacle(obstacle),
-            None => Vec::new(),
-        };
+        let mut advice = Vec::new();
+        if self.untranslated && self.apart {
+            advice.push(format!(
+                "This network has only IPv6, and {UNTRANSLATED}. If the network has one: nat64 = \"auto\" there, then: sudo systemctl restart punchd."
+            ));
+        }
+        if let Some(obstacle) = self.unreachable {
+            advice.extend(self.on_obstacle(obstacle));
+        }
         let blocked = matches!(
             self.unreachable,
             Some(Obstacle::UdpBlocked { here: true, .. })
@@ -161,7 +181,19 @@ impl<'a> Case<'a> {
                 "{name} has told nothing of its NAT: it has no STUN server that answers, has not measured yet, or runs an older version."
             ));
         }
+        advice.extend(self.on_relays().map(str::to_owned));
         advice
+    }
+
+    /// What carries packets where nothing does and an attempt was in vain.
+    fn on_relays(&self) -> Option<&'static str> {
+        let mut steps = self.link.steps.iter();
+        let in_vain =
+            self.link.failures > 0 || steps.any(|step| step.outcome == Outcome::Exhausted);
+        let is_said = self.tcp && matches!(self.unreachable, Some(Obstacle::UdpBlocked { .. }));
+        (self.path.is_none() && self.relays && in_vain && !is_said).then_some(
+            "Until there is a direct path, a machine that both know can relay: punchctl allow NAME --relay there, for each of the two."
+        )
     }
 
     /// Whether there is no search, and all checks have failed.
@@ -230,6 +262,12 @@ impl<'a> Case<'a> {
             "Or forward the TCP port that punchctl status names, on the router here or at {name}, to that machine: packets then go directly over TCP.{relay}"
         ))
     }
+}
+
+/// Whether this machine has addresses, and none of them is of IPv4.
+fn are_all_ipv6(candidates: &[Candidate]) -> bool {
+    let mut addresses = candidates.iter().map(|candidate| candidate.address);
+    !candidates.is_empty() && addresses.all(|address| address.is_ipv6())
 }
 
 /// A small number of percent.

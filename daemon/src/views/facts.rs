@@ -63,6 +63,21 @@ impl Facts<'_> {
         let mut handles = self.handles.iter();
         handles.find_map(|(name, handle)| (*handle == peer).then_some(name))
     }
+
+    /// Why packets for a Punch peer never go over a relay, if the user or the administrator has said so.
+    pub(super) fn not_relayed(&self, name: &PeerName) -> Option<&'static str> {
+        let peer = self.state.peers.get(name)?;
+        peer.id()?;
+        if peer.direct_only {
+            Some("not relayed: direct_only is set for this peer")
+        } else if self.config.direct_only {
+            Some("not relayed: direct_only is set here, in punchd.toml")
+        } else if !self.config.relay {
+            Some("not relayed: relays are switched off here, in punchd.toml")
+        } else {
+            None
+        }
+    }
 }
 
 /// A server, and the state of the connection to it.

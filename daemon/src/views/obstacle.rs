@@ -83,6 +83,26 @@ pub(super) fn told_down(name: &PeerName) -> Told {
     }
 }
 
+/// The signalling servers that are not reached, each with its trouble.
+fn troubles<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = String> + 'a {
+    let is_signal = |server: &&ServerFacts<'_>| server.address.kind() == ServerKind::Signal;
+    let servers = facts.servers.iter().filter(is_signal);
+    let dead = servers.filter(|server| !server.connected);
+    dead.filter_map(|server| Some(format!("{}: {}", server.address, server.trouble?)))
+}
+
+/// What is to be said first where nothing carries packets and a call has gone out over some servers: those that are not reached
+/// might relay, and the peer may be there alone.
+pub(super) fn advice_on_dead_servers(facts: &Facts<'_>, name: &PeerName) -> Vec<String> {
+    let dead = troubles(facts);
+    let advice = dead.map(|dead| {
+        format!(
+            "A signalling server is not reached from here, so it neither relays nor passes calls to {name} on: {dead}"
+        )
+    });
+    advice.collect()
+}
+
 /// No signalling server is reached; nothing is said while the first attempt to reach one is under way.
 fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
     let is_signal = |server: &&ServerFacts<'_>| server.address.kind() == ServerKind::Signal;

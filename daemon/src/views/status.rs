@@ -191,7 +191,7 @@ fn view_peer(
     };
     let state = connection(facts, snapshot, name);
     let apart = matches!(state, PeerState::Waiting | PeerState::Connecting);
-    let direct_only = not_relayed(facts, name).filter(|_| apart);
+    let direct_only = facts.not_relayed(name).filter(|_| apart);
     let note = match (direct_only, note) {
         (Some(why), Some(note)) => Some(format!("{why}; {note}")),
         (why, note) => why.map(str::to_owned).or(note),
@@ -240,21 +240,6 @@ fn view_peer(
             .map(|at| facts.now.saturating_duration_since(at).as_secs()),
         note,
     })
-}
-
-/// Why packets for a Punch peer never go over a relay, if the user or the administrator has said so.
-pub(super) fn not_relayed(facts: &Facts<'_>, name: &PeerName) -> Option<&'static str> {
-    let peer = facts.state.peers.get(name)?;
-    peer.id()?;
-    if peer.direct_only {
-        Some("not relayed: direct_only is set for this peer")
-    } else if facts.config.direct_only {
-        Some("not relayed: direct_only is set here, in punchd.toml")
-    } else if !facts.config.relay {
-        Some("not relayed: relays are switched off here, in punchd.toml")
-    } else {
-        None
-    }
 }
 
 /// The state of the connection to a peer.

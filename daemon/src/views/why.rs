@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use punch_api::{
-    ApiError, ErrorCode, PathKind, PathView, PeerName, PeerState, Step, StepOutcome, StepView,
-    WhyView,
+    ApiError, ErrorCode, PathKind, PathView, PeerName, PeerState, PeerView, Step, StepOutcome,
+    StepView, WhyView,
 };
 use punch_engine::{LinkStatus, Outcome, StepKind, StepReport};
 
 use super::advice::{Case, GOOD_CHANCE, in_words, search, small};
 use super::facts::Facts;
+use super::obstacle::Told;
 use super::{advice, budget, nat, obstacle, plain, status};
 use crate::snapshot::Snapshot;
 
@@ -42,27 +43,7 @@ pub(crate) fn why(
     let told = obstacle::obstacle(facts, name, looked_for, link);
     let candidates = &snapshot.candidates;
     let case = Case::new(facts, candidates, (name, state), (link, view.path.as_ref()));
-    let first = told.as_ref().and_then(|told| told.advice.clone());
-    let mut advice: Vec<_> = first.into_iter().chain(case.advice()).collect();
-    let over_tcp = view
-        .path
-        .as_ref()
-        .is_some_and(|path| path.kind == PathKind::Tcp);
-    if case.apart
-        && !over_tcp
-        && let Some(why) = status::not_relayed(facts, name)
-    {
-        let lift = match stored_direct_only(facts, name) {
-            true => format!("punchctl up {name} --direct-only=false"),
-            false => "[punch] direct_only and [relay] enabled in /etc/punch/punchd.toml, then: sudo systemctl restart punchd".to_owned(),
-        };
-        advice.push(format!(
-            "Packets are {why}. A relay would carry them until there is a direct path: {lift}"
-        ));
-    } else {
-        advice.extend(view.note.clone());
-    }
-    advice.extend(status::warnings(facts));
+    let advice = advice_on(facts, &view, told.as_ref(), &case);
     let unreachable = case.unreachable;
     Ok(WhyView {
         peer: name.clone(),
@@ -94,6 +75,40 @@ pub(crate) fn why(
         budget: budget::budget(link.budget, link.mine.as_ref()),
         advice,
     })
+}
+
+/// What would help, the most likely first.
+fn advice_on(
+    facts: &Facts<'_>,
+    view: &PeerView,
+    told: Option<&Told>,
+    case: &Case<'_>,
+) -> Vec<String> {
+    let (name, path) = (&view.name, view.path.as_ref());
+    let first = told.and_then(|told| told.advice.clone());
+    let mut advice: Vec<_> = first.into_iter().collect();
+    // An obstacle comes with its own advice.
+    if case.apart && path.is_none() && told.is_none() {
+        advice.extend(obstacle::advice_on_dead_servers(facts, name));
+    }
+    advice.extend(case.advice());
+    let over_tcp = path.is_some_and(|path| path.kind == PathKind::Tcp);
+    if case.apart
+        && !over_tcp
+        && let Some(why) = facts.not_relayed(name)
+    {
+        let lift = match stored_direct_only(facts, name) {
+            true => format!("punchctl up {name} --direct-only=false"),
+            false => "[punch] direct_only and [relay] enabled in /etc/punch/punchd.toml, then: sudo systemctl restart punchd".to_owned(),
+        };
+        advice.push(format!(
+            "Packets are {why}. A relay would carry them until there is a direct path: {lift}"
+        ));
+    } else {
+        advice.extend(view.note.clone());
+    }
+    advice.extend(status::warnings(facts));
+    advice
 }
 
 /// Whether the user has said of this peer that it is never relayed.

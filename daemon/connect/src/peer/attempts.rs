@@ -118,6 +118,11 @@ impl Attempts {
         self.live.is_empty()
     }
 
+    /// Whether all have failed, or there is none.
+    pub(super) fn are_over(&self) -> bool {
+        self.live.iter().all(|attempt| attempt.agent.has_failed())
+    }
+
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Attempt> {
         self.live.get_mut(index)
     }

@@ -16,6 +16,7 @@ use super::refusals::Refusals;
 use super::retry::{RETRY_MIN, Retry};
 use super::slow::SlowOffers;
 use super::stamps::Stamps;
+use crate::copies::Copies;
 use crate::medium::Channel;
 use crate::offers::Cause;
 use crate::pace::Buckets;
@@ -75,6 +76,7 @@ pub(crate) struct Calls {
     pub(crate) slow: SlowOffers,
     pub(super) retry: Retry,
     pub(crate) refusals: Refusals,
+    pub(crate) copies: Copies,
     /// The peer's envelopes that are opened, by the server that brings them.
     opened: Buckets<ServerId>,
     /// Offers to the peer, whatever for, and exchanges that begin with offers of the peer.
@@ -97,6 +99,7 @@ impl Calls {
             slow: SlowOffers::default(),
             retry: Retry::default(),
             refusals: Refusals::default(),
+            copies: Copies::default(),
             opened: Buckets::new(ENVELOPES),
             offered: TokenBucket::new(OFFERS),
             exchanges: TokenBucket::new(EXCHANGES),

@@ -14,12 +14,12 @@ use crate::relays::RelayOrders;
 
 /// What an attempt leaves is closed after this.
 const CLOSE_DELAY: Duration = Duration::from_secs(2);
-/// Links and connections stay for so long while a path is awaited.
+/// Links, connections and the sockets of paths stay for so long while a path is awaited.
 const LONGEST: Duration = Duration::from_secs(20);
-/// More links, or connections, than this do not stay: the first ones go at once.
+/// More links, connections or sockets of paths than this do not stay: the first ones go at once.
 const MAX_LEFT: usize = 8;
 
-/// A link or a connection that is left.
+/// A link, a connection or a path's socket that is left.
 struct Left<P> {
     path: P,
     /// Whether the peer has been heard over it.
@@ -55,6 +55,8 @@ impl<P: Copy> Left<P> {
 #[derive(Default)]
 pub(super) struct Remains {
     sockets: Vec<(Option<Instant>, SocketId)>,
+    /// Those of paths: packets that come in over one that was given up bring it back.
+    of_paths: Vec<Left<SocketId>>,
     links: Vec<Left<RelayPath>>,
     connections: Vec<Left<TcpPath>>,
     /// Links that are left at once.
@@ -69,8 +71,15 @@ impl Remains {
     /// An attempt is over.
     pub(super) fn take(&mut self, attempt: Attempt) {
         self.mappings += untold_mappings(&attempt.agent);
-        let sockets = attempt.agent.sockets();
-        self.sockets.extend(sockets.map(|socket| (None, socket)));
+        let sockets: Vec<_> = attempt.agent.sockets().collect();
+        // With a path all others are closed; without one there may be hundreds, of a search.
+        if attempt.proof.is_announced() && sockets.len() <= MAX_LEFT {
+            let left = sockets.into_iter().map(|socket| Left::new(socket, true));
+            self.of_paths.extend(left);
+        } else {
+            let sockets = sockets.into_iter().map(|socket| (None, socket));
+            self.sockets.extend(sockets);
+        }
         self.tokens.push(attempt.links.relayed.token());
         self.take_links(attempt.links.relayed.into_links());
         let connections = attempt.links.tcp.into_connections().into_iter();
@@ -129,6 +138,9 @@ impl Remains {
         for (_, socket) in self.sockets.extract_if(.., |(at, _)| due(*at)) {
             out.close(socket);
         }
+        for socket in Left::take_due(&mut self.of_paths, awaits, now) {
+            out.close(socket);
+        }
         for path in Left::take_due(&mut self.connections, awaits, now) {
             out.hang_up(path);
         }
@@ -142,6 +154,8 @@ impl Remains {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let sockets = self.sockets.iter().filter_map(|(at, _)| *at);
         let at = |since: Option<(Instant, Instant)>| since.map(|(_, at)| at);
+        let of_paths = self.of_paths.iter().filter_map(|left| at(left.since));
+        let sockets = sockets.chain(of_paths);
         let links = self.links.iter().filter_map(|left| at(left.since));
         let connections = self.connections.iter();
         let connections = connections.filter_map(|left| at(left.since));
@@ -155,7 +169,9 @@ impl Remains {
 
     /// Everything ends at once: the sockets and connections that are still open, and what is to be done about relay links.
     pub(super) fn dissolve(&mut self) -> (Vec<SocketId>, Vec<TcpPath>, RelayOrders) {
-        let sockets = self.sockets.drain(..).map(|(_, socket)| socket).collect();
+        let sockets = self.sockets.drain(..).map(|(_, socket)| socket);
+        let of_paths = self.of_paths.drain(..).map(|left| left.path);
+        let sockets = sockets.chain(of_paths).collect();
         let links = self.links.drain(..).map(|left| left.path);
         let relay = RelayOrders {
             joins: Vec::new(),
@@ -164,5 +180,36 @@ impl Remains {
         };
         let connections = self.connections.drain(..).map(|left| left.path).collect();
         (sockets, connections, relay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::start::start;
+
+    /// After how many seconds what is left is closed; a path is `awaited` for so many.
+    fn closed_after(awaited: u64) -> u64 {
+        let mut left = vec![Left::new(SocketId(7), true)];
+        let gone = (0..60).find(|second| {
+            let now = start() + Duration::from_secs(*second);
+            !Left::take_due(&mut left, *second < awaited, now).is_empty()
+        });
+        gone.unwrap_or(u64::MAX)
+    }
+
+    #[test]
+    fn what_is_left_stays_two_seconds_and_up_to_twenty_while_a_path_is_awaited() {
+        assert_eq!(closed_after(0), 2);
+        assert_eq!(closed_after(5), 6);
+        assert_eq!(closed_after(60), 20);
+    }
+
+    #[test]
+    fn no_more_stays_than_a_few() {
+        let mut left: Vec<_> = (0..20).map(|n| Left::new(SocketId(n), true)).collect();
+        let due = Left::take_due(&mut left, true, start());
+        assert_eq!((due.len(), left.len()), (12, MAX_LEFT));
+        assert_eq!(due.first(), Some(&SocketId(0)));
     }
 }

@@ -52,7 +52,9 @@ pub(crate) fn status(
 
 /// How far calling the peer has come; `is_in_reach` says whether any signalling server is.
 fn contact(connection: &PeerConnection, is_in_reach: bool, now: Instant) -> Contact {
-    if !connection.attempts.is_empty() {
+    let is_over = connection.attempts.are_over();
+    if !is_over || connection.serving().is_some() || is_in_reach && !connection.attempts.is_empty()
+    {
         Contact::Answered
     } else if !connection.is_wanted() {
         Contact::Unwanted

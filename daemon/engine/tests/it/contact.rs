@@ -95,6 +95,22 @@ fn offline_and_without_a_server_are_told_apart() {
     assert_eq!(contact(&world), Contact::Answered);
 }
 
+/// An attempt that was in vain does not hide that the next one has nobody to call over.
+#[test]
+fn without_a_server_an_attempt_that_has_failed_is_not_all_there_is_to_say() {
+    let mut world = World::pair(1);
+    world.cut = true;
+    world.set_up(A, B, true);
+    world.run_for(millis(500));
+    assert_eq!(contact(&world), Contact::Answered);
+    world.sign_out(A);
+    assert_eq!(contact(&world), Contact::Answered, "it may still succeed");
+    world.run_for(seconds(60));
+    assert_eq!(contact(&world), Contact::NoServer);
+    world.sign_in(A);
+    assert_ne!(contact(&world), Contact::NoServer);
+}
+
 /// Offers of strangers, each by a machine of its own; one more in each of so many seconds.
 fn besiege(world: &mut World, machines: u8) -> Vec<PeerId> {
     let mut ids = Vec::new();

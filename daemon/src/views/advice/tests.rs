@@ -82,16 +82,28 @@ fn relayed(reason: PathReason) -> PathView {
 fn says_for(link: &LinkStatus, reason: PathReason) -> (String, String) {
     let own = Candidate::new(CandidateKind::Host, ([10, 1, 1, 2], 7000).into());
     let (name, path) = (name(), relayed(reason));
-    let case = Case {
-        name: &name,
+    let case = case(&name, link, Some(&path), own);
+    (case.clause(), case.advice().join("\n"))
+}
+
+/// The case of a machine with this address.
+fn case<'a>(
+    name: &'a PeerName,
+    link: &'a LinkStatus,
+    path: Option<&'a PathView>,
+    own: Candidate,
+) -> Case<'a> {
+    Case {
+        name,
         link,
-        path: Some(&path),
+        path,
         apart: true,
         unreachable: reach::obstacle(&[own], link),
         mapped: false,
         tcp: true,
-    };
-    (case.clause(), case.advice().join("\n"))
+        relays: true,
+        untranslated: false,
+    }
 }
 
 fn says(link: &LinkStatus) -> (String, String) {
@@ -234,6 +246,40 @@ fn a_path_that_was_lost_is_told_and_checks_in_vain_are() {
         clause.starts_with("the direct path before") && clause.contains("in vain since"),
         "{clause}"
     );
+}
+
+#[test]
+fn where_nothing_carries_packets_and_an_attempt_was_in_vain_a_peer_is_advised_as_relay() {
+    let own = || Candidate::new(CandidateKind::Host, ([10, 1, 1, 2], 7000).into());
+    let (name, path) = (name(), relayed(PathReason::First));
+    let mut link = link(easy(), &easy(), "203.0.113.9");
+    let advised = |case: &Case<'_>| case.advice().join("\n").contains("allow NAME --relay");
+    assert!(!advised(&case(&name, &link, None, own())), "it may succeed");
+    link.failures = 1;
+    let mut alone = case(&name, &link, None, own());
+    assert!(advised(&alone));
+    alone.relays = false;
+    assert!(!advised(&alone), "the user has forbidden it");
+    assert!(!advised(&case(&name, &link, Some(&path), own())));
+}
+
+#[test]
+fn a_translator_that_a_setting_forbids_is_named_as_the_cause() {
+    let own = || {
+        let ip = "2001:db8::2".parse().map(|ip: std::net::IpAddr| (ip, 7000));
+        Candidate::new(CandidateKind::Host, ip.unwrap().into())
+    };
+    assert!(are_all_ipv6(&[own()]));
+    assert!(!are_all_ipv6(&[]));
+    let (name, mut link) = (name(), link(easy(), &easy(), "203.0.113.9"));
+    link.failures = 1;
+    let mut case = case(&name, &link, None, own());
+    assert!(case.clause().ends_with("reach each other"));
+    assert!(!case.advice().join("\n").contains("nat64"));
+    case.untranslated = true;
+    assert!(case.clause().contains("[underlay] nat64 = \"off\""));
+    let advice = case.advice();
+    assert!(advice[0].contains("nat64 = \"auto\""), "{advice:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line, as a value: for the program and for its manual pages.
 
+mod paste;
 mod ports;
 
 use std::ffi::OsString;
@@ -13,6 +14,8 @@ use punch_api::{Endpoint, PeerId, PeerName, PortRange, Protocol, ServerKind, Tar
 
 use crate::complete;
 
+pub use self::paste::{AnswerArguments, OfferArguments, ShowArguments};
+
 /// The help: the commands in groups, which clap does not know.
 const HELP: &str = "\
 {about}
@@ -25,6 +28,8 @@ Connect:
   peer       Add, remove, rename and list peers
   up         Connect to a peer, now and after every restart
   down       Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
+  offer      Make a line to carry to a peer by hand: it needs no server
+  answer     Read a line that was carried here, and print its answer
 
 Share:
   forward    Share a port of this machine, or of one that it reaches, with peers
@@ -179,6 +184,22 @@ pub enum Command {
         #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
         direct_only: Option<bool>,
     },
+    /// Make a line to carry to a peer by hand: it needs no server
+    ///
+    /// Whoever carries it, by mail, by chat, on paper or on a stick, can read and forge nothing: it is sealed for that peer. The peer prints an
+    /// answer, which is carried back; then the two connect by themselves. Both lines are good for ten minutes. What mail programs do to
+    /// long lines is passed over.
+    #[command(
+        after_help = "Examples:\n  punchctl offer db\n  punchctl offer db --qr\n\nWith --file PATH the line is written to a file, for `punchctl answer --file PATH` over there. A NAT that forgets within ten minutes is kept open by the machine that answers. A STUN server helps here, too: punchctl server add stun HOST"
+    )]
+    Offer(OfferArguments),
+    /// Read a line that was carried here, and print its answer
+    ///
+    /// An offer gets an answer, to be carried back. An answer begins the connection, which is waited for as by `up`.
+    #[command(
+        after_help = "Examples:\n  punchctl answer punch-offer1…\n\nA line in a file: --file PATH; the answer into a file: --write PATH. Pieces of a line may stand one after the other, and `-` reads standard input."
+    )]
+    Answer(AnswerArguments),
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
     #[command(after_help = "Examples:\n  punchctl down db")]
     Down {

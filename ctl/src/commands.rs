@@ -2,6 +2,7 @@
 
 mod answer;
 mod look;
+mod paste;
 mod peer;
 mod server;
 mod share;
@@ -41,6 +42,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             up::up(client, out, &peer, ask).await
         }
+        Command::Offer(ask) => paste::offer(client, out, ask).await,
+        Command::Answer(ask) => paste::answer(client, out, ask).await,
         Command::Down { peer } => peer::down(client, out, &peer).await,
         Command::Ping { peer, count } => peer::ping(client, out, &peer, count).await,
         Command::Forward {

@@ -7,6 +7,7 @@ mod complete;
 mod explain;
 mod output;
 mod paths;
+mod qr;
 mod render;
 mod units;
 

@@ -13,6 +13,8 @@ use serde_json::Value;
 pub(crate) use layout::Table;
 use layout::{paint, wrap_hanging};
 
+use crate::qr;
+
 const SECOND: Duration = Duration::from_secs(1);
 /// The columns of a terminal that does not tell its size.
 const USUAL_WIDTH: usize = 80;
@@ -33,15 +35,18 @@ pub(crate) enum Colour {
     Green,
     Yellow,
     Red,
+    /// White on black, as a QR code's light parts.
+    Paper,
 }
 
 impl Colour {
     fn paint(self, text: &str) -> String {
         let code = match self {
-            Self::Bold => 1,
-            Self::Red => 31,
-            Self::Green => 32,
-            Self::Yellow => 33,
+            Self::Bold => "1",
+            Self::Red => "31",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Paper => "97;40",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
@@ -134,6 +139,19 @@ impl Output {
     /// Prints JSON.
     pub(crate) fn value(&self, value: &Value) {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
+    }
+
+    /// Prints a QR code of a text, if there is a terminal that is wide enough; returns whether there is.
+    pub(crate) fn qr(&self, text: &str) -> bool {
+        let Some(width) = self.width else {
+            return false;
+        };
+        let lines = qr::lines(text).unwrap_or_default();
+        let fits = lines.iter().all(|line| line.chars().count() <= width);
+        for line in lines.iter().filter(|_| fits) {
+            self.line(paint(line, Some(Colour::Paper).filter(|_| self.colours)));
+        }
+        fits && !lines.is_empty()
     }
 
     /// Prints sentences, on a terminal broken between words to fit its width; further lines begin with `indent` spaces.

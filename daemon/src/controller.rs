@@ -10,6 +10,7 @@ mod handles;
 mod history;
 mod meetings;
 mod parts;
+mod pastes;
 mod questions;
 pub(crate) mod request;
 pub(crate) mod saving;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 
 use self::core::Core;
 pub(crate) use self::parts::{Ending, Inlets, Parts};
+use self::pastes::Pastes;
 use self::request::{Answer, Grant, Request};
 use crate::driver::command::Command;
 use crate::snapshot::Scope;
@@ -37,6 +39,7 @@ use crate::views::{events, status};
 /// Takes requests and events, one after the other.
 pub(crate) struct Controller {
     core: Core,
+    pastes: Pastes,
     spawner: Spawner,
 }
 
@@ -45,14 +48,19 @@ impl Controller {
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
         let spawner = parts.spawner.clone();
         let core = Core::open(parts).await?;
-        Ok(Self { core, spawner })
+        let pastes = Pastes::default();
+        Ok(Self {
+            core,
+            pastes,
+            spawner,
+        })
     }
 
     /// Works until it is told to stop, or nobody can ask it anything any more.
     pub(crate) async fn run(mut self, mut inlets: Inlets) {
         let ending = loop {
             let (write_at, turn_at) = (self.core.saving.due(), self.core.endpoints.due());
-            let outage_at = self.core.announcer.due();
+            let (outage_at, paste_at) = (self.core.announcer.due(), self.pastes.due());
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -71,6 +79,7 @@ impl Controller {
                     let external = self.core.port_mapping.external();
                     self.core.order(Command::PortMapped(external)).await;
                 }
+                () = sleep_until(paste_at) => self.pastes.expire(&self.core).await,
                 () = sleep_until(outage_at) => self.core.announcer.handle_timeout(),
                 () = sleep_until(write_at) => self.core.saving.write(&self.core.state),
                 () = self.core.saving.finished() => {}
@@ -232,6 +241,14 @@ impl Controller {
             Request::Ping(name, answer) => self.ping(name, answer).await,
             Request::Netcheck(answer) => self.netcheck(answer).await,
             Request::Why(name, answer) => drop(answer.send(self.core.why(&name).await)),
+            Request::Offer(name, answer) => {
+                let line = pastes::offer(&mut self.pastes, &mut self.core, name).await;
+                drop(answer.send(line));
+            }
+            Request::Answer(ask, answer) => {
+                let read = pastes::answer(&mut self.pastes, &mut self.core, &ask.line).await;
+                drop(answer.send(read));
+            }
         }
     }
 

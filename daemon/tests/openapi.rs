@@ -17,6 +17,7 @@ use harness::{Host, Kinds, Lab, PATIENCE, run, tool};
 use punch_api::error::ErrorBody;
 use punch_engine::DropReason;
 use punch_signal_protocol::Identity;
+use punch_signal_protocol::paste::PasteLine;
 use schema::{Call, Document};
 use serde_json::{Value, json};
 use source::routes;
@@ -198,6 +199,28 @@ impl Listener {
 
 // --- a running punchd ---
 
+/// Lines that a person carries, while the two are not connected.
+fn by_hand(caller: &Caller, lab: &Lab) {
+    let (offer, answer) = ("/v1/peers/{name}/offer", "/v1/answer");
+    // Whoever has no servers is called by nobody meanwhile.
+    let line = caller.call(&lab.b, ("POST", offer, &["a"]), None, 200);
+    let line = line["line"].as_str().unwrap();
+    let read = |line: &str, status| {
+        let body = Some(json!({ "line": line }));
+        caller.call(&lab.a, ("POST", answer, &[]), body, status)
+    };
+    read("hello", 400);
+    let mut late = PasteLine::read(line).unwrap();
+    late.made_ms -= 3_600_000;
+    read(&late.to_string(), 422);
+    late.from = Identity::from_seed(&[9; 32]).id();
+    read(&late.to_string(), 404);
+    late.to = late.from;
+    read(&late.to_string(), 409);
+    let answered = read(line, 200);
+    assert_eq!(answered["step"], "answered", "{answered}");
+}
+
 #[test]
 #[expect(
     clippy::too_many_lines,
@@ -265,8 +288,10 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
 
     // A connection.
     lab.b.ctl_ok(&["peer", "add", "a", lab.a.key()]);
+    by_hand(&caller, &lab);
     let (up, ping) = ("/v1/peers/{name}/up", "/v1/peers/{name}/ping");
     a(("POST", ping, &["plain"]), None, 422);
+    a(("POST", "/v1/peers/{name}/offer", &["plain"]), None, 400);
     a(("POST", up, &["plain"]), None, 200);
     a(
         ("POST", up, &["b"]),
@@ -281,6 +306,7 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     assert_eq!(view["state"], "connected", "{view}");
     events.read_until("peer");
     events.read_until("path");
+    a(("POST", "/v1/peers/{name}/offer", &["b"]), None, 422);
     let pong = a(("POST", ping, &["b"]), None, 200);
     assert!(pong["path"].is_object(), "{pong}");
     a(("GET", "/v1/peers/{name}", &["b"]), None, 200);

@@ -89,3 +89,11 @@ pub struct AddServer {
     /// `ws(s)://…` or `HOST[:PORT]`.
     pub address: String,
 }
+
+/// The body of `POST /v1/answer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerLine {
+    /// The line that a person has carried here, `punch-offer1…` or `punch-answer1…`.
+    pub line: String,
+}

@@ -1,6 +1,7 @@
 //! What punchd shows. Times are seconds or milliseconds as the field's name says; absent values are `null`.
 
 mod netcheck;
+mod paste;
 mod path;
 mod peer;
 mod refused;
@@ -12,6 +13,7 @@ mod why;
 pub use netcheck::{
     AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };
+pub use paste::{PasteStep, PasteView};
 pub use path::{DetourView, LossView, PathKind, PathReason, PathView};
 pub use peer::{PeerState, PeerView, PingView, RelayedView, RightsView};
 pub use refused::{RefusalReason, RefusedView};

@@ -12,7 +12,7 @@ use punch_connect::Channel;
 use punch_packet::PeerHandle;
 use punch_simulator::network::LinkSpec;
 use punch_simulator::scenario::{Kind, Place, world};
-use punch_simulator::world::slow::{SlowSpec, have_one_key, open};
+use punch_simulator::world::slow::{SlowSpec, envelopes, forge, have_one_key, open};
 use punch_simulator::world::{Side, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -150,4 +150,71 @@ fn a_person_may_take_minutes() {
         let took = world.run_until(500 * SECOND, World::connected);
         assert!(took.is_some(), "{a} x {b}");
     }
+}
+
+#[test]
+fn a_bad_channel_and_offers_that_cross_only_take_longer() {
+    let bad = SlowSpec {
+        delay: [SECOND, 70 * SECOND],
+        loss: 0.3,
+        ..DHT
+    };
+    let mut took = Vec::new();
+    for seed in 0..30 {
+        let (a, b) = (Kind::PortRestricted, Kind::AddressRestricted);
+        let mut world = apart(a, b, 0.03, bad, seed);
+        world.up(Side::A);
+        world.up(Side::B);
+        let time = world.run_until(900 * SECOND, |world| {
+            world.connected() && have_one_key(world)
+        });
+        took.push(time.unwrap_or_else(|| panic!("seed {seed} has not met")));
+    }
+    println!("p50, p90, worst: {:?}", times(took));
+}
+
+/// Two machines with a server, and with or without a slow channel: how many datagrams they send in the minutes after they have met.
+fn beside_a_server(slow: bool, seed: u64) -> u64 {
+    let (a, b) = (Kind::PortRestricted, Kind::PortRestrictedRandom);
+    let mut world = world(Place::Apart(a, b), link(0.0), seed, Instant::now());
+    if slow {
+        open(&mut world, DHT, seed);
+    }
+    world.run_for(SETTLE);
+    world.up(Side::A);
+    if seed.is_multiple_of(2) {
+        world.up(Side::B);
+    }
+    let took = world.run_until(5 * SECOND, |world| world.connected() && have_one_key(world));
+    assert!(took.is_some_and(|took| took < SECOND), "{seed}: {took:?}");
+    let paths = [Side::A, Side::B].map(|side| world.path(side));
+    let before = world.datagrams();
+    world.run_for(200 * SECOND);
+    assert!(world.connected() && have_one_key(&world), "{seed}");
+    let later = [Side::A, Side::B].map(|side| world.path(side));
+    assert_eq!(later, paths, "{seed}");
+    assert!(envelopes(&world).len() < 6);
+    world.datagrams() - before
+}
+
+#[test]
+fn what_comes_late_disturbs_nothing_where_a_server_is_there_too() {
+    for seed in 0..12 {
+        let [with, without] = [true, false].map(|slow| beside_a_server(slow, seed));
+        // Keepalives, and nothing that waits for anybody.
+        assert!(with <= without + 10, "{seed}: {with}, {without}");
+    }
+}
+
+#[test]
+fn noise_in_the_channel_is_passed_over() {
+    let mut world = apart(Kind::PortRestricted, Kind::PortRestricted, 0.0, DHT, 3);
+    world.up(Side::A);
+    for byte in 0..=5 {
+        for length in [0, 1, 80, 911] {
+            forge(&mut world, &vec![byte; length]);
+        }
+    }
+    let took = world.run_until(60 * SECOND, World::connected);
+    assert!(took.is_some());
 }

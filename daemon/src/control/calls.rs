@@ -112,6 +112,14 @@ pub(super) async fn ping(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::Ping).await
 }
 
+pub(super) async fn offer(context: State<Control>, name: Name) -> Response {
+    ask_peer(context, name, Request::Offer).await
+}
+
+pub(super) async fn answer(context: State<Control>, Body(body): Body) -> Response {
+    ask_with(context, &body, Request::Answer).await
+}
+
 pub(super) async fn why(context: State<Control>, name: Name) -> Response {
     ask_peer(context, name, Request::Why).await
 }

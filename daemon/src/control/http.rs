@@ -9,9 +9,9 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::caller::{self, Caller};
 use super::calls::{
-    Control, add_forward, add_peer, add_server, allow_host, allow_relay, ask, deny_host,
-    deny_relay, down, metrics, peer, ping, remove_forward, remove_peer, remove_server, rename_peer,
-    why,
+    Control, add_forward, add_peer, add_server, allow_host, allow_relay, answer, ask, deny_host,
+    deny_relay, down, metrics, offer, peer, ping, remove_forward, remove_peer, remove_server,
+    rename_peer, why,
 };
 use super::events::{listen, up};
 use super::succession::take_over;
@@ -44,7 +44,9 @@ pub(crate) async fn serve(
             put(allow_relay).delete(deny_relay),
         )
         .route("/v1/peers/{name}/ping", post(ping))
+        .route("/v1/peers/{name}/offer", post(offer))
         .route("/v1/peers/{name}/why", get(why))
+        .route("/v1/answer", post(answer))
         .route(
             "/v1/forwards",
             get(|c| ask(c, Request::Forwards)).post(add_forward),

@@ -1,8 +1,9 @@
 //! What others ask of the controller.
 
 use punch_api::{
-    AddForward, AddPeer, AddServer, ApiError, Changed, ErrorCode, ForwardKey, ForwardView, IdView,
-    KeyView, NetcheckView, PeerName, PeerView, PingView, Rename, ServerView, Status, WhyView,
+    AddForward, AddPeer, AddServer, AnswerLine, ApiError, Changed, ErrorCode, ForwardKey,
+    ForwardView, IdView, KeyView, NetcheckView, PasteView, PeerName, PeerView, PingView, Rename,
+    ServerView, Status, WhyView,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,6 +42,10 @@ pub(crate) enum Request {
     RemoveServer(AddServer, Answer<Changed<()>>),
     Netcheck(Answer<Vec<NetcheckView>>),
     Why(PeerName, Answer<WhyView>),
+    /// A line that a person carries to this peer.
+    Offer(PeerName, Answer<PasteView>),
+    /// A line that a person has carried here.
+    Answer(AnswerLine, Answer<PasteView>),
 }
 
 /// Asks the controller, and waits for its answer.

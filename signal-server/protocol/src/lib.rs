@@ -5,6 +5,7 @@
 //! * [`Frame`]: what a client and punch-signal say to each other,
 //! * [`RelayFrame`]: sealed packets past the server, where no direct path is,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
+//! * [`paste`]: the same as lines that a person carries,
 //! * [`rendezvous`]: what two machines derive for places where strangers look on,
 //! * [`lan`]: the datagrams by which they meet in one network,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
@@ -23,6 +24,7 @@ pub mod lan;
 mod meeting;
 mod nat;
 pub mod noise;
+pub mod paste;
 mod range;
 mod refusal;
 mod relay;

@@ -5,13 +5,14 @@ use std::fmt::Debug;
 
 use punch_api::error::ErrorBody;
 use punch_api::{
-    AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, Budget, BudgetView,
-    CandidateView, DetourView, Event, EventKind, ForwardKey, ForwardTrouble, ForwardView, IdView,
-    KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView, NetworkView, Obstacle,
-    OpenEnum, PathKind, PathReason, PathView, PeerKey, PeerState, PeerView, PingView,
-    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
-    RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind, ServerState, ServerView,
-    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
+    AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, AnswerLine, Budget,
+    BudgetView, CandidateView, DetourView, Event, EventKind, ForwardKey, ForwardTrouble,
+    ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView,
+    NetworkView, Obstacle, OpenEnum, PasteStep, PasteView, PathKind, PathReason, PathView, PeerKey,
+    PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol,
+    RefusalReason, RefusedView, RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind,
+    ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView, Target, Up,
+    WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -386,6 +387,25 @@ fn the_status_says_all_at_once() {
         &format!(
             r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
+    );
+}
+
+#[test]
+fn what_a_person_carries_keeps_its_form() {
+    golden(
+        AnswerLine {
+            line: "punch-offer1a".to_owned(),
+        },
+        r#"{"line":"punch-offer1a"}"#,
+    );
+    golden(
+        PasteView {
+            peer: "db".parse().unwrap(),
+            step: PasteStep::Answered.into(),
+            line: None,
+            expires_in_s: Some(600),
+        },
+        r#"{"peer":"db","step":"answered","line":null,"expires_in_s":600}"#,
     );
 }
 

@@ -102,7 +102,7 @@ pub(super) fn advance(
         return false;
     }
     *selected = None;
-    let in_vain = attempt.proof.is_in_vain();
+    let in_vain = attempt.proof.is_in_vain(now);
     if in_vain {
         connection.attempts.retire(index..index + 1);
         if index == 0 {

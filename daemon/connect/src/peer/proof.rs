@@ -65,9 +65,9 @@ impl Proof {
         std::mem::take(&mut self.has_agreed)
     }
 
-    /// Whether the key has gone out as often as it may.
-    pub(super) fn is_in_vain(&self) -> bool {
-        self.sent > MAX_SENT
+    /// Whether the key has gone out as often as it may, and the last one was not answered either.
+    pub(super) fn is_in_vain(&self, now: Instant) -> bool {
+        self.sent >= MAX_SENT && self.next.is_some_and(|next| next <= now)
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -82,7 +82,7 @@ impl Proof {
         if agreed {
             self.next = None;
         }
-        let due = !agreed && self.next.is_none_or(|at| at <= now);
+        let due = !agreed && self.sent < MAX_SENT && self.next.is_none_or(|at| at <= now);
         if due {
             self.sent += 1;
             self.next = Some(now + REPEAT);

@@ -7,6 +7,7 @@ mod description;
 mod frame;
 mod identity;
 mod nat;
+mod paste;
 mod range;
 mod refusal;
 mod relay;

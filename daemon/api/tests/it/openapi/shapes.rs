@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use punch_api::error::ErrorBody;
 use punch_api::{
-    AddForward, AddPeer, AddServer, AddressFamily, Allocation, ApiError, Budget, BudgetView,
-    CandidateView, Changed, DetourView, ErrorCode, Event, EventKind, Filtering, ForwardTrouble,
-    ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView,
-    NetworkView, Obstacle, PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView,
-    PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason,
-    RefusedView, RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView,
-    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
+    AddForward, AddPeer, AddServer, AddressFamily, Allocation, AnswerLine, ApiError, Budget,
+    BudgetView, CandidateView, Changed, DetourView, ErrorCode, Event, EventKind, Filtering,
+    ForwardTrouble, ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView,
+    NetcheckView, NetworkView, Obstacle, PasteStep, PasteView, PathKind, PathReason, PathView,
+    PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView,
+    ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, RelayedView, Rename, RightsView,
+    Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
+    Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -225,6 +226,14 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
             })),
         ),
         (
+            "PasteStep",
+            all(variants!(PasteStep {
+                Offered,
+                Answered,
+                Connecting
+            })),
+        ),
+        (
             "MappingProtocol",
             all(variants!(MappingProtocol { Pcp, NatPmp, Upnp })),
         ),
@@ -346,6 +355,12 @@ pub(super) fn requests() -> Vec<Shape> {
             }],
         ),
         shape("AddForward", vec![forward(true), forward(false)]),
+        shape(
+            "AnswerLine",
+            vec![AnswerLine {
+                line: "punch-offer1a".to_owned(),
+            }],
+        ),
         shape(
             "AddServer",
             vec![AddServer {
@@ -576,6 +591,15 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Detour", vec![detour()]),
         shape("Forward", vec![forward()]),
         shape("ForwardTrouble", vec![trouble()]),
+        shape(
+            "Paste",
+            vec![PasteView {
+                peer: "db".parse().unwrap(),
+                step: PasteStep::Offered.into(),
+                line: full.then(|| "punch-offer1a".to_owned()),
+                expires_in_s: full.then_some(600),
+            }],
+        ),
         shape(
             "Ping",
             vec![PingView {

@@ -200,14 +200,13 @@ impl Listener {
 // --- a running punchd ---
 
 /// Lines that a person carries, while the two are not connected.
-fn by_hand(caller: &Caller, lab: &Lab) {
+fn by_hand(caller: &Caller, here: &Host, there: &Host) {
     let (offer, answer) = ("/v1/peers/{name}/offer", "/v1/answer");
-    // Whoever has no servers is called by nobody meanwhile.
-    let line = caller.call(&lab.b, ("POST", offer, &["a"]), None, 200);
+    let line = caller.call(there, ("POST", offer, &["a"]), None, 200);
     let line = line["line"].as_str().unwrap();
     let read = |line: &str, status| {
         let body = Some(json!({ "line": line }));
-        caller.call(&lab.a, ("POST", answer, &[]), body, status)
+        caller.call(here, ("POST", answer, &[]), body, status)
     };
     read("hello", 400);
     let mut late = PasteLine::read(line).unwrap();
@@ -288,7 +287,13 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
 
     // A connection.
     lab.b.ctl_ok(&["peer", "add", "a", lab.a.key()]);
-    by_hand(&caller, &lab);
+    // Over the server they would be connected before the line is read.
+    lab.signal.stop();
+    by_hand(&caller, &lab.a, &lab.b);
+    lab.signal.start();
+    for host in [&lab.a, &lab.b] {
+        host.wait_for_signal();
+    }
     let (up, ping) = ("/v1/peers/{name}/up", "/v1/peers/{name}/ping");
     a(("POST", ping, &["plain"]), None, 422);
     a(("POST", "/v1/peers/{name}/offer", &["plain"]), None, 400);

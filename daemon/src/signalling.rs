@@ -1,6 +1,7 @@
 //! Ways for envelopes between this machine and its peers.
 
 pub(crate) mod lan;
+mod pauses;
 pub(crate) mod server;
 mod trouble;
 mod tunnel;

@@ -44,7 +44,9 @@ pub use punch_forward::{
     Access, Crowded, ForwardCounts, MEETING, Order, Rule, Rules, StreamId, TargetEvent, Trouble,
     meeting_target,
 };
-pub use punch_packet::{Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol};
+pub use punch_packet::{
+    Batch, Codel, FairQueue, Flow, Offload, PeerHandle, Protocol, Rate, TokenBucket,
+};
 pub use punch_traversal::{
     AddressRank, AgentStatus, Allocation, BEHIND_NAT64, Budget, Caps, DirectPath, Family,
     Filtering, LOSS_WINDOW, Loss, MAX_STREAM_DATAGRAM, Mapping, Nat64, NatOverrides, NatProfile,

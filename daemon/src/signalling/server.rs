@@ -11,7 +11,9 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use punch_engine::{Channel, Nat64, PeerHandle, ServerId};
 use punch_platform::clock;
-use punch_signal_protocol::{Capabilities, Frame, Identity, MAX_RELAY_FRAME, is_relay_frame};
+use punch_signal_protocol::{
+    Capabilities, Frame, Identity, MAX_RELAY_FRAME, Refusal, is_relay_frame,
+};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -21,14 +23,12 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
+use super::pauses::Pauses;
 use super::{trouble, tunnel};
 use crate::dial::{self, look_up};
 use crate::driver::command::{Command, ToServer};
 use crate::proxy::{Proxies, Proxy};
 
-/// The pause before the first attempt to connect again; each further one is twice as long, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Looking up the server's name may take this long, and proving who this machine is as long again.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connection, TLS, upgrade and the server's challenge may take this long at each address of the server.
@@ -134,14 +134,16 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Stays connected to a server until it is dropped, or until a peer that has invited this machine refuses it.
 pub(crate) async fn stay_connected(goal: Goal, access: Access) {
     let server = goal.server;
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::default();
     // An earlier client of this server may have left its connection registered.
     let _ = access.driver.send(Command::ServerDown(server)).await;
     loop {
-        let began = Instant::now();
-        let end = converse(&goal, &access).await;
+        let mut welcomed = None;
+        let end = converse(&goal, &access, &mut welcomed).await;
         let _ = access.driver.send(Command::ServerDown(server)).await;
         let refused = goal.host.is_some() && end.as_ref().is_err_and(trouble::is_refusal);
+        let said = end.as_ref().err();
+        let turned_away = said.is_some_and(|error| error.is::<Refusal>());
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
             Err(error) => trouble::explain(&error, &goal.url, goal.proxy(&access.proxies)),
@@ -157,12 +159,9 @@ pub(crate) async fn stay_connected(goal: Goal, access: Access) {
         if refused {
             return;
         }
-        // A connection that held for a while was good: start over with short pauses.
-        if began.elapsed() > 2 * LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
-        }
+        let stood = welcomed.map(|at| at.elapsed());
+        let pause = pauses.after(stood, turned_away, clock::now());
         tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -321,9 +320,10 @@ async fn next_frame(socket: &mut Socket, deadline: Instant) -> Result<Frame> {
 }
 
 /// Logs in, and passes frames in both directions until the connection ends.
-async fn converse(goal: &Goal, access: &Access) -> Result<()> {
+async fn converse(goal: &Goal, access: &Access, welcomed: &mut Option<Instant>) -> Result<()> {
     let server = goal.server;
     let (address, socket) = log_in(goal, access).await?;
+    *welcomed = Some(Instant::now());
     let (frames, frames_out) = mpsc::channel(QUEUE);
     let (relayed, relayed_out) = mpsc::channel(RELAY_QUEUE);
     let ways = ToServer { frames, relayed };
@@ -411,7 +411,7 @@ impl Reader<'_> {
             return Ok(Some(Command::Relayed(self.server, message)));
         }
         match Frame::decode(&message) {
-            Ok(Frame::Refused(why)) => bail!("{why}"),
+            Ok(Frame::Refused(why)) => Err(why.into()),
             Ok(frame) => {
                 if matches!(frame, Frame::ServerCapabilities(_)) {
                     // Of several that say it, the first was answered.

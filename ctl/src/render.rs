@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use punch_api::{
-    Event, ForwardTrouble, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerId,
-    PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, ServerKind, ServerState,
+    Event, ForwardTrouble, ForwardView, IdView, KeyView, LanView, OpenEnum, PathKind, PathView,
+    PeerId, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, ServerKind, ServerState,
     ServerView, Status, StrangerView,
 };
 
@@ -62,6 +62,9 @@ pub(crate) fn status(out: &Output, view: &Status) {
             kind(&candidate.kind)
         ));
     }
+    if let Some(view) = &view.lan {
+        lan(out, view);
+    }
     out.line("");
     servers(out, &view.servers);
     out.line("");
@@ -87,6 +90,25 @@ pub(crate) fn status(out: &Output, view: &Status) {
     if !dropped.is_empty() {
         out.line("");
         out.sentences(&format!("packets refused: {}", dropped.join(", ")), 2);
+    }
+}
+
+/// The networks in which peers are called.
+fn lan(out: &Output, view: &LanView) {
+    if !view.links.is_empty() {
+        let links = view.links.join(", ");
+        let heard = view.heard.iter().map(|heard| heard.peer.to_string());
+        let heard: Vec<_> = heard.collect();
+        let heard = match heard.is_empty() {
+            true => "no peer is heard there".to_owned(),
+            false => format!("heard there: {}", heard.join(", ")),
+        };
+        out.line(format!(
+            "LAN            peers are called on {links}; {heard}"
+        ));
+    }
+    if let Some(trouble) = &view.trouble {
+        out.line(format!("LAN            {trouble}"));
     }
 }
 
@@ -262,6 +284,8 @@ fn peer(view: &PeerView, more: Vec<String>) -> Vec<Cell> {
     if view.direct_only {
         extra.push("direct only".to_owned());
     }
+    let met = view.path.as_ref().and_then(|path| path.met_over.as_ref());
+    extra.extend(met.map(|met| format!("met {met}")));
     extra.extend(meeting(view));
     extra.extend(view.note.clone());
     extra.extend(more);

@@ -159,6 +159,7 @@ fn a_path_is_told_with_what_has_found_it() {
             since_ms: Some(wall_ms() - 11_525_000),
             reason: Some(PathReason::Promoted.into()),
             because: Some("a more direct path was found".to_owned()),
+            met_over: None,
             detour: None,
         }),
         theirs: Some(nat("easy NAT", &[])),

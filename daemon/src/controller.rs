@@ -99,7 +99,11 @@ impl Controller {
 
     async fn handle_event(&mut self, event: EngineEvent) {
         let event = match event {
-            EngineEvent::State { peer, state } => {
+            EngineEvent::State {
+                peer,
+                state,
+                met_over,
+            } => {
                 let connected = state == LinkState::Connected;
                 self.core
                     .endpoints
@@ -108,9 +112,10 @@ impl Controller {
                 if state == LinkState::Down {
                     self.core.addresses.set_path(peer, None);
                 }
+                let met_over = met_over.and_then(|by| self.core.met_over(by));
                 self.core
                     .name_of(peer)
-                    .map(|peer| events::state(peer, state))
+                    .map(|peer| events::state(peer, state, met_over))
             }
             EngineEvent::Roamed { peer, to } => self.core.roamed(peer, to),
             EngineEvent::Mtu { peer, mtu, before } => {

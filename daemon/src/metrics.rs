@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use punch_api::{ApiError, ForwardView, PeerState, ServerState, Status};
+use punch_api::{ApiError, ForwardView, LanView, PeerState, ServerState, Status};
 use punch_platform::clock;
 use punch_service::prometheus::{self, Exposition, Samples};
 use tokio::net::TcpListener;
@@ -127,6 +127,9 @@ fn expose(status: &Status) -> String {
         connected.sample(&labels, flag(server.state == ServerState::Connected));
     }
 
+    if let Some(lan) = &status.lan {
+        expose_lan(&mut metrics, lan);
+    }
     expose_forwards(&mut metrics, status);
 
     let mut dropped = metrics.counter(
@@ -137,6 +140,28 @@ fn expose(status: &Status) -> String {
         dropped.sample(&[("reason", reason)], *count as f64);
     }
     metrics.finish()
+}
+
+fn expose_lan(metrics: &mut Exposition, lan: &LanView) {
+    let links = "Networks of this machine in which peers are called.";
+    metrics
+        .gauge("punch_lan_links", links)
+        .value(lan.links.len() as f64);
+    metrics
+        .gauge("punch_lan_peers_heard", "Peers that are heard there.")
+        .value(lan.heard.len() as f64);
+    let mut datagrams = metrics.counter(
+        "punch_lan_datagrams_total",
+        "Datagrams of these networks, by what has become of them.",
+    );
+    for (outcome, count) in [
+        ("sent", lan.sent),
+        ("taken", lan.taken),
+        ("stranger", lan.strangers),
+        ("refused", lan.refused),
+    ] {
+        datagrams.sample(&[("outcome", outcome)], count as f64);
+    }
 }
 
 fn flag(value: bool) -> f64 {

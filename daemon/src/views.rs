@@ -5,6 +5,7 @@ mod budget;
 mod change;
 pub(crate) mod events;
 pub(crate) mod facts;
+pub(crate) mod met;
 mod nat;
 pub(crate) mod netcheck;
 mod obstacle;

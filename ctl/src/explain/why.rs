@@ -18,6 +18,9 @@ pub(crate) fn why(out: &Output, view: &WhyView) {
         let loss = loss.map_or(String::new(), |loss| format!(", {loss}"));
         let text = format!("path    {}{loss}", path_and_mtu(current));
         out.sentences(&text, 8);
+        if let Some(met) = &current.met_over {
+            out.sentences(&format!("met     {met}"), 8);
+        }
         if let Some(since) = paths::since(current) {
             out.sentences(&format!("since   {since}"), 8);
         }

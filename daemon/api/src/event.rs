@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
 use crate::values::PeerName;
-use crate::view::{PathReason, PeerState, RefusalReason};
+use crate::view::{MetView, PathReason, PeerState, RefusalReason};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub enum EventKind {
         peer: PeerName,
         /// The new state.
         state: OpenEnum<PeerState>,
+        /// Over which channel the two have met, of a connection that stands.
+        #[serde(default)]
+        met_over: Option<MetView>,
     },
     /// A peer's packets take another path.
     Path {

@@ -1,5 +1,6 @@
 //! What punchd shows. Times are seconds or milliseconds as the field's name says; absent values are `null`.
 
+mod channel;
 mod netcheck;
 mod paste;
 mod path;
@@ -10,6 +11,7 @@ mod share;
 mod status;
 mod why;
 
+pub use channel::{ChannelKind, HeardView, LanView, MetView};
 pub use netcheck::{
     AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };

@@ -7,15 +7,27 @@
 
 use std::time::Instant;
 
+use punch_packet::PeerHandle;
+
 use crate::path::ServerId;
-use crate::{Connector, meeting};
+use crate::{Connector, meeting, peer};
 
 pub use crate::medium::Channel;
+
+/// Over which channel the exchange with a peer was made that serves.
+pub fn met_over(connector: &Connector, peer: PeerHandle) -> Option<ServerId> {
+    peer::met_over(connector.peers.get(peer)?)
+}
 
 /// A channel can carry envelopes from now on; [`Connector::handle_server_down`] ends it.
 pub fn handle_up(connector: &mut Connector, server: ServerId, channel: Channel, now: Instant) {
     match channel {
-        Channel::Server | Channel::Lan => connector.handle_server_up(server, now),
+        Channel::Server => connector.handle_server_up(server, now),
+        Channel::Lan => {
+            let peers = connector.peers.watched();
+            connector.signalling.servers.add_network(server, peers);
+            connector.drain_children(now);
+        }
         Channel::Meeting(peer) => meeting::handle_up(connector, server, peer, now),
         Channel::Dht | Channel::Paste(_) => handle_slow_up(connector, server, channel, now),
     }

@@ -284,4 +284,6 @@ pub struct LinkStatus {
     pub retry_in: Option<Duration>,
     /// What this side may spend.
     pub budget: Budget,
+    /// Over which channel the exchange was made that serves; `None` where there is none, or an earlier process has made it.
+    pub met_over: Option<ServerId>,
 }

@@ -4,6 +4,8 @@
 //! network changes, as a login at a server would tell of it, and those that are watched every half minute from then on. Whoever is called
 //! answers the caller alone. So each knows where the other takes datagrams, and envelopes go straight there.
 
+mod link;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -18,6 +20,8 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::pace::Buckets;
 
+pub use self::link::Link;
+
 /// Calls of one peer after a start, a change of the network, or a new watch, counted from then on: a datagram may be lost, and a network may take a while
 /// until it carries any.
 const BURST: [Duration; 4] = [
@@ -30,6 +34,10 @@ const BURST: [Duration; 4] = [
 const PERIOD: Duration = Duration::from_secs(30);
 /// A peer that was not heard for so long is not there any more: three calls and their answers are lost.
 const KNOWN: Duration = Duration::from_secs(100);
+/// A peer that nothing was heard of for so long, although it was sent an envelope, is called again, since who is called answers; and if that
+/// brings nothing, it is not there any more.
+const DOUBTED: Duration = Duration::from_secs(2);
+const GONE: Duration = Duration::from_secs(6);
 /// A peer's calls are answered this often.
 const ANSWER: Duration = Duration::from_secs(1);
 /// A tag is taken in three minutes of this machine's clock, and no datagram twice meanwhile.
@@ -58,46 +66,6 @@ const ALL_PROOFS: Rate = Rate {
 const MAX_SOURCES: usize = 1024;
 /// Answers and envelopes that wait to be sent, and frames that wait to be taken; then the oldest is lost.
 const MAX_WAITING: usize = 256;
-
-/// A network that this machine is attached to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Link {
-    /// The interface's number.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// This machine's addresses there, with the length of their prefix in bits.
-    pub addresses: Vec<(IpAddr, u8)>,
-}
-
-impl Link {
-    /// Whether the sender's address is of this network, so that no router was between.
-    pub fn has(&self, sender: SocketAddr) -> bool {
-        let mut addresses = self.addresses.iter();
-        match sender {
-            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id() == self.index,
-            SocketAddr::V4(_) | SocketAddr::V6(_) => addresses.any(|(own, prefix)| {
-                let (own, length) = bits(*own);
-                let (sender, its_length) = bits(sender.ip());
-                let host = u32::from(length.saturating_sub(*prefix));
-                let differs = (own ^ sender).checked_shr(host).unwrap_or(0);
-                length == its_length && differs == 0
-            }),
-        }
-    }
-
-    /// Whether it has an address of this family.
-    pub fn has_family(&self, v6: bool) -> bool {
-        self.addresses.iter().any(|(ip, _)| ip.is_ipv6() == v6)
-    }
-}
-
-fn bits(ip: IpAddr) -> (u128, u8) {
-    match ip {
-        IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
-        IpAddr::V6(ip) => (ip.to_bits(), 128),
-    }
-}
 
 /// What has become of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +120,8 @@ struct Neighbour {
     told: bool,
     /// Whether anything was sent to it since it was heard as another one, or not at all.
     sent: bool,
+    /// Since when envelopes have been sent and nothing has been heard.
+    unheard_since: Option<Instant>,
     /// Its datagrams of late.
     nonces: VecDeque<(Nonce, Instant)>,
     answered: Option<Instant>,
@@ -170,6 +140,7 @@ impl Neighbour {
             instance: None,
             told: false,
             sent: false,
+            unheard_since: None,
             nonces: VecDeque::new(),
             answered: None,
         }
@@ -219,6 +190,7 @@ impl Neighbour {
             self.told = false;
             lost = std::mem::take(&mut self.sent);
         }
+        self.unheard_since = None;
         self.expire(now);
         self.places.retain(|(known, _)| *known != place);
         if self.places.len() >= MAX_PLACES {
@@ -226,6 +198,27 @@ impl Neighbour {
         }
         self.places.push((place, now));
         lost
+    }
+
+    /// An envelope is to be sent: if the last ones have met silence, it is called, or given up.
+    fn doubt(&mut self, now: Instant) {
+        if self.places.is_empty() {
+            return;
+        }
+        let since = *self.unheard_since.get_or_insert(now);
+        let silent = now.saturating_duration_since(since);
+        if silent >= GONE {
+            (self.unheard_since, self.told) = (None, false);
+            self.places.clear();
+        }
+        if silent >= DOUBTED && !self.is_called() {
+            self.begin_burst(now);
+        }
+    }
+
+    /// Whether a burst of calls is under way.
+    fn is_called(&self) -> bool {
+        self.next_call.is_some() && self.calls < BURST.len()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -322,7 +315,7 @@ impl Lan {
                 neighbour.expire(now);
                 if neighbour.places.is_empty() {
                     // Its first calls may be under way.
-                    if neighbour.calls >= BURST.len() || neighbour.next_call.is_none() {
+                    if !neighbour.is_called() {
                         neighbour.begin_burst(now);
                     }
                 } else {
@@ -359,6 +352,7 @@ impl Lan {
         let mut places = Vec::new();
         if let Some(neighbour) = self.neighbours.get_mut(&to) {
             neighbour.expire(now);
+            neighbour.doubt(now);
             places.extend(neighbour.places.iter().rev().take(SENT_TO).copied());
             neighbour.sent |= !places.is_empty();
         }

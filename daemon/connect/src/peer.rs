@@ -102,7 +102,7 @@ pub(crate) use outputs::Outputs;
 pub(crate) use slow::RENEWAL;
 pub use stamps::MAX_STALE;
 pub(crate) use stamps::{StampError, Stamps};
-pub(crate) use status::status;
+pub(crate) use status::{handle_met, met_over, status};
 
 /// What has become of an attempt's relay links and TCP connections.
 enum LinkChange {

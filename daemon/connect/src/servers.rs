@@ -140,6 +140,8 @@ struct Slow {
 pub(crate) struct Servers {
     /// Those that are quick.
     online: BTreeSet<ServerId>,
+    /// Those of them that are no servers, but networks of this machine.
+    networks: BTreeSet<ServerId>,
     /// Those of the servers that are meeting places of peers. Nothing that concerns a peer goes over its own.
     hosts: BTreeMap<ServerId, Host>,
     slow: BTreeMap<ServerId, Slow>,
@@ -175,6 +177,12 @@ impl Servers {
         self.lanes.insert(server, lane);
     }
 
+    /// A network carries envelopes, and is asked to tell of these peers.
+    pub(crate) fn add_network(&mut self, server: ServerId, peers: Vec<PeerId>) {
+        self.networks.insert(server);
+        self.add(server, peers);
+    }
+
     /// The meeting place of a peer has welcomed this machine, and is asked to tell of these peers, but for its host.
     pub(crate) fn add_meeting(&mut self, server: ServerId, host: Host, mut peers: Vec<PeerId>) {
         peers.retain(|id| *id != host.id);
@@ -186,6 +194,7 @@ impl Servers {
     pub(crate) fn remove(&mut self, server: ServerId) {
         self.online.remove(&server);
         self.lanes.remove(&server);
+        self.networks.remove(&server);
         self.hosts.remove(&server);
         self.slow.remove(&server);
         self.given_up.remove(&server);
@@ -253,6 +262,11 @@ impl Servers {
     pub(crate) fn reach(&self, to: PeerId) -> impl Iterator<Item = ServerId> {
         let online = self.online.iter().copied();
         online.filter(move |server| self.hosts.get(server).is_none_or(|host| host.id != to))
+    }
+
+    /// How many of what is reached are servers, of anybody's.
+    pub(crate) fn count_servers(&self) -> usize {
+        self.online.difference(&self.networks).count()
     }
 
     /// The servers that are reached: quick ones.

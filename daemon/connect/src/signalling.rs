@@ -14,7 +14,7 @@ use crate::medium::Channel;
 use crate::network::LocalNetwork;
 use crate::offers::{Cause, OfferQueue};
 use crate::path::RelayPath;
-use crate::peer::{Appeared, Stamps, farewell};
+use crate::peer::{Appeared, Stamps, farewell, handle_met};
 use crate::peers::Peers;
 use crate::relays::{RelayOrders, Relays};
 use crate::servers::Servers;
@@ -113,9 +113,11 @@ impl Signalling {
         }
     }
 
-    /// Whether any server is reached, or a slow channel that may lead to this peer.
-    pub(crate) fn is_in_reach(&self, of: PeerId) -> bool {
-        !self.servers.online().is_empty() || self.servers.leads_to(of)
+    /// Whether any server is reached, or a slow channel that may lead to this peer; and whether a network is, in which the peer may be or not.
+    pub(crate) fn is_in_reach(&self, of: PeerId) -> (bool, bool) {
+        let servers = self.servers.count_servers();
+        let sure = servers > 0 || self.servers.leads_to(of);
+        (sure, self.servers.online().len() > servers)
     }
 
     /// Envelopes that were not let through.
@@ -424,6 +426,7 @@ impl Signalling {
             .envelopes
             .answer(connection, around.network, (opened, channel), now);
         let Some(answer) = answer else { return false };
+        handle_met(connection, server);
         self.servers.send_over(server, to, answer);
         true
     }
@@ -448,8 +451,13 @@ impl Signalling {
         {
             return false;
         }
-        self.envelopes
-            .handle_answer(connection, around.network, (envelope, channel), now)
+        let answered =
+            self.envelopes
+                .handle_answer(connection, around.network, (envelope, channel), now);
+        if answered {
+            handle_met(connection, server);
+        }
+        answered
     }
 
     fn handle_refusal(

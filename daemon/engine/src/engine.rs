@@ -425,7 +425,8 @@ impl Engine {
         }
         self.events.extend(self.roster.peers.take_resized());
         for (peer, state) in self.roster.peers.take_changed(&self.roster.connector) {
-            self.events.push_back(EngineEvent::State { peer, state });
+            let event = EngineEvent::state(&self.roster.connector, peer, state);
+            self.events.push_back(event);
         }
         if self.next_tick.is_none() && self.roster.peers.is_active() {
             self.next_tick = Some(now + TICK);

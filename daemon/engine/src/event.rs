@@ -1,6 +1,6 @@
 //! What the engine has to say.
 
-use punch_connect::{LinkState, News, SocketOrder, TcpOrder};
+use punch_connect::{Connector, LinkState, News, ServerId, SocketOrder, TcpOrder, channel};
 use punch_forward::Crowded;
 use punch_packet::PeerHandle;
 
@@ -15,6 +15,8 @@ pub enum EngineEvent {
         peer: PeerHandle,
         /// The state that the connection has now.
         state: LinkState,
+        /// Over which channel the exchange was made that serves, where one does.
+        met_over: Option<ServerId>,
     },
     /// An order for the owner of the sockets.
     Socket(SocketOrder),
@@ -47,4 +49,17 @@ pub enum EngineEvent {
     Pong(Pong),
     /// There was no room for streams of a peer.
     Crowded(Crowded),
+}
+
+impl EngineEvent {
+    /// The state of a connection has changed; of one that stands it is told, too, over which channel it has come about.
+    pub(crate) fn state(connector: &Connector, peer: PeerHandle, state: LinkState) -> Self {
+        let stands = state == LinkState::Connected;
+        let met_over = channel::met_over(connector, peer).filter(|_| stands);
+        Self::State {
+            peer,
+            state,
+            met_over,
+        }
+    }
 }

@@ -48,7 +48,7 @@ pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Respo
             loop {
                 match events.recv().await {
                     Ok(Event {
-                        kind: EventKind::Peer { peer, state },
+                        kind: EventKind::Peer { peer, state, .. },
                         ..
                     }) if peer == name && state == PeerState::Connected => break,
                     Err(broadcast::error::RecvError::Closed) => break,

@@ -26,9 +26,9 @@ pub(super) struct LanChannel {
     running: Option<Running>,
 }
 
-#[allow(dead_code, reason = "temporary identities are about to use it")]
 struct Running {
     server: ServerId,
+    #[allow(dead_code, reason = "temporary identities are about to use it")]
     attach: mpsc::Sender<Attach>,
     _task: Task,
 }
@@ -109,6 +109,7 @@ impl LanChannel {
     }
 
     /// Lets another identity be heard in the networks, and hear these peers. `None` where the channel is switched off, or too much is asked.
+    #[allow(dead_code, reason = "temporary identities are about to use it")]
     pub(crate) fn attach(&self, identity: Identity, peers: BTreeSet<PeerId>) -> Option<Attached> {
         let (frames, frames_out) = mpsc::channel(FRAMES);
         let (brings_in, brings) = mpsc::channel(FRAMES);
@@ -122,14 +123,9 @@ impl LanChannel {
         Some(Attached { frames, brings })
     }
 
-    /// The number by which the driver knows the channel, unless it is switched off.
-    pub(super) fn server(&self) -> Option<ServerId> {
-        Some(self.running.as_ref()?.server)
-    }
-
-    /// What views show of it, unless it is switched off.
-    pub(super) fn facts(&self) -> Option<LanFacts> {
-        self.running.as_ref()?;
-        Some(self.facts.borrow().clone())
+    /// What views show of it, with the number by which the driver knows it, unless it is switched off.
+    pub(super) fn facts(&self) -> Option<(ServerId, LanFacts)> {
+        let server = self.running.as_ref()?.server;
+        Some((server, self.facts.borrow().clone()))
     }
 }

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{ApiError, Changed, ErrorCode, EventKind, PeerId, PeerName, PeerView, WhyView};
-use punch_engine::{Change, PeerHandle};
+use punch_api::{
+    ApiError, Changed, ErrorCode, EventKind, MetView, PeerId, PeerName, PeerView, WhyView,
+};
+use punch_engine::{Change, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_state::{Difference, Machine, State, peer, rights};
 use tokio::sync::{mpsc, oneshot};
@@ -282,6 +284,11 @@ impl Core {
 
     // --- views ---
 
+    /// The channel under this number, for people.
+    pub(super) fn met_over(&self, server: ServerId) -> Option<MetView> {
+        self.servers.met_over(server, &self.handles)
+    }
+
     pub(super) fn facts(&self) -> Facts<'_> {
         Facts {
             config: &self.config,
@@ -293,7 +300,7 @@ impl Core {
             state: &self.state,
             handles: self.handles.by_name(),
             servers: self.servers.facts(),
-            meetings: self.servers.meeting_facts(),
+            others: self.servers.other_facts(),
             place: &self.place,
             overlay: self.addresses.overlay(),
             interface: self.addresses.interface(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{Ipv4Range, PeerId, ServerAddress};
+use punch_api::{Ipv4Range, MetView, PeerId, ServerAddress};
 use punch_engine::{Nat64, Path, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
@@ -25,7 +25,8 @@ use crate::resolver::Resolver;
 use crate::signalling::server::{self, Access, Goal, Report};
 use crate::tasks::{Spawner, Task};
 use crate::views::events;
-use crate::views::facts::{MeetingFacts, ServerFacts};
+use crate::views::facts::{OtherChannels, ServerFacts};
+use crate::views::met;
 
 /// All servers in use.
 pub(super) struct Servers {
@@ -309,9 +310,20 @@ impl Servers {
         list.any(|server| matches!(server.address, ServerAddress::Stun(_)))
     }
 
-    /// What views show of the meeting places of peers.
-    pub(super) fn meeting_facts(&self) -> Vec<MeetingFacts> {
-        self.meetings.facts()
+    /// What views show of what is no server.
+    pub(super) fn other_facts(&self) -> OtherChannels {
+        OtherChannels {
+            meetings: self.meetings.facts(),
+            lan: self.lan.facts(),
+        }
+    }
+
+    /// By which kind of channel envelopes are carried under this number, and the address of the server, or the name of the peer.
+    pub(super) fn met_over(&self, server: ServerId, handles: &Handles) -> Option<MetView> {
+        let facts = self.list.iter().map(|server| (server.id, &server.address));
+        met::view(server, &self.other_facts(), facts, |peer| {
+            handles.name(peer)
+        })
     }
 
     /// What views show of the servers.
@@ -414,7 +426,8 @@ mod tests {
         let (peer, id) = (PeerHandle(1), Identity::from_seed(&[2; 32]).id());
         servers.handle_connected(peer, true).await;
         servers.handle_invitation(peer, id);
-        let place = |servers: &Servers| servers.meeting_facts().first().map(|place| place.id);
+        let place =
+            |servers: &Servers| servers.other_facts().meetings.first().map(|place| place.id);
         let refused = |server| Report {
             server,
             connected: false,

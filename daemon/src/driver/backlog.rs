@@ -137,7 +137,11 @@ mod tests {
 
     fn state(peer: u32, state: LinkState) -> EngineEvent {
         let peer = PeerHandle(peer);
-        EngineEvent::State { peer, state }
+        EngineEvent::State {
+            peer,
+            state,
+            met_over: None,
+        }
     }
 
     /// The controller is stalled for all of a flood, and takes one event then and when.

@@ -28,7 +28,7 @@ const QUEUE: usize = 64;
 /// Datagrams that are taken before anything else has its turn.
 const BATCH: usize = 64;
 /// What did not work is tried again after this.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Views learn of what has come in after this at the latest.
 const TELL: Duration = Duration::from_millis(200);

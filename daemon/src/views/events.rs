@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use punch_api::{EventKind, PeerId, PeerName};
+use punch_api::{EventKind, MetView, PeerId, PeerName};
 use punch_engine::{LinkState, Path, PathReason, PeerRefusal, StepKind};
 
 use super::advice::in_words;
@@ -11,16 +11,28 @@ use super::status::peer_state;
 use super::{change, refused};
 use crate::overlay::Why;
 
-/// The state of a peer's connection has changed.
-pub(crate) fn state(peer: PeerName, state: LinkState) -> (EventKind, String) {
+/// The state of a peer's connection has changed; `met_over` is the channel by which the two have met.
+pub(crate) fn state(
+    peer: PeerName,
+    state: LinkState,
+    met_over: Option<MetView>,
+) -> (EventKind, String) {
     let message = match state {
         LinkState::Down => format!("{peer} is down"),
         LinkState::Waiting => format!("waiting for {peer} to come online"),
         LinkState::Connecting => format!("connecting to {peer}"),
-        LinkState::Connected => format!("connected to {peer}"),
+        LinkState::Connected => match &met_over {
+            Some(met) => format!("connected to {peer}, met {met}"),
+            None => format!("connected to {peer}"),
+        },
     };
     let state = peer_state(state).into();
-    (EventKind::Peer { peer, state }, message)
+    let kind = EventKind::Peer {
+        peer,
+        state,
+        met_over,
+    };
+    (kind, message)
 }
 
 /// Packets to a peer take another path; `server` is the server or the peer that relays, if one does.

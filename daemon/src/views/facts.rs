@@ -13,6 +13,7 @@ use crate::interface::Interface;
 use crate::meeting::MeetingPlace;
 use crate::overlay::Overlay;
 use crate::proxy::Proxy;
+use crate::signalling::lan::LanFacts;
 
 /// Where packets come in: ports of IPv4 and IPv6.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +38,8 @@ pub(crate) struct Facts<'a> {
     /// The number that the engine knows each peer by.
     pub(crate) handles: &'a BTreeMap<PeerName, PeerHandle>,
     pub(crate) servers: Vec<ServerFacts<'a>>,
-    /// The meeting places of peers.
-    pub(crate) meetings: Vec<MeetingFacts>,
+    /// What else carries envelopes.
+    pub(crate) others: OtherChannels,
     /// The meeting place of this machine.
     pub(crate) place: &'a MeetingPlace,
     pub(crate) overlay: &'a Overlay,
@@ -47,6 +48,15 @@ pub(crate) struct Facts<'a> {
     pub(crate) nat64: Option<Nat64>,
     /// Why something is not saved, and what that means.
     pub(crate) not_saved: Option<String>,
+}
+
+/// What carries envelopes and is no server.
+#[derive(Default)]
+pub(crate) struct OtherChannels {
+    /// The meeting places of peers.
+    pub(crate) meetings: Vec<MeetingFacts>,
+    /// The networks of this machine, unless they are left alone, and their number as a channel.
+    pub(crate) lan: Option<(ServerId, LanFacts)>,
 }
 
 /// The meeting place of a peer, and the state of the connection to it.

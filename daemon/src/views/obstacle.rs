@@ -110,7 +110,14 @@ fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
     if servers.is_empty() {
         return Some(Told {
             obstacle: Obstacle::NoServer,
-            sentence: format!("This machine has no signalling server, so {name} cannot be called."),
+            sentence: match not_heard(facts, name) {
+                Some(not_heard) => {
+                    format!("This machine has no signalling server, and {not_heard}.")
+                }
+                None => {
+                    format!("This machine has no signalling server, so {name} cannot be called.")
+                }
+            },
             advice: Some(
                 "Add one that both machines reach: punchctl server add signal ws://HOST:8080"
                     .to_owned(),
@@ -124,11 +131,19 @@ fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
     Some(Told {
         obstacle: Obstacle::ServersUnreachable,
         sentence: format!(
-            "This machine is connected to no signalling server, so {name} cannot be called: {}",
+            "This machine is connected to no signalling server{}, so {name} cannot be called: {}",
+            not_heard(facts, name).map_or(String::new(), |text| format!(", and {text}")),
             troubles?.join("; ")
         ),
         advice: Some(
             "Look whether they run and can be reached from here: punchctl server list".to_owned(),
         ),
     })
+}
+
+/// That a peer is not heard in the networks of this machine, if it could be.
+fn not_heard(facts: &Facts<'_>, name: &PeerName) -> Option<String> {
+    let (_, lan) = facts.others.lan.as_ref()?;
+    let links = lan.links.join(", ");
+    (!links.is_empty()).then(|| format!("{name} is not heard in its networks ({links})"))
 }

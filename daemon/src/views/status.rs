@@ -8,9 +8,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    DetourView, ForwardKey, ForwardTrouble, ForwardView, IdView, KeyView, LossView, NetworkView,
-    OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView, RightsView, ServerKind,
-    ServerState, ServerView, Status, StrangerView,
+    DetourView, ForwardKey, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView,
+    LossView, NetworkView, OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView,
+    RightsView, ServerKind, ServerState, ServerView, Status, StrangerView,
 };
 use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss, PeerHandle, ServerId};
 use punch_signal_protocol::Candidate;
@@ -18,7 +18,7 @@ use punch_state::{Forward, Peer};
 
 use super::advice::{self, Case};
 use super::facts::{Facts, ServerFacts};
-use super::{change, obstacle, refused};
+use super::{change, met, obstacle, refused};
 use crate::overlay::Why;
 use crate::snapshot::{PeerSnapshot, Snapshot};
 
@@ -70,6 +70,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
                 .collect(),
         },
         servers: servers(facts, snapshot),
+        lan: lan(facts),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
         warnings: not_saved(facts).chain(warnings(facts)).collect(),
@@ -152,6 +153,28 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot, now: Instant) -> S
             silent.then(|| format!("no answer for {} s", waited.as_secs()))
         }),
     }
+}
+
+/// The networks of this machine, and the peers that are heard there.
+fn lan(facts: &Facts<'_>) -> Option<LanView> {
+    let (_, lan) = facts.others.lan.as_ref()?;
+    let peers = facts.state.peers.iter();
+    let heard = peers.filter_map(|(name, peer)| {
+        let (address, until) = lan.heard.get(&peer.id()?)?;
+        (*until > facts.now).then(|| HeardView {
+            peer: name.clone(),
+            address: *address,
+        })
+    });
+    Some(LanView {
+        links: lan.links.clone(),
+        heard: heard.collect(),
+        trouble: lan.trouble.clone(),
+        sent: lan.counts.sent,
+        taken: lan.counts.taken,
+        strangers: lan.counts.strangers,
+        refused: lan.counts.refused,
+    })
 }
 
 /// Lists all peers.
@@ -309,7 +332,12 @@ pub(super) fn peer_state(state: LinkState) -> PeerState {
 
 /// Where packets are relayed, and by whom: the address of a server, or the name of a peer.
 fn relay(facts: &Facts<'_>, by: ServerId) -> Option<(Option<SocketAddr>, String)> {
-    if let Some(meeting) = facts.meetings.iter().find(|meeting| meeting.id == by) {
+    if let Some(meeting) = facts
+        .others
+        .meetings
+        .iter()
+        .find(|meeting| meeting.id == by)
+    {
         return Some((meeting.reached, facts.name_of(meeting.peer)?.to_string()));
     }
     let server = facts.servers.iter().find(|server| server.id == by)?;
@@ -318,7 +346,7 @@ fn relay(facts: &Facts<'_>, by: ServerId) -> Option<(Option<SocketAddr>, String)
 
 /// The state of the connection to the meeting place of a peer.
 fn meeting(facts: &Facts<'_>, peer: PeerHandle) -> Option<OpenEnum<ServerState>> {
-    let mut meetings = facts.meetings.iter();
+    let mut meetings = facts.others.meetings.iter();
     let meeting = meetings.find(|meeting| meeting.peer == peer)?;
     Some(match meeting.connected {
         true => ServerState::Connected.into(),
@@ -361,6 +389,7 @@ fn path_view(facts: &Facts<'_>, name: &PeerName, peer: &PeerSnapshot) -> Option<
         since_ms: since,
         reason: why.map(|why| change::reason(why).into()),
         because: why.map(|why| change::clause(name, why)),
+        met_over: met::of(facts, link.and_then(|link| link.met_over)),
         detour: None,
     })
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use punch_signal_protocol::CandidateKind;
 use serde::{Deserialize, Serialize};
 
+use super::channel::MetView;
 use crate::open_enum::OpenEnum;
 
 /// The path that packets to a peer take.
@@ -33,6 +34,10 @@ pub struct PathView {
     pub reason: Option<OpenEnum<PathReason>>,
     /// The reason as a clause for people.
     pub because: Option<String>,
+    /// Over which channel the two machines have met, in the exchange that has brought the path; `None` with a plain WireGuard peer, and where an
+    /// earlier process has made it.
+    #[serde(default)]
+    pub met_over: Option<MetView>,
     /// Why it does not lead straight to the peer over UDP, and what would help; `None` where it does.
     pub detour: Option<DetourView>,
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
+use super::channel::LanView;
 use super::path::PathKind;
 use super::peer::PeerView;
 use super::server::ServerView;
@@ -52,6 +53,9 @@ pub struct Status {
     pub network: NetworkView,
     /// Signalling and STUN servers.
     pub servers: Vec<ServerView>,
+    /// The networks of this machine, where peers are called; `None` where that is switched off.
+    #[serde(default)]
+    pub lan: Option<LanView>,
     /// All peers, by name.
     pub peers: Vec<PeerView>,
     /// All forwards of this machine.

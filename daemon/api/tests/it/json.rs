@@ -6,13 +6,13 @@ use std::fmt::Debug;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, AnswerLine, Budget,
-    BudgetView, CandidateView, DetourView, Event, EventKind, ForwardKey, ForwardTrouble,
-    ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView, NetcheckView,
-    NetworkView, Obstacle, OpenEnum, PasteStep, PasteView, PathKind, PathReason, PathView, PeerKey,
-    PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol,
-    RefusalReason, RefusedView, RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind,
-    ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView, Target, Up,
-    WhyView,
+    BudgetView, CandidateView, ChannelKind, DetourView, Event, EventKind, ForwardKey,
+    ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView, LossView, Mapping,
+    MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle, OpenEnum, PasteStep,
+    PasteView, PathKind, PathReason, PathView, PeerKey, PeerState, PeerView, PingView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
+    RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,6 +54,10 @@ fn path() -> PathView {
         since_ms: Some(1_700_000_000_000),
         reason: Some(PathReason::Promoted.into()),
         because: Some("a direct path was found".to_owned()),
+        met_over: Some(MetView {
+            channel: ChannelKind::Server.into(),
+            name: Some("wss://a:443/".to_owned()),
+        }),
         detour: Some(DetourView {
             because: "this network lets no UDP out".to_owned(),
             advice: vec!["Let it.".to_owned()],
@@ -61,7 +65,7 @@ fn path() -> PathView {
     }
 }
 
-const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":null,"mtu":1420,"loss":{"fraction":0.25,"samples":40,"window_s":600},"since_ms":1700000000000,"reason":"promoted","because":"a direct path was found","detour":{"because":"this network lets no UDP out","advice":["Let it."]}}"#;
+const PATH: &str = r#"{"remote":"192.0.2.7:51820","kind":"server_reflexive","rtt_ms":12.5,"via":null,"nat64":null,"mtu":1420,"loss":{"fraction":0.25,"samples":40,"window_s":600},"since_ms":1700000000000,"reason":"promoted","because":"a direct path was found","met_over":{"channel":"server","name":"wss://a:443/"},"detour":{"because":"this network lets no UDP out","advice":["Let it."]}}"#;
 
 // --- requests ---
 
@@ -359,6 +363,18 @@ fn the_status_says_all_at_once() {
             state: ServerState::Connecting.into(),
             trouble: Some("connection refused".to_owned()),
         }],
+        lan: Some(LanView {
+            links: vec!["eth0".to_owned()],
+            heard: vec![HeardView {
+                peer: "db".parse().unwrap(),
+                address: "192.168.1.3:40000".parse().unwrap(),
+            }],
+            trouble: None,
+            sent: 1,
+            taken: 2,
+            strangers: 3,
+            refused: 4,
+        }),
         peers: Vec::new(),
         forwards: vec![ForwardView {
             protocol: Protocol::Tcp.into(),
@@ -385,7 +401,7 @@ fn the_status_says_all_at_once() {
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"lan":{{"links":["eth0"],"heard":[{{"peer":"db","address":"192.168.1.3:40000"}}],"trouble":null,"sent":1,"taken":2,"strangers":3,"refused":4}},"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
     );
 }
@@ -543,9 +559,13 @@ fn an_event_names_its_kind_beside_its_values() {
         (
             EventKind::Peer {
                 peer: db(),
-                state: PeerState::Waiting.into(),
+                state: PeerState::Connected.into(),
+                met_over: Some(MetView {
+                    channel: ChannelKind::Lan.into(),
+                    name: None,
+                }),
             },
-            r#""kind":"peer","peer":"db","state":"waiting""#,
+            r#""kind":"peer","peer":"db","state":"connected","met_over":{"channel":"lan","name":null}"#,
         ),
         (
             EventKind::Path {

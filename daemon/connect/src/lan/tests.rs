@@ -191,6 +191,35 @@ fn who_is_not_heard_is_offline_and_who_was_is_forgotten() {
 }
 
 #[test]
+fn who_takes_envelopes_and_says_nothing_is_called_and_then_given_up() {
+    let (now, mut both) = (
+        start(),
+        [Machine::new(1, 1, &[2]), Machine::new(2, 2, &[1])],
+    );
+    exchange(&mut both, now);
+    // One that is there and has no more to say answers calls.
+    for second in (20..40).step_by(3) {
+        let [a, b] = &mut both;
+        a.send(b, b"note", after(second));
+        exchange(&mut both, after(second));
+        let [a, b] = &mut both;
+        assert_eq!((a.frames(), b.frames().len()), (vec![], 1));
+    }
+    let [a, b] = &mut both;
+    let mut said = Vec::new();
+    for second in (60..70).step_by(2) {
+        a.send(b, b"offer", after(second));
+        said.extend(a.says(after(second)).into_iter().map(|(to, _)| to));
+    }
+    assert!(said.contains(&To::All), "it is called");
+    let offline = Frame::Unreachable {
+        to: b.id,
+        why: Unreachable::Offline,
+    };
+    assert_eq!(a.frames(), [offline.clone(), offline]);
+}
+
+#[test]
 fn what_went_to_a_machine_that_has_restarted_is_said_to_be_lost() {
     let (now, mut both) = (
         start(),

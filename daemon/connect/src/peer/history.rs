@@ -1,10 +1,13 @@
 //! What earlier attempts with one peer have shown.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use punch_signal_protocol::NatSummary;
 use punch_traversal::{AgentStatus, Outcome, StepKind, StepReport};
+
+use crate::ServerId;
 
 /// Networks for which it is remembered what has worked with a peer.
 const MAX_NETWORKS: usize = 8;
@@ -12,6 +15,9 @@ const MAX_NETWORKS: usize = 8;
 /// after one that has found. However often the peer makes offers, answers, and goes away again, it gets no search sooner.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(60);
 const FIRST_SEARCH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Attempts of which it is remembered by which channel they came about: the one that serves, and later ones.
+const MAX_MET: usize = 4;
 
 /// What earlier attempts have shown.
 #[derive(Debug, Default)]
@@ -34,6 +40,8 @@ pub(crate) struct History {
     searched: Vec<Ipv4Addr>,
     /// The peer has called or answered.
     has_met: bool,
+    /// Over which channel the exchanges of the latest attempts were made, by the attempt's number.
+    met: VecDeque<(u64, ServerId)>,
 }
 
 impl History {
@@ -66,6 +74,20 @@ impl History {
         let excess = self.worked.len().saturating_sub(MAX_NETWORKS);
         self.worked.drain(..excess);
         Some(worked)
+    }
+
+    /// The exchange of an attempt was made over this channel.
+    pub(super) fn note_met(&mut self, attempt: u64, server: ServerId) {
+        if self.met.len() >= MAX_MET {
+            self.met.pop_front();
+        }
+        self.met.push_back((attempt, server));
+    }
+
+    /// Over which channel the exchange of an attempt was made; `None` where that was in an earlier process.
+    pub(super) fn met_over(&self, attempt: u64) -> Option<ServerId> {
+        let mut met = self.met.iter();
+        met.find_map(|(number, server)| (*number == attempt).then_some(*server))
     }
 
     /// An attempt has tried all that it could.

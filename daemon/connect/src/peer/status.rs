@@ -7,12 +7,26 @@ use punch_traversal::{Budget, Loss, NatProfile, loss, round_trip, was_refused};
 use super::PeerConnection;
 use super::attempts::Attempts;
 use crate::path::Path;
-use crate::{Contact, LinkStatus};
+use crate::{Contact, LinkStatus, ServerId};
 
-/// What status shows of the connection; `is_in_reach` says whether any signalling server is.
+/// The exchange of the newest attempt was made over this channel.
+pub(crate) fn handle_met(connection: &mut PeerConnection, server: ServerId) {
+    let newest = connection.attempts.newest_first().next();
+    if let Some(number) = newest.map(|attempt| attempt.number) {
+        connection.history.note_met(number, server);
+    }
+}
+
+/// Over which channel the exchange was made that serves, or else the newest one.
+pub(crate) fn met_over(connection: &PeerConnection) -> Option<ServerId> {
+    let first = connection.attempts.first()?;
+    connection.history.met_over(first.number)
+}
+
+/// What status shows of the connection; `is_in_reach` is as for [`contact`].
 pub(crate) fn status(
     connection: &PeerConnection,
-    is_in_reach: bool,
+    is_in_reach: (bool, bool),
     mine: Option<NatProfile>,
     budget: Budget,
     now: Instant,
@@ -47,21 +61,31 @@ pub(crate) fn status(
         failures: connection.history.failures,
         retry_in: retry_at.map(|at| at.saturating_duration_since(now)),
         budget,
+        met_over: met_over(connection),
     }
 }
 
-/// How far calling the peer has come; `is_in_reach` says whether any signalling server is.
-fn contact(connection: &PeerConnection, is_in_reach: bool, now: Instant) -> Contact {
+/// How far calling the peer has come. `is_in_reach` says whether any signalling server is, or a slow channel that may lead to the peer; and
+/// whether a network of this machine is, in which the peer may be or not.
+fn contact(
+    connection: &PeerConnection,
+    (by_server, by_network): (bool, bool),
+    now: Instant,
+) -> Contact {
     let is_over = connection.attempts.are_over();
-    if !is_over || connection.serving().is_some() || is_in_reach && !connection.attempts.is_empty()
-    {
+    if !is_over || connection.serving().is_some() || by_server && !connection.attempts.is_empty() {
         Contact::Answered
     } else if !connection.is_wanted() {
         Contact::Unwanted
-    } else if !is_in_reach {
+    } else if !by_server && !by_network {
         Contact::NoServer
     } else {
-        connection.calls.contact(connection.history.has_met(), now)
+        let contact = connection.calls.contact(connection.history.has_met(), now);
+        // No server has said that the peer is not there.
+        match contact {
+            Contact::Offline if !by_server => Contact::NoServer,
+            contact => contact,
+        }
     }
 }
 

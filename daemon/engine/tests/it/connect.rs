@@ -97,7 +97,9 @@ fn events_tell_the_life_of_the_connection() {
         let states: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
-                EngineEvent::State { peer: who, state } if *who == handle(peer) => Some(*state),
+                EngineEvent::State {
+                    peer: who, state, ..
+                } if *who == handle(peer) => Some(*state),
                 _ => None,
             })
             .collect();

@@ -59,6 +59,7 @@ fn link(mine: NatProfile, theirs: &NatProfile, at: &str) -> LinkStatus {
         failures: 0,
         retry_in: Some(Duration::from_secs(12)),
         budget: Budget::Normal,
+        met_over: None,
     }
 }
 
@@ -74,6 +75,7 @@ fn relayed(reason: PathReason) -> PathView {
         since_ms: None,
         reason: Some(reason.into()),
         because: None,
+        met_over: None,
         detour: None,
     }
 }

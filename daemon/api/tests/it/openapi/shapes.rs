@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AnswerLine, ApiError, Budget,
-    BudgetView, CandidateView, Changed, DetourView, ErrorCode, Event, EventKind, Filtering,
-    ForwardTrouble, ForwardView, IdView, KeyView, LossView, Mapping, MappingProtocol, NatView,
-    NetcheckView, NetworkView, Obstacle, PasteStep, PasteView, PathKind, PathReason, PathView,
-    PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView,
-    ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView, RelayedView, Rename, RightsView,
-    Secret, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
-    Target, Up, WhyView,
+    BudgetView, CandidateView, Changed, ChannelKind, DetourView, ErrorCode, Event, EventKind,
+    Filtering, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView, LossView, Mapping,
+    MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle, PasteStep, PasteView,
+    PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
+    RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView, Status, Step,
+    StepOutcome, StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +67,13 @@ fn detour() -> DetourView {
     }
 }
 
+fn met() -> MetView {
+    MetView {
+        channel: ChannelKind::Server.into(),
+        name: Some("wss://a:443/".to_owned()),
+    }
+}
+
 fn loss() -> LossView {
     LossView {
         fraction: 0.5,
@@ -87,6 +94,7 @@ fn path(rtt_ms: Option<f64>) -> PathView {
         since_ms: rtt_ms.map(|_| u64::MAX),
         reason: rtt_ms.map(|_| PathReason::First.into()),
         because: rtt_ms.map(|_| "it is the first one".to_owned()),
+        met_over: rtt_ms.map(|_| met()),
         detour: rtt_ms.map(|_| detour()),
     }
 }
@@ -111,7 +119,7 @@ pub(super) fn allocations() -> Vec<Allocation> {
 
 pub(super) fn event_kinds() -> Vec<EventKind> {
     variants!(EventKind {
-        Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting.into() },
+        Peer => EventKind::Peer { peer: db(), state: PeerState::Waiting.into(), met_over: Some(met()) },
         Path => EventKind::Path {
             peer: db(),
             remote: "192.0.2.7:1".parse().unwrap(),
@@ -173,6 +181,16 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
                 Renewed,
                 TakenOver,
                 Configured
+            })),
+        ),
+        (
+            "ChannelKind",
+            all(variants!(ChannelKind {
+                Server,
+                Peer,
+                Lan,
+                Dht,
+                Paste
             })),
         ),
         (
@@ -438,6 +456,19 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         state: ServerState::Connecting.into(),
         trouble: some_text(),
     };
+    let heard = || HeardView {
+        peer: db(),
+        address: "192.0.2.7:45117".parse().unwrap(),
+    };
+    let lan = || LanView {
+        links: list(full, text()),
+        heard: list(full, heard()),
+        trouble: some_text(),
+        sent: count,
+        taken: count,
+        strangers: count,
+        refused: count,
+    };
     let refused = || RefusedView {
         reason: RefusalReason::NotWanted.into(),
         clock_ahead_s: full.then_some(i64::MAX),
@@ -562,6 +593,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 uptime_s: count,
                 network: network(),
                 servers: list(full, server()),
+                lan: full.then(lan),
                 peers: list(full, peer()),
                 forwards: list(full, forward()),
                 warnings: list(full, text()),
@@ -579,6 +611,15 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 warning: some_text(),
             }],
         ),
+        shape(
+            "Met",
+            vec![MetView {
+                name: some_text(),
+                ..met()
+            }],
+        ),
+        shape("Lan", vec![lan()]),
+        shape("Heard", vec![heard()]),
         shape("Stranger", vec![stranger()]),
         shape("Network", vec![network()]),
         shape("Candidate", vec![candidate()]),
@@ -675,6 +716,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
             EventKind::Path { reason, .. } | EventKind::Relayed { reason, .. } => {
                 *reason = full.then(|| PathReason::Silent.into());
             }
+            EventKind::Peer { met_over, .. } => *met_over = full.then(met),
             EventKind::Mtu { before, .. } => *before = full.then_some(u16::MAX),
             EventKind::Refused { clock_ahead_s, .. } => {
                 *clock_ahead_s = clock_ahead_s.filter(|_| full);

@@ -1,0 +1,34 @@
+//! Over which channel two machines have met.
+
+use punch_api::{ChannelKind, MetView, PeerName, ServerAddress};
+use punch_engine::{PeerHandle, ServerId};
+
+use super::facts::{Facts, OtherChannels};
+
+/// The channel under this number; `None` if it is gone.
+pub(crate) fn view<'a>(
+    server: ServerId,
+    others: &OtherChannels,
+    mut servers: impl Iterator<Item = (ServerId, &'a ServerAddress)>,
+    name_of: impl Fn(PeerHandle) -> Option<&'a PeerName>,
+) -> Option<MetView> {
+    let (channel, name) = if let Some(place) = others.meetings.iter().find(|it| it.id == server) {
+        (ChannelKind::Peer, Some(name_of(place.peer)?.to_string()))
+    } else if others.lan.as_ref().is_some_and(|(id, _)| *id == server) {
+        (ChannelKind::Lan, None)
+    } else {
+        let (_, address) = servers.find(|(id, _)| *id == server)?;
+        (ChannelKind::Server, Some(address.to_string()))
+    };
+    Some(MetView {
+        channel: channel.into(),
+        name,
+    })
+}
+
+/// The channel under this number, if there is one, as the facts have it.
+pub(super) fn of(facts: &Facts<'_>, server: Option<ServerId>) -> Option<MetView> {
+    let servers = facts.servers.iter();
+    let servers = servers.map(|server| (server.id, server.address));
+    view(server?, &facts.others, servers, |peer| facts.name_of(peer))
+}

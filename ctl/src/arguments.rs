@@ -302,32 +302,36 @@ pub struct Grant {
     pub relay: bool,
 }
 
+/// The kinds of servers that have an address.
+const NEED_ADDRESS: [(&str, &str); 3] = [("kind", "signal"), ("kind", "stun"), ("kind", "dht")];
+
 /// The commands of `punchctl server`.
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
     /// Use a server from now on
     #[command(
-        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example"
+        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example\n  punchctl server add public\n\npublic is the BitTorrent DHT, over which peers are found without a server, and some public STUN servers.\nWhat others can see then: strangers store sealed notes for this machine, without knowing whose or for whom,\nand see its public address; the STUN servers see that address, too."
     )]
     Add {
-        /// signal or stun
+        /// signal, stun, dht or public
         #[arg(add = ArgValueCandidates::new(complete::server_kinds))]
         kind: ServerKind,
-        /// ws://HOST[:PORT] or wss://HOST[:PORT] for signal, HOST[:PORT] for stun
-        address: String,
+        /// ws://HOST[:PORT] or wss://HOST[:PORT] for signal, HOST[:PORT] for stun and dht, nothing for public
+        #[arg(required_if_eq_any = NEED_ADDRESS)]
+        address: Option<String>,
     },
     /// Stop using a server
     #[command(
         alias = "rm",
-        after_help = "Examples:\n  punchctl server remove signal wss://signal.example\n  punchctl server remove stun stun.example"
+        after_help = "Examples:\n  punchctl server remove signal wss://signal.example\n  punchctl server remove stun stun.example\n  punchctl server remove public"
     )]
     Remove {
-        /// signal or stun
+        /// signal, stun, dht or public
         #[arg(add = ArgValueCandidates::new(complete::server_kinds))]
         kind: ServerKind,
         /// The address, as it was added
-        #[arg(add = ArgValueCandidates::new(complete::servers))]
-        address: String,
+        #[arg(required_if_eq_any = NEED_ADDRESS, add = ArgValueCandidates::new(complete::servers))]
+        address: Option<String>,
     },
     /// Show the servers and whether they answer
     #[command(alias = "ls", after_help = "Examples:\n  punchctl server list")]

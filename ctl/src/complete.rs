@@ -18,7 +18,9 @@ pub(crate) fn protocols() -> Vec<CompletionCandidate> {
 }
 
 pub(crate) fn server_kinds() -> Vec<CompletionCandidate> {
-    ["signal", "stun"].map(CompletionCandidate::new).into()
+    ["signal", "stun", "dht", "public"]
+        .map(CompletionCandidate::new)
+        .into()
 }
 
 pub(crate) fn peers() -> Vec<CompletionCandidate> {

@@ -1,6 +1,7 @@
 //! punchctl as a library, from which its manual pages are made; the program only calls [`run`].
 
 pub mod arguments;
+mod channels;
 mod client;
 mod commands;
 mod complete;

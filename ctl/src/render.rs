@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use punch_api::{
-    Event, ForwardTrouble, ForwardView, IdView, KeyView, LanView, OpenEnum, PathKind, PathView,
-    PeerId, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, ServerKind, ServerState,
+    Event, ForwardTrouble, ForwardView, IdView, KeyView, OpenEnum, PathKind, PathView, PeerId,
+    PeerKey, PeerName, PeerState, PeerView, PingView, PlainView, ServerKind, ServerState,
     ServerView, Status, StrangerView,
 };
 
+use crate::channels;
 use crate::output::{Cell, Colour, Output, Table};
 use crate::paths::{self, kind};
 use crate::units::{bytes, duration};
@@ -63,7 +64,10 @@ pub(crate) fn status(out: &Output, view: &Status) {
         ));
     }
     if let Some(view) = &view.lan {
-        lan(out, view);
+        channels::lan(out, view);
+    }
+    if let Some(dht) = &view.dht {
+        out.line(format!("DHT            {}", channels::dht(dht)));
     }
     out.line("");
     servers(out, &view.servers);
@@ -90,25 +94,6 @@ pub(crate) fn status(out: &Output, view: &Status) {
     if !dropped.is_empty() {
         out.line("");
         out.sentences(&format!("packets refused: {}", dropped.join(", ")), 2);
-    }
-}
-
-/// The networks in which peers are called.
-fn lan(out: &Output, view: &LanView) {
-    if !view.links.is_empty() {
-        let links = view.links.join(", ");
-        let heard = view.heard.iter().map(|heard| heard.peer.to_string());
-        let heard: Vec<_> = heard.collect();
-        let heard = match heard.is_empty() {
-            true => "no peer is heard there".to_owned(),
-            false => format!("heard there: {}", heard.join(", ")),
-        };
-        out.line(format!(
-            "LAN            peers are called on {links}; {heard}"
-        ));
-    }
-    if let Some(trouble) = &view.trouble {
-        out.line(format!("LAN            {trouble}"));
     }
 }
 
@@ -195,7 +180,7 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     let rows: Vec<_> = views
         .iter()
         .map(|view| {
-            let is_stun = view.kind == ServerKind::Stun;
+            let is_stun = view.kind != ServerKind::Signal;
             let state = match (&view.state, &view.trouble) {
                 (OpenEnum::Known(ServerState::Connected), _) if is_stun => "answers".to_owned(),
                 (OpenEnum::Known(ServerState::Connected), _) => match &view.proxy {

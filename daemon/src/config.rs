@@ -125,6 +125,7 @@ impl Nat64Setting {
 struct File {
     signal: Signal,
     stun: Servers,
+    dht: Dht,
     underlay: Underlay,
     tun: Tun,
     overlay: Overlay,
@@ -153,6 +154,12 @@ struct Signal {
 #[serde(deny_unknown_fields, default)]
 struct Servers {
     servers: Vec<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Dht {
+    bootstrap: Vec<toml::Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -458,6 +465,7 @@ impl Config {
         for (kind, servers) in [
             (ServerKind::Signal, &file.signal.servers),
             (ServerKind::Stun, &file.stun.servers),
+            (ServerKind::Dht, &file.dht.bootstrap),
         ] {
             for server in servers {
                 let address = ServerAddress::parse(kind, server.get_ref())

@@ -5,6 +5,7 @@ mod announcer;
 mod change;
 mod channels;
 mod core;
+mod dht;
 mod endpoints;
 mod handles;
 mod history;
@@ -70,6 +71,7 @@ impl Controller {
                 told = &mut inlets.stop => break told.unwrap_or(Ending::Goodbye),
                 said = self.core.servers.changed() => {
                     self.core.announcer.say(said, &self.core.handles);
+                    self.core.remember_nodes();
                     self.core.tell_stun_servers().await;
                 }
                 () = self.core.addresses.changed() => self.core.network_changed().await,

@@ -130,6 +130,7 @@ fn expose(status: &Status) -> String {
     if let Some(lan) = &status.lan {
         expose_lan(&mut metrics, lan);
     }
+    expose_dht(&mut metrics, status);
     expose_forwards(&mut metrics, status);
 
     let mut dropped = metrics.counter(
@@ -162,6 +163,32 @@ fn expose_lan(metrics: &mut Exposition, lan: &LanView) {
     ] {
         datagrams.sample(&[("outcome", outcome)], count as f64);
     }
+}
+
+/// The DHT, while it is switched on.
+fn expose_dht(metrics: &mut Exposition, status: &Status) {
+    let Some(dht) = &status.dht else { return };
+    metrics
+        .gauge("punch_dht_nodes", "Nodes of the DHT that answer.")
+        .value(dht.nodes as f64);
+    let mut packets = metrics.counter(
+        "punch_dht_packets_total",
+        "Queries to nodes of the DHT, and their answers.",
+    );
+    packets.sample(&[("direction", "sent")], dht.sent as f64);
+    packets.sample(&[("direction", "received")], dht.received as f64);
+    metrics
+        .counter(
+            "punch_dht_lookups_total",
+            "Times that something was looked for or stored in the DHT.",
+        )
+        .value(dht.lookups as f64);
+    let mut items = metrics.counter(
+        "punch_dht_items_total",
+        "Items that the DHT has stored for this machine, and items of peers that were found.",
+    );
+    items.sample(&[("what", "stored")], dht.stored as f64);
+    items.sample(&[("what", "found")], dht.found as f64);
 }
 
 fn flag(value: bool) -> f64 {

@@ -1,5 +1,6 @@
 //! Ways for envelopes between this machine and its peers.
 
+pub(crate) mod dht;
 pub(crate) mod lan;
 mod pauses;
 pub(crate) mod server;

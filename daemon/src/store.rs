@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use self::disk::{Disk, Folder};
 use self::files::Files;
 pub(crate) use self::files::Saved;
-pub(crate) use self::format::{Changes, Memory, Seen, Stamps};
+pub(crate) use self::format::{Changes, Memory, Nodes, Seen, Stamps};
 use self::format::{Unreadable, VERSION};
 use crate::config::Config;
 
@@ -36,6 +36,7 @@ const STATE: &str = "state.json";
 const STAMPS: &str = "stamps.json";
 const MEMORY: &str = "paths.json";
 const SEEN: &str = "endpoints.json";
+const NODES: &str = "nodes.json";
 const IDENTITY: &str = "identity.key";
 /// Whoever makes this file wants another identity for the same peers.
 const NEW_IDENTITY: &str = "new-identity";
@@ -286,6 +287,11 @@ impl<D: Disk> Store<D> {
         self.load_or_forget(SEEN)
     }
 
+    /// Reads which nodes of the DHT have answered, which are forgotten in the same way.
+    pub(crate) fn load_nodes(&self) -> Nodes {
+        self.load_or_forget(NODES)
+    }
+
     fn load_or_forget<T: Default + DeserializeOwned>(&self, name: &str) -> T {
         let read = || -> Result<T> {
             match self.files.read(name)? {
@@ -306,11 +312,13 @@ impl<D: Disk> Store<D> {
             stamps,
             memory,
             seen,
+            nodes,
         } = changes;
         let texts = [
             (STAMPS, stamps.as_ref().map(serde_json::to_vec).transpose()?),
             (MEMORY, memory.as_ref().map(serde_json::to_vec).transpose()?),
             (SEEN, seen.as_ref().map(serde_json::to_vec).transpose()?),
+            (NODES, nodes.as_ref().map(serde_json::to_vec).transpose()?),
         ];
         let files: Vec<_> = texts
             .iter()

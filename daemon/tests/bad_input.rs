@@ -259,7 +259,7 @@ fn a_server_that_cannot_be_is_refused() {
     for address in ["a/b", "x:0", "stun:x:3478", "[::1", "::1", ""] {
         refused(a, &format!("server add stun {address}"), &["`", "is not a"]);
     }
-    misused(a, "server add turn x", &["use signal or stun"]);
+    misused(a, "server add turn x", &["use signal, stun, dht or public"]);
     refused(
         a,
         "server remove stun 192.0.2.1",

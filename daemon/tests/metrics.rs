@@ -76,7 +76,10 @@ fn get(host: &Namespace, arguments: &[&str]) -> String {
 fn punchd_counts_what_is_described_on_its_socket_and_over_tcp_if_asked_to() {
     need_lab!();
     let mut lab = Lab::new("metr", "full-cone", "full-cone");
-    lab.a.configure("[metrics]\nlisten = \"127.0.0.1:9586\"\n");
+    // Nobody answers there, and that is counted, too.
+    lab.a.configure(
+        "[metrics]\nlisten = \"127.0.0.1:9586\"\n[dht]\nbootstrap = [\"127.0.0.1:6881\"]\n",
+    );
     lab.a.restart();
     lab.connect();
     lab.b.ctl_ok(&["forward", "tcp", "5432"]);

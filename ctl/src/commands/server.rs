@@ -27,15 +27,12 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         ServerCommand::List => list(client, out).await,
-        ServerCommand::Add { kind, address } => add(client, out, AddServer { kind, address }).await,
+        ServerCommand::Add { kind, address } => add(client, out, asked(kind, address)).await,
         ServerCommand::Remove { kind, address } => {
-            let ask = AddServer { kind, address };
+            let ask = asked(kind, address);
             let answer = client.call(Method::DELETE, "/v1/servers", &ask).await?;
-            done(
-                out,
-                answer,
-                &format!("{kind} server {} is no longer used", ask.address),
-            )
+            let name = name(kind, &ask.address);
+            done(out, answer, &format!("{name} is no longer used"))
         }
     }
 }
@@ -51,7 +48,7 @@ pub(crate) async fn list(client: &Client, out: &Output) -> Result<(), Failure> {
 async fn add(client: &Client, out: &Output, ask: AddServer) -> Result<(), Failure> {
     let mut answer = client.call(Method::POST, "/v1/servers", &ask).await?;
     let view: ServerView = parse(answer.clone())?;
-    let name = format!("{} server {}", ask.kind, view.address);
+    let name = name(ask.kind, &view.address);
     let what = format!("waiting for {name}");
     let waiting = out.during(&what, watch(client, view));
     // Ctrl-C ends only the waiting.
@@ -69,6 +66,23 @@ async fn add(client: &Client, out: &Output, ask: AddServer) -> Result<(), Failur
     answer["state"] = serde_json::to_value(&view.state).unwrap_or_default();
     answer["trouble"] = view.trouble.into();
     done(out, answer, &text)
+}
+
+/// Only what is public has no address.
+fn asked(kind: ServerKind, address: Option<String>) -> AddServer {
+    AddServer {
+        kind,
+        address: address.unwrap_or_else(|| kind.to_string()),
+    }
+}
+
+/// What a server is called.
+fn name(kind: ServerKind, address: &str) -> String {
+    match kind {
+        ServerKind::Signal | ServerKind::Stun => format!("{kind} server {address}"),
+        ServerKind::Dht => format!("DHT node {address}"),
+        ServerKind::Public => "the public DHT, with public STUN servers,".to_owned(),
+    }
 }
 
 /// Looks at the server until it answers, has had its time, or is gone again.

@@ -27,12 +27,12 @@ pub use values::{
     ValueError,
 };
 pub use view::{
-    AddressFamily, BudgetView, CandidateView, ChannelKind, DetourView, ForwardTrouble, ForwardView,
-    HeardView, IdView, KeyView, LanView, LossView, MappingProtocol, MetView, NatView, NetcheckView,
-    NetworkView, Obstacle, PasteStep, PasteView, PathKind, PathReason, PathView, PeerState,
-    PeerView, PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason,
-    RefusedView, RelayedView, RightsView, ServerState, ServerView, Status, Step, StepOutcome,
-    StepView, StrangerView, WhyView,
+    AddressFamily, BudgetView, CandidateView, ChannelKind, DetourView, DhtView, ForwardTrouble,
+    ForwardView, HeardView, IdView, KeyView, LanView, LossView, MappingProtocol, MetView, NatView,
+    NetcheckView, NetworkView, Obstacle, PasteStep, PasteView, PathKind, PathReason, PathView,
+    PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView,
+    RefusalReason, RefusedView, RelayedView, RightsView, ServerState, ServerView, Status, Step,
+    StepOutcome, StepView, StrangerView, WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

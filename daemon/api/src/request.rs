@@ -86,7 +86,7 @@ pub struct AddForward {
 pub struct AddServer {
     /// The purpose of the server.
     pub kind: ServerKind,
-    /// `ws(s)://…` or `HOST[:PORT]`.
+    /// `ws(s)://…`, `HOST[:PORT]`, or `public`.
     pub address: String,
 }
 

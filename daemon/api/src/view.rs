@@ -19,7 +19,7 @@ pub use paste::{PasteStep, PasteView};
 pub use path::{DetourView, LossView, PathKind, PathReason, PathView};
 pub use peer::{PeerState, PeerView, PingView, RelayedView, RightsView};
 pub use refused::{RefusalReason, RefusedView};
-pub use server::{ServerState, ServerView};
+pub use server::{DhtView, ServerState, ServerView};
 pub use share::{ForwardTrouble, ForwardView};
 pub use status::{CandidateView, IdView, KeyView, NetworkView, Status, StrangerView};
 pub use why::{BudgetView, NatView, Obstacle, PlainView, Step, StepOutcome, StepView, WhyView};

@@ -7,6 +7,17 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
+fn nodes_of_a_dht_are_servers_that_users_cannot_remove() {
+    let config = Config::parse("[dht]\nbootstrap = [\"node.example\", \"192.0.2.1:7000\"]");
+    let servers = config.expect("it is right").channels.servers;
+    let servers: Vec<_> = servers.iter().map(ServerAddress::as_str).collect();
+    assert_eq!(servers, ["node.example:6881", "192.0.2.1:7000"]);
+    let error = Config::parse("\n[dht]\nbootstrap = [\"a b\"]").expect_err("it is no address");
+    let error = format!("{error:#}");
+    assert!(error.starts_with("line 3: `a b` is not a node"), "{error}");
+}
+
+#[test]
 fn an_empty_file_gives_the_defaults() {
     assert_eq!(Config::parse("").expect("parses"), Config::default());
 }
@@ -243,7 +254,7 @@ fn what_the_packages_file_shows_is_valid_and_is_everything() {
         })
         .collect();
     let config = Config::parse(&all.join("\n")).expect("parses without the comment signs");
-    assert_eq!(config.channels.servers.len(), 2);
+    assert_eq!(config.channels.servers.len(), 3);
     assert!(config.metrics.is_some() && config.nat.opening_ttl.is_some());
 
     // The refusal of an unknown key names all that there are.

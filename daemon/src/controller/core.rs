@@ -90,6 +90,7 @@ impl Core {
         core.addresses.set_own().await?;
         core.apply(state).await;
         core.addresses.settle().await;
+        core.servers.dht.remember(core.saving.history.nodes());
         // Last: peers are told at once that we are here, and the engine must know by then which peers there are.
         core.servers.start_all(&core.config, &core.state);
         core.tell_stun_servers().await;
@@ -155,6 +156,9 @@ impl Core {
         }
         self.enforce(&difference, touched).await;
         self.announcer.tell(&verdicts);
+        let peers = self.state.peers.values().filter(|peer| !peer.blocked);
+        let peers = peers.filter_map(punch_state::Peer::id).collect();
+        self.servers.dht.set_peers(peers);
         difference
     }
 
@@ -189,6 +193,13 @@ impl Core {
         self.servers.follow(&engine.gone, &self.state).await;
         self.order(Command::Configure(engine)).await;
         self.addresses.lead(touched).await;
+    }
+
+    /// Keeps the nodes of the DHT that have answered.
+    pub(super) fn remember_nodes(&mut self) {
+        if let Some(nodes) = self.servers.dht.take_nodes() {
+            self.saving.history.record_nodes(nodes, clock::now());
+        }
     }
 
     pub(super) async fn tell_stun_servers(&mut self) {

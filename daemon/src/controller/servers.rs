@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::announcer::Said;
 use super::channels::LanChannel;
+use super::dht::{self, Dht};
 use super::handles::Handles;
 use super::meetings::{Meetings, Start};
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub(super) struct Servers {
     resolver: Resolver,
     meetings: Meetings,
     lan: LanChannel,
+    pub(super) dht: Dht,
     /// The addresses of STUN servers that the engine knows.
     told: Vec<SocketAddr>,
     spawner: Spawner,
@@ -85,6 +87,7 @@ impl Servers {
             resolver: Resolver::behind(spawner.clone(), nat64),
             meetings: Meetings::default(),
             lan: LanChannel::default(),
+            dht: Dht::new(identity, driver, spawner),
             told: Vec::new(),
             spawner: spawner.clone(),
         })
@@ -107,7 +110,7 @@ impl Servers {
         }
     }
 
-    /// Connects to a signalling server, or looks up the name of a STUN server.
+    /// Connects to a signalling server, or looks up the names of others.
     pub(super) fn start(&mut self, address: ServerAddress, fixed: bool) {
         self.last += 1;
         let mut server = Server {
@@ -122,9 +125,22 @@ impl Servers {
         };
         match &server.address {
             ServerAddress::Signal(_) => self.connect(&mut server),
-            ServerAddress::Stun(_) => self.resolver.add(server.address.to_string()),
+            other => dht::names(other).for_each(|name| self.resolver.add(name.to_owned())),
         }
         self.list.push(server);
+        self.follow_dht();
+    }
+
+    /// The DHT runs as the servers want it; returns the channel that is no longer there.
+    fn follow_dht(&mut self) -> Option<ServerId> {
+        let servers = self.list.iter().map(|server| &server.address);
+        let names = servers.clone().flat_map(dht::node_names);
+        let resolved = names.flat_map(|name| self.resolver.addresses(name));
+        let (resolved, last) = (resolved.collect(), &mut self.last);
+        self.dht.follow(servers, resolved, || {
+            *last += 1;
+            ServerId(*last)
+        })
     }
 
     fn connect(&self, server: &mut Server) {
@@ -142,14 +158,21 @@ impl Servers {
     fn stop(&mut self, address: &ServerAddress) -> Option<ServerId> {
         let index = self.list.iter().position(|s| s.address == *address)?;
         let server = self.list.remove(index);
-        self.resolver.remove(address.as_str());
+        for name in dht::names(address) {
+            let mut others = self.list.iter();
+            if !others.any(|other| dht::names(&other.address).any(|known| known == name)) {
+                self.resolver.remove(name);
+            }
+        }
         matches!(address, ServerAddress::Signal(_)).then_some(server.id)
     }
 
     /// Leaves servers; returns the signalling servers that are no longer there.
     pub(super) fn stop_all(&mut self, addresses: &[ServerAddress]) -> Vec<ServerId> {
         let stopped = addresses.iter().filter_map(|address| self.stop(address));
-        stopped.collect()
+        let mut stopped: Vec<_> = stopped.collect();
+        stopped.extend(self.follow_dht());
+        stopped
     }
 
     /// The network has changed. Connections that began on another one are dead, and would notice only after a while.
@@ -162,6 +185,7 @@ impl Servers {
             }
         }
         self.list = list;
+        self.dht.network_changed();
         self.resolver.refresh();
     }
 
@@ -235,8 +259,21 @@ impl Servers {
     pub(super) async fn changed(&mut self) -> Option<Said> {
         tokio::select! {
             Some(report) = self.reports.recv() => self.handle_report(report),
-            () = self.resolver.changed() => None,
+            () = self.resolver.changed() => {
+                self.follow_dht();
+                None
+            }
+            changed = self.dht.changed() => changed.and_then(|up| self.dht_changed(up)),
         }
+    }
+
+    /// The DHT has come up or gone down.
+    fn dht_changed(&mut self, up: bool) -> Option<Said> {
+        let mut list = self.list.iter();
+        let server = list.find(|server| !dht::node_names(&server.address).is_empty())?;
+        let trouble = self.dht.standing()?.trouble(clock::now());
+        let event = events::server(server.address.to_string(), up, trouble.as_deref());
+        Some(Said::Event(event))
     }
 
     fn handle_report(&mut self, report: Report) -> Option<Said> {
@@ -262,7 +299,8 @@ impl Servers {
     pub(super) fn stun_change(&mut self) -> Option<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for server in &self.list {
-            for address in self.resolver.addresses(server.address.as_str()) {
+            let names = dht::stun_names(&server.address).into_iter();
+            for address in names.flat_map(|name| self.resolver.addresses(name)) {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
@@ -287,10 +325,11 @@ impl Servers {
             ..Places::default()
         };
         for server in list {
-            let place = server.address.as_str();
-            let is_name = place.parse::<SocketAddr>().is_err();
-            for address in self.resolver.addresses(place) {
-                places.add_stun(address.ip(), is_name, range);
+            for place in dht::names(&server.address) {
+                let is_name = place.parse::<SocketAddr>().is_err();
+                for address in self.resolver.addresses(place) {
+                    places.add_stun(address.ip(), is_name, range);
+                }
             }
         }
         places
@@ -307,7 +346,7 @@ impl Servers {
     /// Whether there is a STUN server.
     pub(super) fn has_stun(&self) -> bool {
         let mut list = self.list.iter();
-        list.any(|server| matches!(server.address, ServerAddress::Stun(_)))
+        list.any(|server| !dht::stun_names(&server.address).is_empty())
     }
 
     /// What views show of what is no server.
@@ -329,18 +368,28 @@ impl Servers {
     /// What views show of the servers.
     pub(super) fn facts(&self) -> Vec<ServerFacts<'_>> {
         let mut facts = Vec::new();
+        let now = clock::now();
         for server in &self.list {
-            let trouble = server.trouble.as_deref();
+            let standing = self.dht.standing();
+            let standing = standing.filter(|_| !dht::node_names(&server.address).is_empty());
+            let silent = standing.as_ref().and_then(|dht| dht.trouble(now));
+            let up = standing.as_ref().is_some_and(|dht| dht.up);
+            let mut names = dht::names(&server.address);
+            let unknown = names.find_map(|name| self.resolver.trouble(name));
+            let unknown = unknown.filter(|_| !up).map(str::to_owned);
             facts.push(ServerFacts {
                 id: server.id,
                 reached: server.reached,
                 address: &server.address,
                 proxy: self.proxy(&server.address),
                 fixed: server.fixed,
-                connected: server.connected,
-                trouble: trouble.or_else(|| self.resolver.trouble(server.address.as_str())),
+                connected: server.connected || up,
+                trouble: server.trouble.clone().or(silent).or(unknown),
                 since: server.since,
-                resolved: self.resolver.addresses(server.address.as_str()),
+                resolved: dht::names(&server.address)
+                    .flat_map(|name| self.resolver.addresses(name))
+                    .collect(),
+                dht: standing,
             });
         }
         facts

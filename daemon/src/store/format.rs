@@ -1,7 +1,7 @@
 //! The formats of the files, and the values that are read from and written to them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use punch_api::{
     Endpoint, ForwardKey, PeerId, PeerKey, PeerName, Secret, ServerAddress, ServerKind, Target,
@@ -216,12 +216,16 @@ pub(crate) type Memory = BTreeMap<PeerId, Vec<(u64, Worked)>>;
 /// Where plain WireGuard peers were last seen, by their keys in base64.
 pub(crate) type Seen = BTreeMap<String, SocketAddr>;
 
+/// Nodes of the public DHT that have answered, the best first.
+pub(crate) type Nodes = Vec<SocketAddrV4>;
+
 /// What is to be written of the history: those parts that have changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Changes {
     pub(crate) stamps: Option<Stamps>,
     pub(crate) memory: Option<Memory>,
     pub(crate) seen: Option<Seen>,
+    pub(crate) nodes: Option<Nodes>,
 }
 
 /// A step that has found a path.
@@ -309,6 +313,18 @@ mod tests {
         let written = serde_json::to_value(StateFile::from(state)).unwrap();
         let golden: serde_json::Value = serde_json::from_str(FORMAT_1).unwrap();
         assert_eq!(written, golden);
+    }
+
+    #[test]
+    fn what_is_public_is_written_and_read_as_such() {
+        let mut state = State::default();
+        let node = ServerAddress::parse(ServerKind::Dht, "node.example").unwrap();
+        state.servers.extend([ServerAddress::Public, node]);
+        let text = state_text(&state).unwrap();
+        let Ok(read) = parse_state(std::str::from_utf8(&text).unwrap()) else {
+            panic!("it is what was written");
+        };
+        assert_eq!(read, state);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::interface::Interface;
 use crate::meeting::MeetingPlace;
 use crate::overlay::Overlay;
 use crate::proxy::Proxy;
+use crate::signalling::dht::Standing;
 use crate::signalling::lan::LanFacts;
 
 /// Where packets come in: ports of IPv4 and IPv6.
@@ -102,9 +103,11 @@ pub(crate) struct ServerFacts<'a> {
     pub(crate) fixed: bool,
     /// Whether a signalling connection stands.
     pub(crate) connected: bool,
-    pub(crate) trouble: Option<&'a str>,
+    pub(crate) trouble: Option<String>,
     /// Since when an answer is awaited.
     pub(crate) since: Instant,
-    /// What the name of a STUN server was resolved to.
+    /// What the name of a server was resolved to.
     pub(crate) resolved: Vec<SocketAddr>,
+    /// How the DHT is, if this is a way into it.
+    pub(crate) dht: Option<Standing>,
 }

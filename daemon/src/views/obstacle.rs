@@ -88,7 +88,7 @@ fn troubles<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = String> + 'a {
     let is_signal = |server: &&ServerFacts<'_>| server.address.kind() == ServerKind::Signal;
     let servers = facts.servers.iter().filter(is_signal);
     let dead = servers.filter(|server| !server.connected);
-    dead.filter_map(|server| Some(format!("{}: {}", server.address, server.trouble?)))
+    dead.filter_map(|server| Some(format!("{}: {}", server.address, server.trouble.as_ref()?)))
 }
 
 /// What is to be said first where nothing carries packets and a call has gone out over some servers: those that are not reached
@@ -105,8 +105,8 @@ pub(super) fn advice_on_dead_servers(facts: &Facts<'_>, name: &PeerName) -> Vec<
 
 /// No signalling server is reached; nothing is said while the first attempt to reach one is under way.
 fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
-    let is_signal = |server: &&ServerFacts<'_>| server.address.kind() == ServerKind::Signal;
-    let servers: Vec<_> = facts.servers.iter().filter(is_signal).collect();
+    let carries = |server: &&ServerFacts<'_>| server.address.kind() != ServerKind::Stun;
+    let servers: Vec<_> = facts.servers.iter().filter(carries).collect();
     if servers.is_empty() {
         return Some(Told {
             obstacle: Obstacle::NoServer,
@@ -119,14 +119,14 @@ fn no_server(facts: &Facts<'_>, name: &PeerName) -> Option<Told> {
                 }
             },
             advice: Some(
-                "Add one that both machines reach: punchctl server add signal ws://HOST:8080"
+                "Add one that both machines reach: punchctl server add signal ws://HOST:8080; or let both find each other without one: punchctl server add public"
                     .to_owned(),
             ),
         });
     }
     let troubles: Option<Vec<_>> = servers
         .iter()
-        .map(|server| Some(format!("{}: {}", server.address, server.trouble?)))
+        .map(|server| Some(format!("{}: {}", server.address, server.trouble.as_ref()?)))
         .collect();
     Some(Told {
         obstacle: Obstacle::ServersUnreachable,

@@ -8,9 +8,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use punch_api::view::CandidateView;
 use punch_api::{
-    DetourView, ForwardKey, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView,
-    LossView, NetworkView, OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState, PeerView,
-    RightsView, ServerKind, ServerState, ServerView, Status, StrangerView,
+    DetourView, DhtView, ForwardKey, ForwardTrouble, ForwardView, HeardView, IdView, KeyView,
+    LanView, LossView, NetworkView, OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState,
+    PeerView, RightsView, ServerKind, ServerState, ServerView, Status, StrangerView,
 };
 use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss, PeerHandle, ServerId};
 use punch_signal_protocol::Candidate;
@@ -71,6 +71,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         },
         servers: servers(facts, snapshot),
         lan: lan(facts),
+        dht: dht(facts),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
         warnings: not_saved(facts).chain(warnings(facts)).collect(),
@@ -131,7 +132,7 @@ pub(crate) fn servers(facts: &Facts<'_>, snapshot: &Snapshot) -> Vec<ServerView>
 
 fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot, now: Instant) -> ServerView {
     let connected = match server.address.kind() {
-        ServerKind::Signal => server.connected,
+        ServerKind::Signal | ServerKind::Dht | ServerKind::Public => server.connected,
         ServerKind::Stun => {
             let mut resolved = server.resolved.iter();
             resolved.any(|address| snapshot.stun.contains(address))
@@ -147,7 +148,7 @@ fn view_server(server: &ServerFacts<'_>, snapshot: &Snapshot, now: Instant) -> S
         } else {
             ServerState::Connecting.into()
         },
-        trouble: server.trouble.map(str::to_owned).or_else(|| {
+        trouble: server.trouble.clone().or_else(|| {
             let waited = now.saturating_duration_since(server.since);
             let silent = !connected && waited >= ANSWER_EXPECTED;
             silent.then(|| format!("no answer for {} s", waited.as_secs()))
@@ -174,6 +175,25 @@ fn lan(facts: &Facts<'_>) -> Option<LanView> {
         taken: lan.counts.taken,
         strangers: lan.counts.strangers,
         refused: lan.counts.refused,
+    })
+}
+
+/// How the DHT is, if it runs.
+fn dht(facts: &Facts<'_>) -> Option<DhtView> {
+    let mut servers = facts.servers.iter();
+    let standing = servers.find_map(|server| server.dht.as_ref())?;
+    let report = &standing.report;
+    let ago = |at: Instant| facts.now.saturating_duration_since(at).as_secs();
+    Some(DhtView {
+        nodes: report.nodes as u64,
+        answered_s: report.answered.map(ago),
+        address: standing.seen,
+        sent: report.sent,
+        received: report.received,
+        lookups: report.lookups,
+        stored: report.stored,
+        found: report.found,
+        trouble: standing.trouble(facts.now),
     })
 }
 

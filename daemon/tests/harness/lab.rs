@@ -218,6 +218,29 @@ impl Lab {
         child
     }
 
+    /// Starts a DHT of so many nodes, up to 200, on the machine of the servers, each at an address of its own: 192.0.2.1 and so on.
+    /// Returns it and the node at which to begin.
+    #[track_caller]
+    pub fn dht(&self, nodes: u8) -> (Child, String) {
+        let server = self.env("SERVER_IPV4");
+        let net = "192.0.2.0/24";
+        // The whole network is the machine's own; others get there over it.
+        self.server
+            .exec_ok(&["ip", "route", "add", "local", net, "dev", "lo"]);
+        self.namespace("inet")
+            .exec_ok(&["ip", "route", "add", net, "via", server]);
+        let program = super::example("lab-dht");
+        let nodes_text = nodes.to_string();
+        let child = self
+            .server
+            .spawn("dht", &[&program, "192.0.2.1", &nodes_text]);
+        wait_until(PATIENCE, "the DHT's nodes have their ports", || {
+            let sockets = self.server.exec_ok(&["ss", "-Hnul"]);
+            sockets.matches("192.0.2.").count() >= usize::from(nodes)
+        });
+        (child, "192.0.2.1:6881".to_owned())
+    }
+
     /// Tells both hosts of the servers, and waits until they are on the signalling server.
     #[track_caller]
     pub fn add_servers(&self) {

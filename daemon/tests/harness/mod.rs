@@ -95,6 +95,18 @@ pub fn program(name: &str) -> String {
     path.display().to_string()
 }
 
+/// An example program of this workspace.
+pub fn example(name: &str) -> String {
+    let beside = Path::new(env!("CARGO_BIN_EXE_punchd"));
+    let path = beside.with_file_name("examples").join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run cargo build --workspace --examples",
+        path.display()
+    );
+    path.display().to_string()
+}
+
 /// Waits until `done` says so; panics after `timeout`. The lab's logs follow when it is dropped.
 pub fn wait_until(timeout: Duration, what: &str, mut done: impl FnMut() -> bool) {
     wait_for(timeout, what, || done().then_some(()));

@@ -43,6 +43,12 @@ pub enum ValueError {
     /// The URI of a STUN server (RFC 7064) instead of its address.
     #[error("`{0}` is not an address but a URI: write HOST or HOST:PORT, without stun:")]
     StunUri(String),
+    /// Not a node of a DHT.
+    #[error("`{0}` is not a node of a DHT: write HOST[:PORT], the port is 6881 unless given")]
+    Dht(String),
+    /// An address where there is none.
+    #[error("`{0}` is one address too many: write `server add public` and nothing else")]
+    Public(String),
     /// Not a probe of a netcheck.
     #[error("`{0}` is not a probe that this version knows")]
     Probe(String),

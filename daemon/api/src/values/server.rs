@@ -18,6 +18,10 @@ pub enum ServerKind {
     Signal,
     /// A STUN server (RFC 8489).
     Stun,
+    /// A node of a DHT of one's own, at which the way into it begins (BEP 5).
+    Dht,
+    /// What everybody may use: the Mainline DHT and some STUN servers.
+    Public,
 }
 
 impl FromStr for ServerKind {
@@ -27,8 +31,10 @@ impl FromStr for ServerKind {
         match text {
             "signal" => Ok(Self::Signal),
             "stun" => Ok(Self::Stun),
+            "dht" => Ok(Self::Dht),
+            "public" => Ok(Self::Public),
             _ => Err(format!(
-                "`{text}` is not a kind of server: use signal or stun"
+                "`{text}` is not a kind of server: use signal, stun, dht or public"
             )),
         }
     }
@@ -39,29 +45,41 @@ impl fmt::Display for ServerKind {
         f.pad(match self {
             Self::Signal => "signal",
             Self::Stun => "stun",
+            Self::Dht => "dht",
+            Self::Public => "public",
         })
     }
 }
 
 /// The address of a server, in its normal form.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServerAddress {
     /// A URL of the form `ws://HOST:PORT[/PATH]` or `wss://HOST:PORT[/PATH]`.
     Signal(String),
     /// An address of the form `HOST:PORT`.
     Stun(String),
+    /// An address of the form `HOST:PORT`.
+    Dht(String),
+    /// No address: `public`.
+    Public,
 }
 
+/// What stands in the place of an address for [`ServerKind::Public`].
+const PUBLIC: &str = "public";
+
 impl ServerAddress {
-    /// Reads the address of a server of this kind, and fills in the port where there is none (80, 443, 3478).
+    /// Reads the address of a server of this kind, and fills in the port where there is none (80, 443, 3478, 6881).
     ///
     /// # Errors
-    /// [`ValueError::Signal`], [`ValueError::Stun`], [`ValueError::StunUri`] or [`ValueError::Port`].
+    /// [`ValueError::Signal`], [`ValueError::Stun`], [`ValueError::StunUri`], [`ValueError::Dht`], [`ValueError::Public`] or
+    /// [`ValueError::Port`].
     pub fn parse(kind: ServerKind, text: &str) -> Result<Self, ValueError> {
         match kind {
             ServerKind::Signal => signal(text).map(Self::Signal),
             ServerKind::Stun => stun(text).map(Self::Stun),
+            ServerKind::Dht => dht(text).map(Self::Dht),
+            ServerKind::Public if text == PUBLIC => Ok(Self::Public),
+            ServerKind::Public => Err(ValueError::Public(text.to_owned())),
         }
     }
 
@@ -70,19 +88,28 @@ impl ServerAddress {
         match self {
             Self::Signal(_) => ServerKind::Signal,
             Self::Stun(_) => ServerKind::Stun,
+            Self::Dht(_) => ServerKind::Dht,
+            Self::Public => ServerKind::Public,
         }
     }
 
     /// The normal form.
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Signal(text) | Self::Stun(text) => text,
+            Self::Signal(text) | Self::Stun(text) | Self::Dht(text) => text,
+            Self::Public => PUBLIC,
         }
     }
 
     /// The IP address and port, unless a name has to be looked up.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.as_str().parse().ok()
+    }
+}
+
+impl Serialize for ServerAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -127,4 +154,11 @@ fn stun(text: &str) -> Result<String, ValueError> {
         }
     })?;
     Ok(authority(&host, port))
+}
+
+/// The normal form of a DHT node's address.
+fn dht(text: &str) -> Result<String, ValueError> {
+    let wrong = || ValueError::Dht(text.to_owned());
+    let (host, port_text) = host_and_port(text).ok_or_else(wrong)?;
+    Ok(authority(&host, port_text.map_or(Ok(6881), port)?))
 }

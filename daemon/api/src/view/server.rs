@@ -1,5 +1,7 @@
 //! Servers.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
@@ -19,6 +21,29 @@ pub struct ServerView {
     /// Whether the server is in use.
     pub state: OpenEnum<ServerState>,
     /// The last trouble with the server, for people.
+    pub trouble: Option<String>,
+}
+
+/// The DHT over which peers are found without a server, as far as it is switched on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtView {
+    /// Nodes known that answer.
+    pub nodes: u64,
+    /// Seconds since one has answered; `None` if none has.
+    pub answered_s: Option<u64>,
+    /// Where several nodes see this machine.
+    pub address: Option<Ipv4Addr>,
+    /// Queries sent.
+    pub sent: u64,
+    /// Answers received.
+    pub received: u64,
+    /// Times that something was looked for or stored.
+    pub lookups: u64,
+    /// Items that nodes have stored for this machine.
+    pub stored: u64,
+    /// Items of peers that were found.
+    pub found: u64,
+    /// What is wrong with it, for people.
     pub trouble: Option<String>,
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::channel::LanView;
 use super::path::PathKind;
 use super::peer::PeerView;
-use super::server::ServerView;
+use super::server::{DhtView, ServerView};
 use super::share::ForwardView;
 use crate::open_enum::OpenEnum;
 
@@ -53,6 +53,8 @@ pub struct Status {
     pub network: NetworkView,
     /// Signalling and STUN servers.
     pub servers: Vec<ServerView>,
+    /// The DHT, if it is switched on.
+    pub dht: Option<DhtView>,
     /// The networks of this machine, where peers are called; `None` where that is switched off.
     #[serde(default)]
     pub lan: Option<LanView>,

@@ -451,12 +451,29 @@ fn only_an_address_needs_no_look_up() {
 }
 
 #[test]
-fn a_kind_of_server_is_signal_or_stun() {
+fn a_node_of_a_dht_has_an_address_and_what_is_public_has_none() {
+    assert_eq!(server(ServerKind::Dht, "Node.example"), "node.example:6881");
+    assert_eq!(server(ServerKind::Dht, "192.0.2.1:7000"), "192.0.2.1:7000");
+    assert_eq!(
+        server_error(ServerKind::Dht, "a b"),
+        "`a b` is not a node of a DHT: write HOST[:PORT], the port is 6881 unless given"
+    );
+    assert_eq!(server(ServerKind::Public, "public"), "public");
+    assert_eq!(
+        server_error(ServerKind::Public, "x.example"),
+        "`x.example` is one address too many: write `server add public` and nothing else"
+    );
+}
+
+#[test]
+fn a_kind_of_server_is_one_of_four() {
     assert_eq!("signal".parse(), Ok(ServerKind::Signal));
     assert_eq!("stun".parse(), Ok(ServerKind::Stun));
+    assert_eq!("dht".parse(), Ok(ServerKind::Dht));
+    assert_eq!("public".parse(), Ok(ServerKind::Public));
     assert_eq!(
         "turn".parse::<ServerKind>(),
-        Err("`turn` is not a kind of server: use signal or stun".to_owned())
+        Err("`turn` is not a kind of server: use signal, stun, dht or public".to_owned())
     );
     let address = ServerAddress::parse(ServerKind::Stun, "a").unwrap();
     assert_eq!(

@@ -36,6 +36,22 @@ fn a_server_is_added_once_by_whatever_text() {
     }
 }
 
+/// What is public is allowed once, and taken back; it gives strangers something to see, so that it must be saved first.
+#[test]
+fn what_is_public_is_added_and_removed_like_a_server() {
+    let ask = AddServer {
+        kind: ServerKind::Public,
+        address: "public".to_owned(),
+    };
+    let (state, address) = server::add(&State::default(), &machine(), &ask).unwrap();
+    assert_eq!(address, ServerAddress::Public);
+    assert!(punch_state::rights::gives(&State::default(), &state));
+    let (again, _) = server::add(&state, &machine(), &ask).unwrap();
+    assert_eq!(again, state);
+    let without = server::remove(&state, &machine(), &ask).unwrap();
+    assert_eq!(without, State::default());
+}
+
 #[test]
 fn what_is_no_address_is_neither_added_nor_removed() {
     let wrong = stun("a b");

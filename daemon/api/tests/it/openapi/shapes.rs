@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AnswerLine, ApiError, Budget,
-    BudgetView, CandidateView, Changed, ChannelKind, DetourView, ErrorCode, Event, EventKind,
-    Filtering, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView, LossView, Mapping,
-    MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle, PasteStep, PasteView,
-    PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView, PingView, PlainView,
-    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
-    RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView, Status, Step,
-    StepOutcome, StepView, StrangerView, Target, Up, WhyView,
+    BudgetView, CandidateView, Changed, ChannelKind, DetourView, DhtView, ErrorCode, Event,
+    EventKind, Filtering, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView,
+    LossView, Mapping, MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle,
+    PasteStep, PasteView, PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView,
+    PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason,
+    RefusedView, RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView,
+    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -256,7 +256,15 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
             all(variants!(MappingProtocol { Pcp, NatPmp, Upnp })),
         ),
         ("Protocol", all(variants!(Protocol { Tcp, Udp }))),
-        ("ServerKind", all(variants!(ServerKind { Signal, Stun }))),
+        (
+            "ServerKind",
+            all(variants!(ServerKind {
+                Signal,
+                Stun,
+                Dht,
+                Public
+            })),
+        ),
         (
             "AddressFamily",
             all(variants!(AddressFamily { Ipv4, Ipv6 })),
@@ -469,6 +477,17 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         strangers: count,
         refused: count,
     };
+    let dht = || DhtView {
+        nodes: count,
+        answered_s: full.then_some(count),
+        address: full.then(|| "192.0.2.7".parse().unwrap()),
+        sent: count,
+        received: count,
+        lookups: count,
+        stored: count,
+        found: count,
+        trouble: some_text(),
+    };
     let refused = || RefusedView {
         reason: RefusalReason::NotWanted.into(),
         clock_ahead_s: full.then_some(i64::MAX),
@@ -594,6 +613,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 network: network(),
                 servers: list(full, server()),
                 lan: full.then(lan),
+                dht: full.then(dht),
                 peers: list(full, peer()),
                 forwards: list(full, forward()),
                 warnings: list(full, text()),
@@ -624,6 +644,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Network", vec![network()]),
         shape("Candidate", vec![candidate()]),
         shape("Server", vec![server()]),
+        shape("Dht", vec![dht()]),
         shape("Peer", vec![peer()]),
         shape("Relayed", vec![relayed()]),
         shape("Refused", vec![refused()]),

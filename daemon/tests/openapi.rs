@@ -474,6 +474,7 @@ fn what_cannot_be_saved_is_refused_or_warned_of_as_the_file_says() {
     a(("POST", "/v1/peers", &[]), Some(other), 500);
     a(("POST", "/v1/peers/{name}/rename", &["db"]), Some(to), 500);
     a(("POST", "/v1/peers/{name}/up", &["db"]), None, 500);
+    a(("POST", "/v1/peers/{name}/offer", &["guest"]), None, 500);
     a(("PUT", "/v1/peers/{name}/host", &["db"]), None, 500);
     a(("PUT", "/v1/peers/{name}/relay", &["guest"]), None, 500);
     a(("POST", "/v1/forwards", &[]), Some(forward("81")), 500);

@@ -70,11 +70,11 @@ impl CompactOffers {
         now: Instant,
     ) -> bool {
         let mut sent = false;
-        if !connection.wants_compact(now) {
-            return false;
-        }
         let candidates = network.candidates();
         for (server, channel) in servers.reach_slow(connection.id) {
+            if !connection.wants_compact(channel != Channel::Dht, now) {
+                continue;
+            }
             let at = connection.calls.slow.due_at(channel, &candidates);
             if at.is_some_and(|at| at > now) {
                 self.due.bring_forward(peer, at.unwrap_or(now));

@@ -265,11 +265,10 @@ impl PeerConnection {
         recall.map_or(Appeared::Offer, Appeared::Recall)
     }
 
-    /// Whether a compact offer is of use now: an attempt that is under way may be about to find a path.
-    pub(crate) fn wants_compact(&self, now: Instant) -> bool {
-        self.is_wanted()
-            && self.serving().is_none()
-            && !agreement::is_under_way(&self.attempts, now)
+    /// Whether an offer over a slow channel is of use. Where a person has not asked for it, an attempt that is under way is waited for.
+    pub(crate) fn wants_compact(&self, by_hand: bool, now: Instant) -> bool {
+        let waits = !by_hand && agreement::is_under_way(&self.attempts, now);
+        self.is_wanted() && self.serving().is_none() && !waits
     }
 
     // --- attempts ---

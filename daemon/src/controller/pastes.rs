@@ -130,7 +130,7 @@ pub(super) async fn offer(
     let envelope = open.take(&[Kind::Offer]).await.ok_or_else(|| {
         ApiError::new(
             ErrorCode::Unavailable,
-            format!("no offer to {name} can be made while another attempt is under way; try again in a minute, or wait for it: punchctl up {name}"),
+            format!("no offer to {name} was made: it was connected or given up meanwhile; to see which: punchctl peers"),
         )
     })?;
     let offer = offer_tag(&envelope);

@@ -303,7 +303,10 @@ fn a_person_carries_one_offer_and_only_to_whom_it_is_for() {
     assert_eq!(sent[0].1, world.peer.id());
     world.run(seconds(500));
     assert!(world.sent().is_empty());
-    // Asked for once more.
+    // Asked for once more, while an attempt is under way.
+    let (_, offer) = world.compact();
+    world.hear(DHT, offer);
+    assert_eq!(world.kinds(DHT), [Kind::Answer]);
     world.connector.handle_server_down(DHT, world.now);
     world.up(DHT, Channel::Paste(PEER));
     assert_eq!(world.kinds(DHT), [Kind::Offer]);

@@ -1,5 +1,6 @@
 //! The command line, as a value: for the program and for its manual pages.
 
+mod pairing;
 mod paste;
 mod ports;
 
@@ -12,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 use punch_api::{Endpoint, PeerId, PeerName, PortRange, Protocol, ServerKind, Target};
 
+pub use self::pairing::{InviteArguments, JoinArguments};
 use crate::complete;
 
 pub use self::paste::{AnswerArguments, OfferArguments, ShowArguments};
@@ -23,6 +25,8 @@ const HELP: &str = "\
 {usage-heading} {usage}
 
 Connect:
+  invite     Make a code by which another machine becomes a peer, and wait for it
+  join       Become a peer of the machine that has made a code, and connect
   id         Show this machine's key and overlay addresses
   server     Add, remove and list signalling and STUN servers
   peer       Add, remove, rename and list peers
@@ -53,13 +57,9 @@ Options:
 
 const FIRST_TUNNEL: &str = "\
 First tunnel:
-  punchctl server add signal ws://HOST:8080    on both: the server where they find each other
-  punchctl server add stun HOST                on both: the server that tells them about their NATs
-  punchctl id                                  on both: print the key, for the other side
-  punchctl peer add db punch1…                 on the laptop: add the other machine, here called db
-  punchctl peer add laptop punch1…             on db: add the laptop
-  punchctl forward tcp 5432                    on db: share its port 5432
-  punchctl up db                               on the laptop: connect, and use the address that it prints
+  punchctl server add signal wss://HOST     on one: a server where they find each other
+  punchctl invite --forward tcp:5432        on db: share its port 5432, and print a code
+  punchctl join CODE                        on the laptop: connect, and print the address to use
 
 `punchctl help COMMAND` explains each command, with examples.
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
@@ -137,6 +137,22 @@ fn new_name(text: &str) -> Result<PeerName, String> {
 /// The commands of `punchctl`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a code by which another machine becomes a peer, and wait for it
+    ///
+    /// Whoever types the code on another machine first, while it can be used, becomes a peer of this one: the code is for one machine.
+    /// Both connect, now and after every restart. Ctrl-C, and the end of punchd, withdraw the code.
+    #[command(
+        after_help = "Examples:\n  punchctl invite\n  punchctl invite --forward tcp:5432\n  punchctl invite --name tablet --host --expires 1h\n\nThe code is six words, and the server where this machine is found. It is a password: tell it only to whom you trust, and not on the server's own pages. 8 invitations can be open at once."
+    )]
+    Invite(InviteArguments),
+    /// Become a peer of the machine that has made a code, and connect
+    ///
+    /// Words may be typed in any case, and by their first four letters. There is no way to tell a wrong code from one that nobody has made:
+    /// it finds nobody.
+    #[command(
+        after_help = "Examples:\n  punchctl join acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join acorn window maple radio river zebra\n  punchctl join --yes --name db acorn-window-maple-radio-river-zebra@signal.example"
+    )]
+    Join(JoinArguments),
     /// Show this machine's key and overlay addresses
     #[command(
         after_help = "Examples:\n  punchctl id\n  punchctl id --json | jq -r .id            the key alone"

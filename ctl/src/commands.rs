@@ -1,7 +1,9 @@
 //! The commands: what each asks of punchd, and how the answer is shown.
 
 mod answer;
+mod consent;
 mod look;
+mod pairing;
 mod paste;
 mod peer;
 mod server;
@@ -18,6 +20,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = &Client::new(&arguments.socket);
     let out = &Output::new(arguments.json);
     match arguments.command {
+        Command::Invite(ask) => pairing::invite(client, out, ask).await,
+        Command::Join(ask) => pairing::join(client, out, ask).await,
         Command::Id => look::id(client, out).await,
         Command::Key(KeyCommand::Show) => look::key(client, out).await,
         Command::Status => look::status(client, out).await,

@@ -141,6 +141,37 @@ impl Output {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
     }
 
+    /// Prints JSON on one line.
+    pub(crate) fn value_line(&self, value: &Value) {
+        self.line(value);
+    }
+
+    /// Asks a person, who answers yes by Enter alone; `None` when nobody is there to answer.
+    pub(crate) async fn ask(&self, question: &str) -> Option<bool> {
+        if self.json || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let _ = write!(std::io::stderr(), "{question} [Y/n] ");
+        let _ = std::io::stderr().flush();
+        let reading = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map(|_| line)
+        });
+        tokio::select! {
+            line = reading => {
+                let line = line.ok()?.ok()?;
+                // The end of the input is no answer.
+                let is_yes = matches!(line.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
+                Some(is_yes && !line.is_empty())
+            }
+            _ = tokio::signal::ctrl_c() => {
+                let _ = writeln!(std::io::stderr());
+                // What reads cannot be ended otherwise.
+                std::process::exit(1);
+            }
+        }
+    }
+
     /// Prints a QR code of a text, if there is a terminal that is wide enough; returns whether there is.
     pub(crate) fn qr(&self, text: &str) -> bool {
         let Some(width) = self.width else {

@@ -4,5 +4,6 @@ mod caller;
 mod calls;
 mod events;
 pub(crate) mod http;
+mod pairings;
 pub(crate) mod socket;
 mod succession;

@@ -10,6 +10,7 @@ mod endpoints;
 mod handles;
 mod history;
 mod meetings;
+mod pairings;
 mod parts;
 mod pastes;
 mod questions;
@@ -29,10 +30,12 @@ use punch_state::{Refusal, State, forward, peer, server};
 use tokio::sync::oneshot;
 
 use self::core::Core;
+use self::pairings::{Ground, Meeting, Pairings};
 pub(crate) use self::parts::{Ending, Inlets, Parts};
 use self::pastes::Pastes;
 use self::request::{Answer, Grant, Request};
 use crate::driver::command::Command;
+use crate::signalling::pairing::Met;
 use crate::snapshot::Scope;
 use crate::tasks::{Spawner, sleep_until};
 use crate::views::{events, status};
@@ -41,6 +44,7 @@ use crate::views::{events, status};
 pub(crate) struct Controller {
     core: Core,
     pastes: Pastes,
+    pairings: Pairings,
     spawner: Spawner,
 }
 
@@ -48,11 +52,13 @@ impl Controller {
     /// Starts what the state says.
     pub(crate) async fn open(parts: Parts) -> Result<Self> {
         let spawner = parts.spawner.clone();
+        let pairings = Pairings::new(&parts.identity, &spawner);
         let core = Core::open(parts).await?;
         let pastes = Pastes::default();
         Ok(Self {
             core,
             pastes,
+            pairings,
             spawner,
         })
     }
@@ -62,6 +68,7 @@ impl Controller {
         let ending = loop {
             let (write_at, turn_at) = (self.core.saving.due(), self.core.endpoints.due());
             let (outage_at, paste_at) = (self.core.announcer.due(), self.pastes.due());
+            let pairing_at = self.pairings.due();
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -82,6 +89,8 @@ impl Controller {
                     self.core.order(Command::PortMapped(external)).await;
                 }
                 () = sleep_until(paste_at) => self.pastes.expire(&self.core).await,
+                met = self.pairings.met() => self.pair(met).await,
+                () = sleep_until(pairing_at) => self.pairings.handle_timeout(),
                 () = sleep_until(outage_at) => self.core.announcer.handle_timeout(),
                 () = sleep_until(write_at) => self.core.saving.write(&self.core.state),
                 () = self.core.saving.finished() => {}
@@ -180,6 +189,7 @@ impl Controller {
             }
             News::NetworkChanged => {
                 self.core.servers.restart();
+                self.pairings.restart();
                 self.core.port_mapping.network_changed();
                 Some(events::network_changed())
             }
@@ -256,7 +266,29 @@ impl Controller {
                 let read = pastes::answer(&mut self.pastes, &mut self.core, &ask.line).await;
                 drop(answer.send(read));
             }
+            Request::Pairing(ask) => self.pairings.handle(ask, &ground(&self.core)),
         }
+    }
+
+    /// Something has happened in an invitation; two machines that have met become peers of each other, and connect.
+    async fn pair(&mut self, met: Met) {
+        let Some(meeting) = self.pairings.take(met, &ground(&self.core)) else {
+            return;
+        };
+        let outcome = self.add_met(&meeting).await;
+        self.pairings.settle(meeting, outcome, &ground(&self.core));
+    }
+
+    async fn add_met(&mut self, meeting: &Meeting) -> Result<PeerName, ApiError> {
+        let (state, name) = pairings::agree(meeting, &self.core.state, &self.core.machine)?;
+        if let (None, Some(peer)) = (self.core.state.peers.get(&name), state.peers.get(&name)) {
+            self.core.addresses.check(&peer.key).await?;
+        }
+        self.core.commit(state).await?;
+        if let Some(handle) = self.core.handles.get(&name) {
+            self.core.order(Command::Retry(handle)).await;
+        }
+        Ok(name)
     }
 
     /// Brings a changed state into force.
@@ -331,5 +363,14 @@ impl Controller {
         self.core.order(Command::Netcheck(sender)).await;
         let wait = questions::netcheck(self.core.port_mapping.mapped(), profiles, answer);
         self.spawner.spawn("netcheck", wait).detach();
+    }
+}
+
+/// What invitations are checked against.
+fn ground(core: &Core) -> Ground<'_> {
+    Ground {
+        state: &core.state,
+        machine: &core.machine,
+        servers: &core.servers,
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod dht;
 pub(crate) mod lan;
+pub(crate) mod pairing;
 mod pauses;
 pub(crate) mod server;
 mod trouble;

@@ -56,6 +56,13 @@ impl Drop for Task {
     }
 }
 
+/// Does work that takes a while on a thread of its own; `None` if it panics.
+pub(crate) async fn compute<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
 /// Sleeps until then, or for ever.
 pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {

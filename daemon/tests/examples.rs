@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use harness::{Host, Lab, Output, Stranger, program, run};
 
 /// In an order in which each finds what it needs; `db` is the other host, `laptop` a peer that is not there.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 26] = [
+    "invite",
+    "join",
     "id",
     "key show",
     "status",
@@ -129,13 +131,18 @@ fn every_example_of_the_help_does_what_it_says() {
             let line = line
                 .replace("punch1…", lab.b.key())
                 .replace("BASE64", wireguard);
-            let endless = command == "events" || line == "punchctl ping db";
+            let alone = matches!(command, "invite" | "join");
+            let endless = command == "events" || line == "punchctl ping db" || alone;
             let output = type_in(&lab.a, &line, endless);
             let interrupted = endless && output.status == 130;
             // A line of dots is none, and an offer may have come to something by the time of the next one.
             let refused = match command {
                 "answer" => output.stderr.contains("the line is not whole"),
                 "offer" => output.stderr.contains("is connected already"),
+                // Nobody is there at the other end of an invitation.
+                "invite" | "join" => ["withdrawn", "add: --yes"]
+                    .iter()
+                    .any(|end| output.stderr.contains(end)),
                 _ => false,
             };
             let done = output.success() || interrupted || refused;

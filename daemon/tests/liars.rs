@@ -12,7 +12,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use harness::{Host, Lab, PATIENCE, Server, Stranger, tool};
+use harness::{Host, Kinds, Lab, PATIENCE, Server, Stranger, tool, wait_for};
+use punch_signal_protocol::seal::Kind;
 use punch_signal_protocol::{Capabilities, Frame, MAX_FRAME, PeerId, Refusal, Unreachable};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket};
@@ -455,4 +456,44 @@ fn a_server_cannot_make_punchd_flood_its_peer() {
         "{lies} announcements made it send {sent} datagrams"
     );
     lab.a.ctl_ok(&["ping", "b", "-c", "2"]);
+}
+
+/// Introductions come three times, the first welcome not at all, and welcomes of before once more.
+#[test]
+fn a_server_that_loses_and_repeats_still_pairs_two_machines_once() {
+    need_lab!();
+    let mut lab = Lab::bare("pair", Kinds::Apart("full-cone", "open"), &[]);
+    lab.a.start();
+    lab.b.start();
+    let lost = AtomicUsize::new(0);
+    let (url, _server) = twister(&lab, move |envelopes| {
+        let (from, to, newest) = envelopes.last().unwrap();
+        if Kind::of(newest) == Some(Kind::Welcome) && lost.fetch_add(1, Ordering::Relaxed) < 3 {
+            return Vec::new();
+        }
+        let mut out = vec![(*to, deliver(*from, newest)); 3];
+        out.extend(
+            envelopes
+                .iter()
+                .rev()
+                .map(|(from, to, old)| (*to, deliver(*from, old))),
+        );
+        out
+    });
+    lab.a.ctl_ok(&["server", "add", "signal", &url]);
+    let mut argv = lab.a.ctl_argv();
+    argv.extend(["invite", "--json", "--name", "b"].map(str::to_owned));
+    let argv: Vec<_> = argv.iter().map(String::as_str).collect();
+    let _invite = lab.a.net.spawn("invite", &argv);
+    let log = lab.dir.join("invite.log");
+    let code = wait_for(PATIENCE, "a code is printed", || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        let first: Value = serde_json::from_str(text.lines().next()?).ok()?;
+        Some(first["code"].as_str()?.to_owned())
+    });
+    let joined = lab.b.ctl_ok(&["join", "--yes", "--name", "a", &code]);
+    assert!(joined.contains("connected to a"), "{joined}");
+    for host in lab.hosts() {
+        assert_eq!(host.ctl_json(&["peers"]).as_array().unwrap().len(), 1);
+    }
 }

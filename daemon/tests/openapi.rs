@@ -232,6 +232,7 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     lab.start_servers();
     lab.a
         .configure(&format!("[stun]\nservers = [\"{fixed}\"]\n"));
+    lab.b.configure("[lan]\nenabled = false\n");
     lab.a.start();
     lab.b.start();
     let caller = Caller::default();
@@ -374,6 +375,29 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
     let all = a(("GET", servers, &[]), None, 200);
     assert_eq!(all.as_array().unwrap().len(), 4, "{all}");
 
+    // Invitations. Nobody follows them here.
+    let (invite, join) = ("/v1/invitations", "/v1/joins");
+    let mine = a(("POST", invite, &[]), Some(json!({ "name": "new" })), 200);
+    let code = mine["code"].as_str().unwrap();
+    a(("POST", invite, &[]), Some(json!({ "expires_s": 1 })), 400);
+    a(("POST", invite, &[]), Some(json!({ "name": "b" })), 409);
+    a(("POST", join, &[]), Some(json!({ "code": code })), 409);
+    a(("POST", join, &[]), Some(json!({ "code": "abacus" })), 400);
+    let words = "acorn-window-maple-radio-river-zebra";
+    let other = a(("POST", join, &[]), Some(json!({ "code": words })), 200);
+    let all = a(("GET", "/v1/pairings", &[]), None, 200);
+    assert_eq!(all.as_array().unwrap().len(), 2, "{all}");
+    let one = "/v1/pairings/{number}";
+    for number in [&mine["pairing"]["number"], &other["number"]] {
+        let number = number.to_string();
+        a(("GET", one, &[&number]), None, 200);
+        a(("DELETE", one, &[&number]), None, 200);
+        a(("DELETE", one, &[&number]), None, 404);
+        a(("GET", one, &[&number]), None, 404);
+    }
+    a(("GET", one, &["x"]), None, 404);
+    a(("DELETE", one, &["x"]), None, 404);
+
     // All that there is now, at once.
     a(("GET", "/v1/status", &[]), None, 200);
     let checks = a(("POST", "/v1/netcheck", &[]), None, 200);
@@ -387,6 +411,13 @@ fn every_call_is_answered_as_the_file_says_with_every_status_that_it_names() {
         caller.call(&lab.b, ("DELETE", servers, &[]), Some(body), 200);
     }
     caller.call(&lab.b, ("POST", "/v1/netcheck", &[]), None, 422);
+    caller.call(&lab.b, ("POST", invite, &[]), Some(json!({})), 422);
+    caller.call(
+        &lab.b,
+        ("POST", join, &[]),
+        Some(json!({ "code": words })),
+        422,
+    );
     a(("POST", "/v1/take-over", &[]), None, 400);
 
     // What changes, what is silent, what ends.

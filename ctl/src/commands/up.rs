@@ -7,6 +7,7 @@ use punch_api::{Obstacle, PeerName, PeerState, PeerView, Up, WhyView};
 use serde_json::Value;
 
 use super::answer::{parse, warn};
+use super::consent;
 use crate::client::{Client, Failure};
 use crate::output::Output;
 use crate::render;
@@ -28,16 +29,28 @@ pub(crate) async fn up(
 ) -> Result<(), Failure> {
     let path = format!("/v1/peers/{peer}/up");
     let seconds = ask.wait_ms / 1000;
-    // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
-    let connecting = client.call(Method::POST, &path, &ask);
-    let answer = tokio::select! {
-        answer = connecting => answer?,
-        view = watch(client, out, peer), if seconds > 0 => {
-            return Err(Failure::Refused(format!("not connected to {peer}{}", reason(&view))));
+    let mut has_asked = false;
+    let answer = loop {
+        // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
+        let connecting = client.call(Method::POST, &path, &ask);
+        let view = tokio::select! {
+            answer = connecting => break answer?,
+            view = watch(client, out, peer), if seconds > 0 => view,
+            _ = tokio::signal::ctrl_c() => return Err(Failure::Refused(format!(
+                "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
+            ))),
+        };
+        let lacks = view
+            .obstacle
+            .as_ref()
+            .is_some_and(|known| *known == Obstacle::NoServer);
+        if !lacks || has_asked || !consent::ask(client, out).await? {
+            return Err(Failure::Refused(format!(
+                "not connected to {peer}{}",
+                reason(&view)
+            )));
         }
-        _ = tokio::signal::ctrl_c() => return Err(Failure::Refused(format!(
-            "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
-        ))),
+        has_asked = true;
     };
     warn(&answer);
     let answer = match seconds {

@@ -21,18 +21,19 @@ pub use open_enum::OpenEnum;
 pub use punch_signal_protocol::{
     Allocation, Budget, Filtering, Ipv4Range, MEETING_PORT, Mapping, PeerId, PeerIdError,
 };
-pub use request::{AddForward, AddPeer, AddServer, AnswerLine, PeerKey, Rename, Up};
+pub use request::{AddForward, AddPeer, AddServer, AnswerLine, Invite, Join, PeerKey, Rename, Up};
 pub use values::{
     Endpoint, ForwardKey, PeerName, PortRange, Protocol, Secret, ServerAddress, ServerKind, Target,
     ValueError,
 };
 pub use view::{
     AddressFamily, BudgetView, CandidateView, ChannelKind, DetourView, DhtView, ForwardTrouble,
-    ForwardView, HeardView, IdView, KeyView, LanView, LossView, MappingProtocol, MetView, NatView,
-    NetcheckView, NetworkView, Obstacle, PasteStep, PasteView, PathKind, PathReason, PathView,
-    PeerState, PeerView, PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView,
-    RefusalReason, RefusedView, RelayedView, RightsView, ServerState, ServerView, Status, Step,
-    StepOutcome, StepView, StrangerView, WhyView,
+    ForwardView, HeardView, IdView, InvitationView, KeyView, LanView, LossView, MappingProtocol,
+    MetView, NatView, NetcheckView, NetworkView, Obstacle, PairingRole, PairingStage, PairingView,
+    PasteStep, PasteView, PathKind, PathReason, PathView, PeerState, PeerView, PingView, PlainView,
+    PortMappingView, PortsView, ProbeKind, ProbeView, RefusalReason, RefusedView, RelayedView,
+    RightsView, ServerState, ServerView, Status, Step, StepOutcome, StepView, StrangerView,
+    WhyView,
 };
 
 /// Where the control socket is unless told otherwise.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use punch_signal_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{Endpoint, PeerName, PortRange, Protocol, Secret, ServerKind, Target};
+use crate::values::{
+    Endpoint, ForwardKey, PeerName, PortRange, Protocol, Secret, ServerKind, Target,
+};
 
 /// The body of `POST /v1/peers`: `{"name": "db", "punch": {"key": "punch1…"}}` or `{"name": "db", "wireguard": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,4 +98,47 @@ pub struct AddServer {
 pub struct AnswerLine {
     /// The line that a person has carried here, `punch-offer1…` or `punch-answer1…`.
     pub line: String,
+}
+
+/// The body of `POST /v1/invitations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The name that the newcomer gets here; without it, the one that it proposes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PeerName>,
+    /// The ports that are shared with the newcomer, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<ForwardKey>,
+    /// Whether the newcomer may reach every port of this machine.
+    #[serde(default)]
+    pub host: bool,
+    /// The seconds for which the code can be used, 10 to 86,400.
+    #[serde(default = "ten_minutes")]
+    pub expires_s: u64,
+}
+
+/// The body of `POST /v1/joins`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// The code, as `punchctl invite` has printed it.
+    pub code: Secret,
+    /// The name that the inviter gets here; without it, the one that it proposes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PeerName>,
+    /// Whether the servers that the inviter names are used from then on.
+    #[serde(default)]
+    pub add_servers: bool,
+    /// The seconds for which the inviter is looked for, 5 to 3,600.
+    #[serde(default = "one_minute")]
+    pub wait_s: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+fn one_minute() -> u64 {
+    60
 }

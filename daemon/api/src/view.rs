@@ -2,6 +2,7 @@
 
 mod channel;
 mod netcheck;
+mod pairing;
 mod paste;
 mod path;
 mod peer;
@@ -15,6 +16,7 @@ pub use channel::{ChannelKind, HeardView, LanView, MetView};
 pub use netcheck::{
     AddressFamily, MappingProtocol, NetcheckView, PortMappingView, PortsView, ProbeKind, ProbeView,
 };
+pub use pairing::{InvitationView, PairingRole, PairingStage, PairingView};
 pub use paste::{PasteStep, PasteView};
 pub use path::{DetourView, LossView, PathKind, PathReason, PathView};
 pub use peer::{PeerState, PeerView, PingView, RelayedView, RightsView};

@@ -355,7 +355,8 @@ impl Signalling {
             Some(seal::Kind::Answer) => self.handle_answer(delivered, around, now),
             Some(seal::Kind::Note) => around.handle_note(peer, envelope, now),
             Some(seal::Kind::Refusal) => self.handle_refusal(delivered, around, now),
-            None => false,
+            // Those go between temporary identities, and never reach this one.
+            Some(seal::Kind::Introduction | seal::Kind::Welcome) | None => false,
         };
         match around.peers.get_mut(peer).filter(|_| taken) {
             Some(connection) => connection.calls.copies.add(server, envelope, now),

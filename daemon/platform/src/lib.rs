@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod handover;
+mod hostname;
 pub mod netlink;
 mod offloads;
 pub mod sandbox;
@@ -10,6 +11,7 @@ mod socket_set;
 mod tun;
 mod udp;
 
+pub use hostname::hostname;
 pub use offloads::Offloads;
 pub use socket_set::SocketSet;
 pub use tun::{Tun, TunDevice, TunError, interface_exists};

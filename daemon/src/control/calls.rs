@@ -163,7 +163,7 @@ pub(super) async fn ask<T: serde::Serialize>(
     respond(call(&context, request).await)
 }
 
-async fn ask_with<B: DeserializeOwned, T: serde::Serialize>(
+pub(super) async fn ask_with<B: DeserializeOwned, T: serde::Serialize>(
     context: State<Control>,
     body: &[u8],
     request: impl FnOnce(B, Answer<T>) -> Request,

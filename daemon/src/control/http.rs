@@ -14,6 +14,7 @@ use super::calls::{
     rename_peer, why,
 };
 use super::events::{listen, up};
+use super::pairings::{end_pairing, invite, join, pairing, pairings};
 use super::succession::take_over;
 use crate::controller::request::Request;
 use crate::handover::takeover::Asked;
@@ -58,6 +59,10 @@ pub(crate) async fn serve(
                 .post(add_server)
                 .delete(remove_server),
         )
+        .route("/v1/invitations", post(invite))
+        .route("/v1/joins", post(join))
+        .route("/v1/pairings", get(pairings))
+        .route("/v1/pairings/{number}", get(pairing).delete(end_pairing))
         .route("/v1/netcheck", post(|c| ask(c, Request::Netcheck)))
         .route("/v1/events", get(listen))
         .route("/v1/take-over", post(take_over))

@@ -16,7 +16,6 @@ use crate::tasks::{Spawner, Task};
 /// Identities that may wait to be attached.
 const ATTACHED: usize = 8;
 /// Frames that may wait on either side of one that is attached.
-#[allow(dead_code, reason = "temporary identities are about to use it")]
 const FRAMES: usize = 16;
 
 /// The networks that this machine is attached to, as a channel.
@@ -34,7 +33,6 @@ struct Running {
 }
 
 /// Both ends of an identity that is heard in the networks for as long as this is held.
-#[allow(dead_code, reason = "temporary identities are about to use it")]
 #[derive(Debug)]
 pub(crate) struct Attached {
     /// Frames for the channel, as for a server.
@@ -53,10 +51,6 @@ impl Default for LanChannel {
     }
 }
 
-#[allow(
-    dead_code,
-    reason = "views and temporary identities are about to use the rest"
-)]
 impl LanChannel {
     /// Starts it, unless the administrator wants none.
     pub(super) fn start(
@@ -121,6 +115,11 @@ impl LanChannel {
         };
         self.running.as_ref()?.attach.try_send(attach).ok()?;
         Some(Attached { frames, brings })
+    }
+
+    /// The number by which the driver knows the channel, unless it is switched off.
+    pub(super) fn server(&self) -> Option<ServerId> {
+        Some(self.running.as_ref()?.server)
     }
 
     /// What views show of it, with the number by which the driver knows it, unless it is switched off.

@@ -2,8 +2,8 @@
 
 use punch_api::{
     AddForward, AddPeer, AddServer, AnswerLine, ApiError, Changed, ErrorCode, ForwardKey,
-    ForwardView, IdView, KeyView, NetcheckView, PasteView, PeerName, PeerView, PingView, Rename,
-    ServerView, Status, WhyView,
+    ForwardView, IdView, InvitationView, Invite, Join, KeyView, NetcheckView, PairingView,
+    PasteView, PeerName, PeerView, PingView, Rename, ServerView, Status, WhyView,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,6 +46,16 @@ pub(crate) enum Request {
     Offer(PeerName, Answer<PasteView>),
     /// A line that a person has carried here.
     Answer(AnswerLine, Answer<PasteView>),
+    Pairing(PairingAsk),
+}
+
+/// What is asked of invitations; none of it changes the configuration by itself.
+pub(crate) enum PairingAsk {
+    Invite(Invite, Answer<InvitationView>),
+    Join(Join, Answer<PairingView>),
+    List(Answer<Vec<PairingView>>),
+    Look(u32, Answer<PairingView>),
+    End(u32, Answer<PairingView>),
 }
 
 /// Asks the controller, and waits for its answer.

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use punch_api::{Ipv4Range, MetView, PeerId, ServerAddress};
-use punch_engine::{Nat64, Path, PeerHandle, ServerId};
+use punch_engine::{Channel, Nat64, Path, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
 use punch_state::State;
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::Said;
-use super::channels::LanChannel;
+use super::channels::{Attached, LanChannel};
 use super::dht::{self, Dht};
 use super::handles::Handles;
 use super::meetings::{Meetings, Start};
@@ -23,6 +23,7 @@ use crate::interface::reach::is_overlay;
 use crate::overlay::Places;
 use crate::proxy::{Proxies, Proxy, ProxySetting};
 use crate::resolver::Resolver;
+use crate::signalling::pairing::Side;
 use crate::signalling::server::{self, Access, Goal, Report};
 use crate::tasks::{Spawner, Task};
 use crate::views::events;
@@ -91,6 +92,32 @@ impl Servers {
             told: Vec::new(),
             spawner: spawner.clone(),
         })
+    }
+
+    /// Whether there are channels that are no servers.
+    pub(super) fn has_sides(&self) -> bool {
+        self.lan.server().is_some() || self.dht.standing().is_some()
+    }
+
+    /// Attaches a temporary identity, which is to find the other one, to the channels that are no servers.
+    pub(super) fn attach(&self, us: &Identity, them: PeerId) -> Vec<Side> {
+        let lan = self.lan.attach(us.clone(), [them].into());
+        let dht = self.dht.attach(us.clone(), [them].into());
+        let side = |(channel, attached): (_, Option<Attached>)| {
+            let Attached { frames, brings } = attached?;
+            Some(Side {
+                channel,
+                frames,
+                brings,
+            })
+        };
+        let sides = [(Channel::Lan, lan), (Channel::Dht, dht)].into_iter();
+        sides.filter_map(side).collect()
+    }
+
+    /// How signalling servers are reached.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Starts those of punchd.toml, and those that users have added, and calls in the networks of this machine.

@@ -1,6 +1,6 @@
 //! What the user has configured, and each change of it as a pure function from one state to the next.
 //!
-//! [`peer`], [`forward`] and [`server`] hold the changes. Each takes the state in force and returns the new one, or a
+//! [`peer`], [`forward`], [`server`] and [`pairing`] hold the changes. Each takes the state in force and returns the new one, or a
 //! [`Refusal`] whose text tells the user what to type instead. [`difference`] tells what a change means for those who act on
 //! it, and [`rights`] whether it gives anything or only takes away. Nothing here is saved or applied.
 
@@ -8,6 +8,7 @@ mod collision;
 pub mod difference;
 pub mod forward;
 mod model;
+pub mod pairing;
 pub mod peer;
 mod refusal;
 pub mod rights;

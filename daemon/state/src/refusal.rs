@@ -20,6 +20,14 @@ pub enum Refusal {
     /// A peer is to get the name of another one.
     #[error("a peer called {0} exists already")]
     NameTaken(PeerName),
+    /// The other machine of an invitation is to get the name of another peer.
+    #[error("a peer called {name} exists already; give another name, such as: --name {free}")]
+    NameInUse {
+        /// The name.
+        name: PeerName,
+        /// One that is free.
+        free: PeerName,
+    },
     /// No peer has that name.
     #[error("no peer is called {name}; {hint}")]
     NoSuchPeer {
@@ -169,6 +177,7 @@ impl From<Refusal> for ApiError {
         let code = match &refusal {
             Refusal::PeerExists(_)
             | Refusal::NameTaken(_)
+            | Refusal::NameInUse { .. }
             | Refusal::SameMachine { .. }
             | Refusal::AddressTaken { .. }
             | Refusal::Reached { .. }

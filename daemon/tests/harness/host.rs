@@ -219,6 +219,12 @@ impl Host {
         run(command.arg("--socket").arg(&self.socket).args(arguments))
     }
 
+    /// What punchctl is started with, for one that is to run beside the test.
+    pub fn ctl_argv(&self) -> Vec<String> {
+        let socket = self.socket.display().to_string();
+        vec![program("punchctl"), "--socket".to_owned(), socket]
+    }
+
     /// Runs punchctl, which must succeed; returns its output.
     #[track_caller]
     pub fn ctl_ok(&self, arguments: &[&str]) -> String {

@@ -6,6 +6,7 @@
 //! * [`RelayFrame`]: sealed packets past the server, where no direct path is,
 //! * [`seal`]: what two peers say to each other past the server, sealed end to end,
 //! * [`paste`]: the same as lines that a person carries,
+//! * [`pairing`]: how two machines that do not know each other find each other by a code,
 //! * [`rendezvous`]: what two machines derive for places where strangers look on,
 //! * [`lan`]: the datagrams by which they meet in one network,
 //! * [`Capabilities`]: what each of them can do beyond version 1.
@@ -24,6 +25,7 @@ pub mod lan;
 mod meeting;
 mod nat;
 pub mod noise;
+pub mod pairing;
 pub mod paste;
 mod range;
 mod refusal;

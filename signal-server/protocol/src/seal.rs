@@ -43,6 +43,10 @@ pub enum Kind {
     Note,
     /// Refuses an offer, in the place of an answer.
     Refusal,
+    /// Introduces a newcomer to the machine that has invited it.
+    Introduction,
+    /// Answers an introduction.
+    Welcome,
 }
 
 impl Kind {
@@ -53,6 +57,8 @@ impl Kind {
             2 => Some(Self::Answer),
             NOTE => Some(Self::Note),
             4 => Some(Self::Refusal),
+            5 => Some(Self::Introduction),
+            6 => Some(Self::Welcome),
             _ => None,
         }
     }
@@ -64,6 +70,8 @@ impl Kind {
             Self::Answer => 2,
             Self::Note => NOTE,
             Self::Refusal => 4,
+            Self::Introduction => 5,
+            Self::Welcome => 6,
         }
     }
 }
@@ -319,7 +327,11 @@ pub fn stream_credentials(of: &Credentials) -> Credentials {
     credentials
 }
 
-fn write(noise: &mut HandshakeState, kind: Kind, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+pub(crate) fn write(
+    noise: &mut HandshakeState,
+    kind: Kind,
+    plain: &[u8],
+) -> Result<Vec<u8>, SealError> {
     // Ephemeral key, encrypted static key and two tags at the most.
     let mut sealed = vec![0; 32 + 32 + TAG + plain.len() + TAG];
     let length = noise
@@ -332,7 +344,7 @@ fn write(noise: &mut HandshakeState, kind: Kind, plain: &[u8]) -> Result<Vec<u8>
     Ok(envelope)
 }
 
-fn read(
+pub(crate) fn read(
     noise: &mut HandshakeState,
     kind: Kind,
     envelope: &[u8],
@@ -351,7 +363,7 @@ fn read(
     Ok(plain)
 }
 
-fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {
+pub(crate) fn builder<'a>(rng: ChaCha20Rng) -> Result<Builder<'a>, SealError> {
     let params: NoiseParams = PATTERN.parse().map_err(|_| SealError::Internal)?;
     Ok(Builder::with_resolver(
         params,

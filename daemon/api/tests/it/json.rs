@@ -7,12 +7,13 @@ use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AllocationView, AnswerLine, Budget,
     BudgetView, CandidateView, ChannelKind, DetourView, DhtView, Event, EventKind, ForwardKey,
-    ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView, LossView, Mapping,
-    MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle, OpenEnum, PasteStep,
-    PasteView, PathKind, PathReason, PathView, PeerKey, PeerState, PeerView, PingView,
-    PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason, RefusedView,
-    RelayedView, Rename, RightsView, Secret, ServerAddress, ServerKind, ServerState, ServerView,
-    Status, Step, StepOutcome, StepView, StrangerView, Target, Up, WhyView,
+    ForwardTrouble, ForwardView, HeardView, IdView, InvitationView, Invite, Join, KeyView, LanView,
+    LossView, Mapping, MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle,
+    OpenEnum, PairingRole, PairingStage, PairingView, PasteStep, PasteView, PathKind, PathReason,
+    PathView, PeerKey, PeerState, PeerView, PingView, PortMappingView, PortsView, ProbeKind,
+    ProbeView, Protocol, RefusalReason, RefusedView, RelayedView, Rename, RightsView, Secret,
+    ServerAddress, ServerKind, ServerState, ServerView, Status, Step, StepOutcome, StepView,
+    StrangerView, Target, Up, WhyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -179,6 +180,49 @@ fn the_small_requests_keep_their_form() {
     );
     let address = ServerAddress::parse(ServerKind::Signal, "ws://a").unwrap();
     assert_eq!(serde_json::to_string(&address).unwrap(), r#""ws://a:80/""#);
+}
+
+#[test]
+fn an_invitation_and_its_answer_keep_their_form() {
+    golden(
+        Invite {
+            name: None,
+            forwards: Vec::new(),
+            host: false,
+            expires_s: 600,
+        },
+        r#"{"host":false,"expires_s":600}"#,
+    );
+    let empty = serde_json::from_str::<Invite>("{}").unwrap();
+    assert_eq!((empty.expires_s, empty.host), (600, false));
+    golden(
+        Join {
+            code: Secret::new("a-b".to_owned()),
+            name: Some("db".parse().unwrap()),
+            add_servers: true,
+            wait_s: 60,
+        },
+        r#"{"code":"a-b","name":"db","add_servers":true,"wait_s":60}"#,
+    );
+    let pairing = PairingView {
+        number: 1,
+        role: PairingRole::Newcomer.into(),
+        stage: PairingStage::Waiting.into(),
+        peer: None,
+        id: None,
+        forwards: Vec::new(),
+        host: false,
+        servers: Vec::new(),
+        expires_at_ms: 7,
+        trouble: None,
+    };
+    golden(
+        InvitationView {
+            code: "a-b".to_owned(),
+            pairing,
+        },
+        r#"{"code":"a-b","pairing":{"number":1,"role":"newcomer","stage":"waiting","peer":null,"id":null,"forwards":[],"host":false,"servers":[],"expires_at_ms":7,"trouble":null}}"#,
+    );
 }
 
 #[test]

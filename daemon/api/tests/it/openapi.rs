@@ -118,7 +118,10 @@ fn what_a_request_lacks_has_the_default_of_the_schema() {
             defaults += 1;
         }
     }
-    assert_eq!(defaults, 3, "ipv6_only, wait_ms, peers");
+    assert_eq!(
+        defaults, 8,
+        "ipv6_only, wait_ms, peers, forwards, host, expires_s, add_servers, wait_s"
+    );
 }
 
 /// A type that is too wide or too narrow shows in a value at its border.

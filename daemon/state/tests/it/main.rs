@@ -3,6 +3,7 @@
 
 mod difference;
 mod forwards;
+mod pairing;
 mod peers;
 mod rights;
 mod servers;

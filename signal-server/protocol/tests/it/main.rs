@@ -7,6 +7,7 @@ mod description;
 mod frame;
 mod identity;
 mod nat;
+mod pairing;
 mod paste;
 mod range;
 mod refusal;

@@ -84,10 +84,12 @@ fn an_envelope_shows_its_kind_and_nothing_else_is_one() {
     assert_eq!((answer[0], Kind::of(&answer)), (2, Some(Kind::Answer)));
     assert_eq!((bye[0], Kind::of(&bye)), (3, Some(Kind::Note)));
     assert_eq!(Kind::of(&[4]), Some(Kind::Refusal));
+    assert_eq!(Kind::of(&[5]), Some(Kind::Introduction));
+    assert_eq!(Kind::of(&[6]), Some(Kind::Welcome));
     assert_eq!(Kind::of(&[]), None);
     assert!(
         [0].into_iter()
-            .chain(5..=255)
+            .chain(7..=255)
             .all(|byte| Kind::of(&[byte]).is_none())
     );
 }

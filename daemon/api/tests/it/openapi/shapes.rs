@@ -6,8 +6,9 @@ use punch_api::error::ErrorBody;
 use punch_api::{
     AddForward, AddPeer, AddServer, AddressFamily, Allocation, AnswerLine, ApiError, Budget,
     BudgetView, CandidateView, Changed, ChannelKind, DetourView, DhtView, ErrorCode, Event,
-    EventKind, Filtering, ForwardTrouble, ForwardView, HeardView, IdView, KeyView, LanView,
-    LossView, Mapping, MappingProtocol, MetView, NatView, NetcheckView, NetworkView, Obstacle,
+    EventKind, Filtering, ForwardKey, ForwardTrouble, ForwardView, HeardView, IdView,
+    InvitationView, Invite, Join, KeyView, LanView, LossView, Mapping, MappingProtocol, MetView,
+    NatView, NetcheckView, NetworkView, Obstacle, PairingRole, PairingStage, PairingView,
     PasteStep, PasteView, PathKind, PathReason, PathView, PeerKey, PeerName, PeerState, PeerView,
     PingView, PlainView, PortMappingView, PortsView, ProbeKind, ProbeView, Protocol, RefusalReason,
     RefusedView, RelayedView, Rename, RightsView, Secret, ServerKind, ServerState, ServerView,
@@ -164,6 +165,20 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<Value>> {
     }
     BTreeMap::from([
         ("ErrorCode", all(error_codes())),
+        (
+            "PairingRole",
+            all(variants!(PairingRole { Inviter, Newcomer })),
+        ),
+        (
+            "PairingStage",
+            all(variants!(PairingStage {
+                Preparing,
+                Waiting,
+                Paired,
+                Failed,
+                Expired
+            })),
+        ),
         (
             "PathReason",
             all(variants!(PathReason {
@@ -364,6 +379,55 @@ fn member(document: &Document, union: &str, value: &Value) -> String {
     to.rsplit('/').next().unwrap().to_owned()
 }
 
+fn shared() -> ForwardKey {
+    ForwardKey {
+        protocol: Protocol::Tcp,
+        ports: "5432".parse().unwrap(),
+    }
+}
+
+fn pairing(full: bool) -> PairingView {
+    PairingView {
+        number: u32::MAX,
+        role: PairingRole::Inviter.into(),
+        stage: PairingStage::Paired.into(),
+        peer: full.then(db),
+        id: full.then(id),
+        forwards: full.then(shared).into_iter().collect(),
+        host: full,
+        servers: full.then(stun).into_iter().collect(),
+        expires_at_ms: u64::MAX,
+        trouble: full.then(|| "text".to_owned()),
+    }
+}
+
+fn stun() -> AddServer {
+    AddServer {
+        kind: ServerKind::Stun,
+        address: "a:3478".to_owned(),
+    }
+}
+
+/// What is asked of invitations.
+fn pairing_requests() -> [Shape; 2] {
+    let invite = |full: bool| Invite {
+        name: full.then(db),
+        forwards: full.then(shared).into_iter().collect(),
+        host: full,
+        expires_s: u64::MAX,
+    };
+    let join = |full: bool| Join {
+        code: Secret::new("a-b-c".to_owned()),
+        name: full.then(db),
+        add_servers: full,
+        wait_s: u64::MAX,
+    };
+    [
+        shape("Invite", vec![invite(true), invite(false)]),
+        shape("Join", vec![join(true), join(false)]),
+    ]
+}
+
 pub(super) fn requests() -> Vec<Shape> {
     let forward = |full: bool| AddForward {
         protocol: Protocol::Tcp,
@@ -387,14 +451,9 @@ pub(super) fn requests() -> Vec<Shape> {
                 line: "punch-offer1a".to_owned(),
             }],
         ),
-        shape(
-            "AddServer",
-            vec![AddServer {
-                kind: ServerKind::Stun,
-                address: "a:3478".to_owned(),
-            }],
-        ),
+        shape("AddServer", vec![stun()]),
     ];
+    shapes.extend(pairing_requests());
     for key in peer_keys() {
         let (name, inner, outer) = match &key {
             PeerKey::Punch { .. } => ("punch", "PunchPeer", "AddPunchPeer"),
@@ -645,6 +704,15 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape("Candidate", vec![candidate()]),
         shape("Server", vec![server()]),
         shape("Dht", vec![dht()]),
+        shape("ForwardKey", vec![shared()]),
+        shape("Pairing", vec![pairing(full)]),
+        shape(
+            "Invitation",
+            vec![InvitationView {
+                code: text(),
+                pairing: pairing(full),
+            }],
+        ),
         shape("Peer", vec![peer()]),
         shape("Relayed", vec![relayed()]),
         shape("Refused", vec![refused()]),

@@ -205,6 +205,11 @@ impl Dht {
         Some(Attached { frames, brings })
     }
 
+    /// The number by which the driver knows it as a channel, if it runs.
+    pub(super) fn server(&self) -> Option<ServerId> {
+        Some(self.running.as_ref()?.server)
+    }
+
     /// How it is, if it runs.
     pub(super) fn standing(&self) -> Option<Standing> {
         Some(self.running.as_ref()?.standing.borrow().clone())

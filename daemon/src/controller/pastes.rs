@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::core::Core;
 use crate::driver::command::{Command, ToServer};
+use crate::views::met::FIRST_PASTE;
 
 /// A line is good for so long: the peer waits no longer for what comes of its answer, and stamps are too old then.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -24,8 +25,6 @@ const SEALING: Duration = Duration::from_millis(700);
 const KEPT: usize = 2;
 /// Frames that may wait.
 const QUEUE: usize = 16;
-/// The numbers of these channels, downwards: those of servers are counted from one upwards.
-const FIRST: u32 = u32::MAX;
 
 /// See the module.
 #[derive(Default)]
@@ -86,7 +85,7 @@ impl Pastes {
         if let Some(before) = &before {
             core.order(Command::ServerDown(before.server)).await;
         }
-        let server = ServerId(FIRST - self.count);
+        let server = ServerId(FIRST_PASTE - self.count);
         self.count += 1;
         let (to, frames) = mpsc::channel(QUEUE);
         // There are no relay links here, so nothing is ever sent there.

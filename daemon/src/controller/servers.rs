@@ -381,6 +381,7 @@ impl Servers {
         OtherChannels {
             meetings: self.meetings.facts(),
             lan: self.lan.facts(),
+            dht: self.dht.server(),
         }
     }
 

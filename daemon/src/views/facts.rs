@@ -58,6 +58,8 @@ pub(crate) struct OtherChannels {
     pub(crate) meetings: Vec<MeetingFacts>,
     /// The networks of this machine, unless they are left alone, and their number as a channel.
     pub(crate) lan: Option<(ServerId, LanFacts)>,
+    /// The number of the DHT as a channel, if it runs.
+    pub(crate) dht: Option<ServerId>,
 }
 
 /// The meeting place of a peer, and the state of the connection to it.

@@ -5,6 +5,9 @@ use punch_engine::{PeerHandle, ServerId};
 
 use super::facts::{Facts, OtherChannels};
 
+/// What is pasted is numbered from here downwards, as a channel; servers are numbered upwards from 1.
+pub(crate) const FIRST_PASTE: u32 = u32::MAX;
+
 /// The channel under this number; `None` if it is gone.
 pub(crate) fn view<'a>(
     server: ServerId,
@@ -16,6 +19,10 @@ pub(crate) fn view<'a>(
         (ChannelKind::Peer, Some(name_of(place.peer)?.to_string()))
     } else if others.lan.as_ref().is_some_and(|(id, _)| *id == server) {
         (ChannelKind::Lan, None)
+    } else if others.dht == Some(server) {
+        (ChannelKind::Dht, None)
+    } else if server.0 > FIRST_PASTE / 2 {
+        (ChannelKind::Paste, None)
     } else {
         let (_, address) = servers.find(|(id, _)| *id == server)?;
         (ChannelKind::Server, Some(address.to_string()))

@@ -129,7 +129,7 @@ pub(super) async fn offer(
     let envelope = open.take(&[Kind::Offer]).await.ok_or_else(|| {
         ApiError::new(
             ErrorCode::Unavailable,
-            format!("no offer to {name} was made: it was connected or given up meanwhile; to see which: punchctl peers"),
+            format!("{name} is just being connected: nothing need be carried. To wait for it: punchctl up {name}"),
         )
     })?;
     let offer = offer_tag(&envelope);

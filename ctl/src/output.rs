@@ -146,9 +146,14 @@ impl Output {
         self.line(value);
     }
 
+    /// Whether a person is there who can be asked.
+    pub(crate) fn can_ask(&self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
     /// Asks a person, who answers yes by Enter alone; `None` when nobody is there to answer.
     pub(crate) async fn ask(&self, question: &str) -> Option<bool> {
-        if self.json || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        if !self.can_ask() {
             return None;
         }
         let _ = write!(std::io::stderr(), "{question} [Y/n] ");

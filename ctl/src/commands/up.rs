@@ -44,7 +44,8 @@ pub(crate) async fn up(
             .obstacle
             .as_ref()
             .is_some_and(|known| *known == Obstacle::NoServer);
-        if !lacks || has_asked || !consent::ask(client, out).await? {
+        let may_ask = lacks && !has_asked && out.can_ask();
+        if !may_ask || !consent::ask(client, out).await? {
             return Err(Failure::Refused(format!(
                 "not connected to {peer}{}",
                 reason(&view)

@@ -193,9 +193,9 @@ pub enum Command {
         /// Do not wait for the connection
         #[arg(long)]
         no_wait: bool,
-        /// Seconds to wait for the connection, 1 to 60
-        #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
-        timeout: u64,
+        /// Seconds to wait for the connection, 1 to 600; without it 15, or 120 where only the DHT may lead to the peer
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+        timeout: Option<u64>,
         /// Never let packets go over a relay between the two machines; kept until it is said otherwise with --direct-only=false
         #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
         direct_only: Option<bool>,

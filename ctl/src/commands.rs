@@ -10,7 +10,7 @@ mod server;
 mod share;
 mod up;
 
-use punch_api::{AddForward, ForwardKey, Up};
+use punch_api::{AddForward, ForwardKey};
 
 use crate::arguments::{Arguments, Command, KeyCommand};
 use crate::client::{Client, Failure};
@@ -39,12 +39,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             timeout,
             direct_only,
         } => {
-            let wait_ms = if no_wait { 0 } else { timeout * 1000 };
-            let ask = Up {
-                wait_ms,
-                direct_only,
-            };
-            up::up(client, out, &peer, ask).await
+            let seconds = if no_wait { Some(0) } else { timeout };
+            up::up(client, out, &peer, seconds, direct_only).await
         }
         Command::Offer(ask) => paste::offer(client, out, ask).await,
         Command::Answer(ask) => paste::answer(client, out, ask).await,

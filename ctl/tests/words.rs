@@ -62,6 +62,9 @@ fn reluctant(answers: Vec<WhyView>, state: &'static str) -> Punchd {
             }
             return (200, peer(state));
         }
+        if request == "GET /v1/servers" {
+            return (200, "[]".to_owned());
+        }
         assert_eq!(request, "GET /v1/peers/db/why");
         let index = asked.fetch_add(1, Ordering::Relaxed).min(enough - 1);
         let view = &answers[usize::try_from(index).unwrap()];
@@ -125,6 +128,39 @@ fn up_goes_on_waiting_while_a_server_that_was_lost_comes_back() {
     views.push(silent);
     let output = reluctant(views, "connected").run(&["up", "db"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn up_waits_longer_where_the_dht_alone_may_lead_to_the_peer_unless_it_is_told_how_long() {
+    let server = |kind: &str, state: &str| {
+        format!(
+            r#"{{"kind":"{kind}","address":"x","proxy":null,"fixed":false,"state":"{state}","trouble":null}}"#
+        )
+    };
+    let waits = |servers: &[String], arguments: &[&str]| {
+        let servers = format!("[{}]", servers.join(","));
+        let view = serde_json::to_string(&why(None, SILENT, "")).unwrap();
+        let punchd = Punchd::new(move |request| {
+            let answer = match request {
+                "GET /v1/servers" => servers.clone(),
+                "POST /v1/peers/db/up" => peer("connecting"),
+                _ => view.clone(),
+            };
+            (200, answer)
+        });
+        let said = text(&punchd.run(&[&["up", "db"], arguments].concat()).stderr);
+        let (_, after) = said.split_once("not connected to db after ").unwrap();
+        after.split_once(" s").unwrap().0.parse::<u64>().unwrap()
+    };
+    let (dht, public) = (server("dht", "connected"), server("public", "connecting"));
+    let [here, away] = ["connected", "connecting"].map(|state| server("signal", state));
+    assert_eq!(waits(&[], &[]), 15);
+    assert_eq!(waits(&[server("stun", "connected")], &[]), 15);
+    assert_eq!(waits(&[dht.clone(), here], &[]), 15);
+    assert_eq!(waits(&[away.clone()], &[]), 15);
+    assert_eq!(waits(&[dht.clone()], &[]), 120);
+    assert_eq!(waits(&[public, away], &[]), 120);
+    assert_eq!(waits(&[dht], &["--timeout", "600"]), 600);
 }
 
 #[test]

@@ -34,8 +34,8 @@ pub struct AnswerArguments {
     /// Write the answer to this file, to be carried back
     #[arg(long, value_name = "PATH")]
     pub write: Option<PathBuf>,
-    /// Seconds to wait for the connection once nothing is carried any more, 1 to 60
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=60))]
+    /// Seconds to wait for the connection once nothing is carried any more, 1 to 600
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub timeout: u64,
     /// How the line is shown and kept.
     #[command(flatten)]

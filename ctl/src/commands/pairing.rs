@@ -19,7 +19,7 @@ use crate::units::duration;
 /// How often it is looked how far the two machines have come.
 const LOOK: Duration = Duration::from_millis(50);
 /// The connection is waited for so long, once both know each other: over the DHT it takes a while.
-const CONNECT_MS: u64 = 60_000;
+const CONNECT_S: u64 = 120;
 
 pub(crate) async fn invite(
     client: &Client,
@@ -239,13 +239,13 @@ async fn connect(
     peer: &PeerName,
     pairing: &PairingView,
 ) -> Result<(), Failure> {
+    if !out.json {
+        return up::up(client, out, peer, Some(CONNECT_S), None).await;
+    }
     let ask = Up {
-        wait_ms: CONNECT_MS,
+        wait_ms: CONNECT_S * 1000,
         direct_only: None,
     };
-    if !out.json {
-        return up::up(client, out, peer, ask).await;
-    }
     let path = format!("/v1/peers/{peer}/up");
     let view: Value = client.call(Method::POST, &path, &ask).await?;
     out.value_line(&json!({ "pairing": pairing, "peer": view }));

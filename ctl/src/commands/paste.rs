@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use hyper::Method;
-use punch_api::{AnswerLine, PasteStep, PasteView, Up};
+use punch_api::{AnswerLine, PasteStep, PasteView};
 
 use super::answer::parse;
 use super::up;
@@ -54,11 +54,7 @@ pub(crate) async fn answer(
         .await?;
     let view: PasteView = parse(answer.clone())?;
     if view.step == PasteStep::Connecting {
-        let wait = Up {
-            wait_ms: ask.timeout * 1000,
-            direct_only: None,
-        };
-        return up::up(client, out, &view.peer, wait).await;
+        return up::up(client, out, &view.peer, Some(ask.timeout), None).await;
     }
     if out.json {
         out.value(&answer);

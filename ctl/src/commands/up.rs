@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use hyper::Method;
-use punch_api::{Obstacle, PeerName, PeerState, PeerView, Up, WhyView};
+use punch_api::{
+    Obstacle, OpenEnum, PeerName, PeerState, PeerView, ServerKind, ServerState, ServerView, Up,
+    WhyView,
+};
 use serde_json::Value;
 
 use super::answer::{parse, warn};
@@ -21,20 +24,51 @@ const NO_SERVER: Duration = Duration::from_secs(5);
 /// A relay serves at once; a direct path, where there is one, most often within this time.
 const DIRECT: Duration = Duration::from_secs(2);
 
+/// A connection that a signalling server brings about is waited for so long.
+const QUICK: u64 = 15;
+/// Over the DHT, a peer that does not wait for this machine itself looks there once a minute, and its answer is looked for, too.
+const SLOW: u64 = 120;
+
+/// For how many seconds a connection is waited for if nobody says. What punchd does not tell changes nothing: the call itself says what
+/// is wrong with it.
+async fn patience(client: &Client) -> u64 {
+    let known = client.get("/v1/servers").await.and_then(parse);
+    let servers: Vec<ServerView> = known.unwrap_or_default();
+    let is_quick = |view: &ServerView| {
+        view.kind == OpenEnum::Known(ServerKind::Signal)
+            && view.state == OpenEnum::Known(ServerState::Connected)
+    };
+    let is_slow = |view: &ServerView| {
+        let kinds = [ServerKind::Dht, ServerKind::Public];
+        kinds.iter().any(|kind| view.kind == OpenEnum::Known(*kind))
+    };
+    let only_slow = servers.iter().any(is_slow) && !servers.iter().any(is_quick);
+    if only_slow { SLOW } else { QUICK }
+}
+
+/// Connects, and waits for the connection so many seconds, or for as long as makes sense.
 pub(crate) async fn up(
     client: &Client,
     out: &Output,
     peer: &PeerName,
-    ask: Up,
+    timeout: Option<u64>,
+    direct_only: Option<bool>,
 ) -> Result<(), Failure> {
     let path = format!("/v1/peers/{peer}/up");
-    let seconds = ask.wait_ms / 1000;
     let mut has_asked = false;
-    let answer = loop {
+    let (seconds, answer) = loop {
+        let seconds = match timeout {
+            Some(seconds) => seconds,
+            None => patience(client).await,
+        };
+        let ask = Up {
+            wait_ms: seconds * 1000,
+            direct_only,
+        };
         // Ctrl-C ends only the waiting; punchd keeps trying, as it does after a timeout.
         let connecting = client.call(Method::POST, &path, &ask);
         let view = tokio::select! {
-            answer = connecting => break answer?,
+            answer = connecting => break (seconds, answer?),
             view = watch(client, out, peer), if seconds > 0 => view,
             _ = tokio::signal::ctrl_c() => return Err(Failure::Refused(format!(
                 "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"

@@ -58,7 +58,7 @@ pub struct Rename {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Up {
-    /// The milliseconds to wait for the connection before the answer, at most 60,000; with 0 the answer comes at once.
+    /// The milliseconds to wait for the connection before the answer, at most 600,000; with 0 the answer comes at once.
     #[serde(default)]
     pub wait_ms: u64,
     /// Whether packets never go over a relay between the two machines; without it, that stays as it was said last.

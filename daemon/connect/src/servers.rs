@@ -253,11 +253,6 @@ impl Servers {
             .collect()
     }
 
-    /// Whether anything is reached that may lead to this peer.
-    pub(crate) fn leads_to(&self, to: PeerId) -> bool {
-        self.reach(to).next().is_some() || !self.reach_slow(to).is_empty()
-    }
-
     /// The servers that are reached and that may know of this peer: quick ones.
     pub(crate) fn reach(&self, to: PeerId) -> impl Iterator<Item = ServerId> {
         let online = self.online.iter().copied();

@@ -116,7 +116,7 @@ impl Signalling {
     /// Whether any server is reached, or a slow channel that may lead to this peer; and whether a network is, in which the peer may be or not.
     pub(crate) fn is_in_reach(&self, of: PeerId) -> (bool, bool) {
         let servers = self.servers.count_servers();
-        let sure = servers > 0 || self.servers.leads_to(of);
+        let sure = servers > 0 || !self.servers.reach_slow(of).is_empty();
         (sure, self.servers.online().len() > servers)
     }
 

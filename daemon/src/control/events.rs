@@ -14,8 +14,8 @@ use super::calls::{Body, Control, Name, call, decode, parse_name, respond};
 use crate::controller::request::Request;
 use crate::refusal::refuse;
 
-/// The longest time for which `up` waits for the connection.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The longest time for which `up` waits for the connection: as long as an offer over a slow channel may be answered.
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// Connects, and waits for the connection if asked to.
 pub(super) async fn up(context: State<Control>, name: Name, body: Body) -> Response {

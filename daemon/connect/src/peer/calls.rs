@@ -435,6 +435,8 @@ impl Calls {
     pub(super) fn handle_bye(&mut self, wanted: bool, now: Instant) {
         (self.offer, self.late) = (None, None);
         self.slow.clear();
+        // What this offer was to bring about has come and gone, as no server could feign: whoever starts again is called at once.
+        self.last_offer = None;
         self.presence.said_goodbye = true;
         self.retry.handle_bye(wanted, now);
     }

@@ -18,6 +18,7 @@ use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::SocketId;
 
 const DHT: ServerId = ServerId(7);
+const LAN: ServerId = ServerId(8);
 const PEER: PeerHandle = PeerHandle(1);
 const OTHER: PeerHandle = PeerHandle(2);
 
@@ -289,6 +290,64 @@ fn no_server_is_needed_where_a_slow_channel_is_and_what_it_has_not_delivered_say
     assert_eq!(world.contact(), Contact::Silent { has_met: false });
     world.connector.handle_server_down(DHT, world.now);
     assert_eq!(world.contact(), Contact::NoServer);
+}
+
+/// A network is no server: what could be reached in it is not said to be missing at one.
+#[test]
+fn in_a_network_alone_a_peer_that_is_gone_lacks_a_server_and_with_one_it_is_offline() {
+    let mut world = World::new(true);
+    world.up(LAN, Channel::Lan);
+    world.connector.set_wish(PEER, UserWish::Up, world.now);
+    assert_eq!(world.kinds(LAN), [Kind::Offer]);
+    assert_eq!(world.contact(), Contact::Called);
+    let gone = Frame::Unreachable {
+        to: world.peer.id(),
+        why: Unreachable::Offline,
+    };
+    world.connector.handle_frame(LAN, gone.clone(), world.now);
+    assert_eq!(world.contact(), Contact::NoServer);
+    world.up(SERVER, Channel::Server);
+    world.run(seconds(200));
+    for server in [LAN, SERVER] {
+        let frame = gone.clone();
+        world.connector.handle_frame(server, frame, world.now);
+    }
+    assert_eq!(world.contact(), Contact::Offline);
+    world.connector.handle_server_down(SERVER, world.now);
+    assert_eq!(world.contact(), Contact::NoServer);
+}
+
+/// A peer that was stopped and started again is called as soon as it is there, but no more often than any.
+#[test]
+fn a_peer_that_comes_back_soon_after_its_goodbye_is_called_at_once() {
+    let mut world = World::new(true);
+    world.up(LAN, Channel::Lan);
+    let appeared = Frame::Appeared(world.peer.id());
+    world
+        .connector
+        .handle_frame(LAN, appeared.clone(), world.now);
+    world.connector.set_wish(PEER, UserWish::Up, world.now);
+    let mut called = 0;
+    for round in 0..5_u8 {
+        let offers = world.sent().into_iter();
+        let offer = offers.map(|(_, _, envelope)| envelope).last();
+        let Some(offer) = offer else { break };
+        called += 1;
+        let opened = OpenedOffer::open(&world.peer, &world.own, &offer, [round; 32]).unwrap();
+        let (mut exchange, answer) = opened.answer(world.described(), [round; 32]).unwrap();
+        world.hear(LAN, answer);
+        world.run(Duration::from_millis(100));
+        world.hear(LAN, exchange.seal(&Note::Bye).unwrap());
+        assert_eq!(world.contact(), Contact::Goodbye);
+        assert!(world.sent().is_empty());
+        world.run(Duration::from_millis(100));
+        world
+            .connector
+            .handle_frame(LAN, appeared.clone(), world.now);
+    }
+    assert_eq!(called, 4, "then it waits for its turn");
+    world.run(seconds(3));
+    assert_eq!(world.kinds(LAN), [Kind::Offer]);
 }
 
 #[test]

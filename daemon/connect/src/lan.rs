@@ -304,6 +304,20 @@ impl Lan {
         }
     }
 
+    /// The machine is in these networks, and in no others: what was heard elsewhere is forgotten, and nothing goes there any more, which a
+    /// router would pass on.
+    pub fn keep_to(&mut self, links: &[Link]) {
+        let is_here = |at: &SocketAddr| links.iter().any(|link| link.has(*at));
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.places.retain(|(at, _)| is_here(at));
+            neighbour.told &= !neighbour.places.is_empty();
+        }
+        self.replies.retain(|reply| match &reply.to {
+            To::One(at) => is_here(at),
+            To::All => true,
+        });
+    }
+
     /// A frame for the channel.
     pub fn handle_frame(&mut self, frame: Frame, now: Instant) {
         match frame {

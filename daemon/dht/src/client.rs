@@ -279,21 +279,29 @@ impl Client {
 
     // --- what comes ---
 
-    /// A datagram has come. Whatever answers nothing that was asked is passed over, queries too.
-    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
-        let answered = self.answer(from, bytes, now);
-        if answered.is_none() {
+    /// A datagram has come. Whatever answers nothing that was asked is passed over, queries too; tells whether it was an answer.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
+        let Some((answer, waiting)) = self.awaited(from, bytes) else {
             self.report.ignored += 1;
-        }
+            return false;
+        };
+        let _ = self.answer(answer, waiting, now);
         self.advance(now);
+        true
     }
 
-    fn answer(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Option<()> {
+    /// What was awaited from there.
+    fn awaited(&mut self, from: SocketAddr, bytes: &[u8]) -> Option<(Answer, Waiting)> {
         let SocketAddr::V4(from) = from else {
             return None;
         };
         let answer = Answer::decode(bytes).ok()?;
         let waiting = self.queries.end(&answer.transaction, from)?;
+        Some((answer, waiting))
+    }
+
+    fn answer(&mut self, answer: Answer, waiting: Waiting, now: Instant) -> Option<()> {
+        let from = waiting.to;
         self.report.received += 1;
         self.report.answered = Some(now);
         self.report.silent_since = None;

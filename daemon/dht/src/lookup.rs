@@ -34,6 +34,8 @@ struct Candidate {
     node: Node,
     /// Who has told of it.
     by: Option<SocketAddrV4>,
+    /// Whether only its address is known, and not its name.
+    is_nameless: bool,
     state: State,
 }
 
@@ -67,13 +69,17 @@ impl Lookup {
         let mut lookup = Self::only(scope, target, nodes);
         lookup.walks = true;
         for address in addresses {
-            // As if it were there: whoever it is, it is asked first.
             let node = Node {
                 id: target,
                 address: *address,
             };
             lookup.add(node, None);
+            let mut candidates = lookup.candidates.iter_mut();
+            if let Some(known) = candidates.find(|c| c.node == node && c.by.is_none()) {
+                known.is_nameless = true;
+            }
         }
+        lookup.sort();
         lookup
     }
 
@@ -120,6 +126,7 @@ impl Lookup {
         self.candidates.push(Candidate {
             node,
             by,
+            is_nameless: false,
             state: State::Fresh,
         });
         self.sort();
@@ -134,13 +141,14 @@ impl Lookup {
         }
     }
 
-    /// The nearest first; those whose names do not fit their addresses (BEP 42) behind all others: they may have chosen where to be.
+    /// Those without a name first, since whoever they are, they are asked; then the nearest. Those whose names do not fit their addresses
+    /// (BEP 42) are behind all others: they may have chosen where to be.
     fn sort(&mut self) {
         let (target, scope) = (self.target, self.scope);
         self.candidates.sort_by_key(|candidate| {
             let node = &candidate.node;
-            let chosen = node.id != target && !node.id.fits(*node.address.ip(), scope);
-            (chosen, target.distance(&node.id))
+            let is_chosen = !candidate.is_nameless && !node.id.fits(*node.address.ip(), scope);
+            (is_chosen, target.distance(&node.id))
         });
     }
 
@@ -194,6 +202,7 @@ impl Lookup {
         let mut candidates = self.candidates.iter_mut();
         if let Some(candidate) = candidates.find(|c| c.node.address == node.address) {
             candidate.node.id = node.id;
+            candidate.is_nameless = false;
             candidate.state = State::Answered(token);
         }
         self.sort();
@@ -339,12 +348,46 @@ mod tests {
 
     #[test]
     fn a_name_that_was_chosen_is_behind_all_that_were_not() {
-        let mut near = node(7);
-        near.id = TARGET;
-        near.id.0[19] ^= 1;
-        assert!(!near.id.fits(*near.address.ip(), Scope::Internet));
-        let lookup = Lookup::new(Scope::Internet, TARGET, &[near, node(8), node(9)], &[]);
-        assert_eq!(lookup.candidates.last().unwrap().node, near);
+        for last in [TARGET.0[19], TARGET.0[19] ^ 1] {
+            let mut near = node(7);
+            near.id = TARGET;
+            near.id.0[19] = last;
+            assert!(!near.id.fits(*near.address.ip(), Scope::Internet));
+            let lookup = Lookup::new(Scope::Internet, TARGET, &[near, node(8), node(9)], &[]);
+            assert_eq!(lookup.candidates.last().unwrap().node, near);
+        }
+    }
+
+    /// Whoever is asked learns the place, and could call itself, and others, like it.
+    #[test]
+    fn nobody_is_nearest_by_taking_the_places_own_name() {
+        let address = node(7).address;
+        let liar = Node {
+            id: TARGET,
+            address,
+        };
+        let others: Vec<_> = (8..20).map(node).collect();
+        let mut lookup = Lookup::new(Scope::Internet, TARGET, &others, &[address]);
+        assert_eq!(
+            lookup.next(),
+            Some(liar),
+            "an address without a name is first"
+        );
+        lookup.ask(address);
+        let helpers: Vec<_> = (30..38).map(node).collect();
+        let helpers: Vec<_> = helpers.iter().map(|n| Node { id: TARGET, ..*n }).collect();
+        lookup.answer(liar, &helpers, Some(vec![1]));
+        let ask = |lookup: &mut Lookup| {
+            let node = lookup.next()?;
+            lookup.ask(node.address);
+            lookup.answer(node, &[], Some(vec![1]));
+            Some(node)
+        };
+        while ask(&mut lookup).is_some() {}
+        let storers = lookup.storers();
+        assert_eq!(storers.len(), CLOSEST);
+        let is_liars = |storer: &Storer| storer.node.id == TARGET;
+        assert!(!storers.iter().any(is_liars), "{storers:?}");
     }
 
     #[test]

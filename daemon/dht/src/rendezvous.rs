@@ -139,7 +139,7 @@ impl Rendezvous {
     }
 
     /// These are the peers of an identity: what they write is looked for from time to time even if nobody watches them, as nobody
-    /// else would tell that they call.
+    /// else would tell that they call. What there was of one that is none any more is forgotten at once.
     pub fn set_peers(&mut self, number: Attached, peers: &[PeerId], at: Moment) {
         let peers: BTreeSet<_> = peers.iter().take(MAX_PAIRS).copied().collect();
         let known = self.attached.get(&number).map(|a| a.pairs.keys().copied());
@@ -152,7 +152,14 @@ impl Rendezvous {
         let few = peers.len() <= FEW_PAIRS;
         for peer in all {
             let is_peer = peers.contains(&peer);
-            if let Some(pair) = self.pair(number, peer, at) {
+            let pairs = self.attached.get_mut(&number).map(|a| &mut a.pairs);
+            let removed = pairs.and_then(|pairs| {
+                let had = pairs.get(&peer).is_some_and(|pair| pair.is_peer);
+                (had && !is_peer).then(|| pairs.remove(&peer))?
+            });
+            if let Some(pair) = removed {
+                self.forget(number, peer, pair.places());
+            } else if let Some(pair) = self.pair(number, peer, at) {
                 if is_peer && !pair.is_peer && few {
                     pair.stir(at);
                 }
@@ -174,7 +181,7 @@ impl Rendezvous {
             Frame::Unwatch(peer) => {
                 let attachment = self.attached.get_mut(&number);
                 if let Some(pair) = attachment.and_then(|a| a.pairs.get_mut(&peer)) {
-                    pair.is_watched = false;
+                    pair.unwatch();
                 }
                 self.tidy(at);
             }
@@ -209,8 +216,10 @@ impl Rendezvous {
 
     /// A datagram has come to the channel's socket.
     pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], at: Moment) {
-        self.client.handle_datagram(from, bytes, at.now);
-        self.advance(at);
+        // What nobody has asked for costs no look at all peers.
+        if self.client.handle_datagram(from, bytes, at.now) {
+            self.advance(at);
+        }
     }
 
     /// Time has passed.

@@ -218,9 +218,7 @@ fn an_idle_machine_stays_below_200_packets_a_minute() {
         let mut network = Network::new(peers, 200, 30, 0);
         let machine = network.add_machine(identity(1), 0);
         let ids: Vec<_> = (0..peers).map(|n| identity(100 + n).id()).collect();
-        let at = network.moment(machine);
-        let one = &mut network.machines[machine];
-        one.channel.set_peers(one.attached, &ids, at);
+        network.set_peers(machine, &ids);
         let hours = 3;
         network.run_until(network.start + Duration::from_secs(3600 * hours));
         let minutes = &network.machines[machine].minutes;
@@ -235,6 +233,102 @@ fn an_idle_machine_stays_below_200_packets_a_minute() {
             last / 60
         );
         assert!(most < 200, "{peers} peers: {most}");
+    }
+}
+
+/// The same with peers that are wanted and never there, whose offers are made anew as the connector does (`daemon/connect/src/peer/slow.rs`).
+#[test]
+fn a_machine_that_calls_peers_who_are_never_there_stays_below_200_packets_a_minute() {
+    for peers in [1_u64, 10, 50] {
+        let mut network = Network::new(peers, 200, 30, 0);
+        let machine = network.add_machine(identity(1), 0);
+        let ids: Vec<_> = (0..peers).map(|n| identity(100 + n).id()).collect();
+        network.set_peers(machine, &ids);
+        for id in &ids {
+            network.frame(machine, Frame::Watch(*id));
+        }
+        for minute in 0..58_u64 {
+            let is_called = [0, 1, 2, 4].contains(&minute) || minute > 4 && minute % 5 == 3;
+            for to in ids.iter().filter(|_| is_called) {
+                let mut envelope = envelope(OFFER, 0);
+                envelope[1..9].copy_from_slice(&network.rng.next_u64().to_be_bytes());
+                network.frame(machine, Frame::Send { to: *to, envelope });
+            }
+            network.run_until(network.start + Duration::from_secs(60 * (minute + 1)));
+        }
+        // Half an hour after the start, over several rounds of offers.
+        let minutes = &network.machines[machine].minutes;
+        let late: Vec<_> = minutes.range(28..58).map(|(_, count)| *count).collect();
+        let (mean, most) = (late.iter().sum::<u32>() / 30, late.iter().max().unwrap());
+        println!("{peers} peers that are called: {mean} packets a minute, at most {most}");
+        assert!(*most < 200, "{peers} peers: {most}");
+        // And they are called, however many they are.
+        let late = network
+            .puts
+            .iter()
+            .filter(|(at, ..)| at.duration_since(network.start) > Duration::from_secs(28 * 60));
+        let keys: BTreeSet<_> = late.map(|(.., item)| item.key).collect();
+        assert!(
+            keys.len() as u64 > peers / 2,
+            "{peers} peers: {}",
+            keys.len()
+        );
+    }
+}
+
+/// With a thousand peers a look at all of them is worth more than a datagram that anybody can send.
+#[test]
+fn what_nobody_has_asked_for_sets_nothing_off() {
+    let mut network = Network::new(12, 50, 0, 0);
+    let machine = network.add_machine(identity(1), 0);
+    network.run_until(network.start + Duration::from_secs(60));
+    network.set_peers(machine, &[identity(2).id()]);
+    network.run_until(network.now + Duration::from_secs(300));
+    let late = network.now + Duration::from_secs(300);
+    let at = punch_dht::Moment {
+        now: late,
+        ..network.moment(machine)
+    };
+    let channel = &mut network.machines[machine].channel;
+    let ignored = channel.report().ignored;
+    let stranger = "203.0.113.9:6881".parse().unwrap();
+    for bytes in [
+        &b"noise"[..],
+        b"d1:rd2:id20:abcdefghij0123456789e1:t4:abcd1:y1:re",
+    ] {
+        channel.handle_datagram(stranger, bytes, at);
+    }
+    assert_eq!(channel.report().ignored, ignored + 2);
+    assert_eq!(channel.poll_transmit(), None);
+    channel.handle_timeout(at);
+    assert!(
+        channel.poll_transmit().is_some(),
+        "there was something to do"
+    );
+}
+
+/// Who is removed is forgotten at once, and what lies in the DHT for whom nobody waits any more is not kept alive.
+#[test]
+fn whoever_is_removed_or_not_wanted_is_not_called_again() {
+    for removed in [true, false] {
+        let mut network = Network::new(11, 100, 10, 0);
+        let machine = network.add_machine(identity(1), 0);
+        let peer = identity(2).id();
+        network.set_peers(machine, &[peer]);
+        watch_and_call(&mut network, machine, peer);
+        network.run_until(network.start + Duration::from_secs(30));
+        assert!(!network.puts.is_empty());
+        match removed {
+            true => network.set_peers(machine, &[]),
+            false => network.frame(machine, Frame::Unwatch(peer)),
+        }
+        let pairs = network.machines[machine].channel.sizes().0;
+        assert_eq!(pairs, usize::from(!removed));
+        // What is under way arrives.
+        network.run_until(network.now + Duration::from_secs(5));
+        let puts = network.puts.len();
+        network.run_until(network.now + Duration::from_secs(4000));
+        assert_eq!(network.puts.len(), puts, "removed: {removed}");
     }
 }
 

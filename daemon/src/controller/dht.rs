@@ -74,8 +74,8 @@ pub(super) struct Dht {
     driver: mpsc::Sender<Command>,
     spawner: Spawner,
     running: Option<Running>,
-    /// The peers, of whom the task is told.
-    peers: Vec<PeerId>,
+    /// The peers, which the task follows.
+    peers: watch::Sender<Vec<PeerId>>,
     /// Nodes of the public DHT that have answered before.
     remembered: Vec<SocketAddrV4>,
     /// Whether they are others than those on the disk.
@@ -97,7 +97,7 @@ impl Dht {
             driver: driver.clone(),
             spawner: spawner.clone(),
             running: None,
-            peers: Vec::new(),
+            peers: watch::Sender::default(),
             remembered: Vec::new(),
             changed: false,
             nodes: mpsc::channel(4),
@@ -114,8 +114,8 @@ impl Dht {
         std::mem::take(&mut self.changed).then(|| self.remembered.clone())
     }
 
-    /// Runs or does not, as these servers want it, and is told where they are. `number` gives the channel its own. Returns the channel
-    /// that is no longer there.
+    /// Runs or does not, as these servers want it, and is told where they are. `number` gives the channel its own, which it keeps if it has
+    /// to start anew among other nodes. Returns the channel that is no longer there.
     pub(super) fn follow<'a>(
         &mut self,
         servers: impl Iterator<Item = &'a ServerAddress> + Clone,
@@ -130,17 +130,21 @@ impl Dht {
             (false, None) => None,
         };
         let stale = self.running.take_if(|running| Some(running.scope) != scope);
+        let mut gone = stale.map(|running| running.server);
         if let (Some(scope), None) = (scope, &self.running) {
-            self.start(scope, number());
+            // A task begins by telling the driver that its channel is down: what the one before it had ends there.
+            self.start(scope, gone.take().unwrap_or_else(number));
         }
         if let Some(running) = &mut self.running
             && running.told != resolved
         {
-            running.told.clone_from(&resolved);
-            // A queue that is full is that of a task that has much to do; names are looked up again.
-            let _ = running.orders.try_send(Order::Bootstrap(resolved));
+            // A queue that is full is that of a task that has no socket, or much to do: it is told when names have been looked up again.
+            let order = Order::Bootstrap(resolved.clone());
+            if running.orders.try_send(order).is_ok() {
+                running.told = resolved;
+            }
         }
-        stale.map(|running| running.server)
+        gone
     }
 
     fn start(&mut self, scope: Scope, server: ServerId) {
@@ -151,11 +155,11 @@ impl Dht {
             identity: self.identity.clone(),
             scope,
             driver: self.driver.clone(),
+            peers: self.peers.subscribe(),
             orders: orders_out,
             standing,
             nodes: self.nodes.0.clone(),
         });
-        let _ = orders.try_send(Order::Peers(self.peers.clone()));
         if scope == Scope::Internet && !self.remembered.is_empty() {
             let nodes = self.remembered.iter().map(|at| (*at).into());
             let _ = orders.try_send(Order::Bootstrap(nodes.collect()));
@@ -172,11 +176,12 @@ impl Dht {
     }
 
     /// These are the peers now.
-    pub(super) fn set_peers(&mut self, peers: Vec<PeerId>) {
-        if self.peers != peers {
-            self.peers.clone_from(&peers);
-            self.order(Order::Peers(peers));
-        }
+    pub(super) fn set_peers(&self, peers: Vec<PeerId>) {
+        self.peers.send_if_modified(|known| {
+            let differs = *known != peers;
+            *known = peers;
+            differs
+        });
     }
 
     /// The network has changed.
@@ -244,5 +249,38 @@ impl Dht {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// One that was told to nobody would keep its place in the driver, and what is sent there would be lost.
+    #[tokio::test]
+    async fn the_channel_keeps_its_number_when_it_begins_among_other_nodes() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let (driver, mut commands) = mpsc::channel(4);
+        let mut dht = Dht::new(&identity, &driver, &Spawner::new(Handle::current()));
+        let mut last = 0;
+        let mut follow = |dht: &mut Dht, servers: &[ServerAddress]| {
+            dht.follow(servers.iter(), Vec::new(), || {
+                last += 1;
+                ServerId(last)
+            })
+        };
+        assert_eq!(follow(&mut dht, &[]), None);
+        assert!(dht.standing().is_none(), "nobody has asked for it");
+        let own = ServerAddress::Dht("nodes.example.org:6881".into());
+        for servers in [vec![own.clone()], vec![own, ServerAddress::Public]] {
+            assert_eq!(follow(&mut dht, &servers), None);
+            assert_eq!(dht.server(), Some(ServerId(1)));
+            let begins = commands.recv().await;
+            assert!(matches!(begins, Some(Command::ServerDown(ServerId(1)))));
+        }
+        assert_eq!(follow(&mut dht, &[]), Some(ServerId(1)));
+        assert!(dht.standing().is_none());
     }
 }

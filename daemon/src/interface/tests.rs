@@ -120,3 +120,43 @@ fn an_address_comes_with_its_links_kind_and_with_whether_the_default_route_leave
     let found: Vec<_> = links[0].addresses.iter().map(|(ip, _)| *ip).collect();
     assert_eq!(found, right);
 }
+
+#[test]
+fn a_host_of_many_containers_calls_its_peers_in_sixteen_networks() {
+    let link = |index: u32| Link {
+        index,
+        name: format!("if{index}"),
+        kind: match index {
+            250 => LinkKind::Physical,
+            _ => LinkKind::Bridge,
+        },
+        up: true,
+        carrier: true,
+        multicast: true,
+        part: false,
+        mtu: 1500,
+    };
+    let address = |index: u32| Address {
+        link: index,
+        ip: [172, 17, u8::try_from(index).unwrap(), 1].into(),
+        prefix: 24,
+        other_end: None,
+        usable: index != 24,
+    };
+    let tables = Tables {
+        links: (20..=250).rev().map(link).collect(),
+        addresses: (20..=250).map(address).collect(),
+        defaults: Vec::new(),
+        outward: [].into(),
+        there: OwnRoutes::default(),
+        reach: Reach::default(),
+        before_main: Vec::new(),
+    };
+    let links = links::lan(&tables, TUNNEL);
+    let found: Vec<_> = links.iter().map(|link| link.index).collect();
+    let right: Vec<_> = (20..24).chain(25..36).chain([250]).collect();
+    assert_eq!(
+        found, right,
+        "the card, and the bridges that were there first"
+    );
+}

@@ -38,8 +38,6 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(crate) enum Order {
     /// Nodes may be here.
     Bootstrap(Vec<SocketAddr>),
-    /// These are the peers of the driver's identity.
-    Peers(Vec<PeerId>),
     /// The network has changed.
     NetworkChanged,
     /// Serve another identity, too, until its `frames` end. They are those that would go to a server; a watch that is repeated has the
@@ -67,14 +65,14 @@ pub(crate) struct Standing {
 impl Standing {
     /// What is wrong, for people.
     pub(crate) fn trouble(&self, now: std::time::Instant) -> Option<String> {
-        let silent = self.report.silent_since?;
-        let silence = now.saturating_duration_since(silent);
-        let silent = silence >= SILENCE_TOLD && !self.up;
-        let text = || {
+        if self.trouble.is_some() {
+            return self.trouble.clone();
+        }
+        let silence = now.saturating_duration_since(self.report.silent_since?);
+        (silence >= SILENCE_TOLD && !self.up).then(|| {
             let seconds = silence.as_secs();
             format!("no node has answered for {seconds} s: this network may not let UDP through")
-        };
-        self.trouble.clone().or_else(|| silent.then(text))
+        })
     }
 }
 
@@ -84,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) scope: Scope,
     pub(crate) driver: mpsc::Sender<Command>,
+    /// The peers of the driver's identity.
+    pub(crate) peers: watch::Receiver<Vec<PeerId>>,
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) standing: watch::Sender<Standing>,
     /// Where nodes go that are worth remembering.
@@ -177,6 +177,7 @@ impl Task {
     /// Works until the socket fails.
     async fn converse(&mut self, socket: &UdpSocket) {
         let mut buffer = [0; DATAGRAM];
+        self.follow_peers();
         loop {
             self.drain(socket).await;
             self.tell().await;
@@ -198,6 +199,7 @@ impl Task {
                     Some(frame) => self.channel.handle_frame(number, frame, moment()),
                     None => self.detach(number),
                 },
+                Ok(()) = self.parts.peers.changed() => self.follow_peers(),
                 Some(order) = self.parts.orders.recv() => self.obey(order),
                 () = sleep_until(due) => self.channel.handle_timeout(moment()),
             }
@@ -207,6 +209,11 @@ impl Task {
     fn receive(&mut self, from: SocketAddr, bytes: Option<&[u8]>) {
         let bytes = bytes.unwrap_or_default();
         self.channel.handle_datagram(from, bytes, moment());
+    }
+
+    fn follow_peers(&mut self) {
+        let peers = self.parts.peers.borrow_and_update().clone();
+        self.channel.set_peers(self.own, &peers, moment());
     }
 
     fn obey(&mut self, order: Order) {
@@ -219,7 +226,6 @@ impl Task {
                 });
                 self.channel.bootstrap(&v4.collect::<Vec<_>>(), at);
             }
-            Order::Peers(peers) => self.channel.set_peers(self.own, &peers, at),
             Order::NetworkChanged => self.channel.handle_network_changed(at),
             Order::Attach {
                 identity,
@@ -310,4 +316,19 @@ fn is_passing(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
             | io::ErrorKind::WouldBlock
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_socket_says_so_although_it_has_asked_nobody() {
+        let no_socket = Standing {
+            trouble: Some("no socket: too many open files".into()),
+            ..Standing::default()
+        };
+        assert_eq!(no_socket.trouble(clock::now()), no_socket.trouble);
+        assert_eq!(Standing::default().trouble(clock::now()), None);
+    }
 }

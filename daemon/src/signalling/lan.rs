@@ -225,13 +225,27 @@ impl Keeper {
         }
         (self.facts.trouble, self.facts.links) = (trouble, links);
         let stands = !self.facts.links.is_empty();
+        for voice in &mut self.voices {
+            voice.lan.keep_to(&self.links);
+        }
         if stands && is_another {
+            self.change_ports();
             for voice in &mut self.voices {
                 voice.lan.handle_network(now);
             }
         }
         self.tell_driver(stands).await;
         self.publish();
+    }
+
+    /// Whoever sees this machine in two networks does not know it by its port, unless an administrator has set that.
+    fn change_ports(&mut self) {
+        let wanted = self.room.port == 0;
+        for sockets in self.sockets.iter_mut().flatten().filter(|_| wanted) {
+            if let Err(error) = sockets.change_port() {
+                tracing::debug!(%error, "the port for answers on the LAN stays what it was");
+            }
+        }
     }
 
     /// # Errors

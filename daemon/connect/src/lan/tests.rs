@@ -520,3 +520,26 @@ fn a_sender_is_of_a_network_or_not() {
     }
     assert!(link.has_family(true) && link.has_family(false));
 }
+
+#[test]
+fn nothing_goes_to_a_network_that_this_machine_has_left() {
+    let (now, mut both) = (
+        start(),
+        [Machine::new(1, 1, &[2]), Machine::new(2, 2, &[1])],
+    );
+    exchange(&mut both, now);
+    let [a, b] = &mut both;
+    let link = |network: u8| Link {
+        index: u32::from(network),
+        name: format!("eth{network}"),
+        addresses: vec![([10, 0, network, 1].into(), 24)],
+    };
+    a.lan.keep_to(&[link(0), link(1)]);
+    assert_eq!(a.lan.heard().count(), 1);
+    a.send(b, b"envelope", now);
+    a.lan.keep_to(&[link(1)]);
+    assert_eq!(a.lan.heard().count(), 0);
+    assert_eq!(a.says(now), [], "what was about to be sent");
+    a.send(b, b"envelope", now);
+    assert!(matches!(a.frames()[..], [Frame::Unreachable { .. }]));
+}

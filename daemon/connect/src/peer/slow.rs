@@ -13,6 +13,9 @@ use crate::medium::Channel;
 
 /// An offer is made anew no earlier than this, unless this machine's addresses have changed.
 pub(crate) const RENEWAL: Duration = Duration::from_secs(60);
+/// The pauses grow with the peer's silence up to this one, so that a peer that is off for days costs little. What lies there is never so old
+/// that the peer would pass it over for its stamp, even if a clock is minutes wrong.
+const LATE_RENEWAL: Duration = Duration::from_secs(300);
 /// Between two offers that tell of changed addresses.
 const CHANGE_PAUSE: Duration = Duration::from_secs(5);
 /// An answer to an older offer does not count: its stamp would be too old for the peer, too.
@@ -46,8 +49,10 @@ impl SlowOffers {
     /// When an offer may go out over a channel; `None` if it may at once. A person gets one, however long it takes.
     pub(crate) fn due_at(&self, channel: Channel, candidates: &[Candidate]) -> Option<Instant> {
         let (at, told) = self.open.get(&channel)?.last.as_ref()?;
+        let silence = self.since.map(|since| at.saturating_duration_since(since));
+        let renewal = silence.unwrap_or_default().clamp(RENEWAL, LATE_RENEWAL);
         let pause = match channel {
-            Channel::Dht if told == candidates => RENEWAL,
+            Channel::Dht if told == candidates => renewal,
             Channel::Dht => CHANGE_PAUSE,
             _ => LIFETIME,
         };
@@ -178,5 +183,31 @@ impl SlowOffers {
     pub(super) fn clear(&mut self) {
         self.open.clear();
         self.since = None;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test needs some moment")]
+mod tests {
+    use super::*;
+
+    /// Every offer goes out as soon as it may, and nobody answers.
+    #[test]
+    fn a_silent_peer_gets_offers_less_and_less_often_until_it_is_heard() {
+        let (start, mut offers) = (Instant::now(), SlowOffers::default());
+        let pauses = |offers: &mut SlowOffers, mut now: Instant| {
+            std::array::from_fn::<_, 6, _>(|_| {
+                offers.since.get_or_insert(now);
+                let open = offers.open.entry(Channel::Dht).or_default();
+                open.last = Some((now, Vec::new()));
+                let due = offers.due_at(Channel::Dht, &[]).unwrap_or(now);
+                let pause = due.duration_since(now).as_secs();
+                now = due;
+                pause
+            })
+        };
+        assert_eq!(pauses(&mut offers, start), [60, 60, 120, 240, 300, 300]);
+        offers.handle_exchange(1);
+        assert_eq!(pauses(&mut offers, start)[..3], [60, 60, 120]);
     }
 }

@@ -236,7 +236,7 @@ fn a_compact_envelope_counts_over_slow_channels_alone_and_a_full_one_over_quick_
 }
 
 #[test]
-fn a_slow_channel_gets_compact_offers_at_most_each_minute_and_after_a_change() {
+fn a_slow_channel_gets_compact_offers_less_and_less_often_and_after_a_change() {
     let mut world = World::new(true);
     world.up(SERVER, Channel::Server);
     world.up(DHT, Channel::Dht);
@@ -252,15 +252,20 @@ fn a_slow_channel_gets_compact_offers_at_most_each_minute_and_after_a_change() {
     let (compact, full) = (open(compact).description, open(full).description);
     assert!(compact.stamp < full.stamp, "the quick one is the newer one");
 
-    let (mut offers, mut last) = (0, world.now);
-    for _ in 0..600 {
+    let (mut pauses, mut last) = (Vec::new(), world.now);
+    for _ in 0..1200 {
         world.run(seconds(1));
         if !world.kinds(DHT).is_empty() {
-            assert!(world.now - last >= seconds(60));
-            (offers, last) = (offers + 1, world.now);
+            pauses.push((world.now - last).as_secs());
+            last = world.now;
         }
     }
-    assert!((8..=10).contains(&offers), "{offers} in ten minutes");
+    // An offer of 300 s counts still, whatever the peer's clock says within some minutes.
+    let right = [60..70, 60..70, 120..140, 240..270, 300..310];
+    assert!(pauses.len() >= right.len(), "{pauses:?}");
+    for (pause, right) in pauses.iter().zip(right) {
+        assert!(right.contains(pause), "{pauses:?}");
+    }
     world.run(seconds(10));
     world.sent();
     let moved = vec![[192, 168, 1, 3].into(), [10, 0, 0, 1].into()];

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use punch_signal_protocol::seal::Kind;
+
 use super::Moment;
+use crate::client::Urgency;
 
 /// Items live for about two hours where they are stored (BEP 44): they are stored again after half of that at the latest.
 const AGAIN: Duration = Duration::from_secs(45 * 60);
@@ -21,7 +24,8 @@ pub(super) struct Outgoing {
     /// Whether another envelope has come while it was on its way.
     changed: bool,
     failures: u32,
-    stored: bool,
+    /// Whether somebody waits for it.
+    pub(super) urgency: Urgency,
 }
 
 impl Outgoing {
@@ -34,7 +38,7 @@ impl Outgoing {
             under_way: false,
             changed: false,
             failures: 0,
-            stored: false,
+            urgency: Urgency::Soon,
         }
     }
 
@@ -46,9 +50,9 @@ impl Outgoing {
         at.now.duration_since(self.since) < KEPT
     }
 
-    /// Whether somebody waits for it.
-    pub(super) fn is_new(&self) -> bool {
-        !self.stored
+    /// Whether it calls the other machine, and answers nothing.
+    pub(super) fn is_offer(&self) -> bool {
+        Kind::of(&self.envelope) == Some(Kind::Offer)
     }
 
     pub(super) fn started(&mut self) {
@@ -60,14 +64,12 @@ impl Outgoing {
         self.due = at.now;
         self.under_way = false;
         self.changed = false;
-        self.stored = false;
     }
 
     /// It is published anew, once it is not under way.
     pub(super) fn move_on(&mut self, at: Moment) {
         self.due = at.now;
         self.changed |= self.under_way;
-        self.stored = false;
     }
 
     /// Nodes have a newer item of the same key: this one has to be newer still.
@@ -83,7 +85,7 @@ impl Outgoing {
         }
         let pause = if stored > 0 {
             self.failures = 0;
-            self.stored = true;
+            self.urgency = Urgency::Idle;
             AGAIN.mul_f64(0.67 + spread * 0.66)
         } else {
             self.failures += 1;

@@ -14,6 +14,8 @@ use crate::sealed::Keys;
 const LIVELY: Duration = Duration::from_secs(60);
 /// A pair that nobody watches is kept for so long after something was sent to it.
 const LINGERS: Duration = Duration::from_secs(10 * 60);
+/// A call that nobody has answered for so long goes on as long as the program runs: what is sent anew is nothing new.
+const NEW: Duration = Duration::from_secs(5 * 60);
 /// Where items are to be stored need not be looked for again so soon.
 const PREPARED: Duration = Duration::from_secs(5 * 60);
 
@@ -52,6 +54,8 @@ pub(super) struct Pair {
     prepare: Option<Instant>,
     prepared: Option<Instant>,
     lively_until: Option<Instant>,
+    /// When the first envelope went out since somebody began to wait, or the other machine was found.
+    called: Option<Instant>,
     /// When something was sent, or the pair was made.
     used: Instant,
     /// The envelope that was delivered last: it comes again under the next day's key.
@@ -77,6 +81,7 @@ impl Pair {
             prepare: None,
             prepared: None,
             lively_until: None,
+            called: None,
             used: at.now,
             delivered: Vec::new(),
         }
@@ -115,8 +120,16 @@ impl Pair {
         self.stir(at);
     }
 
+    /// Nobody waits for the other machine any more: it is called no longer.
+    pub(super) fn unwatch(&mut self) {
+        self.is_watched = false;
+        (self.lively_until, self.prepare) = (None, None);
+        self.outgoing.take_if(|outgoing| outgoing.is_offer());
+    }
+
     /// Something goes on: looks now, and often for a while.
     pub(super) fn stir(&mut self, at: Moment) {
+        self.called = None;
         self.hasten(at);
         for reading in &mut self.readings {
             reading.due = reading.due.min(at.now);
@@ -133,11 +146,19 @@ impl Pair {
 
     pub(super) fn send(&mut self, envelope: Vec<u8>, at: Moment) {
         self.used = at.now;
-        self.hasten(at);
         self.prepare = None;
         let seq = self.next_seq(at);
         let waits = self.outgoing.as_ref().is_some_and(|o| !o.is_free());
         let mut outgoing = Outgoing::new(envelope, seq, at);
+        let since = *self.called.get_or_insert(at.now);
+        if outgoing.is_offer() && at.now.duration_since(since) >= NEW {
+            outgoing.urgency = Urgency::Idle;
+            // Whoever has waited for its turn does not begin to wait anew.
+            let before = self.outgoing.as_ref().map(|before| before.due);
+            outgoing.due = before.map_or(at.now, |before| before.min(at.now));
+        } else {
+            self.hasten(at);
+        }
         if waits {
             outgoing.started();
             outgoing.move_on(at);
@@ -205,10 +226,7 @@ impl Pair {
         let publish = outgoing.map(|outgoing| Task {
             work: Work::Publish,
             due: outgoing.due,
-            urgency: match outgoing.is_new() {
-                true => Urgency::Soon,
-                false => Urgency::Idle,
-            },
+            urgency: outgoing.urgency,
         });
         let prepare = self.prepare.map(|due| Task {
             work: Work::Prepare,
@@ -289,6 +307,7 @@ impl Pair {
         let envelope = reading.found(item, at)?;
         let is_new = envelope != self.delivered;
         self.delivered.clone_from(&envelope);
+        self.called = None;
         self.hasten(at);
         is_new.then_some(envelope)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use punch_dht::krpc::{Answer, Body, Query, failure};
 use punch_dht::{Attached, Item, Moment, Node, NodeId, Rendezvous, Scope, Told};
-use punch_signal_protocol::{Frame, Identity};
+use punch_signal_protocol::{Frame, Identity, PeerId};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -192,6 +192,13 @@ impl Network {
         let at = self.moment(machine);
         let one = &mut self.machines[machine];
         one.channel.handle_frame(one.attached, frame, at);
+        self.pump(machine);
+    }
+
+    pub fn set_peers(&mut self, machine: usize, peers: &[PeerId]) {
+        let at = self.moment(machine);
+        let one = &mut self.machines[machine];
+        one.channel.set_peers(one.attached, peers, at);
         self.pump(machine);
     }
 

@@ -46,24 +46,23 @@ impl Sockets {
             (GROUP_V4, PORT).into()
         };
         group.bind(&at.into())?;
-        let single = socket(v6)?;
-        let at: SocketAddr = if v6 {
-            single.set_unicast_hops_v6(1)?;
-            (Ipv6Addr::UNSPECIFIED, port).into()
-        } else {
-            single.set_ttl_v4(1)?;
-            (Ipv4Addr::UNSPECIFIED, port).into()
-        };
-        single.bind(&at.into())?;
-        let single = UdpSocket::from_std(single.into())?;
-        let port = NonZeroU16::new(single.local_addr()?.port());
+        let (single, port) = single(v6, port)?;
         Ok(Self {
             v6,
             group: UdpSocket::from_std(group.into())?,
             joined: BTreeSet::new(),
             single,
-            port: port.ok_or(io::ErrorKind::AddrNotAvailable)?,
+            port,
         })
+    }
+
+    /// Takes what is for this machine alone at another port, by which nobody knows it from another network.
+    ///
+    /// # Errors
+    /// Those of the system calls; the port stays what it was.
+    pub(super) fn change_port(&mut self) -> io::Result<()> {
+        (self.single, self.port) = single(self.v6, 0)?;
+        Ok(())
     }
 
     /// Listens on these links, as far as they have the family, and on no other.
@@ -191,6 +190,22 @@ pub(super) fn source_towards(to: SocketAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
+/// The socket for what is for this machine alone, and its port.
+fn single(v6: bool, port: u16) -> io::Result<(UdpSocket, NonZeroU16)> {
+    let single = socket(v6)?;
+    let at: SocketAddr = if v6 {
+        single.set_unicast_hops_v6(1)?;
+        (Ipv6Addr::UNSPECIFIED, port).into()
+    } else {
+        single.set_ttl_v4(1)?;
+        (Ipv4Addr::UNSPECIFIED, port).into()
+    };
+    single.bind(&at.into())?;
+    let single = UdpSocket::from_std(single.into())?;
+    let port = NonZeroU16::new(single.local_addr()?.port());
+    Ok((single, port.ok_or(io::ErrorKind::AddrNotAvailable)?))
+}
+
 fn socket(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
@@ -212,5 +227,23 @@ fn leave(group: &Socket, v6: bool, link: u32) -> io::Result<()> {
     match v6 {
         true => group.leave_multicast_v6(&GROUP_V6, link),
         false => group.leave_multicast_v4_n(&GROUP_V4, &InterfaceIndexOrAddress::Index(link)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_network_sees_another_port() {
+        let mut sockets = Sockets::open(false, 0).unwrap();
+        let before = sockets.port();
+        sockets.change_port().unwrap();
+        assert_ne!(sockets.port(), before);
+        assert_eq!(
+            sockets.single.local_addr().unwrap().port(),
+            sockets.port().get()
+        );
     }
 }

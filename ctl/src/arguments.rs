@@ -150,7 +150,7 @@ pub enum Command {
     /// Words may be typed in any case, and by their first four letters. There is no way to tell a wrong code from one that nobody has made:
     /// it finds nobody.
     #[command(
-        after_help = "Examples:\n  punchctl join acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join acorn window maple radio river zebra\n  punchctl join --yes --name db acorn-window-maple-radio-river-zebra@signal.example"
+        after_help = "Examples:\n  punchctl join acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join acorn window maple radio river zebra\n  punchctl join --yes --name db acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join --yes - < code.txt\n\nOther users of this machine see what programs are called with, and whoever is first has the code: where there are such users, use `punchctl join -`."
     )]
     Join(JoinArguments),
     /// Show this machine's key and overlay addresses

@@ -6,6 +6,8 @@ mod client;
 mod commands;
 mod complete;
 mod explain;
+mod input;
+mod interrupt;
 mod output;
 mod paths;
 mod qr;

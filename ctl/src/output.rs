@@ -13,6 +13,7 @@ use serde_json::Value;
 pub(crate) use layout::Table;
 use layout::{paint, wrap_hanging};
 
+use crate::interrupt::Interrupts;
 use crate::qr;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -158,6 +159,7 @@ impl Output {
         }
         let _ = write!(std::io::stderr(), "{question} [Y/n] ");
         let _ = std::io::stderr().flush();
+        let mut interrupts = Interrupts::new().ok()?;
         let reading = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
             std::io::stdin().read_line(&mut line).map(|_| line)
@@ -169,7 +171,7 @@ impl Output {
                 let is_yes = matches!(line.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
                 Some(is_yes && !line.is_empty())
             }
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupts.next() => {
                 let _ = writeln!(std::io::stderr());
                 // What reads cannot be ended otherwise.
                 std::process::exit(1);

@@ -157,8 +157,8 @@ fn up_waits_longer_where_the_dht_alone_may_lead_to_the_peer_unless_it_is_told_ho
     assert_eq!(waits(&[], &[]), 15);
     assert_eq!(waits(&[server("stun", "connected")], &[]), 15);
     assert_eq!(waits(&[dht.clone(), here], &[]), 15);
-    assert_eq!(waits(&[away.clone()], &[]), 15);
-    assert_eq!(waits(&[dht.clone()], &[]), 120);
+    assert_eq!(waits(std::slice::from_ref(&away), &[]), 15);
+    assert_eq!(waits(std::slice::from_ref(&dht), &[]), 120);
     assert_eq!(waits(&[public, away], &[]), 120);
     assert_eq!(waits(&[dht], &["--timeout", "600"]), 600);
 }
@@ -736,4 +736,66 @@ fn a_wireguard_key_in_the_place_of_an_identity_is_recognized() {
     let said = text(&output.stderr);
     assert!(said.contains("that is a WireGuard key"), "{said}");
     assert!(punchd.asked().is_empty());
+}
+
+fn pairing(stage: &str, peer: &str) -> String {
+    format!(
+        r#"{{"number":7,"role":"newcomer","stage":"{stage}","peer":{peer},"id":null,"forwards":[],"host":false,"servers":[],"expires_at_ms":7,"trouble":null}}"#
+    )
+}
+
+#[test]
+fn join_as_json_tells_the_pairing_and_its_status_whether_there_is_a_connection() {
+    for (state, code) in [(Some("connected"), 0), (Some("connecting"), 1), (None, 1)] {
+        let punchd = Punchd::new(move |request| match (request, state) {
+            ("GET /v1/servers", _) => (200, "[]".to_owned()),
+            ("POST /v1/joins", _) => (200, pairing("paired", r#""db""#)),
+            ("POST /v1/peers/db/up", Some(state)) => (200, peer(state)),
+            _ => (
+                500,
+                r#"{"error":{"code":"internal","message":"the disk is full"}}"#.to_owned(),
+            ),
+        });
+        let output = punchd.run(&["--json", "join", "six", "words"]);
+        assert_eq!(output.status.code(), Some(code), "{state:?}: {output:?}");
+        let said = text(&output.stdout);
+        let said: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        assert_eq!(said["pairing"]["peer"], "db", "{state:?}");
+        assert_eq!(said["peer"]["state"].as_str(), state);
+    }
+}
+
+#[test]
+fn a_pairing_that_came_about_a_moment_before_ctrl_c_is_not_called_withdrawn() {
+    for (known, says) in [
+        (
+            r#""db""#,
+            "too late: the code was used a moment ago, and db",
+        ),
+        ("null", "no longer looking"),
+    ] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let punchd = Punchd::new(move |request| match request {
+            "GET /v1/servers" => (200, "[]".to_owned()),
+            "DELETE /v1/pairings/7" => (200, pairing("paired", known)),
+            _ => {
+                let _ = tell.send(request.to_owned());
+                (200, pairing("waiting", "null"))
+            }
+        });
+        let joining = punchd
+            .command(&["join", "six", "words"])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It hears signals before it asks.
+        told.recv().unwrap();
+        let killed = std::process::Command::new("sh")
+            .args(["-c", &format!("kill -INT {}", joining.id())])
+            .status();
+        assert!(killed.unwrap().success());
+        let output = joining.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(says), "{output:?}");
+    }
 }

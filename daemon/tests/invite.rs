@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Child, Echo, Host, Kinds, Lab, PATIENCE, wait_for, wait_until};
+use nix::sys::signal::Signal;
 use punch_signal_protocol::Identity;
 use serde_json::Value;
 
@@ -256,12 +257,17 @@ fn codes_that_lead_nowhere_are_told_apart() {
     assert!(late.contains("this code has expired"), "{late}");
 
     // It was withdrawn.
-    let mut withdrawn = Invitation::open(&lab.a, &[]);
-    withdrawn.child.signal(nix::sys::signal::Signal::SIGINT);
-    withdrawn.child.wait(PATIENCE);
+    let mut code = String::new();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let withdrawn = Invitation::open(&lab.a, &[]);
+        code.clone_from(&withdrawn.code);
+        withdrawn.child.signal(signal);
+        let (done, said) = withdrawn.end();
+        assert!(!done && said.contains("withdrawn"), "{signal}: {said}");
+    }
     let late = lab
         .b
-        .ctl_refused(&["join", "--yes", "--timeout", "5", &withdrawn.code]);
+        .ctl_refused(&["join", "--yes", "--timeout", "5", &code]);
     assert!(late.contains("nobody answers to this code"), "{late}");
     assert_eq!(configuration(&lab.a), configuration(&lab.b));
 }
@@ -289,7 +295,7 @@ fn oneself_names_that_are_taken_and_both_at_once() {
     let mut second = Invitation::open(&lab.b, &["--name", "a"]);
     lab.b.ctl_ok(&["join", "--yes", "--name", "a", &first.code]);
     assert!(first.end().0);
-    second.child.signal(nix::sys::signal::Signal::SIGINT);
+    second.child.signal(Signal::SIGINT);
     second.child.wait(PATIENCE);
 
     // Ports that are shared otherwise.
@@ -304,10 +310,10 @@ fn a_server_that_is_away_meanwhile_delays_and_nothing_else() {
     let mut lab = only_a_has_servers("away");
     let invitation = Invitation::open(&lab.a, &["--name", "b"]);
     lab.signal.kill();
-    let mut argv = lab.b.ctl_argv();
-    argv.extend(["join", "--yes", "--name", "a", &invitation.code].map(str::to_owned));
-    let argv: Vec<_> = argv.iter().map(String::as_str).collect();
-    let mut joining = lab.b.net.spawn("join", &argv);
+    // Nobody else on the machine is to read the code among the arguments of programs.
+    let join = lab.b.ctl_argv().join(" ") + " join --yes --name a -";
+    let piped = format!("echo {} | {join}", invitation.code);
+    let mut joining = lab.b.net.spawn("join", &["sh", "-c", &piped]);
     std::thread::sleep(Duration::from_secs(2));
     assert!(joining.is_running());
     lab.start_signal();

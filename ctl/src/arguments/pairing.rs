@@ -28,7 +28,7 @@ pub struct InviteArguments {
 /// The arguments of `punchctl join`.
 #[derive(Debug, Args)]
 pub struct JoinArguments {
-    /// The code that `punchctl invite` has printed: six words, with hyphens or spaces between them
+    /// The code that `punchctl invite` has printed: six words, with hyphens or spaces between them; `-` reads it from standard input
     #[arg(required = true, value_name = "CODE")]
     pub code: Vec<String>,
     /// The name to give the other machine; without it, the name that it proposes

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use hyper::Method;
 use punch_api::{
-    AddServer, InvitationView, Invite, Join, OpenEnum, PairingStage, PairingView, PeerName, Secret,
-    ServerAddress, ServerKind, ServerView, Up,
+    AddServer, InvitationView, Invite, Join, OpenEnum, PairingRole, PairingStage, PairingView,
+    PeerName, Secret, ServerAddress, ServerKind, ServerView,
 };
 use serde_json::{Value, json};
 
 use super::answer::parse;
-use super::{consent, up};
+use super::consent;
+use super::up::{self, Ask};
 use crate::arguments::{InviteArguments, JoinArguments};
 use crate::client::{Client, Failure};
+use crate::input::text_from_stdin;
+use crate::interrupt::Interrupts;
 use crate::output::{Output, complain};
 use crate::units::duration;
 
@@ -33,9 +36,11 @@ pub(crate) async fn invite(
         expires_s: arguments.expires,
     };
     consent::ask(client, out).await?;
+    // Whatever ends the program from here on ends the invitation first.
+    let interrupts = Interrupts::new()?;
     let answer = client.call(Method::POST, "/v1/invitations", &ask).await?;
     let InvitationView { code, pairing } = parse(answer.clone())?;
-    let line = format!("punchctl join {code}");
+    let line = format!("punchctl join {}", code.expose());
     if out.json {
         out.value_line(&answer);
     } else if out.is_terminal() {
@@ -49,7 +54,8 @@ pub(crate) async fn invite(
     } else {
         out.line(&line);
     }
-    let pairing = follow(client, out, pairing, "waiting for the other machine").await?;
+    let what = "waiting for the other machine";
+    let pairing = follow((client, out), pairing, what, interrupts).await?;
     let Some(peer) = pairing.peer.clone() else {
         let text = "nobody has used the code in time; make a new one with: punchctl invite";
         return Err(Failure::Refused(text.to_owned()));
@@ -74,7 +80,10 @@ pub(crate) async fn join(
     out: &Output,
     arguments: JoinArguments,
 ) -> Result<(), Failure> {
-    let code = arguments.code.join(" ");
+    let code = match arguments.code.as_slice() {
+        [only] if only == "-" => text_from_stdin("the code")?.trim().to_owned(),
+        words => words.join(" "),
+    };
     let add_servers = arguments.yes || may_use_its_server(client, out, &code).await?;
     let ask = Join {
         code: Secret::new(code),
@@ -82,14 +91,10 @@ pub(crate) async fn join(
         add_servers,
         wait_s: arguments.timeout,
     };
+    let interrupts = Interrupts::new()?;
     let pairing = parse(client.call(Method::POST, "/v1/joins", &ask).await?)?;
-    let pairing = follow(
-        client,
-        out,
-        pairing,
-        "looking for the machine that has made the code",
-    )
-    .await?;
+    let what = "looking for the machine that has made the code";
+    let pairing = follow((client, out), pairing, what, interrupts).await?;
     let Some(peer) = pairing.peer.clone() else {
         return Err(Failure::Refused(failure(&pairing)));
     };
@@ -174,12 +179,12 @@ async fn offer_servers(
     Ok(())
 }
 
-/// Looks at it until it is over. Ctrl-C ends it.
+/// Looks at it until it is over. Ctrl-C ends it, and so does the end of the terminal.
 async fn follow(
-    client: &Client,
-    out: &Output,
+    (client, out): (&Client, &Output),
     mut pairing: PairingView,
     what: &str,
+    mut interrupts: Interrupts,
 ) -> Result<PairingView, Failure> {
     let path = format!("/v1/pairings/{}", pairing.number);
     let watching = async {
@@ -204,10 +209,24 @@ async fn follow(
     };
     tokio::select! {
         end = watching => end,
-        _ = tokio::signal::ctrl_c() => {
-            client.call(Method::DELETE, &path, &()).await?;
-            Err(Failure::Refused("withdrawn: the code cannot be used any more".to_owned()))
+        () = interrupts.next() => {
+            let ended = parse(client.call(Method::DELETE, &path, &()).await?)?;
+            Err(Failure::Refused(withdrawn(&ended)))
         }
+    }
+}
+
+/// What has become of a pairing that was ended before its time.
+fn withdrawn(ended: &PairingView) -> String {
+    match (&ended.peer, &ended.role) {
+        (Some(peer), _) => format!(
+            "too late: the code was used a moment ago, and {peer} ({}) is a peer now. To undo it: punchctl peer remove {peer}",
+            fingerprint(ended)
+        ),
+        (None, OpenEnum::Known(PairingRole::Newcomer)) => {
+            "no longer looking for the machine that has made the code".to_owned()
+        }
+        (None, _) => "withdrawn: the code cannot be used any more".to_owned(),
     }
 }
 
@@ -232,22 +251,27 @@ fn gives(pairing: &PairingView, verb: &str, whose: &str, nothing: &str) -> Strin
     }
 }
 
-/// Waits for the connection, and says how it is.
+/// Waits for the connection, and says how it is. With `--json` the pairing is told although nothing is known of the connection.
 async fn connect(
     client: &Client,
     out: &Output,
     peer: &PeerName,
     pairing: &PairingView,
 ) -> Result<(), Failure> {
-    if !out.json {
-        return up::up(client, out, peer, Some(CONNECT_S), None).await;
-    }
-    let ask = Up {
-        wait_ms: CONNECT_S * 1000,
+    let ask = Ask {
+        peer,
+        timeout: Some(CONNECT_S),
         direct_only: None,
     };
-    let path = format!("/v1/peers/{peer}/up");
-    let view: Value = client.call(Method::POST, &path, &ask).await?;
-    out.value_line(&json!({ "pairing": pairing, "peer": view }));
-    Ok(())
+    let tell = |view: &Value| out.value_line(&json!({ "pairing": pairing, "peer": view }));
+    let mut told = false;
+    let end = up::up_and_show(client, out, ask, |view| {
+        told = true;
+        tell(view);
+    });
+    let end = end.await;
+    if out.json && !told {
+        tell(&Value::Null);
+    }
+    end
 }

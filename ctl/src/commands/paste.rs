@@ -1,7 +1,7 @@
 //! `punchctl offer` and `punchctl answer`: lines that a person carries between two machines.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use hyper::Method;
@@ -11,10 +11,8 @@ use super::answer::parse;
 use super::up;
 use crate::arguments::{AnswerArguments, OfferArguments, ShowArguments};
 use crate::client::{Client, Failure};
+use crate::input::{limited, text_from_stdin};
 use crate::output::{Output, complain};
-
-/// Of a file or of standard input no more is read: a line has at most 1,700 characters, and mail programs add a few.
-const MAX_TEXT: u64 = 8_192;
 
 pub(crate) async fn offer(
     client: &Client,
@@ -45,8 +43,7 @@ pub(crate) async fn answer(
     refuse_existing(ask.write.as_deref(), &ask.show)?;
     let line = match &ask.file {
         Some(path) => read(path)?,
-        None if ask.line == ["-"] => limited(std::io::stdin())
-            .map_err(|error| Failure::Other(format!("cannot read the line: {error}")))?,
+        None if ask.line == ["-"] => text_from_stdin("the line")?,
         None => ask.line.concat(),
     };
     let answer = client
@@ -134,11 +131,4 @@ fn write(path: &Path, line: &str, overwrite: bool) -> Result<(), Failure> {
 fn read(path: &Path) -> Result<String, Failure> {
     let text = File::open(path).and_then(limited);
     text.map_err(|error| Failure::Other(format!("cannot read {}: {error}", path.display())))
-}
-
-/// As much of a text as could be a line.
-fn limited(from: impl Read) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    from.take(MAX_TEXT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

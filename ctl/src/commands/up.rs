@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::answer::{parse, warn};
 use super::consent;
 use crate::client::{Client, Failure};
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 use crate::render;
 
@@ -46,6 +47,14 @@ async fn patience(client: &Client) -> u64 {
     if only_slow { SLOW } else { QUICK }
 }
 
+/// Whom to connect to, and how.
+pub(super) struct Ask<'a> {
+    pub(super) peer: &'a PeerName,
+    /// How many seconds to wait; `None`: for as long as makes sense.
+    pub(super) timeout: Option<u64>,
+    pub(super) direct_only: Option<bool>,
+}
+
 /// Connects, and waits for the connection so many seconds, or for as long as makes sense.
 pub(crate) async fn up(
     client: &Client,
@@ -54,8 +63,29 @@ pub(crate) async fn up(
     timeout: Option<u64>,
     direct_only: Option<bool>,
 ) -> Result<(), Failure> {
+    let ask = Ask {
+        peer,
+        timeout,
+        direct_only,
+    };
+    up_and_show(client, out, ask, |answer| out.value(answer)).await
+}
+
+/// The same; with `--json`, what punchd says of the peer in the end is shown in another way.
+pub(super) async fn up_and_show(
+    client: &Client,
+    out: &Output,
+    ask: Ask<'_>,
+    show: impl FnOnce(&Value),
+) -> Result<(), Failure> {
+    let Ask {
+        peer,
+        timeout,
+        direct_only,
+    } = ask;
     let path = format!("/v1/peers/{peer}/up");
     let mut has_asked = false;
+    let mut interrupts = Interrupts::new()?;
     let (seconds, answer) = loop {
         let seconds = match timeout {
             Some(seconds) => seconds,
@@ -70,7 +100,7 @@ pub(crate) async fn up(
         let view = tokio::select! {
             answer = connecting => break (seconds, answer?),
             view = watch(client, out, peer), if seconds > 0 => view,
-            _ = tokio::signal::ctrl_c() => return Err(Failure::Refused(format!(
+            () = interrupts.next() => return Err(Failure::Refused(format!(
                 "no longer waiting; punchd keeps trying. To stop: punchctl down {peer}"
             ))),
         };
@@ -94,7 +124,7 @@ pub(crate) async fn up(
     };
     let view: PeerView = parse(answer.clone())?;
     if out.json {
-        out.value(&answer);
+        show(&answer);
     }
     let connected = view.state == PeerState::Connected;
     if !out.json && connected {

@@ -54,12 +54,14 @@ impl Punchd {
 
     /// Runs punchctl with these arguments.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_punchctl"))
-            .arg("--socket")
-            .arg(&self.socket)
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.command(arguments).output().unwrap()
+    }
+
+    /// punchctl with these arguments.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_punchctl"));
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        command
     }
 
     /// What punchctl prints on a terminal of so many columns, made by script(1).

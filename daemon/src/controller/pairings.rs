@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use punch_api::{
     ApiError, ErrorCode, ForwardKey, InvitationView, Invite, Join, PairingRole, PairingStage,
-    PairingView, PeerId, PeerName, Protocol, ServerAddress, ServerKind,
+    PairingView, PeerId, PeerName, Protocol, Secret, ServerAddress, ServerKind,
 };
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
@@ -18,6 +18,7 @@ use punch_signal_protocol::pairing::{
 use punch_state::pairing::{self, Terms};
 use punch_state::{Machine, Refusal, State, server};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use self::one::{Found, Pairing};
 use super::request::{Answer, PairingAsk};
@@ -156,7 +157,7 @@ impl Pairings {
             ground.servers.access(),
         )?;
         Ok(InvitationView {
-            code: code.text().to_string(),
+            code: Secret::new(code.text().to_string()),
             pairing: self.find(number)?.view(),
         })
     }
@@ -307,7 +308,10 @@ impl Pairings {
                 known.fail(text);
                 None
             }
-            What::Introduced(introduction, answer) => match known.receive(introduction.id, own) {
+            What::Introduced(introduction, answer) => match known
+                .receive(introduction.id, own)
+                .map(|reply| still(reply, introduction.id, ground.state))
+            {
                 Some(reply) => {
                     let _ = answer.send(reply);
                     None
@@ -438,6 +442,15 @@ fn no_channel() -> ApiError {
     )
 }
 
+/// What a newcomer is told once more: a peer that was removed since is not welcome by the code that has made it one.
+fn still(reply: Reply, id: PeerId, state: &State) -> Reply {
+    let is_peer = state.peers.values().any(|peer| peer.id() == Some(id));
+    match reply {
+        Reply::Welcome(_) if !is_peer => Reply::TurnedAway(TurnedAway::Expired),
+        reply => reply,
+    }
+}
+
 fn turned_away(why: TurnedAway) -> &'static str {
     match why {
         TurnedAway::Used => {
@@ -457,7 +470,7 @@ fn turned_away(why: TurnedAway) -> &'static str {
 }
 
 fn choose_words() -> Result<Words, ApiError> {
-    let random = punch_platform::random();
+    let random = punch_platform::random().map(Zeroizing::new);
     let random = random.map_err(|error| ApiError::new(ErrorCode::Internal, error))?;
     Ok(Words::choose(&random))
 }
@@ -511,7 +524,7 @@ pub(super) fn agree(
 mod tests {
     use std::sync::Mutex;
 
-    use punch_api::{Ipv4Range, Secret};
+    use punch_api::Ipv4Range;
     use punch_signal_protocol::pairing::Introduction;
     use tokio::runtime::Handle;
     use tokio::sync::watch;
@@ -631,6 +644,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_peer_that_was_removed_is_not_welcome_again_by_the_same_code() {
+        let mut desk = Desk::new();
+        let number = desk.invite().unwrap().pairing.number;
+        let first = desk.introduce(number, 2, true);
+        assert!(matches!(first, Some(Reply::Welcome(_))), "{first:?}");
+        desk.state.lock().unwrap().peers.clear();
+        assert_eq!(
+            desk.introduce(number, 2, true),
+            turned_away(TurnedAway::Expired)
+        );
+        assert!(desk.state.lock().unwrap().peers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_code_stands_in_no_debug_text() {
+        let invitation = Desk::new().invite().unwrap();
+        let words = invitation.code.expose().split('@').next().unwrap();
+        assert_eq!(words.split('-').count(), 6);
+        let shown = format!("{invitation:?}");
+        assert!(!shown.contains(words), "{shown}");
+    }
+
+    #[tokio::test]
     async fn what_is_not_saved_is_not_answered_and_may_be_asked_again() {
         let mut desk = Desk::new();
         let number = desk.invite().unwrap().pairing.number;
@@ -701,7 +737,7 @@ mod tests {
     async fn joining_oneself_is_told_at_once_and_a_second_try_replaces_the_first() {
         let mut desk = Desk::new();
         let code = desk.invite().unwrap().code;
-        let refused = desk.join(&code).unwrap_err();
+        let refused = desk.join(code.expose()).unwrap_err();
         assert!(refused.message.contains("this machine's own invitation"));
         let first = desk
             .join("acorn-window-maple-radio-river-zebra")

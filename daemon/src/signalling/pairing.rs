@@ -26,7 +26,8 @@ const AGAIN_SLOWLY: Duration = Duration::from_secs(60);
 const LIVELY: Duration = Duration::from_secs(45);
 /// So many introductions on one channel can still be answered.
 const PENDING: usize = 4;
-/// Envelopes that come faster are not looked at: whoever passes them on must not keep this machine busy.
+/// Envelopes that come faster over one channel are not looked at, and introductions leave no faster: whoever passes them on must not keep
+/// this machine busy, nor the other channels from being heard.
 const PACE: Duration = Duration::from_millis(50);
 /// The numbers of channels that are no servers begin here.
 const SIDES: u32 = 1 << 16;
@@ -94,12 +95,8 @@ pub(crate) enum What {
 
 /// Works on it until it is dropped.
 pub(crate) async fn run(errand: Errand) {
-    let Ok(permit) = errand.turn.clone().acquire_owned().await else {
-        return;
-    };
     let words = errand.words.clone();
-    let stretched = compute(move || words.stretch()).await;
-    drop(permit);
+    let stretched = in_turn(&errand.turn, move || words.stretch()).await;
     let Some(pair) = stretched.flatten() else {
         let text = "there are not the 64 MiB of memory that a code takes".to_owned();
         return errand.tell(What::Failed(text)).await;
@@ -114,6 +111,20 @@ pub(crate) async fn run(errand: Errand) {
     desk.errand.tell(looking).await;
     let sides = attached.await.unwrap_or_default();
     desk.run(sides).await;
+}
+
+/// Does work when it has its turn, which lasts until the work is done: work that was begun goes on although nobody waits for it any more.
+async fn in_turn<T: Send + 'static>(
+    turn: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let permit = turn.clone().acquire_owned().await.ok()?;
+    compute(move || {
+        let done = work();
+        drop(permit);
+        done
+    })
+    .await
 }
 
 /// Has a channel that is no server come and bring what one would.
@@ -151,6 +162,51 @@ struct Way {
     next: Option<Instant>,
     /// When a slow channel is told again to look often.
     watch: Option<Instant>,
+    /// When an envelope that it has brought was looked at last.
+    looked: Option<Instant>,
+    /// When the last introduction was made for it.
+    made: Option<Instant>,
+}
+
+impl Way {
+    fn new(to: ToServer, channel: Channel, is_newcomer: bool, now: Instant) -> Self {
+        Self {
+            to,
+            channel,
+            pending: VecDeque::new(),
+            next: (is_newcomer && channel != Channel::Server).then_some(now),
+            watch: channel.is_slow().then(|| now + LIVELY),
+            looked: None,
+            made: None,
+        }
+    }
+
+    /// The other machine was seen there, or so it is said.
+    fn handle_appeared(&mut self, now: Instant) {
+        self.next = Some(self.made.map_or(now, |made| now.max(made + PACE)));
+    }
+
+    /// Whether one more envelope from there is to be looked at.
+    fn admits(&mut self, now: Instant) -> bool {
+        let admits = self.looked.is_none_or(|at| now >= at + PACE);
+        if admits {
+            self.looked = Some(now);
+        }
+        admits
+    }
+
+    /// Whether an introduction is to be made for it now.
+    fn take_due(&mut self, now: Instant) -> bool {
+        if self.next.is_none_or(|at| now < at) {
+            return false;
+        }
+        let pause = match self.channel.is_slow() {
+            true => AGAIN_SLOWLY,
+            false => AGAIN,
+        };
+        (self.next, self.made) = (Some(now + pause), Some(now));
+        true
+    }
 }
 
 /// The errand at work.
@@ -162,7 +218,6 @@ struct Desk {
     ways: BTreeMap<ServerId, Way>,
     /// What each server has said last of its connection.
     reached: BTreeMap<ServerId, Option<String>>,
-    looked: Option<Instant>,
     done: bool,
 }
 
@@ -179,7 +234,6 @@ impl Desk {
             them,
             ways: BTreeMap::new(),
             reached: BTreeMap::new(),
-            looked: None,
             done: false,
         }
     }
@@ -248,21 +302,14 @@ impl Desk {
                 // The queue of a new connection is empty.
                 let _ = to.frames.try_send(Frame::Watch(self.them));
                 let is_newcomer = matches!(self.errand.part, Part::Newcomer(_));
-                let next = (is_newcomer && channel != Channel::Server).then(Instant::now);
-                let way = Way {
-                    to,
-                    channel,
-                    pending: VecDeque::new(),
-                    next,
-                    watch: channel.is_slow().then(|| Instant::now() + LIVELY),
-                };
+                let way = Way::new(to, channel, is_newcomer, Instant::now());
                 self.ways.insert(id, way);
             }
             Command::ServerDown(id) => drop(self.ways.remove(&id)),
             Command::Frame(id, Frame::Appeared(who)) if who == self.them => {
                 let is_newcomer = matches!(self.errand.part, Part::Newcomer(_));
                 if let (true, Some(way)) = (is_newcomer, self.ways.get_mut(&id)) {
-                    way.next = Some(Instant::now());
+                    way.handle_appeared(Instant::now());
                 }
             }
             Command::Frame(id, Frame::Unreachable { to, .. }) if to == self.them => {
@@ -278,11 +325,10 @@ impl Desk {
     }
 
     async fn handle_envelope(&mut self, id: ServerId, envelope: &[u8]) {
-        let now = Instant::now();
-        if self.looked.is_some_and(|at| now < at + PACE) {
+        let way = self.ways.get_mut(&id);
+        if !way.is_some_and(|way| way.admits(Instant::now())) {
             return;
         }
-        self.looked = Some(now);
         match self.errand.part {
             Part::Inviter => self.welcome(id, envelope).await,
             Part::Newcomer(_) => self.read_reply(id, envelope).await,
@@ -307,11 +353,9 @@ impl Desk {
         };
         let now = Instant::now();
         for way in self.ways.values_mut() {
-            if way.next.is_none_or(|at| now < at) {
+            if !way.take_due(now) {
                 continue;
             }
-            let is_slow = way.channel.is_slow();
-            way.next = Some(now + if is_slow { AGAIN_SLOWLY } else { AGAIN });
             let Ok(seed) = punch_platform::random() else {
                 continue;
             };
@@ -370,5 +414,67 @@ impl Desk {
             self.done = true;
             return self.errand.tell(what).await;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is a test")]
+mod tests {
+    use super::*;
+
+    fn way(channel: Channel) -> Way {
+        let (frames, _) = mpsc::channel(1);
+        let (relayed, _) = mpsc::channel(1);
+        Way::new(ToServer { frames, relayed }, channel, true, Instant::now())
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_still_has_its_turn() {
+        let turn = Arc::new(Semaphore::new(1));
+        let (started, mut has_started) = mpsc::channel(1);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let work = move || {
+            started.blocking_send(()).unwrap();
+            let _ = ends.recv();
+        };
+        let spawner = Spawner::new(tokio::runtime::Handle::current());
+        let waiting = spawner.spawn("pairing", {
+            let turn = turn.clone();
+            async move { in_turn(&turn, work).await.unwrap() }
+        });
+        has_started.recv().await.unwrap();
+        drop(waiting);
+        // Its end is another turn of this thread.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(turn.available_permits(), 0, "it goes on");
+        drop(end);
+        assert_eq!(in_turn(&turn, || 7).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_floods_keeps_no_other_one_from_being_heard() {
+        let (mut loud, mut quiet) = (way(Channel::Server), way(Channel::Lan));
+        let now = Instant::now();
+        let looked = (0..1000).filter(|ms| loud.admits(now + Duration::from_millis(*ms)));
+        assert_eq!(looked.count(), 20);
+        assert!(quiet.admits(now + Duration::from_millis(999)));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_names_the_other_machine_again_and_again_gets_few_introductions() {
+        let mut server = way(Channel::Server);
+        let now = Instant::now();
+        assert!(!server.take_due(now), "it has not seen the other machine");
+        let made = (0..1000).map(|ms| now + Duration::from_millis(ms));
+        let made = made.filter(|at| {
+            server.handle_appeared(*at);
+            server.take_due(*at)
+        });
+        assert_eq!(made.count(), 20);
+        // The last one that it asked for, and then as often as it is repeated.
+        let later = [2, 3, 4].map(|s| server.take_due(now + Duration::from_secs(s)));
+        assert_eq!(later, [true, false, true]);
     }
 }

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::open_enum::OpenEnum;
 use crate::request::AddServer;
-use crate::values::{ForwardKey, PeerName};
+use crate::values::{ForwardKey, PeerName, Secret};
 
 /// A new invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvitationView {
     /// The code for the other machine. Nothing shows it again.
-    pub code: String,
+    pub code: Secret,
     /// How the invitation stands.
     pub pairing: PairingView,
 }

@@ -218,7 +218,7 @@ fn an_invitation_and_its_answer_keep_their_form() {
     };
     golden(
         InvitationView {
-            code: "a-b".to_owned(),
+            code: Secret::new("a-b".to_owned()),
             pairing,
         },
         r#"{"code":"a-b","pairing":{"number":1,"role":"newcomer","stage":"waiting","peer":null,"id":null,"forwards":[],"host":false,"servers":[],"expires_at_ms":7,"trouble":null}}"#,

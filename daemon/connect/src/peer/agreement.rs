@@ -88,7 +88,7 @@ pub(super) fn advance(
         return false;
     }
     let agreed = attempt.preshared_key().is_some();
-    if let Some(path) = path_of(attempt)
+    if let Some(path) = attempt.found()
         && attempt.proof.take_due(attempt.offered, agreed, now)
     {
         send(attempt, path, out);
@@ -112,12 +112,6 @@ pub(super) fn advance(
         connection.calls.retry.handle_lost();
     }
     in_vain
-}
-
-/// The path that checks have found.
-fn path_of(attempt: &Attempt) -> Option<Path> {
-    let direct = attempt.agent.path().map(Path::Direct);
-    direct.or_else(|| attempt.links.path())
 }
 
 /// Sends what this end has to say, over the path.

@@ -257,6 +257,12 @@ impl Attempt {
         self.exchange.open(envelope).ok()
     }
 
+    /// The path that checks have found, whether packets may take it yet or not.
+    pub(super) fn found(&self) -> Option<Path> {
+        let direct = self.agent.path().map(Path::Direct);
+        direct.or_else(|| self.links.path())
+    }
+
     /// A note has come over a path; returns whether it was one of the ML-KEM exchange. An exchange that had it in its envelopes is not even
     /// looked at.
     pub(super) fn handle_kem(&mut self, note: &[u8]) -> bool {
@@ -378,7 +384,8 @@ impl Attempt {
             self.links.relayed.poll_timeout(),
             self.links.tcp.poll_timeout(),
             self.give_up_at,
-            self.proof.poll_timeout(),
+            // A key that is due goes out with the next path, however long there is none.
+            self.proof.poll_timeout().filter(|_| self.found().is_some()),
             self.away.as_ref().map(Away::poll_timeout),
         ]
         .into_iter()

@@ -534,6 +534,44 @@ fn the_side_that_has_offered_repeats_its_key_and_gives_up_after_ten_seconds() {
     assert!(!world.told().0);
 }
 
+/// The machine would be woken without end by a time that has passed.
+#[test]
+fn a_key_that_is_due_waits_for_a_path_where_the_one_that_was_found_is_lost() {
+    let mut world = World::new(true);
+    world.up(DHT, Channel::Dht);
+    world.connector.set_wish(PEER, UserWish::Up, world.now);
+    let (_, _, offer) = world.sent().remove(0);
+    let opened = OpenedOffer::open(&world.peer, &world.own, &offer, [1; 32]).unwrap();
+    let theirs = opened.description.credentials.clone();
+    let (exchange, answer) = opened.answer(world.described(), [2; 32]).unwrap();
+    world.hear(DHT, answer);
+    let mut met = Met {
+        exchange,
+        ours: credentials(3),
+        theirs,
+    };
+    assert!(world.check(&met));
+    assert_eq!(world.notes(&mut met).len(), 1);
+    // After a sleep nothing answers there any more.
+    world.connector.handle_resume(world.now);
+    let (until, mut woken) = (world.now + seconds(8), 0);
+    while let Some(at) = world.connector.poll_timeout().filter(|at| *at <= until) {
+        world.now = at.max(world.now);
+        world.connector.handle_timeout(world.now);
+        woken += 1;
+        assert!(
+            woken < 2_000,
+            "woken without end at {:?}",
+            until - world.now
+        );
+    }
+    world.now = until;
+    let before = world.notes(&mut met).len();
+    assert!(before < 32, "{before} notes went nowhere");
+    world.check(&met);
+    assert_eq!(world.notes(&mut met).len(), 1, "it goes out with the path");
+}
+
 #[test]
 fn what_was_under_way_when_the_two_agreed_on_something_newer_begins_nothing() {
     let mut world = World::new(false);

@@ -226,7 +226,7 @@ impl FromStr for Code {
         for (place, (word, index)) in found.zip(words.iter_mut()).enumerate() {
             *index = find(word).ok_or_else(|| CodeError::Misspelt {
                 place: place + 1,
-                found: word.chars().take(32).collect(),
+                found: shown(word),
                 nearest: nearest(word),
             })?;
         }
@@ -244,6 +244,12 @@ fn find(written: &str) -> Option<u16> {
     }
     let index = word_list().position(|word| word.starts_with(written))?;
     u16::try_from(index).ok()
+}
+
+/// What was written in the place of a word, for people: a code that somebody has sent may have control characters of terminals in it.
+fn shown(written: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() { c } else { '?' };
+    written.chars().take(32).map(plain).collect()
 }
 
 /// The word of the list that is most like the one written.

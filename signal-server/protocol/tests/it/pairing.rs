@@ -167,6 +167,9 @@ fn what_is_wrong_with_a_code_is_said() {
         panic!("it is misspelt");
     };
     assert_eq!(nearest, "river");
+    // A terminal does what such a word says.
+    let said = read(&TEXT.replace("river", "\u{1b}[2j\u{202e}rivr")).unwrap_err();
+    assert!(said.to_string().contains("`??2j?rivr`"), "{said}");
 }
 
 #[test]

@@ -709,7 +709,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         shape(
             "Invitation",
             vec![InvitationView {
-                code: text(),
+                code: Secret::new(text()),
                 pairing: pairing(full),
             }],
         ),

@@ -335,7 +335,7 @@ fn a_peer_that_comes_back_soon_after_its_goodbye_is_called_at_once() {
     let mut called = 0;
     for round in 0..5_u8 {
         let offers = world.sent().into_iter();
-        let offer = offers.map(|(_, _, envelope)| envelope).last();
+        let offer = offers.map(|(_, _, envelope)| envelope).next_back();
         let Some(offer) = offer else { break };
         called += 1;
         let opened = OpenedOffer::open(&world.peer, &world.own, &offer, [round; 32]).unwrap();

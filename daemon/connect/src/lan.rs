@@ -38,7 +38,7 @@ const KNOWN: Duration = Duration::from_secs(100);
 /// brings nothing, it is not there any more.
 const DOUBTED: Duration = Duration::from_secs(2);
 const GONE: Duration = Duration::from_secs(6);
-/// A peer's calls are answered this often.
+/// A peer's calls are answered this often; the first one after a start is answered at once.
 const ANSWER: Duration = Duration::from_secs(1);
 /// A tag is taken in three minutes of this machine's clock, and no datagram twice meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(180);
@@ -188,6 +188,8 @@ impl Neighbour {
             // It has started anew, or its network has changed: nothing that was known of it holds.
             self.places.clear();
             self.told = false;
+            // Whoever was answered a moment ago does not know of it any more.
+            self.answered = None;
             lost = std::mem::take(&mut self.sent);
         }
         self.unheard_since = None;

@@ -243,6 +243,23 @@ fn what_went_to_a_machine_that_has_restarted_is_said_to_be_lost() {
 }
 
 #[test]
+fn a_machine_that_starts_again_at_once_is_answered_at_once() {
+    let mut both = [Machine::new(1, 1, &[2]), Machine::new(2, 2, &[1])];
+    exchange(&mut both, start());
+    let soon = start() + Duration::from_millis(200);
+    let restarted = Machine::new(2, 3, &[1]);
+    both[1] = Machine {
+        ip: both[1].ip,
+        ..restarted
+    };
+    let [a, b] = &mut both;
+    b.watch(a, soon);
+    exchange(&mut both, soon);
+    let [a, b] = &mut both;
+    assert_eq!(b.frames(), [Frame::Appeared(a.id)]);
+}
+
+#[test]
 fn calls_come_in_a_burst_and_then_now_and_then_to_those_alone_that_are_watched() {
     let mut machine = Machine::new(1, 1, &[2, 3]);
     let watched = Machine::new(2, 2, &[]);

@@ -110,9 +110,11 @@ impl Lookup {
             return;
         }
         if let Some(by) = by {
-            // Private networks are none of the Internet's business.
-            let is_elsewhere = !is_stranger && self.scope.is_public(*by.ip());
-            if is_elsewhere || node.address.port() < FIRST_PORT {
+            // Private networks are none of the Internet's business, and this machine and groups nobody's.
+            let is_elsewhere = !is_stranger && self.scope.is_public(*by.ip())
+                || ip.is_loopback() && !by.ip().is_loopback();
+            let is_no_machine = ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified();
+            if is_elsewhere || is_no_machine || node.address.port() < FIRST_PORT {
                 return;
             }
             let told = self.candidates.iter().filter(|known| {
@@ -332,6 +334,30 @@ mod tests {
         lookup.ask(liar.address);
         lookup.answer(liar, &lies, None);
         assert_eq!(lookup.candidates.len(), 2, "the liar and its victim, once");
+    }
+
+    #[test]
+    fn a_node_of_ones_own_sends_no_queries_to_this_machine_or_to_groups() {
+        let node = |address: &str| Node {
+            id: TARGET,
+            address: address.parse().unwrap(),
+        };
+        let liar = node("10.0.0.1:6881");
+        for scope in [Scope::Own, Scope::Internet] {
+            let mut lookup = Lookup::new(scope, TARGET, &[liar], &[]);
+            let lies = [
+                node("127.0.0.1:8080"),
+                node("239.1.2.3:6881"),
+                node("255.255.255.255:6881"),
+                node("0.0.0.0:6881"),
+                node("10.0.0.2:22"),
+                node("10.0.0.2:6881"),
+            ];
+            lookup.ask(liar.address);
+            lookup.answer(liar, &lies, None);
+            let known: Vec<_> = lookup.candidates.iter().map(|c| c.node).collect();
+            assert_eq!(known, [liar, lies[5]], "{scope:?}");
+        }
     }
 
     #[test]

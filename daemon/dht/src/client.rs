@@ -166,6 +166,12 @@ impl Client {
         self.advance(now);
     }
 
+    /// The machine is elsewhere: nodes are looked for at once, under another name, by which nobody there knows it.
+    pub fn handle_network_changed(&mut self, now: Instant) {
+        (self.own, self.votes) = (NodeId::random(&mut self.rng), Votes::default());
+        self.bootstrap(&[], now);
+    }
+
     /// Looks for the item of a key. Tells whether that is under way now; there may be too much else.
     pub fn get(&mut self, key: [u8; 32], how: How, urgency: Urgency, now: Instant) -> bool {
         let place = item::place(&key);
@@ -386,7 +392,8 @@ impl Client {
 
     /// A node tells where it sees this machine.
     fn vote(&mut self, from: Ipv4Addr, seen: Ipv4Addr) {
-        if let Some(seen) = self.votes.add(from, seen) {
+        let voter = (from, self.scope.is_public(from));
+        if let Some(seen) = self.votes.add(voter, seen) {
             if !self.own.fits(seen, self.scope) {
                 self.own = NodeId::of(seen, &mut self.rng);
             }

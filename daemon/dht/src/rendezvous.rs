@@ -202,7 +202,7 @@ impl Rendezvous {
 
     /// The network has changed: nodes are looked for at once, and all that is watched is looked at.
     pub fn handle_network_changed(&mut self, at: Moment) {
-        self.client.bootstrap(&[], at.now);
+        self.client.handle_network_changed(at.now);
         let few = self.sizes().0 <= FEW_PAIRS;
         let pairs = self
             .attached

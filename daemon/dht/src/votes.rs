@@ -19,10 +19,15 @@ pub(crate) struct Votes {
 }
 
 impl Votes {
-    /// A node tells where it sees this machine; the address, if most now say another one than before.
-    pub(crate) fn add(&mut self, from: Ipv4Addr, seen: Ipv4Addr) -> Option<Ipv4Addr> {
+    /// A node tells where it sees this machine; the address, if most now say another one than before. One machine of the Internet, which is a
+    /// stranger, never decides by itself, although it may be the only one that answers.
+    pub(crate) fn add(
+        &mut self,
+        (from, is_stranger): (Ipv4Addr, bool),
+        seen: Ipv4Addr,
+    ) -> Option<Ipv4Addr> {
         let is_other = |(who, _): &(Ipv4Addr, Ipv4Addr)| *who != from;
-        self.of_one = match self.votes.iter().any(is_other) {
+        self.of_one = match is_stranger || self.votes.iter().any(is_other) {
             true => 0,
             false => self.of_one + 1,
         };
@@ -48,22 +53,35 @@ mod tests {
     #[test]
     fn most_of_several_machines_decide_once() {
         let mut votes = Votes::default();
-        let told: Vec<_> = (1..10).filter_map(|n| votes.add(ip(n), ip(100))).collect();
+        let told: Vec<_> = (1..10)
+            .filter_map(|n| votes.add((ip(n), true), ip(100)))
+            .collect();
         assert_eq!(told, [ip(100)]);
         for liar in 20..23 {
-            assert_eq!(votes.add(ip(liar), ip(66)), None);
+            assert_eq!(votes.add((ip(liar), true), ip(66)), None);
         }
         for _ in 0..50 {
-            assert_eq!(votes.add(ip(23), ip(66)), None, "one machine has one vote");
+            assert_eq!(
+                votes.add((ip(23), true), ip(66)),
+                None,
+                "one machine has one vote"
+            );
         }
-        let told: Vec<_> = (1..10).filter_map(|n| votes.add(ip(n), ip(101))).collect();
+        let told: Vec<_> = (1..10)
+            .filter_map(|n| votes.add((ip(n), true), ip(101)))
+            .collect();
         assert_eq!(told, [ip(101)], "the address has changed");
     }
 
     #[test]
     fn a_network_at_one_address_is_believed_after_a_while() {
         let mut votes = Votes::default();
-        let told: Vec<_> = (0..10).map(|_| votes.add(ip(1), ip(100))).collect();
+        let mut tell = |is_stranger| {
+            let each = (0..10).map(|_| votes.add((ip(1), is_stranger), ip(100)));
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(tell(true), [None; 10], "a stranger is not");
+        let told = tell(false);
         assert_eq!(told.iter().flatten().count(), 1);
         assert_eq!(told[..3], [None; 3]);
     }

@@ -144,7 +144,11 @@ pub(crate) async fn serve(parts: Parts) {
         .await;
     loop {
         match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await {
-            Ok(socket) => task.converse(&socket).await,
+            Ok(socket) => {
+                if task.converse(&socket).await {
+                    continue;
+                }
+            }
             Err(error) => {
                 let trouble = Some(format!("no socket: {error}"));
                 task.parts
@@ -174,8 +178,8 @@ async fn next(frames: &mut Option<mpsc::Receiver<Frame>>) -> Frame {
 }
 
 impl Task {
-    /// Works until the socket fails.
-    async fn converse(&mut self, socket: &UdpSocket) {
+    /// Works until the socket fails, or the network has changed (`true`): there nobody knows this machine by its port.
+    async fn converse(&mut self, socket: &UdpSocket) -> bool {
         let mut buffer = [0; DATAGRAM];
         self.follow_peers();
         loop {
@@ -187,7 +191,10 @@ impl Task {
                     match received {
                         Ok((length, from)) => self.receive(from, buffer.get(..length)),
                         Err(error) if is_passing(&error) => {}
-                        Err(error) => return tracing::warn!(%error, "the DHT's socket fails"),
+                        Err(error) => {
+                            tracing::warn!(%error, "the DHT's socket fails");
+                            return false;
+                        }
                     }
                     for _ in 0..TURN {
                         let Ok((length, from)) = socket.try_recv_from(&mut buffer) else { break };
@@ -200,7 +207,13 @@ impl Task {
                     None => self.detach(number),
                 },
                 Ok(()) = self.parts.peers.changed() => self.follow_peers(),
-                Some(order) = self.parts.orders.recv() => self.obey(order),
+                Some(order) = self.parts.orders.recv() => {
+                    let is_elsewhere = matches!(order, Order::NetworkChanged);
+                    self.obey(order);
+                    if is_elsewhere {
+                        return true;
+                    }
+                }
                 () = sleep_until(due) => self.channel.handle_timeout(moment()),
             }
         }
@@ -226,7 +239,10 @@ impl Task {
                 });
                 self.channel.bootstrap(&v4.collect::<Vec<_>>(), at);
             }
-            Order::NetworkChanged => self.channel.handle_network_changed(at),
+            Order::NetworkChanged => {
+                self.seen = None;
+                self.channel.handle_network_changed(at);
+            }
             Order::Attach {
                 identity,
                 peers,
@@ -319,8 +335,48 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
+    use punch_dht::krpc::Query;
+
     use super::*;
+
+    /// Neither by its port nor by the name that it has as a node.
+    #[tokio::test]
+    async fn nodes_of_another_network_do_not_know_the_machine() {
+        let node = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (driver, _commands) = mpsc::channel(4);
+        let (orders, orders_out) = mpsc::channel(4);
+        let parts = Parts {
+            server: ServerId(1),
+            identity: Identity::from_seed(&[1; 32]),
+            scope: Scope::Own,
+            driver,
+            peers: watch::Sender::default().subscribe(),
+            orders: orders_out,
+            standing: watch::Sender::default(),
+            nodes: mpsc::channel(1).0,
+        };
+        let told = Order::Bootstrap(vec![node.local_addr().unwrap()]);
+        orders.send(told).await.unwrap();
+        let ask = async {
+            let mut buffer = [0; DATAGRAM];
+            let mut asked = Vec::new();
+            for _ in 0..2 {
+                let (length, from) = node.recv_from(&mut buffer).await.unwrap();
+                let (_, _, name) = Query::decode(&buffer[..length]).unwrap();
+                asked.push((from.port(), name));
+                orders.send(Order::NetworkChanged).await.unwrap();
+            }
+            asked
+        };
+        let asked = tokio::select! {
+            asked = ask => asked,
+            () = serve(parts) => panic!("it serves until it is dropped"),
+        };
+        assert_ne!(asked[0].0, asked[1].0);
+        assert_ne!(asked[0].1, asked[1].1);
+    }
 
     #[test]
     fn a_machine_without_a_socket_says_so_although_it_has_asked_nobody() {

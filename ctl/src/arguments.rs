@@ -326,7 +326,7 @@ const NEED_ADDRESS: [(&str, &str); 3] = [("kind", "signal"), ("kind", "stun"), (
 pub enum ServerCommand {
     /// Use a server from now on
     #[command(
-        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example\n  punchctl server add public\n\npublic is the BitTorrent DHT, over which peers are found without a server, and some public STUN servers.\nWhat others can see then: strangers store sealed notes for this machine, without knowing whose or for whom,\nand see its public address; the STUN servers see that address, too."
+        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example\n  punchctl server add public\n\npublic is the BitTorrent DHT, over which peers are found without a server, and some public STUN servers.\nWhat others can see then: strangers store sealed notes for this machine, without knowing whose or for whom,\nand see its public address and that of the peer that reads them; the STUN servers see that address, too."
     )]
     Add {
         /// signal, stun, dht or public

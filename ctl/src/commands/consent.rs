@@ -7,7 +7,7 @@ use super::answer::parse;
 use crate::client::{Client, Failure};
 use crate::output::{Output, complain};
 
-const QUESTION: &str = "This machine uses no server, so that others find it in its own network only. Use the public DHT and public STUN servers from now on? Strangers there see this machine's public address and that it looks for somebody, and nothing of who that is or what is said.";
+const QUESTION: &str = "This machine uses no server, so that others find it in its own network only. Use the public DHT and public STUN servers from now on? Strangers there see this machine's public address and that of the machine that it meets, and nothing of whose they are or what is said.";
 const HINT: &str = "this machine uses no server, so that others find it in its own network only; to use the public DHT and public STUN servers, where strangers see its public address: punchctl server add public; to use a server of your own: punchctl server add signal wss://HOST";
 
 /// Asks, if this machine uses no server; without a terminal, it is said what to type. Whether they are used now.

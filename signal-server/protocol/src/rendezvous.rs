@@ -100,8 +100,8 @@ mod tests {
         let identity = Identity::from_seed(&[1; 32]);
         let mut neutral = [0; 32];
         neutral[0] = 1;
-        if let Ok(peer) = PeerId::from_bytes(&neutral) {
-            assert!(PairSecret::new(&identity, &peer).is_none());
-        }
+        let peer = PeerId::from_bytes(&neutral).ok();
+        let secret = peer.and_then(|peer| PairSecret::new(&identity, &peer));
+        assert!(secret.is_none(), "no such peer, or no secret with it");
     }
 }

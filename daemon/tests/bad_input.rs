@@ -320,7 +320,7 @@ fn wrong_usage_is_told_with_status_two() {
         );
     }
     assert!(
-        lab.a.ctl_ok(&["--help"]).contains("punchctl peer add"),
+        lab.a.ctl_ok(&["--help"]).contains("punchctl invite"),
         "help shows the first steps"
     );
     assert!(lab.a.ctl_ok(&["--version"]).starts_with("punchctl "));

@@ -25,4 +25,4 @@ pub use item::{Item, VALUE_LENGTH};
 pub use krpc::Node;
 
 pub use client::{Client, Event, How, Transmit, Urgency};
-pub use rendezvous::{Attached, Moment, Rendezvous, Told};
+pub use rendezvous::{Attached, MAX_ATTACHED, Moment, Rendezvous, Told};

@@ -27,7 +27,6 @@ pub(super) struct LanChannel {
 
 struct Running {
     server: ServerId,
-    #[allow(dead_code, reason = "temporary identities are about to use it")]
     attach: mpsc::Sender<Attach>,
     _task: Task,
 }
@@ -103,7 +102,6 @@ impl LanChannel {
     }
 
     /// Lets another identity be heard in the networks, and hear these peers. `None` where the channel is switched off, or too much is asked.
-    #[allow(dead_code, reason = "temporary identities are about to use it")]
     pub(crate) fn attach(&self, identity: Identity, peers: BTreeSet<PeerId>) -> Option<Attached> {
         let (frames, frames_out) = mpsc::channel(FRAMES);
         let (brings_in, brings) = mpsc::channel(FRAMES);

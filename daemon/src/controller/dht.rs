@@ -196,7 +196,6 @@ impl Dht {
     }
 
     /// Lets another identity be found in the DHT, and look for these peers. `None` where the DHT is switched off, or too much is asked.
-    #[allow(dead_code, reason = "temporary identities are about to use it")]
     pub(crate) fn attach(&self, identity: Identity, peers: BTreeSet<PeerId>) -> Option<Attached> {
         let (frames, frames_out) = mpsc::channel(dht::QUEUE);
         let (brings_in, brings) = mpsc::channel(dht::QUEUE);

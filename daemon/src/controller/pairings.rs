@@ -29,8 +29,8 @@ use crate::tasks::Spawner;
 
 /// So many may be open at once; each has a connection with every server.
 const MAX_OPEN: usize = 8;
-/// So many are remembered, with those that are over.
-const MAX_KNOWN: usize = 16;
+/// So many are remembered, with those that are over, and may still answer: the DHT serves no more identities beside this machine's own.
+const MAX_KNOWN: usize = punch_dht::MAX_ATTACHED - 1;
 /// The seconds for which a code can be used.
 const EXPIRES_S: std::ops::RangeInclusive<u64> = 10..=86_400;
 /// The seconds for which an inviter is looked for.

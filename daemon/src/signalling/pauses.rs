@@ -8,8 +8,10 @@ use punch_engine::{Rate, TokenBucket};
 /// The first pause; each further one is twice as long, up to the longest.
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(15);
-/// Connections that broke after they had stood, and are made again after the first pause. Servers whose connections break more often,
-/// because they die at once for example, are spared.
+/// A connection that was lost before it had stood so long says nothing of the way to the server.
+const LET_IN: Duration = Duration::from_secs(1);
+/// Connections that were lost after they had stood, and are made again after the first pause. Servers whose connections are lost more
+/// often, because they die at once for example, are spared.
 const BROKEN: Rate = Rate {
     burst: 24,
     interval: Duration::from_secs(30),
@@ -31,16 +33,11 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// The pause after a connection that had stood for so long (`None`: this machine was not let in). `refused` says that the server has
-    /// ended it with a reason. One that had stood longer than the longest pauses counts as good, however it ended.
-    pub(super) fn after(
-        &mut self,
-        stood: Option<Duration>,
-        refused: bool,
-        now: Instant,
-    ) -> Duration {
-        let held = stood.is_some_and(|stood| stood > 2 * LONGEST);
-        if held || stood.is_some() && !refused && self.broken.take(now) {
+    /// The pause after a connection that had stood for so long (`None`: this machine was not let in). `lost` says that it was not the
+    /// server that has ended it. One that had stood longer than the longest pauses counts as good, however it ended.
+    pub(super) fn after(&mut self, stood: Option<Duration>, lost: bool, now: Instant) -> Duration {
+        let stood = stood.unwrap_or_default();
+        if stood > 2 * LONGEST || lost && stood >= LET_IN && self.broken.take(now) {
             self.next = FIRST;
         }
         let pause = self.next;
@@ -61,12 +58,13 @@ mod tests {
     fn whoever_is_not_let_in_waits_longer_each_time() {
         let (mut pauses, now) = (Pauses::default(), clock::now());
         let waited: Vec<_> = (0..8)
-            .map(|_| pauses.after(None, false, now).as_millis())
+            .map(|_| pauses.after(None, true, now).as_millis())
             .collect();
         assert_eq!(waited, [250, 500, 1000, 2000, 4000, 8000, 15000, 15000]);
         // Somebody else who logs in as this machine throws it out as soon as it is back.
-        assert_eq!(pauses.after(STOOD, true, now), LONGEST);
-        assert_eq!(pauses.after(Some(3 * LONGEST), true, now), FIRST);
+        assert_eq!(pauses.after(STOOD, false, now), LONGEST);
+        assert_eq!(pauses.after(Some(LET_IN / 2), true, now), LONGEST);
+        assert_eq!(pauses.after(Some(3 * LONGEST), false, now), FIRST);
     }
 
     #[test]
@@ -74,12 +72,12 @@ mod tests {
         let (mut pauses, start) = (Pauses::default(), clock::now());
         for n in 0..40 {
             let now = start + n * Duration::from_secs(25);
-            assert_eq!(pauses.after(STOOD, false, now), FIRST, "{n}");
+            assert_eq!(pauses.after(STOOD, true, now), FIRST, "{n}");
         }
         let (mut pauses, mut now) = (Pauses::default(), start);
         let mut waited = Vec::new();
         for _ in 0..40 {
-            let pause = pauses.after(Some(Duration::from_millis(1)), false, now);
+            let pause = pauses.after(STOOD, true, now);
             now += pause;
             waited.push(pause);
         }

@@ -142,8 +142,7 @@ pub(crate) async fn stay_connected(goal: Goal, access: Access) {
         let end = converse(&goal, &access, &mut welcomed).await;
         let _ = access.driver.send(Command::ServerDown(server)).await;
         let refused = goal.host.is_some() && end.as_ref().is_err_and(trouble::is_refusal);
-        let said = end.as_ref().err();
-        let turned_away = said.is_some_and(|error| error.is::<Refusal>());
+        let lost = end.as_ref().is_err_and(|error| !error.is::<Refusal>());
         let trouble = match end {
             Ok(()) => "the server closed the connection".to_owned(),
             Err(error) => trouble::explain(&error, &goal.url, goal.proxy(&access.proxies)),
@@ -160,7 +159,7 @@ pub(crate) async fn stay_connected(goal: Goal, access: Access) {
             return;
         }
         let stood = welcomed.map(|at| at.elapsed());
-        let pause = pauses.after(stood, turned_away, clock::now());
+        let pause = pauses.after(stood, lost, clock::now());
         tokio::time::sleep(jittered(pause)).await;
     }
 }

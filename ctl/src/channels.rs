@@ -34,8 +34,12 @@ pub(crate) fn dht(view: &DhtView) -> String {
         None => "none has answered yet".to_owned(),
     };
     let address = view.address.map(|ip| format!(", seen at {ip}"));
+    let vantage = match view.vantage {
+        0 => String::new(),
+        count => format!("; {count} of them are asked in place of STUN servers"),
+    };
     format!(
-        "{} nodes known, {answered}{}",
+        "{} nodes known, {answered}{}{vantage}",
         view.nodes,
         address.unwrap_or_default()
     )

@@ -356,8 +356,8 @@ impl Controller {
     }
 
     async fn netcheck(&mut self, answer: Answer<Vec<NetcheckView>>) {
-        if !self.core.servers.has_stun() {
-            return drop(answer.send(Err(questions::nobody_to_ask())));
+        if let Some(error) = self.core.servers.nobody_to_ask() {
+            return drop(answer.send(Err(error)));
         }
         let (sender, profiles) = oneshot::channel();
         self.core.order(Command::Netcheck(sender)).await;

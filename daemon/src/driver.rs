@@ -11,6 +11,7 @@ mod servers;
 mod streams;
 mod tcp;
 mod translator;
+mod vantage;
 pub(crate) mod workers;
 
 use std::net::TcpListener;
@@ -225,6 +226,15 @@ impl Driver {
                     self.engine.handle_addresses(native, now);
                 }
                 return self.engine.handle_addresses(addresses, now);
+            }
+            Command::Vantage(server, nodes, silent) => {
+                return self
+                    .lane
+                    .set_vantage(&mut self.engine, (server, &nodes), silent, now);
+            }
+            Command::ServerDown(server) => {
+                self.lane.leave_vantage(&mut self.engine, server, now);
+                Command::ServerDown(server)
             }
             Command::Inherit(inherited) => {
                 return self.lane.inherit(&mut self.engine, inherited, now);

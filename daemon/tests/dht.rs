@@ -134,3 +134,81 @@ fn two_machines_without_any_server_connect_over_the_dht() {
         lab.a.ctl_ok(&["ping", "b", "-c", "1"]);
     }
 }
+
+/// With no STUN server anywhere, the DHT's nodes tell the addresses and what the NATs do, and a direct path is found.
+#[test]
+fn nodes_of_the_dht_stand_in_for_stun_servers() {
+    need_lab!();
+    for (hint, kinds, mappings) in [
+        (
+            "dhtf",
+            ("port-restricted", "port-restricted"),
+            ["endpoint_independent"; 2],
+        ),
+        (
+            "dhtg",
+            ("symmetric", "full-cone"),
+            ["dependent", "endpoint_independent"],
+        ),
+    ] {
+        let mut lab = Lab::bare(hint, Kinds::Apart(kinds.0, kinds.1), &[]);
+        let (_dht, node) = lab.dht(30);
+        lab.a.start();
+        let text = lab.a.ctl_refused(&["netcheck"]);
+        assert!(text.contains("no STUN server"), "{text}");
+        lab.b.start();
+        for host in lab.hosts() {
+            host.ctl_ok(&["server", "add", "dht", &node]);
+        }
+        for (host, mapping) in lab.hosts().into_iter().zip(mappings) {
+            let public = lab.env(&format!("{}_PUBLIC_IPV4", host.name.to_uppercase()));
+            wait_until(PATIENCE, "nodes see this machine", || {
+                dht(host)["vantage"].as_u64() == Some(3) && is_told(host, public)
+            });
+            let views = host.ctl_json(&["netcheck"]);
+            let profile = views.as_array().unwrap().iter();
+            let profile = profile
+                .clone()
+                .find(|view| view["family"] == "ipv4")
+                .unwrap();
+            assert_eq!(profile["mapping"], mapping, "{profile}");
+            assert_eq!(
+                profile["addresses"],
+                serde_json::json!([public]),
+                "{profile}"
+            );
+            assert_eq!(profile["udp_blocked"], false, "{profile}");
+            let shown = host.ctl_ok(&["status"]);
+            assert!(shown.contains("in place of STUN servers"), "{shown}");
+            let listed = host.ctl_json(&["server", "list"]);
+            assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+        }
+        lab.introduce();
+        let began = Instant::now();
+        lab.a.ctl(&["up", "b", "--timeout", "1"]);
+        wait_until(PATIENT, "they are connected", || are_connected(&lab));
+        eprintln!("{kinds:?}: connected after {:?}", began.elapsed());
+        let path = lab.a.peer("b")["path"].clone();
+        assert!(
+            path["kind"] != "relayed" && path["remote"].is_string(),
+            "{path}"
+        );
+
+        lab.a.ctl_ok(&["server", "remove", "dht", &node]);
+        let public = lab.env("A_PUBLIC_IPV4").to_owned();
+        wait_until(PATIENCE, "nobody tells it any more", || {
+            !is_told(&lab.a, &public)
+        });
+    }
+}
+
+/// Whether peers are told this address, as servers or nodes see it.
+fn is_told(host: &Host, public: &str) -> bool {
+    let status = host.ctl_json(&["status"]);
+    let candidates = status["network"]["candidates"].as_array().unwrap().iter();
+    let mut seen = candidates.filter(|candidate| candidate["kind"] == "server_reflexive");
+    seen.any(|candidate| {
+        let address = candidate["address"].as_str().unwrap();
+        address.starts_with(&format!("{public}:"))
+    })
+}

@@ -155,6 +155,12 @@ impl Connector {
         self.drain_children(now);
     }
 
+    /// The nodes of the DHT that can stand in for STUN servers, where those are too few, are now these.
+    pub fn set_nodes(&mut self, nodes: Vec<SocketAddr>, now: Instant) {
+        self.network.set_nodes(nodes, now);
+        self.drain_children(now);
+    }
+
     // --- the machine ---
 
     /// A main socket is open, or one that was asked for with [`SocketOrder::Open`].

@@ -56,6 +56,7 @@ mod path;
 mod peer;
 mod peers;
 mod relays;
+mod samplers;
 mod schedule;
 mod searches;
 mod secrets;

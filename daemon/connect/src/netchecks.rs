@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use punch_stun_protocol::Message;
 use punch_traversal::{Family, Lifetime, NatOverrides, NatProfile, Netcheck, SocketId, Transmit};
 
+use crate::samplers::Samplers;
 use crate::sockets::Sockets;
 use crate::{ConnectorEvent, SocketOrder};
 
@@ -182,7 +183,7 @@ impl Netchecks {
         socket: SocketId,
         port: Option<u16>,
         addresses: &[IpAddr],
-        servers: &[SocketAddr],
+        samplers: &Samplers,
         now: Instant,
     ) -> bool {
         let found = self
@@ -206,7 +207,8 @@ impl Netchecks {
         // In the order in which they were asked for, whatever order they came in.
         open.sort();
         if lifetime {
-            let server = servers
+            let server = samplers
+                .servers()
                 .iter()
                 .find(|server| Family::of(server.ip()) == family);
             let sockets: Vec<_> = open.iter().map(|(id, _)| *id).collect();
@@ -216,14 +218,10 @@ impl Netchecks {
                 self.closing.extend(sockets);
             }
         } else if !open.is_empty() {
-            self.running.push(Netcheck::new(
-                family,
-                open,
-                addresses.to_vec(),
-                servers,
-                self.seed,
-                now,
-            ));
+            let (servers, own) = (samplers.servers(), addresses.to_vec());
+            let mut run = Netcheck::new(family, open, own, servers, self.seed, now);
+            run.ask_nodes(samplers.nodes(), now);
+            self.running.push(run);
         }
         self.finish(now);
         true

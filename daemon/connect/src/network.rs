@@ -13,6 +13,7 @@ use punch_traversal::{
 
 use crate::capacities::Capacities;
 use crate::netchecks::{Netchecks, Progress};
+use crate::samplers::Samplers;
 use crate::sockets::Sockets;
 use crate::{ConnectorEvent, News};
 
@@ -42,7 +43,8 @@ pub(crate) struct LocalNetwork {
     addresses: Vec<IpAddr>,
     /// Whether the addresses have been told: the first telling is no change.
     addresses_known: bool,
-    stun_servers: Vec<SocketAddr>,
+    /// Who tells as what sockets are seen.
+    samplers: Samplers,
     /// Addresses inside tunnels: a path over one of them would lead a tunnel into itself.
     overlay: HashSet<IpAddr>,
     fingerprint: Option<u64>,
@@ -72,7 +74,7 @@ impl LocalNetwork {
             netchecks: Netchecks::new(seeds[1], overrides),
             addresses: Vec::new(),
             addresses_known: false,
-            stun_servers: Vec::new(),
+            samplers: Samplers::default(),
             overlay: HashSet::new(),
             fingerprint: None,
             told_lifetime: Some(None),
@@ -99,11 +101,30 @@ impl LocalNetwork {
 
     /// The STUN servers are now these.
     pub(crate) fn set_stun_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
-        if self.stun_servers != servers {
+        self.follow_samplers(|samplers| samplers.set_servers(servers), now);
+    }
+
+    /// The nodes of the DHT that could stand in for STUN servers are now these.
+    pub(crate) fn set_nodes(&mut self, nodes: Vec<SocketAddr>, now: Instant) {
+        let change = |samplers: &mut Samplers| {
+            samplers.set_nodes(nodes);
+            false
+        };
+        self.follow_samplers(change, now);
+    }
+
+    /// Others may be asked from now on. A netcheck follows where `change` says so, and where nodes are asked that were not; that one
+    /// node is replaced by another one is no reason.
+    fn follow_samplers(&mut self, change: impl FnOnce(&mut Samplers) -> bool, now: Instant) {
+        let had_none = self.samplers.nodes().is_empty();
+        let changed = change(&mut self.samplers);
+        if changed || had_none && !self.samplers.nodes().is_empty() {
             self.restart_netchecks(now);
         }
-        self.stun_servers.clone_from(&servers);
+        let servers = self.samplers.servers().to_vec();
         self.gatherer.handle_servers(servers, now);
+        let nodes = self.samplers.nodes().to_vec();
+        self.gatherer.handle_nodes(nodes, now);
     }
 
     /// TCP connections of this family are taken on this port.
@@ -130,7 +151,7 @@ impl LocalNetwork {
         now: Instant,
     ) -> bool {
         self.netchecks
-            .handle_socket(socket, port, &self.addresses, &self.stun_servers, now)
+            .handle_socket(socket, port, &self.addresses, &self.samplers, now)
     }
 
     /// The machine's addresses are now these.
@@ -145,7 +166,11 @@ impl LocalNetwork {
         if self.gatherer.handle_addresses(addresses, now) != AddressChange::Network {
             return AddressNews::Same;
         }
-        self.restart_netchecks(now);
+        let change = |samplers: &mut Samplers| {
+            samplers.forget_answers();
+            true
+        };
+        self.follow_samplers(change, now);
         self.fingerprint = None;
         if known {
             self.told_lifetime = None;
@@ -204,7 +229,7 @@ impl LocalNetwork {
         self.netchecks.set_reachable(reachable);
         self.netchecks.handle_timeout(sockets, now);
         self.gatherer.set_lifetime(self.netchecks.lifetime());
-        if self.netchecks.is_due(now) && !self.stun_servers.is_empty() {
+        if self.netchecks.is_due(now) && !self.samplers.is_empty() {
             self.start_netcheck(sockets, now);
         }
     }
@@ -256,6 +281,11 @@ impl LocalNetwork {
                 self.learn_capacity(found.saturating_add(before), now);
             }
             let profiles = self.netchecks.known();
+            let note = |samplers: &mut Samplers| {
+                samplers.note(&profiles);
+                false
+            };
+            self.follow_samplers(note, now);
             events.push_back(ConnectorEvent::News(News::Netcheck(profiles)));
         }
         if let Some((network, mappings)) = self.learned.take() {
@@ -345,7 +375,7 @@ impl LocalNetwork {
 
     /// The STUN servers that could tell as what the port is seen on which TCP connections are taken. IPv6 has no NAT.
     pub(crate) fn tcp_samplers(&self) -> Vec<SocketAddr> {
-        let servers = self.stun_servers.iter().copied();
+        let servers = self.samplers.servers().iter().copied();
         let servers = servers.filter(|server| {
             let family = Family::of(server.ip());
             family == Family::V4 && self.tcp_ports.contains_key(&family)
@@ -401,7 +431,7 @@ impl LocalNetwork {
 
     /// What peers are told of this side's IPv4 NAT: while it is about to be measured, at least that.
     pub(crate) fn told_profile(&self, now: Instant) -> Option<NatProfile> {
-        let measuring = self.netchecks.is_measuring(now) && !self.stun_servers.is_empty();
+        let measuring = self.netchecks.is_measuring(now) && !self.samplers.is_empty();
         let unmeasured = || measuring.then(|| NatProfile::unmeasured(Family::V4));
         self.profile().or_else(unmeasured)
     }

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::closest::Closest;
+pub use crate::events::{Event, How, Report, Transmit};
 use crate::id::{NodeId, Scope};
 use crate::item::{self, Item, VALUE_LENGTH};
 use crate::krpc::{Answer, Body, Node, failure};
@@ -44,74 +45,6 @@ const MAX_REMEMBERED: usize = 50;
 const ENOUGH_STORED: usize = 4;
 /// Datagrams and events that wait to be drained; the oldest goes.
 const MAX_QUEUE: usize = 512;
-
-/// A datagram to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub to: SocketAddrV4,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// How an item is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// By a walk to the nearest nodes.
-    Walk,
-    /// At so many of the nodes that were found nearest before; by a walk if there are none.
-    Ask(usize),
-}
-
-/// What has happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// An item was found: authentic, of the right length, newer than what this operation has found before. Not newer than those
-    /// of earlier ones.
-    Found(Item),
-    /// An operation has ended.
-    Done {
-        /// Its place.
-        place: NodeId,
-        /// Nodes that have answered.
-        answers: usize,
-        /// Nodes that have stored the item, if one was to be stored.
-        stored: Option<usize>,
-        /// Whether some had a newer item of the same key.
-        outdated: bool,
-    },
-    /// Nodes that answer: where to begin after a restart, the best first.
-    Nodes(Vec<SocketAddrV4>),
-    /// Several nodes see this machine here.
-    Seen(Ipv4Addr),
-}
-
-/// What there is to be shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Nodes known that answer.
-    pub nodes: usize,
-    /// When one has answered last.
-    pub answered: Option<Instant>,
-    /// Since when queries go out that none answers.
-    pub silent_since: Option<Instant>,
-    /// Queries sent.
-    pub sent: u64,
-    /// Answers received.
-    pub received: u64,
-    /// Datagrams received that answer nothing that was asked.
-    pub ignored: u64,
-    /// Operations begun.
-    pub lookups: u64,
-    /// Items that nodes have taken.
-    pub stored: u64,
-    /// Items found.
-    pub found: u64,
-    /// Places of which the nearest nodes are remembered.
-    pub places: usize,
-    /// Operations under way.
-    pub operations: usize,
-}
 
 /// A client of the DHT.
 #[derive(Debug)]
@@ -283,6 +216,11 @@ impl Client {
         })
     }
 
+    /// A node does not answer whoever asks it in place of a STUN server: another one is wanted.
+    pub fn refuse_vantage(&mut self, node: SocketAddrV4) {
+        self.table.refuse(node);
+    }
+
     // --- what comes ---
 
     /// A datagram has come. Whatever answers nothing that was asked is passed over, queries too; tells whether it was an answer.
@@ -329,6 +267,9 @@ impl Client {
         };
         let node = Node { id, address: from };
         self.table.insert(node, self.own, now);
+        if answer.seen.is_some() {
+            self.table.tells(from);
+        }
         let operation = self.operations.get_mut(&waiting.place)?;
         match waiting.purpose {
             Purpose::Look => {
@@ -594,6 +535,7 @@ impl Client {
             nodes: self.table.len(),
             places: self.closest.len(),
             operations: self.operations.len(),
+            vantage: self.table.vantage().to_vec(),
             ..self.report.clone()
         }
     }

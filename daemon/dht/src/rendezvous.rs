@@ -262,6 +262,11 @@ impl Rendezvous {
         (pairs, self.places.len())
     }
 
+    /// A node does not answer whoever asks it in place of a STUN server ([`crate::vantage`]).
+    pub fn refuse_vantage(&mut self, node: SocketAddrV4) {
+        self.client.refuse_vantage(node);
+    }
+
     // --- pairs ---
 
     /// What there is of a peer; made now, if there may be more.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{NodeId, Scope};
 use crate::krpc::Node;
+use crate::vantage::Choice;
 
 /// Nodes at one distance from the own name (BEP 5's K).
 const BUCKET: usize = 8;
@@ -27,6 +28,8 @@ struct Entry {
 pub(crate) struct Table {
     scope: Scope,
     entries: Vec<Entry>,
+    /// Those that stand in for STUN servers.
+    vantage: Choice,
 }
 
 impl Table {
@@ -35,6 +38,7 @@ impl Table {
         Self {
             scope,
             entries: Vec::new(),
+            vantage: Choice::default(),
         }
     }
 
@@ -60,13 +64,32 @@ impl Table {
                 (bucket < BUCKET || is_near(entry)) && is_old
             });
             let Some(old) = old else { return };
-            self.entries.swap_remove(old);
+            self.vantage
+                .remove(self.entries.swap_remove(old).node.address);
         }
         self.entries.push(Entry {
             node,
             answered: now,
             failures: 0,
         });
+    }
+
+    /// A node, if it is in the table, has told where it sees this machine.
+    pub(crate) fn tells(&mut self, address: SocketAddrV4) {
+        let mut entries = self.entries.iter();
+        if entries.any(|entry| entry.node.address == address) {
+            self.vantage.offer(address, self.scope);
+        }
+    }
+
+    /// The nodes that stand in for STUN servers.
+    pub(crate) fn vantage(&self) -> &[SocketAddrV4] {
+        self.vantage.nodes()
+    }
+
+    /// A node does not answer whoever asks it in place of a STUN server.
+    pub(crate) fn refuse(&mut self, address: SocketAddrV4) {
+        self.vantage.refuse(address);
     }
 
     /// Whether a node of the Internet has the same address already: one machine has one place in the table.
@@ -87,6 +110,7 @@ impl Table {
             entry.failures >= MAX_FAILURES
         });
         if gone {
+            self.vantage.remove(address);
             self.entries.swap_remove(at);
         }
     }

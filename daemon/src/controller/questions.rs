@@ -30,6 +30,14 @@ pub(super) fn nobody_to_ask() -> ApiError {
     )
 }
 
+/// Why there is no netcheck where the DHT has just begun.
+pub(super) fn nobody_yet() -> ApiError {
+    ApiError::new(
+        ErrorCode::Unavailable,
+        "no STUN server is known to ask, and too few nodes of the DHT have answered yet (punchctl status): try again in a few seconds, or add one with: punchctl server add stun HOST",
+    )
+}
+
 /// Passes a peer's answer to a ping on.
 pub(super) async fn ping(
     name: PeerName,

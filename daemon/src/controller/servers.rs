@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use punch_api::{Ipv4Range, MetView, PeerId, ServerAddress};
+use punch_api::{ApiError, Ipv4Range, MetView, PeerId, ServerAddress};
 use punch_engine::{Channel, Nat64, Path, PeerHandle, ServerId};
 use punch_platform::clock;
 use punch_signal_protocol::Identity;
@@ -17,6 +17,7 @@ use super::channels::{Attached, LanChannel};
 use super::dht::{self, Dht};
 use super::handles::Handles;
 use super::meetings::{Meetings, Start};
+use super::questions;
 use crate::config::Config;
 use crate::driver::command::Command;
 use crate::interface::reach::is_overlay;
@@ -370,10 +371,16 @@ impl Servers {
         self.access.proxies.of(url).ok().flatten()
     }
 
-    /// Whether there is a STUN server.
-    pub(super) fn has_stun(&self) -> bool {
+    /// Why there is no netcheck, if there is neither a STUN server to ask nor nodes of the DHT.
+    pub(super) fn nobody_to_ask(&self) -> Option<ApiError> {
         let mut list = self.list.iter();
-        list.any(|server| !dht::stun_names(&server.address).is_empty())
+        let has_stun = list.any(|server| !dht::stun_names(&server.address).is_empty());
+        match self.dht.standing() {
+            _ if has_stun => None,
+            None => Some(questions::nobody_to_ask()),
+            Some(dht) if dht.report.vantage.is_empty() => Some(questions::nobody_yet()),
+            Some(_) => None,
+        }
     }
 
     /// What views show of what is no server.

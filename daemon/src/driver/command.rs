@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,9 @@ pub(crate) enum Command {
     ServerUp(ServerId, Channel, ToServer),
     /// A signalling connection has ended.
     ServerDown(ServerId),
+    /// This channel, until it is down, names nodes of the DHT that stand in for STUN servers, and wants to hear of those that do not
+    /// answer.
+    Vantage(ServerId, Vec<SocketAddrV4>, mpsc::Sender<SocketAddrV4>),
     /// A frame has come from a signalling server.
     Frame(ServerId, Frame),
     /// Packets have come over a signalling server: a relay frame.

@@ -132,6 +132,7 @@ impl Control {
             Command::Addresses(..)
             | Command::Bequeath { .. }
             | Command::HandOver { .. }
+            | Command::Vantage(..)
             | Command::Inherit(_) => {}
         }
         Next::GoOn

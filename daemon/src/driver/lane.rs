@@ -3,18 +3,22 @@
 use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
+use punch_dht::vantage::Outwards;
 use punch_engine::{
-    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Path, Renumbered, SocketId,
-    Train,
+    Batch, Codel, DropReason, Engine, FairQueue, Family, Heritage, Path, Renumbered, ServerId,
+    SocketId, Train,
 };
 use punch_platform::{Datagrams, Manner, Offloads, SocketSet, Tun, Udp, clock, handover};
 use punch_service::Repeats;
+use tokio::sync::mpsc;
 
 use super::servers::Servers;
 use super::tcp::Tcp;
 use super::translator::Translator;
+use super::vantage::Vantage;
 use crate::descriptors::{Descriptor, Descriptors};
 use crate::handover::{Inherited, Left, LeftSocket, names};
 use crate::meeting::MeetingPlace;
@@ -76,6 +80,8 @@ pub(super) struct Lane {
     to_tun: Batch,
     /// How IPv4 is reached without an address of it.
     translator: Translator,
+    /// Who is asked in place of STUN servers.
+    vantage: Vantage,
     /// Whether the engine knows its peers: until then everything waits in the kernel, where an earlier process may have left packets.
     has_begun: bool,
 }
@@ -96,6 +102,7 @@ impl Lane {
             queue: FairQueue::new(settings.seed),
             to_tun: Batch::with_capacity(64, 1500),
             translator: Translator::default(),
+            vantage: Vantage::default(),
             has_begun: false,
         }
     }
@@ -109,6 +116,22 @@ impl Lane {
     pub(super) fn set_translator(&mut self, translator: Translator) -> bool {
         let before = std::mem::replace(&mut self.translator, translator);
         translator.replaces(before)
+    }
+
+    /// A channel names nodes that stand in for STUN servers; the driver is told by `Command::Vantage`.
+    pub(super) fn set_vantage(
+        &mut self,
+        engine: &mut Engine,
+        named: (ServerId, &[SocketAddrV4]),
+        silent: mpsc::Sender<SocketAddrV4>,
+        now: Instant,
+    ) {
+        self.vantage.set(engine, named, silent, now);
+    }
+
+    /// A channel is down.
+    pub(super) fn leave_vantage(&mut self, engine: &mut Engine, server: ServerId, now: Instant) {
+        self.vantage.leave(engine, server, now);
     }
 
     /// Takes a socket over, and tells the engine of it.
@@ -259,6 +282,9 @@ impl Lane {
                     engine.count_drops(DropReason::NotForUs, 1);
                     continue;
                 }
+                if self.vantage.take(engine, (id, from), &train, now) {
+                    continue;
+                }
                 let mut bytes = train.bytes;
                 // Only what is long makes a queue. What waits because this machine had no time for us, and is gone at once, is
                 // none.
@@ -338,7 +364,7 @@ impl Lane {
         }
     }
 
-    async fn send(&self, engine: &mut Engine, ways: Ways<'_>, train: &Train) {
+    async fn send(&mut self, engine: &mut Engine, ways: Ways<'_>, train: &Train) {
         if let Some(path) = train.relay {
             let lost = ways.servers.relay(path, train);
             return engine.count_drops(DropReason::QueueOut, lost);
@@ -363,6 +389,12 @@ impl Lane {
         let Some(socket) = socket.filter(|socket| socket.is_v6() == to.is_ipv6()) else {
             return;
         };
+        let turned = self.vantage.outwards(train.to, &train.bytes);
+        let (segment, bytes) = match &turned {
+            Outwards::Unchanged => (train.segment, &train.bytes[..]),
+            Outwards::Ping(ping) => (ping.len(), &ping[..]),
+            Outwards::Nothing => return,
+        };
         let source = train
             .source
             .filter(|source| source.is_ipv6() == to.is_ipv6());
@@ -370,9 +402,7 @@ impl Lane {
             ttl: train.ttl,
             whole: train.whole,
         };
-        let sent = socket
-            .send(to, source, train.segment, &train.bytes, manner)
-            .await;
+        let sent = socket.send(to, source, segment, bytes, manner).await;
         if let Err(error) = sent {
             tracing::trace!(%to, %error, "a datagram was not sent");
         }

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use punch_dht::client::Report;
+use punch_dht::vantage::MAX_VANTAGE;
 use punch_dht::{Attached, Moment, Rendezvous, Scope, Told};
 use punch_engine::{Channel, ServerId};
 use punch_platform::clock;
@@ -118,6 +119,10 @@ struct Task {
     frames: Option<mpsc::Receiver<Frame>>,
     others: BTreeMap<Attached, Other>,
     seen: Option<Ipv4Addr>,
+    /// The nodes that the driver asks in place of STUN servers.
+    vantage: Vec<SocketAddrV4>,
+    /// Where it tells of those that do not answer.
+    silent: (mpsc::Sender<SocketAddrV4>, mpsc::Receiver<SocketAddrV4>),
 }
 
 /// Serves until it is dropped.
@@ -136,6 +141,8 @@ pub(crate) async fn serve(parts: Parts) {
         frames: None,
         others: BTreeMap::new(),
         seen: None,
+        vantage: Vec::new(),
+        silent: mpsc::channel(MAX_VANTAGE),
     };
     let _ = task
         .parts
@@ -214,6 +221,7 @@ impl Task {
                         return true;
                     }
                 }
+                Some(node) = self.silent.1.recv() => self.channel.refuse_vantage(node),
                 () = sleep_until(due) => self.channel.handle_timeout(moment()),
             }
         }
@@ -306,6 +314,13 @@ impl Task {
         } else if !up && self.frames.take().is_some() {
             let down = Command::ServerDown(self.parts.server);
             let _ = self.parts.driver.send(down).await;
+            self.vantage.clear();
+        }
+        if up && self.vantage != report.vantage {
+            self.vantage.clone_from(&report.vantage);
+            let (nodes, silent) = (report.vantage.clone(), self.silent.0.clone());
+            let named = Command::Vantage(self.parts.server, nodes, silent);
+            let _ = self.parts.driver.send(named).await;
         }
         let standing = Standing {
             up,

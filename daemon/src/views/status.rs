@@ -71,7 +71,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         },
         servers: servers(facts, snapshot),
         lan: lan(facts),
-        dht: dht(facts),
+        dht: dht(facts, snapshot),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
         warnings: not_saved(facts).chain(warnings(facts)).collect(),
@@ -179,10 +179,12 @@ fn lan(facts: &Facts<'_>) -> Option<LanView> {
 }
 
 /// How the DHT is, if it runs.
-fn dht(facts: &Facts<'_>) -> Option<DhtView> {
+fn dht(facts: &Facts<'_>, snapshot: &Snapshot) -> Option<DhtView> {
     let mut servers = facts.servers.iter();
     let standing = servers.find_map(|server| server.dht.as_ref())?;
     let report = &standing.report;
+    let asked = report.vantage.iter().map(|node| SocketAddr::V4(*node));
+    let vantage = asked.filter(|node| snapshot.stun.contains(node));
     let ago = |at: Instant| facts.now.saturating_duration_since(at).as_secs();
     Some(DhtView {
         nodes: report.nodes as u64,
@@ -193,6 +195,7 @@ fn dht(facts: &Facts<'_>) -> Option<DhtView> {
         lookups: report.lookups,
         stored: report.stored,
         found: report.found,
+        vantage: vantage.count() as u64,
         trouble: standing.trouble(facts.now),
     })
 }

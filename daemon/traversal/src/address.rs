@@ -1,6 +1,8 @@
 //! What addresses and ports are good for.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use punch_stun_protocol::Message;
 
 /// What an address of this machine's own is good for, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +89,21 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [.., high, low] = ip.segments();
     let is_below = ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
     is_below.then(|| (u32::from(high) << 16 | u32::from(low)).into())
+}
+
+/// The server's other address and port, if both differ (RFC 5780 §6): with the same port the two kinds of dependence would
+/// look alike.
+pub(crate) fn other_address(server: SocketAddr, message: &Message<'_>) -> Option<SocketAddr> {
+    message.other.filter(|other| {
+        let differs = other.ip() != server.ip() && other.port() != server.port();
+        // A public server must not make this machine ask around in its own network.
+        let private = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if is_private(ip));
+        other.is_ipv4() == server.is_ipv4()
+            && differs
+            && other.port() != 0
+            && usable(other.ip())
+            && (private(server.ip()) || !private(other.ip()))
+    })
 }
 
 #[cfg(test)]

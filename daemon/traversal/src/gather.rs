@@ -14,6 +14,7 @@ use crate::address::{AddressRank, OwnAddress, usable};
 use crate::nat64::is_of_translator;
 use crate::request::{Requests, transaction};
 use crate::socket::{Family, SocketId, Transmit};
+use crate::votes;
 
 /// Time between two refreshes, which keep the mapping at the NAT alive and notice when it changes (RFC 4787 REQ-5 asks NATs to
 /// keep mappings for 120 s, many keep them for 30).
@@ -28,6 +29,8 @@ const SENDS: u32 = 5;
 const MAX_MISSED_REFRESHES: u32 = 3;
 /// Servers asked in each address family.
 const MAX_SERVERS: usize = 4;
+/// Nodes of the DHT asked beside them, where they are too few: one may lie, and is outvoted then.
+const MAX_NODES: usize = 3;
 /// Host candidates offered in each family, those of the best rank; together with what all servers see, these are just [`MAX_CANDIDATES`].
 const MAX_HOST: usize = 12;
 
@@ -38,6 +41,8 @@ pub struct Gatherer {
     ports: BTreeMap<SocketId, u16>,
     addresses: Vec<OwnAddress>,
     servers: Vec<SocketAddr>,
+    /// Nodes of the DHT that are asked like servers.
+    nodes: Vec<SocketAddr>,
     port_mapping: Option<SocketAddr>,
     reflexive: BTreeMap<(SocketId, SocketAddr), Reflexive>,
     requests: Requests<(SocketId, SocketAddr)>,
@@ -72,6 +77,7 @@ impl Gatherer {
             ports: BTreeMap::new(),
             addresses: Vec::new(),
             servers: Vec::new(),
+            nodes: Vec::new(),
             port_mapping: None,
             reflexive: BTreeMap::new(),
             requests: Requests::new(),
@@ -136,11 +142,30 @@ impl Gatherer {
         if servers == self.servers {
             return;
         }
-        self.reflexive
-            .retain(|(_, server), _| servers.contains(server));
         self.servers = servers;
+        self.forget_others();
         self.changed = true;
         self.restart(now);
+    }
+
+    /// Nodes of the DHT that tell as what they see a socket are now these: the first three are asked. That one is replaced disturbs
+    /// nothing that the others say.
+    pub fn handle_nodes(&mut self, mut nodes: Vec<SocketAddr>, now: Instant) {
+        nodes.truncate(MAX_NODES);
+        if nodes == self.nodes {
+            return;
+        }
+        self.nodes = nodes;
+        self.forget_others();
+        self.changed = true;
+        self.restart(now);
+    }
+
+    /// Those that are not asked any more vouch for nothing.
+    fn forget_others(&mut self) {
+        let (servers, nodes) = (&self.servers, &self.nodes);
+        self.reflexive
+            .retain(|(_, server), _| servers.contains(server) || nodes.contains(server));
     }
 
     /// How long an unused mapping lives, once that is known.
@@ -243,6 +268,7 @@ impl Gatherer {
             let servers: Vec<_> = self
                 .servers
                 .iter()
+                .chain(&self.nodes)
                 .copied()
                 .filter(|server| Family::of(server.ip()) == family)
                 .collect();
@@ -301,8 +327,8 @@ impl Gatherer {
             }
         }
         let port_mapped = self.port_mapping.map(|at| (CandidateKind::PortMapped, at));
-        let reflexive = self.reflexive.values();
-        let reflexive = reflexive.map(|seen| (CandidateKind::ServerReflexive, seen.mapped));
+        let reflexive = self.reflexive();
+        let reflexive = reflexive.map(|(_, mapped)| (CandidateKind::ServerReflexive, mapped));
         for (kind, address) in port_mapped.into_iter().chain(reflexive) {
             let known = |candidate: &Candidate| candidate.address == address;
             if !candidates.iter().any(known) && candidates.len() < MAX_CANDIDATES {
@@ -312,10 +338,16 @@ impl Gatherer {
         candidates
     }
 
-    /// The addresses that STUN servers see, with the server that said so.
+    /// The addresses that STUN servers see, and nodes that are not outvoted, with the one that said so.
     pub fn reflexive(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
-        self.reflexive
-            .iter()
-            .map(|((_, server), reflexive)| (*server, reflexive.mapped))
+        let believed = |(of, server): &(SocketId, SocketAddr), mapped: SocketAddr| {
+            let same = self.reflexive.iter().filter(|((other, _), _)| other == of);
+            let same: Vec<_> = same.map(|(_, seen)| seen.mapped).collect();
+            let is_false = votes::is_outvoted(mapped, &same) || votes::is_elsewhere(mapped, &same);
+            !(self.nodes.contains(server) && is_false)
+        };
+        let all = self.reflexive.iter();
+        let all = all.filter(move |(key, seen)| believed(key, seen.mapped));
+        all.map(|((_, server), seen)| (*server, seen.mapped))
     }
 }

@@ -34,6 +34,7 @@ mod socket;
 #[path = "../../connect/tests/support/start.rs"]
 mod start;
 mod stream;
+mod votes;
 
 pub use address::{AddressRank, FIRST_PORT, OwnAddress, is_private, is_translatable, usable};
 pub use agent::checklist::{Choice, MAX_PAIRS};

@@ -8,6 +8,7 @@
 mod one_way;
 mod settled;
 mod shortage;
+mod vantage;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,7 @@ use punch_stun_protocol::{ChangeRequest, Class, Message, TransactionId, Writer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::address::{is_private, usable};
+use crate::address::{other_address, usable};
 use crate::evidence::{Probe, ProbeOutcome, Sample, ServerCheck};
 use crate::profile::{self, NatProfile};
 use crate::request::{Requests, transaction};
@@ -26,6 +27,7 @@ use crate::socket::{Family, SocketId, Transmit};
 use one_way::{Hairpins, Openings};
 use settled::Presumed;
 use shortage::Shortage;
+use vantage::Vantage;
 
 /// How often each probe is sent: at 0, 250 and 750 ms; without an answer it is over after 1.75 s.
 const SENDS: u32 = 3;
@@ -53,6 +55,19 @@ struct Server {
     other: Option<SocketAddr>,
     /// Endpoints that are asked if the mapping turns out to be a dependent one.
     rest: Vec<SocketAddr>,
+}
+
+impl Server {
+    fn new(server: SocketAddr) -> Self {
+        Self {
+            check: ServerCheck {
+                server,
+                probes: Vec::new(),
+            },
+            other: None,
+            rest: Vec::new(),
+        }
+    }
 }
 
 /// A question under way: the index of the server, the question, and the index of the socket that it left from.
@@ -91,6 +106,7 @@ pub struct Netcheck {
     hairpins: Hairpins,
     shortage: Shortage,
     presumed: Presumed,
+    vantage: Vantage,
     transmits: VecDeque<Transmit>,
 }
 
@@ -139,6 +155,7 @@ impl Netcheck {
             hairpins: Hairpins::default(),
             shortage: Shortage::default(),
             presumed: Presumed::default(),
+            vantage: Vantage::default(),
             transmits: VecDeque::new(),
         };
         let asked = servers
@@ -146,15 +163,7 @@ impl Netcheck {
             .filter(|server| Family::of(server.ip()) == family)
             .take(MAX_SERVERS);
         for server in asked {
-            let check = ServerCheck {
-                server: *server,
-                probes: Vec::new(),
-            };
-            run.servers.push(Server {
-                check,
-                other: None,
-                rest: Vec::new(),
-            });
+            run.servers.push(Server::new(*server));
             let index = run.servers.len() - 1;
             run.ask((index, Probe::Primary, FILTERS), *server, now);
             run.ask((index, Probe::Sample(*server), SAMPLES), *server, now);
@@ -165,6 +174,11 @@ impl Netcheck {
             }
         }
         run
+    }
+
+    /// Nodes of the DHT tell as what they see a socket, too: asks up to eight. Call it right after [`Self::new`].
+    pub fn ask_nodes(&mut self, nodes: &[SocketAddr], now: Instant) {
+        vantage::ask(self, nodes, now);
     }
 
     /// The sockets of this run, to be closed when it is finished.
@@ -225,6 +239,7 @@ impl Netcheck {
                 Probe::Another => self.start_opening(index, at, message, now),
                 _ => {}
             }
+            vantage::ask_spare(self, now);
         }
         self.finish(now);
     }
@@ -315,9 +330,9 @@ impl Netcheck {
         }
     }
 
-    /// The samples in the order in which they were asked for.
+    /// The samples that are believed, in the order in which they were asked for.
     fn samples_in_order(&self) -> Vec<Sample> {
-        let mut samples = self.samples.clone();
+        let mut samples = vantage::believed(self);
         samples.sort_by_key(|sample| sample.sent);
         samples
     }
@@ -576,19 +591,4 @@ impl Netcheck {
         self.opened()
             .or_else(|| self.openings.arrived().and_then(short))
     }
-}
-
-/// The server's other address and port, if both differ (RFC 5780 §6): with the same port the two kinds of dependence would
-/// look alike.
-fn other_address(server: SocketAddr, message: &Message<'_>) -> Option<SocketAddr> {
-    message.other.filter(|other| {
-        let differs = other.ip() != server.ip() && other.port() != server.port();
-        // A public server must not make this machine ask around in its own network.
-        let private = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if is_private(ip));
-        other.is_ipv4() == server.is_ipv4()
-            && differs
-            && other.port() != 0
-            && usable(other.ip())
-            && (private(server.ip()) || !private(other.ip()))
-    })
 }

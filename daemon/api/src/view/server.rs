@@ -43,6 +43,8 @@ pub struct DhtView {
     pub stored: u64,
     /// Items of peers that were found.
     pub found: u64,
+    /// Nodes that are asked in place of STUN servers, and have told as what they see this machine; 0 where STUN servers are enough.
+    pub vantage: u64,
     /// What is wrong with it, for people.
     pub trouble: Option<String>,
 }

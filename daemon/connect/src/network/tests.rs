@@ -220,3 +220,66 @@ fn peers_are_told_that_the_nat_is_being_measured_from_the_first_moment() {
     rig.network.set_stun_servers(Vec::new(), rig.now);
     assert_eq!(rig.network.told_profile(rig.now), None);
 }
+
+// --- nodes of the DHT ---
+
+fn nodes() -> Vec<SocketAddr> {
+    let texts = ["198.51.101.1:6881", "198.51.102.1:6881"];
+    texts.map(|text| text.parse().unwrap()).to_vec()
+}
+
+/// How many datagrams go to nodes until a netcheck is over, if one comes.
+fn pings(rig: &mut Rig) -> usize {
+    let mut count = 0;
+    for _ in 0..10_000 {
+        rig.network.handle_timeout(&mut rig.sockets, rig.now);
+        let (mut transmits, mut events) = (VecDeque::new(), VecDeque::new());
+        rig.network.drain(&mut transmits, &mut events, 0, rig.now);
+        count += transmits
+            .iter()
+            .filter(|transmit| nodes().contains(&transmit.to))
+            .count();
+        for event in events {
+            match event {
+                ConnectorEvent::Socket(SocketOrder::Open { socket, .. }) => {
+                    let port = Some(5000 + socket.0 as u16);
+                    rig.network.handle_socket(socket, port, rig.now);
+                }
+                ConnectorEvent::News(News::Netcheck(_)) => return count,
+                _ => {}
+            }
+        }
+        match rig.network.poll_timeout() {
+            Some(at) => rig.now = at.max(rig.now),
+            None => break,
+        }
+    }
+    count
+}
+
+#[test]
+fn nodes_are_asked_only_where_servers_are_too_few() {
+    let mut rig = Rig::new();
+    rig.network.set_nodes(nodes(), rig.now);
+    assert_ne!(pings(&mut rig), 0, "there is one server");
+
+    let mut rig = Rig::new();
+    let servers = [SERVER, "198.51.100.7:3478"].map(|text| text.parse().unwrap());
+    rig.network.set_stun_servers(servers.to_vec(), rig.now);
+    rig.network.set_nodes(nodes(), rig.now);
+    assert_eq!(pings(&mut rig), 0, "there are two");
+    // Neither has answered.
+    assert_ne!(pings(&mut rig), 0);
+    rig.network.set_nodes(Vec::new(), rig.now);
+    assert_eq!(pings(&mut rig), 0);
+
+    let mut rig = Rig::new();
+    let one_machine = [SERVER, "198.51.100.1:3479"].map(|text| text.parse().unwrap());
+    rig.network.set_stun_servers(one_machine.to_vec(), rig.now);
+    rig.network.set_nodes(nodes(), rig.now);
+    assert_ne!(
+        pings(&mut rig),
+        0,
+        "two ports of one machine are one server"
+    );
+}

@@ -829,3 +829,51 @@ fn a_mapped_address_that_nobody_can_send_to_is_not_named() {
         assert_eq!(gatherer.candidates(), [host("192.168.1.2:51820")]);
     }
 }
+
+// --- nodes of the DHT ---
+
+const NODES: [&str; 4] = [
+    "198.51.101.1:6881",
+    "198.51.102.1:6881",
+    "198.51.103.1:6881",
+    "198.51.104.1:6881",
+];
+
+fn nodes() -> Vec<SocketAddr> {
+    NODES.iter().map(|text| addr(text)).collect()
+}
+
+#[test]
+fn three_nodes_are_asked_a_few_times_a_minute_and_one_that_lies_is_outvoted() {
+    let mut gatherer = behind_a_nat(&[]);
+    gatherer.handle_nodes(nodes(), origin());
+    let sent = pass(&mut gatherer, origin(), secs(600), |_, transmit| {
+        Some(match transmit.to == addr(NODES[1]) {
+            true => "192.0.2.66:4242",
+            false => PUBLIC,
+        })
+    });
+    let asked = |node: &&str| sent.iter().filter(|(_, to)| *to == addr(node)).count();
+    let counts: Vec<_> = NODES.iter().map(asked).collect();
+    assert_eq!(counts[3], 0);
+    assert!(
+        counts[..3].iter().all(|count| (50..=61).contains(count)),
+        "{counts:?}"
+    );
+    let told = addresses(&gatherer);
+    assert!(told.contains(&(CandidateKind::ServerReflexive, PUBLIC.to_owned())));
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(gatherer.reflexive().count(), 2);
+
+    // One is replaced: what the others say stays.
+    let mut others = nodes();
+    others.remove(0);
+    gatherer.handle_nodes(others, origin() + secs(600));
+    assert_eq!(
+        gatherer.reflexive().count(),
+        2,
+        "two that contradict each other"
+    );
+    gatherer.handle_nodes(Vec::new(), origin() + secs(601));
+    assert_eq!(addresses(&gatherer).len(), 1);
+}

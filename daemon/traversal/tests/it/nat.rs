@@ -149,6 +149,8 @@ pub(crate) enum Quirk {
     SaysLoopback,
     /// Says that the client has an address of the other family.
     SaysOtherFamily,
+    /// Says that the client is at an address that is somebody else's.
+    SaysAnother,
     /// Says that the client is at port 0.
     SaysPortZero,
     /// Answers from an address that was not asked.
@@ -255,6 +257,7 @@ impl Server {
             }
             Quirk::Lies => Some((to, success(addr("0.0.0.0:0")).finish())),
             Quirk::SaysLoopback => Some((to, success(addr("127.0.0.1:4000")).finish())),
+            Quirk::SaysAnother => Some((to, success(addr("192.0.2.66:4242")).finish())),
             Quirk::SaysOtherFamily => Some((to, success(addr("[2001:db8::7]:4000")).finish())),
             Quirk::AnswersFromElsewhere => {
                 Some((addr("198.51.100.99:3478"), success(source).finish()))
@@ -274,6 +277,8 @@ impl Server {
 pub(crate) struct World {
     pub(crate) nat: Option<Nat>,
     pub(crate) servers: Vec<Server>,
+    /// Those of the servers that are nodes of the DHT.
+    pub(crate) nodes: Vec<SocketAddr>,
     /// The first so many sends of every request are lost.
     pub(crate) loses_first: usize,
     /// So many of 100 packets are lost, in either direction.
@@ -315,6 +320,7 @@ impl World {
         Self {
             nat,
             servers,
+            nodes: Vec::new(),
             loses_first: 0,
             loss: 0,
             udp_blocked: false,
@@ -325,7 +331,10 @@ impl World {
     }
 
     pub(crate) fn check(self) -> Outcome {
-        let servers: Vec<_> = self.servers.iter().map(|server| server.primary).collect();
+        let servers = self.servers.iter().map(|server| server.primary);
+        let servers: Vec<_> = servers
+            .filter(|server| !self.nodes.contains(server))
+            .collect();
         self.check_with(&servers)
     }
 
@@ -335,6 +344,7 @@ impl World {
         let sockets = ids.iter().map(|id| (*id, local(*id).port())).collect();
         let own = vec![local(SocketId(0)).ip()];
         let mut run = Netcheck::new(Family::V4, sockets, own, servers, self.seed, origin());
+        run.ask_nodes(&self.nodes, origin());
         assert_eq!(run.sockets().collect::<Vec<_>>(), ids);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut now = origin();

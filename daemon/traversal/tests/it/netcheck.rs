@@ -834,3 +834,76 @@ fn a_run_that_ends_with_an_answer_asks_for_more_as_well() {
         );
     }
 }
+
+// --- nodes of the DHT in place of servers ---
+
+fn node(number: usize) -> Server {
+    Server::with_one_address(&format!("198.51.{number}.1:6881"))
+}
+
+/// A world in which nodes are asked, some of which say something false.
+fn with_nodes(nat: Nat, servers: Vec<Server>, count: usize, liars: &[usize]) -> World {
+    let nodes = (1..=count).map(|number| match liars.contains(&number) {
+        true => Server {
+            quirk: Quirk::SaysAnother,
+            ..node(number)
+        },
+        false => node(number),
+    });
+    let nodes: Vec<_> = nodes.collect();
+    let addresses = nodes.iter().map(|node| node.primary).collect();
+    World {
+        nodes: addresses,
+        ..World::new(Some(nat), servers.into_iter().chain(nodes).collect())
+    }
+}
+
+#[test]
+fn nodes_alone_tell_what_a_mapping_depends_on() {
+    for filtered in ALL {
+        let easy = with_nodes(Nat::new(Depends::Nothing, filtered), vec![], 8, &[]).check();
+        assert_eq!(easy.profile.mapping, Some(Mapping::EndpointIndependent));
+        assert_eq!(easy.profile.public, Some(addr("203.0.113.5:40007")));
+        assert_eq!(easy.profile.filtering, None, "they answer from one place");
+        assert!(!easy.profile.udp_blocked);
+        assert_eq!(asked(&easy).len(), 4, "as many as servers");
+        assert_eq!(easy.sent.len(), 5 + 4, "with the packets of the hairpin");
+
+        let hard = Nat::new(Depends::AddressAndPort, filtered);
+        let hard = with_nodes(hard, vec![], 8, &[]).check();
+        assert_eq!(hard.profile.mapping, Some(Mapping::Dependent));
+        assert_eq!(asked(&hard).len(), 8, "the others tell more of the ports");
+        assert!(hard.profile.allocation.is_some(), "{:?}", hard.profile);
+        assert!(hard.settled.is_some());
+    }
+}
+
+#[test]
+fn nodes_that_lie_are_outvoted() {
+    for liars in [[1, 3], [2, 8]] {
+        for (mapped, mapping) in [
+            (Depends::Nothing, Mapping::EndpointIndependent),
+            (Depends::AddressAndPort, Mapping::Dependent),
+        ] {
+            let nat = Nat::new(mapped, Depends::AddressAndPort);
+            let world = with_nodes(nat, vec![], 8, &liars);
+            let profile = world.check().profile;
+            if mapped == Depends::Nothing && liars == [1, 3] {
+                // Two of the first four: there is no majority, until the others are asked, as the answers differ.
+                assert_eq!(profile.samples.len(), 6, "{:?}", profile.samples);
+            }
+            assert_eq!(profile.mapping, Some(mapping), "{liars:?}");
+            assert_eq!(profile.addresses, [addr("203.0.113.5:1").ip()]);
+        }
+    }
+}
+
+#[test]
+fn a_server_is_believed_although_nodes_say_something_else() {
+    let nat = Nat::new(Depends::Nothing, Depends::AddressAndPort);
+    let server = Server::with_two_addresses();
+    let profile = with_nodes(nat, vec![server], 3, &[1]).check().profile;
+    assert_eq!(profile.mapping, Some(Mapping::EndpointIndependent));
+    assert_eq!(profile.filtering, Some(Filtering::AddressAndPortDependent));
+    assert_eq!(profile.addresses, [addr("203.0.113.5:1").ip()]);
+}

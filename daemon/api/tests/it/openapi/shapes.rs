@@ -545,6 +545,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
         lookups: count,
         stored: count,
         found: count,
+        vantage: count,
         trouble: some_text(),
     };
     let refused = || RefusedView {

@@ -91,7 +91,7 @@ use attempts::Attempts;
 use calls::Calls;
 use demand::Demand;
 use history::History;
-use retry::RETRY_MIN;
+use retry::{JUST_BEGUN, RETRY_MIN};
 
 pub(crate) use calls::Appeared;
 pub(crate) use config::AttemptConfig;
@@ -312,8 +312,11 @@ impl PeerConnection {
     /// the checks go on.
     pub(crate) fn verify_path(&mut self, now: Instant) {
         self.attempts.verify_paths(now);
-        if self.path().is_some() {
-            self.calls.retry.handle_doubt(now);
+        let attempts = &self.attempts;
+        let followed = attempts.alive() > 1 && attempts.are_younger_than(JUST_BEGUN, now);
+        // A search under way has a time of its own.
+        if self.path().is_some() && !(followed && attempts.has_search()) {
+            self.calls.retry.handle_doubt(followed, now);
         }
     }
 

@@ -127,6 +127,13 @@ eighths!(
 );
 
 #[test]
+fn the_look_at_the_end_of_a_day_is_no_hour_of_its_own() {
+    let end = Duration::from_secs(7200);
+    let outcome = play(1, &[], end, Instant::now());
+    assert_eq!(outcome.hours.len(), 2);
+}
+
+#[test]
 fn one_seed_is_told_in_full() {
     let seed = number("PUNCH_SEED", 1);
     let began = Instant::now();

@@ -9,6 +9,8 @@ pub(super) const RETRY_MIN: Duration = Duration::from_secs(3);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A path that is in doubt gets this long to answer before a new offer goes out beside it.
 const PATH_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
+/// An exchange that is younger when a path comes into doubt is none from before this machine slept, which it notices within a second.
+pub(super) const JUST_BEGUN: Duration = Duration::from_secs(1);
 /// While a path inside another tunnel serves, a new offer looks for a better one this often.
 const BETTER_PATH_INTERVAL: Duration = Duration::from_secs(600);
 /// An attempt with a search may take so long before a new offer goes out.
@@ -73,9 +75,16 @@ impl Retry {
         }
     }
 
-    /// The path is being checked: a new offer goes out unless it answers soon.
-    pub(super) fn handle_doubt(&mut self, now: Instant) {
-        self.at = Some(now + PATH_CHECK_TIMEOUT);
+    /// The path is being checked: a new offer goes out unless it answers soon. An exchange that has just begun is what that offer would
+    /// bring about, and the offer would end it at the peer, which may have found its path already: a path that is `followed` by one gets
+    /// longer.
+    pub(super) fn handle_doubt(&mut self, followed: bool, now: Instant) {
+        let pause = if followed {
+            RETRY_MIN
+        } else {
+            PATH_CHECK_TIMEOUT
+        };
+        self.at = Some(now + pause);
     }
 
     /// The path is lost: the next waits are short.

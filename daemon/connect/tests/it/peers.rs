@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::support::{SERVER, connector, credentials, description, username};
+use crate::support::{SERVER, WALL, connector, credentials, description, username};
 use punch_connect::{Connector, ConnectorEvent, LinkState, News, SessionEvent, UserWish};
 use punch_packet::PeerHandle;
 use punch_signal_protocol::seal::{Exchange, Kind, PendingOffer};
-use punch_signal_protocol::{Candidate, CandidateKind, Credentials, Frame, Identity, Note, PeerId};
+use punch_signal_protocol::{
+    Candidate, CandidateKind, Credentials, Description, Frame, Identity, Note, PeerId,
+};
 use punch_stun_protocol::{Class, Message, TransactionId, Writer};
 use punch_traversal::{SocketId, Transmit};
 
@@ -50,12 +52,20 @@ impl World {
 
     /// A peer calls, and names these candidates.
     fn call_with(&mut self, number: u8, candidates: Vec<Candidate>) -> Caller {
+        self.call_at(number, candidates, WALL)
+    }
+
+    /// A peer calls at this time, and names these candidates.
+    fn call_at(&mut self, number: u8, candidates: Vec<Candidate>, stamp: u64) -> Caller {
         let identity = Identity::from_seed(&[number; 32]);
         let (handle, id) = (PeerHandle(number.into()), identity.id());
         let address = address(number);
         self.connector.add_peer(handle, id, (0, 0));
         let theirs = credentials(number);
-        let description = description(theirs.clone(), candidates);
+        let description = Description {
+            stamp,
+            ..description(theirs.clone(), candidates)
+        };
         let sealed = PendingOffer::seal(&identity, &self.own, description, [number; 32]);
         let (pending, envelope) = sealed.unwrap();
         self.hear(id, envelope);
@@ -284,5 +294,38 @@ fn while_a_path_inside_another_tunnel_serves_an_offer_looks_for_a_better_one_eve
 
         assert_eq!(offers, due);
         assert_eq!(world.paths().len(), 1, "the path is the first one");
+    }
+}
+
+#[test]
+fn after_a_sleep_no_offer_ends_an_exchange_that_has_just_begun() {
+    for (calls_again, due) in [(false, 600), (true, 3000)] {
+        let mut world = World::new();
+        let caller = world.call(1, true);
+        world.connector.handle_server_up(SERVER, world.now);
+        world.receive(caller.address, &caller.check());
+        let offers = world.serve_for(&caller, Duration::from_secs(5), world.now);
+        assert_eq!(offers, []);
+        if calls_again {
+            // It has lost the path meanwhile, and is elsewhere.
+            let elsewhere = Candidate::new(CandidateKind::Host, address(9));
+            world.call_at(1, vec![elsewhere], WALL + 1);
+        }
+        world.run_for(Duration::from_millis(100));
+        world.connector.handle_resume(world.now);
+
+        let since = world.now;
+        let is_offer = |frame: &Frame| match frame {
+            Frame::Send { envelope, .. } => Kind::of(envelope) == Some(Kind::Offer),
+            _ => false,
+        };
+        let first = (0..40).find(|_| {
+            world.run_for(Duration::from_millis(100));
+            let signals = std::iter::from_fn(|| world.connector.poll_signal());
+            signals.fold(false, |found, signal| found | is_offer(&signal.frame))
+        });
+        assert!(first.is_some(), "{calls_again}");
+        let waited = (world.now - since).as_millis();
+        assert!((due..due + 200).contains(&waited), "{waited} of {due} ms");
     }
 }

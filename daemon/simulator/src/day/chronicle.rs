@@ -1,7 +1,7 @@
 //! What has happened when, for whoever looks into a seed, and how much the tables held.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use punch_engine::{Path, TableSizes};
 
@@ -47,7 +47,9 @@ impl Chronicle {
 
     /// Notes how much the tables of both machines hold.
     pub(super) fn look_at_tables(&mut self, machines: &[Machine; 2], now: Instant) {
-        let hour = (now - self.start).as_secs() / 3600;
+        // A look at the end of an hour is one of it: the end of the day would be an hour of a single look.
+        let before = (now - self.start).saturating_sub(Duration::from_nanos(1));
+        let hour = before.as_secs() / 3600;
         let hour = usize::try_from(hour).unwrap_or(usize::MAX);
         let mut all = BTreeMap::<&'static str, usize>::new();
         for machine in machines {

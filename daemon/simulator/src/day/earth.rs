@@ -10,7 +10,7 @@ use rand_core::RngCore;
 use super::agenda::Agenda;
 use super::chronicle::{Chronicle, Hours};
 use super::homes::Home;
-use super::judge::{Findings, Judge, View, Way};
+use super::judge::{Findings, Judge, View};
 use super::lines::{Server, Told};
 use super::plights::Plights;
 use super::program::{BEGIN, Dice, Fault, Trouble};
@@ -350,11 +350,7 @@ impl Earth {
             now: self.now,
             way: meet && passes && (self.scene.relays || direct),
             lossy: self.plights.is_lossy(self.now),
-            paths: paths.map(|path| match path {
-                None => Way::None,
-                Some(Path::Relayed(_)) => Way::Relay,
-                Some(Path::Direct(_) | Path::Tcp(_)) => Way::Direct,
-            }),
+            paths,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use punch_engine::Path;
+
 /// What a fault has brought about may show for so long after packets pass again: TCP to the relay repeats late, and a link or a path that
 /// was in doubt is left. No promotion to a direct path may lose a packet all the same.
 const SOON: Duration = Duration::from_secs(5);
@@ -20,15 +22,46 @@ struct Sent {
     must: bool,
     /// It was sent so soon after a fault that it may be lost to what that brings about late.
     soon: bool,
-    paths: [Way; 2],
+    /// What carried each machine's packets then, and of which kind the next path is that does.
+    paths: [Option<Path>; 2],
+    next: [Option<Way>; 2],
+}
+
+impl Sent {
+    /// Takes note of what carries the packets now.
+    fn see(&mut self, paths: [Option<Path>; 2]) {
+        for (index, path) in paths.into_iter().enumerate() {
+            if path != self.paths[index] {
+                self.next[index].get_or_insert(Way::of(path));
+            }
+        }
+    }
+
+    /// Whether the path that carried it, or the other machine's, was a link that gave way to a direct path. Where another link or nothing
+    /// came between, or the sender had no path, it was lost to something else.
+    fn is_before_promotion(&self) -> bool {
+        let mut ways = self.paths.into_iter().zip(self.next);
+        self.paths[self.from].is_some()
+            && ways.any(|(path, next)| Way::of(path) == Way::Relay && next == Some(Way::Direct))
+    }
 }
 
 /// What carries a machine's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+enum Way {
     None,
     Relay,
     Direct,
+}
+
+impl Way {
+    fn of(path: Option<Path>) -> Self {
+        match path {
+            None => Self::None,
+            Some(Path::Relayed(_)) => Self::Relay,
+            Some(Path::Direct(_) | Path::Tcp(_)) => Self::Direct,
+        }
+    }
 }
 
 /// What the machines see at the moment.
@@ -40,7 +73,7 @@ pub(super) struct View {
     /// A line loses packets at random.
     pub(super) lossy: bool,
     /// What carries each machine's packets.
-    pub(super) paths: [Way; 2],
+    pub(super) paths: [Option<Path>; 2],
 }
 
 /// See the module.
@@ -168,6 +201,7 @@ impl Judge {
                 must,
                 soon: view.now < self.settled_at + SOON,
                 paths: view.paths,
+                next: [None; 2],
             },
         );
         self.next
@@ -186,6 +220,8 @@ impl Judge {
     pub(super) fn look(&mut self, view: View) -> bool {
         let now = view.now;
         let count = self.findings.faults.len();
+        let under_way = self.under_way.values_mut();
+        under_way.for_each(|sent| sent.see(view.paths));
         self.look_at_lost(view);
         self.look_at_way(view);
         self.count_promotions(view);
@@ -247,14 +283,15 @@ impl Judge {
             }
             let sent = entry.remove();
             if sent.must && !view.lossy {
-                let (before, after) = (sent.paths, view.paths);
-                let mut ways = before.into_iter().zip(after);
-                let promoted = ways.any(|ways| ways == (Way::Relay, Way::Direct));
-                if sent.soon && !promoted {
+                if sent.soon && !sent.is_before_promotion() {
                     self.findings.late += 1;
                     continue;
                 }
-                let text = format!("a packet of {} is lost: {before:?}, {after:?}", sent.from);
+                let before = sent.paths.map(Way::of);
+                let text = format!(
+                    "a packet of {} is lost: {before:?}, {:?}",
+                    sent.from, sent.next
+                );
                 self.accuse(text, sent.at);
             }
         }
@@ -269,11 +306,12 @@ impl Judge {
     }
 
     fn count_promotions(&mut self, view: View) {
+        let ways = view.paths.map(Way::of);
         for index in [0, 1] {
-            let promoted = [self.paths[index], view.paths[index]] == [Way::Relay, Way::Direct];
+            let promoted = [self.paths[index], ways[index]] == [Way::Relay, Way::Direct];
             self.findings.promotions += u64::from(promoted && self.settled);
         }
-        self.paths = view.paths;
+        self.paths = ways;
     }
 
     fn grace(&self, view: View) -> Duration {
@@ -283,5 +321,52 @@ impl Judge {
     fn accuse(&mut self, text: String, at: Instant) {
         let at = (at - self.start).as_secs_f64();
         self.findings.faults.push((at, text));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "it is a test")]
+mod tests {
+    use punch_engine::{DirectPath, RelayPath, ServerId, SocketId};
+    use punch_signal_protocol::RelayLink;
+
+    use super::*;
+
+    fn link(number: u32) -> Option<Path> {
+        let (server, link) = (ServerId(1), RelayLink(number));
+        Some(Path::Relayed(RelayPath { server, link }))
+    }
+
+    /// How many packets count as lost to a promotion, and how many soon after a fault: one is lost while the sender's packets
+    /// take these paths, half a second after each other, and the other machine stays at its link.
+    fn lost(paths: [Option<Path>; 3]) -> (usize, u64) {
+        let start = Instant::now();
+        let mut judge = Judge::new(Duration::from_millis(100), start);
+        (judge.settled, judge.talking) = (true, Some(start));
+        for (number, path) in (0_u32..).zip(paths) {
+            let view = View {
+                now: start + number * Duration::from_millis(500),
+                way: true,
+                lossy: false,
+                paths: [path, link(9)],
+            };
+            judge.heard = [Some(view.now); 2];
+            judge.look(view);
+            if number == 0 {
+                judge.send(0, view);
+            }
+        }
+        (judge.findings.faults.len(), judge.findings.late)
+    }
+
+    #[test]
+    fn a_promotion_may_lose_nothing_and_links_that_follow_each_other_after_a_fault_may() {
+        let direct = Some(Path::Direct(DirectPath {
+            socket: SocketId::MAIN_V4,
+            remote: ([192, 0, 2, 1], 7).into(),
+        }));
+        assert_eq!(lost([link(1), direct, direct]), (1, 0));
+        assert_eq!(lost([link(1), link(2), direct]), (0, 1));
+        assert_eq!(lost([None, direct, direct]), (0, 1));
     }
 }

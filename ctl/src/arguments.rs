@@ -28,7 +28,7 @@ Connect:
   invite     Make a code by which another machine becomes a peer, and wait for it
   join       Become a peer of the machine that has made a code, and connect
   id         Show this machine's key and overlay addresses
-  server     Add, remove and list signalling and STUN servers
+  server     Add, remove and list signalling and STUN servers, and the public DHT
   peer       Add, remove, rename and list peers
   up         Connect to a peer, now and after every restart
   down       Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
@@ -57,9 +57,11 @@ Options:
 
 const FIRST_TUNNEL: &str = "\
 First tunnel:
-  punchctl server add signal wss://HOST     on one: a server where they find each other
   punchctl invite --forward tcp:5432        on db: share its port 5432, and print a code
   punchctl join CODE                        on the laptop: connect, and print the address to use
+
+In one network that is all. Else they meet over the public DHT, which both commands ask about once
+(punchctl server add public), or over a server (on db first: punchctl server add signal wss://HOST).
 
 `punchctl help COMMAND` explains each command, with examples.
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
@@ -140,7 +142,8 @@ pub enum Command {
     /// Make a code by which another machine becomes a peer, and wait for it
     ///
     /// Whoever types the code on another machine first, while it can be used, becomes a peer of this one: the code is for one machine.
-    /// Both connect, now and after every restart. Ctrl-C, and the end of punchd, withdraw the code.
+    /// Both connect, now and after every restart. Ctrl-C, and the end of punchd, withdraw the code. A machine that uses no server is asked
+    /// once, on a terminal, whether to use the public DHT; a no is kept until `punchctl server add public`.
     #[command(
         after_help = "Examples:\n  punchctl invite\n  punchctl invite --forward tcp:5432\n  punchctl invite --name tablet --host --expires 1h\n\nThe code is six words, and the server where this machine is found. It is a password: tell it only to whom you trust, and not on the server's own pages. 8 invitations can be open at once."
     )]
@@ -148,7 +151,8 @@ pub enum Command {
     /// Become a peer of the machine that has made a code, and connect
     ///
     /// Words may be typed in any case, and by their first four letters. There is no way to tell a wrong code from one that nobody has made:
-    /// it finds nobody.
+    /// it finds nobody. Machines in one network find each other at once; else, what this machine does not use yet, the server of the code or
+    /// the public DHT, is asked about before it is used.
     #[command(
         after_help = "Examples:\n  punchctl join acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join acorn window maple radio river zebra\n  punchctl join --yes --name db acorn-window-maple-radio-river-zebra@signal.example\n  punchctl join --yes - < code.txt\n\nOther users of this machine see what programs are called with, and whoever is first has the code: where there are such users, use `punchctl join -`."
     )]
@@ -158,25 +162,7 @@ pub enum Command {
         after_help = "Examples:\n  punchctl id\n  punchctl id --json | jq -r .id            the key alone"
     )]
     Id,
-    /// Show everything: this machine, servers, peers, forwards
-    #[command(
-        after_help = "Examples:\n  punchctl status\n  punchctl status --json | jq '.peers[] | select(.state != \"connected\") | .name'"
-    )]
-    Status,
-    /// Show the peers
-    #[command(
-        after_help = "Examples:\n  punchctl peers\n  punchctl peers | cut -f 1                 their names: without a terminal, columns are separated by tabs\n\nFOR is how long packets have taken the path, LOSS the part of the connectivity checks of the last ten minutes that was not answered, told from ten checks on. Below the table stands why they take that path, and why it is no direct one. `punchctl why PEER` says more."
-    )]
-    Peers,
-    /// Follow what happens, until Ctrl-C
-    #[command(
-        after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line\n\nEach change of a path is told with its reason, and each change of how long packets may be on it."
-    )]
-    Events,
-    /// Show the servers and whether they answer
-    #[command(hide = true, after_help = "Examples:\n  punchctl servers")]
-    Servers,
-    /// Add, remove and list signalling and STUN servers
+    /// Add, remove and list signalling and STUN servers, and the public DHT
     #[command(subcommand)]
     Server(ServerCommand),
     /// Add, remove, rename and list peers
@@ -200,22 +186,6 @@ pub enum Command {
         #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
         direct_only: Option<bool>,
     },
-    /// Make a line to carry to a peer by hand: it needs no server
-    ///
-    /// Whoever carries it, by mail, by chat, on paper or on a stick, can read and forge nothing: it is sealed for that peer. The peer prints an
-    /// answer, which is carried back; then the two connect by themselves. Both lines are good for ten minutes. What mail programs do to
-    /// long lines is passed over.
-    #[command(
-        after_help = "Examples:\n  punchctl offer db\n  punchctl offer db --qr\n\nWith --file PATH the line is written to a file, for `punchctl answer --file PATH` over there. A NAT that forgets within ten minutes is kept open by the machine that answers. A STUN server helps here, too: punchctl server add stun HOST"
-    )]
-    Offer(OfferArguments),
-    /// Read a line that was carried here, and print its answer
-    ///
-    /// An offer gets an answer, to be carried back. An answer begins the connection, which is waited for as by `up`.
-    #[command(
-        after_help = "Examples:\n  punchctl answer punch-offer1…\n\nA line in a file: --file PATH; the answer into a file: --write PATH. Pieces of a line may stand one after the other, and `-` reads standard input."
-    )]
-    Answer(AnswerArguments),
     /// Disconnect from a peer, and refuse it until `up`; what it shares and may use is kept
     #[command(after_help = "Examples:\n  punchctl down db")]
     Down {
@@ -223,6 +193,22 @@ pub enum Command {
         #[arg(add = ArgValueCandidates::new(complete::peers))]
         peer: PeerName,
     },
+    /// Make a line to carry to a peer by hand: it needs no server
+    ///
+    /// Whoever carries it, by mail, by chat, on paper or on a stick, can read and forge nothing: it is sealed for that peer. The peer prints an
+    /// answer, which is carried back; then the two connect by themselves. Both lines are good for ten minutes. What mail programs do to
+    /// long lines is passed over.
+    #[command(
+        after_help = "Examples:\n  punchctl offer db\n  punchctl offer db --qr\n\nOver there: punchctl answer LINE. On a stick: punchctl offer db --file offer.txt, and over there punchctl answer --file offer.txt --write answer.txt. A NAT that forgets within ten minutes is kept open by the machine that answers. A STUN server helps here, too: punchctl server add stun HOST"
+    )]
+    Offer(OfferArguments),
+    /// Read a line that was carried here, and print its answer
+    ///
+    /// An offer gets an answer, to be carried back. An answer begins the connection, which is waited for as by `up`.
+    #[command(
+        after_help = "Examples:\n  punchctl answer punch-offer1…\n\nOn a stick: punchctl answer --file offer.txt --write answer.txt, and back on the first machine: punchctl answer --file answer.txt. Pieces of a line may stand one after the other, and `-` reads standard input."
+    )]
+    Answer(AnswerArguments),
     /// Share a port of this machine, or of one that it reaches, with peers
     #[command(
         after_help = "Examples:\n  punchctl forward tcp 5432\n  punchctl forward tcp 8080 --to 127.0.0.1:80 --peer laptop\n  punchctl forward udp 53 --to 192.168.1.1:53\n  punchctl forward tcp 9000-9010\n\nOne peer can have 12,288 TCP connections and 3,072 UDP flows open at once, all peers together 16,384 and 4,096. There can be 4,096 forwards."
@@ -241,9 +227,6 @@ pub enum Command {
         #[arg(long = "peer", value_name = "NAME", add = ArgValueCandidates::new(complete::peers))]
         peers: Vec<PeerName>,
     },
-    /// Show what is shared
-    #[command(after_help = "Examples:\n  punchctl forwards")]
-    Forwards,
     /// Stop sharing a port
     #[command(
         after_help = "Examples:\n  punchctl unforward tcp 5432\n  punchctl unforward tcp 9000-9010"
@@ -256,6 +239,9 @@ pub enum Command {
         #[arg(value_parser = ports::ports, add = ArgValueCandidates::new(complete::forwarded_ports))]
         ports: PortRange,
     },
+    /// Show what is shared
+    #[command(after_help = "Examples:\n  punchctl forwards")]
+    Forwards,
     /// Let a peer reach every port of this machine, or meet other peers here
     ///
     /// Two machines that both were allowed --relay on a third one find each other there, and it relays between them while they have
@@ -270,6 +256,24 @@ pub enum Command {
         after_help = "Examples:\n  punchctl deny laptop --host\n  punchctl deny laptop --relay"
     )]
     Deny(Access),
+    /// Show everything: this machine, servers, peers, forwards
+    #[command(
+        after_help = "Examples:\n  punchctl status\n  punchctl status --json | jq '.peers[] | select(.state != \"connected\") | .name'"
+    )]
+    Status,
+    /// Show the peers
+    #[command(
+        after_help = "Examples:\n  punchctl peers\n  punchctl peers | cut -f 1                 their names: without a terminal, columns are separated by tabs\n\nFOR is how long packets have taken the path, LOSS the part of the connectivity checks of the last ten minutes that was not answered, told from ten checks on. Below the table stands why they take that path, and why it is no direct one. `punchctl why PEER` says more."
+    )]
+    Peers,
+    /// Show the servers and whether they answer
+    #[command(hide = true, after_help = "Examples:\n  punchctl servers")]
+    Servers,
+    /// Follow what happens, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  punchctl events\n  punchctl events --json                     one JSON object a line\n\nEach change of a path is told with its reason, and each change of how long packets may be on it."
+    )]
+    Events,
     /// Measure the round trip to a peer through the tunnel
     #[command(after_help = "Examples:\n  punchctl ping db\n  punchctl ping db --count 1")]
     Ping {
@@ -326,7 +330,7 @@ const NEED_ADDRESS: [(&str, &str); 3] = [("kind", "signal"), ("kind", "stun"), (
 pub enum ServerCommand {
     /// Use a server from now on
     #[command(
-        after_help = "Examples:\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example\n  punchctl server add public\n\npublic is the BitTorrent DHT, over which peers are found without a server, and some public STUN servers.\nWhat others can see then: strangers store sealed notes for this machine, without knowing whose or for whom,\nand see its public address and that of the peer that reads them; the STUN servers see that address, too."
+        after_help = "Examples:\n  punchctl server add public\n  punchctl server add signal wss://signal.example\n  punchctl server add stun stun.example\n\npublic is the BitTorrent DHT, over which peers are found without a server, and some public STUN servers.\nWhat others can see then: strangers store sealed notes for this machine, without knowing whose or for whom,\nand see its public address and that of the peer that reads them; the STUN servers see that address, too. `server remove public` ends it, and\nrefuses it before anybody is asked."
     )]
     Add {
         /// signal, stun, dht or public

@@ -152,30 +152,41 @@ impl Output {
         !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
-    /// Asks a person, who answers yes by Enter alone; `None` when nobody is there to answer.
+    /// Asks a person, who answers yes by Enter alone; `None` when nobody is there to answer, or the input ends. What is neither yes nor no
+    /// is asked again.
     pub(crate) async fn ask(&self, question: &str) -> Option<bool> {
         if !self.can_ask() {
             return None;
         }
-        let _ = write!(std::io::stderr(), "{question} [Y/n] ");
-        let _ = std::io::stderr().flush();
+        let mut question = format!("{question} [Y/n]");
         let mut interrupts = Interrupts::new().ok()?;
-        let reading = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map(|_| line)
-        });
-        tokio::select! {
-            line = reading => {
-                let line = line.ok()?.ok()?;
-                // The end of the input is no answer.
-                let is_yes = matches!(line.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
-                Some(is_yes && !line.is_empty())
+        loop {
+            let lines = wrap_to(&question, width(&std::io::stderr()), 0);
+            let _ = write!(std::io::stderr(), "{} ", lines.join("\n"));
+            let _ = std::io::stderr().flush();
+            let reading = tokio::task::spawn_blocking(|| {
+                let mut line = String::new();
+                std::io::stdin().read_line(&mut line).map(|_| line)
+            });
+            let line = tokio::select! {
+                line = reading => line.ok()?.ok()?,
+                () = interrupts.next() => {
+                    let _ = writeln!(std::io::stderr());
+                    complain("stopped at the question; it was not answered");
+                    // What reads cannot be ended otherwise.
+                    std::process::exit(1);
+                }
+            };
+            match line.trim().to_ascii_lowercase().as_str() {
+                "" if line.is_empty() => {
+                    let _ = writeln!(std::io::stderr());
+                    return None;
+                }
+                "" | "y" | "yes" => return Some(true),
+                "n" | "no" => return Some(false),
+                _ => "Please answer y for yes or n for no.".clone_into(&mut question),
             }
-            () = interrupts.next() => {
-                let _ = writeln!(std::io::stderr());
-                // What reads cannot be ended otherwise.
-                std::process::exit(1);
-            }
+            question.push_str(" [Y/n]");
         }
     }
 
@@ -197,11 +208,24 @@ impl Output {
         let Some(width) = self.width else {
             return self.line(text);
         };
-        // A terminal that is narrower than this is not worth breaking words for.
-        let room = width.saturating_sub(indent).max(20);
-        for (index, part) in wrap_hanging(text, width, room).iter().enumerate() {
-            let before = if index == 0 { 0 } else { indent };
-            self.line(format_args!("{:before$}{part}", ""));
+        wrap_to(text, width, indent)
+            .iter()
+            .for_each(|line| self.line(line));
+    }
+
+    /// Tells a person something beside the answer, on standard error.
+    #[allow(
+        clippy::unused_self,
+        reason = "what is said goes through the one who knows whom it is said to"
+    )]
+    pub(crate) fn note(&self, text: &str) {
+        let stderr = std::io::stderr();
+        let lines = match stderr.is_terminal() {
+            true => wrap_to(text, width(&stderr), 2),
+            false => vec![text.to_owned()],
+        };
+        for line in lines {
+            let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
 
@@ -228,6 +252,7 @@ impl Output {
             },
             passed: Duration::ZERO,
             said: None,
+            shown: String::new(),
         }
     }
 
@@ -252,6 +277,8 @@ pub(crate) struct Progress {
     place: Place,
     passed: Duration,
     said: Option<String>,
+    /// What stands on the terminal.
+    shown: String,
 }
 
 enum Place {
@@ -272,8 +299,13 @@ impl Progress {
                 let time = format!(" … {} s", self.passed.as_secs());
                 let room = width.saturating_sub(time.chars().count());
                 let text: String = text.chars().take(room).collect();
-                let _ = write!(std::io::stderr(), "\r\x1b[K{text}{time}");
-                let _ = std::io::stderr().flush();
+                let line = text + &time;
+                // A line that is written many times a second flickers.
+                if line != self.shown {
+                    let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+                    let _ = std::io::stderr().flush();
+                    self.shown = line;
+                }
             }
             Place::Lines | Place::Nowhere => {}
         }
@@ -296,6 +328,18 @@ impl Drop for Progress {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// The lines of a text for a terminal of so many columns; further ones begin with `indent` spaces.
+fn wrap_to(text: &str, width: usize, indent: usize) -> Vec<String> {
+    // A terminal that is narrower than this is not worth breaking words for.
+    let room = width.saturating_sub(indent).max(20);
+    let parts = wrap_hanging(text, width, room).into_iter().enumerate();
+    let line = |(index, part): (usize, String)| match index {
+        0 => part,
+        _ => format!("{:indent$}{part}", ""),
+    };
+    parts.map(line).collect()
 }
 
 /// The columns of what is a terminal. One that does not tell its size, as over a serial line, has as many as COLUMNS says, or the usual

@@ -174,7 +174,7 @@ fn short(id: &PeerId) -> String {
 
 pub(crate) fn servers(out: &Output, views: &[ServerView]) {
     if views.is_empty() {
-        out.nothing("no servers; add one with: punchctl server add signal wss://HOST");
+        out.nothing("no servers: others find this machine in its own network only; add one with: punchctl server add signal wss://HOST, or use what is public: punchctl server add public");
         return;
     }
     let rows: Vec<_> = views
@@ -221,7 +221,7 @@ pub(crate) fn servers(out: &Output, views: &[ServerView]) {
 
 pub(crate) fn peers(out: &Output, views: &[PeerView]) {
     if views.is_empty() {
-        out.nothing("no peers; add one with: punchctl peer add NAME KEY");
+        out.nothing("no peers; make a code for another machine with: punchctl invite, or type the one that it has made: punchctl join CODE");
         return;
     }
     if !out.is_terminal() {

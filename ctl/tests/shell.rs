@@ -285,7 +285,7 @@ fn nothing_is_no_row() {
     let output = peers("[]");
     assert_eq!(text(&output.stdout), "");
     assert!(
-        text(&output.stderr).contains("punchctl peer add"),
+        text(&output.stderr).contains("punchctl invite"),
         "{output:?}"
     );
 }

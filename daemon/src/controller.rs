@@ -2,6 +2,7 @@
 
 mod addresses;
 mod announcer;
+mod callers;
 mod change;
 mod channels;
 mod core;
@@ -29,6 +30,7 @@ use punch_platform::clock;
 use punch_state::{Refusal, State, forward, peer, server};
 use tokio::sync::oneshot;
 
+use self::callers::Callers;
 use self::core::Core;
 use self::pairings::{Ground, Meeting, Pairings};
 pub(crate) use self::parts::{Ending, Inlets, Parts};
@@ -45,6 +47,7 @@ pub(crate) struct Controller {
     core: Core,
     pastes: Pastes,
     pairings: Pairings,
+    callers: Callers,
     spawner: Spawner,
 }
 
@@ -59,6 +62,7 @@ impl Controller {
             core,
             pastes,
             pairings,
+            callers: Callers::default(),
             spawner,
         })
     }
@@ -68,7 +72,7 @@ impl Controller {
         let ending = loop {
             let (write_at, turn_at) = (self.core.saving.due(), self.core.endpoints.due());
             let (outage_at, paste_at) = (self.core.announcer.due(), self.pastes.due());
-            let pairing_at = self.pairings.due();
+            let (pairing_at, caller_at) = (self.pairings.due(), self.callers.due());
             tokio::select! {
                 request = inlets.requests.recv() => match request {
                     Some(request) => self.handle_request(request).await,
@@ -91,6 +95,7 @@ impl Controller {
                 () = sleep_until(paste_at) => self.pastes.expire(&self.core).await,
                 met = self.pairings.met() => self.pair(met).await,
                 () = sleep_until(pairing_at) => self.pairings.handle_timeout(),
+                () = sleep_until(caller_at) => self.tell_callers(),
                 () = sleep_until(outage_at) => self.core.announcer.handle_timeout(),
                 () = sleep_until(write_at) => self.core.saving.write(&self.core.state),
                 () = self.core.saving.finished() => {}
@@ -169,7 +174,10 @@ impl Controller {
             News::Refused { peer, refusal } => {
                 Some(events::refused(self.core.name_of(peer)?, refusal))
             }
-            News::Stranger { id } => Some(events::stranger(id)),
+            News::Stranger { id } => {
+                self.callers.note(id, now);
+                None
+            }
             News::Stamps { peer, sent, seen } => {
                 let id = self.core.id_of(peer)?;
                 self.core
@@ -195,6 +203,15 @@ impl Controller {
             }
             News::Capacity { mappings, .. } => history::tell_capacity(mappings),
             News::Netcheck(_) | News::Mtu { .. } => None,
+        }
+    }
+
+    /// Tells of machines that have called and have not become peers since.
+    fn tell_callers(&mut self) {
+        let peers = self.core.state.peers.values();
+        let is_peer = |id| peers.clone().any(|peer| peer.id() == Some(id));
+        for id in self.callers.take(clock::now(), is_peer) {
+            self.core.announcer.announce(Some(events::stranger(id)));
         }
     }
 

@@ -224,7 +224,7 @@ fn codes_that_lead_nowhere_are_told_apart() {
         ("punch2-acorn-window".to_owned() + &at, "of another version"),
         (
             "acorn-window-maple-radio-river-zebra@ws://".to_owned(),
-            "is not a server",
+            "is no server",
         ),
     ] {
         let said = lab.b.ctl_refused(&["join", "--yes", &code]);

@@ -70,6 +70,18 @@ fn two_machines_in_one_network_meet_without_any_server() {
     }
 }
 
+/// The network hears that a peer is none any more before the goodbye has gone there.
+#[test]
+fn a_peer_that_is_removed_hears_the_goodbye() {
+    need_lab!();
+    let mut lab = known("lang", "port-restricted");
+    lab.b.start();
+    expect_met_over_the_lan(&lab);
+    lab.a.ctl_ok(&["peer", "remove", "b"]);
+    // Of a peer that was lost in silence, b would await that it comes back.
+    lab.b.wait_for_peer_state("a", "down");
+}
+
 /// Prints how long it takes from the second daemon's start until both are connected. `RUNS` says how often; a time is no verdict.
 #[test]
 fn how_long_it_takes_to_meet() {

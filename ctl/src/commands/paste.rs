@@ -28,10 +28,17 @@ pub(crate) async fn offer(
         out.value(&answer);
     }
     present(out, &view, file.as_deref(), &show)?;
-    complain(&format!(
-        "On {peer}, within ten minutes: punchctl answer {}; then here the line that it prints: punchctl answer LINE",
-        carried(file.as_deref())
-    ));
+    if !out.json {
+        let carried = carried(file.as_deref());
+        out.note(&match file {
+            Some(_) => format!(
+                "On {peer}, within ten minutes: punchctl answer {carried} --write ANSWER; then here: punchctl answer --file ANSWER"
+            ),
+            None => format!(
+                "On {peer}, within ten minutes: punchctl answer {carried}; then here the line that it prints: punchctl answer LINE"
+            ),
+        });
+    }
     Ok(())
 }
 
@@ -57,11 +64,13 @@ pub(crate) async fn answer(
         out.value(&answer);
     }
     present(out, &view, ask.write.as_deref(), &ask.show)?;
-    complain(&format!(
-        "On {}, within ten minutes: punchctl answer {}",
-        view.peer,
-        carried(ask.write.as_deref())
-    ));
+    if !out.json {
+        out.note(&format!(
+            "On {}, within ten minutes: punchctl answer {}",
+            view.peer,
+            carried(ask.write.as_deref())
+        ));
+    }
     Ok(())
 }
 

@@ -4,7 +4,9 @@
 //! network changes, as a login at a server would tell of it, and those that are watched every half minute from then on. Whoever is called
 //! answers the caller alone. So each knows where the other takes datagrams, and envelopes go straight there.
 
+mod leaving;
 mod link;
+mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +22,9 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::pace::Buckets;
 
+use self::leaving::Leaving;
 pub use self::link::Link;
+pub use self::outcome::Outcome;
 
 /// Calls of one peer after a start, a change of the network, or a new watch, counted from then on: a datagram may be lost, and a network may take a while
 /// until it carries any.
@@ -66,21 +70,6 @@ const ALL_PROOFS: Rate = Rate {
 const MAX_SOURCES: usize = 1024;
 /// Answers and envelopes that wait to be sent, and frames that wait to be taken; then the oldest is lost.
 const MAX_WAITING: usize = 256;
-
-/// What has become of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Its tag is nobody's: a stranger's, or this machine's own.
-    Stranger,
-    /// There were too many, and it was not looked at.
-    TooMany,
-    /// It was not made by the peer, or not for where it came from.
-    Forged,
-    /// It has come before.
-    Repeated,
-    /// It was taken.
-    Taken,
-}
 
 /// Where something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +235,7 @@ pub struct Lan {
     rng: ChaCha20Rng,
     instance: u32,
     neighbours: BTreeMap<PeerId, Neighbour>,
+    leaving: Leaving,
     /// By which tag each of them is known in the minute before, the present one, and the next: clocks differ.
     expected: HashMap<Tag, (PeerId, Keys)>,
     minute: u64,
@@ -266,6 +256,7 @@ impl Lan {
             instance: rng.next_u32(),
             rng,
             neighbours: BTreeMap::new(),
+            leaving: Leaving::default(),
             expected: HashMap::new(),
             minute: lan::minute(wall_ms),
             sources: Buckets::new(PROOFS),
@@ -279,9 +270,12 @@ impl Lan {
 
     // --- what comes in ---
 
-    /// These are its peers now. Those that are new are called.
+    /// These are its peers now. Those that are new are called; those that are gone can be sent a goodbye for a moment.
     pub fn set_peers(&mut self, peers: &BTreeSet<PeerId>, now: Instant) {
-        self.neighbours.retain(|id, _| peers.contains(id));
+        for (id, gone) in self.neighbours.extract_if(.., |id, _| !peers.contains(id)) {
+            let places = gone.places.into_iter().map(|(place, _)| place);
+            self.leaving.add(id, gone.keys, places.collect(), now);
+        }
         self.expected.retain(|_, (id, _)| peers.contains(id));
         for id in peers {
             if self.neighbours.contains_key(id) {
@@ -290,6 +284,7 @@ impl Lan {
             if let Some(pair) = PairSecret::new(&self.identity, id) {
                 expect(&mut self.expected, &pair, *id, self.minute);
                 let neighbour = Neighbour::new(pair, self.minute, now);
+                self.leaving.forget(*id);
                 self.neighbours.insert(*id, neighbour);
             }
         }
@@ -299,6 +294,7 @@ impl Lan {
     pub fn handle_network(&mut self, now: Instant) {
         self.instance = self.rng.next_u32();
         self.replies.clear();
+        self.leaving = Leaving::default();
         for neighbour in self.neighbours.values_mut() {
             neighbour.places.clear();
             neighbour.told = false;
@@ -310,6 +306,7 @@ impl Lan {
     /// router would pass on.
     pub fn keep_to(&mut self, links: &[Link]) {
         let is_here = |at: &SocketAddr| links.iter().any(|link| link.has(*at));
+        self.leaving.keep(is_here);
         for neighbour in self.neighbours.values_mut() {
             neighbour.places.retain(|(at, _)| is_here(at));
             neighbour.told &= !neighbour.places.is_empty();
@@ -369,15 +366,18 @@ impl Lan {
         if let Some(neighbour) = self.neighbours.get_mut(&to) {
             neighbour.expire(now);
             neighbour.doubt(now);
-            places.extend(neighbour.places.iter().rev().take(SENT_TO).copied());
+            let newest = neighbour.places.iter().rev().take(SENT_TO);
+            places.extend(newest.map(|(place, _)| *place));
             neighbour.sent |= !places.is_empty();
+        } else {
+            places.extend(self.leaving.places(to, now).take(SENT_TO));
         }
         if places.is_empty() || envelope.is_empty() || envelope.len() > MAX_ENVELOPE {
             let why = Unreachable::Offline;
             return self.bring(Frame::Unreachable { to, why });
         }
         let nonce = Some(self.nonce());
-        for (place, _) in places {
+        for place in places {
             self.reply(Transmit {
                 to: To::One(place),
                 peer: to,
@@ -524,7 +524,11 @@ impl Lan {
             port,
             instance: self.instance,
         };
-        let keys = &self.neighbours.get(&transmit.peer)?.keys;
+        let keys = match self.neighbours.get(&transmit.peer) {
+            Some(neighbour) => &neighbour.keys,
+            None if transmit.kind == Kind::Envelope => self.leaving.keys(transmit.peer)?,
+            None => return None,
+        };
         Some(keys.seal(said, nonce, source, &transmit.envelope))
     }
 
@@ -556,7 +560,7 @@ impl Lan {
     pub fn sizes(&self) -> [usize; 6] {
         let sum = |of: fn(&Neighbour) -> usize| self.neighbours.values().map(of).sum();
         [
-            self.neighbours.len(),
+            self.neighbours.len() + self.leaving.len(),
             self.expected.len(),
             sum(|neighbour| neighbour.places.len()),
             sum(|neighbour| neighbour.nonces.len()),

@@ -52,6 +52,9 @@ struct StateFile {
     peers: BTreeMap<PeerName, StoredPeer>,
     forwards: Vec<StoredForward>,
     servers: Vec<StoredServer>,
+    /// Written only where it is so: older versions read all others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    refuses_public: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,6 +183,7 @@ impl From<State> for StateFile {
                     address: server.as_str().to_owned(),
                 })
                 .collect(),
+            refuses_public: state.refuses_public,
         }
     }
 }
@@ -203,6 +207,7 @@ impl TryFrom<StateFile> for State {
             servers: servers
                 .map(|server| ServerAddress::parse(server.kind, &server.address))
                 .collect::<Result<_, _>>()?,
+            refuses_public: file.refuses_public,
         })
     }
 }
@@ -317,14 +322,22 @@ mod tests {
 
     #[test]
     fn what_is_public_is_written_and_read_as_such() {
-        let mut state = State::default();
         let node = ServerAddress::parse(ServerKind::Dht, "node.example").unwrap();
-        state.servers.extend([ServerAddress::Public, node]);
-        let text = state_text(&state).unwrap();
-        let Ok(read) = parse_state(std::str::from_utf8(&text).unwrap()) else {
-            panic!("it is what was written");
+        let used = State {
+            servers: vec![ServerAddress::Public, node],
+            ..State::default()
         };
-        assert_eq!(read, state);
+        let refused = State {
+            refuses_public: true,
+            ..State::default()
+        };
+        for state in [used, refused] {
+            let text = state_text(&state).unwrap();
+            let Ok(read) = parse_state(std::str::from_utf8(&text).unwrap()) else {
+                panic!("it is what was written");
+            };
+            assert_eq!(read, state);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use punch_api::view::CandidateView;
 use punch_api::{
     DetourView, DhtView, ForwardKey, ForwardTrouble, ForwardView, HeardView, IdView, KeyView,
     LanView, LossView, NetworkView, OpenEnum, PathKind, PathView, PeerKey, PeerName, PeerState,
-    PeerView, RightsView, ServerKind, ServerState, ServerView, Status, StrangerView,
+    PeerView, RightsView, ServerAddress, ServerKind, ServerState, ServerView, Status, StrangerView,
 };
 use punch_engine::{LOSS_WINDOW, LinkState, LinkStatus, Loss, PeerHandle, ServerId};
 use punch_signal_protocol::Candidate;
@@ -72,6 +72,7 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
         servers: servers(facts, snapshot),
         lan: lan(facts),
         dht: dht(facts, snapshot),
+        public: public(facts),
         peers: peers(facts, snapshot),
         forwards: forwards(facts, snapshot),
         warnings: not_saved(facts).chain(warnings(facts)).collect(),
@@ -90,6 +91,17 @@ pub(crate) fn status(facts: &Facts<'_>, snapshot: &Snapshot) -> Status {
             .map(|(reason, count)| (reason.to_string(), *count))
             .collect(),
     }
+}
+
+/// What was said of the public DHT and STUN servers.
+fn public(facts: &Facts<'_>) -> Option<bool> {
+    let mut all = facts
+        .state
+        .servers
+        .iter()
+        .chain(&facts.config.channels.servers);
+    let is_used = all.any(|address| *address == ServerAddress::Public);
+    (is_used || facts.state.refuses_public).then_some(is_used)
 }
 
 fn not_saved(facts: &Facts<'_>) -> impl Iterator<Item = String> {

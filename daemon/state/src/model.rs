@@ -23,6 +23,8 @@ pub struct State {
     pub forwards: Vec<Forward>,
     /// The servers that users have added, beside those of punchd.toml.
     pub servers: Vec<ServerAddress>,
+    /// Whether a user has refused the public DHT and STUN servers, so that nobody is asked again.
+    pub refuses_public: bool,
 }
 
 /// A peer, and what the user wants of it.

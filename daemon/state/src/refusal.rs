@@ -21,7 +21,9 @@ pub enum Refusal {
     #[error("a peer called {0} exists already")]
     NameTaken(PeerName),
     /// The other machine of an invitation is to get the name of another peer.
-    #[error("a peer called {name} exists already; give another name, such as: --name {free}")]
+    #[error(
+        "a peer called {name} exists already; give another name, such as: --name {free}; the same machine once more keeps its name, and needs no --name"
+    )]
     NameInUse {
         /// The name.
         name: PeerName,

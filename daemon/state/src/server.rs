@@ -22,11 +22,14 @@ pub fn add(
         return Err(Refusal::TooManyServers);
     }
     let mut state = state.clone();
+    if address == ServerAddress::Public {
+        state.refuses_public = false;
+    }
     state.servers.push(address.clone());
     Ok((state, address))
 }
 
-/// Removes a server that a user has added.
+/// Removes a server that a user has added. What is public can also be refused before anybody has added it.
 ///
 /// # Errors
 /// A text that is no address, a server that is not there, and one that punchd.toml names.
@@ -35,10 +38,12 @@ pub fn remove(state: &State, machine: &Machine, ask: &AddServer) -> Result<State
     if machine.servers.contains(&address) {
         return Err(Refusal::ServerFixed(address));
     }
-    if !state.servers.contains(&address) {
+    let mut state = state.clone();
+    if address == ServerAddress::Public {
+        state.refuses_public = true;
+    } else if !state.servers.contains(&address) {
         return Err(Refusal::ServerNotInUse(address));
     }
-    let mut state = state.clone();
     state.servers.retain(|known| *known != address);
     Ok(state)
 }

@@ -58,6 +58,9 @@ pub struct Status {
     /// The networks of this machine, where peers are called; `None` where that is switched off.
     #[serde(default)]
     pub lan: Option<LanView>,
+    /// Whether the public DHT and STUN servers are used, as a user or punchd.toml has said; `None` where nobody has said anything.
+    #[serde(default)]
+    pub public: Option<bool>,
     /// All peers, by name.
     pub peers: Vec<PeerView>,
     /// All forwards of this machine.

@@ -431,6 +431,7 @@ fn the_status_says_all_at_once() {
             vantage: 3,
             trouble: None,
         }),
+        public: Some(true),
         peers: Vec::new(),
         forwards: vec![ForwardView {
             protocol: Protocol::Tcp.into(),
@@ -457,7 +458,7 @@ fn the_status_says_all_at_once() {
     golden(
         status,
         &format!(
-            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"dht":{{"nodes":40,"answered_s":3,"address":"192.0.2.7","sent":5,"received":4,"lookups":3,"stored":2,"found":1,"vantage":3,"trouble":null}},"lan":{{"links":["eth0"],"heard":[{{"peer":"db","address":"192.168.1.3:40000"}}],"trouble":null,"sent":1,"taken":2,"strangers":3,"refused":4}},"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
+            r#"{{"version":"0.1.0","id":"{KEY}","ipv4":"100.64.1.2","ipv6":"fd70:756e:6368::1","wireguard":"QUJD","interface":"punch0","uptime_s":60,"network":{{"port_v4":51820,"port_v6":null,"nat64":"64:ff9b::/96","tcp_port_v4":51821,"tcp_port_v6":null,"candidates":[{{"kind":"host","address":"192.168.1.2:51820"}}]}},"servers":[{{"kind":"signal","address":"wss://a:443/","proxy":"http://p:3128","fixed":true,"state":"connecting","trouble":"connection refused"}}],"dht":{{"nodes":40,"answered_s":3,"address":"192.0.2.7","sent":5,"received":4,"lookups":3,"stored":2,"found":1,"vantage":3,"trouble":null}},"lan":{{"links":["eth0"],"heard":[{{"peer":"db","address":"192.168.1.3:40000"}}],"trouble":null,"sent":1,"taken":2,"strangers":3,"refused":4}},"public":true,"peers":[],"forwards":[{{"protocol":"tcp","ports":"5432","target":"127.0.0.1:5432","peers":[],"open":1,"total":7,"failed":2,"refused":3,"trouble":{{"at_ms":1700000000000,"message":"connection refused at 127.0.0.1:5432"}}}}],"warnings":["the disk is full"],"strangers":[{{"id":"{KEY}","asked":2,"last_s":5}}],"dropped":{{"refused":3}}}}"#
         ),
     );
 }

@@ -190,6 +190,39 @@ fn who_is_not_heard_is_offline_and_who_was_is_forgotten() {
     assert_eq!(a.frames(), [offline]);
 }
 
+/// The connector says goodbye when it removes a peer, and the network may have heard of that before.
+#[test]
+fn a_peer_that_was_removed_can_be_told_so_for_a_moment() {
+    let (now, mut both) = (
+        start(),
+        [Machine::new(1, 1, &[2]), Machine::new(2, 2, &[1])],
+    );
+    exchange(&mut both, now);
+    let [a, b] = &mut both;
+    a.lan.set_peers(&BTreeSet::new(), after(10));
+    assert_eq!(a.lan.heard().count(), 0);
+    a.send(b, b"goodbye", after(11));
+    exchange(&mut both, after(11));
+    let [a, b] = &mut both;
+    assert_eq!(a.frames(), []);
+    let goodbye = Frame::Deliver {
+        from: a.id,
+        envelope: b"goodbye".to_vec(),
+    };
+    assert_eq!(b.frames(), [goodbye]);
+    // It is not listened to, and after the moment nothing goes there.
+    b.send(a, b"offer", after(11));
+    exchange(&mut both, after(11));
+    let [a, b] = &mut both;
+    a.send(b, b"goodbye", after(13));
+    let offline = Frame::Unreachable {
+        to: b.id,
+        why: Unreachable::Offline,
+    };
+    assert_eq!(a.frames(), [offline]);
+    assert_eq!(a.says(after(13)), []);
+}
+
 #[test]
 fn who_takes_envelopes_and_says_nothing_is_called_and_then_given_up() {
     let (now, mut both) = (

@@ -14,7 +14,7 @@ use crate::tasks::Task;
 
 /// After its time an invitation still tells newcomers for so long that they are too late.
 pub(super) const LINGER: Duration = Duration::from_secs(600);
-const NOBODY: &str = "nobody answers to this code: every six words are a code, so it may be misspelt; or `punchctl invite` does not wait there any more; or the two machines have no signalling server in common";
+const NOBODY: &str = "nobody answers to this code: every six words are a code, so it may be misspelt; or `punchctl invite` does not wait there any more; or the two machines have no place where they meet: one network, a signalling server that both use, or the public DHT (on both: punchctl server add public)";
 
 pub(super) struct Pairing {
     pub(super) number: u32,
@@ -46,6 +46,11 @@ pub(super) struct Found {
 impl Pairing {
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, PairingStage::Preparing | PairingStage::Waiting)
+    }
+
+    /// Whether the other machine has become a peer by it, under the name of these terms.
+    pub(super) fn has_named(&self, terms: &Terms) -> bool {
+        self.found.peer.is_some() && self.found.peer == terms.name
     }
 
     pub(super) fn fail(&mut self, text: String) {

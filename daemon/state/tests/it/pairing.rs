@@ -112,7 +112,7 @@ fn what_cannot_be_is_refused_before_a_code_is_told() {
     let refusal = check(&state, &terms).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "a peer called db exists already; give another name, such as: --name db-2"
+        "a peer called db exists already; give another name, such as: --name db-2; the same machine once more keeps its name, and needs no --name"
     );
     // It was free when the code was told, and somebody has taken it since.
     assert_eq!(paired(&state, 2, "laptop", &terms).1, "db-2");

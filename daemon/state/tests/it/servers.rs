@@ -36,9 +36,9 @@ fn a_server_is_added_once_by_whatever_text() {
     }
 }
 
-/// What is public is allowed once, and taken back; it gives strangers something to see, so that it must be saved first.
+/// What is public is allowed once, and taken back or refused, which is kept; it gives strangers something to see, so that it must be saved first.
 #[test]
-fn what_is_public_is_added_and_removed_like_a_server() {
+fn what_is_public_is_allowed_or_refused() {
     let ask = AddServer {
         kind: ServerKind::Public,
         address: "public".to_owned(),
@@ -49,7 +49,20 @@ fn what_is_public_is_added_and_removed_like_a_server() {
     let (again, _) = server::add(&state, &machine(), &ask).unwrap();
     assert_eq!(again, state);
     let without = server::remove(&state, &machine(), &ask).unwrap();
-    assert_eq!(without, State::default());
+    let refused = State {
+        refuses_public: true,
+        ..State::default()
+    };
+    assert_eq!(without, refused);
+    for before in [State::default(), refused.clone()] {
+        assert_eq!(
+            server::remove(&before, &machine(), &ask),
+            Ok(refused.clone())
+        );
+    }
+    let (allowed, _) = server::add(&refused, &machine(), &ask).unwrap();
+    assert_eq!(allowed, state);
+    assert!(punch_state::rights::gives(&refused, &allowed));
 }
 
 #[test]

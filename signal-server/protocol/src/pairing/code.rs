@@ -178,7 +178,9 @@ pub enum CodeError {
     )]
     Version,
     /// What stands behind the `@` is no server.
-    #[error("what stands behind the @ of the code is not a server")]
+    #[error(
+        "what stands behind the @ of the code is no server: HOST or ws://HOST:PORT is, as `punchctl invite` has printed it"
+    )]
     Server,
     /// Longer than any code.
     #[error("this is too long for a code, which has {CODE_WORDS} words")]

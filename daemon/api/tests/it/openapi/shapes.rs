@@ -674,6 +674,7 @@ fn answer_shapes(document: &Document, full: bool) -> Vec<Shape> {
                 servers: list(full, server()),
                 lan: full.then(lan),
                 dht: full.then(dht),
+                public: full.then_some(true),
                 peers: list(full, peer()),
                 forwards: list(full, forward()),
                 warnings: list(full, text()),

@@ -187,14 +187,14 @@ impl SlowOffers {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "a test needs some moment")]
 mod tests {
     use super::*;
+    use crate::start::start;
 
     /// Every offer goes out as soon as it may, and nobody answers.
     #[test]
     fn a_silent_peer_gets_offers_less_and_less_often_until_it_is_heard() {
-        let (start, mut offers) = (Instant::now(), SlowOffers::default());
+        let (start, mut offers) = (start(), SlowOffers::default());
         let pauses = |offers: &mut SlowOffers, mut now: Instant| {
             std::array::from_fn::<_, 6, _>(|_| {
                 offers.since.get_or_insert(now);

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use punch_api::{
-    AddServer, ForwardKey, PairingRole, PairingStage, PairingView, PeerId, PeerName, Protocol,
-    ServerAddress, ServerKind,
-};
+use punch_api::{AddServer, PairingRole, PairingStage, PairingView, PeerId};
 use punch_platform::clock;
-use punch_signal_protocol::pairing::{Reply, TurnedAway, Welcome, Words};
+use punch_signal_protocol::pairing::{Reply, TurnedAway, Words};
 use punch_state::pairing::Terms;
 
+use super::told::Found;
 use crate::tasks::Task;
 
 /// After its time an invitation still tells newcomers for so long that they are too late.
@@ -31,16 +29,6 @@ pub(super) struct Pairing {
     pub(super) found: Found,
     pub(super) trouble: Option<String>,
     pub(super) task: Option<Task>,
-}
-
-/// What has been learned of the other machine.
-#[derive(Default)]
-pub(super) struct Found {
-    pub(super) peer: Option<PeerName>,
-    pub(super) id: Option<PeerId>,
-    pub(super) forwards: Vec<ForwardKey>,
-    pub(super) host: bool,
-    pub(super) servers: Vec<ServerAddress>,
 }
 
 impl Pairing {
@@ -65,7 +53,7 @@ impl Pairing {
             return Some(Reply::TurnedAway(TurnedAway::Oneself));
         }
         match &self.used {
-            // It has not heard the answer.
+            // A newcomer that asks again has not heard the answer.
             Some((user, reply)) if *user == id => Some(reply.clone()),
             Some(_) => Some(Reply::TurnedAway(TurnedAway::Used)),
             None if self.is_open() && clock::now() < self.expires => None,
@@ -123,39 +111,6 @@ impl Pairing {
             servers: servers.collect(),
             expires_at_ms: self.expires_at_ms,
             trouble: self.trouble.clone(),
-        }
-    }
-}
-
-impl Found {
-    /// What a welcome tells, as far as it makes sense.
-    pub(super) fn of(welcome: &Welcome) -> Self {
-        let servers = welcome.servers.iter().filter_map(|server| {
-            let kind = match server.is_stun {
-                true => ServerKind::Stun,
-                false => ServerKind::Signal,
-            };
-            ServerAddress::parse(kind, &server.address).ok()
-        });
-        let forwards = welcome.shares.iter().filter_map(|share| {
-            let ports = match share.first == share.last {
-                true => share.first.to_string(),
-                false => format!("{}-{}", share.first, share.last),
-            };
-            Some(ForwardKey {
-                protocol: match share.is_udp {
-                    true => Protocol::Udp,
-                    false => Protocol::Tcp,
-                },
-                ports: ports.parse().ok()?,
-            })
-        });
-        Self {
-            peer: None,
-            id: None,
-            forwards: forwards.collect(),
-            host: welcome.host,
-            servers: servers.collect(),
         }
     }
 }
